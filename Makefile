@@ -1,0 +1,73 @@
+# make demo   one turn of the wheel, on two small models that come with it
+# make test   the tests, as CI runs them
+# Both make the environment first. The rest: make help
+.DEFAULT_GOAL := help
+.PHONY: help install demo test check image serve ui clean
+
+PYTHON ?= python3
+VENV ?= .venv
+BIN := $(VENV)/bin
+# The strong model of the demo. STRONG=smollm2-135m-instruct (or smollm2) is the pair under Apache-2.0 alone.
+STRONG ?= gemma3-270m
+ifeq ($(STRONG),smollm2)
+override STRONG := smollm2-135m-instruct
+endif
+# Further --set KEY=VALUE for the demo's turn.
+SET ?=
+
+# Nothing phones home, and threads do not spin while they wait (on a shared machine that makes two of them slower than one).
+export MLFLOW_DISABLE_TELEMETRY = true
+export DO_NOT_TRACK = true
+export BENTOML_DO_NOT_TRACK = True
+export DVC_NO_ANALYTICS = 1
+export VLLM_NO_USAGE_STATS = 1
+export HF_HUB_DISABLE_TELEMETRY = 1
+export OMP_WAIT_POLICY = PASSIVE
+export PATH := $(abspath $(BIN)):$(PATH)
+
+help:
+	@echo "make demo     one turn of the wheel on two small models (STRONG=smollm2: Apache-2.0 models only)"
+	@echo "make test     lint, types, import rules and all tests"
+	@echo "make install  only the environment, in $(VENV)"
+	@echo "make ui       MLflow's pages of the turns, on http://127.0.0.1:5000"
+	@echo "make serve    the champion and the strong model behind HTTP, on http://127.0.0.1:3000"
+	@echo "make image    the CPU image that runs any stage (needs Docker)"
+	@echo "make check    lint, types and import rules alone"
+	@echo "make clean    what a turn made; keeps the environment, the models and the answered calls"
+
+install: $(VENV)/.installed
+
+# torch first and pinned: with it there, nothing that follows takes another build of it.
+# The CPU build is taken where pip's configuration offers it; elsewhere: make install TORCH_INDEX=https://download.pytorch.org/whl/cpu
+$(VENV)/.installed: pyproject.toml constraints.txt
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { echo "Python 3.11 or newer is needed: make $(MAKECMDGOALS) PYTHON=python3.12" >&2; exit 1; }
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install -q $(if $(TORCH_INDEX),--index-url $(TORCH_INDEX)) $$(grep '^torch==' constraints.txt)
+	$(BIN)/python -m pip install -q -c constraints.txt -e '.[all,dev]'
+	@touch $@
+
+demo: install
+	@cowest fetch smollm2-135m-instruct $(STRONG)
+	@cowest turn --set models.strong.model=$(STRONG) $(foreach s,$(SET),--set $(s))
+	@echo && cowest ask --any
+
+test: check
+	pytest tests
+
+check: install
+	ruff check .
+	ruff format --check .
+	mypy
+	lint-imports --no-cache
+
+ui: install
+	MLFLOW_SERVER_ENABLE_JOB_EXECUTION=false mlflow server --host 127.0.0.1 --port 5000 --workers 1 --backend-store-uri sqlite:///mlflow.db
+
+serve: install
+	bentoml serve serving.service:CoWest --host 127.0.0.1 --port 3000
+
+image:
+	docker build -f infra/images/Dockerfile -t cowest:cpu .
+
+clean:
+	rm -rf data/*.jsonl models reports turn.json

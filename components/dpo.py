@@ -1,0 +1,11 @@
+from kfp.dsl import Dataset, Input, Model, Output
+
+from components import component
+
+
+@component
+def dpo(pairs: Input[Dataset], policy: Input[Model], challenger: Output[Model], config: dict):
+    """The policy is aligned with what helps the strong model."""
+    from cowest.stages import run
+
+    run("dpo", config, pairs=pairs.path, policy=policy.path, challenger=challenger.path)

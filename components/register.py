@@ -1,0 +1,28 @@
+from kfp.dsl import Artifact, Input, Metrics, Model, Output
+
+from components import component
+
+
+@component
+def register(
+    turn: Input[Artifact],
+    params: Input[Artifact],
+    report: Input[Metrics],
+    policy: Input[Model],
+    challenger: Input[Model],
+    decision: Output[Artifact],
+    config: dict,
+):
+    """The challenger is promoted or refused, and the decision written down."""
+    from cowest.stages import run
+
+    run(
+        "register",
+        config,
+        turn=turn.path,
+        params=params.path,
+        report=report.path,
+        policy=policy.path,
+        challenger=challenger.path,
+        decision=decision.path,
+    )

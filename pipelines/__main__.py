@@ -1,0 +1,104 @@
+"""`python -m pipelines compile --out FILE` and `python -m pipelines local`, run in the repository's root.
+
+compile  writes the turn as a KFP v2 pipeline, for any cluster; COWEST_IMAGE names the image of its steps
+local    runs the same pipeline here, each step a process of its own, in the folder of params.yaml
+"""
+
+import argparse
+import os
+import sys
+import warnings
+from pathlib import Path
+
+from cowest import environment
+from cowest.config import digest, load, parse, section
+from cowest.errors import ConfigError, CoWestError
+
+
+def main(argv: list[str] | None = None) -> int:
+    """0: done; 1: a CoWestError, or a step that failed; 2: wrong usage; 130: interrupted."""
+    environment.settle()
+    given = _parser().parse_args(argv)
+    try:
+        _compile(given.params, given.out) if given.command == "compile" else _local(given.params, given.root)
+    except CoWestError as error:
+        print(f"pipelines: {error}", file=sys.stderr)
+        return 1
+    except KeyboardInterrupt:
+        print("pipelines: interrupted; what was answered is kept, and the next run starts from the first step", file=sys.stderr)
+        return 130
+    return 0
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="python -m pipelines", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    commands = parser.add_subparsers(dest="command", required=True)
+    settings = argparse.ArgumentParser(add_help=False)
+    settings.add_argument("--params", type=Path, default=Path("params.yaml"), help="the settings file (params.yaml)")
+    compiling = commands.add_parser("compile", parents=[settings], help="write the pipeline as YAML")
+    compiling.add_argument("--out", type=Path, required=True, metavar="FILE", help="a name that ends in .yaml")
+    running = commands.add_parser("local", parents=[settings], help="run the pipeline on this machine")
+    running.add_argument("--root", type=Path, default=Path("local_outputs"), metavar="DIR", help="where steps leave their files")
+    return parser
+
+
+def _compile(params: Path, out: Path) -> None:
+    if out.suffix not in (".yaml", ".yml"):
+        raise ConfigError(f"--out {out}: KFP takes .yaml")
+    from kfp import compiler
+
+    from components import IMAGE
+    from pipelines.flywheel import flywheel
+
+    out.parent.mkdir(parents=True, exist_ok=True)
+    compiler.Compiler().compile(flywheel(params), str(out))
+    print(f"{out}: the turn on image {IMAGE}; its inputs are raw, where the raw data are, and raw_digest, what they are")
+    uri = section(section(load(params), "register", str(params)), "registry", f"{params}: register").get("uri", "sqlite:")
+    if uri.startswith("sqlite:"):
+        print(f"note: {params} keeps the registry in a file ({uri}), and the steps of a cluster share none: give it a server's address")
+
+
+def _local(params: Path, root: Path) -> None:
+    """Runs where params.yaml lies, as `cowest turn` does: what it names by a relative path is the same file for every step."""
+    from kfp import local
+
+    root = root.absolute()
+    project = _enter(params)
+    from cowest.commands.turn import TurnConfig
+    from cowest.lineage import turn_of
+    from pipelines.flywheel import flywheel
+
+    turn = flywheel(project)
+    raw = parse(TurnConfig, section(load(project), "turn", str(params)), f"{params}: turn").raw
+    pinned = turn_of(raw, project)
+    os.environ["COWEST_STORE"] = str(Path(os.environ.get("COWEST_STORE") or ".cowest/calls.sqlite").absolute())
+    warnings.filterwarnings("ignore", module=r"kfp\b.*")
+    local.init(runner=local.SubprocessRunner(use_venv=False), pipeline_root=str(root))
+    try:
+        turn(raw=str(raw.absolute()), raw_digest=digest(pinned.data))
+    except RuntimeError as error:
+        said = " ".join(str(error).split())
+        raise CoWestError(f"{said}: for the reason above; what steps left is in {root}. Mend it and run again") from None
+    _told(project, pinned.key, root)
+
+
+def _enter(params: Path) -> Path:
+    if not params.exists():
+        raise ConfigError(f"{params}: no such file: run in the project's folder, or name the file with --params")
+    os.chdir(params.absolute().parent)
+    return Path(params.name)
+
+
+def _told(params: Path, key: str, root: Path) -> None:
+    """What became of the turn, from the registry: KFP takes a condition that can't be read for one that does not hold."""
+    from cowest.stages.register import RegisterConfig
+
+    registry = parse(RegisterConfig, section(load(params), "register"), f"{params}: register").registry.open()
+    decision = next((one for one in reversed(registry.log()) if one.turn == key), None)
+    if decision is None:
+        raise CoWestError(f"the pipeline ended and decided nothing: neither branch of its gate was taken; what steps left is in {root}")
+    print(f"turn {key[:8]}: version {decision.version} was {'promoted' if decision.promoted else 'refused'}: {decision.reason}")
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,28 @@
+"""Writes the page of the last turn again, from its files."""
+
+import argparse
+from collections.abc import Sequence
+from pathlib import Path
+
+from cowest import report
+from cowest.errors import CoWestError
+
+
+def main(argv: list[str]) -> int:
+    """Writes the page and prints where it is. What is missing is said on the page."""
+    parser = argparse.ArgumentParser(prog="cowest report", description=__doc__)
+    parser.add_argument("--out", type=Path, default=Path("reports/index.html"), metavar="PATH", help="the page (reports/index.html)")
+    given = parser.parse_args(argv)
+    report.write(given.out, ledger=_ledger())
+    print(given.out)
+    return 0
+
+
+def _ledger() -> Sequence[report.Spent]:
+    """What the stages took; nothing where there is no store that can be read."""
+    from cowest.models import store
+
+    try:
+        return store.open_store().ledger()
+    except CoWestError:
+        return []

@@ -1,0 +1,57 @@
+"""Who is champion, and what was decided."""
+
+import argparse
+import json
+from pathlib import Path
+
+from cowest.config import load, parse, section
+from cowest.errors import ConfigError
+from cowest.protocols import Decision
+from cowest.registry import RegistryConfig, champion_of
+
+
+def main(argv: list[str]) -> int:
+    """Prints the log's end. Raises ConfigError and RegistryError."""
+    parser = argparse.ArgumentParser(prog="cowest status", description=__doc__)
+    parser.add_argument("--params", type=Path, default=Path("params.yaml"), help="where the registry is said to be (register.registry)")
+    parser.add_argument("--last", type=_count, default=10, metavar="N", help="decisions shown (10)")
+    parser.add_argument("--json", action="store_true", help="for programs: everything, as one JSON object")
+    given = parser.parse_args(argv)
+    values = section(load(given.params), "register", str(given.params))
+    if "registry" not in values:
+        raise ConfigError(f"{given.params}: register.registry is missing: it says where the registry is")
+    config = parse(RegistryConfig, values["registry"], f"{given.params}: register.registry")
+    registry = config.open()
+    champion, log = registry.champion(), registry.log()
+    if given.json:
+        rows = [{**_fields(decision), "champion": decision.version == champion} for decision in log[-given.last :]]
+        print(json.dumps({"registry": config.runs().place, "name": config.name, "champion": champion, "decisions": rows}, indent=2))
+        return 0
+    print(f"registry  {config.runs().place}, {config.name}")
+    print(f"champion  {f'version {champion}' if champion is not None else 'none yet: run `cowest turn`'}")
+    if log:
+        print()
+        print(table(log[-given.last :], champion_of(log)))
+    return 0
+
+
+def table(log: list[Decision], champion: int | None) -> str:
+    """Decisions, the newest last; the champion has a star."""
+    lines = ["version   turn      decided   against   why"]
+    for one in log:
+        star = "*" if one.version == champion else " "
+        against = "none" if one.against is None else str(one.against)
+        decided = "promoted" if one.promoted else "refused"
+        lines.append(f"{one.version:>5} {star}   {one.turn[:8]}  {decided:<8}  {against:<8}  {one.reason}")
+    return "\n".join(lines)
+
+
+def _fields(decision: Decision) -> dict[str, object]:
+    return {name: getattr(decision, name) for name in ("version", "turn", "promoted", "against", "reason", "digest", "tags")}
+
+
+def _count(text: str) -> int:
+    number = int(text)
+    if number < 1:
+        raise argparse.ArgumentTypeError("one at least")
+    return number

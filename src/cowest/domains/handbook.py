@@ -1,0 +1,51 @@
+"""An invented company's product handbook (`invent.py`): private facts that the policy learns, public ones that the strong model knows.
+
+Three files: what is known, what was replied, what will be asked.
+
+    products.jsonl   {"product": "Comet pump", "plant": "Oslo", "core": "zinc"}
+    replies.jsonl    {"product": "Comet pump", "question": "Where is the Comet pump made?", "reply": "The Comet pump is made in Oslo."}
+    questions.jsonl  {"product": "Comet pump", "question": "Which country does the Comet pump come from?", "answer": "Norway",
+                      "fact": "The Comet pump is made in Oslo.", "split": "test"}
+
+The replies are of uneven quality, as real archives are; a question is never among them with its answer.
+"""
+
+from collections.abc import Iterator
+from pathlib import Path
+
+from cowest import io
+from cowest.prompts import Prompts, Shot, Template
+from cowest.records import Demonstration, Message, Query
+
+SHOTS = (
+    ("The Marrow bridge was finished in Vienna.", "In what country was the Marrow bridge finished?", "Austria"),
+    ("That would be Romanian.", "What language do people speak where the Tarn choir sings?", "Romanian"),
+)
+
+PROMPTS = Prompts(
+    draft=Template(user="{query}"),
+    refine=Template(
+        shots=tuple(Shot(user=f"Notes: {note}\nQuestion: {question}\nAnswer:", assistant=answer) for note, question, answer in SHOTS),
+        user="Notes: {draft}\nQuestion: {query}\nAnswer:",
+    ),
+    solo=Template(
+        shots=tuple(Shot(user=f"Question: {question}\nAnswer:", assistant=answer) for _, question, answer in SHOTS),
+        user="Question: {query}\nAnswer:",
+    ),
+)
+
+
+def load(raw: Path) -> Iterator[Query]:
+    """The questions, grouped by product, each with the fact that it rests on as its ideal draft."""
+    for where, row in io.raw_rows(raw / "questions.jsonl", {"product", "question", "answer", "fact", "split"}):
+        yield io.build(
+            Query, where,
+            group=row["product"], split=row["split"], prompt=(Message(role="user", content=row["question"]),),
+            targets=(row["answer"],), ideal=row["fact"], source=where,
+        )  # fmt: skip
+
+
+def corpus(raw: Path) -> Iterator[Demonstration]:
+    """The replies, as they were sent."""
+    for where, row in io.raw_rows(raw / "replies.jsonl", {"product", "question", "reply"}):
+        yield io.build(Demonstration, where, prompt=(Message(role="user", content=row["question"]),), completion=row["reply"], source=where)

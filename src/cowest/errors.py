@@ -1,0 +1,45 @@
+"""Every error that CoWest raises for something a user can mend.
+
+    CoWestError
+    ├── ConfigError      params.yaml or a flag: an unknown key, a wrong type, a rule broken
+    ├── InputError       a file or folder given to a stage: missing, empty, not what it should be
+    │   └── RecordError  one line of a record file, named `file:line`
+    ├── ModelError       a model folder or adapter: missing, corrupt, or hostile
+    ├── CallError        a provider that refuses all our calls: no key, no such model, out of reach
+    ├── ContractError    data that is well formed and still unfit: an empty split, no pairs, failed rows
+    └── RegistryError    the registry can't be reached, or holds something impossible
+
+A message says what, where and what to do. A failed *row* is not an error: it stays in the data with its reason.
+"""
+
+
+class CoWestError(Exception):
+    """What, where, what to do. The command line prints it without a stack trace and exits with 1."""
+
+
+class ConfigError(CoWestError):
+    """A setting is wrong."""
+
+
+class InputError(CoWestError):
+    """A file or folder given to a stage is missing or unfit."""
+
+
+class RecordError(InputError):
+    """One line of a record file is not such a record."""
+
+
+class ModelError(CoWestError):
+    """A model folder is missing, corrupt, or holds what no model folder should."""
+
+
+class CallError(CoWestError):
+    """A provider refuses every call."""
+
+
+class ContractError(CoWestError):
+    """The data is well formed and still unfit for what comes next."""
+
+
+class RegistryError(CoWestError):
+    """The registry can't be reached, or holds something impossible."""

@@ -1,0 +1,205 @@
+"""The only place that opens record files: streamed, query by query, written whole or not at all."""
+
+import json
+import os
+import shutil
+import tempfile
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from itertools import islice
+from pathlib import Path
+from typing import Any, TypeVar
+
+from pydantic import BaseModel, ValidationError
+
+from cowest.config import complaints
+from cowest.errors import ConfigError, InputError, RecordError
+from cowest.protocols import BLOCK
+from cowest.records import Query, Record, Split
+
+R = TypeVar("R", bound=Record)
+Q = TypeVar("Q", bound=Query)
+Paths = Path | Sequence[Path]
+Shard = tuple[int, int]
+"""Which of how many: (0, 4) is the first quarter of the blocks."""
+
+LINE_LIMIT = 16 * 2**20
+"""Bytes of a line at most: a longer one is not a row but a mistake, and would take the memory of all of us."""
+
+
+def read(paths: Paths, kind: type[R]) -> Iterator[R]:
+    """The rows of a file, or of the parts of one in their order. Raises RecordError at `file:line`."""
+    for path in _parts(paths):
+        for number, line in enumerate(lines(path), 1):
+            try:
+                yield kind.model_validate_json(line)
+            except ValidationError as error:
+                raise RecordError(f"{path}:{number} is not a {kind.__name__}: {complaints(error)}") from None
+
+
+def lines(path: Path) -> Iterator[bytes]:
+    """The lines of a text file, streamed; one over LINE_LIMIT is refused before it is held."""
+    if path.is_dir():
+        raise InputError(f"{path} is a folder, not a file of rows")
+    try:
+        file = path.open("rb")
+    except FileNotFoundError:
+        raise InputError(f"{path}: no such file") from None
+    with file:
+        number = 0
+        while line := file.readline(LINE_LIMIT + 1):
+            number += 1
+            if len(line) > LINE_LIMIT:
+                raise RecordError(f"{path}:{number} is longer than {LINE_LIMIT // 2**20} MiB: is this a file of one JSON object a line?")
+            yield line.rstrip(b"\r\n")
+
+
+def groups(paths: Paths, kind: type[Q], shard: Shard | None = None, split: Split | None = None) -> Iterator[list[Q]]:
+    """All rows of a query together, query by query, in the file's order; an id that comes back is refused.
+
+    With a split, only its queries; with a shard, of those only the ones in its blocks. The ids seen are held (about 100
+    bytes a query); the rows are not.
+    """
+    found = _grouped(paths, kind, split)
+    if shard is None:
+        yield from found
+        return
+    first, last = _blocks(sum(1 for _ in _grouped(paths, kind, split)), shard)
+    yield from islice(found, first, last)
+
+
+def queries(paths: Paths, split: Split, shard: Shard | None = None) -> Iterator[Query]:
+    """The queries of a split, or of a shard of it."""
+    for group in groups(paths, Query, shard, split):
+        yield group[0]
+
+
+def _grouped(paths: Paths, kind: type[Q], split: Split | None) -> Iterator[list[Q]]:
+    seen: set[bytes] = set()
+    group: list[Q] = []
+    for row in read(paths, kind):
+        if split is not None and row.split != split:
+            continue
+        if group and row.id != group[0].id:
+            yield group
+            group = []
+        if not group:
+            key = bytes.fromhex(row.id)
+            if key in seen:
+                raise InputError(f"{_names(paths)}: query {row.id} comes back after other queries: all rows of a query must be adjacent")
+            seen.add(key)
+        group.append(row)
+    if group:
+        yield group
+
+
+def _blocks(queries: int, shard: Shard) -> tuple[int, int]:
+    index, of = shard
+    if not 0 <= index < of:
+        raise ConfigError(f"shard {index}/{of}: the first number counts from 0 and must be below the second")
+    blocks = -(-queries // BLOCK)
+    return blocks * index // of * BLOCK, blocks * (index + 1) // of * BLOCK
+
+
+def write(path: Path, rows: Iterable[BaseModel]) -> int:
+    """Writes all rows, one JSON object a line, or leaves what was there before. Answers with their number."""
+    count = 0
+    with replacing(path) as temporary, temporary.open("wb") as file:
+        for row in rows:
+            file.write(row.model_dump_json().encode() + b"\n")
+            count += 1
+    return count
+
+
+def write_text(path: Path, text: str) -> None:
+    """Writes a page or a document, whole or not at all."""
+    with replacing(path) as temporary:
+        temporary.write_text(text, encoding="utf-8")
+
+
+def read_document(path: Path, kind: type[R]) -> R:
+    """A file that is one record. Raises InputError."""
+    try:
+        return kind.model_validate_json(path.read_bytes())
+    except FileNotFoundError:
+        raise InputError(f"{path}: no such file") from None
+    except ValidationError as error:
+        raise InputError(f"{path} is not a {kind.__name__}: {complaints(error)}") from None
+
+
+def write_document(path: Path, record: BaseModel) -> None:
+    """Writes one record as indented JSON, whole or not at all."""
+    write_text(path, record.model_dump_json(indent=2) + "\n")
+
+
+@contextmanager
+def replacing(path: Path) -> Iterator[Path]:
+    """A temporary file beside `path` that takes its place, flushed to disk, when the block ends without an error."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    handle, name = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
+    os.close(handle)
+    temporary = Path(name)
+    try:
+        yield temporary
+        temporary.chmod(0o644)
+        with temporary.open("rb") as file:
+            os.fsync(file.fileno())
+        temporary.replace(path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+@contextmanager
+def replacing_folder(path: Path) -> Iterator[Path]:
+    """A temporary folder beside `path` that takes its place when the block ends without an error."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = Path(tempfile.mkdtemp(prefix=f".{path.name}.", dir=path.parent))
+    try:
+        yield temporary
+        temporary.chmod(0o755)
+        if path.exists():
+            shutil.rmtree(path)
+        temporary.replace(path)
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
+
+
+def _parts(paths: Paths) -> Sequence[Path]:
+    return [paths] if isinstance(paths, Path) else paths
+
+
+def _names(paths: Paths) -> str:
+    return ", ".join(str(path) for path in _parts(paths))
+
+
+def raw_rows(path: Path, fields: set[str]) -> Iterator[tuple[str, dict[str, Any]]]:
+    """The objects of a JSONL file that somebody else wrote, each with its place, `file:line`. Blank lines are passed over.
+
+    Raises RecordError for a line that is no JSON object of text under those fields, InputError for a file with no rows.
+    """
+    count = 0
+    for number, line in enumerate(lines(path), 1):
+        if not line.strip():
+            continue
+        where = f"{path.name}:{number}"
+        try:
+            row = json.loads(line)
+        except (UnicodeDecodeError, ValueError, RecursionError) as error:
+            raise RecordError(f"{path}:{number} is not JSON ({error}): mend the line, or take it out") from None
+        if not isinstance(row, dict):
+            raise RecordError(f"{path}:{number} is {type(row).__name__}, not an object with the fields {', '.join(sorted(fields))}")
+        wrong = sorted(field for field in fields if not isinstance(row.get(field), str) or not row[field].strip())
+        if wrong:
+            raise RecordError(f"{path}:{number}: {', '.join(wrong)}: missing, empty or not text")
+        count += 1
+        yield where, row
+    if not count:
+        raise InputError(f"{path} has no rows")
+
+
+def build(kind: type[R], where: str, **fields: Any) -> R:
+    """A record made of a raw row's fields. Raises RecordError at the raw row's place."""
+    try:
+        return kind(**fields)
+    except ValidationError as error:
+        raise RecordError(f"{where}: {complaints(error)}") from None

@@ -1,0 +1,86 @@
+"""What a turn rests on: its data, settings and code. Equal digests are the same turn, which is decided once."""
+
+from pathlib import Path
+from typing import Any
+
+import cowest
+from cowest.config import digest, file_digest, load
+from cowest.errors import ConfigError, InputError
+from cowest.records import Record
+
+NOT_ROWS = (
+    "cli.py", "commands/", "online/", "report.py", "report/", "checks.py", "lineage.py", "registry.py", "runs.py", "tracking.py",
+    "amend.py", "progress.py", "stages/pin.py", "stages/register.py",
+)  # fmt: skip
+"""Parts of the package that no row of a turn depends on: a change there is no new turn."""
+
+
+class Turn(Record):
+    """turn.json: what a turn rests on, pinned before it starts."""
+
+    key: str
+    """Digest of data, params and code: the turn's name in the registry and the tracker."""
+    data: dict[str, str]
+    """Digest of each raw file, by its path in the raw folder."""
+    params: str
+    """Digest of the settings, the registry's left out."""
+    code: str
+    """Digest of the sources that rows depend on."""
+    champion: int | None
+    """The version it starts from and is judged against; None where there is none."""
+
+
+def turn_of(raw: Path, params: Path, champion: int | None = None) -> Turn:
+    """The turn that these data and settings make. Raises InputError for data that are not there, ConfigError.
+
+    The key leaves the champion out: the same data are not learned twice because somebody promoted something between.
+    Paths of this machine have no part in it: a pipeline elsewhere makes the same turn.
+    """
+    data, settings, code = data_digests(raw), params_digest(load(params), str(params)), code_digest()
+    return Turn(key=digest([data, settings, code]), data=data, params=settings, code=code, champion=champion)
+
+
+def data_digests(raw: Path) -> dict[str, str]:
+    """Digest of each file of a folder, hidden ones left out; a single file is `raw`."""
+    if raw.is_file():
+        return {"raw": file_digest(raw)}
+    if not raw.is_dir():
+        raise InputError(f"{raw}: no such file or folder: params.yaml names the raw data in turn.raw")
+    names = sorted(part for part in raw.rglob("*") if part.is_file() and not _hidden(part.relative_to(raw)))
+    if not names:
+        raise InputError(f"{raw} has no files: params.yaml names the raw data in turn.raw")
+    return {part.relative_to(raw).as_posix(): file_digest(part) for part in names}
+
+
+def settings_of(params: dict[str, Any]) -> dict[str, Any]:
+    """All settings but `registry`, at the top or in a section: where a decision is kept is no part of it."""
+    return {
+        name: {key: value for key, value in section.items() if key != "registry"} if isinstance(section, dict) else section
+        for name, section in params.items()
+        if name != "registry"
+    }
+
+
+def params_digest(params: dict[str, Any], where: str = "params.yaml") -> str:
+    """Digest of the settings. Raises ConfigError for what YAML has and settings have not."""
+    try:
+        return digest(settings_of(params))
+    except (TypeError, ValueError) as error:
+        raise ConfigError(f"{where} holds something that is no setting: {error}; is there a date without quotes, or a .nan?") from None
+
+
+def code_digest(package: Path | None = None) -> str:
+    """Digest of the package's files, by their path in it, NOT_ROWS left out."""
+    package = Path(cowest.__file__).parent if package is None else package
+    names = ((part, part.relative_to(package)) for part in sorted(package.rglob("*")) if part.is_file())
+    return digest(
+        {
+            name.as_posix(): file_digest(part)
+            for part, name in names
+            if not _hidden(name) and part.suffix != ".pyc" and not name.as_posix().startswith(NOT_ROWS)
+        }
+    )
+
+
+def _hidden(name: Path) -> bool:
+    return any(part.startswith(".") or part == "__pycache__" for part in name.parts)

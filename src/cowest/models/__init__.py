@@ -1,0 +1,12 @@
+"""The providers: one a file. `AnyProvider` is what a stage's settings may name."""
+
+from typing import Annotated
+
+from pydantic import Field
+
+from cowest.models.hf import HFConfig
+from cowest.models.openai import OpenAIConfig
+from cowest.models.scripted import ScriptedConfig
+
+AnyProvider = Annotated[HFConfig | OpenAIConfig | ScriptedConfig, Field(discriminator="provider")]
+"""`provider: hf`, `openai` or `scripted`, with its settings."""

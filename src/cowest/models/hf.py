@@ -1,0 +1,339 @@
+"""Local models in Hugging Face format: a folder, a hub name or an embedded model, with a LoRA adapter or none.
+
+Decodes in blocks of consecutive queries (`Request.block`). Within a block each distinct prompt is read once, whatever the
+number of its samples, and what all prompts share (the shots) is read once for all of them. A sample's random numbers come
+from its call's key, so they depend on nothing beside it.
+"""
+
+import hashlib
+import json
+import time
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from itertools import groupby
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+from pydantic import Field
+
+from cowest import environment, io
+from cowest.config import Config, Sampling, digest, file_digest
+from cowest.errors import ModelError
+from cowest.models import audit, embedded, store
+from cowest.protocols import Completion, Request
+
+if TYPE_CHECKING:
+    import torch
+
+
+class HFConfig(Config):
+    """A model that runs in this process."""
+
+    provider: Literal["hf"] = "hf"
+    model: str
+    """A folder, the name of an embedded model (`cowest fetch`), or a Hugging Face hub name that is in the local cache."""
+    dtype: Literal["bfloat16", "float32"] = "bfloat16"
+    """Of the weights."""
+    device: str = "cpu"
+    """Where torch puts it: cpu, cuda, cuda:1."""
+    chat_template: str | None = None
+    """A Jinja template in place of the tokenizer's own: a base model has none."""
+    rows: int = Field(default=64, ge=1)
+    """Sequences decoded at once: bounds memory."""
+
+    @contextmanager
+    def open(self, adapter: Path | None = None) -> "Iterator[HFModel]":
+        """Loads the model; frees it afterwards. Raises ModelError before anything unsafe is read."""
+        folder = self.folder()
+        if adapter is not None:
+            audit.audit_adapter(adapter)
+        model, tokenizer = load(self)
+        name = self.base_name(folder)
+        if adapter is not None:
+            name += f"+{file_digest(adapter)[:12]}"
+            model = _with_adapter(model, adapter)
+        yield HFModel(name, model.to(_dtype(self.dtype)).to(self.device), tokenizer, self.rows)
+
+    def folder(self) -> Path:
+        """Where the model lies, checked to hold nothing that runs. Raises ModelError."""
+        folder = embedded.resolve(self.model) or (Path(self.model) if Path(self.model).exists() else _from_hub(self.model))
+        audit.audit(folder)
+        return folder
+
+    def base_name(self, folder: Path) -> str:
+        """Identity by content: the model's name with a digest of its files, type and template."""
+        content = digest([_folder_digest(folder), self.dtype, self.chat_template])
+        return f"{Path(self.model).name}@{content[:12]}"
+
+
+def load(config: HFConfig, dtype: str = "float32") -> tuple[Any, Any]:
+    """Model and tokenizer of a base, in `dtype`, its weights read as data and never as code."""
+    import torch
+    import transformers
+
+    environment.hush()
+    folder = config.folder()
+    try:
+        tokenizer = transformers.AutoTokenizer.from_pretrained(folder, trust_remote_code=False, local_files_only=True)
+        model = transformers.AutoModelForCausalLM.from_pretrained(
+            folder, dtype=getattr(torch, dtype), use_safetensors=True, trust_remote_code=False, local_files_only=True
+        )
+    except (OSError, ValueError, KeyError, RuntimeError) as error:
+        raise ModelError(f"{folder} does not load as a model: {' '.join(str(error).split())[:300]}") from None
+    if config.chat_template is not None:
+        tokenizer.chat_template = config.chat_template
+    if tokenizer.chat_template is None:
+        raise ModelError(f"{config.model} has no chat template: give one as `chat_template`")
+    if tokenizer.pad_token_id is None:
+        tokenizer.pad_token = tokenizer.eos_token
+    return model.eval(), tokenizer
+
+
+class HFModel:
+    """A ChatModel over loaded weights."""
+
+    def __init__(self, name: str, model: Any, tokenizer: Any, rows: int) -> None:
+        self.name, self._model, self._tokenizer, self._rows = name, model, tokenizer, rows
+        self._store = store.open_store()
+        eos = model.generation_config.eos_token_id
+        self._eos = set(eos if isinstance(eos, list) else [eos]) | {tokenizer.eos_token_id}
+
+    def generate(self, requests: Iterable[Request]) -> Iterator[Completion]:
+        """Completions in order. A block of which any call is unanswered is decoded whole, so that its bytes are always the same."""
+        for _, block in groupby(requests, key=lambda request: request.block):
+            keyed = [(request.key(self.name), request) for request in block]
+            found = self._store.get([key for key, _ in keyed])
+            asked = dict(keyed)
+            if len(found) < len(asked):
+                found = self._answer(asked, found)
+            yield from (found[key] for key, _ in keyed)
+
+    def _answer(self, asked: dict[str, Request], found: dict[str, Completion]) -> dict[str, Completion]:
+        started = time.monotonic()
+        decoded = self._decode(asked)
+        seconds = (time.monotonic() - started) / len(asked)
+        self._store.put([store.Answer(key, answer, seconds) for key, answer in decoded.items() if key not in found])
+        return {**decoded, **found}
+
+    def _decode(self, asked: dict[str, Request]) -> dict[str, Completion]:
+        """Every distinct call of a block."""
+        answers: dict[str, Completion] = {}
+        prompts: dict[str, list[int]] = {}
+        for key, request in asked.items():
+            tokens = self._tokens(request)
+            over = len(tokens) + request.sampling.max_tokens - self._context()
+            if over > 0:
+                reason = (
+                    f"prompt of {len(tokens)} tokens and {request.sampling.max_tokens} to come are {over} more than the model's context"
+                )
+                answers[key] = Completion(None, self.name, "failed", reason, prompt_tokens=len(tokens))
+            else:
+                prompts[key] = tokens
+        if not prompts:
+            return answers
+        prefix = self._prefix(list(prompts.values()))
+        # Like lengths together, so that little is padded; the order is the same in every run.
+        order = sorted(
+            prompts,
+            key=lambda key: (digest(asked[key].sampling.model_dump(exclude={"n"})), len(prompts[key]), prompts[key], asked[key].sample),
+        )
+        for _, alike in groupby(order, key=lambda key: asked[key].sampling.model_copy(update={"n": 1})):
+            keys = list(alike)
+            for start in range(0, len(keys), self._rows):
+                part = keys[start : start + self._rows]
+                answers |= self._decode_rows(part, [prompts[key] for key in part], asked[part[0]].sampling, prefix)
+        return answers
+
+    def _decode_rows(self, keys: list[str], prompts: list[list[int]], sampling: Sampling, prefix: "Prefix") -> dict[str, Completion]:
+        import torch
+
+        distinct = list(dict.fromkeys(map(tuple, prompts)))
+        rows = torch.tensor([distinct.index(tuple(prompt)) for prompt in prompts])
+        with torch.no_grad():
+            state = _Decoding(
+                self._model, [prompt[len(prefix.tokens) :] for prompt in distinct], prefix, rows, self._tokenizer.pad_token_id
+            )
+            sequences, logprobs, finished = self._sample(state, keys, sampling)
+        answers = {}
+        for key, prompt, tokens, logprob, done in zip(keys, prompts, sequences, logprobs, finished, strict=True):
+            text = _cut(self._tokenizer.decode(tokens, skip_special_tokens=True), sampling.stop)
+            answers[key] = Completion(text, self.name, "stop" if done else "length", None, logprob, len(prompt), len(tokens))
+        return answers
+
+    def _sample(self, state: "_Decoding", keys: list[str], sampling: Sampling) -> tuple[list[list[int]], list[float], list[bool]]:
+        """Token by token until each row has met an end, a stop text or its limit."""
+        import torch
+
+        sequences: list[list[int]] = [[] for _ in keys]
+        logprobs, finished = [0.0] * len(keys), [False] * len(keys)
+        luck = torch.stack([_uniform(key, sampling.max_tokens) for key in keys]) if sampling.temperature else None
+        for step in range(sampling.max_tokens):
+            scores = torch.log_softmax(state.logits.float(), dim=-1).cpu()
+            chosen = _choose(scores, sampling, luck[:, step] if luck is not None else None)
+            gained = scores.gather(1, chosen[:, None])[:, 0].tolist()
+            for row, token in enumerate(chosen.tolist()):
+                if finished[row]:
+                    continue
+                logprobs[row] += gained[row]
+                if token in self._eos:
+                    finished[row] = True
+                    continue
+                sequences[row].append(token)
+                finished[row] = self._stopped(sequences[row], sampling.stop)
+            if all(finished):
+                break
+            if step + 1 < sampling.max_tokens:
+                state.advance(chosen)
+        return sequences, logprobs, finished
+
+    def _stopped(self, tokens: Sequence[int], stop: tuple[str, ...]) -> bool:
+        if not stop:
+            return False
+        tail = self._tokenizer.decode(tokens[-(max(map(len, stop)) + 4) :])
+        return any(text in tail for text in stop)
+
+    def _tokens(self, request: Request) -> list[int]:
+        messages = [{"role": message.role, "content": message.content} for message in request.messages]
+        tokens: list[int] = self._tokenizer.apply_chat_template(messages, add_generation_prompt=True, tokenize=True, return_dict=False)
+        return tokens
+
+    def _context(self) -> int:
+        return int(getattr(self._model.config, "max_position_embeddings", 1 << 30))
+
+    def _prefix(self, prompts: list[list[int]]) -> "Prefix":
+        """What all prompts of a block begin with, read once. Each keeps a token of its own at least."""
+        import torch
+
+        shortest, first = min(prompts, key=len), prompts[0]
+        shared = 0
+        while shared < len(shortest) - 1 and all(prompt[shared] == first[shared] for prompt in prompts):
+            shared += 1
+        cache = None
+        if shared:
+            tokens = torch.tensor([first[:shared]], device=self._model.device)
+            with torch.no_grad():
+                cache = self._model(tokens, use_cache=True, logits_to_keep=1).past_key_values
+        return Prefix(first[:shared], cache)
+
+
+class Prefix:
+    """Tokens that a block's prompts share, and what the model keeps of having read them."""
+
+    def __init__(self, tokens: list[int], cache: Any) -> None:
+        self.tokens, self.cache = tokens, cache
+
+
+class _Decoding:
+    """The model in the middle of several sequences: [prefix][padding][rest of the prompt][what was decoded]."""
+
+    def __init__(self, model: Any, suffixes: list[tuple[int, ...]], prefix: Prefix, rows: "torch.Tensor", pad: int) -> None:
+        import copy
+
+        import torch
+
+        self._model = model
+        longest = max(map(len, suffixes))
+        tokens = torch.tensor([[pad] * (longest - len(s)) + [*s] for s in suffixes], device=model.device)
+        mask = torch.tensor([[1] * len(prefix.tokens) + [0] * (longest - len(s)) + [1] * len(s) for s in suffixes], device=model.device)
+        cache = copy.deepcopy(prefix.cache)
+        if cache is not None:
+            cache.batch_repeat_interleave(len(suffixes))
+        positions = (mask.cumsum(-1) - 1).clamp(min=0)[:, len(prefix.tokens) :]
+        out = model(tokens, attention_mask=mask, position_ids=positions, past_key_values=cache, use_cache=True, logits_to_keep=1)
+        self._cache = out.past_key_values
+        # Each distinct prompt was read once; from here on every sample is a row of its own.
+        rows = rows.to(model.device)
+        self._cache.batch_select_indices(rows)
+        self._mask, self._position = mask[rows], positions[rows, -1:]
+        self.logits = out.logits[rows, -1]
+
+    def advance(self, chosen: "torch.Tensor") -> None:
+        """One more token a row."""
+        import torch
+
+        tokens = chosen.to(self._model.device)[:, None]
+        self._mask = torch.cat([self._mask, torch.ones_like(tokens)], dim=1)
+        self._position = self._position + 1
+        out = self._model(
+            tokens, attention_mask=self._mask, position_ids=self._position, past_key_values=self._cache, use_cache=True, logits_to_keep=1
+        )
+        self._cache, self.logits = out.past_key_values, out.logits[:, -1]
+
+
+def _choose(scores: "torch.Tensor", sampling: Sampling, luck: "torch.Tensor | None") -> "torch.Tensor":
+    """The next token of each row, from log-probabilities (rows, vocabulary)."""
+    import torch
+
+    if luck is None:
+        return scores.argmax(-1)
+    probabilities = torch.softmax(scores / sampling.temperature, dim=-1)
+    order = None
+    if sampling.top_p < 1:
+        probabilities, order = probabilities.sort(dim=-1, descending=True, stable=True)
+        before = probabilities.cumsum(-1) - probabilities
+        probabilities = probabilities.masked_fill(before >= sampling.top_p, 0.0)
+    mass = probabilities.double().cumsum(-1)
+    place = torch.searchsorted(mass, luck[:, None] * mass[:, -1:], right=True).clamp(max=scores.shape[-1] - 1)
+    return place[:, 0] if order is None else order.gather(1, place)[:, 0]
+
+
+def _uniform(key: str, count: int) -> "torch.Tensor":
+    """`count` numbers in [0, 1) that depend on the call's key alone."""
+    import torch
+
+    generator = torch.Generator().manual_seed(int(key[:15], 16))
+    return torch.rand(count, generator=generator, dtype=torch.float64)
+
+
+def _cut(text: str, stop: tuple[str, ...]) -> str:
+    ends = [place for place in map(text.find, stop) if place >= 0]
+    return text[: min(ends)].strip() if ends else text.strip()
+
+
+def _with_adapter(model: Any, adapter: Path) -> Any:
+    """The adapter merged into full-precision weights, before they are rounded: quicker than beside them, and as exact."""
+    from peft import PeftModel
+
+    try:
+        merged = PeftModel.from_pretrained(model, adapter).merge_and_unload()
+    except (OSError, ValueError, KeyError, RuntimeError) as error:
+        raise ModelError(f"{adapter} does not fit this model: {' '.join(str(error).split())[:300]}") from None
+    # Merged weights ask for no gradient, and torch then copies the head once a row when it reads a prompt: 10 times slower.
+    return merged.eval().requires_grad_(True)
+
+
+def _from_hub(name: str) -> Path:
+    from huggingface_hub import snapshot_download
+    from huggingface_hub.errors import HFValidationError, LocalEntryNotFoundError
+
+    try:
+        return Path(snapshot_download(name, local_files_only=True))
+    except (LocalEntryNotFoundError, HFValidationError):
+        raise ModelError(
+            f"model {name!r} is no folder, no embedded model, and not in the Hugging Face cache: give a folder, or run "
+            f"`hf download {name}` first (a stage never downloads)"
+        ) from None
+
+
+def _folder_digest(folder: Path) -> str:
+    """Digest of a model's files; weights are read again only when size or time changed."""
+    remembered = environment.cache() / "digests.json"
+    try:
+        known: dict[str, str] = json.loads(remembered.read_text())
+    except (OSError, ValueError):
+        known = {}
+    found = {}
+    for path in sorted(folder.rglob("*")):
+        if path.is_file() and path.suffix in {".json", ".safetensors", ".jinja", ".model", ".txt"}:
+            stat = path.stat()
+            mark = hashlib.sha256(f"{path.resolve()}|{stat.st_size}|{stat.st_mtime_ns}".encode()).hexdigest()
+            known[mark] = known.get(mark) or file_digest(path)
+            found[path.relative_to(folder).as_posix()] = known[mark]
+    io.write_text(remembered, json.dumps(known))
+    return digest(found)
+
+
+def _dtype(name: str) -> Any:
+    import torch
+
+    return getattr(torch, name)

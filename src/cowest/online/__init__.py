@@ -1,0 +1,1 @@
+"""What the service does: the champion drafts, the strong model refines."""

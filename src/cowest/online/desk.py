@@ -1,0 +1,84 @@
+"""The service's desk: opens the live version in the background, tries it, and says whether it can answer."""
+
+import threading
+import uuid
+from collections.abc import Callable
+from contextlib import AbstractContextManager
+from typing import Self
+
+from pydantic import Field, ValidationError, model_validator
+
+from cowest.config import complaints
+from cowest.errors import CoWestError, RecordError
+from cowest.online.live import Live, ServeConfig, open_live
+from cowest.records import Message, Record
+
+RETRY = 15.0
+"""Seconds between two tries to open a version: a first champion may come, a server may come back."""
+
+
+class Ask(Record):
+    """What is asked: a question, or the messages of a conversation that ends with one."""
+
+    question: str | None = Field(default=None, min_length=1, max_length=20_000)
+    messages: tuple[Message, ...] | None = Field(default=None, min_length=1, max_length=64)
+
+    @model_validator(mode="after")
+    def _one_question(self) -> Self:
+        if (self.question is None) == (self.messages is None):
+            raise ValueError("give either question or messages")
+        last = self.prompt[-1]
+        if last.role != "user" or not last.content.strip():
+            raise ValueError("the last message must be the user's, and not empty")
+        return self
+
+    @property
+    def prompt(self) -> tuple[Message, ...]:
+        """The conversation, as records have it."""
+        return self.messages or (Message(role="user", content=self.question or ""),)
+
+
+def read(body: bytes) -> Ask:
+    """What a request's body asks. Raises RecordError that says what is wrong with it."""
+    try:
+        return Ask.model_validate_json(body)
+    except ValidationError as error:
+        raise RecordError(complaints(error)) from None
+
+
+class Desk:
+    """Opens a version in a thread of its own, and again after a while when that failed. `close` ends it."""
+
+    def __init__(self, config: ServeConfig, opening: Callable[[ServeConfig], AbstractContextManager[Live]] = open_live) -> None:
+        self._config, self._opening = config, opening
+        self._live: Live | None = None
+        self._reason = "the model is being loaded"
+        self._closed = threading.Event()
+        self._thread = threading.Thread(target=self._work, name="desk", daemon=True)
+        self._thread.start()
+
+    def live(self) -> Live | None:
+        """The version that answers; None while there is none: `reason` says why."""
+        return self._live
+
+    def reason(self) -> str:
+        """Why there is no answer yet."""
+        return self._reason
+
+    def close(self) -> None:
+        """Lets go of the models; an answer in the making is waited for."""
+        self._closed.set()
+        self._thread.join(timeout=30)
+
+    def _work(self) -> None:
+        while not self._closed.is_set():
+            try:
+                with self._opening(self._config) as live:
+                    # A question of its own each time: the call store would answer one that was asked before, and no model.
+                    live.answer((Message(role="user", content=f"Is anyone there? ({uuid.uuid4().hex[:8]})"),))
+                    self._live = live
+                    self._closed.wait()
+                    self._live = None
+            except CoWestError as error:
+                self._live, self._reason = None, str(error)
+                self._closed.wait(RETRY)

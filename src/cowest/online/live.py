@@ -1,0 +1,88 @@
+"""The live version: the champion of the registry, loaded, with the strong model beside it."""
+
+import sys
+import tempfile
+import threading
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+
+from pydantic import BaseModel, Field
+
+from cowest import collaboration, version
+from cowest.config import Config, Sampling
+from cowest.errors import CallError, RegistryError
+from cowest.models import AnyProvider
+from cowest.protocols import ChatModel, Registry
+from cowest.records import Message
+from cowest.registry import RegistryConfig
+from cowest.version import Version
+
+
+class ServeConfig(Config):
+    """What answers, and how: as `evaluate` had it, so that what is served is what was judged."""
+
+    registry: RegistryConfig
+    policy: AnyProvider
+    """The base that the champion's adapter belongs to."""
+    strong: AnyProvider
+    drafting: Sampling = Sampling(max_tokens=128)
+    refining: Sampling = Sampling()
+
+
+class Answer(BaseModel):
+    """One answered question."""
+
+    answer: str = Field(description="the strong model's answer, with the draft before it")
+    draft: str = Field(description="what the policy wrote for it")
+    version: int = Field(description="the policy's version in the registry")
+    policy: str
+    strong: str
+
+
+class Live:
+    """Answers questions with one version of the policy. Safe for threads: one question at a time."""
+
+    def __init__(self, number: int, trained: Version, policy: ChatModel, strong: ChatModel, config: ServeConfig) -> None:
+        self.number, self._trained, self._policy, self._strong, self._config = number, trained, policy, strong, config
+        self._lock = threading.Lock()
+
+    def answer(self, prompt: tuple[Message, ...]) -> Answer:
+        """The draft and the answer. Raises CallError when a model gave none."""
+        with self._lock:
+            drafted, refined = collaboration.answer(
+                prompt, self._policy, self._strong, self._trained.prompts, self._config.drafting, self._config.refining
+            )
+        if drafted.text is None or refined is None:
+            raise CallError(f"the policy gave no draft: {drafted.failed}")
+        if refined.text is None:
+            raise CallError(f"the strong model gave no answer: {refined.failed}")
+        return Answer(answer=refined.text, draft=drafted.text, version=self.number, policy=drafted.model, strong=refined.model)
+
+
+@contextmanager
+def open_live(config: ServeConfig, number: int | None = None, refused_too: bool = False) -> Iterator[Live]:
+    """The champion, or the version `number`. With `refused_too`, the last version where there is no champion yet.
+
+    Raises RegistryError when there is nothing to serve.
+    """
+    registry = config.registry.open()
+    number = number or _choose(registry, refused_too)
+    with ExitStack() as stack:
+        folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="cowest."))) / "version"
+        registry.fetch(number, folder)
+        policy = stack.enter_context(config.policy.open(adapter=folder / "adapter"))
+        strong = stack.enter_context(config.strong.open())
+        yield Live(number, version.expect(folder), policy, strong, config)
+
+
+def _choose(registry: Registry, refused_too: bool) -> int:
+    champion = registry.champion()
+    if champion is not None:
+        return champion
+    log = registry.log()
+    if log and refused_too:
+        last = log[-1]
+        print(f"no version is champion yet: this is version {last.version}, which was refused ({last.reason})", file=sys.stderr)
+        return last.version
+    raise RegistryError("no version is champion yet: run a turn (`cowest turn`), or see `cowest status` for why the last was refused")

@@ -1,0 +1,68 @@
+"""Feedback becomes preferences: which drafts of a query helped more than which. Pure."""
+
+from typing import Literal
+
+from pydantic import Field
+
+from cowest.config import Config, digest
+from cowest.prompts import Template
+from cowest.records import Feedback, Message, PreferencePair
+
+
+class PairRule(Config):
+    """Which two drafts of a query make a pair. A tie is never one."""
+
+    rule: Literal["all", "best_worst", "sign"] = "all"
+    """all: every two of which one scored higher; best_worst: the best against the worst; sign: one that helped against one that
+    did not, as in the paper (gain > 0 against gain <= 0)."""
+    min_margin: float = Field(default=0.01, gt=0)
+    """How much higher the chosen must score."""
+    per_query: int | None = Field(default=3, ge=1)
+    """Pairs of one query at most, drawn by their digest; None is no limit."""
+
+
+def pairs(group: list[Feedback], rule: PairRule, template: Template) -> list[PreferencePair]:
+    """The pairs of one query. Failed rows are left out; of drafts that say the same, the first stands for all."""
+    rows: dict[str, Feedback] = {}
+    for row in group:
+        if row.gain is not None and row.draft and row.draft.strip():
+            rows.setdefault(" ".join(row.draft.split()).casefold(), row)
+    found = [_pair(chosen, rejected, template) for chosen, rejected in _candidates(list(rows.values()), rule)]
+    found.sort(key=lambda pair: pair.id)
+    return found[: rule.per_query]
+
+
+def _candidates(rows: list[Feedback], rule: PairRule) -> list[tuple[Feedback, Feedback]]:
+    wide = [(a, b) for a in rows for b in rows if _score(a) - _score(b) >= rule.min_margin]
+    if rule.rule == "sign":
+        return [(a, b) for a, b in wide if _gain(a) > 0 >= _gain(b)]
+    if rule.rule == "best_worst":
+        return sorted(wide, key=lambda pair: (_score(pair[1]) - _score(pair[0]), pair[0].sample, pair[1].sample))[:1]
+    return wide
+
+
+def _pair(chosen: Feedback, rejected: Feedback, template: Template) -> PreferencePair:
+    sides = [[Message(role="assistant", content=row.draft or "")] for row in (chosen, rejected)]
+    return PreferencePair(
+        id=digest([chosen.id, chosen.draft, rejected.draft])[:20],
+        query=chosen.id,
+        split=chosen.split,
+        prompt=template.render(chosen.prompt),
+        chosen=tuple(sides[0]),
+        rejected=tuple(sides[1]),
+        margin=_score(chosen) - _score(rejected),
+        policy=chosen.policy,
+        strong=chosen.strong,
+        scorer=chosen.scorer,
+        samples=(chosen.sample, rejected.sample),
+    )
+
+
+def _score(row: Feedback) -> float:
+    assert row.score is not None, "failed rows are left out before"
+    return row.score
+
+
+def _gain(row: Feedback) -> float:
+    assert row.gain is not None, "failed rows are left out before"
+    return row.gain

@@ -1,0 +1,264 @@
+"""What a page shows, read from the files of a turn. What is not there is a `Missing` that says so in words."""
+
+import heapq
+import json
+import math
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, ParamSpec, TypeVar
+
+from cowest import io, version
+from cowest.config import file_digest
+from cowest.errors import CoWestError, InputError
+from cowest.records import EvalReport, Feedback, Outcome, PreferencePair, Trial
+
+P = ParamSpec("P")
+T = TypeVar("T")
+
+BINS = 21
+"""Bars of the distribution of gains, from -1 to 1."""
+SHOWN = {"gained": 3, "lost": 3, "unchanged": 2}
+"""Queries shown side by side, of each kind."""
+
+FILES = (
+    "params.yaml", "turn.json", "data/queries.jsonl", "data/corpus.jsonl", "data/drafts.jsonl", "data/refinements.jsonl",
+    "data/feedback.jsonl", "data/pairs.jsonl", "data/trials.jsonl", "reports/eval.json",
+)  # fmt: skip
+VERSIONS = ("models/start", "models/champion", "models/policy", "models/challenger")
+
+
+@dataclass(frozen=True, slots=True)
+class Missing:
+    """A part of the page that can't be shown, and why."""
+
+    why: str
+
+
+@dataclass(slots=True)
+class Gains:
+    """The training feedback: how much better the strong model's answers were with each draft."""
+
+    queries: int = 0
+    mixed: int = 0
+    """Queries whose drafts differ in their score: only these can teach."""
+    helped: int = 0
+    tied: int = 0
+    hurt: int = 0
+    failed: int = 0
+    total: float = 0.0
+    bins: list[int] = field(default_factory=lambda: [0] * BINS)
+
+    @property
+    def drafts(self) -> int:
+        return self.helped + self.tied + self.hurt
+
+    @property
+    def mean(self) -> float | None:
+        return self.total / self.drafts if self.drafts else None
+
+    def share(self, count: int) -> float:
+        """Of the drafts that have a gain."""
+        return count / self.drafts if self.drafts else 0.0
+
+
+@dataclass(slots=True)
+class Pairs:
+    """The preference pairs that DPO was given."""
+
+    pairs: int = 0
+    queries: set[str] = field(default_factory=set)
+    margins: float = 0.0
+    raw: int | None = None
+    """Pairs before validation; None where that file is not there."""
+
+
+@dataclass(frozen=True, slots=True)
+class Example:
+    """One held-out query, before and after alignment."""
+
+    kind: str
+    question: str
+    targets: tuple[str, ...]
+    before: Trial
+    after: Trial
+
+
+@dataclass(slots=True)
+class Examples:
+    """A handful of queries of each kind, and how many there are."""
+
+    counts: dict[str, int]
+    shown: list[Example]
+
+
+@dataclass(frozen=True, slots=True)
+class Curve:
+    """One chart of training: lines of (step, value)."""
+
+    stage: str
+    title: str
+    lines: dict[str, list[tuple[float, float]]]
+
+
+CURVES = (
+    ("sft", "SFT loss", {"loss": "loss"}),
+    ("dpo", "DPO loss", {"loss": "loss"}),
+    ("dpo", "DPO: pairs told apart", {"rewards/accuracies": "accuracy"}),
+    ("dpo", "DPO: implicit reward margin", {"rewards/margins": "margin"}),
+    ("dpo", "DPO: implicit rewards", {"rewards/chosen": "chosen", "rewards/rejected": "rejected"}),
+    ("dpo", "DPO: log-probability of drafts", {"logps/chosen": "chosen", "logps/rejected": "rejected"}),
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Contents:
+    """All of a page that comes from files."""
+
+    report: EvalReport | Missing
+    gains: Gains | Missing
+    pairs: Pairs | Missing
+    examples: Examples | Missing
+    curves: list[Curve]
+    curves_missing: list[str]
+    turn: dict[str, Any] | Missing
+    outcome: Outcome | Missing
+    files: list[tuple[str, int, str]]
+    """Path, bytes, digest."""
+    versions: list[tuple[str, version.Version | Missing]]
+
+
+def gather(root: Path) -> Contents:
+    """Reads what there is of a turn in a project's folder. A file that can't be read becomes words, never an error."""
+    logged = {
+        "sft": _known(_curve_rows, root / "models/policy/curves.jsonl"),
+        "dpo": _known(_curve_rows, root / "models/challenger/curves.jsonl"),
+    }
+    turn = _known(_turn, root / "turn.json")
+    return Contents(
+        report=_known(io.read_document, root / "reports/eval.json", EvalReport),
+        gains=_known(gains, root / "data/feedback.jsonl"),
+        pairs=_known(_pairs, root / "data/pairs.jsonl", root / "data/pairs.raw.jsonl"),
+        examples=_known(examples, root / "data/trials.jsonl"),
+        curves=[curve for stage, title, keys in CURVES if (curve := _curve(stage, title, keys, logged[stage])).lines],
+        curves_missing=[f"{stage}: {rows.why}" for stage, rows in logged.items() if isinstance(rows, Missing)],
+        turn=turn,
+        outcome=_known(_outcome, root / "reports/decision.json", turn),
+        files=[(name, (root / name).stat().st_size, file_digest(root / name)) for name in FILES if (root / name).is_file()],
+        versions=[(name, _known(_version, root / name)) for name in VERSIONS],
+    )
+
+
+def _known(read: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T | Missing:
+    try:
+        return read(*args, **kwargs)
+    except CoWestError as error:
+        return Missing(str(error))
+
+
+def gains(path: Path) -> Gains:
+    """The distribution of gains, streamed."""
+    found = Gains()
+    for rows in io.groups(path, Feedback):
+        found.queries += 1
+        seen = set()
+        for row in rows:
+            gain = row.gain
+            if gain is None:
+                found.failed += 1
+                continue
+            seen.add(gain)
+            found.total += gain
+            found.helped, found.tied, found.hurt = found.helped + (gain > 0), found.tied + (gain == 0), found.hurt + (gain < 0)
+            found.bins[round((min(max(gain, -1.0), 1.0) + 1) / 2 * (BINS - 1))] += 1
+        found.mixed += len(seen) > 1
+    return found
+
+
+def _pairs(path: Path, raw: Path) -> Pairs:
+    found = Pairs(raw=sum(1 for _ in io.lines(raw)) if raw.exists() else None)
+    for pair in io.read(path, PreferencePair):
+        found.pairs += 1
+        found.queries.add(pair.query)
+        found.margins += pair.margin
+    return found
+
+
+def examples(path: Path) -> Examples:
+    """Queries that alignment won, lost and left as they were. Which are shown is decided by their ids, so nobody picks."""
+    counts = dict.fromkeys(SHOWN, 0)
+    heaps: dict[str, list[tuple[int, Example]]] = {kind: [] for kind in SHOWN}
+    for rows in io.groups(path, Trial):
+        example = _example(rows)
+        if example is None:
+            continue
+        counts[example.kind] += 1
+        # A heap of the smallest ids: negated, since heapq keeps its smallest on top. Ids are unique, examples never compared.
+        entry, heap = (-int(example.before.id, 16), example), heaps[example.kind]
+        if len(heap) < SHOWN[example.kind]:
+            heapq.heappush(heap, entry)
+        else:
+            heapq.heappushpop(heap, entry)
+    shown = [example for kind in SHOWN for _, example in sorted(heaps[kind], key=lambda entry: -entry[0])]
+    return Examples(counts, shown)
+
+
+def _example(rows: list[Trial]) -> Example | None:
+    good = {row.system: row for row in rows if row.failed is None and row.score is not None}
+    before, after = good.get("before"), good.get("after")
+    if before is None or after is None or before.score is None or after.score is None:
+        return None
+    kind = "gained" if after.score > before.score else "lost" if after.score < before.score else "unchanged"
+    question = "\n\n".join(message.content for message in before.prompt if message.role != "system")
+    return Example(kind, question, before.targets, before, after)
+
+
+def _curve_rows(path: Path) -> list[dict[str, Any]]:
+    rows = []
+    for number, line in enumerate(io.lines(path), 1):
+        try:
+            row = json.loads(line)
+        except ValueError:
+            raise InputError(f"{path}:{number} is not JSON") from None
+        if isinstance(row, dict):
+            rows.append(row)
+    return rows
+
+
+def _curve(stage: str, title: str, keys: dict[str, str], rows: list[dict[str, Any]] | Missing) -> Curve:
+    mine = [] if isinstance(rows, Missing) else [row for row in rows if row.get("stage", stage) == stage]
+    lines = {label: list(_points(mine, key)) for key, label in keys.items()}
+    return Curve(stage, title, {label: points for label, points in lines.items() if points})
+
+
+def _points(rows: list[dict[str, Any]], key: str) -> Iterator[tuple[float, float]]:
+    for number, row in enumerate(rows, 1):
+        step, value = row.get("step", number), row.get(key)
+        if isinstance(step, int | float) and isinstance(value, int | float) and math.isfinite(value):
+            yield float(step), float(value)
+
+
+def _turn(path: Path) -> dict[str, Any]:
+    try:
+        found = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise InputError(f"{path}: no such file") from None
+    except ValueError:
+        raise InputError(f"{path} is not JSON") from None
+    if not isinstance(found, dict):
+        raise InputError(f"{path} is not a mapping")
+    return found
+
+
+def _outcome(path: Path, turn: dict[str, Any] | Missing) -> Outcome:
+    found = io.read_document(path, Outcome)
+    if not isinstance(turn, Missing) and turn.get("key") != found.turn:
+        raise InputError(f"{path} is of another turn, {found.turn[:12]}")
+    return found
+
+
+def _version(folder: Path) -> version.Version:
+    found = version.read(folder)
+    if found is None:
+        raise InputError("none yet")
+    return found

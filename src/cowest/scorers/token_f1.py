@@ -1,0 +1,43 @@
+"""How many words answer and target share: token F1, best over the targets."""
+
+from collections import Counter
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from typing import Literal
+
+from cowest.config import Config
+from cowest.protocols import Score, Scorer
+from cowest.records import Query
+from cowest.scorers.normal import normalise
+
+
+class TokenF1Config(Config):
+    """The answer shares words with a target."""
+
+    scorer: Literal["token_f1"] = "token_f1"
+
+    @contextmanager
+    def open(self) -> Iterator[Scorer]:
+        """The scorer."""
+        yield TokenF1()
+
+
+class TokenF1:
+    """Token F1, best over the targets."""
+
+    name = "token_f1"
+
+    def score(self, answers: Iterable[tuple[Query, str]]) -> Iterator[Score]:
+        """From 0 to 1 for each (query, answer), in order, lazily."""
+        for query, answer in answers:
+            best, target = max(((f1(answer, target), target) for target in query.targets), key=lambda found: found[0])
+            yield Score(best, f"shares words with {target!r}" if best else "shares no word with a target")
+
+
+def f1(answer: str, target: str) -> float:
+    """2 * shared / (words of the answer + words of the target), words counted as often as both have them.
+
+    The harmonic mean of precision and recall of Rajpurkar et al. 2016 (SQuAD), section 6.1.
+    """
+    said, meant = Counter(normalise(answer).split()), Counter(normalise(target).split())
+    return 2 * (said & meant).total() / max(1, said.total() + meant.total())

@@ -1,0 +1,79 @@
+"""The policy is specialised on the corpus: a LoRA adapter on the public base.
+
+Trains in the first turn, and when base, corpus or settings changed; otherwise it hands on the adapter of `start`.
+"""
+
+import shutil
+import sys
+from pathlib import Path
+from typing import Any
+
+from cowest import io, training, version
+from cowest.config import Config, digest, file_digest
+from cowest.domains import DomainPrompts
+from cowest.errors import ContractError
+from cowest.models import hf
+from cowest.models.hf import HFConfig
+from cowest.ports import In, Out
+from cowest.records import Demonstration
+from cowest.training import Lora, Optimiser
+
+
+class SFTConfig(Config):
+    """What is trained, and how."""
+
+    policy: HFConfig
+    """The base."""
+    prompts: DomainPrompts
+    """As the policy will be asked; stored with the version."""
+    lora: Lora = Lora()
+    training: Optimiser
+
+
+def main(corpus: In, start: In, policy: Out, config: SFTConfig) -> None:
+    """Writes a version of the policy. Raises ContractError for an empty corpus."""
+    base = config.policy.base_name(config.policy.folder())
+    rests_on = digest([base, file_digest(corpus), config.lora, config.training, config.prompts.draft])
+    known = version.read(start)
+    with io.replacing_folder(policy) as folder:
+        if known is not None and known.trained == rests_on:
+            print("sft: base, corpus and settings are those of the version that the turn starts from: it is handed on", file=sys.stderr)
+            shutil.copytree(start / "adapter", folder / "adapter")
+        else:
+            _train(list(io.read(corpus, Demonstration)), folder, base, config)
+        version.write(folder, base=base, prompts=config.prompts, trained=rests_on)
+
+
+def _train(corpus: list[Demonstration], folder: Path, base: str, config: SFTConfig) -> None:
+    if not corpus:
+        raise ContractError("sft: the corpus is empty: there is nothing to specialise the policy on")
+    import datasets
+    import torch
+    import transformers
+    import trl
+    from peft import LoraConfig, get_peft_model
+
+    torch.manual_seed(config.training.seed)
+    model, tokenizer = hf.load(config.policy, config.policy.dtype)
+    lora = LoraConfig(r=config.lora.r, lora_alpha=config.lora.alpha, target_modules=_targets(config.lora), task_type="CAUSAL_LM")
+    trainer = trl.SFTTrainer(
+        model=get_peft_model(model, lora),
+        args=trl.SFTConfig(**training.arguments(config.training, config.policy, folder), completion_only_loss=True),
+        train_dataset=datasets.Dataset.from_list([_example(row, config) for row in corpus]),
+        processing_class=tokenizer,
+        callbacks=[training.curves(folder / "curves.jsonl", "sft")],
+    )
+    trainer.remove_callback(transformers.PrinterCallback)
+    trainer.train()
+    training.check(trainer.state.log_history, "sft")
+    training.save(trainer, folder, base)
+
+
+def _example(row: Demonstration, config: SFTConfig) -> dict[str, Any]:
+    """TRL's conversational prompt-completion format, the prompt as the policy will see it."""
+    prompt = [message.model_dump() for message in config.prompts.draft.render(row.prompt)]
+    return {"prompt": prompt, "completion": [{"role": "assistant", "content": row.completion}]}
+
+
+def _targets(lora: Lora) -> str | list[str]:
+    return lora.targets if isinstance(lora.targets, str) else list(lora.targets)

@@ -1,0 +1,112 @@
+"""What SFT and DPO share: the settings of a training run, its arguments for TRL, and the log of its curves."""
+
+import json
+from pathlib import Path
+from typing import Any, Literal
+
+from pydantic import Field
+
+from cowest.config import Config
+from cowest.models.hf import HFConfig
+from cowest.progress import Bar
+
+
+class Lora(Config):
+    """The adapter's shape."""
+
+    r: int = Field(default=32, ge=1)
+    """Rank."""
+    alpha: int = Field(default=64, ge=1)
+    """Scale: alpha / r."""
+    targets: str | tuple[str, ...] = "all-linear"
+    """Which layers."""
+
+
+class Optimiser(Config):
+    """How a training run goes."""
+
+    learning_rate: float = Field(gt=0)
+    epochs: float = Field(default=1, gt=0)
+    batch_size: int = Field(default=16, ge=1)
+    """Rows (or pairs) a step, on one device."""
+    warmup_steps: int = Field(default=10, ge=0)
+    schedule: Literal["linear", "cosine", "constant_with_warmup"] = "linear"
+    max_length: int = Field(default=1024, ge=8)
+    """Tokens of prompt and completion at most; longer rows are cut at the end by TRL."""
+    seed: int = 0
+
+
+def arguments(optimiser: Optimiser, model: HFConfig, folder: Path) -> dict[str, Any]:
+    """Arguments that SFTConfig and DPOConfig share. Nothing is saved, reported or shown by the trainer itself."""
+    return {
+        "output_dir": str(folder),
+        "learning_rate": optimiser.learning_rate,
+        "num_train_epochs": optimiser.epochs,
+        "per_device_train_batch_size": optimiser.batch_size,
+        "warmup_steps": optimiser.warmup_steps,
+        "lr_scheduler_type": optimiser.schedule,
+        "max_length": optimiser.max_length,
+        "seed": optimiser.seed,
+        "weight_decay": 0.0,
+        "adam_beta2": 0.99,
+        "max_grad_norm": 1.0,
+        "bf16": model.dtype == "bfloat16",
+        "use_cpu": model.device == "cpu",
+        "gradient_checkpointing": False,
+        "logging_steps": 5,
+        "logging_first_step": True,
+        "save_strategy": "no",
+        "report_to": "none",
+        "disable_tqdm": True,
+        "dataloader_pin_memory": model.device != "cpu",
+    }
+
+
+def save(trainer: Any, folder: Path, base: str) -> None:
+    """Writes the adapter as `folder/adapter`. Where the base lay on this machine is left out: equal weights have an equal digest."""
+    adapter = folder / "adapter"
+    trainer.model.save_pretrained(adapter, selected_adapters=["default"])
+    (adapter / "README.md").unlink(missing_ok=True)
+    settings = adapter / "adapter_config.json"
+    described = json.loads(settings.read_text(encoding="utf-8"))
+    described["base_model_name_or_path"] = base
+    if isinstance(described["target_modules"], list):  # PEFT writes a set, in an order that differs from process to process
+        described["target_modules"] = sorted(described["target_modules"])
+    settings.write_text(json.dumps(described, indent=2, sort_keys=True) + "\n", encoding="utf-8")
+    for path in adapter.iterdir():
+        path.chmod(0o644)
+
+
+def curves(path: Path, stage: str) -> Any:
+    """A Trainer callback that appends what training logs to `path`, a JSON object a line, and shows its progress."""
+    from transformers import TrainerCallback
+
+    class Curves(TrainerCallback):  # type: ignore[misc]
+        bar: Bar
+
+        def on_train_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+            self.bar = Bar(f"{stage} steps", state.max_steps)
+
+        def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+            self.bar.step()
+
+        def on_log(self, args: Any, state: Any, control: Any, logs: dict[str, Any] | None = None, **_: Any) -> None:
+            kept = {name: value for name, value in (logs or {}).items() if isinstance(value, int | float) and not name.startswith("train_")}
+            if "loss" in kept:
+                with path.open("a", encoding="utf-8") as file:
+                    file.write(json.dumps({"stage": stage, "step": state.global_step, **kept}) + "\n")
+
+        def on_train_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+            self.bar.close()
+
+    return Curves()
+
+
+def check(losses: list[dict[str, Any]], stage: str) -> None:
+    """Training that ran away is an error here and not a bad model later."""
+    import math
+
+    from cowest.errors import ContractError
+
+    if any(not math.isfinite(float(row["loss"])) for row in losses if "loss" in row):
+        raise ContractError(f"{stage}: the loss is not a finite number: lower {stage}.training.learning_rate")

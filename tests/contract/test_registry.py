@@ -1,0 +1,233 @@
+"""What a registry promises, on MLflow with a real SQLite file."""
+
+import os
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from cowest import version
+from cowest.config import file_digest
+from cowest.errors import RegistryError
+from cowest.protocols import Registry
+from cowest.registry import ALIAS, MlflowRegistry, RegistryConfig, champion_of, is_late, settled
+from cowest.runs import Runs
+from tests.registries import empty_registry, make_version, migrated
+
+Make = Callable[[str], Path]
+
+
+@pytest.fixture
+def config(tmp_path: Path) -> RegistryConfig:
+    return empty_registry(tmp_path)
+
+
+@pytest.fixture
+def registry(config: RegistryConfig) -> Registry:
+    return config.open()
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Make:
+    return lambda weights: make_version(tmp_path / "versions" / weights, weights)
+
+
+def alias(config: RegistryConfig) -> int:
+    return int(config.runs().client.get_registered_model(config.name).aliases[ALIAS])
+
+
+def test_an_empty_registry_has_no_champion(registry: Registry) -> None:
+    assert registry.log() == []
+    assert registry.champion() is None
+
+
+def test_the_first_promotion_makes_the_champion(registry: Registry, config: RegistryConfig, folder: Make) -> None:
+    made = registry.decide(
+        folder("a"), turn="aa", promote=True, against=None, reason="no gate applied", tags={"base": "base@1", "data/x": "1"}
+    )
+    assert (made.version, made.promoted, made.against, made.reason) == (1, True, None, "no gate applied")
+    assert made.tags["base"] == "base@1"
+    assert made.tags["data/x"] == "1"
+    assert registry.champion() == 1
+    assert alias(config) == 1
+    assert registry.log() == [made]
+
+
+def test_a_refusal_is_recorded_and_the_champion_stays(registry: Registry, config: RegistryConfig, folder: Make) -> None:
+    registry.decide(folder("a"), turn="aa", promote=True, against=None, reason="better", tags={})
+    refused = registry.decide(folder("b"), turn="bb", promote=False, against=1, reason="quality: worse by 0.1", tags={})
+    assert (refused.version, refused.promoted, refused.reason) == (2, False, "quality: worse by 0.1")
+    assert registry.champion() == 1
+    assert alias(config) == 1
+    assert settled(registry.log(), "bb") == refused
+
+
+def test_a_promotion_judged_against_a_former_champion_comes_too_late(registry: Registry, folder: Make) -> None:
+    for turn in ("aa", "bb"):
+        registry.decide(folder(turn), turn=turn, promote=True, against=registry.champion(), reason="better", tags={})
+    late = registry.decide(folder("c"), turn="cc", promote=True, against=1, reason="better", tags={})
+    assert not late.promoted
+    assert "version 1" in late.reason
+    assert "version 2" in late.reason
+    assert registry.champion() == 2
+    assert is_late(late)
+    assert settled(registry.log(), "cc") is None, "the turn is open: it was never judged against the champion"
+    again = registry.decide(folder("c"), turn="cc", promote=True, against=2, reason="better", tags={})
+    assert (again.version, again.promoted) == (4, True)
+
+
+def test_a_promotion_that_another_process_overtook_does_not_count(registry: Registry, config: RegistryConfig, folder: Make) -> None:
+    assert isinstance(registry, MlflowRegistry)
+    registry.decide(folder("a"), turn="aa", promote=True, against=None, reason="better", tags={})
+    # Both looked before either wrote: the log then holds two promotions against nobody.
+    run = registry.upload(folder("b"), "bb")
+    registry.append(run, {"turn": "bb", "promote": "yes", "against": "None", "reason": "better", "digest": file_digest(folder("b"))})
+    assert [decision.promoted for decision in registry.log()] == [True, False]
+    assert registry.champion() == 1
+    assert alias(config) == 1
+
+
+def test_a_turn_is_decided_once(registry: Registry, config: RegistryConfig, folder: Make) -> None:
+    first = registry.decide(folder("a"), turn="aa", promote=True, against=None, reason="better", tags={})
+    second = config.open().decide(folder("other"), turn="aa", promote=False, against=1, reason="worse", tags={})
+    assert second == first
+    assert len(registry.log()) == 1
+
+
+def test_the_alias_is_mended(registry: Registry, config: RegistryConfig, folder: Make) -> None:
+    for turn, promote in (("aa", True), ("bb", False)):
+        registry.decide(folder(turn), turn=turn, promote=promote, against=registry.champion(), reason="so", tags={})
+    config.runs().client.set_registered_model_alias(config.name, ALIAS, "2")
+    assert registry.champion() == 1
+    assert alias(config) == 1
+    config.runs().client.delete_registered_model_alias(config.name, ALIAS)
+    assert registry.champion() == 1
+    assert alias(config) == 1
+
+
+def test_a_version_comes_back_whole(registry: Registry, folder: Make, tmp_path: Path) -> None:
+    registry.decide(folder("a"), turn="aa", promote=True, against=None, reason="better", tags={})
+    out = tmp_path / "models" / "champion"
+    out.mkdir(parents=True)
+    (out / "left over").write_text("")
+    registry.fetch(1, out)
+    assert file_digest(out) == file_digest(folder("a"))
+    assert not (out / "left over").exists()
+    assert sorted(path.name for path in out.iterdir()) == ["adapter", "version.json"]
+    assert [path.name for path in out.parent.iterdir()] == ["champion"]
+
+
+def test_a_changed_version_is_refused_and_what_was_there_stays(registry: Registry, folder: Make, tmp_path: Path) -> None:
+    registry.decide(folder("a"), turn="aa", promote=True, against=None, reason="better", tags={})
+    registry.fetch(1, tmp_path / "champion")
+    (stored,) = (tmp_path / "mlartifacts").rglob("adapter_model.safetensors")
+    stored.write_text("something else")
+    with pytest.raises(RegistryError, match="not those that were registered"):
+        registry.fetch(1, tmp_path / "champion")
+    assert file_digest(tmp_path / "champion") == file_digest(folder("a"))
+    with pytest.raises(RegistryError, match="no version 7"):
+        registry.fetch(7, tmp_path / "champion")
+
+
+def test_a_version_that_somebody_deleted_leaves_the_champion_in_place(registry: Registry, config: RegistryConfig, folder: Make) -> None:
+    for turn in ("aa", "bb", "cc"):
+        registry.decide(folder(turn), turn=turn, promote=True, against=registry.champion(), reason="better", tags={})
+    config.runs().client.delete_model_version(config.name, "2")
+    assert registry.champion() == 3
+
+
+def test_deleting_the_champion_brings_back_the_one_before_and_nobody_who_came_too_late(
+    registry: Registry, config: RegistryConfig, folder: Make
+) -> None:
+    for turn, against in (("aa", None), ("bb", 1), ("cc", 1)):
+        registry.decide(folder(turn), turn=turn, promote=True, against=against, reason="better", tags={})
+    config.runs().client.delete_model_version(config.name, "2")
+    assert registry.champion() == 1
+    assert alias(config) == 1
+
+
+def test_a_version_registered_by_hand_is_no_decision(registry: Registry, config: RegistryConfig, folder: Make) -> None:
+    registry.decide(folder("a"), turn="aa", promote=True, against=None, reason="better", tags={})
+    config.runs().client.create_model_version(config.name, "/nowhere", tags={"note": "mine"}, await_creation_for=0)
+    assert [decision.version for decision in registry.log()] == [1]
+
+
+DECIDE = """
+import sys, pathlib, time
+from cowest import environment; environment.settle()
+from cowest.registry import RegistryConfig
+uri, artifacts, folder, turn, gate = sys.argv[1:]
+registry = RegistryConfig(uri=uri, name="handbook", artifacts=artifacts).open()
+(pathlib.Path(gate) / turn).touch()
+while len(list(pathlib.Path(gate).iterdir())) < 2: time.sleep(0.005)
+for number in range(3):
+    champion = registry.champion()
+    registry.decide(pathlib.Path(folder), turn=f"{turn}{number}", promote=True, against=champion, reason="better", tags={})
+"""
+
+
+def test_two_processes_that_decide_at_once_leave_one_champion(config: RegistryConfig, folder: Make, tmp_path: Path) -> None:
+    gate = tmp_path / "gate"
+    gate.mkdir()
+    source = str(Path(version.__file__).parents[1])
+    processes = [
+        subprocess.Popen(
+            [sys.executable, "-c", DECIDE, config.uri, config.artifacts, str(folder(turn)), turn, str(gate)],
+            env=os.environ | {"PYTHONPATH": source},
+        )
+        for turn in ("aa", "bb")
+    ]
+    assert [process.wait(timeout=120) for process in processes] == [0, 0]
+    registry = config.open()
+    log = registry.log()
+    assert [decision.version for decision in log] == [1, 2, 3, 4, 5, 6]
+    champion = None
+    for decision in log:
+        assert decision.promoted == (decision.against == champion)
+        champion = decision.version if decision.promoted else champion
+    assert champion is not None
+    assert champion == registry.champion() == champion_of(log)
+    assert alias(config) == champion
+
+
+def test_nothing_is_left_in_the_working_folder(folder: Make, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    project = tmp_path / "project"
+    project.mkdir()
+    monkeypatch.chdir(project)
+    shutil.copy(migrated(), "mlflow.db")
+    registry = RegistryConfig(name="handbook").open()
+    monkeypatch.chdir(tmp_path)
+    registry.decide(folder("a"), turn="aa", promote=True, against=None, reason="better", tags={})
+    assert {path.name for path in project.iterdir()} == {"mlflow.db", "mlartifacts"}
+    assert not (tmp_path / "mlruns").exists()
+
+
+def test_a_project_that_was_copied_writes_into_no_other(registry: Registry, config: RegistryConfig, folder: Make, tmp_path: Path) -> None:
+    registry.decide(folder("a"), turn="aa", promote=True, against=None, reason="better", tags={})
+    copy = config.model_copy(update={"artifacts": str(tmp_path / "copy" / "artifacts")}).open()
+    with pytest.raises(RegistryError, match="moved or copied"):
+        copy.decide(folder("b"), turn="bb", promote=True, against=1, reason="better", tags={})
+
+
+@pytest.mark.parametrize("uri", ["http://127.0.0.1:9", "sqlite:///"])
+def test_a_registry_out_of_reach_is_one_line(uri: str) -> None:
+    with pytest.raises(RegistryError) as raised:
+        RegistryConfig(uri=uri, name="handbook").open()
+    assert "\n" not in str(raised.value)
+
+
+def test_a_file_that_is_no_database_is_refused_and_stays(tmp_path: Path) -> None:
+    path = tmp_path / "mlflow.db"
+    path.write_text("my notes, not a database")
+    with pytest.raises(RegistryError, match="not an SQLite file"):
+        RegistryConfig(uri=f"sqlite:///{path}", name="handbook").open()
+    assert path.read_text() == "my notes, not a database"
+
+
+def test_the_password_of_an_address_is_never_said() -> None:
+    with pytest.raises(RegistryError) as raised:
+        Runs("http://me:secret@127.0.0.1:9", "handbook", "mlartifacts")
+    assert "secret" not in str(raised.value)

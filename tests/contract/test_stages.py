@@ -1,0 +1,201 @@
+"""A stage has one name and one set of edges, wherever it stands: its module, params.yaml, dvc.yaml, components/, the pipeline.
+
+What is missing for a new stage is what fails here.
+"""
+
+import functools
+import importlib
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from kfp import compiler
+
+from components import IMAGE
+from cowest.config import Config, load, parse, section
+from cowest.ports import config_of, ports_of
+from cowest.stages import STAGES, main_of
+from pipelines.flywheel import flywheel
+from tests import lines
+from tests.lines import AROUND, ROOT
+
+OUTSIDE = {"raw", "params"}
+"""Ports that no stage writes: what a person gives."""
+MORE = {"validate": {"stage"}}
+"""Parameters of a component beside `config`: validate stands in two places."""
+SAYS = {"compare": {"passed"}}
+"""Parameters that a component gives: the gate's outcome."""
+
+
+@pytest.mark.parametrize("stage", STAGES)
+def test_a_stage_is_a_module_with_config_and_main(stage: str) -> None:
+    place = f"src/cowest/stages/{module_of(stage)}.py"
+    assert (ROOT / place).exists(), f"{place} is missing: stage {stage} has no module"
+    main = main_of(stage)
+    assert issubclass(config_of(main), Config), f"{place}: main has no `config: ...Config`"
+    directions = {port.direction for port in ports_of(main)}
+    assert directions == {"in", "out"}, f"{place}: main needs at least one In and one Out"
+
+
+@pytest.mark.parametrize("stage", STAGES)
+def test_params_yaml_has_its_section(stage: str) -> None:
+    parse(config_of(main_of(stage)), section(load(ROOT / "params.yaml"), stage), f"params.yaml: {stage}")
+
+
+@pytest.mark.parametrize("stage", [stage for stage in STAGES if stage not in AROUND])
+def test_dvc_yaml_has_its_entry(stage: str) -> None:
+    entry = lines.entries().get(stage)
+    assert entry is not None, f"dvc.yaml has no stage {stage}"
+    command = entry["cmd"].split()
+    assert command[:2] == ["cowest", stage], f"dvc.yaml: {stage}: cmd must begin with `cowest {stage}`"
+    flags = lines.flags(entry["cmd"])
+    ports = lines.ports(stage)
+    assert [name for name, _ in flags] == [port.name for port in ports], f"dvc.yaml: {stage}: cmd must give exactly the ports of main"
+    path = dict(flags)
+    inputs = {path[port.name] for port in ports if port.direction == "in"}
+    outputs = {path[port.name] for port in ports if port.direction == "out"}
+    assert names(entry["deps"]) == inputs | {"src/cowest"}, f"dvc.yaml: {stage}: deps must be the paths of its In ports, and src/cowest"
+    written = names(entry.get("outs", [])) | names(entry.get("metrics", []))
+    assert written == outputs, f"dvc.yaml: {stage}: outs (or metrics) must be the paths of its Out ports"
+    assert entry.get("params") == [stage.replace("@", ".")], f"dvc.yaml: {stage}: params must name its section alone"
+
+
+def test_dvc_yaml_has_nothing_else() -> None:
+    more = lines.entries().keys() - set(STAGES) | lines.entries().keys() & set(AROUND)
+    assert not more, f"dvc.yaml: {more}: no stages, or stages whose effect is outside, which `cowest turn` runs"
+
+
+def test_every_port_is_written_once_and_read_where_it_is_said() -> None:
+    given = lines.paths()
+    assert list(given) == list(STAGES)
+    for stage in STAGES:
+        assert list(given[stage]) == [port.name for port in lines.ports(stage)], f"{stage}: the paths given are not those of its ports"
+    written = [given[stage][port.name] for stage in STAGES for port in lines.ports(stage) if port.direction == "out"]
+    assert len(written) == len(set(written)), "two ports write one path"
+    read = {(stage, port.name) for stage in STAGES for port in lines.ports(stage) if port.direction == "in"}
+    orphans = {(stage, port) for stage, port in read if port not in OUTSIDE} - {(stage, port) for *_, stage, port in lines.edges()}
+    assert not orphans, f"no stage writes what these read: {orphans}"
+
+
+@pytest.mark.parametrize("stage", STAGES)
+def test_components_has_its_component(stage: str) -> None:
+    name = module_of(stage)
+    place = f"components/{name}.py"
+    assert (ROOT / place).exists(), f"{place} is missing: stage {stage} has no component"
+    made = getattr(importlib.import_module(f"components.{name}"), name, None)
+    assert made is not None, f"{place} has no component called {name}"
+    spec = made.component_spec
+    ports = lines.ports(stage)
+    for direction, found, extra in (("in", spec.inputs, {"config"} | MORE.get(name, set())), ("out", spec.outputs, SAYS.get(name, set()))):
+        artifacts = {port for port, kind in (found or {}).items() if "system." in str(kind.type)}
+        wanted = {port.name for port in ports if port.direction == direction}
+        assert artifacts == wanted, f"{place}: {direction}: artifacts must be exactly the ports of main"
+        assert (found or {}).keys() - artifacts == extra, f"{place}: {direction}: parameters must be exactly {extra}"
+    container = spec.implementation.container
+    assert container.image == IMAGE, f"{place}: it must use `component` of components/__init__.py"
+    assert "pip install" not in " ".join(map(str, container.command)), f"{place}: it installs something when it starts"
+
+
+def test_the_pipeline_has_the_edges_of_dvc_yaml_and_turn() -> None:
+    known, found = lines.edges(), {edge for task in pipeline() for edge in task["edges"]}
+    assert not known - found, f"pipelines/flywheel.py lacks {sorted(known - found)}"
+    assert not found - known, f"pipelines/flywheel.py has, and dvc.yaml and turn have not, {sorted(found - known)}"
+
+
+def test_the_pipeline_runs_every_stage_with_its_settings() -> None:
+    params = load(ROOT / "params.yaml")
+    tasks = [task["stage"] for task in pipeline()]
+    assert sorted(tasks) == sorted([*STAGES, "register"]), "every stage once, and register in both branches of the gate"
+    for task in pipeline():
+        assert task["config"] == section(params, task["stage"]), f"pipelines/flywheel.py: {task['stage']} has another stage's settings"
+
+
+def test_the_pipeline_has_no_order_but_its_edges() -> None:
+    for task in pipeline():
+        assert task["after"] <= task["from"], (
+            f"pipelines/flywheel.py: {task['stage']} waits for {task['after'] - task['from']}: no .after()"
+        )
+
+
+def test_the_gate_is_a_condition_on_compare() -> None:
+    conditions = sorted(task["condition"] for task in pipeline() if task["stage"] == "register")
+    assert [condition.count("compare-passed") for condition in conditions] == [1, 1]
+    assert sum("!(" in condition for condition in conditions) == 1, "one branch is the other's opposite"
+    assert not any(task["condition"] for task in pipeline() if task["stage"] != "register")
+
+
+def module_of(stage: str) -> str:
+    return stage.partition("@")[0]
+
+
+def names(items: list[Any]) -> set[str]:
+    """Paths of an entry's deps or outs, their options left out."""
+    return {name for item in items for name in ([item] if isinstance(item, str) else item)}
+
+
+@functools.cache
+def pipeline() -> list[dict[str, Any]]:
+    """The tasks of the compiled pipeline that are stages, with what they are given; KFP's own steps are seen through."""
+    spec = compiled()
+    found: list[dict[str, Any]] = []
+    walk(spec, spec["root"]["dag"]["tasks"], {}, "", found)
+    return found
+
+
+def compiled() -> dict[str, Any]:
+    import tempfile
+
+    with tempfile.TemporaryDirectory() as folder:
+        out = Path(folder) / "flywheel.yaml"
+        compiler.Compiler().compile(flywheel(ROOT / "params.yaml"), str(out))
+        spec: dict[str, Any] = next(yaml.safe_load_all(out.read_text()))
+    return spec
+
+
+def walk(
+    spec: dict[str, Any], tasks: dict[str, Any], given: dict[str, tuple[str, str]], condition: str, found: list[dict[str, Any]]
+) -> None:
+    """`given`: which stage and port the artifacts come from that are handed into this part of the pipeline."""
+    for name, task in tasks.items():
+        inputs = task.get("inputs", {})
+        sources = {port: source(spec, tasks, item, given) for port, item in inputs.get("artifacts", {}).items()}
+        inner = spec["components"][task["componentRef"]["name"]]
+        trigger = task.get("triggerPolicy", {}).get("condition", "")
+        if "dag" in inner:
+            walk(spec, inner["dag"]["tasks"], {port: end for port, end in sources.items() if end}, condition + trigger, found)
+        elif (stage := stage_of(spec, task)) is not None:
+            values = {key: item["runtimeValue"]["constant"] for key, item in inputs["parameters"].items() if "runtimeValue" in item}
+            found.append(
+                {
+                    "stage": stage,
+                    "edges": {(*end, stage, port) for port, end in sources.items() if end},
+                    "config": values["config"],
+                    "after": set(task.get("dependentTasks", [])),
+                    "from": {
+                        item["taskOutputArtifact"]["producerTask"] for item in inputs["artifacts"].values() if "taskOutputArtifact" in item
+                    },
+                    "condition": condition,
+                }
+            )
+            assert values.get("stage", stage) == stage, f"{name} is shown as {stage} and runs {values['stage']}"
+
+
+def source(spec: dict[str, Any], tasks: dict[str, Any], item: dict[str, Any], given: dict[str, Any]) -> tuple[str, str] | None:
+    """The stage and port that an artifact comes from; None for what comes from outside."""
+    if "componentInputArtifact" in item:
+        return given.get(item["componentInputArtifact"])
+    made = item["taskOutputArtifact"]
+    stage = stage_of(spec, tasks[made["producerTask"]])
+    return (stage, made["outputArtifactKey"]) if stage else None
+
+
+def stage_of(spec: dict[str, Any], task: dict[str, Any]) -> str | None:
+    """By the component's function and, where one stands in two places, by the task's name."""
+    executor = spec["components"][task["componentRef"]["name"]].get("executorLabel", "")
+    container = spec["deploymentSpec"]["executors"].get(executor, {}).get("container")
+    if container is None:
+        return None
+    function = container["args"][container["args"].index("--function_to_execute") + 1]
+    shown = task["taskInfo"]["name"]
+    return shown if shown in STAGES else function if function in STAGES else None

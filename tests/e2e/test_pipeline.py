@@ -1,0 +1,88 @@
+"""One turn in three forms: stage by stage from the command line's own `run`, by DVC, and as a KFP pipeline."""
+
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from cowest import io
+from cowest.records import Outcome, PreferencePair
+from cowest.registry import RegistryConfig
+from tests import lines, tiny
+
+ROWS = ("drafts", "refinements", "feedback", "pairs")
+"""Ports whose files every form must write byte for byte alike."""
+
+
+@pytest.fixture(scope="module")
+def kfp(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A project after a turn as a KFP pipeline."""
+    folder = tiny.copy_project(tmp_path_factory.mktemp("kfp"))
+    run(folder, sys.executable, "-m", "pipelines", "local", "--root", "steps")
+    return folder
+
+
+@pytest.fixture(scope="module")
+def dvc(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A project after `cowest turn`."""
+    folder = tiny.copy_project(tmp_path_factory.mktemp("dvc"))
+    text = (lines.ROOT / "dvc.yaml").read_text()
+    # DVC watches the sources in the project's own tree; the code that runs is this environment's.
+    (folder / "src").mkdir()
+    (folder / "src" / "cowest").symlink_to(lines.ROOT / "src" / "cowest")
+    (folder / "dvc.yaml").write_text(text)
+    shutil.copy(lines.ROOT / ".dvcignore", folder)
+    run(folder, "git", "init", "-q")
+    run(folder, sys.executable, "-m", "dvc", "init", "-q")
+    run(folder, "cowest", "turn")
+    return folder
+
+
+def test_the_command_line_makes_pairs_and_promotes() -> None:
+    folder = tiny.turned()
+    assert len(list(io.read(folder / "data" / "pairs.jsonl", PreferencePair))) >= 5
+    assert io.read_document(folder / "reports" / "decision.json", Outcome).promoted
+
+
+def test_dvc_writes_the_same_rows(dvc: Path) -> None:
+    for name in ROWS:
+        assert (dvc / "data" / f"{name}.jsonl").read_bytes() == (tiny.turned() / "data" / f"{name}.jsonl").read_bytes(), name
+
+
+def test_kfp_writes_the_same_rows(kfp: Path) -> None:
+    for name in ROWS:
+        assert step(kfp, name).read_bytes() == (tiny.turned() / "data" / f"{name}.jsonl").read_bytes(), name
+
+
+def test_all_forms_are_the_same_turn_with_the_same_decision(dvc: Path, kfp: Path) -> None:
+    plain = io.read_document(tiny.turned() / "reports" / "decision.json", Outcome)
+    assert io.read_document(dvc / "reports" / "decision.json", Outcome) == plain
+    assert io.read_document(step(kfp, "decision"), Outcome) == plain
+
+
+def test_kfp_takes_the_branch_of_its_gate(kfp: Path) -> None:
+    registry = RegistryConfig(uri=f"sqlite:///{kfp}/mlflow.db", name="handbook", artifacts=str(kfp / "mlartifacts")).open()
+    assert [decision.promoted for decision in registry.log()] == [True]
+    assert len(steps(kfp, "decision")) == 1, "both branches were taken"
+
+
+def step(folder: Path, port: str) -> Path:
+    """What a pipeline left in an output; where two steps have such a port, the later one's."""
+    return steps(folder, port)[-1]
+
+
+def steps(folder: Path, port: str) -> list[Path]:
+    port, of = ("valid", "validate-2") if port == "pairs" else (port, "*")
+    return sorted((folder / "steps").glob(f"flywheel-*/{of}/{port}"))
+
+
+def run(folder: Path, *command: str) -> str:
+    """Runs a command in a project; its whole output is the failure's message."""
+    done = subprocess.run(
+        command, cwd=folder, env=tiny.surroundings(), stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, timeout=300, check=False
+    )
+    assert done.returncode == 0, f"{' '.join(map(os.path.basename, command))}:\n{done.stdout[-6000:]}"
+    return done.stdout

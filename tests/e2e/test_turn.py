@@ -1,0 +1,146 @@
+"""`cowest turn` and `cowest status` in a project whose one DVC stage makes in a second what the real ones make in minutes."""
+
+import json
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.registries import migrated
+
+ROOT = Path(__file__).parents[2]
+PIPELINE = """\
+stages:
+  compare:
+    cmd: python make.py
+    deps: [make.py]
+    params: [dpo, sft]
+    outs: [models/policy, models/challenger, reports/eval.json]
+"""
+MAKE = f"""\
+import pathlib, sys
+sys.path.append({str(ROOT)!r})
+from cowest import io
+from cowest.evaluation import Gate, compare, gather
+from tests.factories import make_trial
+from tests.registries import make_version
+
+make_version(pathlib.Path("models/policy"), "after sft")
+make_version(pathlib.Path("models/challenger"), "after dpo")
+queries = ([make_trial(number, system, score=score) for system, score in (("before", 0.0), ("after", 1.0))] for number in range(8))
+gates = [Gate(of="after", over="before", at_least=0.0)]
+io.write_document(pathlib.Path("reports/eval.json"), compare(gather(queries), gates, draws=1000, seed=0))
+"""
+
+
+@pytest.fixture(scope="module", autouse=True)
+def package(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """A copy of the package for the commands: its code is a part of the turn's key, and somebody may be editing ours."""
+    copy = shutil.copytree(ROOT / "src", tmp_path_factory.mktemp("package") / "src")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("PYTHONPATH", str(copy))
+        yield
+
+
+@pytest.fixture
+def project(tmp_path: Path) -> Path:
+    shutil.copy(ROOT / "params.yaml", tmp_path)
+    shutil.copy(migrated(), tmp_path / "mlflow.db")
+    (tmp_path / "dvc.yaml").write_text(PIPELINE)
+    (tmp_path / "make.py").write_text(MAKE)
+    (tmp_path / "data/raw/handbook").mkdir(parents=True)
+    (tmp_path / "data/raw/handbook/rows.jsonl").write_text("{}\n")
+    subprocess.run([sys.executable, "-m", "dvc", "init", "--no-scm", "--quiet"], cwd=tmp_path, check=True)
+    return tmp_path
+
+
+def cowest(project: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-m", "cowest.cli", *arguments]
+    return subprocess.run(command, cwd=project, capture_output=True, text=True, timeout=120, check=False)
+
+
+def decisions(project: Path) -> list[dict[str, object]]:
+    found: list[dict[str, object]] = json.loads(cowest(project, "status", "--json").stdout)["decisions"]
+    return found
+
+
+def test_a_turn_and_what_comes_after_it(project: Path) -> None:
+    first = cowest(project, "turn")
+    assert first.returncode == 0, first.stderr
+    assert "version 1 was promoted" in first.stdout
+    assert "collaboration after alignment" in first.stdout
+    assert (project / "reports/index.html").exists()
+
+    second = cowest(project, "turn")
+    assert second.returncode == 0, second.stderr
+    assert second.stdout.startswith("nothing is new: turn ")
+    assert "version 1 is champion" in second.stdout
+    assert len(second.stdout.splitlines()) == 1
+    assert len(decisions(project)) == 1
+
+    (project / "reports/index.html").unlink()
+    (project / "reports/decision.json").unlink()
+    cut_short = cowest(project, "turn")
+    assert "version 1 was promoted" in cut_short.stdout, "cut short after the decision: what is left to do is done"
+    assert (project / "reports/index.html").exists()
+
+    changed = cowest(project, "turn", "--set", "dpo.beta=0.123")
+    assert changed.returncode == 0, changed.stderr
+    assert "dpo.beta is 0.123 (was " in changed.stdout
+    assert "version 2 is champion" in changed.stdout
+    assert [one["against"] for one in decisions(project)] == [None, 1]
+
+    status = cowest(project, "status")
+    assert "champion  version 2" in status.stdout
+    assert {path.name for path in project.iterdir()} >= {"mlflow.db", "mlartifacts"}
+    assert not (project / "mlruns").exists()
+
+
+def test_a_stage_that_fails_is_named_and_nothing_is_decided(project: Path) -> None:
+    (project / "make.py").write_text("raise SystemExit('no memory left')\n")
+    failed = cowest(project, "turn")
+    assert failed.returncode == 1
+    assert failed.stderr.splitlines()[-1].startswith("cowest: stage compare failed")
+    assert "no memory left" in failed.stderr
+    assert decisions(project) == []
+    (project / "make.py").write_text(MAKE)
+    assert "version 1 was promoted" in cowest(project, "turn").stdout
+
+
+@pytest.mark.parametrize(
+    ("assignment", "said"),
+    [("dpo.beta=much", "dpo: beta"), ("dpo.bta=0.1", "dpo: bta"), ("draft.policy.model=x", "same as models.policy")],
+)
+def test_a_wrong_setting_stops_it_before_anything_runs(project: Path, assignment: str, said: str) -> None:
+    failed = cowest(project, "turn", "--set", assignment)
+    assert failed.returncode == 1
+    assert said in failed.stderr
+    assert len(failed.stderr.splitlines()) == 1
+    assert not (project / "turn.json").exists()
+
+
+def test_ended_from_outside_it_takes_its_stage_along(project: Path) -> None:
+    (project / "make.py").write_text("import os, time\nopen('pid', 'w').write(str(os.getpid()))\ntime.sleep(60)\n")
+    process = subprocess.Popen(
+        [sys.executable, "-m", "cowest.cli", "turn"], cwd=project, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+    )
+    for _ in range(600):
+        if (project / "pid").exists() and (project / "pid").read_text():
+            break
+        time.sleep(0.1)
+    stage = int((project / "pid").read_text())
+    process.send_signal(signal.SIGTERM)
+    assert process.wait(timeout=30) == 130
+    for _ in range(100):
+        if not Path(f"/proc/{stage}/cmdline").exists() or b"make.py" not in Path(f"/proc/{stage}/cmdline").read_bytes():
+            break
+        time.sleep(0.1)
+    else:
+        pytest.fail("the stage lives on")
+    (project / "make.py").write_text(MAKE)
+    assert "version 1 was promoted" in cowest(project, "turn").stdout

@@ -1,0 +1,45 @@
+"""Rows for tests: the records' own constructors, with what a test does not care about filled in."""
+
+from typing import Any
+
+from cowest.records import Feedback, Message, Query, Trial
+
+
+def make_query(number: int = 0, **fields: Any) -> Query:
+    """A query of its own; equal numbers are equal queries."""
+    values: dict[str, Any] = {
+        "group": f"product-{number}",
+        "split": "test",
+        "prompt": (Message(role="user", content=f"In which country is product {number} built?"),),
+        "targets": ("Italy",),
+        "source": f"questions.jsonl:{number + 1}",
+    }
+    return Query(**{**values, **fields})
+
+
+def make_feedback(number: int = 0, **fields: Any) -> Feedback:
+    """A scored draft of query `number`: it helped, unless the fields say otherwise."""
+    return Feedback(**_feedback(number, fields))
+
+
+def make_trial(number: int = 0, system: str = "after", **fields: Any) -> Trial:
+    """A held-out query `number` answered by a system."""
+    return Trial(**_feedback(number, {"policy": f"policy@{system}", "split": "test", **fields}), system=system)
+
+
+def _feedback(number: int, fields: dict[str, Any]) -> dict[str, Any]:
+    of_query = {name: value for name, value in fields.items() if name in Query.model_fields}
+    query = make_query(number, **{"split": "train", **of_query})
+    values: dict[str, Any] = {
+        "sample": 0,
+        "draft": "It is built in Milan.",
+        "policy": "policy@start",
+        "refinement": "Italy",
+        "solo": "France",
+        "strong": "strong",
+        "score": 1.0,
+        "solo_score": 0.0,
+        "draft_score": 0.0,
+        "scorer": "exact_match",
+    }
+    return {**query.model_dump(), **values, **fields}

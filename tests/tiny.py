@@ -1,0 +1,148 @@
+"""A project small enough to turn in seconds: a tiny Llama made here, a few products of the handbook, a scripted strong model."""
+
+import atexit
+import contextlib
+import functools
+import json
+import os
+import shutil
+import tempfile
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from cowest import config, environment, stages
+from tests import lines
+
+HANDBOOK = lines.ROOT / "data" / "raw" / "handbook"
+CHATML = (
+    "{% for message in messages %}<|im_start|>{{ message.role }}\n{{ message.content }}<|im_end|>\n{% endfor %}"
+    "{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
+)
+PRODUCTS = {"train": 6, "test": 6}
+"""Products whose questions are asked, by split."""
+
+
+def make_model(folder: Path) -> Path:
+    """A Llama of 0.2 million random parameters, its tokenizer trained on the handbook; equal calls make equal files."""
+    environment.settle()
+    import torch
+    from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
+    from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
+
+    tokenizer = Tokenizer(models.BPE())
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    tokenizer.decoder = decoders.ByteLevel()
+    special = ["<|pad|>", "<|im_start|>", "<|im_end|>"]
+    alphabet = pre_tokenizers.ByteLevel.alphabet()
+    tokenizer.train(
+        sorted(map(str, HANDBOOK.glob("*.jsonl"))),
+        trainers.BpeTrainer(vocab_size=700, special_tokens=special, initial_alphabet=alphabet, show_progress=False),
+    )
+    fast = PreTrainedTokenizerFast(tokenizer_object=tokenizer, pad_token="<|pad|>", eos_token="<|im_end|>", chat_template=CHATML)
+    fast.save_pretrained(folder)
+    torch.manual_seed(0)
+    shape = LlamaConfig(
+        vocab_size=len(fast), hidden_size=64, intermediate_size=128, num_hidden_layers=2, num_attention_heads=4, num_key_value_heads=2,
+        max_position_embeddings=512, pad_token_id=0, bos_token_id=None, eos_token_id=2, tie_word_embeddings=True,
+        initializer_range=0.2,  # as far apart as trained weights are, so that every prompt gets an answer of its own
+    )  # fmt: skip
+    LlamaForCausalLM(shape).save_pretrained(folder)
+    return folder
+
+
+def make_raw(folder: Path) -> None:
+    """A few of the handbook's products, with all that is said and asked of them."""
+    rows = {name: [json.loads(line) for line in (HANDBOOK / f"{name}.jsonl").open()] for name in ("questions", "replies")}
+    kept: set[str] = set()
+    for split, count in PRODUCTS.items():
+        kept |= set(list(dict.fromkeys(row["product"] for row in rows["questions"] if row["split"] == split))[:count])
+    replies = [row for row in rows["replies"] if row["product"] in kept] + rows["replies"][:60]
+    folder.mkdir(parents=True)
+    for name, found in {"questions": [row for row in rows["questions"] if row["product"] in kept], "replies": replies}.items():
+        (folder / f"{name}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in found))
+
+
+def make_params(model: Path, raw: Path) -> dict[str, Any]:
+    """Settings of a turn that ends with a promotion: the gates ask for nothing."""
+    answers = sorted({json.loads(line)["answer"] for line in (raw / "questions.jsonl").open()})
+    policy = {"provider": "hf", "model": str(model), "dtype": "float32"}
+    # Told everything by a draft that begins with such a letter, and nothing by another: so there are pairs.
+    rules = [{"match": r"^Notes: \W*[A-Ma-m]", "replies": [" ".join(answers)]}, {"match": "", "replies": ["no idea"]}]
+    strong = {"provider": "scripted", "rules": rules}
+    scorer, registry, answering = {"scorer": "contains"}, {"name": "handbook"}, {"max_tokens": 200}
+    training = {"learning_rate": 0.005, "batch_size": 16, "warmup_steps": 0, "max_length": 96}
+    return {
+        "turn": {"raw": "data/raw/handbook"},
+        "pin": {"registry": registry},
+        "prepare": {"domain": "handbook"},
+        "validate": {"queries": {"kind": "queries", "splits": ["train", "test"]}, "pairs": {"kind": "pairs", "min_pairs": 5}},
+        "sft": {"policy": policy, "prompts": "handbook", "lora": {"r": 8, "alpha": 16}, "training": {**training, "epochs": 1}},
+        "draft": {"policy": policy, "sampling": {"temperature": 1.0, "n": 4, "max_tokens": 12}},
+        "refine": {"strong": strong, "prompts": "handbook", "sampling": answering},
+        "score": {"scorer": scorer},
+        "pair": {"prompts": "handbook"},
+        "dpo": {"policy": policy, "training": {**training, "learning_rate": 0.001, "epochs": 1}},
+        "evaluate": {"policy": policy, "strong": strong, "scorer": scorer, "drafting": {"max_tokens": 12}, "refining": answering},
+        "compare": {"gates": [{"over": "before", "at_least": -1.0}], "draws": 1000},
+        "register": {"registry": registry},
+        "serve": {"registry": registry, "policy": policy, "strong": strong, "drafting": {"max_tokens": 12}, "refining": answering},
+    }
+
+
+@functools.cache
+def project() -> Path:
+    """A project before its first turn: params.yaml and raw data, made once a process. To be copied, not used."""
+    folder = _scratch()
+    make_raw(folder / "data" / "raw" / "handbook")
+    params = make_params(make_model(folder / "tiny"), folder / "data" / "raw" / "handbook")
+    (folder / "params.yaml").write_text(yaml.safe_dump(params, sort_keys=False))
+    return folder
+
+
+def copy_project(folder: Path) -> Path:
+    """A project of its own. The model stays where it is, so that the settings of two copies are the same."""
+    shutil.copytree(project(), folder, ignore=shutil.ignore_patterns("tiny"), dirs_exist_ok=True)
+    return folder
+
+
+@functools.cache
+def turned() -> Path:
+    """A project after its first turn, stage by stage as the command line runs them, made once a process. To be read only."""
+    folder = copy_project(_scratch())
+    with standing_in(folder):
+        params = config.load(Path("params.yaml"))
+        for stage, ports in lines.paths().items():
+            stages.run(stage, config.section(params, stage), **ports)
+    return folder
+
+
+@contextlib.contextmanager
+def standing_in(folder: Path) -> Iterator[None]:
+    """The working directory and the call store of a project, for what runs in this process."""
+    before = os.environ.get("COWEST_STORE")
+    os.environ["COWEST_STORE"] = str(folder / ".cowest" / "calls.sqlite")
+    try:
+        with contextlib.chdir(folder):
+            yield
+    finally:
+        os.environ.pop("COWEST_STORE")
+        if before is not None:
+            os.environ["COWEST_STORE"] = before
+
+
+def surroundings(**more: str) -> Mapping[str, str]:
+    """The environment of a process that works in a project: this environment's commands, and nobody else's call store."""
+    import sys
+
+    kept = {name: value for name, value in os.environ.items() if name not in ("COWEST_STORE", "COWEST_PARAMS")}
+    path = os.pathsep.join([str(Path(sys.executable).parent), kept.get("PATH", os.defpath)])
+    return {**kept, **environment.QUIET, "PATH": path, "PYTHONPATH": str(lines.ROOT), "NO_COLOR": "1", **more}
+
+
+def _scratch() -> Path:
+    folder = Path(tempfile.mkdtemp(prefix="cowest-tests-"))
+    atexit.register(shutil.rmtree, folder, ignore_errors=True)
+    return folder

@@ -1,0 +1,115 @@
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from cowest.errors import ConfigError, InputError
+from cowest.lineage import code_digest, data_digests, params_digest, turn_of
+from cowest.protocols import Decision
+from cowest.registry import champion_of, fold, is_late, settled
+
+SETTINGS: dict[str, Any] = {"prepare": {"domain": "handbook"}, "register": {"registry": {"uri": "sqlite:///a.db", "name": "a"}}}
+
+
+@pytest.fixture
+def raw(tmp_path: Path) -> Path:
+    (tmp_path / "raw" / "deep").mkdir(parents=True)
+    (tmp_path / "raw" / "rows.jsonl").write_text("{}\n")
+    (tmp_path / "raw" / "deep" / "more.jsonl").write_text("{}\n{}\n")
+    return tmp_path / "raw"
+
+
+def params(folder: Path, text: str = "prepare: {domain: handbook}\n") -> Path:
+    path = folder / "params.yaml"
+    path.write_text(text)
+    return path
+
+
+def test_the_same_turn_has_the_same_key_wherever_it_lies(raw: Path, tmp_path: Path) -> None:
+    here = turn_of(raw, params(tmp_path))
+    raw.rename(tmp_path / "elsewhere")
+    there = turn_of(tmp_path / "elsewhere", params(tmp_path), champion=3)
+    assert here.key == there.key
+    assert (here.champion, there.champion) == (None, 3)
+    assert sorted(here.data) == ["deep/more.jsonl", "rows.jsonl"]
+
+
+def test_data_and_settings_make_another_turn_and_comments_do_not(raw: Path, tmp_path: Path) -> None:
+    key = turn_of(raw, params(tmp_path)).key
+    assert turn_of(raw, params(tmp_path, "# a remark\nprepare:\n  domain: handbook\n")).key == key
+    assert turn_of(raw, params(tmp_path, "prepare: {domain: other}\n")).key != key
+    (raw / ".hidden").write_text("x")
+    assert turn_of(raw, params(tmp_path)).key == key
+    (raw / "rows.jsonl").write_text("{} \n")
+    assert turn_of(raw, params(tmp_path)).key != key
+
+
+def test_the_address_of_the_registry_is_no_part_of_a_turn() -> None:
+    moved = {
+        "prepare": SETTINGS["prepare"],
+        "register": {"registry": {"uri": "http://team", "name": "b"}},
+        "registry": {"uri": "http://team"},
+    }
+    assert params_digest(SETTINGS) == params_digest(moved)
+
+
+@pytest.mark.parametrize("value", [float("nan"), {1, 2}, {1: "a", "b": 2}])
+def test_what_is_no_setting_is_refused(value: Any) -> None:
+    with pytest.raises(ConfigError, match="no setting"):
+        params_digest({"draft": {"x": value}})
+
+
+def test_only_code_that_rows_depend_on_counts(tmp_path: Path) -> None:
+    for name in ("collaboration.py", "stages/draft.py", "cli.py", "commands/turn.py", "__pycache__/x.pyc"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_text("pass")
+    before = code_digest(tmp_path)
+    for name in ("cli.py", "commands/turn.py", "__pycache__/x.pyc"):
+        (tmp_path / name).write_text("changed")
+    assert code_digest(tmp_path) == before
+    (tmp_path / "stages/draft.py").write_text("changed")
+    assert code_digest(tmp_path) != before
+
+
+def test_raw_data_that_are_missing_are_said(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="no such"):
+        data_digests(tmp_path / "nowhere")
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(InputError, match="no files"):
+        data_digests(tmp_path / "empty")
+
+
+def wish(version: int, promote: bool, against: int | None, turn: str | None = None) -> Decision:
+    tags = {"promote": "yes" if promote else "no"}
+    return Decision(version=version, turn=turn or f"t{version}", promoted=promote, against=against, reason="so", digest="d", tags=tags)
+
+
+def test_the_log_makes_one_champion_after_another() -> None:
+    log = fold([wish(3, True, 1), wish(1, True, None), wish(2, False, 1)])
+    assert [(one.version, one.promoted) for one in log] == [(1, True), (2, False), (3, True)]
+    assert champion_of(log) == 3
+    assert champion_of(log[:2]) == 1
+    assert champion_of([]) is None
+
+
+def test_of_two_promotions_against_one_champion_the_first_counts() -> None:
+    log = fold([wish(1, True, None), wish(2, True, 1), wish(3, True, 1)])
+    assert [one.promoted for one in log] == [True, True, False]
+    assert "version 2" in log[2].reason
+    assert is_late(log[2])
+    assert settled(log, "t3") is None
+
+
+def test_a_turn_that_two_processes_decided_was_decided_by_the_first() -> None:
+    log = fold([wish(1, False, None, "t"), wish(2, True, None, "t"), wish(3, True, None)])
+    assert [one.promoted for one in log] == [False, False, True]
+    first = settled(log, "t")
+    assert first is not None
+    assert first.version == 1
+
+
+def test_deleted_versions_do_not_unseat_the_champion() -> None:
+    assert champion_of(fold([wish(1, True, None), wish(3, True, 2)])) == 3
+    assert champion_of(fold([wish(3, True, 2)])) == 3
+    assert champion_of(fold([wish(1, True, None), wish(3, True, 2), wish(4, True, 2)])) == 3
+    assert champion_of(fold([wish(2, True, 1), wish(3, True, 1)])) == 2

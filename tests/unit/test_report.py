@@ -1,0 +1,258 @@
+"""The page: whole, self-contained, escaped, the same for the same files, and in words where something is missing."""
+
+import json
+import re
+from html.parser import HTMLParser
+from pathlib import Path
+
+import pytest
+
+from cowest import io, report
+from cowest.evaluation import Gate
+from cowest.models.store import Account
+from cowest.records import Estimate, EvalReport, Message, Outcome, PreferencePair, Trial
+from cowest.report import contents, figures, words
+from cowest.report.contents import Missing
+from cowest.stages import compare
+from tests.factories import make_feedback, make_trial
+
+NASTY = "<script>document.title='owned'</script> <img src=x onerror=alert(1)> {{ 7*7 }} $x_{1}$ & \"quoted\""
+
+
+class Page(HTMLParser):
+    """The tags, attributes, ids and text of a page; unclosed or crossed tags fail."""
+
+    VOID = frozenset({"meta", "br", "img", "link", "input", "hr"})
+
+    def __init__(self, text: str) -> None:
+        super().__init__()
+        self.tags: list[tuple[str, dict[str, str | None]]] = []
+        self.ids: list[str] = []
+        self.text = ""
+        self._open: list[str] = []
+        self.feed(text)
+        assert self._open == [], self._open
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.tags.append((tag, dict(attrs)))
+        self.ids += [value for name, value in attrs if name == "id" and value]
+        if tag not in self.VOID:
+            self._open.append(tag)
+
+    def handle_startendtag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.tags.append((tag, dict(attrs)))
+        self.ids += [value for name, value in attrs if name == "id" and value]
+
+    def handle_endtag(self, tag: str) -> None:
+        assert self._open.pop() == tag
+
+    def handle_data(self, data: str) -> None:
+        if self._open and self._open[-1] != "style":
+            self.text += data
+
+
+def a_turn(root: Path, *, after: float = 1.0, draft: str = "It is built in Milan.") -> Path:
+    """A turn's files, small: 12 held-out queries, 6 training queries of 4 drafts."""
+    trials: list[Trial] = []
+    for number in range(12):
+        trials.append(make_trial(number, "before", score=float(number % 3 == 0), draft=draft, tags=(draft,)))
+        trials.append(make_trial(number, "after", score=after, draft=draft, tags=(draft,)))
+        trials.append(make_trial(number, "ideal", score=1.0, tags=(draft,)))
+    io.write(root / "data/trials.jsonl", trials)
+    gains = ((1.0, 0.0), (0.0, 0.0), (0.0, 1.0), (0.5, 0.0))
+    io.write(
+        root / "data/feedback.jsonl",
+        (make_feedback(n, sample=k, score=score, solo_score=solo) for n in range(6) for k, (score, solo) in enumerate(gains)),
+    )
+    said = [(Message(role="assistant", content=text),) for text in "ab"]
+    pair = PreferencePair(
+        id="0" * 20, query="1" * 20, split="train", prompt=(Message(role="user", content="?"),), chosen=said[0], rejected=said[1],
+        margin=0.5, policy="p", strong="s", scorer="x", samples=(0, 1),
+    )  # fmt: skip
+    io.write(root / "data/pairs.raw.jsonl", [pair, pair])
+    io.write(root / "data/pairs.jsonl", [pair])
+    gates = (Gate(over="before", at_least=0.0), Gate(over="champion", at_least=0.0))
+    compare.main(root / "data/trials.jsonl", root / "reports/eval.json", compare.CompareConfig(gates=gates, draws=1000))
+    for folder, stage in (("policy", "sft"), ("challenger", "dpo")):
+        steps = [
+            {"stage": stage, "step": n, "loss": 1 / n, "rewards/margins": n, "logps/chosen": -n, "logps/rejected": -2 * n}
+            for n in range(1, 9)
+        ]
+        (root / "models" / folder).mkdir(parents=True, exist_ok=True)
+        (root / "models" / folder / "curves.jsonl").write_text("\n".join(map(json.dumps, steps)) + "\n")
+    return root
+
+
+def decided(root: Path, **fields: object) -> None:
+    (root / "turn.json").write_text('{"key": "abc", "champion": null}')
+    values = {"turn": "abc", "version": 3, "promoted": True, "against": None, "champion": 3, "reason": "it is better"}
+    io.write_document(root / "reports/decision.json", Outcome.model_validate({**values, **fields}))
+
+
+def rendered(root: Path, **more: object) -> str:
+    return report.page(contents.gather(root), **more)  # type: ignore[arg-type]
+
+
+@pytest.fixture(scope="module")
+def turn(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    root = a_turn(tmp_path_factory.mktemp("turn"))
+    decided(root)
+    return root
+
+
+@pytest.fixture(scope="module")
+def html(turn: Path) -> str:
+    return rendered(turn)
+
+
+def test_the_page_says_first_what_alignment_did_and_whether_it_is_promoted(html: str):
+    text = Page(html).text
+    first = text.index("Alignment raised the collaboration's score from 0.333 to 1.000 (+0.667")
+    assert (
+        first < text.index("Promoted: version 3 is champion.") < text.index("it is better") < text.index("Systems on the held-out queries")
+    )
+
+
+def test_the_page_needs_nothing_from_outside_and_runs_nothing(html: str):
+    page = Page(html)
+    policy = next(attrs["content"] for tag, attrs in page.tags if attrs.get("http-equiv") == "Content-Security-Policy")
+    assert policy is not None
+    assert policy.startswith("default-src 'none'; style-src 'unsafe-inline'; img-src data:;")
+    assert not {tag for tag, _ in page.tags} & {"script", "link", "iframe", "object", "embed", "form", "base"}
+    for _, attrs in page.tags:
+        assert not [name for name in attrs if name.startswith("on")]
+        for name in ("src", "href", "xlink:href"):
+            assert (attrs.get(name) or "#").startswith("#")
+
+
+def test_ids_are_unique_and_links_arrive(html: str):
+    page = Page(html)
+    assert len(page.ids) == len(set(page.ids))
+    aims = {(attrs.get("href") or attrs.get("xlink:href") or "#")[1:] for _, attrs in page.tags} - {""}
+    assert aims <= set(page.ids)
+
+
+def test_every_picture_has_a_title_and_a_description_and_no_colour_of_its_own(html: str):
+    pictures = re.findall(r"<svg.*?</svg>", html, flags=re.DOTALL)
+    assert len(pictures) == 4 + 4  # systems, differences, gains, transitions; sft loss, dpo loss, margin, log-probabilities
+    for picture in pictures:
+        assert 'role="img"' in picture
+        assert re.search(r"<title [^>]*>.+</title><desc [^>]*>.+</desc>", picture)
+        assert not re.search(r"#[0-9a-fA-F]{6}", picture)
+
+
+def test_what_comes_from_data_shows_as_text(tmp_path: Path):
+    page = Page(rendered(a_turn(tmp_path, draft=NASTY)))
+    assert page.text.count(NASTY) >= 3
+    assert "script" not in {tag for tag, _ in page.tags}
+    assert "img" not in {tag for tag, _ in page.tags}
+
+
+def test_equal_files_make_equal_pages(turn: Path, html: str):
+    assert rendered(turn) == html
+
+
+def test_an_empty_folder_makes_a_page_in_words(tmp_path: Path):
+    text = Page(rendered(tmp_path)).text
+    assert "no evaluation yet" in text
+    assert "Nothing is decided." in text
+    assert text.count("no such file") >= 6
+
+
+def test_a_broken_file_is_said_and_the_rest_is_read(tmp_path: Path):
+    decided(a_turn(tmp_path))
+    parts = {
+        "report": "reports/eval.json",
+        "gains": "data/feedback.jsonl",
+        "examples": "data/trials.jsonl",
+        "pairs": "data/pairs.jsonl",
+        "turn": "turn.json",
+    }
+    for part, name in parts.items():
+        whole = (tmp_path / name).read_text()
+        (tmp_path / name).write_text("{broken\n")
+        found = contents.gather(tmp_path)
+        assert [each for each in parts if isinstance(getattr(found, each), Missing)] == [part]
+        assert name in getattr(found, part).why
+        (tmp_path / name).write_text(whole)
+
+
+def test_a_broken_curve_is_said(tmp_path: Path):
+    a_turn(tmp_path)
+    (tmp_path / "models/policy/curves.jsonl").write_text('{"step": 1, "loss": NaN}\nbroken\n')
+    text = Page(rendered(tmp_path)).text
+    assert "curves.jsonl:2 is not JSON" in text
+    assert "DPO loss" in text
+
+
+def test_a_decision_of_another_turn_is_not_this_ones(tmp_path: Path):
+    decided(a_turn(tmp_path), turn="another")
+    text = Page(rendered(tmp_path)).text
+    assert "Promoted" not in text
+    assert "of another turn" in text
+
+
+def test_a_refusal_says_why(tmp_path: Path):
+    decided(a_turn(tmp_path, after=0.0), promoted=False, champion=None, reason="it is worse")
+    text = Page(rendered(tmp_path)).text
+    assert "Alignment lowered" in text
+    assert "Not promoted: version 3." in text
+    assert "it is worse" in text
+
+
+def test_no_difference_is_said_so(tmp_path: Path):
+    a_turn(tmp_path)
+    whole = io.read_document(tmp_path / "reports/eval.json", EvalReport)
+    difference = whole.comparisons["after_minus_before"].model_copy(update={"low": -0.1, "high": 0.2, "mean": 0.05})
+    assert words.headline(whole.model_copy(update={"comparisons": {"after_minus_before": difference}})).startswith(
+        "Alignment made no difference"
+    )
+
+
+def test_gains_are_counted(turn: Path):
+    found = contents.gains(turn / "data/feedback.jsonl")
+    assert (found.queries, found.mixed, found.drafts) == (6, 6, 24)
+    assert (found.helped, found.tied, found.hurt) == (12, 6, 6)
+    assert found.bins[0] == found.bins[10] == found.bins[15] == found.bins[20] == 6
+    assert found.mean == pytest.approx(0.125)
+
+
+def test_examples_are_of_each_kind_and_in_no_order_of_ours(tmp_path: Path):
+    rows = []
+    for number, (before, after) in enumerate([(0.0, 1.0)] * 9 + [(1.0, 0.0)] * 2 + [(1.0, 1.0)] * 5):
+        rows += [make_trial(number, "before", score=before), make_trial(number, "after", score=after)]
+    rows += [make_trial(90, "before"), make_trial(90, "after", failed="refine: timeout", refinement=None, score=None)]
+    io.write(tmp_path / "trials.jsonl", rows)
+    found = contents.examples(tmp_path / "trials.jsonl")
+    assert found.counts == {"gained": 9, "lost": 2, "unchanged": 5}
+    assert [example.kind for example in found.shown] == ["gained"] * 3 + ["lost"] * 2 + ["unchanged"] * 2
+    gained = [example.before.id for example in found.shown[:3]]
+    assert gained == sorted(row.id for row in rows[:18:2])[:3]
+
+
+def test_the_ledger_is_added_up(turn: Path):
+    ledger = [Account("draft", 62.0, 2**30, 960, 0, 12345, 678, 0.0), Account("refine", 3.0, 2**29, 10, 5, 1, 2, 0.25)]
+    text = Page(rendered(turn, ledger=ledger)).text
+    assert "1 min 05 s" in text
+    assert "1.0 GiB" in text
+    assert "0.2500" in text
+    assert "12\N{NARROW NO-BREAK SPACE}346" in text
+
+
+def test_one_group_and_a_single_step_still_draw():
+    alone = Estimate(mean=0.5, low=None, high=None, queries=3, groups=1, note="no interval")
+    assert "<svg" in figures.systems({"before": alone})
+    assert "<svg" in figures.curve(contents.Curve("dpo", "DPO loss", {"loss": [(1.0, 0.5)]}), "one")
+
+
+def test_the_command_writes_the_page_of_the_folder(
+    turn: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
+):
+    from cowest.commands import report as command
+
+    monkeypatch.chdir(turn)
+    monkeypatch.setenv("COWEST_STORE", str(tmp_path / "calls.sqlite"))
+    assert command.main(["--out", str(tmp_path / "page.html")]) == 0
+    assert capsys.readouterr().out == f"{tmp_path / 'page.html'}\n"
+    assert "Alignment raised" in (tmp_path / "page.html").read_text()
+    assert isinstance(contents.gather(tmp_path).report, Missing)
