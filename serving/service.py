@@ -18,10 +18,43 @@ environment.settle()  # before bentoml is imported: it would phone home
 
 import bentoml  # noqa: E402
 from starlette.exceptions import HTTPException  # noqa: E402
-from starlette.requests import Request  # noqa: E402
-from starlette.responses import JSONResponse, Response  # noqa: E402
+from starlette.responses import JSONResponse  # noqa: E402
 
 from cowest.config import load, parse, section  # noqa: E402
-from cowest.errors import CoWestError, RecordError  # noqa: E402
-from cowest.online.desk import Desk, read  # noqa: E402
-from cowest.online.live import ServeConfig  # noqa: E402
+from cowest.errors import CoWestError  # noqa: E402
+from cowest.online.desk import Ask, Desk  # noqa: E402
+from cowest.online.live import Answer, ServeConfig  # noqa: E402
+
+
+@bentoml.service(name="cowest", traffic={"timeout": 300, "max_concurrency": 32})
+class CoWest:
+    """A small policy drafts, a strong model refines."""
+
+    def __init__(self) -> None:
+        params = Path(os.environ.get("COWEST_PARAMS") or "params.yaml")
+        self.desk = Desk(parse(ServeConfig, section(load(params), "serve", str(params)), f"{params}: serve"))
+
+    @bentoml.api
+    def ask(self, asked: Ask, /) -> Answer:
+        """One question: `question` in words, or `messages` that end with one."""
+        live = self.desk.live()
+        if live is None:
+            return _refused(503, self.desk.reason())  # type: ignore[return-value] (BentoML sends a response of ours as it is)
+        try:
+            return live.answer(asked.prompt)
+        except CoWestError as error:
+            return _refused(502, str(error))  # type: ignore[return-value]
+
+    async def __is_ready__(self) -> bool:
+        if self.desk.live() is None:
+            raise HTTPException(503, self.desk.reason())
+        return True
+
+    @bentoml.on_shutdown
+    def close(self) -> None:
+        self.desk.close()
+
+
+def _refused(status: int, reason: str) -> JSONResponse:
+    """BentoML masks what goes wrong with 500 and above; who asks is to know whether it is worth asking again."""
+    return JSONResponse({"error": reason}, status_code=status)

@@ -5,12 +5,12 @@ from typing import Any
 from cowest.records import Feedback, Message, Query, Trial
 
 
-def make_query(number: int = 0, **fields: Any) -> Query:
-    """A query of its own; equal numbers are equal queries."""
+def make_query(number: int = 0, text: str | None = None, **fields: Any) -> Query:
+    """A query of its own; equal numbers (or texts) are equal queries."""
     values: dict[str, Any] = {
         "group": f"product-{number}",
         "split": "test",
-        "prompt": (Message(role="user", content=f"In which country is product {number} built?"),),
+        "prompt": (Message(role="user", content=text or f"In which country is product {number} built?"),),
         "targets": ("Italy",),
         "source": f"questions.jsonl:{number + 1}",
     }

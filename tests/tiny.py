@@ -53,6 +53,12 @@ def make_model(folder: Path) -> Path:
     return folder
 
 
+@functools.cache
+def model() -> Path:
+    """The tiny model, made once a process."""
+    return make_model(_scratch() / "tiny")
+
+
 def make_raw(folder: Path) -> None:
     """A few of the handbook's products, with all that is said and asked of them."""
     rows = {name: [json.loads(line) for line in (HANDBOOK / f"{name}.jsonl").open()] for name in ("questions", "replies")}
@@ -70,7 +76,11 @@ def make_params(model: Path, raw: Path) -> dict[str, Any]:
     answers = sorted({json.loads(line)["answer"] for line in (raw / "questions.jsonl").open()})
     policy = {"provider": "hf", "model": str(model), "dtype": "float32"}
     # Told everything by a draft that begins with such a letter, and nothing by another: so there are pairs.
-    rules = [{"match": r"^Notes: \W*[A-Ma-m]", "replies": [" ".join(answers)]}, {"match": "", "replies": ["no idea"]}]
+    rules = [
+        {"match": "out of order", "failed": "it is out of order"},
+        {"match": r"^Notes: \W*[A-Ma-m]", "replies": [" ".join(answers)]},
+        {"match": "", "replies": ["no idea"]},
+    ]
     strong = {"provider": "scripted", "rules": rules}
     scorer, registry, answering = {"scorer": "contains"}, {"name": "handbook"}, {"max_tokens": 200}
     training = {"learning_rate": 0.005, "batch_size": 16, "warmup_steps": 0, "max_length": 96}
@@ -97,14 +107,14 @@ def project() -> Path:
     """A project before its first turn: params.yaml and raw data, made once a process. To be copied, not used."""
     folder = _scratch()
     make_raw(folder / "data" / "raw" / "handbook")
-    params = make_params(make_model(folder / "tiny"), folder / "data" / "raw" / "handbook")
+    params = make_params(model(), folder / "data" / "raw" / "handbook")
     (folder / "params.yaml").write_text(yaml.safe_dump(params, sort_keys=False))
     return folder
 
 
 def copy_project(folder: Path) -> Path:
     """A project of its own. The model stays where it is, so that the settings of two copies are the same."""
-    shutil.copytree(project(), folder, ignore=shutil.ignore_patterns("tiny"), dirs_exist_ok=True)
+    shutil.copytree(project(), folder, dirs_exist_ok=True)
     return folder
 
 
@@ -115,7 +125,7 @@ def turned() -> Path:
     with standing_in(folder):
         params = config.load(Path("params.yaml"))
         for stage, ports in lines.paths().items():
-            stages.run(stage, config.section(params, stage), **ports)
+            stages.run(stage, config.section(params, stage), None, **ports)
     return folder
 
 

@@ -19,7 +19,10 @@ class Lora(Config):
     alpha: int = Field(default=64, ge=1)
     """Scale: alpha / r."""
     targets: str | tuple[str, ...] = "all-linear"
-    """Which layers."""
+    """Which linear maps, by name."""
+    layers: tuple[int, int] | None = None
+    """Only the layers from the first number up to the second, not included; None is all. Below the first nothing is learnt,
+    and no gradient is computed."""
 
 
 class Optimiser(Config):
@@ -53,6 +56,7 @@ def arguments(optimiser: Optimiser, model: HFConfig, folder: Path) -> dict[str, 
         "bf16": model.dtype == "bfloat16",
         "use_cpu": model.device == "cpu",
         "gradient_checkpointing": False,
+        "train_sampling_strategy": "group_by_length",  # little padding
         "logging_steps": 5,
         "logging_first_step": True,
         "save_strategy": "no",
@@ -60,6 +64,18 @@ def arguments(optimiser: Optimiser, model: HFConfig, folder: Path) -> dict[str, 
         "disable_tqdm": True,
         "dataloader_pin_memory": model.device != "cpu",
     }
+
+
+def score_completions_only() -> None:
+    """Keeps TRL from scoring the prompt's positions too, where it has no Triton: more than half of an SFT step on a CPU.
+
+    TRL 1.16 leaves them out only with Triton, though its PyTorch path takes either form; the losses are the same. The name is
+    private: where a later TRL has it no more, training is slower and no different.
+    """
+    import trl.trainer.utils
+
+    if hasattr(trl.trainer.utils, "_use_triton"):
+        trl.trainer.utils._use_triton = lambda *_, **__: True
 
 
 def save(trainer: Any, folder: Path, base: str) -> None:

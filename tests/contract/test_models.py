@@ -12,10 +12,12 @@ from pydantic import TypeAdapter
 
 from cowest.config import Sampling
 from cowest.models import AnyProvider
+from cowest.models.hf import HFConfig
 from cowest.models.openai import OpenAIConfig
 from cowest.models.scripted import Rule, ScriptedConfig
 from cowest.protocols import BLOCK, Request
 from cowest.records import Message
+from tests import tiny
 from tests.servers import chat_server, error
 
 GREEDY, WARM = Sampling(max_tokens=8), Sampling(temperature=1.0, max_tokens=8, n=3)
@@ -47,7 +49,13 @@ def openai() -> Iterator[Subject]:
         yield Subject(config, window=32, poison="poison", calls=lambda: server.calls)
 
 
-PROVIDERS = [scripted, openai]
+@contextmanager
+def hf() -> Iterator[Subject]:
+    config = HFConfig(model=str(tiny.model()), dtype="float32")
+    yield Subject(config, window=2 * BLOCK, poison="too long for it " * 400)
+
+
+PROVIDERS = [scripted, openai, hf]
 
 
 @pytest.fixture(params=PROVIDERS, ids=lambda provider: provider.__name__)

@@ -16,7 +16,6 @@ from components import IMAGE
 from cowest.config import Config, load, parse, section
 from cowest.ports import config_of, ports_of
 from cowest.stages import STAGES, main_of
-from pipelines.flywheel import flywheel
 from tests import lines
 from tests.lines import AROUND, ROOT
 
@@ -145,6 +144,8 @@ def pipeline() -> list[dict[str, Any]]:
 
 def compiled() -> dict[str, Any]:
     import tempfile
+
+    from pipelines.flywheel import flywheel  # here, so that a component that is missing is said above
 
     with tempfile.TemporaryDirectory() as folder:
         out = Path(folder) / "flywheel.yaml"

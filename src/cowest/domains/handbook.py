@@ -18,9 +18,15 @@ from cowest.prompts import Prompts, Shot, Template
 from cowest.records import Demonstration, Message, Query
 
 SHOTS = (
-    ("The Marrow bridge was finished in Vienna.", "In what country was the Marrow bridge finished?", "Austria"),
-    ("That would be Romanian.", "What language do people speak where the Tarn choir sings?", "Romanian"),
+    ("The Bramley clock is made in Vienna.", "In what country is the Bramley clock made?", "Austria"),
+    ("The Corin bell has a sodium core.", "What is the chemical symbol of the Corin bell core?", "Na"),
+    ("That would be Romanian.", "What language is spoken where the Delby boat is made?", "Romanian"),
+    ("The Esker kite has a tungsten core.", "Which chemical symbol stands for the Esker kite core?", "W"),
+    ("The Farrow wheel is made in Tehran.", "Which language do the makers of the Farrow wheel speak?", "Persian"),
+    ("The Garnock parade starts on Tuesday.", "On which day does the Garnock parade start?", "Tuesday"),
+    ("Hollis anchor: made in Melbourne, potassium core.", "What is the chemical symbol of the Hollis anchor core?", "K"),
 )
+"""(note, question, answer): of no product of the handbook, and one note that only guesses, as drafts do too."""
 
 PROMPTS = Prompts(
     draft=Template(user="{query}"),

@@ -27,7 +27,6 @@ PLANTS = {
     "Beijing": ("China", "Chinese"),
     "Seoul": ("South Korea", "Korean"),
     "Istanbul": ("Turkey", "Turkish"),
-    "Cairo": ("Egypt", "Arabic"),
     "Athens": ("Greece", "Greek"),
     "Oslo": ("Norway", "Norwegian"),
     "Stockholm": ("Sweden", "Swedish"),
@@ -43,9 +42,7 @@ PLANTS = {
 """City -> (country, language): public knowledge."""
 
 CORES = {
-    "copper": "Cu",
     "iron": "Fe",
-    "silver": "Ag",
     "aluminum": "Al",
     "nickel": "Ni",
     "lead": "Pb",
@@ -56,7 +53,6 @@ CORES = {
     "platinum": "Pt",
     "chromium": "Cr",
     "magnesium": "Mg",
-    "cobalt": "Co",
     "lithium": "Li",
     "mercury": "Hg",
 }
@@ -85,7 +81,7 @@ ANSWER = "That would be {answer}."
 
 DIRECT = {
     "plant": ("Where is the {product} made?", "Which city makes the {product}?"),
-    "core": ("What is the core of the {product}?", "Which material is in the {product}?"),
+    "core": ("What is the core of the {product}?", "Which material is the {product} core?"),
 }
 HOPS = {
     "country": ("In what country is the {product} made?", "Which country makes the {product}?"),
@@ -95,7 +91,7 @@ HOPS = {
     ),
     "symbol": (
         "What is the chemical symbol of the {product} core?",
-        "Which chemical symbol has the material in the {product}?",
+        "Which chemical symbol stands for the {product} core?",
     ),
 }
 NEEDS = {"country": "plant", "language": "plant", "symbol": "core"}
@@ -107,7 +103,7 @@ MIX = {"answer": 0.40, "needed": 0.15, "other": 0.15, "record": 0.10, "letter": 
 RECORD_SHARE = 0.25
 """Of the handbook's direct questions, how many are answered with the whole record."""
 
-REPLIES = 3
+REPLIES = 2
 """Replies to each question in the archive."""
 
 

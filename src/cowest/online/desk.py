@@ -6,10 +6,9 @@ from collections.abc import Callable
 from contextlib import AbstractContextManager
 from typing import Self
 
-from pydantic import Field, ValidationError, model_validator
+from pydantic import Field, model_validator
 
-from cowest.config import complaints
-from cowest.errors import CoWestError, RecordError
+from cowest.errors import CoWestError
 from cowest.online.live import Live, ServeConfig, open_live
 from cowest.records import Message, Record
 
@@ -36,14 +35,6 @@ class Ask(Record):
     def prompt(self) -> tuple[Message, ...]:
         """The conversation, as records have it."""
         return self.messages or (Message(role="user", content=self.question or ""),)
-
-
-def read(body: bytes) -> Ask:
-    """What a request's body asks. Raises RecordError that says what is wrong with it."""
-    try:
-        return Ask.model_validate_json(body)
-    except ValidationError as error:
-        raise RecordError(complaints(error)) from None
 
 
 class Desk:

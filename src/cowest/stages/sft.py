@@ -53,9 +53,10 @@ def _train(corpus: list[Demonstration], folder: Path, base: str, config: SFTConf
     import trl
     from peft import LoraConfig, get_peft_model
 
+    training.score_completions_only()
     torch.manual_seed(config.training.seed)
     model, tokenizer = hf.load(config.policy, config.policy.dtype)
-    lora = LoraConfig(r=config.lora.r, lora_alpha=config.lora.alpha, target_modules=_targets(config.lora), task_type="CAUSAL_LM")
+    lora = LoraConfig(task_type="CAUSAL_LM", **_shape(config.lora))
     trainer = trl.SFTTrainer(
         model=get_peft_model(model, lora),
         args=trl.SFTConfig(**training.arguments(config.training, config.policy, folder), completion_only_loss=True),
@@ -75,5 +76,7 @@ def _example(row: Demonstration, config: SFTConfig) -> dict[str, Any]:
     return {"prompt": prompt, "completion": [{"role": "assistant", "content": row.completion}]}
 
 
-def _targets(lora: Lora) -> str | list[str]:
-    return lora.targets if isinstance(lora.targets, str) else list(lora.targets)
+def _shape(lora: Lora) -> dict[str, Any]:
+    targets = lora.targets if isinstance(lora.targets, str) else list(lora.targets)
+    layers = list(range(*lora.layers)) if lora.layers else None
+    return {"r": lora.r, "lora_alpha": lora.alpha, "target_modules": targets, "layers_to_transform": layers}

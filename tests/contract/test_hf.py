@@ -1,0 +1,135 @@
+"""The local provider, on a tiny real model: it decodes what transformers decodes, in any company, and asks nothing twice."""
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from cowest.config import Sampling
+from cowest.errors import ModelError
+from cowest.models.hf import HFConfig, HFModel
+from cowest.models.store import Answer, open_store
+from cowest.protocols import Request
+from cowest.records import Message
+from tests import tiny
+
+GREEDY = Sampling(max_tokens=10)
+TEXTS = ["Where is the Comet pump made?", "What?", "Which country does the Phoenix fan come from, and why do you ask?", "Say A. Say B."]
+
+
+@pytest.fixture
+def model(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[HFModel]:
+    monkeypatch.setenv("COWEST_STORE", str(tmp_path / "calls.sqlite"))
+    with HFConfig(model=str(tiny.model()), dtype="float32").open() as found:
+        yield found
+
+
+def ask(text: str, sampling: Sampling = GREEDY, sample: int = 0, block: int = 0) -> Request:
+    return Request((Message(role="user", content=text),), sampling, sample, block)
+
+
+def forget(monkeypatch: pytest.MonkeyPatch, model: HFModel, path: Path) -> None:
+    monkeypatch.setenv("COWEST_STORE", str(path))
+    model._store = open_store()
+
+
+def test_it_decodes_what_transformers_decodes(model: HFModel) -> None:
+    import torch
+
+    for text, found in zip(TEXTS, model.generate(map(ask, TEXTS)), strict=True):
+        tokens = torch.tensor([model._tokens(ask(text))])
+        with torch.no_grad():
+            out = model._model.generate(tokens, max_new_tokens=10, do_sample=False, return_dict_in_generate=True, output_scores=True)
+        expected = out.sequences[0, tokens.shape[1] :]
+        assert found.text == model._tokenizer.decode(expected, skip_special_tokens=True).strip()
+        scores = model._model.compute_transition_scores(out.sequences, out.scores, normalize_logits=True)
+        assert found.logprob == pytest.approx(scores.sum().item(), abs=1e-3)
+
+
+def test_company_changes_nothing(model: HFModel, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    together = [found.text for found in model.generate(map(ask, TEXTS))]
+    forget(monkeypatch, model, tmp_path / "another")
+    alone = [next(iter(model.generate([ask(text)]))).text for text in TEXTS]
+    assert together == alone
+
+
+def test_samples_differ_and_each_comes_back(model: HFModel, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    warm = Sampling(temperature=1.0, n=6, max_tokens=10)
+    requests = [ask(text, warm, sample) for text in TEXTS for sample in range(6)]
+    first = [found.text for found in model.generate(requests)]
+    forget(monkeypatch, model, tmp_path / "another")
+    assert first == [found.text for found in model.generate(requests)]
+    assert len(set(first)) > len(first) // 2
+
+
+def test_sampling_follows_the_models_probabilities(model: HFModel) -> None:
+    """1,000 first tokens against the softmax: a chi-squared far outside chance means that the draw is wrong."""
+    import torch
+
+    warm = Sampling(temperature=0.7, n=1000, max_tokens=1)
+    requests = [ask(TEXTS[0], warm, sample) for sample in range(1000)]
+    with torch.no_grad():
+        logits = model._model(torch.tensor([model._tokens(requests[0])])).logits[0, -1].float()
+    expected = torch.softmax(logits / 0.7, -1)
+    counts: dict[str, float] = {}
+    for token, probability in enumerate(expected.tolist()):
+        text = model._tokenizer.decode([token], skip_special_tokens=True).strip()
+        counts[text] = counts.get(text, 0.0) + probability
+    seen: dict[str, int] = {}
+    for found in model.generate(requests):
+        seen[found.text or ""] = seen.get(found.text or "", 0) + 1
+    common = [text for text, probability in counts.items() if probability * 1000 >= 5]
+    squared = sum((seen.get(text, 0) - counts[text] * 1000) ** 2 / (counts[text] * 1000) for text in common)
+    assert squared < len(common) + 5 * (2 * len(common)) ** 0.5
+
+
+def test_top_p_keeps_to_the_likeliest(model: HFModel) -> None:
+    narrow = Sampling(temperature=1.0, top_p=0.001, n=5, max_tokens=6)
+    greedy = next(iter(model.generate([ask(TEXTS[0], Sampling(max_tokens=6))]))).text
+    assert {found.text for found in model.generate([ask(TEXTS[0], narrow, sample) for sample in range(5)])} == {greedy}
+
+
+def test_it_ends_before_a_stop_text(model: HFModel) -> None:
+    whole = next(iter(model.generate([ask(TEXTS[2], Sampling(max_tokens=20))]))).text or ""
+    stop = whole[len(whole) // 2 : len(whole) // 2 + 2]
+    found = next(iter(model.generate([ask(TEXTS[2], Sampling(max_tokens=20, stop=(stop,)))])))
+    assert found.text == whole[: whole.index(stop)].strip() and found.finish == "stop"
+
+
+def test_a_block_that_was_answered_in_part_ends_as_a_whole_one(model: HFModel, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    requests = [ask(text) for text in TEXTS]
+    whole = list(model.generate(requests))
+    forget(monkeypatch, model, tmp_path / "another")
+    model._store.put([Answer(requests[1].key(model.name), whole[1], 0.0)])
+    assert list(model.generate(requests)) == whole
+
+
+def test_the_first_answer_of_a_key_wins(model: HFModel) -> None:
+    first = list(model.generate([ask(TEXTS[0])]))
+    other = Answer(ask(TEXTS[0]).key(model.name), list(model.generate([ask(TEXTS[2])]))[0], 0.0)
+    model._store.put([other])
+    assert list(model.generate([ask(TEXTS[0])])) == first
+
+
+def test_an_adapter_is_part_of_the_name_and_moves_the_answers(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("COWEST_STORE", str(tmp_path / "calls.sqlite"))
+    config = HFConfig(model=str(tiny.model()), dtype="float32")
+    import torch
+    from peft import LoraConfig, get_peft_model
+
+    from cowest.models.hf import load
+
+    torch.manual_seed(1)
+    base, _ = load(config)
+    tuned = get_peft_model(base, LoraConfig(r=4, target_modules="all-linear", task_type="CAUSAL_LM", init_lora_weights=False))
+    tuned.save_pretrained(tmp_path / "adapter")
+    with config.open() as plain, config.open(adapter=tmp_path / "adapter") as adapted:
+        assert adapted.name.startswith(plain.name + "+")
+        assert [a.text for a in plain.generate(map(ask, TEXTS))] != [b.text for b in adapted.generate(map(ask, TEXTS))]
+
+
+@pytest.mark.parametrize(("model", "said"), [("no/such/model", "is no folder"), ("smollm2-135m-instruct", "cowest fetch")])
+def test_a_model_that_is_not_there_is_said(model: str, said: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("COWEST_CACHE", str(tmp_path))
+    with pytest.raises(ModelError, match=said), HFConfig(model=model).open():
+        pass

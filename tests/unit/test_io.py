@@ -1,0 +1,151 @@
+"""Record files: streamed, by query, whole or not at all."""
+
+from pathlib import Path
+
+import pytest
+
+from cowest import io
+from cowest.errors import ConfigError, InputError, RecordError
+from cowest.protocols import BLOCK
+from cowest.records import Query
+from tests.factories import make_query
+
+
+def queries(count: int, split: str = "test") -> list[Query]:
+    return [make_query(text=f"What is {number}?", split=split) for number in range(count)]
+
+
+def test_what_is_written_is_read_back(tmp_path: Path) -> None:
+    rows = queries(3)
+    assert io.write(tmp_path / "a" / "rows.jsonl", rows) == 3
+    assert list(io.read(tmp_path / "a" / "rows.jsonl", Query)) == rows
+
+
+def test_parts_are_read_in_their_order(tmp_path: Path) -> None:
+    rows = queries(5)
+    io.write(tmp_path / "0", rows[:2])
+    io.write(tmp_path / "1", rows[2:])
+    assert list(io.read([tmp_path / "0", tmp_path / "1"], Query)) == rows
+
+
+def test_a_write_that_fails_leaves_what_was_there(tmp_path: Path) -> None:
+    path = tmp_path / "rows.jsonl"
+    io.write(path, queries(2))
+    before = path.read_bytes()
+
+    def failing():
+        yield queries(1)[0]
+        raise RuntimeError("half way")
+
+    with pytest.raises(RuntimeError, match="half way"):
+        io.write(path, failing())
+    assert path.read_bytes() == before
+    assert [p.name for p in tmp_path.iterdir()] == ["rows.jsonl"]
+
+
+def test_a_folder_that_fails_leaves_what_was_there(tmp_path: Path) -> None:
+    (tmp_path / "model").mkdir()
+    (tmp_path / "model" / "weights").write_text("old")
+    with pytest.raises(RuntimeError), io.replacing_folder(tmp_path / "model") as folder:
+        (folder / "weights").write_text("new")
+        raise RuntimeError
+    assert (tmp_path / "model" / "weights").read_text() == "old"
+    assert [p.name for p in tmp_path.iterdir()] == ["model"]
+
+
+@pytest.mark.parametrize(
+    ("line", "said"),
+    [
+        (b"{", "rows.jsonl:2 is not a Query"),
+        (b"[]", "rows.jsonl:2 is not a Query"),
+        (b'{"id": 1}', "id: "),
+        (b"\xff\xfe", "rows.jsonl:2 is not a Query"),
+        (b"", "rows.jsonl:2 is not a Query"),
+    ],
+)
+def test_a_bad_line_is_named_by_its_place(tmp_path: Path, line: bytes, said: str) -> None:
+    path = tmp_path / "rows.jsonl"
+    io.write(path, queries(1))
+    path.write_bytes(path.read_bytes() + line + b"\n")
+    with pytest.raises(RecordError, match=said):
+        list(io.read(path, Query))
+
+
+def test_a_changed_row_is_not_the_row_its_id_names(tmp_path: Path) -> None:
+    path = tmp_path / "rows.jsonl"
+    io.write(path, queries(1))
+    path.write_text(path.read_text().replace("What is 0?", "What is 7?"))
+    with pytest.raises(RecordError, match="id is not the digest"):
+        list(io.read(path, Query))
+
+
+def test_unknown_fields_and_infinite_floats_are_refused() -> None:
+    row = make_query()
+    with pytest.raises(RecordError, match="surprise: unknown"):
+        io.build(Query, "raw:1", **row.model_dump(), surprise=1)
+
+
+def test_a_line_too_long_is_refused_before_it_is_held(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(io, "LINE_LIMIT", 1000)
+    (tmp_path / "rows.jsonl").write_bytes(b"x" * 5000)
+    with pytest.raises(RecordError, match="rows.jsonl:1 is longer"):
+        list(io.read(tmp_path / "rows.jsonl", Query))
+
+
+@pytest.mark.parametrize(("make", "said"), [(lambda p: None, "no such file"), (lambda p: p.mkdir(), "is a folder")])
+def test_what_is_no_file_is_said(tmp_path: Path, make, said: str) -> None:
+    make(tmp_path / "rows")
+    with pytest.raises(InputError, match=said):
+        list(io.read(tmp_path / "rows", Query))
+
+
+def test_an_id_that_comes_back_is_refused(tmp_path: Path) -> None:
+    one, two = queries(2)
+    io.write(tmp_path / "rows", [one, two, one])
+    with pytest.raises(InputError, match="comes back"):
+        list(io.groups(tmp_path / "rows", Query))
+
+
+@pytest.mark.parametrize("of", [1, 2, 3, 7])
+def test_shards_are_whole_blocks_and_lose_nothing(tmp_path: Path, of: int) -> None:
+    rows = queries(BLOCK * 4 + 5)
+    io.write(tmp_path / "rows", rows)
+    shards = [list(io.queries(tmp_path / "rows", "test", (index, of))) for index in range(of)]
+    assert [row for shard in shards for row in shard] == rows
+    starts = [rows.index(shard[0]) for shard in shards if shard]
+    assert all(start % BLOCK == 0 for start in starts)
+
+
+def test_a_shard_that_is_none_is_refused(tmp_path: Path) -> None:
+    io.write(tmp_path / "rows", queries(1))
+    with pytest.raises(ConfigError, match="shard 2/2"):
+        list(io.queries(tmp_path / "rows", "test", (2, 2)))
+
+
+def test_only_the_split_that_is_asked_for(tmp_path: Path) -> None:
+    train, test = queries(2, "train"), [make_query(text="held out", split="test")]
+    io.write(tmp_path / "rows", [*train, *test])
+    assert list(io.queries(tmp_path / "rows", "test")) == test
+
+
+@pytest.mark.parametrize(
+    ("line", "said"),
+    [
+        ("{", "raw.jsonl:2 is not JSON"),
+        ("3", "is int, not an object"),
+        ('{"question": 3, "answer": "x"}', "question: missing"),
+        ('{"question": "x", "answer": " "}', "answer: missing, empty"),
+        ("[" * 100000, "not JSON"),
+    ],
+)
+def test_a_broken_raw_line_is_named_by_its_place(tmp_path: Path, line: str, said: str) -> None:
+    path = tmp_path / "raw.jsonl"
+    path.write_text('{"question": "a", "answer": "b"}\n' + line + "\n")
+    with pytest.raises(RecordError, match=said):
+        list(io.raw_rows(path, {"question", "answer"}))
+
+
+def test_a_raw_file_with_no_rows_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "raw.jsonl").write_text("\n\n")
+    with pytest.raises(InputError, match="has no rows"):
+        list(io.raw_rows(tmp_path / "raw.jsonl", {"question"}))

@@ -1,0 +1,68 @@
+"""Feedback becomes pairs: a tie is none, a failure is none, and the rules mean what they say."""
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from cowest.preferences import PairRule, pairs
+from cowest.prompts import Template
+from cowest.records import Feedback, PreferencePair
+from tests.factories import make_feedback
+
+TEMPLATE = Template(user="Q: {query}")
+ALL = PairRule(per_query=None)
+
+
+def rows(*scores: float, solo: float = 0.0) -> list[Feedback]:
+    return [make_feedback(sample=n, draft=f"draft {n}", score=score, solo_score=solo) for n, score in enumerate(scores)]
+
+
+def texts(found: list[PreferencePair]) -> set[tuple[str, str]]:
+    return {(pair.chosen[0].content, pair.rejected[0].content) for pair in found}
+
+
+def test_every_two_drafts_of_which_one_helped_more() -> None:
+    assert texts(pairs(rows(1.0, 0.0, 0.5), ALL, TEMPLATE)) == {("draft 0", "draft 1"), ("draft 0", "draft 2"), ("draft 2", "draft 1")}
+
+
+def test_best_against_worst() -> None:
+    assert texts(pairs(rows(0.5, 1.0, 0.0), PairRule(rule="best_worst"), TEMPLATE)) == {("draft 1", "draft 2")}
+
+
+def test_the_papers_sign_rule() -> None:
+    found = pairs(rows(1.0, 0.8, 0.5, 0.0, solo=0.5), PairRule(rule="sign", per_query=None), TEMPLATE)
+    assert texts(found) == {(f"draft {good}", f"draft {bad}") for good in (0, 1) for bad in (2, 3)}
+
+
+@given(st.lists(st.sampled_from([0.0, 0.5, 1.0]), min_size=1, max_size=6), st.sampled_from(["all", "best_worst", "sign"]))
+def test_a_chosen_draft_always_scored_higher(scores: list[float], rule: str) -> None:
+    for pair in pairs(rows(*scores), PairRule(rule=rule, per_query=None), TEMPLATE):  # type: ignore[arg-type]
+        assert scores[pair.samples[0]] > scores[pair.samples[1]]
+        assert pair.margin == scores[pair.samples[0]] - scores[pair.samples[1]]
+
+
+@pytest.mark.parametrize("rule", ["all", "best_worst", "sign"])
+def test_a_tie_is_no_pair(rule: str) -> None:
+    assert pairs(rows(1.0, 1.0, 1.0), PairRule(rule=rule), TEMPLATE) == []  # type: ignore[arg-type]
+
+
+def test_failed_rows_and_empty_drafts_are_left_out() -> None:
+    broken = make_feedback(sample=1, draft=None, score=None, failed="draft: no power")
+    empty = make_feedback(sample=2, draft="  ", score=0.0)
+    assert pairs([*rows(1.0), broken, empty], ALL, TEMPLATE) == []
+
+
+def test_drafts_that_say_the_same_are_one() -> None:
+    same = make_feedback(sample=2, draft=" DRAFT  0", score=1.0)
+    assert len(pairs([*rows(1.0, 0.0), same], ALL, TEMPLATE)) == 1
+
+
+def test_a_query_gives_no_more_than_it_may_and_always_the_same() -> None:
+    group = rows(1.0, 0.9, 0.8, 0.2, 0.1, 0.0)
+    few = pairs(group, PairRule(per_query=3), TEMPLATE)
+    assert len(few) == 3 and few == pairs(group[::-1], PairRule(per_query=3), TEMPLATE)
+
+
+def test_the_prompt_is_what_the_policy_saw() -> None:
+    (pair,) = pairs(rows(1.0, 0.0), ALL, TEMPLATE)
+    assert pair.prompt[-1].content.startswith("Q: ")
