@@ -6,6 +6,7 @@ local    runs the same pipeline here, each step a process of its own, in the fol
 
 import argparse
 import os
+import re
 import sys
 import warnings
 from pathlib import Path
@@ -77,8 +78,8 @@ def _local(params: Path, root: Path) -> None:
     try:
         turn(raw=str(raw.absolute()), raw_digest=digest(pinned.data))
     except RuntimeError as error:
-        said = " ".join(str(error).split())
-        raise CoWestError(f"{said}: for the reason above; what steps left is in {root}. Mend it and run again") from None
+        said = re.sub(r"\x1b\[\d+m", "", " ".join(str(error).split())).rstrip(".")
+        raise CoWestError(f"{said}, for the reason above; what its steps left is in {root}: mend it and run again") from None
     _told(project, pinned.key, root)
 
 

@@ -56,7 +56,6 @@ def arguments(optimiser: Optimiser, model: HFConfig, folder: Path) -> dict[str, 
         "bf16": model.dtype == "bfloat16",
         "use_cpu": model.device == "cpu",
         "gradient_checkpointing": False,
-        "train_sampling_strategy": "group_by_length",  # little padding
         "logging_steps": 5,
         "logging_first_step": True,
         "save_strategy": "no",

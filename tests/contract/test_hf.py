@@ -106,7 +106,7 @@ def test_a_block_that_was_answered_in_part_ends_as_a_whole_one(model: HFModel, m
 
 def test_the_first_answer_of_a_key_wins(model: HFModel) -> None:
     first = list(model.generate([ask(TEXTS[0])]))
-    other = Answer(ask(TEXTS[0]).key(model.name), list(model.generate([ask(TEXTS[2])]))[0], 0.0)
+    other = Answer(ask(TEXTS[0]).key(model.name), next(iter(model.generate([ask(TEXTS[2])]))), 0.0)
     model._store.put([other])
     assert list(model.generate([ask(TEXTS[0])])) == first
 

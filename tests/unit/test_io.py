@@ -88,7 +88,7 @@ def test_unknown_fields_and_infinite_floats_are_refused() -> None:
 def test_a_line_too_long_is_refused_before_it_is_held(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(io, "LINE_LIMIT", 1000)
     (tmp_path / "rows.jsonl").write_bytes(b"x" * 5000)
-    with pytest.raises(RecordError, match="rows.jsonl:1 is longer"):
+    with pytest.raises(RecordError, match="is longer than"):
         list(io.read(tmp_path / "rows.jsonl", Query))
 
 

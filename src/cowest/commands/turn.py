@@ -19,6 +19,7 @@ from cowest.config import Config, load, parse, section
 from cowest.errors import ConfigError, CoWestError, InputError
 from cowest.io import read_document
 from cowest.lineage import Turn, turn_of
+from cowest.models.store import open_store
 from cowest.protocols import Decision
 from cowest.records import Estimate, EvalReport, Outcome
 from cowest.registry import RegistryConfig, settled
@@ -47,6 +48,7 @@ def main(argv: list[str]) -> int:
     )
     parser.add_argument("--force", action="store_true", help="run every stage again, even if the turn was decided; its decision stays")
     given = parser.parse_args(argv)
+    started = time.monotonic()
     _enter(given.params)
     for assignment in given.set:
         if said := amend(PARAMS, assignment):
@@ -69,6 +71,7 @@ def main(argv: list[str]) -> int:
         print(_nothing_new(decided, champion) + "; it ran elsewhere: `cowest turn --force` makes its files here")
         return 0
     _close(params, turn, registry_config)
+    print(_took(time.monotonic() - started))
     return 0
 
 
@@ -196,6 +199,13 @@ def _close(params: dict[str, Any], turn: Turn, registry: RegistryConfig) -> None
     print("report: ", end="", flush=True)
     report.main(["--out", str(PAGE)])
     MlflowTracker(registry.runs()).attach(turn.key, PAGE)
+
+
+def _took(seconds: float) -> str:
+    """What this run and its largest stage took."""
+    largest = max(open_store().ledger(), key=lambda account: account.peak_memory)
+    minutes, rest = divmod(round(seconds), 60)
+    return f"took {minutes}:{rest:02d}; the largest stage, {largest.stage}, held {largest.peak_memory / 2**30:.1f} GiB"
 
 
 def table(report: EvalReport) -> str:

@@ -57,9 +57,10 @@ def _train(corpus: list[Demonstration], folder: Path, base: str, config: SFTConf
     torch.manual_seed(config.training.seed)
     model, tokenizer = hf.load(config.policy, config.policy.dtype)
     lora = LoraConfig(task_type="CAUSAL_LM", **_shape(config.lora))
+    arguments = training.arguments(config.training, config.policy, folder)
     trainer = trl.SFTTrainer(
         model=get_peft_model(model, lora),
-        args=trl.SFTConfig(**training.arguments(config.training, config.policy, folder), completion_only_loss=True),
+        args=trl.SFTConfig(**arguments, completion_only_loss=True, train_sampling_strategy="group_by_length"),
         train_dataset=datasets.Dataset.from_list([_example(row, config) for row in corpus]),
         processing_class=tokenizer,
         callbacks=[training.curves(folder / "curves.jsonl", "sft")],
