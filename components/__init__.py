@@ -9,7 +9,9 @@ from functools import partial
 
 from kfp import dsl
 
-IMAGE = os.environ.get("COWEST_IMAGE", "cowest-python:0.1.0")
+from cowest import __version__
+
+IMAGE = os.environ.get("COWEST_IMAGE") or f"cowest-python:{__version__}"
 """Where every component runs."""
 
 component = partial(dsl.component, base_image=IMAGE, packages_to_install=[], install_kfp_package=False)

@@ -5,12 +5,15 @@ import shutil
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
+import yaml
 
-from cowest import io
+from cowest import config, io
 from cowest.records import Outcome, PreferencePair
 from cowest.registry import RegistryConfig
+from pipelines.__main__ import main
 from tests import lines, tiny
 
 ROWS = ("drafts", "refinements", "feedback", "pairs")
@@ -67,6 +70,24 @@ def test_kfp_takes_the_branch_of_its_gate(kfp: Path) -> None:
     registry = RegistryConfig(uri=f"sqlite:///{kfp}/mlflow.db", name="handbook", artifacts=str(kfp / "mlartifacts")).open()
     assert [decision.promoted for decision in registry.log()] == [True]
     assert len(steps(kfp, "decision")) == 1, "both branches were taken"
+
+
+@pytest.mark.parametrize(
+    ("wrong", "said"),
+    [
+        ({"draft": {"temprature": 1}}, "draft: policy: Field required; temprature: unknown setting or field"),
+        ({"dpo": None}, "params.yaml: dpo: policy: Field required; training: Field required"),
+        ({"turn": {"raw": "nowhere"}}, "nowhere: no such file or folder: params.yaml names the raw data in turn.raw"),
+    ],
+)
+def test_a_slip_in_the_settings_is_said_before_anything_runs(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], wrong: dict[str, Any], said: str
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("params.yaml").write_text(yaml.safe_dump({**config.load(tiny.project() / "params.yaml"), **wrong}))
+    assert main(["local"]) == 1
+    assert said in capsys.readouterr().err
+    assert [path.name for path in tmp_path.iterdir()] == ["params.yaml"]
 
 
 def step(folder: Path, port: str) -> Path:

@@ -139,9 +139,9 @@ def test_without_a_champion_it_says_so(tmp_path: Path) -> None:
     ends = time.monotonic() + 60
     while "being loaded" in desk.reason() and time.monotonic() < ends:
         time.sleep(0.05)
-    desk.close()
-    assert desk.live() is None
     assert "no version is champion yet" in desk.reason()
+    assert desk.live() is None
+    desk.close()
 
 
 def test_a_bento_holds_the_code_and_nothing_else(tmp_path: Path) -> None:

@@ -39,7 +39,7 @@ def model(tmp_path: Path) -> Path:
     folder = tmp_path / "model"
     folder.mkdir()
     (folder / "config.json").write_text(json.dumps(CONFIG))
-    (folder / "tokenizer_config.json").write_text(json.dumps({"special_tokens_map_file": "/root/x.json"}))
+    (folder / "tokenizer_config.json").write_text(json.dumps({"special_tokens_map_file": "/etc/x.json"}))
     (folder / "model.safetensors").write_bytes(safetensors({"embed": [3, 2], "layer": [2, 2]}))
     (folder / "README.md").write_text("# A model")
     return folder

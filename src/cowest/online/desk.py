@@ -54,10 +54,10 @@ class Desk:
 
     def reason(self) -> str:
         """Why there is no answer yet."""
-        return self._reason
+        return self._reason if self._thread.is_alive() else "what loads the model broke off: the server's log says why; start it again"
 
     def close(self) -> None:
-        """Lets go of the models; an answer in the making is waited for."""
+        """Lets go of the models."""
         self._closed.set()
         self._thread.join(timeout=30)
 
