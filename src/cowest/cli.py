@@ -91,13 +91,15 @@ def _stage(stage: str, argv: list[str]) -> int:
             nargs="+" if port.many else None,
             help="read" if port.direction == "in" else "written",
         )
-    parser.add_argument("--params", type=Path, default=Path("params.yaml"), help="the settings file (params.yaml)")
+    reads_params = any(port.name == "params" for port in ports_of(main))  # pin and register: their port is the settings file
+    if not reads_params:
+        parser.add_argument("--params", type=Path, default=Path("params.yaml"), help="the settings file (params.yaml)")
     if takes_shard(main):
         parser.add_argument(
             "--shard", type=_shard, metavar="I/N", help="only this part of the queries, in whole blocks: 0/4 is the first quarter"
         )
     given = vars(parser.parse_args(argv))
-    params, shard = given.pop("params"), given.pop("shard", None)
+    params, shard = Path(given["params"] if reads_params else given.pop("params")), given.pop("shard", None)
     values = config.section(config.load(params), stage, str(params))
     stages.run(stage, values, shard, **given)
     return 0

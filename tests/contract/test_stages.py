@@ -5,6 +5,7 @@ What is missing for a new stage is what fails here.
 
 import functools
 import importlib
+import re
 from pathlib import Path
 from typing import Any
 
@@ -13,8 +14,9 @@ import yaml
 from kfp import compiler
 
 from components import IMAGE
+from cowest import cli
 from cowest.config import Config, load, parse, section
-from cowest.ports import config_of, ports_of
+from cowest.ports import config_of, ports_of, takes_shard
 from cowest.stages import STAGES, main_of
 from tests import lines
 from tests.lines import AROUND, ROOT
@@ -40,6 +42,17 @@ def test_a_stage_is_a_module_with_config_and_main(stage: str) -> None:
 @pytest.mark.parametrize("stage", STAGES)
 def test_params_yaml_has_its_section(stage: str) -> None:
     parse(config_of(main_of(stage)), section(load(ROOT / "params.yaml"), stage), f"params.yaml: {stage}")
+
+
+@pytest.mark.parametrize("stage", STAGES)
+def test_the_command_line_takes_its_ports_as_flags(stage: str, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as ended:
+        cli.main([stage, "--help"])
+    assert ended.value.code == 0
+    said = capsys.readouterr().out
+    assert said.startswith(f"usage: cowest {stage} ")
+    flags = set(re.findall(r"^  --([\w-]+)", said, re.MULTILINE))
+    assert flags == {port.name for port in lines.ports(stage)} | {"params"} | ({"shard"} if takes_shard(main_of(stage)) else set())
 
 
 @pytest.mark.parametrize("stage", [stage for stage in STAGES if stage not in AROUND])
