@@ -12,6 +12,7 @@ STRONG ?= gemma3-270m
 ifeq ($(STRONG),smollm2)
 override STRONG := smollm2-135m-instruct
 endif
+VERSION := $(shell sed -n 's/^__version__ = "\(.*\)"/\1/p' src/cowest/__init__.py)
 # Further --set KEY=VALUE for the demo's turn.
 SET ?=
 
@@ -67,7 +68,7 @@ serve: install
 	bentoml serve serving.service:CoWest --host 127.0.0.1 --port 3000
 
 image:
-	docker build -f infra/images/Dockerfile -t cowest:cpu .
+	docker build -f infra/images/Dockerfile -t cowest-python:$(VERSION) $(if $(TORCH_INDEX),--build-arg TORCH_INDEX=$(TORCH_INDEX)) .
 
 clean:
 	rm -rf data/*.jsonl models reports turn.json
