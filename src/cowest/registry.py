@@ -184,14 +184,14 @@ class MlflowRegistry:
         """Puts a version's files into the turn's run, where they change nothing yet."""
         with self._runs.reached():
             run = self._runs.of(turn)
-            self._client.log_artifacts(run.info.run_id, str(folder), FILES)
+            self._client.log_artifacts(run.info.run_id, str(folder), _place(file_digest(folder)))
         return run
 
     def append(self, run: "Run", tags: dict[str, str]) -> None:
         """Adds one line to the log: the atomic step."""
         with self._runs.reached():
             self._register_name()
-            source = f"{run.info.artifact_uri}/{FILES}"
+            source = f"{run.info.artifact_uri}/{_place(tags['digest'])}"
             self._client.create_model_version(self._runs.name, source, run.info.run_id, tags=tags, await_creation_for=0)
 
     def _register_name(self) -> None:
@@ -237,3 +237,8 @@ class MlflowRegistry:
             digest=tags["digest"],
             tags={key: value for key, value in tags.items() if key not in OURS or key == "promote"},
         )
+
+
+def _place(content: str) -> str:
+    """Where a version's files lie in its run: by their content, so that whoever decides the same turn beside us overwrites nothing."""
+    return f"{FILES}/{content[:16]}"

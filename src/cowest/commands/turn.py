@@ -20,6 +20,7 @@ from cowest.errors import ConfigError, CoWestError, InputError
 from cowest.io import read_document
 from cowest.lineage import Turn, turn_of
 from cowest.models.store import open_store
+from cowest.online.live import ServeConfig
 from cowest.protocols import Decision
 from cowest.records import Estimate, EvalReport, Outcome
 from cowest.registry import RegistryConfig, settled
@@ -54,6 +55,8 @@ def main(argv: list[str]) -> int:
         if said := amend(PARAMS, assignment):
             print(said)
     params = load(PARAMS)
+    if "serve" in params:
+        parse(ServeConfig, params["serve"], f"{PARAMS}: serve")
     preflight(PARAMS)  # so that a slip in the last stage is not found after the first has run for an hour
     raw = parse(TurnConfig, section(params, "turn"), f"{PARAMS}: turn").raw
     registry_config = parse(RegisterConfig, section(params, "register"), f"{PARAMS}: register").registry
@@ -62,8 +65,9 @@ def main(argv: list[str]) -> int:
     turn = turn_of(raw, PARAMS, champion)
     decided = settled(registry.log(), turn.key)
     if decided is None or given.force:
+        forced = given.force or _models_changed(turn)
         stages.run("pin", section(params, "pin"), raw=raw, params=PARAMS, turn=TURN, start=START, champion=CHAMPION)
-        _reproduce(given.force)
+        _reproduce(forced)
     elif _finished(turn):
         print(_nothing_new(decided, champion))
         return 0
@@ -83,6 +87,15 @@ def _enter(params: Path) -> None:
     os.chdir(params.absolute().parent)
     if not PIPELINE.exists():
         raise InputError(f"{Path.cwd()} has no {PIPELINE}: a turn runs in a project's folder")
+
+
+def _models_changed(turn: Turn) -> bool:
+    """Whether a local model has other files than the last turn here had: DVC knows its name, which may be the same."""
+    try:
+        last = read_document(TURN, Turn).models
+    except CoWestError:
+        return False
+    return any(turn.models.get(name, known) != known for name, known in last.items())
 
 
 def _finished(turn: Turn) -> bool:

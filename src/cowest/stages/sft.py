@@ -55,13 +55,16 @@ def _train(corpus: list[Demonstration], folder: Path, base: str, config: SFTConf
 
     training.score_completions_only()
     torch.manual_seed(config.training.seed)
-    model, tokenizer = hf.load(config.policy, config.policy.dtype)
+    model, tokenizer = hf.load(config.policy, config.training.dtype)
+    examples = [_example(row, config) for row in corpus]
+    said = [(row.source, [*example["prompt"], *example["completion"]]) for row, example in zip(corpus, examples, strict=True)]
+    training.fit(tokenizer, said, config.training.max_length, "sft")
     lora = LoraConfig(task_type="CAUSAL_LM", **_shape(config.lora))
     arguments = training.arguments(config.training, config.policy, folder)
     trainer = trl.SFTTrainer(
         model=get_peft_model(model, lora),
         args=trl.SFTConfig(**arguments, completion_only_loss=True, train_sampling_strategy="group_by_length"),
-        train_dataset=datasets.Dataset.from_list([_example(row, config) for row in corpus]),
+        train_dataset=datasets.Dataset.from_list(examples),
         processing_class=tokenizer,
         callbacks=[training.curves(folder / "curves.jsonl", "sft")],
     )
