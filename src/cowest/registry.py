@@ -46,6 +46,10 @@ class RegistryConfig(Config):
         """The store's runs. Raises RegistryError."""
         return Runs(self.uri, self.name, self.artifacts)
 
+    def begun(self) -> bool:
+        """Whether there is anything in it: a file that is not there yet is not made by looking."""
+        return not self.uri.startswith("sqlite:///") or Path(self.uri.removeprefix("sqlite:///")).exists()
+
     def open(self) -> Registry:
         """The registry. Raises RegistryError when it can't be reached."""
         return MlflowRegistry(self.runs())
@@ -205,15 +209,21 @@ class MlflowRegistry:
 
     def _cast_shadow(self, log: Sequence[Decision]) -> None:
         """Makes the alias say what the log says. Read again after it was set: another process may have set it meanwhile."""
-        for _ in range(ATTEMPTS):
+        for attempt in range(ATTEMPTS):
             champion = champion_of(log)
             if not log or self._alias() == champion:
                 return
-            with self._runs.reached():
-                if champion is None:
-                    self._client.delete_registered_model_alias(self._runs.name, ALIAS)
-                else:
-                    self._client.set_registered_model_alias(self._runs.name, ALIAS, str(champion))
+            try:
+                with self._runs.reached():
+                    if champion is None:
+                        self._client.delete_registered_model_alias(self._runs.name, ALIAS)
+                    else:
+                        self._client.set_registered_model_alias(self._runs.name, ALIAS, str(champion))
+            except RegistryError:
+                # Two who set it first at once: one of them breaks the database's rule of one alias, and finds it set.
+                if attempt == ATTEMPTS - 1:
+                    raise
+                time.sleep(0.1 * 2**attempt)
             log = self.log()
 
     def _alias(self) -> int | None:

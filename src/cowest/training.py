@@ -35,7 +35,7 @@ class Optimiser(Config):
     warmup_steps: int = Field(default=10, ge=0)
     schedule: Literal["linear", "cosine", "constant_with_warmup"] = "linear"
     max_length: int = Field(default=1024, ge=8)
-    """Tokens of prompt and completion at most; longer rows are cut at the end by TRL."""
+    """Tokens of prompt and completion at most; longer rows are refused before training, since TRL would cut them unsaid."""
     seed: int = 0
     dtype: Literal["bfloat16", "float32"] = "bfloat16"
     """Of the base's weights and of the arithmetic while training; the adapter itself is kept in float32."""

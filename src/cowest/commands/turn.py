@@ -17,7 +17,7 @@ from cowest.amend import amend
 from cowest.checks import preflight
 from cowest.config import Config, load, parse, section
 from cowest.errors import ConfigError, CoWestError, InputError
-from cowest.io import read_document
+from cowest.io import read_document, write_text
 from cowest.lineage import Turn, turn_of
 from cowest.models.store import open_store
 from cowest.online.live import ServeConfig
@@ -51,13 +51,7 @@ def main(argv: list[str]) -> int:
     given = parser.parse_args(argv)
     started = time.monotonic()
     _enter(given.params)
-    for assignment in given.set:
-        if said := amend(PARAMS, assignment):
-            print(said)
-    params = load(PARAMS)
-    if "serve" in params:
-        parse(ServeConfig, params["serve"], f"{PARAMS}: serve")
-    preflight(PARAMS)  # so that a slip in the last stage is not found after the first has run for an hour
+    params = _settings(given.set)
     raw = parse(TurnConfig, section(params, "turn"), f"{PARAMS}: turn").raw
     registry_config = parse(RegisterConfig, section(params, "register"), f"{PARAMS}: register").registry
     registry = registry_config.open()
@@ -77,6 +71,26 @@ def main(argv: list[str]) -> int:
     _close(params, turn, registry_config)
     print(_took(time.monotonic() - started))
     return 0
+
+
+def _settings(assignments: list[str]) -> dict[str, Any]:
+    """params.yaml with these changes, checked whole, so that a slip in the last stage is not found after the first has run for
+    an hour. What does not hold is taken back."""
+    before = PARAMS.read_text(encoding="utf-8")
+    try:
+        said = [note for assignment in assignments if (note := amend(PARAMS, assignment))]
+        params = load(PARAMS)
+        if "serve" in params:
+            parse(ServeConfig, params["serve"], f"{PARAMS}: serve")
+        preflight(PARAMS)
+    except CoWestError as error:
+        if assignments and before != PARAMS.read_text(encoding="utf-8"):
+            write_text(PARAMS, before)
+            raise type(error)(f"{error}. {PARAMS} was left as it was") from None
+        raise
+    for note in said:
+        print(note)
+    return params
 
 
 def _enter(params: Path) -> None:

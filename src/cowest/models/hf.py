@@ -77,6 +77,8 @@ def load(config: HFConfig, dtype: str = "float32") -> tuple[Any, Any]:
 
     environment.hush()
     folder = config.folder()
+    if config.device != "cpu" and not torch.cuda.is_available():
+        raise ModelError(f"device {config.device}: torch sees no GPU here (is it a CPU build?): set device: cpu, or run where there is one")
     try:
         tokenizer = transformers.AutoTokenizer.from_pretrained(folder, trust_remote_code=False, local_files_only=True)
         model = transformers.AutoModelForCausalLM.from_pretrained(
@@ -364,6 +366,8 @@ def _same_base(adapter: Path, base: str) -> None:
 
 
 def _from_hub(name: str) -> Path:
+    if name.startswith(("/", ".", "~")):
+        raise ModelError(f"{name}: no such folder: it should hold a model's config.json, tokenizer and *.safetensors")
     from huggingface_hub import snapshot_download
     from huggingface_hub.errors import HFValidationError, LocalEntryNotFoundError
 
@@ -372,7 +376,7 @@ def _from_hub(name: str) -> Path:
     except (LocalEntryNotFoundError, HFValidationError):
         raise ModelError(
             f"model {name!r} is no folder, no embedded model, and not in the Hugging Face cache: give a folder, or run "
-            f"`hf download {name}` first (a stage never downloads)"
+            f"`hf download {name} --include '*.safetensors' '*.json' '*.jinja' 'tokenizer*'` first (a stage never downloads)"
         ) from None
 
 
