@@ -23,9 +23,12 @@ from cowest.scorers import AnyScorer
 from cowest.scorers.choice import ChoiceConfig
 
 OPTIONS = ("opa", "opb", "opc", "opd")
-VERDICT = re.compile(r"\W*(?:correct\s+)?ans(?:wer)?\b(?:\s+is\b)?\W*(?:option\s+)?\W*[a-d]\b(?:\W*i\.e\.)?[\s.,:;)\]-]*", re.IGNORECASE)
-"""How explanations begin: `Ans. b. `, `Answer- C. `, `Ans: C i.e. `."""
-LETTER = re.compile(r"\b(?:ans|answer|option|choice)\w*\b\W*(?:is\W+)?\(?[a-d]\b", re.IGNORECASE)
+VERDICT = re.compile(
+    r"\W*(?:correct\s+)?ans(?:wer)?\b(?:\s+is\b)?\W*(?:option\s+)?\W*(?:[a-d]\b|(?-i:[A-D](?=[A-Z][a-z])))(?:\W*i\.e\.)?[\s.,:;)\]-]*",
+    re.IGNORECASE,
+)
+"""How explanations begin: `Ans. b. `, `Answer- C. `, `Ans: C i.e. `, `Ans. CThe ...`."""
+LETTER = re.compile(r"\bans(?:wer)?\b\W*(?:is|will be)?\W*(?:option\s+)?[a-d]\b", re.IGNORECASE)
 FEW = 5
 """Words of an explanation that explains something, at least."""
 
