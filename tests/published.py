@@ -51,7 +51,7 @@ def medmcqa(folder: Path) -> None:
         row = {"question": f"Which gland makes {place} hormone of kind {number}?", "cop": right + 1, "exp": (opening + told) or None}
         row |= dict(zip(("opa", "opb", "opc", "opd"), options, strict=True))
         rows.append({**row, "subject_name": "Physiology", "topic_name": None, "id": f"invented-{number}", "choice_type": "single"})
-    rows += [{**row, "question": row["question"].replace("Which gland", "All of these  glands").upper()} for row in rows[:20]]
+    rows += [{**row, "question": row["question"].replace("Which gland", "Of all:  which gland").upper()} for row in rows[:20]]
     rows.append(rows[5])
     write_rows(folder / "dev.jsonl", rows)
 

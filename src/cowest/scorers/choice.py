@@ -49,7 +49,7 @@ class Choice:
     def score(self, answers: Iterable[tuple[Query, str]]) -> Iterator[Score]:
         """0 or 1 for each (query, answer), in order, lazily; a query without choices fails."""
         for query, answer in answers:
-            right = {option for target in query.targets for option in _targets(target, query.choices)}
+            right = rights(query)
             if not right:
                 yield Score(None, failed=f"no target of query {query.id} is one of its {len(query.choices)} choices")
                 continue
@@ -58,6 +58,11 @@ class Choice:
                 yield Score(0.0, f"unparseable: {said}")
             else:
                 yield Score(float(said in right), f"chose {_letter(said)}")
+
+
+def rights(query: Query) -> set[int]:
+    """The options that a query's targets are; two where the data has a right option twice."""
+    return {option for target in query.targets for option in _targets(target, query.choices)}
 
 
 def parse(answer: str, choices: tuple[str, ...]) -> int | str:

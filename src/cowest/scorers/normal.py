@@ -33,4 +33,4 @@ def after(answer: str, marker: str | None) -> str:
     """What follows the last `marker`, to the end of its line; the whole answer where there is none."""
     if marker is None or marker not in answer:
         return answer
-    return (answer.rpartition(marker)[2].strip(" *_\t").splitlines() or [""])[0]
+    return (answer.rpartition(marker)[2].strip(" *_").splitlines() or [""])[0].strip(" *_")
