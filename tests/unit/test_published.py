@@ -2,12 +2,13 @@
 
 import json
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import pytest
 
 from cowest import io
 from cowest.domains import domain, published
+from cowest.domains.formats import DraftFormat
 from cowest.domains.medmcqa import explanation
 from cowest.errors import InputError, RecordError
 from cowest.scorers.normal import after
@@ -74,6 +75,28 @@ def test_near_copies_of_one_file_are_of_one_split_whatever_their_order(tmp_path:
     path = tmp_path / "dev.jsonl"
     path.write_text("".join(reversed(path.read_text().splitlines(keepends=True))))
     assert all(queries[query.prompt].split == query.split for query in domain("medmcqa").load(tmp_path))
+
+
+def test_the_passage_is_shown_where_it_is_asked_for(tmp_path: Path) -> None:
+    INVENTED["ifqa"](tmp_path)
+    shown, alone = (next(domain({"domain": "ifqa", "passage": passage}).load(tmp_path)) for passage in (True, False))
+    assert "opened in 1800" in shown.prompt[-1].content and "opened in 1800" not in alone.prompt[-1].content
+    assert shown.targets == alone.targets == ("1802", "in 1802")
+
+
+def test_each_format_says_what_it_should(tmp_path: Path) -> None:
+    INVENTED["ifqa"](tmp_path)
+    said = {form: next(domain({"domain": "ifqa", "draft": form}).load(tmp_path)).ideal or "" for form in get_args(DraftFormat)}
+    assert said["direct"] == "1802" and said["chain_of_thought"] == f"{said['knowledge']}\n\nAnswer: 1802"
+    assert "opened in 1800" in said["knowledge"] and "1802" not in said["knowledge"]
+
+
+def test_three_classes_are_five_with_the_degrees_of_caution_as_one(tmp_path: Path) -> None:
+    INVENTED["prosocial"](tmp_path)
+    five, three = (list(domain({"domain": "prosocial", "classes": classes}).load(tmp_path)) for classes in (5, 3))
+    became = {(one.targets[0], other.targets[0]) for one, other in zip(five, three, strict=True)}
+    caution = {(f"{degree}needs caution", "needs caution") for degree in ("", "possibly ", "probably ")}
+    assert became == {("casual", "casual"), ("needs intervention", "needs intervention"), *caution}
 
 
 @pytest.mark.parametrize(("cop", "said"), [(0, "counts from 0"), (5, "1 to 4"), ("2", "1 to 4"), (True, "1 to 4"), (None, "1 to 4")])
