@@ -264,3 +264,25 @@ def test_ten_thousand_queries_in_seconds():
     started = time.monotonic()
     evaluation.estimates([str(n // 2) for n in range(10_000)], ratios, 5000, 0)
     assert time.monotonic() - started < 5  # 0.4 s on an idle core
+
+
+def test_choices_are_counted_with_the_unparseable_apart_and_f1_is_by_class(tmp_path: Path):
+    """Targets A A B B; after says A, B, B, nothing: F1 of A is 2/3, of B 2/4."""
+    rows = []
+    for number, (target, said) in enumerate([("red", "A"), ("red", "B"), ("blue", "Answer: B"), ("blue", "A or B")]):
+        more = {"choices": ("red", "blue", "green"), "targets": (target,), "scorer": "choice", "solo": "C", "draft": target}
+        rows += [make_trial(number, "before", refinement=target, **more), make_trial(number, "after", refinement=said, **more)]
+    io.write(tmp_path / "trials.jsonl", rows)
+    stage.main(tmp_path / "trials.jsonl", tmp_path / "eval.json", stage.CompareConfig(gates=GATES))
+    found = io.read_document(tmp_path / "eval.json", EvalReport).choices
+    assert set(found) == {"strong", "before", "after", "policy_before", "policy_after"}
+    after, strong, before = found["after"], found["strong"], found["policy_before"]
+    assert (after.right, after.wrong, after.unparseable, after.macro_f1) == (2, 1, 1, pytest.approx((2 / 3 + 2 / 4) / 2, abs=1e-6))
+    assert (strong.right, strong.wrong, strong.unparseable, strong.macro_f1) == (0, 4, 0, 0)
+    assert (before.right, before.macro_f1) == (4, 1)
+
+
+def test_no_choices_are_counted_where_none_are_given(tmp_path: Path):
+    io.write(tmp_path / "trials.jsonl", (row for rows in trials(count=12) for row in rows))
+    stage.main(tmp_path / "trials.jsonl", tmp_path / "eval.json", stage.CompareConfig(gates=GATES))
+    assert io.read_document(tmp_path / "eval.json", EvalReport).choices == {}

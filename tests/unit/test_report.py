@@ -10,7 +10,7 @@ import pytest
 from cowest import io, report
 from cowest.evaluation import Gate
 from cowest.models.store import Account
-from cowest.records import Estimate, EvalReport, Message, Outcome, PreferencePair, Trial
+from cowest.records import Choices, Estimate, EvalReport, Message, Outcome, PreferencePair, Trial
 from cowest.report import contents, figures, words
 from cowest.report.contents import Missing
 from cowest.stages import compare
@@ -268,3 +268,13 @@ def test_what_another_turn_left_is_not_shown_as_this_ones(tmp_path: Path):
     assert isinstance(found.report, Missing) and isinstance(found.examples, Missing)
     page = report.page(found)
     assert "Alignment raised" not in page and "of turn aaaaaaaa" in page
+
+
+def test_how_choices_fell_is_shown_where_there_are_choices(tmp_path: Path, html: str):
+    a_turn(tmp_path)
+    whole = io.read_document(tmp_path / "reports/eval.json", EvalReport)
+    counts = {"after": Choices(right=7, wrong=3, unparseable=2, macro_f1=0.625)}
+    io.write_document(tmp_path / "reports/eval.json", whole.model_copy(update={"choices": counts}))
+    page = rendered(tmp_path)
+    assert "How the choices fell" in page and "<td>7</td><td>3</td><td>2</td><td>0.625</td>" in page
+    assert "How the choices fell" not in html
