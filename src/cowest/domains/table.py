@@ -74,7 +74,7 @@ class Splits(Config):
     def of(self, row: Row, group: str) -> Split | None:
         """The split of a row; None where it is to be passed over."""
         if self.column is None:
-            return self._drawn(group)
+            return self.drawn(group)
         said = needed(row, self.column)
         if plain(said) in map(plain, self.leave_out):
             return None
@@ -84,7 +84,8 @@ class Splits(Config):
             raise Unfit(f"column {self.column!r} says the split {said[:40]!r}, which is none of {known}: set splits.values or leave_out")
         return found
 
-    def _drawn(self, group: str) -> Split:
+    def drawn(self, group: str) -> Split:
+        """The split of a group by its shares: by a digest, so that it never moves."""
         point = int(digest([self.seed, group])[:13], 16) / 16**13
         for split in SPLITS:
             point -= self.shares.get(split, 0.0)
@@ -291,10 +292,10 @@ class Source:
         found = [target for name in self.table.targets for target in entries(row, name, self.table.separator)]
         if not found:
             raise Unfit(f"there is no target: {', '.join(self.table.targets)} is empty")
-        return tuple(dict.fromkeys(_option(target, choices, self.table.keyed) for target in found) if choices else found)
+        return tuple(dict.fromkeys(option_of(target, choices, self.table.keyed) for target in found) if choices else found)
 
 
-def _option(target: str, choices: tuple[str, ...], keyed: str) -> str:
+def option_of(target: str, choices: tuple[str, ...], keyed: str) -> str:
     """The option that a target names, as the scorer `choice` will find it again."""
     if keyed == "text":
         number = next((number for number, choice in enumerate(choices) if plain(choice) == plain(target)), None)
