@@ -2,19 +2,23 @@
 
 import csv
 import json
+import re
 from collections import Counter
 from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
 from pydantic import ValidationError
 
-from cowest.domains.table import Source, Table
+from cowest.domains.table import Corpus, Source, Splits, Table
 from cowest.errors import ConfigError, ContractError, InputError, RecordError
+from cowest.prompts import Prompts
 from cowest.records import Query
 from cowest.scorers.choice import ChoiceConfig
 from cowest.stages import run
 from cowest.stages.prepare import PrepareConfig
+from tests.lines import ROOT
 
 PLAIN = {"prompt": "question", "targets": "answer"}
 QUIZ = {"prompt": "{question}\n{choices}", "choices": ["a", "b", "c"], "targets": "answer", "keyed": "letter"}
@@ -230,3 +234,17 @@ def test_the_stage_takes_a_table_with_its_columns(tmp_path: Path) -> None:
     assert len(ports["queries"].read_text().splitlines()) == 40
     with pytest.raises(ConfigError, match=r"table.targets: Field required"):
         run("prepare", {"domain": "table", "table": {"prompt": "question"}}, **ports)
+
+
+def test_the_examples_of_the_page_are_settings() -> None:
+    blocks = re.findall(r"```yaml\n(.*?)```", (ROOT / "docs" / "your-data.md").read_text(), re.DOTALL)
+    found = [yaml.safe_load(block) for block in blocks]
+    tables = [PrepareConfig.model_validate(block["prepare"]) for block in found if "prepare" in block]
+    prompts = [Prompts.model_validate(block["models"]["prompts"]) for block in found if "models" in block]
+    assert (len(tables), len(prompts)) == (3, 1)
+
+
+def test_the_page_names_every_setting() -> None:
+    page = (ROOT / "docs" / "your-data.md").read_text()
+    missing = [name for kind in (Table, Corpus, Splits) for name in kind.model_fields if f"`{name}`" not in page and f"{name}:" not in page]
+    assert not missing
