@@ -91,6 +91,8 @@ def _cell(row: Row, column: str, optional: bool = False) -> Any:
 
 
 def _text(value: Any, column: str) -> str | None:
+    if isinstance(value, str):
+        return _checked(value, column)
     if value is None:
         return None
     if isinstance(value, bool):
@@ -101,18 +103,21 @@ def _text(value: Any, column: str) -> str | None:
         return str(int(value))
     if isinstance(value, float | Decimal | int | date | datetime | time):
         return str(value)
-    if not isinstance(value, str):
-        kind: type[Any] = type(value)
-        raise Unfit(f"{column!r} is {_KINDS.get(kind, kind.__name__)}, not a text or a number")
-    if len(value) > io.LINE_LIMIT:
+    kind: type[Any] = type(value)
+    raise Unfit(f"{column!r} is {_KINDS.get(kind, kind.__name__)}, not a text or a number")
+
+
+def _checked(text: str, column: str) -> str | None:
+    """A text that can be written as UTF-8, or None for an empty one."""
+    if len(text) > io.LINE_LIMIT:
         raise Unfit(f"{column!r} is longer than {io.LINE_LIMIT // 2**20} MiB")
-    if "\0" in value:
+    if "\0" in text:
         raise Unfit(f"{column!r} holds a NUL character")
     try:
-        value.encode()
+        text.encode()
     except UnicodeEncodeError:
         raise Unfit(f"{column!r} holds half a character (a lone surrogate)") from None
-    return value if value.strip() else None
+    return text if text.strip() else None
 
 
 _KINDS: dict[type[Any], str] = {dict: "an object: name what is in it with a point, as in `answers.text`", list: "a list", bytes: "bytes"}

@@ -247,8 +247,8 @@ class Source:
         given = self.table.corpus
 
         def make(source: str, row: Row) -> Demonstration | None:
-            query = self._query(source, row)
-            if query is None or query.split != "train":
+            query = self._query(source, row, only="train")
+            if query is None:
                 return None
             if given is None:
                 return _demonstration(source, query.prompt, query.ideal or query.targets[0])
@@ -258,17 +258,18 @@ class Source:
 
         return make
 
-    def _query(self, source: str, row: Row) -> Query | None:
+    def _query(self, source: str, row: Row, only: Split | None = None) -> Query | None:
+        """The row as a query; None where it is to be left out, or is of another split than `only`."""
         table = self.table
         choices = self._choices(row)
         prompt = _asked(row, table.prompt, choices)
+        group = digest([plain(prompt)])[:16] if table.group is None else needed(row, table.group)
+        split = table.splits.of(row, group)
+        if split is None or (only is not None and split != only):
+            return None
         hidden = next((choice for choice in choices if choice not in prompt), None)
         if hidden is not None:
             raise Unfit(f"the prompt does not show the option {hidden[:40]!r}: put {{choices}} into prepare.table.prompt")
-        group = digest([plain(prompt)])[:16] if table.group is None else needed(row, table.group)
-        split = table.splits.of(row, group)
-        if split is None:
-            return None
         tags = [(name, text_of(row, name, optional=True)) for name in table.tags]
         return io.build(
             Query, source,
