@@ -15,7 +15,7 @@ ENDINGS: dict[str, Format] = {".jsonl": "jsonl", ".ndjson": "jsonl", ".csv": "cs
 BATCH = 256
 """Rows of a Parquet file that are held at once."""
 ROW_GROUP_LIMIT = 2**30
-"""Bytes, unpacked, of what is read of one row group of a Parquet file: a larger one would take the memory of all of us."""
+"""Bytes, unpacked, of one row group of a Parquet file: a larger one would take the memory of all of us."""
 
 
 def format_of(path: Path) -> Format:
@@ -109,7 +109,7 @@ def _parquet_rows(path: Path, columns: Collection[str] | None) -> Iterator[tuple
         # without a buffer ahead, a page of each column is held and not a row group
         with parquet.ParquetFile(path, buffer_size=2**16, pre_buffer=False) as file:
             names = _wanted(file.schema_arrow.names, columns)
-            _refuse_large(path, file.metadata, names)
+            _refuse_large(path, file.metadata)
             number = 0
             for batch in file.iter_batches(batch_size=BATCH, columns=names, use_threads=False):
                 for row in batch.to_pylist():
@@ -133,11 +133,9 @@ def _wanted(names: list[str], columns: Collection[str] | None) -> list[str] | No
     return [name for name in names if name in columns or any(column.startswith(f"{name}.") for column in columns)]
 
 
-def _refuse_large(path: Path, metadata: Any, names: list[str] | None) -> None:
+def _refuse_large(path: Path, metadata: Any) -> None:
     for number in range(metadata.num_row_groups):
-        group = metadata.row_group(number)
-        parts = [group.column(column) for column in range(group.num_columns)]
-        size = sum(part.total_uncompressed_size for part in parts if names is None or part.path_in_schema.split(".")[0] in names)
+        size = metadata.row_group(number).total_byte_size  # that of its columns ends the process where the footer is corrupt
         if size > ROW_GROUP_LIMIT:
             raise InputError(
                 f"{path}: row group {number} unpacks to {size // 2**20} MiB, over {ROW_GROUP_LIMIT // 2**20}: write smaller row groups"
