@@ -4,8 +4,9 @@ from pathlib import Path
 from typing import Any
 
 import cowest
-from cowest.config import digest, file_digest, load
+from cowest.config import digest, file_digest, load, parse
 from cowest.errors import ConfigError, InputError
+from cowest.models.hf import HFConfig
 from cowest.records import Record
 
 NOT_ROWS = (
@@ -22,6 +23,8 @@ class Turn(Record):
     """Digest of data, params and code: the turn's name in the registry and the tracker."""
     data: dict[str, str]
     """Digest of each raw file, by its path in the raw folder."""
+    models: dict[str, str]
+    """Name of each local model by content, by what params.yaml calls it: other files under the same name are another turn."""
     params: str
     """Digest of the settings, the registry's left out."""
     code: str
@@ -36,8 +39,26 @@ def turn_of(raw: Path, params: Path, champion: int | None = None) -> Turn:
     The key leaves the champion out: the same data are not learned twice because somebody promoted something between.
     Paths of this machine have no part in it: a pipeline elsewhere makes the same turn.
     """
-    data, settings, code = data_digests(raw), params_digest(load(params), str(params)), code_digest()
-    return Turn(key=digest([data, settings, code]), data=data, params=settings, code=code, champion=champion)
+    values = load(params)
+    data, models, settings, code = data_digests(raw), local_models(values), params_digest(values, str(params)), code_digest()
+    key = digest([data, sorted(models.values()), settings, code])
+    return Turn(key=key, data=data, models=models, params=settings, code=code, champion=champion)
+
+
+def local_models(params: dict[str, Any]) -> dict[str, str]:
+    """Names by content of the models that stages load from this machine. Raises ModelError for one that is not there."""
+    found = {}
+    waiting: list[Any] = [section for name, section in params.items() if name not in ("models", "serve")]
+    while waiting:
+        value = waiting.pop()
+        if isinstance(value, dict) and value.get("provider") == "hf":
+            model = parse(HFConfig, value, "params.yaml")
+            found[model.model] = model.base_name(model.folder())
+        elif isinstance(value, dict):
+            waiting += value.values()
+        elif isinstance(value, list):
+            waiting += value
+    return found
 
 
 def data_digests(raw: Path) -> dict[str, str]:
@@ -53,11 +74,12 @@ def data_digests(raw: Path) -> dict[str, str]:
 
 
 def settings_of(params: dict[str, Any]) -> dict[str, Any]:
-    """All settings but `registry`, at the top or in a section: where a decision is kept is no part of it."""
+    """The settings that rows depend on: not where a decision is kept (`registry`), not what is served (`serve`), and not the
+    anchors of `models`, which count where they are used."""
     return {
         name: {key: value for key, value in section.items() if key != "registry"} if isinstance(section, dict) else section
         for name, section in params.items()
-        if name != "registry"
+        if name not in ("registry", "models", "serve")
     }
 
 

@@ -85,6 +85,8 @@ class Draft(Query):
     """Which of the query's drafts this is."""
     draft: str | None
     """None when the call failed: `failed` says why."""
+    cut: bool = False
+    """Whether the draft met its limit of tokens: it is refined as it is, and no pair is made of it."""
     policy: str
     """Name of the model that drafted, with its adapter's digest."""
     failed: str | None = None

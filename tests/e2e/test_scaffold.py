@@ -27,6 +27,8 @@ def test_a_scaffold_prepares_and_validates(tmp_path: Path, kind: str, monkeypatc
 def test_dvc_runs_the_scaffold_and_sees_other_code(tmp_path: Path) -> None:
     params = scaffold(tmp_path, quiz(), "quiz.csv")
     folder = tmp_path / "made"
+    settings = folder / "params.yaml"
+    settings.write_text(settings.read_text().replace("model: smollm2-135m-instruct", f"model: {tiny.model()}"))
     ports = {
         "raw": params["turn"]["raw"],
         "params": "params.yaml",

@@ -256,3 +256,15 @@ def test_the_command_writes_the_page_of_the_folder(
     assert capsys.readouterr().out == f"{tmp_path / 'page.html'}\n"
     assert "Alignment raised" in (tmp_path / "page.html").read_text()
     assert isinstance(contents.gather(tmp_path).report, Missing)
+
+
+def test_what_another_turn_left_is_not_shown_as_this_ones(tmp_path: Path):
+    """A turn that failed half way leaves the evaluation of the one before it where it was."""
+    root = a_turn(tmp_path)
+    outcome = Outcome(turn="a" * 64, version=1, promoted=True, against=None, champion=1, reason="it was better")
+    io.write_document(root / "reports/decision.json", outcome)
+    (root / "turn.json").write_text(json.dumps({"key": "b" * 64}))
+    found = contents.gather(root)
+    assert isinstance(found.report, Missing) and isinstance(found.examples, Missing)
+    page = report.page(found)
+    assert "Alignment raised" not in page and "of turn aaaaaaaa" in page

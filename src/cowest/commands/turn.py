@@ -17,9 +17,10 @@ from cowest.amend import amend
 from cowest.checks import preflight
 from cowest.config import Config, load, parse, section
 from cowest.errors import ConfigError, CoWestError, InputError
-from cowest.io import read_document
+from cowest.io import read_document, write_text
 from cowest.lineage import Turn, turn_of
 from cowest.models.store import open_store
+from cowest.online.live import ServeConfig
 from cowest.protocols import Decision
 from cowest.records import Estimate, EvalReport, Outcome
 from cowest.registry import RegistryConfig, settled
@@ -50,11 +51,7 @@ def main(argv: list[str]) -> int:
     given = parser.parse_args(argv)
     started = time.monotonic()
     _enter(given.params)
-    for assignment in given.set:
-        if said := amend(PARAMS, assignment):
-            print(said)
-    params = load(PARAMS)
-    preflight(PARAMS)  # so that a slip in the last stage is not found after the first has run for an hour
+    params = _settings(given.set)
     raw = parse(TurnConfig, section(params, "turn"), f"{PARAMS}: turn").raw
     registry_config = parse(RegisterConfig, section(params, "register"), f"{PARAMS}: register").registry
     registry = registry_config.open()
@@ -62,8 +59,9 @@ def main(argv: list[str]) -> int:
     turn = turn_of(raw, PARAMS, champion)
     decided = settled(registry.log(), turn.key)
     if decided is None or given.force:
+        forced = given.force or _models_changed(turn)
         stages.run("pin", section(params, "pin"), raw=raw, params=PARAMS, turn=TURN, start=START, champion=CHAMPION)
-        _reproduce(given.force)
+        _reproduce(forced)
     elif _finished(turn):
         print(_nothing_new(decided, champion))
         return 0
@@ -75,6 +73,26 @@ def main(argv: list[str]) -> int:
     return 0
 
 
+def _settings(assignments: list[str]) -> dict[str, Any]:
+    """params.yaml with these changes, checked whole, so that a slip in the last stage is not found after the first has run for
+    an hour. What does not hold is taken back."""
+    before = PARAMS.read_text(encoding="utf-8")
+    try:
+        said = [note for assignment in assignments if (note := amend(PARAMS, assignment))]
+        params = load(PARAMS)
+        if "serve" in params:
+            parse(ServeConfig, params["serve"], f"{PARAMS}: serve")
+        preflight(PARAMS)
+    except CoWestError as error:
+        if assignments and before != PARAMS.read_text(encoding="utf-8"):
+            write_text(PARAMS, before)
+            raise type(error)(f"{error}. {PARAMS} was left as it was") from None
+        raise
+    for note in said:
+        print(note)
+    return params
+
+
 def _enter(params: Path) -> None:
     if params.name != PARAMS.name:
         raise ConfigError(f"--params {params}: dvc.yaml reads {PARAMS}: name one, in a project's folder")
@@ -83,6 +101,15 @@ def _enter(params: Path) -> None:
     os.chdir(params.absolute().parent)
     if not PIPELINE.exists():
         raise InputError(f"{Path.cwd()} has no {PIPELINE}: a turn runs in a project's folder")
+
+
+def _models_changed(turn: Turn) -> bool:
+    """Whether a local model has other files than the last turn here had: DVC knows its name, which may be the same."""
+    try:
+        last = read_document(TURN, Turn).models
+    except CoWestError:
+        return False
+    return any(turn.models.get(name, known) != known for name, known in last.items())
 
 
 def _finished(turn: Turn) -> bool:

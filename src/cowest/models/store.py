@@ -92,7 +92,10 @@ class CallStore:
             self._db.execute("PRAGMA synchronous=FULL")  # durable at commit: an answer that was paid for survives a power cut
             self._db.executescript(SCHEMA)
         except (sqlite3.Error, OSError) as error:
-            raise ConfigError(f"the call store {path} can't be opened: {error}; COWEST_STORE names another place") from None
+            raise ConfigError(
+                f"the call store {path} can't be opened: {error}; move the file away (its answers will be asked for again), or let "
+                "COWEST_STORE name another"
+            ) from None
 
     def get(self, keys: Sequence[str]) -> dict[str, Completion]:
         """Completions of the keys that were answered before."""

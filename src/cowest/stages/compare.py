@@ -21,8 +21,8 @@ class CompareConfig(Config):
     """Resamples of the groups behind each interval."""
     seed: int = 0
     """Of the resampling."""
-    max_failed: int | None = Field(default=0, ge=0)
-    """Failed rows that may be left out; null for any number."""
+    max_failed: int | None = Field(default=None, ge=0)
+    """Failed rows that may be left out; null for any number: `evaluate` has judged them."""
 
 
 def main(trials: In, report: Out, config: CompareConfig) -> None:

@@ -1,7 +1,10 @@
 """Refinements, the strong model alone, and drafts alone are scored by one scorer: the collaborative feedback."""
 
+from pydantic import Field
+
 from cowest import collaboration, io
 from cowest.config import Config
+from cowest.failures import Failures
 from cowest.ports import In, Out
 from cowest.progress import watch
 from cowest.records import Refinement
@@ -12,9 +15,15 @@ class ScoreConfig(Config):
     """What says how good an answer is."""
 
     scorer: AnyScorer
+    max_failed: int | None = Field(default=0, ge=0)
+    """Rows that may fail in this stage; null for any number. Failed rows stay, and are left out of pairs and comparisons."""
 
 
 def main(refinements: list[In], feedback: Out, config: ScoreConfig, shard: io.Shard | None = None) -> None:
     """Writes one row for each refinement, the failed ones too."""
+    failures = Failures("score")
+    earlier = sum(row.failed is not None for group in io.groups(refinements, Refinement, shard) for row in group)
     with config.scorer.open() as scorer:
-        io.write(feedback, watch(collaboration.score(io.groups(refinements, Refinement, shard), scorer), "score"))
+        rows = collaboration.score(io.groups(refinements, Refinement, shard), scorer)
+        io.write(feedback, failures.counted(watch(rows, "score")))
+    failures.judge(config.max_failed, earlier)
