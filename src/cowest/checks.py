@@ -27,6 +27,7 @@ EXTRAS = {
     "train": ("torch", "transformers", "trl", "peft", "datasets", "accelerate", "gguf"),
     "track": ("mlflow",),
     "report": ("matplotlib", "jinja2"),
+    "parquet": ("pyarrow",),
     "dvc": ("dvc", "ruamel.yaml"),
     "strong": ("openai",),
     "pipeline": ("kfp",),

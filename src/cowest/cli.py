@@ -15,6 +15,7 @@ from cowest.errors import CoWestError
 from cowest.ports import config_of, ports_of, takes_shard
 
 COMMANDS = {
+    "init": "make a project from a sample of your data: JSONL, CSV or Parquet",
     "turn": "one turn of the wheel: pin, dvc repro, register, report",
     "ask": "put one question to the champion and the strong model, and see the draft beside the answer",
     "report": "write the page of the last turn again",

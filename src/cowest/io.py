@@ -9,7 +9,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from itertools import islice
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, BinaryIO, TypeVar
 
 from pydantic import BaseModel, ValidationError
 
@@ -26,6 +26,18 @@ Shard = tuple[int, int]
 
 LINE_LIMIT = 16 * 2**20
 """Bytes of a line at most: a longer one is not a row but a mistake, and would take the memory of all of us."""
+BOM = b"\xef\xbb\xbf"
+PACKED = {
+    b"\x1f\x8b": "packed by gzip",
+    b"PK\x03\x04": "a zip archive, or a workbook",
+    b"BZh91AY&SY": "packed by bzip2",
+    b"\xfd7zXZ": "packed by xz",
+    b"\x28\xb5\x2f\xfd": "packed by zstd",
+    b"PAR1\x15": "Parquet under another name",
+    b"\xff\xfe": "UTF-16, not UTF-8",
+    b"\xfe\xff": "UTF-16, not UTF-8",
+}
+"""What a file is that begins with these bytes, and is no text."""
 
 
 def read(paths: Paths, kind: type[R]) -> Iterator[R]:
@@ -40,19 +52,30 @@ def read(paths: Paths, kind: type[R]) -> Iterator[R]:
 
 def lines(path: Path) -> Iterator[bytes]:
     """The lines of a text file, streamed; one over LINE_LIMIT is refused before it is held."""
-    if path.is_dir():
-        raise InputError(f"{path} is a folder, not a file of rows")
-    try:
-        file = path.open("rb")
-    except FileNotFoundError:
-        raise InputError(f"{path}: no such file") from None
-    with file:
+    with _opened(path) as file:
         number = 0
         while line := file.readline(LINE_LIMIT + 1):
             number += 1
             if len(line) > LINE_LIMIT:
                 raise RecordError(f"{path}:{number} is longer than {LINE_LIMIT // 2**20} MiB: is this a file of one JSON object a line?")
             yield line.rstrip(b"\r\n")
+
+
+def beginning(path: Path) -> bytes:
+    """The first few bytes of a file."""
+    with _opened(path) as file:
+        return file.read(16)
+
+
+def _opened(path: Path) -> BinaryIO:
+    if path.is_dir():
+        raise InputError(f"{path} is a folder, not a file of rows")
+    try:
+        return path.open("rb")
+    except FileNotFoundError:
+        raise InputError(f"{path}: no such file") from None
+    except OSError as error:
+        raise InputError(f"{path} can't be read: {error.strerror}") from None
 
 
 def groups(paths: Paths, kind: type[Q], shard: Shard | None = None, split: Split | None = None) -> Iterator[list[Q]]:
@@ -173,6 +196,64 @@ def _names(paths: Paths) -> str:
     return ", ".join(str(path) for path in _parts(paths))
 
 
+def text_lines(path: Path) -> Iterator[str]:
+    """The lines of a text file that somebody else wrote: UTF-8, without line ends and without the mark that some editors begin with.
+
+    Raises InputError for a file that is packed or in UTF-16, RecordError for a line that is no text.
+    """
+    refuse_packed(path, beginning(path))
+    for number, line in enumerate(lines(path), 1):
+        if number == 1:
+            line = line.removeprefix(BOM)
+        if b"\0" in line:
+            raise RecordError(f"{path}:{number} holds a NUL byte, which no text does: is the file broken, or no text?")
+        try:
+            yield line.decode()
+        except UnicodeDecodeError as error:
+            raise RecordError(
+                f"{path}:{number} is not UTF-8 (byte 0x{line[error.start]:02x} at {error.start + 1}): save it as UTF-8, "
+                "as with `iconv -f latin1 -t utf-8`"
+            ) from None
+
+
+def refuse_packed(path: Path, start: bytes) -> None:
+    """Raises InputError where the first bytes of a file are those of an archive, or of UTF-16. Nothing is ever unpacked."""
+    found = next((kind for mark, kind in PACKED.items() if start.startswith(mark)), None)
+    if found is not None:
+        raise InputError(f"{path} is {found}: give JSONL, CSV or Parquet itself")
+
+
+def json_rows(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
+    """The objects of a JSONL file that somebody else wrote, each with the number of its line. Blank lines are passed over.
+
+    Raises RecordError for a line that is no JSON object, and what `text_lines` raises.
+    """
+    for number, line in enumerate(text_lines(path), 1):
+        if not line.strip():
+            continue
+        try:
+            row = _JSON.decode(line)
+        except (ValueError, RecursionError) as error:
+            why = "it is nested too deeply" if isinstance(error, RecursionError) else error
+            hint = ", one object a line" if line.lstrip()[0] in "[{" and number == 1 else ""
+            raise RecordError(f"{path}:{number} is not JSON{hint} ({why}): mend the line, or take it out") from None
+        if not isinstance(row, dict):
+            raise RecordError(f"{path}:{number} is {_kind(row)}, not an object: give one JSON object a line")
+        yield number, row
+
+
+def _no_number(name: str) -> None:
+    raise ValueError(f"{name} is no JSON; null says that there is none")
+
+
+_JSON = json.JSONDecoder(parse_constant=_no_number)
+
+
+def _kind(value: Any) -> str:
+    kinds = {list: "a list", str: "a text", int: "a number", float: "a number", bool: "true or false", type(None): "null"}
+    return kinds.get(type(value), type(value).__name__)
+
+
 def raw_rows(path: Path, fields: set[str]) -> Iterator[tuple[str, dict[str, Any]]]:
     """The objects of a file that somebody else wrote, one a line or one JSON list, each with its place, `file:line`.
 
@@ -193,17 +274,9 @@ def raw_rows(path: Path, fields: set[str]) -> Iterator[tuple[str, dict[str, Any]
 
 
 def _objects(path: Path) -> Iterator[tuple[int, Any]]:
-    for number, line in enumerate(lines(path), 1):
-        if not line.strip():
-            continue
-        if line.lstrip().startswith(b"["):
-            yield from _list(path)
-            return
-        try:
-            row = json.loads(line)
-        except (UnicodeDecodeError, ValueError, RecursionError) as error:
-            raise RecordError(f"{path}:{number} is not JSON ({error}): mend the line, or take it out") from None
-        yield number, row
+    if beginning(path).removeprefix(BOM).lstrip().startswith(b"["):
+        return _list(path)
+    return json_rows(path)
 
 
 def _list(path: Path) -> Iterator[tuple[int, Any]]:
@@ -211,7 +284,7 @@ def _list(path: Path) -> Iterator[tuple[int, Any]]:
     decoder, blank = json.JSONDecoder(), re.compile(r"\s*")
     at, number, last, text = 0, 1, 0, ""
     try:
-        text = path.read_text(encoding="utf-8")
+        text = path.read_text(encoding="utf-8-sig")
         at = blank.match(text, text.index("[") + 1).end()  # type: ignore[union-attr]
         while text[at : at + 1] != "]":
             number, last = number + text.count("\n", last, at), at

@@ -132,7 +132,7 @@ def test_only_the_split_that_is_asked_for(tmp_path: Path) -> None:
     ("line", "said"),
     [
         ("{", "raw.jsonl:2 is not JSON"),
-        ("3", "is int, not an object"),
+        ("3", "is a number, not an object"),
         ('{"question": 3, "answer": "x"}', "question: missing"),
         ('{"question": "x", "answer": " "}', "answer: missing, empty"),
         ("[" * 100000, "not JSON"),

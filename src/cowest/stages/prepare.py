@@ -7,6 +7,7 @@ from pydantic import model_validator
 from cowest import io
 from cowest.config import Config
 from cowest.domains import AnyDomain
+from cowest.domains.table import Source, Table
 from cowest.ports import In, Out
 from cowest.progress import watch
 
@@ -14,16 +15,28 @@ from cowest.progress import watch
 class PrepareConfig(Config):
     """Which data set it is; the domain's own settings stand beside its name."""
 
-    domain: AnyDomain
-    """One of `cowest.domains`, and its settings: `{domain: medmcqa, draft: knowledge}`."""
+    domain: AnyDomain | None = None
+    """One of `cowest.domains`, and its settings: `{domain: medmcqa, draft: knowledge}`; or `table`: one of your own."""
+    table: Table | None = None
+    """The columns of a table of your own: docs/your-data.md."""
 
     @model_validator(mode="before")
     @classmethod
     def _beside(cls, values: Any) -> Any:
-        return {"domain": values} if isinstance(values, dict) and isinstance(values.get("domain"), str) else values
+        if not isinstance(values, dict) or not isinstance(values.get("domain"), str):
+            return values
+        own = {name: value for name, value in values.items() if name != "table"}
+        named = {} if values["domain"] == "table" else {"domain": own}
+        return named | {name: value for name, value in values.items() if name == "table" or (not named and name != "domain")}
+
+    def model_post_init(self, _: Any) -> None:
+        if (self.table is None) == (self.domain is None):
+            raise ValueError("`table` has the columns of `domain: table`, and neither goes without the other")
 
 
 def main(raw: In, queries: Out, corpus: Out, config: PrepareConfig) -> None:
     """Writes every query of every split, and every demonstration."""
-    io.write(queries, watch(config.domain.load(raw), "prepare queries"))
-    io.write(corpus, watch(config.domain.corpus(raw), "prepare corpus"))
+    source = Source(config.table) if config.table is not None else config.domain
+    assert source is not None, "a PrepareConfig has one of the two"
+    io.write(queries, watch(source.load(raw), "prepare queries"))
+    io.write(corpus, watch(source.corpus(raw), "prepare corpus"))

@@ -1,0 +1,386 @@
+"""A table of your own: JSONL, CSV or Parquet, its columns mapped in params.yaml, with no code. docs/your-data.md tells how.
+
+    {"question": "Where is the Comet pump made?", "a": "Oslo", "b": "Rome", "answer": "A", "product": "Comet pump"}
+
+    prepare:
+      domain: table
+      table: {prompt: "{question}\\n{choices}", choices: [a, b], targets: answer, keyed: letter, group: product}
+
+A row that does not fit stops `prepare`, which names the first few with file and line, and says how many there are.
+"""
+
+import re
+from collections import Counter
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path, PurePosixPath
+from string import ascii_uppercase
+from typing import Annotated, Any, Literal, TypeVar, get_args
+
+from pydantic import BeforeValidator, Field, field_validator
+
+from cowest import formats, io
+from cowest.config import Config, digest
+from cowest.domains.cells import NoColumn, Unfit, columns_of, entries, filled, needed, plain, text_of
+from cowest.errors import ContractError, InputError, RecordError
+from cowest.formats import Format, Row
+from cowest.records import Demonstration, Message, Query, Split
+from cowest.scorers.normal import normalise
+
+NAMED = 5
+"""Rows that an error names."""
+SPLITS: tuple[Split, ...] = get_args(Split)
+VALUES: dict[Split, tuple[str, ...]] = {
+    "train": ("train", "training"),
+    "dev": ("dev", "val", "valid", "validation"),
+    "test": ("test", "testing"),
+}
+SHARES: dict[Split, float] = {"train": 0.7, "dev": 0.1, "test": 0.2}
+CHOICES = "choices"
+"""`{choices}` in a template is the options of the row, a line each: `A. Oslo`."""
+
+T = TypeVar("T")
+Maker = Callable[[str, Row], T | None]
+"""Makes something of a row and its place, `file:line`, or leaves it out; raises Unfit, NoColumn and RecordError."""
+
+Columns = Annotated[tuple[str, ...], BeforeValidator(lambda value: (value,) if isinstance(value, str) else value)]
+"""One column, or several."""
+
+
+class Splits(Config):
+    """What is trained on (train), tuned on (dev) and judged on (test)."""
+
+    column: str | None = None
+    """The column that says; without one, `shares` decides."""
+    values: dict[Split, tuple[str, ...]] = Field(default_factory=lambda: dict(VALUES))
+    """What the column says for each split, whatever its case."""
+    leave_out: tuple[str, ...] = ()
+    """Values of the column whose rows are passed over."""
+    shares: dict[Split, float] = Field(default_factory=lambda: dict(SHARES))
+    """Without a column: how much of the groups goes where. A group stays where it is, whatever rows come or go."""
+    seed: int = 0
+    """Another one draws other splits."""
+
+    def model_post_init(self, _: Any) -> None:
+        if any(share < 0 for share in self.shares.values()) or abs(sum(self.shares.values()) - 1) > 1e-6:
+            raise ValueError(f"shares: {self.shares} should be 0 or more each, and 1 together")
+        both = sorted(self.model_fields_set & {"shares", "seed"}) if self.column is not None else []
+        if both:
+            raise ValueError(f"{' and '.join(both)}: the column {self.column!r} says the split, so these have no use")
+        values = [plain(value) for found in (*self.values.values(), self.leave_out) for value in found]
+        if len(set(values)) < len(values):
+            raise ValueError("values: one value is named twice")
+
+    def of(self, row: Row, group: str) -> Split | None:
+        """The split of a row; None where it is to be passed over."""
+        if self.column is None:
+            return self.drawn(group)
+        said = needed(row, self.column)
+        if plain(said) in map(plain, self.leave_out):
+            return None
+        found = next((split for split, values in self.values.items() if plain(said) in map(plain, values)), None)
+        if found is None:
+            known = ", ".join(value for values in self.values.values() for value in values)
+            raise Unfit(f"column {self.column!r} says the split {said[:40]!r}, which is none of {known}: set splits.values or leave_out")
+        return found
+
+    def drawn(self, group: str) -> Split:
+        """The split of a group by its shares: by a digest, so that it never moves."""
+        point = int(digest([self.seed, group])[:13], 16) / 16**13
+        for split in SPLITS:
+            point -= self.shares.get(split, 0.0)
+            if point < 0:
+                return split
+        return max(self.shares, key=lambda split: self.shares[split])  # all that rounding leaves
+
+    def wanted(self) -> list[Split]:
+        """The splits that should have rows."""
+        return [] if self.column is not None else [split for split in SPLITS if self.shares.get(split, 0.0) > 0]
+
+
+class Corpus(Config):
+    """What the policy is specialised on."""
+
+    completion: str
+    """What it should say: a column, or a template over columns. Rows where it is empty are passed over."""
+    prompt: str | None = None
+    """What it is asked; left out, what the query asks."""
+    file: str | None = None
+    """Another table in the raw folder, all of whose rows are used. Left out, the training rows of the table itself are."""
+
+
+class Table(Config):
+    """Which column is what. A column inside another is named with a point: `answers.text`."""
+
+    file: str | None = None
+    """The table, in the raw folder; may be left out where it is the only one."""
+    format: Format | None = None
+    """jsonl, csv or parquet; left out, the file's ending says."""
+    delimiter: str | None = Field(default=None, min_length=1, max_length=1, pattern='^[^"\\r\\n]$')
+    """CSV: what stands between two fields; left out, a comma, and a tab in a .tsv."""
+    prompt: str
+    """What is asked: a column, or a template over columns, as in "{passage}\\n\\n{question}". `{choices}` shows the options, a line
+    each; {{ and }} are braces."""
+    targets: Columns = Field(min_length=1)
+    """The right answers: columns with one each, or with a list."""
+    choices: Columns = ()
+    """The options of a multiple choice: a column each, or one column with the list."""
+    keyed: Literal["text", "letter", "from_0", "from_1"] = "text"
+    """With choices: how a target names its option: by its text, its letter, or its number from 0 or from 1."""
+    separator: str | None = Field(default=None, min_length=1)
+    """What stands between the entries of a list that is one text, as in "Oslo|Kristiania"."""
+    id: str | None = None
+    """A column that must not repeat."""
+    group: str | None = None
+    """Rows that share their luck (one product, one document): they stay in one split, and intervals resample them together. Left out,
+    rows that ask the same are a group."""
+    splits: Splits = Splits()
+    ideal: str | None = None
+    """The best draft that could be given: a column, or a template over columns. May be empty in some rows."""
+    tags: tuple[str, ...] = ()
+    """Columns whose values the report may show apart."""
+    corpus: Corpus | None = None
+    """What the policy is specialised on; left out, the training rows, with their ideal draft or else their first target."""
+
+    @field_validator("file")
+    @classmethod
+    def _stays_inside(cls, name: str | None) -> str | None:
+        return _inside(name)
+
+    @field_validator("corpus")
+    @classmethod
+    def _corpus_stays_inside(cls, corpus: Corpus | None) -> Corpus | None:
+        _inside(corpus.file if corpus else None)
+        return corpus
+
+    def model_post_init(self, _: Any) -> None:
+        if self.keyed != "text" and not self.choices:
+            raise ValueError(f"keyed: {self.keyed} has a meaning with `choices` alone")
+
+    def columns(self) -> set[str]:
+        """Every column of the table that is named."""
+        texts = [self.prompt, self.ideal, *([self.corpus.completion, self.corpus.prompt] if self.corpus else [])]
+        named = {name for text in texts if text is not None for name in _asked_for(text)}
+        single = {name for name in (self.id, self.group, self.splits.column) if name is not None}
+        return (named - {CHOICES}) | single | {*self.targets, *self.choices, *self.tags}
+
+
+def _inside(name: str | None) -> str | None:
+    if name is not None and (PurePosixPath(name).is_absolute() or ".." in PurePosixPath(name).parts):
+        raise ValueError(f"file: {name} is not inside the raw data, so that no turn would know its version")
+    return name
+
+
+def _asked_for(text: str) -> set[str]:
+    """Columns that a setting may mean: `{note?}` is the column `note`, unless there is one of that very name."""
+    return {name for found in columns_of(text) for name in (found, found.removesuffix("?"))}
+
+
+@dataclass(frozen=True)
+class Source:
+    """Queries and corpus of a table."""
+
+    table: Table
+
+    def load(self, raw: Path) -> Iterator[Query]:
+        """The rows as queries. Raises InputError for a file that is none or lacks a column; RecordError, once all the rows were seen,
+        for those that don't fit; ContractError for a split without rows."""
+        path, found = file_of(raw, self.table.file), Counter[Split]()
+        for query in _fitting(path, self._rows(path), self._maker()):
+            found[query.split] += 1
+            yield query
+        empty = [split for split in self.table.splits.wanted() if not found[split]]
+        if empty:
+            groups = "questions" if self.table.group is None else f"values of {self.table.group!r}"
+            raise ContractError(
+                f"{path}: no row falls into {' or '.join(empty)}: there are too few {groups} for these shares: "
+                "set other shares, or another seed, in prepare.table.splits"
+            )
+
+    def corpus(self, raw: Path) -> Iterator[Demonstration]:
+        """What the policy learns: rows of the training split, or all of a file of its own; none from a held-out row."""
+        given = self.table.corpus
+        if given is not None and given.file is not None:
+            path = file_of(raw, given.file)
+            prompt = self.table.prompt if given.prompt is None else given.prompt
+            columns = _asked_for(prompt) | _asked_for(given.completion)
+            found = _fitting(path, formats.rows(path, None, self.table.delimiter, columns), self._learner(given.completion, prompt))
+        else:
+            path = file_of(raw, self.table.file)
+            found = _fitting(path, self._rows(path), self._learner_of_queries())
+        empty = True
+        for row in found:
+            empty = False
+            yield row
+        if empty:
+            raise InputError(f"{path}: no training row has a completion: does prepare.table.corpus name the right column?")
+
+    def _rows(self, path: Path) -> Iterator[tuple[int, Row]]:
+        """The rows of the table. Raises InputError, at their end, for a column that may be empty and is so in all of them."""
+        table = self.table
+        unseen = {name for name in (table.ideal, *table.tags) if name is not None}
+        for number, row in formats.rows(path, table.format, table.delimiter, table.columns()):
+            unseen = {name for name in unseen if not _says(row, name)} if unseen else unseen
+            yield number, row
+        if unseen:
+            raise InputError(f"{path}: no row has anything under {', '.join(map(repr, sorted(unseen)))}: is the column named so?")
+
+    def _maker(self) -> Maker[Query]:
+        """Makes queries, one file long: a column of ids is watched for one that comes back."""
+        column, seen = self.table.id, set[int]()
+
+        def make(source: str, row: Row) -> Query | None:
+            if column is not None:
+                _once(needed(row, column), column, seen)
+            return self._query(source, row)
+
+        return make
+
+    def _learner(self, completion: str, prompt: str) -> Maker[Demonstration]:
+        def make(source: str, row: Row) -> Demonstration | None:
+            said = filled(row, completion, optional=True)
+            return None if said is None else _demonstration(source, _message(_asked(row, prompt, ())), said)
+
+        return make
+
+    def _learner_of_queries(self) -> Maker[Demonstration]:
+        given = self.table.corpus
+
+        def make(source: str, row: Row) -> Demonstration | None:
+            query = self._query(source, row, only="train")
+            if query is None:
+                return None
+            if given is None:
+                return _demonstration(source, query.prompt, query.ideal or query.targets[0])
+            said = filled(row, given.completion, _own(query.choices), optional=True)
+            asked = query.prompt if given.prompt is None else _message(_asked(row, given.prompt, query.choices))
+            return None if said is None else _demonstration(source, asked, said)
+
+        return make
+
+    def _query(self, source: str, row: Row, only: Split | None = None) -> Query | None:
+        """The row as a query; None where it is to be left out, or is of another split than `only`."""
+        table = self.table
+        choices = self._choices(row)
+        prompt = _asked(row, table.prompt, choices)
+        group = digest([plain(prompt)])[:16] if table.group is None else needed(row, table.group)
+        split = table.splits.of(row, group)
+        if split is None or (only is not None and split != only):
+            return None
+        hidden = next((choice for choice in choices if choice not in prompt), None)
+        if hidden is not None:
+            raise Unfit(f"the prompt does not show the option {hidden[:40]!r}: put {{choices}} into prepare.table.prompt")
+        tags = [(name, text_of(row, name, optional=True)) for name in table.tags]
+        return io.build(
+            Query, source,
+            group=group, split=split, prompt=_message(prompt), targets=self._targets(row, choices), choices=choices,
+            ideal=None if table.ideal is None else filled(row, table.ideal, _own(choices), optional=True),
+            tags=tuple(f"{name}: {value}" for name, value in tags if value is not None), source=source,
+        )  # fmt: skip
+
+    def _choices(self, row: Row) -> tuple[str, ...]:
+        names = self.table.choices
+        if not names:
+            return ()
+        choices = tuple(entries(row, names[0], self.table.separator) if len(names) == 1 else (needed(row, name) for name in names))
+        if not 2 <= len(choices) <= len(ascii_uppercase):
+            raise Unfit(f"column {', '.join(names)!r} has {len(choices)} options: a multiple choice has 2 to {len(ascii_uppercase)}")
+        if len({plain(choice) for choice in choices}) < len(choices):
+            raise Unfit("two options say the same")
+        return choices
+
+    def _targets(self, row: Row, choices: tuple[str, ...]) -> tuple[str, ...]:
+        found = [target for name in self.table.targets for target in entries(row, name, self.table.separator)]
+        if not found:
+            raise Unfit(f"there is no target: {', '.join(self.table.targets)} is empty")
+        return tuple(dict.fromkeys(option_of(target, choices, self.table.keyed) for target in found) if choices else found)
+
+
+def option_of(target: str, choices: tuple[str, ...], keyed: str) -> str:
+    """The option that a target names, as the scorer `choice` will find it again."""
+    if keyed == "text":
+        number = next((number for number, choice in enumerate(choices) if plain(choice) == plain(target)), None)
+    elif keyed == "letter":
+        letter = target.strip().strip("().").upper()
+        number = ascii_uppercase.index(letter) if len(letter) == 1 and letter in ascii_uppercase else None
+    else:
+        number = int(target) - int(keyed[-1]) if re.fullmatch(r"[0-9]{1,4}", target.strip()) else None
+    if number is None or not 0 <= number < len(choices):
+        how = {"text": "", "letter": ", named by its letter", "from_0": ", numbered from 0", "from_1": ", numbered from 1"}[keyed]
+        raise Unfit(f"the target {target[:40]!r} is not among the {len(choices)} options{how}")
+    alike = sum(normalise(choice) == normalise(choices[number]) for choice in choices) > 1
+    return ascii_uppercase[number] if alike else choices[number]
+
+
+def _once(value: str, column: str, seen: set[int]) -> None:
+    key = int(digest([value])[:16], 16)
+    if key in seen:
+        raise Unfit(f"{column} {value[:40]!r} comes twice")
+    seen.add(key)
+
+
+def _own(choices: tuple[str, ...]) -> dict[str, str]:
+    """What templates may show beside the columns."""
+    return {CHOICES: "\n".join(f"{ascii_uppercase[number]}. {choice}" for number, choice in enumerate(choices))} if choices else {}
+
+
+def _asked(row: Row, text: str, choices: tuple[str, ...]) -> str:
+    asked = filled(row, text, _own(choices))
+    if asked is None or not asked.strip():
+        raise Unfit(f"{text[:60]!r} is empty")
+    return asked
+
+
+def _says(row: Row, text: str) -> bool:
+    try:
+        return filled(row, text, {CHOICES: " "}, optional=True) is not None
+    except Unfit:  # said where the row is used
+        return True
+
+
+def _demonstration(source: str, prompt: tuple[Message, ...], completion: str) -> Demonstration:
+    return io.build(Demonstration, source, prompt=prompt, completion=completion, source=source)
+
+
+def _message(text: str) -> tuple[Message, ...]:
+    return (Message(role="user", content=text),)
+
+
+def file_of(raw: Path, name: str | None) -> Path:
+    """The table among the raw data: the file itself, the one that is named, or the only one. Raises InputError."""
+    if raw.is_file():
+        if name is not None and name != raw.name:
+            raise InputError(f"{raw}: prepare.table.file asks for {name}: name the folder that it is in")
+        return raw
+    if name is not None:
+        if not (raw / name).is_file():
+            raise InputError(f"{raw / name}: {'is a folder' if (raw / name).is_dir() else 'no such file'}: prepare.table.file names it")
+        return raw / name
+    found = sorted(part for part in raw.iterdir() if part.is_file() and part.suffix.lower() in formats.ENDINGS) if raw.is_dir() else []
+    if len(found) != 1:
+        there = f"{len(found)} tables ({', '.join(part.name for part in found[:NAMED])})" if found else "no table"
+        raise InputError(f"{raw} has {there}: name one in prepare.table.file; endings are {', '.join(formats.ENDINGS)}")
+    return found[0]
+
+
+def _fitting(path: Path, rows: Iterator[tuple[int, Row]], make: Maker[T]) -> Iterator[T]:
+    """What is made of rows. Those that don't fit are all counted, and the first few named by a RecordError at the end."""
+    said: list[str] = []
+    count = 0
+    for number, row in rows:
+        try:
+            made = make(f"{path.name}:{number}", row)
+        except NoColumn as error:
+            raise InputError(f"{path}:{number}: {error}") from None
+        except (Unfit, RecordError) as error:
+            count += 1
+            if len(said) < NAMED:
+                said.append(str(error) if isinstance(error, RecordError) else f"{path}:{number}: {error}")
+        else:
+            if made is not None:
+                yield made
+    if count == 1:
+        raise RecordError(said[0])
+    if count:
+        more = [f"and {count - len(said)} more"] if count > len(said) else []
+        raise RecordError(f"{count} rows of {path} don't fit: mend them, or take them out" + "".join(f"\n  - {row}" for row in said + more))

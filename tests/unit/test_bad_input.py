@@ -1,0 +1,220 @@
+"""Files that are no tables, or broken ones: one clear error with the place, and nothing written. The files are made here."""
+
+import gzip
+import os
+import struct
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from cowest.domains import domain
+from cowest.domains.table import Source, Table
+from cowest.errors import CoWestError, InputError
+from cowest.stages.prepare import PrepareConfig, main
+
+Make = Callable[[Path], object]
+GOOD = b'{"q": "Who?", "a": "Ada"}\n'
+CSV = b"q,a\nWho?,Ada\n"
+ALL = {"splits": {"shares": {"train": 1}}}
+PLAIN: dict[str, Any] = {"prompt": "q", "targets": "a", **ALL}
+QUIZ: dict[str, Any] = {"prompt": "{q}\n{choices}", "choices": ["x", "y"], "targets": "a", "keyed": "text", **ALL}
+
+
+def holding(content: bytes) -> Make:
+    return lambda path: path.write_bytes(content)
+
+
+def parquet_of(**columns: list[Any]) -> Make:
+    def make(path: Path) -> None:
+        import pyarrow
+        from pyarrow import parquet
+
+        parquet.write_table(pyarrow.table(columns), path)
+
+    return make
+
+
+def gzip_bomb(path: Path) -> None:
+    path.write_bytes(gzip.compress(bytes(20_000_000)))
+
+
+def cut(make: Make) -> Make:
+    def short(path: Path) -> None:
+        make(path)
+        path.write_bytes(path.read_bytes()[:-20])
+
+    return short
+
+
+BAD: list[tuple[str, str, Make, dict[str, Any], str]] = [
+    ("broken JSON", "t.jsonl", holding(GOOD + b'{"q": \n'), PLAIN, r"t.jsonl:2 is not JSON"),
+    ("one JSON document", "t.jsonl", holding(b'[\n{"q": 1}\n]\n'), PLAIN, r"t.jsonl:1 is not JSON, one object a line"),
+    ("a list for a row", "t.jsonl", holding(b"[1]\n"), PLAIN, r"t.jsonl:1 is a list, not an object"),
+    ("Latin-1", "t.jsonl", holding(GOOD + '{"q": "é"}\n'.encode("latin-1")), PLAIN, r"t.jsonl:2 is not UTF-8 \(byte 0xe9 at 8\)"),
+    ("Latin-1 in CSV", "t.csv", holding(CSV + "Où?,là\n".encode("latin-1")), PLAIN, r"t.csv:3 is not UTF-8"),
+    ("UTF-16", "t.csv", holding("q,a\nWho?,Ada\n".encode("utf-16")), PLAIN, r"t.csv is UTF-16"),
+    ("a NUL byte", "t.jsonl", holding(GOOD + b'{"q": "\0"}\n'), PLAIN, r"t.jsonl:2 holds a NUL byte"),
+    ("a NUL byte in CSV", "t.csv", holding(CSV + b"a\0,b\n"), PLAIN, r"t.csv:3 holds a NUL byte"),
+    ("an escaped NUL", "t.jsonl", holding(b'{"q": "a\\u0000", "a": "b"}\n'), PLAIN, r"t.jsonl:1: 'q' holds a NUL character"),
+    ("half a character", "t.jsonl", holding(b'{"q": "a\\ud800", "a": "b"}\n'), PLAIN, r"t.jsonl:1: 'q' holds half a character"),
+    ("a line of 50 MB", "t.jsonl", holding(GOOD + b"x" * 50_000_000), PLAIN, r"t.jsonl:2 is longer than 16 MiB"),
+    ("a row of 50 MB in CSV", "t.csv", holding(CSV + b'"' + b"xxxx\n" * 10_000_000), PLAIN, r"t.csv:3 .*a row is longer than 16 MiB"),
+    ("a repeated id", "t.jsonl", holding(GOOD + GOOD), {**PLAIN, "id": "q"}, r"t.jsonl:2: q 'Who\?' comes twice"),
+    ("a column that is missing", "t.jsonl", holding(GOOD + b'{"q": "Who?"}\n'), PLAIN, r"t.jsonl:2: there is no column 'a'.*columns are q"),
+    ("a renamed column", "t.csv", holding(b"quest,a\nWho?,Ada\n"), {**PLAIN, "prompt": "question"}, r"t.csv:2: .*is it 'quest'\?"),
+    ("another delimiter", "t.csv", holding(b"q;a\nWho?;Ada\n"), PLAIN, r"t.csv:2: there is no column 'q'.*q;a"),
+    ("a missing field", "t.csv", holding(CSV + b"Who?\n"), PLAIN, r"t.csv:3 has 1 fields and the header 2"),
+    ("a column named twice", "t.csv", holding(b"q,q\na,b\n"), PLAIN, r"t.csv:1: the header names 'q' twice"),
+    ("an open quote", "t.csv", holding(CSV + b'"Who?,Ada\n'), PLAIN, r"t.csv:3 is not CSV \(unexpected end of data\)"),
+    ("a quote inside", "t.csv", holding(CSV + b'"Who" is?,Ada\n'), PLAIN, r"t.csv:3 is not CSV"),
+    ("an empty file", "t.jsonl", holding(b""), PLAIN, r"t.jsonl has no rows"),
+    ("an empty CSV", "t.csv", holding(b""), PLAIN, r"t.csv has no rows"),
+    ("a header alone", "t.csv", holding(b"q,a\n"), PLAIN, r"t.csv has no rows"),
+    ("an empty Parquet file", "t.parquet", holding(b""), PLAIN, r"t.parquet has no rows"),
+    ("a Parquet file without rows", "t.parquet", parquet_of(q=[], a=[]), PLAIN, r"t.parquet has no rows"),
+    ("a folder for a file", "t.jsonl", Path.mkdir, {**PLAIN, "file": "t.jsonl"}, r"t.jsonl: is a folder"),
+    ("a folder, and no table", "t.jsonl", Path.mkdir, PLAIN, r"has no table: name one"),
+    ("a pipe", "t.jsonl", os.mkfifo, {**PLAIN, "file": "t.jsonl"}, r"t.jsonl: no such file"),
+    ("no such file", "t.jsonl", lambda path: None, {**PLAIN, "file": "t.jsonl"}, r"t.jsonl: no such file"),
+    ("an unknown ending", "t.xlsx", holding(GOOD), {**PLAIN, "file": "t.xlsx"}, r"t.xlsx: its ending says no format"),
+    ("NaN", "t.jsonl", holding(b'{"q": "Who?", "a": NaN}\n'), PLAIN, r"t.jsonl:1 is not JSON.*NaN is no JSON"),
+    ("infinity", "t.jsonl", holding(b'{"q": "Who?", "a": -Infinity}\n'), PLAIN, r"-Infinity is no JSON"),
+    ("a float that overflows", "t.jsonl", holding(b'{"q": "Who?", "a": 1e999}\n'), PLAIN, r"t.jsonl:1: 'a' is inf, no finite number"),
+    ("NaN in Parquet", "t.parquet", parquet_of(q=["Who?"], a=[float("nan")]), PLAIN, r"t.parquet:1: 'a' is nan, no finite number"),
+    ("an int that overflows", "t.jsonl", holding(b'{"q": "Who?", "a": ' + b"9" * 5000 + b"}\n"), PLAIN, r"t.jsonl:1 is not JSON"),
+    ("Parquet of another schema", "t.parquet", parquet_of(question=["Who?"], a=["Ada"]), PLAIN, r"t.parquet:1: there is no column 'q'"),
+    ("Parquet of another type", "t.parquet", parquet_of(q=[b"Who?"], a=["Ada"]), PLAIN, r"t.parquet:1: 'q' is bytes, not a text"),
+    ("Parquet that was cut", "t.parquet", cut(parquet_of(q=["Who?"], a=["Ada"])), PLAIN, r"t.parquet can't be read as Parquet"),
+    ("CSV called Parquet", "t.parquet", holding(CSV), PLAIN, r"t.parquet is no Parquet file"),
+    ("Parquet called CSV", "t.csv", parquet_of(q=["Who?"], a=["Ada"]), PLAIN, r"t.csv is Parquet under another name"),
+    ("deep nesting", "t.jsonl", holding(b'{"q": ' + b"[" * 200_000 + b"\n"), PLAIN, r"t.jsonl:1 is not JSON"),
+    ("a list for a text", "t.jsonl", holding(b'{"q": ["Who?"], "a": "Ada"}\n'), PLAIN, r"t.jsonl:1: 'q' is a list, not a text"),
+    ("an object for a text", "t.jsonl", holding(b'{"q": {"x": 1}, "a": "Ada"}\n'), PLAIN, r"'q' is an object: name what is in it"),
+    ("an empty target", "t.jsonl", holding(b'{"q": "Who?", "a": " "}\n'), PLAIN, r"t.jsonl:1: there is no target"),
+    ("an empty prompt", "t.jsonl", holding(b'{"q": null, "a": "b"}\n'), PLAIN, r"t.jsonl:1: 'q' is empty"),
+    ("a missing option", "t.csv", holding(b"q,x,y,a\nWho?,Ada,,Ada\n"), QUIZ, r"t.csv:2: 'y' is empty"),
+    ("two equal options", "t.csv", holding(b"q,x,y,a\nWho?,Ada,ada,Ada\n"), QUIZ, r"t.csv:2: two options say the same"),
+    ("one option", "t.jsonl", holding(b'{"q": "Who?", "o": ["Ada"], "a": "Ada"}\n'), {**QUIZ, "choices": "o"}, r"'o' has 1 options"),
+    ("a target that is no option", "t.csv", holding(b"q,x,y,a\nWho?,Ada,Bob,Eve\n"), QUIZ, r"t.csv:2: the target 'Eve' is not among the 2"),
+    ("a split with no rows", "t.jsonl", holding(GOOD), {"prompt": "q", "targets": "a"}, r"t.jsonl: no row falls into"),
+    ("a gzip bomb", "t.jsonl", gzip_bomb, PLAIN, r"t.jsonl is packed by gzip"),
+    ("a gzip bomb called Parquet", "t.parquet", gzip_bomb, PLAIN, r"t.parquet is packed by gzip"),
+    ("a workbook", "t.csv", holding(b"PK\x03\x04" + bytes(50)), PLAIN, r"t.csv is a zip archive, or a workbook"),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("name", "make", "table", "said"), [case[1:] for case in BAD], ids=[case[0] for case in BAD])
+def test_a_bad_file_is_one_clear_error_and_nothing_is_written(
+    tmp_path: Path, name: str, make: Make, table: dict[str, Any], said: str
+) -> None:
+    raw, out = tmp_path / "raw", tmp_path / "out"
+    raw.mkdir()
+    out.mkdir()
+    make(raw / name)
+    config = PrepareConfig.model_validate({"domain": "table", "table": table})
+    with pytest.raises(CoWestError, match=said) as error:
+        main(raw, out / "queries.jsonl", out / "corpus.jsonl", config)
+    assert len(str(error.value)) < 1000 and "Traceback" not in str(error.value)
+    assert not list(out.iterdir())
+
+
+def test_a_row_group_that_would_fill_the_memory_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("cowest.formats.ROW_GROUP_LIMIT", 10)
+    parquet_of(q=["Who?"], a=["Ada"])(tmp_path / "t.parquet")
+    with pytest.raises(InputError, match="row group 0 unpacks to"):
+        read(tmp_path / "t.parquet", PLAIN)
+
+
+def test_the_loader_of_the_demo_refuses_the_same(tmp_path: Path) -> None:
+    for name, content in (("Latin-1", b"\xe9\n"), ("NUL", b"\0\n"), ("gzip", gzip.compress(b"")), ("nesting", b"[" * 200_000)):
+        (tmp_path / "questions.jsonl").write_bytes(content)
+        with pytest.raises(InputError):
+            list(domain("handbook").load(tmp_path))
+        assert name
+
+
+def read(path: Path, table: dict[str, Any]) -> int:
+    source = Source(Table.model_validate(table))
+    return len(list(source.load(path))) + len(list(source.corpus(path)))
+
+
+def survives(path: Path, content: bytes, table: dict[str, Any]) -> None:
+    """Rows or a CoWestError come out."""
+    path.write_bytes(content)
+    try:
+        assert read(path, table)
+    except CoWestError as error:
+        assert str(error)
+
+
+ANY = settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+VALUES = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | st.text(st.characters()),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.sampled_from("qaxy"), inner, max_size=4),
+    max_leaves=12,
+)
+
+
+@ANY
+@given(
+    content=st.binary(max_size=300),
+    ending=st.sampled_from(["jsonl", "csv", "tsv", "parquet"]),
+    start=st.sampled_from([b"", GOOD, CSV, b"PAR1"]),
+)
+def test_any_bytes(tmp_path: Path, content: bytes, ending: str, start: bytes) -> None:
+    survives(tmp_path / f"t.{ending}", start + content, PLAIN)
+
+
+@ANY
+@given(rows=st.lists(st.dictionaries(st.sampled_from("qaxy"), VALUES, max_size=4), max_size=4), table=st.sampled_from([PLAIN, QUIZ]))
+def test_any_json(tmp_path: Path, rows: list[dict[str, Any]], table: dict[str, Any]) -> None:
+    import json
+
+    survives(tmp_path / "t.jsonl", "".join(json.dumps(row) + "\n" for row in rows).encode(), table)
+
+
+@ANY
+@given(text=st.text(st.sampled_from('qaxy,;"\n\r \t\\é\ufeff0'), max_size=60), table=st.sampled_from([PLAIN, QUIZ]))
+def test_any_csv(tmp_path: Path, text: str, table: dict[str, Any]) -> None:
+    survives(tmp_path / "t.csv", b"q,a,x,y\n" + text.encode(), table)
+
+
+@settings(ANY, derandomize=True)
+@given(data=st.data())
+def test_parquet_with_bytes_changed(tmp_path: Path, data: st.DataObject) -> None:
+    parquet_of(q=["Who?", "Where?"], a=["Ada", "Oslo"])(tmp_path / "whole.parquet")
+    content = bytearray((tmp_path / "whole.parquet").read_bytes())
+    for place in data.draw(st.lists(st.integers(0, len(content) - 1), min_size=1, max_size=5)):
+        content[place] = data.draw(st.integers(0, 255))
+    survives(tmp_path / "t.parquet", bytes(content), PLAIN)
+
+
+def test_a_footer_that_would_end_the_process_is_an_error(tmp_path: Path) -> None:
+    """pyarrow's words on a column's size end the process where its statistics are corrupt; so they are not asked for."""
+    parquet_of(q=["Who?", "Where?"], a=["Ada", "Oslo"])(tmp_path / "whole.parquet")
+    whole = (tmp_path / "whole.parquet").read_bytes()
+    for place in range(len(whole) - struct.unpack("<I", whole[-8:-4])[0] - 8, len(whole) - 8):
+        survives(tmp_path / "t.parquet", whole[:place] + bytes([whole[place] ^ 0x10]) + whole[place + 1 :], PLAIN)
+
+
+@ANY
+@given(
+    fields=st.lists(
+        st.tuples(st.text(st.characters(exclude_categories=["Cs"])), st.text(st.characters(exclude_categories=["Cs"]))), max_size=6
+    )
+)
+def test_what_a_csv_writer_writes_is_read_back(tmp_path: Path, fields: list[tuple[str, str]]) -> None:
+    import csv
+
+    from cowest.formats import rows
+
+    fields = [tuple(field.replace("\0", "").replace("\r", "") for field in pair) for pair in fields]  # type: ignore[misc]
+    with (tmp_path / "t.csv").open("w", newline="", encoding="utf-8") as file:
+        csv.writer(file).writerows([("q", "a"), *fields])
+    if not fields:
+        return
+    assert [(row["q"], row["a"]) for _, row in rows(tmp_path / "t.csv")] == fields

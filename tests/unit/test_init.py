@@ -1,0 +1,199 @@
+"""`cowest init`: a project from a sample, that says what it understood, runs, and writes over nothing."""
+
+import json
+import re
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from cowest import checks, config, io
+from cowest.cli import main
+from cowest.commands.scaffold.guess import guess
+from cowest.domains.table import Table
+from cowest.errors import ConfigError
+from cowest.prompts import Prompts
+from cowest.records import Demonstration, Query
+from tests import lines
+from tests.unit.test_table import write
+
+CITIES = ["Oslo", "Rome", "Bonn", "Lyon", "Cork"]
+
+
+def quiz(count: int = 60, **more: Any) -> list[dict[str, Any]]:
+    return [
+        {
+            "Question": f"Where is\nthing {number} made?", "option_a": CITIES[number % 5], "option_b": CITIES[(number + 1) % 5],
+            "option_c": CITIES[(number + 2) % 5], "correct": "ABC"[number % 3], "exp": f"Thing {number}: see the map.",
+            "product": f"thing {number // 3}", "topic": f"t{number % 4}", "junk": number / 7, **more,
+        }
+        for number in range(count)
+    ]  # fmt: skip
+
+
+def asked(count: int = 50) -> list[dict[str, Any]]:
+    return [
+        {"uid": f"u{number}", "question": f"Who made engine {number}?", "answers": {"text": [f"Ada {number}", "Ada"]},
+         "split": "train" if number < 35 else "Validation"}
+        for number in range(count)
+    ]  # fmt: skip
+
+
+def scaffold(folder: Path, rows: list[dict[str, Any]], name: str, *flags: str) -> dict[str, Any]:
+    assert main(["init", str(write(folder / name, rows)), "--out", str(folder / "made"), *flags]) == 0
+    return config.load(folder / "made" / "params.yaml")
+
+
+def prepare(folder: Path, params: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> tuple[list[Query], list[Demonstration]]:
+    monkeypatch.chdir(folder / "made")
+    given = ["--raw", params["turn"]["raw"], "--queries", "data/queries.raw.jsonl", "--corpus", "data/corpus.jsonl"]
+    assert main(["prepare", *given]) == 0
+    return list(io.read(Path("data/queries.raw.jsonl"), Query)), list(io.read(Path("data/corpus.jsonl"), Demonstration))
+
+
+@pytest.mark.parametrize("ending", [".csv", ".tsv", ".jsonl", ".parquet"])
+def test_a_multiple_choice(tmp_path: Path, ending: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    params = scaffold(tmp_path, quiz(), f"My quiz{ending if ending != '.tsv' else '.csv'}")
+    table = params["prepare"]["table"]
+    assert table["prompt"] == "{Question}\n{choices}" and table["choices"] == ["option_a", "option_b", "option_c"]
+    assert (table["targets"], table["keyed"], table["group"], table["tags"]) == ("correct", "letter", "product", ["topic"])
+    assert table["ideal"] == "exp" and params["models"]["scorer"] == {"scorer": "choice"} and params["turn"]["raw"] == "data/raw/my-quiz"
+    said = capsys.readouterr().out
+    assert "'correct': the letter of an option" in said and "junk: left out" in said and re.search(r"\d+ train, \d+ dev, \d+ test", said)
+    queries, corpus = prepare(tmp_path, params, monkeypatch)
+    assert len(queries) == 60 and {query.split for query in queries} == {"train", "dev", "test"}
+    assert queries[1].targets == ("Bonn",)
+    assert len(corpus) == sum(query.split == "train" for query in queries)
+
+
+def test_questions_and_answers(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    params = scaffold(tmp_path, asked(), "qa.jsonl")
+    table = params["prepare"]["table"]
+    assert (table["targets"], table["id"]) == ("answers.text", "uid") and params["models"]["scorer"] == {"scorer": "contains"}
+    said = capsys.readouterr().out
+    assert "'split' has none, so its Validation are" in said and "35 train, 0 dev, 15 test" in said and "which rows belong together" in said
+    queries, corpus = prepare(tmp_path, params, monkeypatch)
+    assert queries[7].targets == ("Ada 7", "Ada") and len(corpus) == 35
+
+
+def test_few_answers_are_labels(tmp_path: Path) -> None:
+    rows = [{"utterance": f"I feel {number}", "label": "bad" if number % 2 else "good"} for number in range(40)]
+    params = scaffold(tmp_path, rows, "t.csv")
+    assert params["models"]["scorer"] == {"scorer": "exact_match"}
+    assert "nothing else: bad, good." in params["models"]["prompts"]["refine"]["user"]
+
+
+def test_the_settings_are_whole(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    scaffold(tmp_path, quiz(), "t.csv")
+    monkeypatch.chdir(tmp_path / "made")
+    settings, problems = checks._settings(Path("params.yaml"))
+    assert not problems and not checks._raw(Path("params.yaml")) and len(settings) == len(lines.STAGES)
+    Prompts.model_validate(config.load(Path("params.yaml"))["models"]["prompts"])
+
+
+def test_the_line_is_that_of_the_repository(tmp_path: Path) -> None:
+    """But for the code, which an installed package has no path for: `turn.json` has its digest."""
+    params = scaffold(tmp_path, quiz(), "handbook.csv")
+    assert params["turn"]["raw"] == "data/raw/handbook"
+    made = yaml.safe_load((tmp_path / "made" / "dvc.yaml").read_text())["stages"]
+    ours = yaml.safe_load((lines.ROOT / "dvc.yaml").read_text())["stages"]
+    for entry in (stage.get("do", stage) for stage in ours.values()):
+        entry["deps"].remove("src/cowest")
+        entry["params"].append({"turn.json": ["code"]})
+    assert made == ours
+
+
+def test_nothing_is_written_over(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    sample = write(tmp_path / "t.csv", quiz())
+    for name in ("params.yaml", "dvc.yaml", "data/raw/t/t.csv"):
+        out = tmp_path / name.replace("/", "-")
+        (out / name).parent.mkdir(parents=True)
+        (out / name).write_text("mine")
+        assert main(["init", str(sample), "--out", str(out)]) == 1
+        assert f"{out / name} exists, and init writes over nothing" in capsys.readouterr().err
+        assert [path.name for path in out.rglob("*") if path.is_file()] == [Path(name).name]
+    out = tmp_path / "repository"
+    out.mkdir()
+    (out / ".gitignore").write_text("mine")
+    assert main(["init", str(sample), "--out", str(out)]) == 0
+    assert (out / ".gitignore").read_text() == "mine"
+    assert "left as they are: .gitignore" in capsys.readouterr().out
+
+
+def test_a_sample_in_its_place_stays_there(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("data/raw/t").mkdir(parents=True)
+    before = write(Path("data/raw/t/t.csv"), quiz()).read_bytes()
+    assert main(["init", "data/raw/t/t.csv"]) == 0
+    assert Path("data/raw/t/t.csv").read_bytes() == before and Path("params.yaml").exists()
+
+
+def test_what_cannot_be_told_is_asked_for(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    rows = [{"foo": f"Say {number}.", "bar": str(number)} for number in range(30)]
+    sample = write(tmp_path / "t.csv", rows)
+    assert main(["init", str(sample), "--out", str(tmp_path / "made")]) == 1
+    assert "say it with --targets COLUMN; the columns without a role are foo, bar" in capsys.readouterr().err
+    assert not (tmp_path / "made").exists()
+    assert main(["init", str(sample), "--out", str(tmp_path / "made"), "--prompt", "foo", "--targets", "bar"]) == 0
+    assert main(["init", str(sample), "--out", str(tmp_path / "other"), "--prompt", "food", "--targets", "bar"]) == 1
+    assert "there is no column 'food': is it 'foo'?" in capsys.readouterr().err
+    assert not (tmp_path / "other").exists()
+
+
+def test_what_will_stop_prepare_is_said(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    rows = quiz()
+    rows[20]["correct"] = "Z"
+    scaffold(tmp_path, rows, "t.csv")
+    said = capsys.readouterr().out
+    assert "'correct' of 2% of the rows: it names no option there" in said and "t.csv:42: the target 'Z' is not among the 3 options" in said
+
+
+def test_numbers_that_may_count_from_0_or_1_are_said(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    rows = [{**row, "correct": 1 + number % 2} for number, row in enumerate(quiz())]
+    assert scaffold(tmp_path, rows, "t.csv")["prepare"]["table"]["keyed"] == "from_0"
+    assert "counts the options from 0 or from 1: both would do" in capsys.readouterr().out
+
+
+def test_another_delimiter_is_found(tmp_path: Path) -> None:
+    (tmp_path / "t.csv").write_text("question;answer\n" + "".join(f"Who, {number}?;Ada {number}\n" for number in range(40)))
+    assert main(["init", str(tmp_path / "t.csv"), "--out", str(tmp_path / "made")]) == 0
+    assert config.load(tmp_path / "made" / "params.yaml")["prepare"]["table"]["delimiter"] == ";"
+
+
+NAMES = [
+    "question",
+    "text",
+    "answer",
+    "answers",
+    "label",
+    "a",
+    "b",
+    "c",
+    "choices",
+    "split",
+    "id",
+    "group",
+    "why",
+    "topic",
+    "o dd",
+    "x: y #",
+]
+VALUES = st.none() | st.integers() | st.text(max_size=8) | st.lists(st.text(max_size=4), max_size=3) | st.floats()
+ROWS = st.lists(
+    st.dictionaries(st.sampled_from(NAMES), VALUES | st.dictionaries(st.just("text"), VALUES), max_size=8), min_size=1, max_size=12
+)
+
+
+@settings(max_examples=150, deadline=None)
+@given(rows=ROWS)
+def test_any_rows_give_a_mapping_or_a_word(rows: list[dict[str, Any]]) -> None:
+    try:
+        made = guess(rows)
+    except ConfigError as error:
+        assert "say it with --" in str(error)
+        return
+    table = Table.model_validate(made.table)
+    assert table.columns() <= {"choices"} | {name for row in json.loads(json.dumps(rows)) for key in row for name in (key, f"{key}.text")}

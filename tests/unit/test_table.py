@@ -1,0 +1,250 @@
+"""A table of your own: columns become queries and a corpus, whatever the format, and nothing held out is learned."""
+
+import csv
+import json
+import re
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from pydantic import ValidationError
+
+from cowest.domains.table import Corpus, Source, Splits, Table
+from cowest.errors import ConfigError, ContractError, InputError, RecordError
+from cowest.prompts import Prompts
+from cowest.records import Query
+from cowest.scorers.choice import ChoiceConfig
+from cowest.stages import run
+from cowest.stages.prepare import PrepareConfig
+from tests.lines import ROOT
+
+PLAIN = {"prompt": "question", "targets": "answer"}
+QUIZ = {"prompt": "{question}\n{choices}", "choices": ["a", "b", "c"], "targets": "answer", "keyed": "letter"}
+
+
+def rows(count: int = 40) -> list[dict[str, Any]]:
+    return [
+        {"question": f"What is {number} and {number}?", "answer": str(2 * number), "topic": f"t{number % 5}"} for number in range(count)
+    ]
+
+
+def quiz(**more: Any) -> dict[str, Any]:
+    return {"question": "Where?", "a": "Oslo", "b": "Rome", "c": "Bonn", "answer": "B", **more}
+
+
+def write(path: Path, found: list[dict[str, Any]]) -> Path:
+    if path.suffix == ".jsonl":
+        path.write_text("".join(json.dumps(row) + "\n" for row in found))
+    elif path.suffix == ".parquet":
+        import pyarrow
+        from pyarrow import parquet
+
+        parquet.write_table(pyarrow.Table.from_pylist(found), path)
+    else:
+        with path.open("w", newline="") as file:
+            writer = csv.DictWriter(file, list(found[0]))
+            writer.writeheader()
+            writer.writerows(found)
+    return path
+
+
+def load(raw: Path, **settings: Any) -> list[Query]:
+    return list(Source(Table.model_validate(settings)).load(raw))
+
+
+def learn(raw: Path, **settings: Any) -> list[tuple[str, str]]:
+    return [(row.prompt[0].content, row.completion) for row in Source(Table.model_validate(settings)).corpus(raw)]
+
+
+def everything(split: str = "train") -> dict[str, Any]:
+    return {"splits": {"shares": {split: 1}}}
+
+
+def test_the_formats_give_the_same_queries(tmp_path: Path) -> None:
+    found = [load(write(tmp_path / f"table{ending}", rows()), **PLAIN) for ending in (".jsonl", ".csv", ".parquet")]
+    assert len(found[0]) == 40
+    for others in found[1:]:
+        assert [(row.id, row.group, row.split) for row in others] == [(row.id, row.group, row.split) for row in found[0]]
+    assert found[0][3].source == "table.jsonl:4" and found[1][3].source == "table.csv:5" and found[2][3].source == "table.parquet:4"
+
+
+def test_newlines_in_quotes_keep_the_rows_and_their_places(tmp_path: Path) -> None:
+    (tmp_path / "t.csv").write_bytes(b'question,answer\r\n"one\r\n""two""\r\n\r\nthree",1\r\n\r\nlast,2\r\n')
+    found = load(tmp_path, **PLAIN, **everything())
+    assert [row.prompt[0].content for row in found] == ['one\n"two"\n\nthree', "last"]
+    assert [row.source for row in found] == ["t.csv:2", "t.csv:7"]
+
+
+def test_line_ends_and_the_mark_of_an_editor_change_no_row(tmp_path: Path) -> None:
+    for ending in (".csv", ".jsonl"):
+        path = write(tmp_path / f"t{ending}", rows(5))
+        before = load(path, **PLAIN, **everything())
+        path.write_bytes(b"\xef\xbb\xbf" + path.read_bytes().replace(b"\r\n", b"\n").replace(b"\n", b"\r\n"))
+        assert load(path, **PLAIN, **everything()) == before
+
+
+def test_a_group_stays_in_one_split_and_where_it_was(tmp_path: Path) -> None:
+    found = load(write(tmp_path / "t.jsonl", rows(400)), **PLAIN)
+    shares = Counter(row.split for row in found)
+    assert shares["train"] > shares["test"] > shares["dev"] > 10
+    fewer = load(write(tmp_path / "t.jsonl", rows(400)[::-1][:300]), **PLAIN)
+    where = {row.id: row.split for row in found}
+    assert all(where[row.id] == row.split for row in fewer)
+    other = load(write(tmp_path / "t.jsonl", rows(400)), **PLAIN, splits={"seed": 1})
+    assert [row.split for row in other] != [row.split for row in found]
+    groups = load(tmp_path / "t.jsonl", **PLAIN, group="topic", splits={"shares": {"train": 0.5, "test": 0.5}})
+    assert len({(row.group, row.split) for row in groups}) == 5
+
+
+def test_a_split_column_says_the_split(tmp_path: Path) -> None:
+    path = write(
+        tmp_path / "t.jsonl", [{"question": f"q{n}", "answer": "a", "set": said} for n, said in enumerate(("Train", "validation", "x"))]
+    )
+    with pytest.raises(RecordError, match=r"t.jsonl:3: column 'set' says the split 'x', which is none of train, .*leave_out"):
+        load(path, **PLAIN, splits={"column": "set"})
+    assert [row.split for row in load(path, **PLAIN, splits={"column": "set", "leave_out": ["x"]})] == ["train", "dev"]
+    named = load(path, **PLAIN, splits={"column": "set", "values": {"train": ["train"], "test": ["validation", "X"]}})
+    assert [row.split for row in named] == ["train", "test", "test"]
+
+
+@pytest.mark.parametrize(
+    ("keyed", "answer", "right"),
+    [
+        ("letter", "B", "Rome"), ("letter", "(c)", "Bonn"), ("from_0", 0, "Oslo"), ("from_1", "3", "Bonn"), ("text", " rome ", "Rome"),
+        ("from_1", 2.0, "Rome"),
+    ],
+)  # fmt: skip
+def test_a_target_names_its_option(tmp_path: Path, keyed: str, answer: Any, right: str) -> None:
+    path = write(tmp_path / "t.jsonl", [quiz(answer=answer)])
+    (query,) = load(path, **{**QUIZ, "keyed": keyed}, **everything())
+    assert query.targets == (right,)
+    assert query.prompt[0].content == "Where?\nA. Oslo\nB. Rome\nC. Bonn"
+
+
+@pytest.mark.parametrize(("keyed", "answer"), [("letter", "D"), ("from_0", 3), ("from_1", 0), ("text", "Paris"), ("from_1", 2**70)])
+def test_a_target_that_is_no_option_is_named(tmp_path: Path, keyed: str, answer: Any) -> None:
+    path = write(tmp_path / "t.jsonl", [quiz(), quiz(answer=answer)])
+    with pytest.raises(RecordError, match=r"t.jsonl:\d: the target .* is not among the 3 options"):
+        load(path, **{**QUIZ, "keyed": keyed}, **everything())
+
+
+def test_options_that_the_scorer_cannot_tell_by_text_are_told_by_letter(tmp_path: Path) -> None:
+    path = write(tmp_path / "t.jsonl", [quiz(a="x > 1", b="x < 1")])
+    (query,) = load(path, **QUIZ, **everything())
+    with ChoiceConfig().open() as scorer:
+        assert [score.value for score in scorer.score([(query, "A"), (query, "B")])] == [0.0, 1.0]
+
+
+def test_options_and_targets_may_be_lists(tmp_path: Path) -> None:
+    nested = {"question": "Where?", "choices": {"text": ["Oslo", "Rome"]}, "answer": "Rome"}
+    settings = {"prompt": "{question}\n{choices}", "choices": "choices.text", "targets": "answer", **everything()}
+    (query,) = load(write(tmp_path / "t.jsonl", [nested]), **settings)
+    assert (query.choices, query.targets) == (("Oslo", "Rome"), ("Rome",))
+    (query,) = load(write(tmp_path / "t.parquet", [nested]), **settings)
+    assert query.choices == ("Oslo", "Rome")
+    (query,) = load(write(tmp_path / "t.csv", [{"question": "q", "answer": "Oslo | Kristiania"}]), **PLAIN, separator="|", **everything())
+    assert query.targets == ("Oslo", "Kristiania")
+
+
+def test_the_prompt_must_show_the_options(tmp_path: Path) -> None:
+    with pytest.raises(RecordError, match=r"does not show the option 'Oslo': put \{choices\} into"):
+        load(write(tmp_path / "t.jsonl", [quiz()]), **{**QUIZ, "prompt": "question"})
+
+
+def test_templates(tmp_path: Path) -> None:
+    path = write(tmp_path / "t.jsonl", [{"q": "Why?", "note": None, "a": "{q}"}, {"q": "Who?", "note": "See {q}.", "a": "b"}])
+    found = load(path, prompt="{{{q}}} {note?}|", targets="a", **everything())
+    assert [row.prompt[0].content for row in found] == ["{Why?} |", "{Who?} See {q}.|"], "what a row says is never a template"
+    with pytest.raises(RecordError, match="'note' is empty"):
+        load(path, prompt="{q} {note}", targets="a", **everything())
+
+
+def test_the_corpus_is_of_training_rows_alone(tmp_path: Path) -> None:
+    found = [{**row, "why": f"Twice {number}." if number % 3 else ""} for number, row in enumerate(rows(60))]
+    path = write(tmp_path / "t.csv", found)
+    trained = [row for row in load(path, **PLAIN) if row.split == "train"]
+    assert learn(path, **PLAIN) == [(row.prompt[0].content, row.targets[0]) for row in trained]
+    said = learn(path, **PLAIN, corpus={"completion": "why", "prompt": "Explain: {question}"})
+    assert 0 < len(said) < len(trained) and all(prompt.startswith("Explain: What") and why.startswith("Twice") for prompt, why in said)
+    assert learn(path, **PLAIN, ideal="why")[0][1] in ("Twice 1.", "0", "Twice 2.")
+
+
+def test_the_corpus_may_be_a_file_of_its_own(tmp_path: Path) -> None:
+    write(tmp_path / "asked.csv", rows())
+    write(tmp_path / "replies.jsonl", [{"topic": "sums", "reply": "Sums are easy."}])
+    given = {"file": "asked.csv", **PLAIN, "corpus": {"file": "replies.jsonl", "prompt": "{topic}?", "completion": "reply"}}
+    assert learn(tmp_path, **given) == [("sums?", "Sums are easy.")]
+    assert len(load(tmp_path, **given)) == 40
+
+
+def test_ids_ideals_and_tags(tmp_path: Path) -> None:
+    found = [{**row, "id": number, "why": "Add."} for number, row in enumerate(rows(4))]
+    path = write(tmp_path / "t.parquet", found)
+    query = load(path, **PLAIN, id="id", ideal="why", tags=["topic"], **everything())[1]
+    assert (query.ideal, query.tags) == ("Add.", ("topic: t1",))
+    assert learn(path, **PLAIN, id="id", **everything())
+    with pytest.raises(RecordError, match=r"t.parquet:3: id '1' comes twice"):
+        load(write(path, [*found[:2], {**found[2], "id": 1}]), **PLAIN, id="id", **everything())
+    with pytest.raises(InputError, match="no row has anything under 'whye': is the column named so"):
+        load(write(tmp_path / "t.jsonl", found), **PLAIN, ideal="whye", **everything())
+
+
+def test_many_bad_rows_are_counted_and_the_first_named(tmp_path: Path) -> None:
+    path = write(tmp_path / "t.jsonl", [{**row, "answer": ""} for row in rows(9)] + rows(3))
+    with pytest.raises(RecordError) as error:
+        load(path, **PLAIN, **everything())
+    said = str(error.value)
+    assert "9 rows of" in said and "t.jsonl:5: there is no target" in said and "t.jsonl:6" not in said and "and 4 more" in said
+
+
+def test_a_split_with_no_rows(tmp_path: Path) -> None:
+    with pytest.raises(ContractError, match=r"no row falls into \w+.* too few values of 'topic'"):
+        load(write(tmp_path / "t.jsonl", rows(2)), **PLAIN, group="topic")
+
+
+@pytest.mark.parametrize(
+    ("settings", "said"),
+    [
+        ({"prompt": "q"}, "targets"),
+        ({**PLAIN, "keyed": "letter"}, "with `choices` alone"),
+        ({**PLAIN, "splits": {"shares": {"train": 0.5}}}, "1 together"),
+        ({**PLAIN, "splits": {"column": "s", "seed": 3}}, "have no use"),
+        ({**PLAIN, "splits": {"values": {"train": ["a"], "test": ["A"]}}}, "named twice"),
+        ({**PLAIN, "file": "../other.csv"}, "not inside the raw data"),
+        ({**PLAIN, "corpus": {"file": "/etc/passwd", "completion": "a"}}, "not inside the raw data"),
+        ({**PLAIN, "delimiter": ",,"}, "delimiter"),
+        ({**PLAIN, "question": "q"}, "question"),
+    ],
+)
+def test_settings_that_make_no_sense_are_refused(settings: dict[str, Any], said: str) -> None:
+    with pytest.raises(ValidationError, match=said):
+        Table.model_validate(settings)
+
+
+def test_the_stage_takes_a_table_with_its_columns(tmp_path: Path) -> None:
+    with pytest.raises(ValidationError, match="neither goes without the other"):
+        PrepareConfig.model_validate({"domain": "table"})
+    with pytest.raises(ValidationError, match="neither goes without the other"):
+        PrepareConfig.model_validate({"domain": "handbook", "table": PLAIN})
+    write(tmp_path / "t.csv", rows())
+    ports = {"raw": tmp_path, "queries": tmp_path / "out" / "queries.jsonl", "corpus": tmp_path / "out" / "corpus.jsonl"}
+    run("prepare", {"domain": "table", "table": PLAIN}, **ports)
+    assert len(ports["queries"].read_text().splitlines()) == 40
+    with pytest.raises(ConfigError, match=r"table.targets: Field required"):
+        run("prepare", {"domain": "table", "table": {"prompt": "question"}}, **ports)
+
+
+def test_the_examples_of_the_page_are_settings() -> None:
+    blocks = re.findall(r"```yaml\n(.*?)```", (ROOT / "docs" / "your-data.md").read_text(), re.DOTALL)
+    found = [yaml.safe_load(block) for block in blocks]
+    tables = [PrepareConfig.model_validate(block["prepare"]) for block in found if "prepare" in block]
+    prompts = [Prompts.model_validate(block["models"]["prompts"]) for block in found if "models" in block]
+    assert (len(tables), len(prompts)) == (3, 1)
+
+
+def test_the_page_names_every_setting() -> None:
+    page = (ROOT / "docs" / "your-data.md").read_text()
+    missing = [name for kind in (Table, Corpus, Splits) for name in kind.model_fields if f"`{name}`" not in page and f"{name}:" not in page]
+    assert not missing
