@@ -28,7 +28,7 @@ EXTRAS = {
     "track": ("mlflow",),
     "report": ("matplotlib", "jinja2"),
     "dvc": ("dvc", "ruamel.yaml"),
-    "strong": ("openai",),
+    "strong": ("aiohttp",),
     "pipeline": ("kfp",),
     "serve": ("bentoml",),
 }

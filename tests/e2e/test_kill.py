@@ -1,11 +1,17 @@
 """A stage that is killed and started again: no answered call is repeated, and the bytes are those of a run in one piece."""
 
+import json
 import os
+import random
 import signal
+import sqlite3
 import subprocess
 import sys
 import time
+from collections.abc import Callable
+from contextlib import closing, suppress
 from pathlib import Path
+from typing import Any
 
 import pytest
 import yaml
@@ -14,10 +20,12 @@ from cowest import io
 from cowest.domains import domain
 from cowest.records import Draft, Query
 from tests import tiny
-from tests.servers import Fate, chat_server
+from tests.servers import ChatServer, Fate, chat_server
 
 CONCURRENCY = 4
 QUERIES, SAMPLES = 60, 3
+KILLS = int(os.environ.get("COWEST_KILLS", "3"))
+"""Moments at which the hosted stage is killed; `make kill` takes 20."""
 
 
 @pytest.fixture
@@ -33,47 +41,63 @@ def drafts(tmp_path: Path) -> Path:
     return tmp_path / "drafts.jsonl"
 
 
-def run(folder: Path, out: str, store: str, stage: str = "refine", kill: float | None = None, **ports: Path) -> None:
-    """A stage in a process group of its own, killed after so many seconds of answering."""
+def start(folder: Path, out: str, store: str, stage: str = "refine", **ports: Path) -> subprocess.Popen[str]:
+    """A stage in a process group of its own."""
     flags = [word for name, path in ports.items() for word in (f"--{name}", str(path))]
+    flags += [f"--{'refinements' if stage == 'refine' else 'drafts'}", str(folder / out)]
     surroundings = {**tiny.surroundings(), "COWEST_STORE": str(folder / store)}
-    command = [
-        sys.executable,
-        "-m",
-        "cowest.cli",
-        stage,
-        *flags,
-        f"--{'refinements' if stage == 'refine' else 'drafts'}",
-        str(folder / out),
-    ]
-    process = subprocess.Popen(command, cwd=folder, env=surroundings, process_group=0)
-    if kill is None:
-        assert process.wait(timeout=120) == 0
-        return
-    wal = folder / f"{store}-wal"
+    command = [sys.executable, "-m", "cowest.cli", stage, *flags]
+    return subprocess.Popen(command, cwd=folder, env=surroundings, process_group=0, stderr=subprocess.PIPE, text=True)
+
+
+def finish(process: subprocess.Popen[str]) -> str:
+    """What a stage that ends well says."""
+    said = process.communicate(timeout=120)[1]
+    assert process.returncode == 0, said
+    return said
+
+
+def kill(process: subprocess.Popen[str], begun: Callable[[], bool], after: float) -> None:
+    """Kills the group, so many seconds after it has begun to work."""
     until = time.monotonic() + 60
-    while not (wal.exists() and wal.stat().st_size) and process.poll() is None and time.monotonic() < until:
-        time.sleep(0.02)
-    time.sleep(kill)
-    os.killpg(process.pid, signal.SIGKILL)
-    process.wait()
+    while not begun() and process.poll() is None and time.monotonic() < until:
+        time.sleep(0.005)
+    time.sleep(after)
+    with suppress(ProcessLookupError):
+        os.killpg(process.pid, signal.SIGKILL)
+    process.communicate()
+
+
+def settings(folder: Path, server: ChatServer, **more: Any) -> None:
+    """params.yaml for a strong model at that server."""
+    strong = {"provider": "openai", "model": "m", "base_url": server.url, "key_env": None, "concurrency": CONCURRENCY, **more}
+    params = {"refine": {"strong": strong, "prompts": "handbook", "sampling": {"max_tokens": 8}}}
+    (folder / "params.yaml").write_text(yaml.safe_dump(params))
 
 
 def test_a_hosted_model_is_not_asked_again(drafts: Path, tmp_path: Path) -> None:
-    folder = tmp_path
-    with chat_server(otherwise=Fate(delay=0.03)) as server:
-        strong = {"provider": "openai", "model": "m", "base_url": server.url, "key_env": None, "concurrency": CONCURRENCY}
-        settings = {"refine": {"strong": strong, "prompts": "handbook", "sampling": {"max_tokens": 8}}}
-        (folder / "params.yaml").write_text(yaml.safe_dump(settings))
-        run(folder, "whole.jsonl", "whole.sqlite", drafts=drafts)
-        once = server.calls
-        assert once == QUERIES * 3  # a solo and two distinct drafts each
-        for kill in (0.05, 0.3):
-            run(folder, "cut.jsonl", "cut.sqlite", kill=kill, drafts=drafts)
-            assert not (folder / "cut.jsonl").exists()
-        run(folder, "cut.jsonl", "cut.sqlite", drafts=drafts)
-        again = server.calls - once
-    assert again - once <= 2 * CONCURRENCY, "calls that had been answered were asked again"
+    """Killed at seeded moments, from the first call on: every answer that was stored stays, and only calls in flight are repeated."""
+    folder, luck, kills = tmp_path, random.Random(4), 0
+    with chat_server(otherwise=Fate(delay=0.03 * KILLS)) as server:
+        settings(folder, server)
+        answered: dict[str, float] = {}
+        for _ in range(KILLS):
+            before = server.calls
+            process = start(folder, "cut.jsonl", "cut.sqlite", drafts=drafts)
+            kill(process, lambda before=before: server.calls > before, luck.uniform(0, 0.08 * KILLS))
+            kills += process.returncode == -signal.SIGKILL
+            now = _answered(folder / "cut.sqlite")
+            assert answered.items() <= now.items(), "an answer that had been stored is lost, or was given again"
+            answered = now
+            assert not (folder / "cut.jsonl").exists() or process.returncode == 0
+        said = finish(start(folder, "cut.jsonl", "cut.sqlite", drafts=drafts))
+        assert answered.items() <= _answered(folder / "cut.sqlite").items()
+        distinct = len({json.dumps(body["messages"]) for body in server.bodies})
+        assert distinct == QUERIES * 3  # a solo and two distinct drafts each
+        assert server.calls - distinct <= kills * CONCURRENCY, "calls that had been answered were asked again"
+        assert f"{QUERIES * 3} completions asked = {QUERIES * 3} answered + 0 set aside" in said
+        assert kills >= KILLS - 1 and answered, "it was not killed half way: this test tests nothing"
+        finish(start(folder, "whole.jsonl", "whole.sqlite", drafts=drafts))
     assert (folder / "cut.jsonl").read_bytes() == (folder / "whole.jsonl").read_bytes()
 
 
@@ -86,18 +110,20 @@ def test_a_local_model_ends_with_the_same_bytes(tmp_path: Path) -> None:
     rows = [query.model_copy(update={"split": "train"}) for query in domain("handbook").load(tiny.HANDBOOK)]
     io.write(folder / "queries.jsonl", rows)
     ports = {"queries": folder / "queries.jsonl", "policy": version}
-    run(folder, "whole.jsonl", "whole.sqlite", "draft", **ports)
-    run(folder, "cut.jsonl", "cut.sqlite", "draft", kill=0.2, **ports)
+    finish(start(folder, "whole.jsonl", "whole.sqlite", "draft", **ports))
+    kill(start(folder, "cut.jsonl", "cut.sqlite", "draft", **ports), lambda: bool(_answered(folder / "cut.sqlite")), 0.1)
     assert not (folder / "cut.jsonl").exists()
     answered = _answered(folder / "cut.sqlite")
-    run(folder, "cut.jsonl", "cut.sqlite", "draft", **ports)
+    finish(start(folder, "cut.jsonl", "cut.sqlite", "draft", **ports))
     assert answered and answered.items() <= _answered(folder / "cut.sqlite").items(), "an answered call was answered again"
     assert len(answered) < len(rows) * 4, "it was not killed half way: this test tests nothing"
     assert (folder / "cut.jsonl").read_bytes() == (folder / "whole.jsonl").read_bytes()
 
 
 def _answered(store: Path) -> dict[str, float]:
-    import sqlite3
-
-    with sqlite3.connect(store) as db:
-        return dict(db.execute("SELECT key, at FROM calls"))
+    """Every key that was answered, and when; nothing where there is no store yet."""
+    try:
+        with closing(sqlite3.connect(f"file:{store}?mode=ro", uri=True)) as db:
+            return dict(db.execute("SELECT key, at FROM calls"))
+    except sqlite3.OperationalError:
+        return {}
