@@ -10,9 +10,13 @@ from cowest.records import Record
 
 NOT_ROWS = (
     "cli.py", "commands/", "online/", "report.py", "report/", "checks.py", "lineage.py", "registry.py", "runs.py", "tracking.py",
-    "amend.py", "progress.py", "stages/pin.py", "stages/register.py",
+    "amend.py", "progress.py", "forecast.py", "stages/pin.py", "stages/register.py",
 )  # fmt: skip
 """Parts of the package that no row of a turn depends on: a change there is no new turn."""
+
+
+NOT_SETTINGS = {"registry", "budget", "price"}
+"""Settings that change no row: a turn that ran into its budget goes on when that is raised."""
 
 
 class Turn(Record):
@@ -23,7 +27,7 @@ class Turn(Record):
     data: dict[str, str]
     """Digest of each raw file, by its path in the raw folder."""
     params: str
-    """Digest of the settings, the registry's left out."""
+    """Digest of the settings, NOT_SETTINGS left out."""
     code: str
     """Digest of the sources that rows depend on."""
     champion: int | None
@@ -52,13 +56,11 @@ def data_digests(raw: Path) -> dict[str, str]:
     return {part.relative_to(raw).as_posix(): file_digest(part) for part in names}
 
 
-def settings_of(params: dict[str, Any]) -> dict[str, Any]:
-    """All settings but `registry`, at the top or in a section: where a decision is kept is no part of it."""
-    return {
-        name: {key: value for key, value in section.items() if key != "registry"} if isinstance(section, dict) else section
-        for name, section in params.items()
-        if name != "registry"
-    }
+def settings_of(params: Any) -> Any:
+    """All settings but NOT_SETTINGS, however deep: where a decision is kept and what calls may cost are no part of it."""
+    if isinstance(params, dict):
+        return {name: settings_of(value) for name, value in params.items() if name not in NOT_SETTINGS}
+    return [settings_of(value) for value in params] if isinstance(params, list) else params
 
 
 def params_digest(params: dict[str, Any], where: str = "params.yaml") -> str:

@@ -47,5 +47,6 @@ def run(stage: str, config: Mapping[str, Any], shard: tuple[int, int] | None = N
     with store.accounting(stage) as account:
         main(**paths, config=settings, **extra)
         account.seconds = time.monotonic() - started
+        assert account.requests == account.answered + account.aside, f"{stage} lost completions: {account.line()}"
         if account.requests:
             print(f"{stage}: {account.line()}", file=sys.stderr)
