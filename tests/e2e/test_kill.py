@@ -41,12 +41,14 @@ def drafts(tmp_path: Path) -> Path:
     return tmp_path / "drafts.jsonl"
 
 
-def start(folder: Path, out: str, store: str, stage: str = "refine", **ports: Path) -> subprocess.Popen[str]:
-    """A stage in a process group of its own."""
+def start(folder: Path, out: str, store: str, stage: str = "refine", limit: int | None = None, **ports: Path) -> subprocess.Popen[str]:
+    """A stage in a process group of its own; with a limit, no file of its may grow beyond that."""
     flags = [word for name, path in ports.items() for word in (f"--{name}", str(path))]
     flags += [f"--{'refinements' if stage == 'refine' else 'drafts'}", str(folder / out)]
     surroundings = {**tiny.surroundings(), "COWEST_STORE": str(folder / store)}
     command = [sys.executable, "-m", "cowest.cli", stage, *flags]
+    if limit is not None:
+        command = ["prlimit", f"--fsize={limit}", *command]
     return subprocess.Popen(command, cwd=folder, env=surroundings, process_group=0, stderr=subprocess.PIPE, text=True)
 
 
@@ -79,7 +81,7 @@ def test_a_hosted_model_is_not_asked_again(drafts: Path, tmp_path: Path) -> None
     """Killed at seeded moments, from the first call on: every answer that was stored stays, and only calls in flight are repeated."""
     folder, luck, kills = tmp_path, random.Random(4), 0
     with chat_server(otherwise=Fate(delay=0.03 * KILLS)) as server:
-        settings(folder, server)
+        settings(folder, server, price={"prompt": 1, "completion": 10})
         answered: dict[str, float] = {}
         for _ in range(KILLS):
             before = server.calls
@@ -96,9 +98,26 @@ def test_a_hosted_model_is_not_asked_again(drafts: Path, tmp_path: Path) -> None
         assert distinct == QUERIES * 3  # a solo and two distinct drafts each
         assert server.calls - distinct <= kills * CONCURRENCY, "calls that had been answered were asked again"
         assert f"{QUERIES * 3} completions asked = {QUERIES * 3} answered + 0 set aside" in said
+        announced = said.splitlines()[0]
+        left = QUERIES * 3 - len(answered)
+        assert announced.startswith(f"refine: {left} calls to m@127.0.0.1") and f"({len(answered)} more are in the store)" in announced
         assert kills >= KILLS - 1 and answered, "it was not killed half way: this test tests nothing"
         finish(start(folder, "whole.jsonl", "whole.sqlite", drafts=drafts))
     assert (folder / "cut.jsonl").read_bytes() == (folder / "whole.jsonl").read_bytes()
+
+
+def test_a_full_disk_stops_a_stage_with_a_word_and_costs_no_answer(drafts: Path, tmp_path: Path) -> None:
+    folder = tmp_path
+    with chat_server() as server:
+        settings(folder, server)
+        full = start(folder, "cut.jsonl", "cut.sqlite", limit=300_000, drafts=drafts)
+        said = full.communicate(timeout=60)[1]
+        assert full.returncode == 1
+        assert "cowest: the call store" in said.splitlines()[-1] and "make room" in said.splitlines()[-1]
+        assert not (folder / "cut.jsonl").exists()
+        assert _answered(folder / "cut.sqlite")
+        finish(start(folder, "cut.jsonl", "cut.sqlite", drafts=drafts))
+        assert server.calls <= QUERIES * 3 + CONCURRENCY
 
 
 def test_a_local_model_ends_with_the_same_bytes(tmp_path: Path) -> None:
