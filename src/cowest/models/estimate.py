@@ -58,12 +58,12 @@ class Counting:
             if self._config.price is not None:
                 self.estimate.usd = (self.estimate.usd or 0.0) + self._config.price.of(prompt, completion)
         self.estimate.calls += 1
-        return Completion(longest(request.sampling, request.sample), self.name)
+        return Completion(longest(request.sampling, self.estimate.calls), self.name)
 
 
-def longest(sampling: Sampling, sample: int) -> str:
-    """A text as long as a completion may be, another for each sample."""
-    return f"{sample} ".ljust(sampling.max_tokens * LETTERS, "x")
+def longest(sampling: Sampling, number: int) -> str:
+    """A text as long as a completion may be, another for each number, since equal answers would be judged once."""
+    return f"{number} ".ljust(sampling.max_tokens * LETTERS, "x")
 
 
 def announce(stage: str, config: Config, steps: Callable[[ChatModel], Iterable[object]]) -> None:
