@@ -18,6 +18,8 @@ import yaml
 
 from cowest import io
 from cowest.domains import domain
+from cowest.models.claims import Budget, open_turn
+from cowest.models.store import CallStore
 from cowest.records import Draft, Query
 from tests import tiny
 from tests.servers import ChatServer, Fate, chat_server
@@ -41,7 +43,9 @@ def drafts(tmp_path: Path) -> Path:
     return tmp_path / "drafts.jsonl"
 
 
-def start(folder: Path, out: str, store: str, stage: str = "refine", limit: int | None = None, **ports: Path) -> subprocess.Popen[str]:
+def start(
+    folder: Path, out: str, store: str, stage: str = "refine", limit: int | None = None, **ports: Path | str
+) -> subprocess.Popen[str]:
     """A stage in a process group of its own; with a limit, no file of its may grow beyond that."""
     flags = [word for name, path in ports.items() for word in (f"--{name}", str(path))]
     flags += [f"--{'refinements' if stage == 'refine' else 'drafts'}", str(folder / out)]
@@ -104,6 +108,53 @@ def test_a_hosted_model_is_not_asked_again(drafts: Path, tmp_path: Path) -> None
         assert kills >= KILLS - 1 and answered, "it was not killed half way: this test tests nothing"
         finish(start(folder, "whole.jsonl", "whole.sqlite", drafts=drafts))
     assert (folder / "cut.jsonl").read_bytes() == (folder / "whole.jsonl").read_bytes()
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_stage_that_is_told_to_stop_keeps_the_calls_in_flight(number: int, drafts: Path, tmp_path: Path) -> None:
+    folder = tmp_path
+    with chat_server(otherwise=Fate(delay=0.15)) as server:
+        settings(folder, server)
+        process = start(folder, "cut.jsonl", "cut.sqlite", drafts=drafts)
+        while server.calls < 2 * CONCURRENCY:
+            time.sleep(0.01)
+        process.send_signal(number)
+        said = process.communicate(timeout=30)[1]
+        assert process.returncode == 130 and "what was answered is kept" in said
+        assert len(_answered(folder / "cut.sqlite")) == server.calls
+        finish(start(folder, "cut.jsonl", "cut.sqlite", drafts=drafts))
+        assert server.calls == QUERIES * 3, "nothing was paid for twice"
+
+
+def test_two_shards_share_a_store(drafts: Path, tmp_path: Path) -> None:
+    """Their rows are those of the whole, and no call is made twice."""
+    folder = tmp_path
+    with chat_server(otherwise=Fate(delay=0.02)) as server:
+        settings(folder, server)
+        halves = [start(folder, f"{n}.jsonl", "shared.sqlite", shard=f"{n}/2", drafts=drafts) for n in range(2)]
+        for half in halves:
+            finish(half)
+        assert server.calls == QUERIES * 3
+        finish(start(folder, "whole.jsonl", "shared.sqlite", drafts=drafts))
+        assert server.calls == QUERIES * 3
+    assert (folder / "0.jsonl").read_bytes() + (folder / "1.jsonl").read_bytes() == (folder / "whole.jsonl").read_bytes()
+
+
+def test_at_the_limit_a_stage_stops_and_goes_on_when_the_budget_is_raised(drafts: Path, tmp_path: Path) -> None:
+    folder = tmp_path
+    with chat_server(otherwise=Fate(delay=0.01)) as server:
+        settings(folder, server, price={"prompt": 1, "completion": 10})
+        calls = CallStore(folder / "paid.sqlite")
+        open_turn(calls, "t", Budget(usd=0.005))
+        stopped = start(folder, "paid.jsonl", "paid.sqlite", drafts=drafts)
+        said = stopped.communicate(timeout=60)[1]
+        assert stopped.returncode == 1 and "the turn's budget is reached" in said.splitlines()[-1]
+        assert not (folder / "paid.jsonl").exists() and len(list(folder.glob(".paid*"))) == 0
+        bought = server.calls
+        assert 60 < bought == len(_answered(folder / "paid.sqlite")) and bought * 37e-6 <= 0.005
+        open_turn(calls, "t", Budget(usd=1))
+        assert f"{QUERIES * 3 - bought} calls brought" in finish(start(folder, "paid.jsonl", "paid.sqlite", drafts=drafts))
+        assert server.calls == QUERIES * 3
 
 
 def test_a_full_disk_stops_a_stage_with_a_word_and_costs_no_answer(drafts: Path, tmp_path: Path) -> None:
