@@ -10,6 +10,7 @@ import fcntl
 import os
 import sqlite3
 import time
+from contextlib import suppress
 from dataclasses import dataclass
 from enum import Enum
 
@@ -138,10 +139,11 @@ class _Owners:
 
     def me(self, db: sqlite3.Connection) -> int:
         """This process's number in the store."""
-        if self._path not in self._ids:
+        while self._path not in self._ids:
             number = int(db.execute("INSERT INTO owners (at) VALUES (?)", (time.time(),)).lastrowid or 0)
-            fcntl.lockf(self._file(), fcntl.LOCK_EX | fcntl.LOCK_NB, 1, number)
-            self._ids[self._path] = number
+            with suppress(BlockingIOError):  # given before, in a transaction that was undone
+                fcntl.lockf(self._file(), fcntl.LOCK_EX | fcntl.LOCK_NB, 1, number)
+                self._ids[self._path] = number
         return self._ids[self._path]
 
     def alive(self, owner: int) -> bool:

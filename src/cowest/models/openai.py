@@ -21,7 +21,7 @@ from urllib.parse import urlsplit
 from pydantic import Field, JsonValue, field_validator
 
 from cowest.config import Config, digest
-from cowest.errors import BudgetError, CallError, ConfigError, CoWestError, ModelError
+from cowest.errors import BudgetError, CallError, ConfigError, CoWestError, ModelError, StoreError
 from cowest.models import address, store
 from cowest.models.claims import Ask, spent
 from cowest.models.responses import FREE, AgainError, Answered, HopelessError, PoisonError, backoff, read_body, refuse, said
@@ -326,7 +326,11 @@ class OpenAIModel:
         """An endpoint that doesn't say what it used is taken to have used the most."""
         cost = self._cost(*answered.usage) if answered.usage else ask.usd if self._config.price else None
         tokens = sum(answered.usage) if answered.usage else ask.tokens
-        await self._till.settle(store.Answer(ask.key, answered.completion, seconds, cost, answered.version), cost or 0.0, tokens)
+        try:
+            await self._till.settle(store.Answer(ask.key, answered.completion, seconds, cost, answered.version), cost or 0.0, tokens)
+        except StoreError as error:
+            self._hopeless = error  # no call whose answer can't be kept
+            raise
 
     def _cost(self, prompt: int, completion: int) -> float | None:
         return self._config.price.of(prompt, completion) if self._config.price else None
