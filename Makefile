@@ -7,8 +7,8 @@
 PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
-# The strong model of the demo. STRONG=smollm2-135m-instruct (or smollm2) is the pair under Apache-2.0 alone.
-STRONG ?= gemma3-270m
+# Another strong model for the demo than params.yaml names: STRONG=smollm2 is the pair under Apache-2.0 alone.
+STRONG ?=
 ifeq ($(STRONG),smollm2)
 override STRONG := smollm2-135m-instruct
 endif
@@ -49,8 +49,8 @@ $(VENV)/.installed: pyproject.toml constraints.txt
 	@touch $@
 
 demo: install
-	@cowest fetch smollm2-135m-instruct $(STRONG)
-	@cowest turn --set models.strong.model=$(STRONG) $(foreach s,$(SET),--set $(s))
+	@cowest fetch $(if $(STRONG),smollm2-135m-instruct $(STRONG))
+	@cowest turn $(if $(STRONG),--set models.strong.model=$(STRONG)) $(foreach s,$(SET),--set $(s))
 	@echo && cowest ask --any
 
 test: check

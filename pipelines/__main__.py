@@ -51,10 +51,15 @@ def _compile(params: Path, out: Path) -> None:
     from components import IMAGE
     from pipelines.flywheel import flywheel
 
+    uri = section(section(load(params), "register", str(params)), "registry", f"{params}: register").get("uri", "sqlite:")
+    if re.search(r"//[^/@]*:[^/@]+@", uri):
+        raise ConfigError(
+            f"{params}: the registry's address holds a password, and a compiled pipeline is read by many: leave it out, "
+            "and give MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD to the steps as secrets"
+        )
     out.parent.mkdir(parents=True, exist_ok=True)
     compiler.Compiler().compile(flywheel(params), str(out))
     print(f"{out}: the turn on image {IMAGE}; its inputs are raw, where the raw data are, and raw_digest, what they are")
-    uri = section(section(load(params), "register", str(params)), "registry", f"{params}: register").get("uri", "sqlite:")
     if uri.startswith("sqlite:"):
         print(f"note: {params} keeps the registry in a file ({uri}), and the steps of a cluster share none: give it a server's address")
 

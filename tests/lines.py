@@ -18,12 +18,15 @@ Edge = tuple[str, str, str, str]
 """From a stage and its port to a stage and its port."""
 
 
+RAW = yaml.safe_load((ROOT / "params.yaml").read_text())["turn"]["raw"]
+
+
 def entries() -> dict[str, dict[str, Any]]:
     """The entries of dvc.yaml, those of a `foreach` written out, by their names."""
     found: dict[str, dict[str, Any]] = {}
     for name, entry in yaml.safe_load((ROOT / "dvc.yaml").read_text())["stages"].items():
         if "foreach" not in entry:
-            found[name] = entry
+            found[name] = _filled(entry, {"turn.raw": RAW})
         for key, item in entry.get("foreach", {}).items():
             places = {"key": key} | {f"item.{field}": value for field, value in item.items()}
             found[f"{name}@{key}"] = _filled(entry["do"], places)
@@ -46,9 +49,8 @@ def flags(command: str) -> list[tuple[str, str]]:
 
 def paths() -> dict[str, dict[str, str]]:
     """The path of every port of every stage, in the order of STAGES."""
-    raw = yaml.safe_load((ROOT / "params.yaml").read_text())["turn"]["raw"]
     around: dict[str, dict[str, object]] = {
-        "pin": {"raw": raw, "params": turn.PARAMS, "turn": turn.TURN, "start": turn.START, "champion": turn.CHAMPION},
+        "pin": {"raw": RAW, "params": turn.PARAMS, "turn": turn.TURN, "start": turn.START, "champion": turn.CHAMPION},
         "register": {
             "turn": turn.TURN, "params": turn.PARAMS, "report": turn.REPORT, "policy": turn.POLICY, "challenger": turn.CHALLENGER,
             "decision": turn.DECISION,

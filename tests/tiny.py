@@ -93,7 +93,7 @@ def make_params(model: Path, raw: Path) -> dict[str, Any]:
         "draft": {"policy": policy, "sampling": {"temperature": 1.0, "n": 4, "max_tokens": 12}},
         "refine": {"strong": strong, "prompts": "handbook", "sampling": answering},
         "score": {"scorer": scorer},
-        "pair": {"prompts": "handbook"},
+        "pair": {"prompts": "handbook", "rule": {"allow_cut": True}},
         "dpo": {"policy": policy, "training": {**training, "learning_rate": 0.001, "epochs": 1}},
         "evaluate": {"policy": policy, "strong": strong, "scorer": scorer, "drafting": {"max_tokens": 12}, "refining": answering},
         "compare": {"gates": [{"over": "before", "at_least": -1.0}], "draws": 1000},

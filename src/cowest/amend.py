@@ -84,7 +84,7 @@ def _edited(source: str, names: list[str], value: str, said: str) -> str:
             home = next(_places(yaml.compose(source, Loader=yaml.SafeLoader), node.start_mark.index))
             raise ConfigError(f"{said}: {'.'.join(names[: depth + 1])} is the same as {home}: set it there, for all who share it")
     start, end = node.start_mark.index, node.end_mark.index
-    if isinstance(node, yaml.CollectionNode) and not node.flow_style:
+    if isinstance(node, yaml.CollectionNode) and not (node.flow_style and value.startswith(("{", "["))):
         raise ConfigError(f"{said}: {'.'.join(names)} is a whole section: set what is in it, one by one")
     anchor = source[start:end].split()[0] + " " if source[start:end].startswith("&") else ""
     gap = " " if start > 0 and source[start - 1] == ":" else ""

@@ -8,6 +8,7 @@ import importlib
 import os
 import signal
 import sys
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from cowest import __version__, config, environment
@@ -48,12 +49,16 @@ def main(argv: list[str] | None = None) -> int:
     except CoWestError as error:
         print(f"cowest: {error}", file=sys.stderr)
         return 1
-    except KeyboardInterrupt:
-        print("cowest: interrupted; what was answered is kept, run the same command again to go on", file=sys.stderr)
-        return 130
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 141
+    except OSError as error:
+        where, what = error.filename or "a file", error.strerror or error
+        print(f"cowest: {where}: {what}: is it ours to read and write, and is there room?", file=sys.stderr)
+        return 1
+    except KeyboardInterrupt:
+        print("cowest: interrupted; what was answered is kept, run the same command again to go on", file=sys.stderr)
+        return 130
 
 
 def _dispatch(argv: list[str]) -> int:
@@ -114,13 +119,20 @@ def _interrupt(*_: object) -> None:
     raise KeyboardInterrupt
 
 
-def _settings(main: object) -> str:
+def _settings(main: Callable[..., object]) -> str:
     """The settings of a stage with their docstrings, for its --help."""
-    lines = ["settings (in params.yaml):"]
-    for name, field in config_of(main).model_fields.items():  # type: ignore[arg-type]
-        default = "required" if field.is_required() else f"default {field.get_default(call_default_factory=True)!r}"
-        lines.append(f"  {name}: {(field.description or '').splitlines()[0] if field.description else ''} ({default[:60]})")
-    return "\n".join(lines)
+    return "\n".join(["settings (in params.yaml):", *_fields(config_of(main), "")])
+
+
+def _fields(kind: type[config.Config], path: str) -> Iterator[str]:
+    for name, field in kind.model_fields.items():
+        words = " ".join((field.description or "").split())
+        if isinstance(field.annotation, type) and issubclass(field.annotation, config.Config):
+            yield f"  {path}{name}{f': {words}' if words else ''}"
+            yield from _fields(field.annotation, f"{path}{name}.")
+        else:
+            default = "required" if field.is_required() else f"default {field.get_default(call_default_factory=True)!r}"
+            yield f"  {path}{name}: {words}{' ' if words else ''}({default})"
 
 
 def _shard(text: str) -> tuple[int, int]:

@@ -32,7 +32,12 @@ def draft(queries: Iterable[Query], policy: ChatModel, prompts: Prompts, samplin
     for query, completions in _answered(asked(), policy):
         for sample, completion in enumerate(completions):
             yield Draft(
-                **_fields(query), sample=sample, draft=completion.text, policy=completion.model, failed=_reason("draft", completion)
+                **_fields(query),
+                sample=sample,
+                draft=completion.text,
+                cut=completion.finish == "length",
+                policy=completion.model,
+                failed=_reason("draft", completion),
             )
 
 

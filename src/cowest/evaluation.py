@@ -96,7 +96,9 @@ def gather(queries: Iterable[list[Trial]]) -> Scores:
 
 
 def _scores_of(row: Trial) -> dict[str, float | None]:
-    scores = {row.system: row.score, "strong": row.solo_score}
+    scores: dict[str, float | None] = {row.system: row.score}
+    if row.system != "champion":  # whose prompts may be older: that the strong model alone did worse with them says nothing
+        scores["strong"] = row.solo_score
     return scores | {f"policy_{row.system}": row.draft_score} if row.system in ("before", "after") else scores
 
 
@@ -219,7 +221,7 @@ def compare(scores: Scores, gates: Sequence[Gate], *, draws: int, seed: int) -> 
         systems=systems, comparisons=_comparisons(differences, best, len(scores.groups)), gap_closed=found[-1],
         transitions={name: Transitions(**scores.transitions[name]) for name in COLLABORATIONS if name in scores.transitions},
         tags=_slices(scores.tags, values), failed={name: _folded(scores.failed[name]) for name in COLLABORATIONS if name in scores.failed},
-        **_judged(gates, best, differences, systems),
+        **_judged(gates, best, differences, scores.rows["champion"] > 0),
     )  # fmt: skip
 
 
@@ -257,14 +259,13 @@ def _slices(tags: Sequence[tuple[str, ...]], values: Mapping[str, Floats]) -> di
     return found
 
 
-def _judged(
-    gates: Sequence[Gate], best: str, differences: Mapping[tuple[str, str], Estimate | None], systems: Mapping[str, Estimate]
-) -> dict[str, Any]:
+def _judged(gates: Sequence[Gate], best: str, differences: Mapping[tuple[str, str], Estimate | None], champion: bool) -> dict[str, Any]:
+    """`champion`: whether one took part, though all its rows may have failed."""
     results = []
     for gate in gates:
         over = best if gate.over == BEST else gate.over
         found = differences[gate.of, over]
-        passed, reason = _judge(gate, over, found, "champion" in systems)
+        passed, reason = _judge(gate, over, found, champion)
         value = found.low if found else None
         name = f"{gate.of} over {gate.over}".replace("_", " ")
         results.append(GateResult(name=name, of=gate.of, over=gate.over, at_least=gate.at_least, value=value, passed=passed, reason=reason))

@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import shutil
 import tempfile
 from collections.abc import Iterable, Iterator, Sequence
@@ -173,28 +174,56 @@ def _names(paths: Paths) -> str:
 
 
 def raw_rows(path: Path, fields: set[str]) -> Iterator[tuple[str, dict[str, Any]]]:
-    """The objects of a JSONL file that somebody else wrote, each with its place, `file:line`. Blank lines are passed over.
+    """The objects of a file that somebody else wrote, one a line or one JSON list, each with its place, `file:line`.
 
-    Raises RecordError for a line that is no JSON object of text under those fields, InputError for a file with no rows.
+    Blank lines are passed over; a list is held whole. Raises RecordError for what is no JSON object with text under those
+    fields, InputError for a file with no rows.
     """
     count = 0
-    for number, line in enumerate(lines(path), 1):
-        if not line.strip():
-            continue
-        where = f"{path.name}:{number}"
-        try:
-            row = json.loads(line)
-        except (UnicodeDecodeError, ValueError, RecursionError) as error:
-            raise RecordError(f"{path}:{number} is not JSON ({error}): mend the line, or take it out") from None
+    for number, row in _objects(path):
         if not isinstance(row, dict):
             raise RecordError(f"{path}:{number} is {type(row).__name__}, not an object with the fields {', '.join(sorted(fields))}")
         wrong = sorted(field for field in fields if not isinstance(row.get(field), str) or not row[field].strip())
         if wrong:
             raise RecordError(f"{path}:{number}: {', '.join(wrong)}: missing, empty or not text")
         count += 1
-        yield where, row
+        yield f"{path.name}:{number}", row
     if not count:
         raise InputError(f"{path} has no rows")
+
+
+def _objects(path: Path) -> Iterator[tuple[int, Any]]:
+    for number, line in enumerate(lines(path), 1):
+        if not line.strip():
+            continue
+        if line.lstrip().startswith(b"["):
+            yield from _list(path)
+            return
+        try:
+            row = json.loads(line)
+        except (UnicodeDecodeError, ValueError, RecursionError) as error:
+            raise RecordError(f"{path}:{number} is not JSON ({error}): mend the line, or take it out") from None
+        yield number, row
+
+
+def _list(path: Path) -> Iterator[tuple[int, Any]]:
+    """The items of a file that is one JSON list, each with the line it begins at."""
+    decoder, blank = json.JSONDecoder(), re.compile(r"\s*")
+    at, number, last, text = 0, 1, 0, ""
+    try:
+        text = path.read_text(encoding="utf-8")
+        at = blank.match(text, text.index("[") + 1).end()  # type: ignore[union-attr]
+        while text[at : at + 1] != "]":
+            number, last = number + text.count("\n", last, at), at
+            row, end = decoder.raw_decode(text, at)
+            yield number, row
+            at = blank.match(text, end).end()  # type: ignore[union-attr]
+            if text[at : at + 1] == ",":
+                at = blank.match(text, at + 1).end()  # type: ignore[union-attr]
+            elif text[at : at + 1] != "]":
+                raise ValueError("expected a comma or the end of the list")
+    except (UnicodeDecodeError, ValueError, RecursionError) as error:
+        raise RecordError(f"{path}:{number + text.count(chr(10), last, at)} is not JSON ({error}): mend the list") from None
 
 
 def build(kind: type[R], where: str, **fields: Any) -> R:

@@ -4,8 +4,9 @@ from pathlib import Path
 from typing import Any
 
 import cowest
-from cowest.config import digest, file_digest, load
+from cowest.config import digest, file_digest, load, parse
 from cowest.errors import ConfigError, InputError
+from cowest.models.hf import HFConfig
 from cowest.records import Record
 
 NOT_ROWS = (
@@ -26,6 +27,8 @@ class Turn(Record):
     """Digest of data, params and code: the turn's name in the registry and the tracker."""
     data: dict[str, str]
     """Digest of each raw file, by its path in the raw folder."""
+    models: dict[str, str]
+    """Name of each local model by content, by what params.yaml calls it: other files under the same name are another turn."""
     params: str
     """Digest of the settings, NOT_SETTINGS left out."""
     code: str
@@ -40,8 +43,26 @@ def turn_of(raw: Path, params: Path, champion: int | None = None) -> Turn:
     The key leaves the champion out: the same data are not learned twice because somebody promoted something between.
     Paths of this machine have no part in it: a pipeline elsewhere makes the same turn.
     """
-    data, settings, code = data_digests(raw), params_digest(load(params), str(params)), code_digest()
-    return Turn(key=digest([data, settings, code]), data=data, params=settings, code=code, champion=champion)
+    values = load(params)
+    data, models, settings, code = data_digests(raw), local_models(values), params_digest(values, str(params)), code_digest()
+    key = digest([data, sorted(models.values()), settings, code])
+    return Turn(key=key, data=data, models=models, params=settings, code=code, champion=champion)
+
+
+def local_models(params: dict[str, Any]) -> dict[str, str]:
+    """Names by content of the models that stages load from this machine. Raises ModelError for one that is not there."""
+    found = {}
+    waiting: list[Any] = [section for name, section in params.items() if name not in ("models", "serve")]
+    while waiting:
+        value = waiting.pop()
+        if isinstance(value, dict) and value.get("provider") == "hf":
+            model = parse(HFConfig, value, "params.yaml")
+            found[model.model] = model.base_name(model.folder())
+        elif isinstance(value, dict):
+            waiting += value.values()
+        elif isinstance(value, list):
+            waiting += value
+    return found
 
 
 def data_digests(raw: Path) -> dict[str, str]:
@@ -56,11 +77,16 @@ def data_digests(raw: Path) -> dict[str, str]:
     return {part.relative_to(raw).as_posix(): file_digest(part) for part in names}
 
 
-def settings_of(params: Any) -> Any:
-    """All settings but NOT_SETTINGS, however deep: where a decision is kept and what calls may cost are no part of it."""
-    if isinstance(params, dict):
-        return {name: settings_of(value) for name, value in params.items() if name not in NOT_SETTINGS}
-    return [settings_of(value) for value in params] if isinstance(params, list) else params
+def settings_of(params: dict[str, Any]) -> dict[str, Any]:
+    """The settings that rows depend on: not NOT_SETTINGS, however deep (where a decision is kept, what calls may cost), not what
+    is served (`serve`), and not the anchors of `models`, which count where they are used."""
+    return {name: _without(section) for name, section in params.items() if name not in {*NOT_SETTINGS, "models", "serve"}}
+
+
+def _without(settings: Any) -> Any:
+    if isinstance(settings, dict):
+        return {name: _without(value) for name, value in settings.items() if name not in NOT_SETTINGS}
+    return [_without(value) for value in settings] if isinstance(settings, list) else settings
 
 
 def params_digest(params: dict[str, Any], where: str = "params.yaml") -> str:

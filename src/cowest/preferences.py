@@ -19,13 +19,16 @@ class PairRule(Config):
     """How much higher the chosen must score."""
     per_query: int | None = Field(default=3, ge=1)
     """Pairs of one query at most, drawn by their digest; None is no limit."""
+    allow_cut: bool = False
+    """Whether drafts that met their limit of tokens may be in a pair. Training takes them for complete."""
 
 
 def pairs(group: list[Feedback], rule: PairRule, template: Template) -> list[PreferencePair]:
-    """The pairs of one query. Failed rows are left out; of drafts that say the same, the first stands for all."""
+    """The pairs of one query. Failed rows are left out, and drafts cut at their limit; of drafts that say the same, the first
+    stands for all."""
     rows: dict[str, Feedback] = {}
     for row in group:
-        if row.gain is not None and row.draft and row.draft.strip():
+        if row.gain is not None and (rule.allow_cut or not row.cut) and row.draft and row.draft.strip():
             rows.setdefault(" ".join(row.draft.split()).casefold(), row)
     found = [_pair(chosen, rejected, template) for chosen, rejected in _candidates(list(rows.values()), rule)]
     found.sort(key=lambda pair: pair.id)

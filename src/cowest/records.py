@@ -85,6 +85,8 @@ class Draft(Query):
     """Which of the query's drafts this is."""
     draft: str | None
     """None when the call failed: `failed` says why."""
+    cut: bool = False
+    """Whether the draft met its limit of tokens: it is refined as it is, and no pair is made of it."""
     policy: str
     """Name of the model that drafted, with its adapter's digest."""
     failed: str | None = None
@@ -194,6 +196,17 @@ class Transitions(Record):
     """The rest: the refinement is solo again, and is not in the draft."""
 
 
+class Choices(Record):
+    """How a system's answers to a multiple choice fell; right + wrong + unparseable are all that it gave."""
+
+    right: int
+    wrong: int
+    unparseable: int
+    """Answers that name no option, or several: scored 0 and counted apart, for they are no wrong choice."""
+    macro_f1: float
+    """The mean over classes of F1."""
+
+
 class Slice(Record):
     """A mean over the queries of one tag."""
 
@@ -237,6 +250,8 @@ class EvalReport(Record):
     gap_closed: Estimate | None
     """(after - before) / (ideal - before); None where no query has all three scores or there is no gap."""
     transitions: dict[str, Transitions]
+    choices: dict[str, Choices] = {}
+    """By system, where the scorer is `choice`."""
     tags: dict[str, dict[str, Slice]]
     failed: dict[str, dict[str, int]]
     """Rows left out, by system and reason."""

@@ -46,6 +46,10 @@ class RegistryConfig(Config):
         """The store's runs. Raises RegistryError."""
         return Runs(self.uri, self.name, self.artifacts)
 
+    def begun(self) -> bool:
+        """Whether there is anything in it: a file that is not there yet is not made by looking."""
+        return not self.uri.startswith("sqlite:///") or Path(self.uri.removeprefix("sqlite:///")).exists()
+
     def open(self) -> Registry:
         """The registry. Raises RegistryError when it can't be reached."""
         return MlflowRegistry(self.runs())
@@ -184,14 +188,14 @@ class MlflowRegistry:
         """Puts a version's files into the turn's run, where they change nothing yet."""
         with self._runs.reached():
             run = self._runs.of(turn)
-            self._client.log_artifacts(run.info.run_id, str(folder), FILES)
+            self._client.log_artifacts(run.info.run_id, str(folder), _place(file_digest(folder)))
         return run
 
     def append(self, run: "Run", tags: dict[str, str]) -> None:
         """Adds one line to the log: the atomic step."""
         with self._runs.reached():
             self._register_name()
-            source = f"{run.info.artifact_uri}/{FILES}"
+            source = f"{run.info.artifact_uri}/{_place(tags['digest'])}"
             self._client.create_model_version(self._runs.name, source, run.info.run_id, tags=tags, await_creation_for=0)
 
     def _register_name(self) -> None:
@@ -205,15 +209,21 @@ class MlflowRegistry:
 
     def _cast_shadow(self, log: Sequence[Decision]) -> None:
         """Makes the alias say what the log says. Read again after it was set: another process may have set it meanwhile."""
-        for _ in range(ATTEMPTS):
+        for attempt in range(ATTEMPTS):
             champion = champion_of(log)
             if not log or self._alias() == champion:
                 return
-            with self._runs.reached():
-                if champion is None:
-                    self._client.delete_registered_model_alias(self._runs.name, ALIAS)
-                else:
-                    self._client.set_registered_model_alias(self._runs.name, ALIAS, str(champion))
+            try:
+                with self._runs.reached():
+                    if champion is None:
+                        self._client.delete_registered_model_alias(self._runs.name, ALIAS)
+                    else:
+                        self._client.set_registered_model_alias(self._runs.name, ALIAS, str(champion))
+            except RegistryError:
+                # Two who set it first at once: one of them breaks the database's rule of one alias, and finds it set.
+                if attempt == ATTEMPTS - 1:
+                    raise
+                time.sleep(0.1 * 2**attempt)
             log = self.log()
 
     def _alias(self) -> int | None:
@@ -237,3 +247,8 @@ class MlflowRegistry:
             digest=tags["digest"],
             tags={key: value for key, value in tags.items() if key not in OURS or key == "promote"},
         )
+
+
+def _place(content: str) -> str:
+    """Where a version's files lie in its run: by their content, so that whoever decides the same turn beside us overwrites nothing."""
+    return f"{FILES}/{content[:16]}"

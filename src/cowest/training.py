@@ -35,8 +35,10 @@ class Optimiser(Config):
     warmup_steps: int = Field(default=10, ge=0)
     schedule: Literal["linear", "cosine", "constant_with_warmup"] = "linear"
     max_length: int = Field(default=1024, ge=8)
-    """Tokens of prompt and completion at most; longer rows are cut at the end by TRL."""
+    """Tokens of prompt and completion at most; longer rows are refused before training, since TRL would cut them unsaid."""
     seed: int = 0
+    dtype: Literal["bfloat16", "float32"] = "bfloat16"
+    """Of the base's weights and of the arithmetic while training; the adapter itself is kept in float32."""
 
 
 def arguments(optimiser: Optimiser, model: HFConfig, folder: Path) -> dict[str, Any]:
@@ -53,7 +55,7 @@ def arguments(optimiser: Optimiser, model: HFConfig, folder: Path) -> dict[str, 
         "weight_decay": 0.0,
         "adam_beta2": 0.99,
         "max_grad_norm": 1.0,
-        "bf16": model.dtype == "bfloat16",
+        "bf16": optimiser.dtype == "bfloat16",
         "use_cpu": model.device == "cpu",
         "gradient_checkpointing": False,
         "logging_steps": 5,
@@ -75,6 +77,20 @@ def score_completions_only() -> None:
 
     if hasattr(trl.trainer.utils, "_use_triton"):
         trl.trainer.utils._use_triton = lambda *_, **__: True
+
+
+def fit(tokenizer: Any, rows: list[tuple[str, list[dict[str, str]]]], most: int, stage: str) -> None:
+    """Raises ContractError for rows (where from, conversation) of more tokens than are trained on: TRL would cut them unsaid."""
+    from cowest.errors import ContractError
+
+    sizes = [len(tokenizer.apply_chat_template(messages, tokenize=True, return_dict=False)) for _, messages in rows]
+    long = [(where, size) for (where, _), size in zip(rows, sizes, strict=True) if size > most]
+    if long:
+        where, size = max(long, key=lambda row: row[1])
+        raise ContractError(
+            f"{stage}: {len(long)} of {len(rows)} rows have more than {most} tokens and would be cut (the longest, {where}, has {size}): "
+            f"raise {stage}.training.max_length, or leave such rows out"
+        )
 
 
 def save(trainer: Any, folder: Path, base: str) -> None:

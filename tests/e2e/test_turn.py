@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 
+from tests import tiny
 from tests.registries import migrated
 
 ROOT = Path(__file__).parents[2]
@@ -49,7 +50,10 @@ def package(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
 
 @pytest.fixture
 def project(tmp_path: Path) -> Path:
-    shutil.copy(ROOT / "params.yaml", tmp_path)
+    params = (ROOT / "params.yaml").read_text()
+    for embedded in ("smollm2-135m-instruct", "gemma3-270m"):  # which a fresh machine has not fetched
+        params = params.replace(f"model: {embedded}", f"model: {tiny.model()}")
+    (tmp_path / "params.yaml").write_text(params)
     shutil.copy(migrated(), tmp_path / "mlflow.db")
     (tmp_path / "dvc.yaml").write_text(PIPELINE)
     (tmp_path / "make.py").write_text(MAKE)

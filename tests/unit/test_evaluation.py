@@ -227,11 +227,29 @@ def test_the_stage_counts_failures_and_says_what_to_do(tmp_path: Path):
     queries[2][1] = changed(queries[2][1], failed="refine: timeout", refinement=None, score=None)
     io.write(tmp_path / "trials.jsonl", (row for rows in queries for row in rows))
     with pytest.raises(ContractError, match=r"1 of 36 trials failed.*1 x after: refine: timeout.*evaluate again"):
-        stage.main(tmp_path / "trials.jsonl", tmp_path / "eval.json", stage.CompareConfig(gates=GATES))
+        stage.main(tmp_path / "trials.jsonl", tmp_path / "eval.json", stage.CompareConfig(gates=GATES, max_failed=0))
     assert not (tmp_path / "eval.json").exists()
     for most in (1, None):
         stage.main(tmp_path / "trials.jsonl", tmp_path / "eval.json", stage.CompareConfig(gates=GATES, max_failed=most))
         assert io.read_document(tmp_path / "eval.json", EvalReport).failed["after"] == {"refine: timeout": 1}
+
+
+def test_the_strong_model_is_judged_by_this_turns_prompts_alone():
+    """A champion's prompts may be older, and what the strong model said to those is another system's score."""
+    queries = trials()
+    for rows in queries:
+        rows[:] = [changed(row, solo_score=1.0) for row in rows]
+        rows.append(make_trial(queries.index(rows), "champion", score=1.0, solo_score=0.0, group=rows[0].group, tags=rows[0].tags))
+    assert report(queries).systems["strong"].mean == 1.0
+
+
+def test_a_champion_whose_rows_all_failed_is_no_absent_one():
+    queries = trials()
+    for number, rows in enumerate(queries):
+        fields = {"failed": "draft: no power", "draft": None, "refinement": None, "score": None, "draft_score": None}
+        rows.append(make_trial(number, "champion", group=rows[0].group, tags=rows[0].tags, **fields))
+    (gate,) = report(queries, (Gate(of="after", over="champion", at_least=0.0),)).gates
+    assert gate.passed is False and "no query has a score of both" in gate.reason
 
 
 def test_an_empty_file_is_refused(tmp_path: Path):
@@ -246,3 +264,25 @@ def test_ten_thousand_queries_in_seconds():
     started = time.monotonic()
     evaluation.estimates([str(n // 2) for n in range(10_000)], ratios, 5000, 0)
     assert time.monotonic() - started < 5  # 0.4 s on an idle core
+
+
+def test_choices_are_counted_with_the_unparseable_apart_and_f1_is_by_class(tmp_path: Path):
+    """Targets A A B B; after says A, B, B, nothing: F1 of A is 2/3, of B 2/4."""
+    rows = []
+    for number, (target, said) in enumerate([("red", "A"), ("red", "B"), ("blue", "Answer: B"), ("blue", "A or B")]):
+        more = {"choices": ("red", "blue", "green"), "targets": (target,), "scorer": "choice", "solo": "C", "draft": target}
+        rows += [make_trial(number, "before", refinement=target, **more), make_trial(number, "after", refinement=said, **more)]
+    io.write(tmp_path / "trials.jsonl", rows)
+    stage.main(tmp_path / "trials.jsonl", tmp_path / "eval.json", stage.CompareConfig(gates=GATES))
+    found = io.read_document(tmp_path / "eval.json", EvalReport).choices
+    assert set(found) == {"strong", "before", "after", "policy_before", "policy_after"}
+    after, strong, before = found["after"], found["strong"], found["policy_before"]
+    assert (after.right, after.wrong, after.unparseable, after.macro_f1) == (2, 1, 1, pytest.approx((2 / 3 + 2 / 4) / 2, abs=1e-6))
+    assert (strong.right, strong.wrong, strong.unparseable, strong.macro_f1) == (0, 4, 0, 0)
+    assert (before.right, before.macro_f1) == (4, 1)
+
+
+def test_no_choices_are_counted_where_none_are_given(tmp_path: Path):
+    io.write(tmp_path / "trials.jsonl", (row for rows in trials(count=12) for row in rows))
+    stage.main(tmp_path / "trials.jsonl", tmp_path / "eval.json", stage.CompareConfig(gates=GATES))
+    assert io.read_document(tmp_path / "eval.json", EvalReport).choices == {}

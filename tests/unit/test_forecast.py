@@ -57,7 +57,7 @@ def test_what_the_store_has_is_counted_off(raw: Path) -> None:
     given = params()
     before = dict(forecast(given, raw))["refine"]
     strong = OpenAIConfig.model_validate(STRONG)
-    prompts, sampling = domain("handbook").PROMPTS, config.Sampling.model_validate(given["refine"]["sampling"])
+    prompts, sampling = domain("handbook").prompts, config.Sampling.model_validate(given["refine"]["sampling"])
     keys = [Request(prompts.solo.render(query.prompt), sampling).key(strong.name) for query in queries(raw, "train")]
     store.open_store().put([Answer(key, Completion("known", strong.name), 0.1) for key in keys])
     after = dict(forecast(given, raw))["refine"]
@@ -75,7 +75,7 @@ def test_models_of_our_own_cost_nothing_and_a_budget_that_may_not_do_is_said(raw
 
 def test_a_call_is_never_more_than_was_foreseen() -> None:
     model = OpenAIConfig(model="m")
-    request = Request(domain("handbook").PROMPTS.solo.render(()), config.Sampling(max_tokens=9))
+    request = Request(domain("handbook").prompts.solo.render(()), config.Sampling(max_tokens=9))
     prompt, completion = model.most(request)
     assert completion == 9 and prompt >= sum(len(message.content.encode()) for message in request.messages)
     assert OpenAIConfig(model="m", extra={"max_tokens": 50}).most(request)[1] == 50, "what is sent counts"

@@ -52,6 +52,12 @@ def test_failed_rows_and_empty_drafts_are_left_out() -> None:
     assert pairs([*rows(1.0), broken, empty], ALL, TEMPLATE) == []
 
 
+def test_a_draft_that_was_cut_teaches_nothing() -> None:
+    """It would be learnt as if it had ended there."""
+    cut = [row.model_copy(update={"cut": True}) for row in rows(1.0)]
+    assert pairs([*cut, *rows(0.0, 0.5)[1:]], ALL, TEMPLATE) == []
+
+
 def test_drafts_that_say_the_same_are_one() -> None:
     same = make_feedback(sample=2, draft=" DRAFT  0", score=1.0)
     assert len(pairs([*rows(1.0, 0.0), same], ALL, TEMPLATE)) == 1

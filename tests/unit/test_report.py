@@ -10,7 +10,7 @@ import pytest
 from cowest import io, report
 from cowest.evaluation import Gate
 from cowest.models.store import Account
-from cowest.records import Estimate, EvalReport, Message, Outcome, PreferencePair, Trial
+from cowest.records import Choices, Estimate, EvalReport, Message, Outcome, PreferencePair, Trial
 from cowest.report import contents, figures, words
 from cowest.report.contents import Missing
 from cowest.stages import compare
@@ -256,3 +256,25 @@ def test_the_command_writes_the_page_of_the_folder(
     assert capsys.readouterr().out == f"{tmp_path / 'page.html'}\n"
     assert "Alignment raised" in (tmp_path / "page.html").read_text()
     assert isinstance(contents.gather(tmp_path).report, Missing)
+
+
+def test_what_another_turn_left_is_not_shown_as_this_ones(tmp_path: Path):
+    """A turn that failed half way leaves the evaluation of the one before it where it was."""
+    root = a_turn(tmp_path)
+    outcome = Outcome(turn="a" * 64, version=1, promoted=True, against=None, champion=1, reason="it was better")
+    io.write_document(root / "reports/decision.json", outcome)
+    (root / "turn.json").write_text(json.dumps({"key": "b" * 64}))
+    found = contents.gather(root)
+    assert isinstance(found.report, Missing) and isinstance(found.examples, Missing)
+    page = report.page(found)
+    assert "Alignment raised" not in page and "of turn aaaaaaaa" in page
+
+
+def test_how_choices_fell_is_shown_where_there_are_choices(tmp_path: Path, html: str):
+    a_turn(tmp_path)
+    whole = io.read_document(tmp_path / "reports/eval.json", EvalReport)
+    counts = {"after": Choices(right=7, wrong=3, unparseable=2, macro_f1=0.625)}
+    io.write_document(tmp_path / "reports/eval.json", whole.model_copy(update={"choices": counts}))
+    page = rendered(tmp_path)
+    assert "How the choices fell" in page and "<td>7</td><td>3</td><td>2</td><td>0.625</td>" in page
+    assert "How the choices fell" not in html

@@ -109,7 +109,11 @@ def test_token_f1(answer: str, targets: tuple[str, ...], value: float) -> None:
         ("London", 1), ("london.", 1), ("B. London", 1), ("(B) London", 1), ("**B) London**", 1), ("B: the London", 1),
         ("The answer is B.", 1), ("Answer: B", 1), ("Thames... The final answer is: (B) London.", 1), ("answer = B", 1),
         ("It rains.\nThe answer is B because it rains.", 1), ("The answer is **C**, as said.", 2), ("The answer is New York", 2),
-        ("B. London\n\nLondon lies on the Thames.", 1), ("Answer: B\nAnswer: B", 1),
+        ("B. London\n\nLondon lies on the Thames.", 1), ("Answer: B\nAnswer: B", 1), ("Answer choice: B", 1),
+        # an answer in JSON, whole or broken; what is around it is not read
+        ('{"thoughts": "The answer is A.", "answer_choice": "B"}', 1), ('{"answer": "B. London"}', 1), ('"answer_choice": "London"', 1),
+        ('{"thoughts": "It is "Rome"" "answer_choice": "D" }', 3), ('{"answer_choice": B}', 1), ('{"Answer": "C. New\\u0020York"}', 2),
+        ('{"answer_choice": "B. Londn, on the Thames"}', 1), ('{"answer_choice": "B. It lies on the Thames. Not like Plan B."}', 1),
     ],
 )  # fmt: skip
 def test_choice_reads(answer: str, option: int) -> None:
@@ -121,6 +125,12 @@ def test_choice_reads(answer: str, option: int) -> None:
     [
         "", "E", "I think so", "A city", "It is London or Rome", "B. Paris", "A or B", "The answer is not B", "The answer is a secret",
         "Answer: A\nAnswer: B", "A. Paris\nB. London", "London is nice", "Both", "AB", "The answer is B. Paris", "maybe B", "none of A-D",
+        "The answer is A or B", "Answer: A, B", "Answer: N/A", "Answer: A/E", "The answer is B. None of the above",
+        "Answer: B. London and C. New York",
+        '{"answer_choice": "B/C"}', '{"answer_choice": ""}', '{"answer_choice": "B. London, C. New York"}', '{"answer_choice": "N/A"}',
+        '{"answer_choice": "B. London. C. New York."}', '{"answer_choice": "B. Paris"}', '{"answer_choice": "None of the above"}',
+        '{"thoughts": "The answer is B.", "answer_choice": "', '{"answer_choice": "B', '{"answer": "A"} {"answer": "B"}',
+        '{"answer_choice": ["A", "B"]}',
     ],
 )  # fmt: skip
 def test_choice_never_guesses(answer: str) -> None:
@@ -132,6 +142,13 @@ def test_choice_scores() -> None:
     assert score_of(Choice(), "B", "London", choices=CITIES) == Score(1.0, "chose B")
     assert score_of(Choice(), "Rome", "London", choices=CITIES) == Score(0.0, "chose D")
     assert score_of(Choice(), "Rome", "London", "D", choices=CITIES).value == 1.0
+
+
+def test_choice_where_the_data_has_an_option_twice() -> None:
+    twice = ("Paris", "London", "Paris", "None of these")
+    assert [score_of(Choice(), said, "Paris", choices=twice).value for said in ("A. Paris", "C", "B")] == [1, 1, 0]
+    assert score_of(Choice(), "Paris", "Paris", choices=twice).explanation == "unparseable: names A and C"
+    assert score_of(Choice(), "The answer is D. None of them", "None of these", choices=twice).value == 1
 
 
 def test_choice_of_letters_takes_no_letter_for_another() -> None:

@@ -1,6 +1,7 @@
 """`cowest ask "..."`: one question to the champion and the strong model."""
 
 import argparse
+import os
 import sys
 from pathlib import Path
 
@@ -22,9 +23,10 @@ def main(argv: list[str]) -> int:
 
     params = config.load(given.params)
     settings = config.parse(ServeConfig, config.section(params, "serve", str(given.params)), f"{given.params}: serve")
+    os.chdir(given.params.absolute().parent)  # a registry in a file lies beside the settings that name it
     known = _held_out()
-    asked = given.question or (known.prompt[-1].content if known else None)
-    if asked is None:
+    asked = given.question if given.question is not None else (known.prompt[-1].content if known else None)
+    if asked is None or not asked.strip():
         print("cowest ask: what? Give a question in quotes (there is no data/queries.jsonl to take one from)", file=sys.stderr)
         return 2
     with open_live(settings, given.version, given.any) as live:

@@ -1,11 +1,13 @@
 """Fetch the embedded models by checksum and convert them once into the cache.
 
-cowest fetch                          both
+cowest fetch                          those that params.yaml names; both where there is no params.yaml
 cowest fetch smollm2-135m-instruct    the one under Apache-2.0
 """
 
 import argparse
+import re
 import time
+from pathlib import Path
 
 from cowest.errors import ModelError
 from cowest.models import embedded
@@ -14,14 +16,20 @@ from cowest.models import embedded
 def main(argv: list[str]) -> int:
     """Says what is there, what is fetched and under what terms. Raises ModelError."""
     parser = argparse.ArgumentParser(prog="cowest fetch", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("names", nargs="*", metavar="NAME", help=f"which: {', '.join(embedded.MODELS)} (all)")
-    names = parser.parse_args(argv).names or list(embedded.MODELS)
+    parser.add_argument("names", nargs="*", metavar="NAME", help=f"which: {', '.join(embedded.MODELS)} ")
+    names = parser.parse_args(argv).names or _named() or list(embedded.MODELS)
     unknown = [name for name in names if name not in embedded.MODELS]
     if unknown:
         raise ModelError(f"{unknown[0]!r} is no embedded model: they are {', '.join(embedded.MODELS)}")
     for name in names:
         _fetch(embedded.MODELS[name])
     return 0
+
+
+def _named() -> list[str]:
+    """The embedded models that the project here uses."""
+    text = Path("params.yaml").read_text(encoding="utf-8") if Path("params.yaml").is_file() else ""
+    return [name for name in embedded.MODELS if re.search(rf"model: *[\"']?{re.escape(name)}\b", text)]
 
 
 def _fetch(model: embedded.Embedded) -> None:

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from cowest import report
-from cowest.errors import CoWestError
+from cowest.errors import CoWestError, InputError
 
 
 def main(argv: list[str]) -> int:
@@ -13,6 +13,8 @@ def main(argv: list[str]) -> int:
     parser = argparse.ArgumentParser(prog="cowest report", description=__doc__)
     parser.add_argument("--out", type=Path, default=Path("reports/index.html"), metavar="PATH", help="the page (reports/index.html)")
     given = parser.parse_args(argv)
+    if not (Path("params.yaml").exists() or Path("turn.json").exists()):
+        raise InputError(f"{Path.cwd()} has neither params.yaml nor turn.json: a report is written in a project's folder")
     report.write(given.out, ledger=_ledger())
     print(given.out)
     return 0

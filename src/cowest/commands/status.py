@@ -2,12 +2,15 @@
 
 import argparse
 import json
+import os
 from pathlib import Path
 
 from cowest.config import load, parse, section
 from cowest.errors import ConfigError
 from cowest.protocols import Decision
 from cowest.registry import RegistryConfig, champion_of
+
+NONE = "champion  none yet, and nothing was decided: run `cowest turn`"
 
 
 def main(argv: list[str]) -> int:
@@ -17,10 +20,15 @@ def main(argv: list[str]) -> int:
     parser.add_argument("--last", type=_count, default=10, metavar="N", help="decisions shown (10)")
     parser.add_argument("--json", action="store_true", help="for programs: everything, as one JSON object")
     given = parser.parse_args(argv)
-    values = section(load(given.params), "register", str(given.params))
+    params = load(given.params)
+    os.chdir(given.params.absolute().parent)  # a registry in a file lies beside the settings that name it
+    values = section(params, "register", str(given.params))
     if "registry" not in values:
         raise ConfigError(f"{given.params}: register.registry is missing: it says where the registry is")
     config = parse(RegistryConfig, values["registry"], f"{given.params}: register.registry")
+    if not config.begun():
+        print(json.dumps({"registry": config.uri, "name": config.name, "champion": None, "decisions": []}) if given.json else NONE)
+        return 0
     registry = config.open()
     champion, log = registry.champion(), registry.log()
     if given.json:

@@ -18,10 +18,11 @@ from cowest.amend import amend
 from cowest.checks import preflight
 from cowest.config import Config, load, parse, section
 from cowest.errors import ConfigError, CoWestError, InputError
-from cowest.io import read_document
+from cowest.io import read_document, write_text
 from cowest.lineage import Turn, turn_of
 from cowest.models.claims import spent
 from cowest.models.store import open_store
+from cowest.online.live import ServeConfig
 from cowest.protocols import Decision
 from cowest.records import Estimate, EvalReport, Outcome
 from cowest.registry import RegistryConfig, settled
@@ -56,14 +57,10 @@ def main(argv: list[str]) -> int:
     given = parser.parse_args(argv)
     started = time.monotonic()
     _enter(given.params)
-    for assignment in given.set:
-        if said := amend(PARAMS, assignment):
-            print(said)
-    params = load(PARAMS)
+    params, foreseen = _settings(given.set, given.dry_run)
     if given.dry_run:
-        print(_foreseen(params))
+        print(foreseen)
         return 0
-    preflight(PARAMS)  # so that a slip in the last stage is not found after the first has run for an hour
     raw = parse(TurnConfig, section(params, "turn"), f"{PARAMS}: turn").raw
     registry_config = parse(RegisterConfig, section(params, "register"), f"{PARAMS}: register").registry
     registry = registry_config.open()
@@ -72,8 +69,9 @@ def main(argv: list[str]) -> int:
     decided = settled(registry.log(), turn.key)
     if decided is None or given.force:
         os.environ["COWEST_TURN"] = turn.key  # what its stages spend counts for it, whoever else uses the store
+        forced = given.force or _models_changed(turn)
         stages.run("pin", section(params, "pin"), raw=raw, params=PARAMS, turn=TURN, start=START, champion=CHAMPION)
-        _reproduce(given.force)
+        _reproduce(forced)
     elif _finished(turn):
         print(_nothing_new(decided, champion))
         return 0
@@ -93,6 +91,28 @@ def _foreseen(params: dict[str, Any]) -> str:
     return f"{forecast.table(forecast.forecast(params, raw), budget)}\nof turn {key[:8]}, {replace(before, budget=budget)}"
 
 
+def _settings(assignments: list[str], dry_run: bool) -> tuple[dict[str, Any], str]:
+    """params.yaml with these changes, checked whole, so that a slip in the last stage is not found after the first has run for
+    an hour; with what a dry run says, which needs neither keys nor extras. What does not hold is taken back."""
+    before = PARAMS.read_text(encoding="utf-8")
+    try:
+        said = [note for assignment in assignments if (note := amend(PARAMS, assignment))]
+        params = load(PARAMS)
+        if "serve" in params:
+            parse(ServeConfig, params["serve"], f"{PARAMS}: serve")
+        foreseen = _foreseen(params) if dry_run else ""
+        if not dry_run:
+            preflight(PARAMS)
+    except CoWestError as error:
+        if assignments and before != PARAMS.read_text(encoding="utf-8"):
+            write_text(PARAMS, before)
+            raise type(error)(f"{error}. {PARAMS} was left as it was") from None
+        raise
+    for note in said:
+        print(note)
+    return params, foreseen
+
+
 def _enter(params: Path) -> None:
     if params.name != PARAMS.name:
         raise ConfigError(f"--params {params}: dvc.yaml reads {PARAMS}: name one, in a project's folder")
@@ -101,6 +121,15 @@ def _enter(params: Path) -> None:
     os.chdir(params.absolute().parent)
     if not PIPELINE.exists():
         raise InputError(f"{Path.cwd()} has no {PIPELINE}: a turn runs in a project's folder")
+
+
+def _models_changed(turn: Turn) -> bool:
+    """Whether a local model has other files than the last turn here had: DVC knows its name, which may be the same."""
+    try:
+        last = read_document(TURN, Turn).models
+    except CoWestError:
+        return False
+    return any(turn.models.get(name, known) != known for name, known in last.items())
 
 
 def _finished(turn: Turn) -> bool:

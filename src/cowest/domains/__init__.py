@@ -1,45 +1,40 @@
-"""Data sets, one a file: raw rows -> queries and corpus, with the prompts and the notes that go with them.
+"""Data sets, one a file: raw rows -> queries and corpus, with the prompts and the scorer that go with them.
 
-A domain is a module with
+A domain is a frozen class of settings, as a provider and a scorer are: `{domain: medmcqa, draft: knowledge}`, or its name alone. It has
     load(raw: Path) -> Iterator[Query]               what is asked, and what is right
     corpus(raw: Path) -> Iterator[Demonstration]     what the policy is specialised on
-    PROMPTS: Prompts                                 what each model is asked
+    prompts: Prompts                                 what each model is asked
+    scorer: AnyScorer                                what its answers are scored by
 """
 
-import importlib
-from collections.abc import Iterator
-from pathlib import Path
-from typing import Annotated, Any, Literal, Protocol
+from collections.abc import Mapping
+from typing import Annotated, Any, get_args
 
-from pydantic import BeforeValidator
+from pydantic import BeforeValidator, Field, TypeAdapter
 
+from cowest.domains.handbook import Handbook
+from cowest.domains.ifqa import IfQA
+from cowest.domains.medmcqa import MedMCQA
+from cowest.domains.prosocial import Prosocial
 from cowest.prompts import Prompts
-from cowest.records import Demonstration, Query
 
-DomainName = Literal["handbook"]
-
-
-class Domain(Protocol):
-    PROMPTS: Prompts
-
-    def load(self, raw: Path) -> Iterator[Query]: ...
-
-    def corpus(self, raw: Path) -> Iterator[Demonstration]: ...
+AnyDomain = Annotated[Handbook | IfQA | MedMCQA | Prosocial, Field(discriminator="domain")]
+"""`domain: handbook`, `ifqa`, `medmcqa` or `prosocial`, with its settings."""
+NAMES: tuple[str, ...] = tuple(kind.model_fields["domain"].default for kind in get_args(get_args(AnyDomain)[0]))
+_DOMAINS: TypeAdapter[AnyDomain] = TypeAdapter(AnyDomain)
 
 
-def domain(name: str) -> Domain:
-    """The module of a domain."""
-    module: Any = importlib.import_module(f"cowest.domains.{name}")
-    return module  # type: ignore[no-any-return]
+def domain(settings: str | Mapping[str, Any]) -> AnyDomain:
+    """A domain, by its name or with its settings. Raises ValueError for a name that is none, and for wrong settings."""
+    values = {"domain": settings} if isinstance(settings, str) else settings
+    if values.get("domain") not in NAMES:
+        raise ValueError(f"{values.get('domain')!r} is no domain: give one of {', '.join(NAMES)}, or the prompts themselves")
+    return _DOMAINS.validate_python(values)
 
 
 def _resolve(value: Any) -> Any:
-    if isinstance(value, str):
-        if value not in DomainName.__args__:  # type: ignore[attr-defined]
-            raise ValueError(f"{value!r} is no domain: give one of {', '.join(DomainName.__args__)}, or the prompts themselves")  # type: ignore[attr-defined]
-        return domain(value).PROMPTS
-    return value
+    return domain(value).prompts if isinstance(value, str) or (isinstance(value, Mapping) and "domain" in value) else value
 
 
 DomainPrompts = Annotated[Prompts, BeforeValidator(_resolve)]
-"""Prompts, or the name of the domain whose prompts they are. Digested after it is resolved, so a changed prompt is a change."""
+"""Prompts, or the domain whose prompts they are. Digested after it is resolved, so a changed prompt is a change."""

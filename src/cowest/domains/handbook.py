@@ -12,10 +12,14 @@ The replies are of uneven quality, as real archives are; a question is never amo
 
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Literal
 
 from cowest import io
+from cowest.config import Config
 from cowest.prompts import Prompts, Shot, Template
 from cowest.records import Demonstration, Message, Query
+from cowest.scorers import AnyScorer
+from cowest.scorers.contains import ContainsConfig
 
 SHOTS = (
     ("The Bramley clock is made in Vienna.", "In what country is the Bramley clock made?", "Austria"),
@@ -41,17 +45,32 @@ PROMPTS = Prompts(
 )
 
 
-def load(raw: Path) -> Iterator[Query]:
-    """The questions, grouped by product, each with the fact that it rests on as its ideal draft."""
-    for where, row in io.raw_rows(raw / "questions.jsonl", {"product", "question", "answer", "fact", "split"}):
-        yield io.build(
-            Query, where,
-            group=row["product"], split=row["split"], prompt=(Message(role="user", content=row["question"]),),
-            targets=(row["answer"],), ideal=row["fact"], source=where,
-        )  # fmt: skip
+class Handbook(Config):
+    """The demo's domain."""
 
+    domain: Literal["handbook"] = "handbook"
 
-def corpus(raw: Path) -> Iterator[Demonstration]:
-    """The replies, as they were sent."""
-    for where, row in io.raw_rows(raw / "replies.jsonl", {"product", "question", "reply"}):
-        yield io.build(Demonstration, where, prompt=(Message(role="user", content=row["question"]),), completion=row["reply"], source=where)
+    @property
+    def prompts(self) -> Prompts:
+        """What each model is asked."""
+        return PROMPTS
+
+    @property
+    def scorer(self) -> AnyScorer:
+        """The one that fits."""
+        return ContainsConfig()
+
+    def load(self, raw: Path) -> Iterator[Query]:
+        """The questions, grouped by product, each with the fact that it rests on as its ideal draft."""
+        for where, row in io.raw_rows(raw / "questions.jsonl", {"product", "question", "answer", "fact", "split"}):
+            yield io.build(
+                Query, where,
+                group=row["product"], split=row["split"], prompt=(Message(role="user", content=row["question"]),),
+                targets=(row["answer"],), ideal=row["fact"], source=where,
+            )  # fmt: skip
+
+    def corpus(self, raw: Path) -> Iterator[Demonstration]:
+        """The replies, as they were sent."""
+        for where, row in io.raw_rows(raw / "replies.jsonl", {"product", "question", "reply"}):
+            prompt = (Message(role="user", content=row["question"]),)
+            yield io.build(Demonstration, where, prompt=prompt, completion=row["reply"], source=where)

@@ -16,8 +16,8 @@ from cowest.errors import ModelError
 
 PICKLES = {".bin", ".pt", ".pth", ".pkl", ".pickle", ".ckpt", ".joblib", ".dill", ".npy", ".npz", ".h5", ".hdf5", ".keras"}
 CODE = {".py", ".pyc", ".pyo", ".pyd", ".pyw", ".ipynb", ".so", ".dll", ".dylib", ".exe", ".sh", ".egg", ".whl"}
-SETTINGS_LIMIT = 4 * 2**20
-"""Bytes of a JSON file that is read whole here; larger ones (tokenizers) are looked at by their ends."""
+VOCABULARIES = {"tokenizer.json", "vocab.json"}
+"""Large, and read by the tokenizers library as data alone: looked at by their ends."""
 JSON_LIMIT = 128 * 2**20
 HEADER_LIMIT = 100_000_000
 """Bytes of a safetensors header: the format's own limit."""
@@ -130,11 +130,11 @@ def _kind(path: Path, inside: Path) -> str | None:
 
 
 def _document(path: Path) -> Any:
-    """A settings file, parsed; None for a large one that begins and ends as JSON does. Raises ValueError."""
+    """A settings file, parsed; None for a vocabulary that begins and ends as JSON does. Raises ValueError."""
     size = path.stat().st_size
     if size > JSON_LIMIT:
         raise ValueError(f"{size / 2**20:.0f} MiB of JSON, over the {JSON_LIMIT // 2**20} MiB that any model needs")
-    if size > SETTINGS_LIMIT:
+    if path.name in VOCABULARIES and size > 128:
         with path.open("rb") as file:
             first = file.read(64).lstrip()[:1]
             file.seek(-64, os.SEEK_END)

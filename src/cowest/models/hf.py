@@ -35,8 +35,8 @@ class HFConfig(Config):
     provider: Literal["hf"] = "hf"
     model: str
     """A folder, the name of an embedded model (`cowest fetch`), or a Hugging Face hub name that is in the local cache."""
-    dtype: Literal["bfloat16", "float32"] = "bfloat16"
-    """Of the weights."""
+    dtype: Literal["bfloat16", "float32"] = "float32"
+    """In which it answers. In bfloat16 an answer may depend, by rounding, on what is decoded beside it: quicker, and less exact."""
     device: str = "cpu"
     """Where torch puts it: cpu, cuda, cuda:1."""
     chat_template: str | None = None
@@ -48,10 +48,11 @@ class HFConfig(Config):
     def open(self, adapter: Path | None = None) -> "Iterator[HFModel]":
         """Loads the model; frees it afterwards. Raises ModelError before anything unsafe is read."""
         folder = self.folder()
+        name = self.base_name(folder)
         if adapter is not None:
             audit.audit_adapter(adapter)
+            _same_base(adapter, name)
         model, tokenizer = load(self)
-        name = self.base_name(folder)
         if adapter is not None:
             name += f"+{file_digest(adapter)[:12]}"
             model = _with_adapter(model, adapter)
@@ -76,10 +77,17 @@ def load(config: HFConfig, dtype: str = "float32") -> tuple[Any, Any]:
 
     environment.hush()
     folder = config.folder()
+    if config.device != "cpu" and not torch.cuda.is_available():
+        raise ModelError(f"device {config.device}: torch sees no GPU here (is it a CPU build?): set device: cpu, or run where there is one")
     try:
         tokenizer = transformers.AutoTokenizer.from_pretrained(folder, trust_remote_code=False, local_files_only=True)
         model = transformers.AutoModelForCausalLM.from_pretrained(
-            folder, dtype=getattr(torch, dtype), use_safetensors=True, trust_remote_code=False, local_files_only=True
+            folder,
+            dtype=getattr(torch, dtype),
+            attn_implementation="sdpa",
+            use_safetensors=True,
+            trust_remote_code=False,
+            local_files_only=True,
         )
     except (OSError, ValueError, KeyError, RuntimeError) as error:
         raise ModelError(f"{folder} does not load as a model: {' '.join(str(error).split())[:300]}") from None
@@ -99,6 +107,8 @@ class HFModel:
         self.name, self._model, self._tokenizer, self._rows = name, model, tokenizer, rows
         self._store = store.open_store()
         eos = model.generation_config.eos_token_id
+        added = [token.content for token in tokenizer.added_tokens_decoder.values() if token.special]
+        self._control = [token for token in dict.fromkeys([*tokenizer.all_special_tokens, *added]) if len(token) > 1]
         self._eos = set(eos if isinstance(eos, list) else [eos]) | {tokenizer.eos_token_id}
 
     def generate(self, requests: Iterable[Request]) -> Iterator[Completion]:
@@ -136,7 +146,7 @@ class HFModel:
             else:
                 prompts[key] = tokens
         for keys in _runs(prompts):
-            prefix = self._prefix([prompts[key] for key in keys])
+            prefix = self._prefix([prompts[key] for key in keys], max(asked[key].sampling.max_tokens for key in keys))
             # Like lengths together, so that little is padded; the order is the same in every run.
             keys.sort(key=lambda key: (digest(_greed(asked[key].sampling)), len(prompts[key]), prompts[key], asked[key].sample))
             for sampling, alike in groupby(keys, key=lambda key: _greed(asked[key].sampling)):
@@ -195,16 +205,31 @@ class HFModel:
         return any(text in tail for text in stop)
 
     def _tokens(self, request: Request) -> list[int]:
-        messages = [{"role": message.role, "content": message.content} for message in request.messages]
+        messages = [{"role": message.role, "content": self._plain(message.content)} for message in request.messages]
         tokens: list[int] = self._tokenizer.apply_chat_template(messages, add_generation_prompt=True, tokenize=True, return_dict=False)
         return tokens
+
+    def _plain(self, text: str) -> str:
+        """What somebody wrote, so that it can't end its turn and begin another: a control token in it is text and no token."""
+        for token in self._control:
+            if token in text:
+                text = text.replace(token, f"{token[0]}\N{ZERO WIDTH SPACE}{token[1:]}")
+        return text
 
     def _context(self) -> int:
         return int(getattr(self._model.config, "max_position_embeddings", 1 << 30))
 
-    def _prefix(self, prompts: list[list[int]]) -> "Prefix":
-        """What these prompts begin with, read once. Each keeps a token of its own at least."""
+    def _prefix(self, prompts: list[list[int]], most: int) -> "Prefix":
+        """What these prompts begin with, read once. Each keeps a token of its own at least.
+
+        A sliding window counts places and not tokens: padding behind a prefix would push the prefix out of it. So where a
+        sequence may outgrow the window, nothing is shared, and all padding is on the left, outside of every window.
+        """
         import torch
+
+        window = getattr(self._model.config.get_text_config(), "sliding_window", None)
+        if window and max(map(len, prompts)) + most > window:
+            return Prefix([], None)
 
         first = prompts[0]
         shared = min(min(_alike(first, prompt), len(prompt) - 1) for prompt in prompts)
@@ -333,7 +358,19 @@ def _with_adapter(model: Any, adapter: Path) -> Any:
     return merged.eval().requires_grad_(True)
 
 
+def _same_base(adapter: Path, base: str) -> None:
+    """An adapter of ours says which base it belongs to; on another it would load, and answer nonsense."""
+    trained = json.loads((adapter / "adapter_config.json").read_text(encoding="utf-8")).get("base_model_name_or_path") or ""
+    if "@" in trained and trained != base:
+        raise ModelError(
+            f"{adapter} was trained on {trained}, and the policy here is {base}: name the same base (and dtype) in every section of "
+            "params.yaml; if the base's own files changed, or you change the base for good, begin a registry of another name"
+        )
+
+
 def _from_hub(name: str) -> Path:
+    if name.startswith(("/", ".", "~")):
+        raise ModelError(f"{name}: no such folder: it should hold a model's config.json, tokenizer and *.safetensors")
     from huggingface_hub import snapshot_download
     from huggingface_hub.errors import HFValidationError, LocalEntryNotFoundError
 
@@ -342,7 +379,7 @@ def _from_hub(name: str) -> Path:
     except (LocalEntryNotFoundError, HFValidationError):
         raise ModelError(
             f"model {name!r} is no folder, no embedded model, and not in the Hugging Face cache: give a folder, or run "
-            f"`hf download {name}` first (a stage never downloads)"
+            f"`hf download {name} --include '*.safetensors' '*.json' '*.jinja' 'tokenizer*'` first (a stage never downloads)"
         ) from None
 
 

@@ -235,7 +235,7 @@ class CallStore:
             if "malformed" in str(error) or "not a database" in str(error):
                 mend = "the file is damaged: move it away, and `sqlite3 OLD .recover | sqlite3 NEW` gets back the answers that can be read"
             elif done == "opened":
-                mend = "COWEST_STORE names another place"
+                mend = "move the file away (its answers will be asked for again), or let COWEST_STORE name another"
             else:
                 mend = "what was answered before is kept: make room, or give the store a place that may be written, and run again"
             raise StoreError(said + mend) from None

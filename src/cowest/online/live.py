@@ -66,8 +66,10 @@ def open_live(config: ServeConfig, number: int | None = None, refused_too: bool 
 
     Raises RegistryError when there is nothing to serve.
     """
+    if not config.registry.begun():
+        raise RegistryError("no turn was run here yet, so there is no version to ask: run `cowest turn`")
     registry = config.registry.open()
-    number = number or _choose(registry, refused_too)
+    number = number if number is not None else _choose(registry, refused_too)
     with ExitStack() as stack:
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="cowest."))) / "version"
         registry.fetch(number, folder)

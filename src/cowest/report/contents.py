@@ -135,11 +135,14 @@ def gather(root: Path) -> Contents:
         "dpo": _known(_curve_rows, root / "models/challenger/curves.jsonl"),
     }
     turn = _known(_turn, root / "turn.json")
+    stale = _stale(root / "reports/decision.json", turn)
+    if stale:
+        logged["dpo"] = stale
     return Contents(
-        report=_known(io.read_document, root / "reports/eval.json", EvalReport),
+        report=stale if stale else _known(io.read_document, root / "reports/eval.json", EvalReport),
         gains=_known(gains, root / "data/feedback.jsonl"),
         pairs=_known(_pairs, root / "data/pairs.jsonl", root / "data/pairs.raw.jsonl"),
-        examples=_known(examples, root / "data/trials.jsonl"),
+        examples=stale if stale else _known(examples, root / "data/trials.jsonl"),
         curves=[curve for stage, title, keys in CURVES if (curve := _curve(stage, title, keys, logged[stage])).lines],
         curves_missing=[f"{stage}: {rows.why}" for stage, rows in logged.items() if isinstance(rows, Missing)],
         turn=turn,
@@ -248,6 +251,14 @@ def _turn(path: Path) -> dict[str, Any]:
     if not isinstance(found, dict):
         raise InputError(f"{path} is not a mapping")
     return found
+
+
+def _stale(decision: Path, turn: dict[str, Any] | Missing) -> Missing | None:
+    """Why what lies at the end of the line is not this turn's: it was decided, and for another one."""
+    decided = _known(io.read_document, decision, Outcome)
+    if isinstance(decided, Missing) or isinstance(turn, Missing) or decided.turn == turn.get("key"):
+        return None
+    return Missing(f"this turn has not come so far; what lies there is of turn {decided.turn[:8]}")
 
 
 def _outcome(path: Path, turn: dict[str, Any] | Missing) -> Outcome:

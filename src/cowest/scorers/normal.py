@@ -27,3 +27,10 @@ def _part(found: re.Match[str]) -> str:
         return found["kept"].replace("\u2212", "-")
     # vowel signs and accents are part of their word
     return found[0] if unicodedata.category(found[0]).startswith("M") else " "
+
+
+def after(answer: str, marker: str | None) -> str:
+    """What follows the last `marker`, to the end of its line; the whole answer where there is none."""
+    if marker is None or marker not in answer:
+        return answer
+    return (answer.rpartition(marker)[2].strip(" *_").splitlines() or [""])[0].strip(" *_")

@@ -10,6 +10,7 @@ from cowest.errors import ContractError
 from cowest.evaluation import Gate, Scores
 from cowest.ports import In, Out
 from cowest.records import Trial
+from cowest.scorers.tally import Tally
 
 
 class CompareConfig(Config):
@@ -21,17 +22,19 @@ class CompareConfig(Config):
     """Resamples of the groups behind each interval."""
     seed: int = 0
     """Of the resampling."""
-    max_failed: int | None = Field(default=0, ge=0)
-    """Failed rows that may be left out; null for any number."""
+    max_failed: int | None = Field(default=None, ge=0)
+    """Failed rows that may be left out; null for any number: `evaluate` has judged them."""
 
 
 def main(trials: In, report: Out, config: CompareConfig) -> None:
     """Folds `Trial` rows into an `EvalReport`. Raises ContractError for too many failed rows, or none that can be compared."""
-    scores = evaluation.gather(io.groups(trials, Trial))
+    tally = Tally()
+    scores = evaluation.gather(tally.watch(io.groups(trials, Trial)))
     if not scores.groups:
         raise ContractError(f"{trials} is empty: the held-out split has no query; see evaluate.split and prepare's splits in params.yaml")
     _few_failed(scores, config.max_failed, str(trials))
-    io.write_document(report, evaluation.compare(scores, config.gates, draws=config.draws, seed=config.seed))
+    found = evaluation.compare(scores, config.gates, draws=config.draws, seed=config.seed)
+    io.write_document(report, found.model_copy(update={"choices": tally.choices()}))
 
 
 def _few_failed(scores: Scores, most: int | None, where: str) -> None:

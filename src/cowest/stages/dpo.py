@@ -19,6 +19,8 @@ from cowest.ports import In, Out
 from cowest.records import PreferencePair
 from cowest.training import Optimiser
 
+SIDES = ("chosen", "rejected")
+
 
 class DPOConfig(Config):
     """What is aligned, and how."""
@@ -37,7 +39,10 @@ def main(pairs: In, policy: In, challenger: Out, config: DPOConfig) -> None:
     start = version.expect(policy)
     base = config.policy.base_name(config.policy.folder())
     if base != start.base:
-        raise ModelError(f"dpo: the policy was trained on {start.base} and dpo.policy is {base}: name the same base in both")
+        raise ModelError(
+            f"dpo: the policy was trained on {start.base} and dpo.policy is {base}: name the same base in both "
+            "(did its files change? then `cowest turn --force`)"
+        )
     rows = list(io.read(pairs, PreferencePair))
     if not rows:
         raise ContractError("dpo: there are no pairs to learn from")
@@ -55,13 +60,16 @@ def _train(rows: list[PreferencePair], adapter: Path, folder: Path, base: str, c
 
     audit.audit_adapter(adapter)
     torch.manual_seed(config.training.seed)
-    model, tokenizer = hf.load(config.policy, config.policy.dtype)
+    model, tokenizer = hf.load(config.policy, config.training.dtype)
+    examples = [_example(row) for row in rows]
+    said = [(row.id, [*example["prompt"], *example[side]]) for row, example in zip(rows, examples, strict=True) for side in SIDES]
+    training.fit(tokenizer, said, config.training.max_length, "dpo")
     # Given a PeftModel and no peft_config, TRL keeps a frozen copy of the adapter as the reference.
     arguments = training.arguments(config.training, config.policy, folder)
     trainer = trl.DPOTrainer(
         model=PeftModel.from_pretrained(model, adapter, is_trainable=True),
         args=trl.DPOConfig(**arguments, beta=config.beta, precompute_ref_log_probs=True, **_loss(config)),
-        train_dataset=datasets.Dataset.from_list([_example(row) for row in rows]),
+        train_dataset=datasets.Dataset.from_list(examples),
         processing_class=tokenizer,
         callbacks=[training.curves(folder / "curves.jsonl", "dpo")],
     )
@@ -76,4 +84,4 @@ def _loss(config: DPOConfig) -> dict[str, Any]:
 
 
 def _example(row: PreferencePair) -> dict[str, Any]:
-    return {side: [message.model_dump() for message in getattr(row, side)] for side in ("prompt", "chosen", "rejected")}
+    return {side: [message.model_dump() for message in getattr(row, side)] for side in ("prompt", *SIDES)}

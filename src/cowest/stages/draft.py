@@ -1,7 +1,10 @@
 """The policy drafts: several drafts of each training query."""
 
+from pydantic import Field
+
 from cowest import collaboration, io, version
 from cowest.config import Config, Sampling
+from cowest.failures import Failures
 from cowest.models import AnyProvider
 from cowest.ports import In, Out
 from cowest.progress import watch
@@ -17,12 +20,15 @@ class DraftConfig(Config):
     """Several samples at a temperature: a pair needs two drafts that differ."""
     split: Split = "train"
     """Whose queries are drafted."""
+    max_failed: int | None = Field(default=0, ge=0)
+    """Rows that may fail in this stage; null for any number. Failed rows stay, and are left out of pairs and comparisons."""
 
 
 def main(queries: In, policy: In, drafts: Out, config: DraftConfig, shard: io.Shard | None = None) -> None:
     """Writes `sampling.n` drafts a query, adjacent, in the queries' order."""
-    trained = version.expect(policy)
+    trained, failures = version.expect(policy), Failures("draft")
     total = config.sampling.n * sum(1 for _ in io.queries(queries, config.split, shard))
     with config.policy.open(adapter=policy / "adapter") as model:
         rows = collaboration.draft(io.queries(queries, config.split, shard), model, trained.prompts, config.sampling)
-        io.write(drafts, watch(rows, "draft", total))
+        io.write(drafts, failures.counted(watch(rows, "draft", total)))
+    failures.judge(config.max_failed)

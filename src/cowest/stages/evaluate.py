@@ -6,8 +6,11 @@ from itertools import cycle, groupby, islice
 from pathlib import Path
 from typing import Literal
 
+from pydantic import Field
+
 from cowest import collaboration, io, version
 from cowest.config import Config, Sampling, digest
+from cowest.failures import Failures
 from cowest.models import AnyProvider
 from cowest.models.estimate import Counting, announce
 from cowest.ports import In, Out
@@ -39,6 +42,8 @@ class EvaluateConfig(Config):
     refining: Sampling = Sampling()
     split: Split = "test"
     """The held-out queries: test to decide, dev to choose settings by."""
+    max_failed: int | None = Field(default=0, ge=0)
+    """Rows that may fail in this stage; null for any number. Failed rows stay, and are left out of pairs and comparisons."""
 
 
 def main(queries: In, policy: In, challenger: In, champion: In, trials: Out, config: EvaluateConfig, shard: io.Shard | None = None) -> None:
@@ -46,7 +51,7 @@ def main(queries: In, policy: In, challenger: In, champion: In, trials: Out, con
 
     One policy is held at a time: their drafts wait in files until the strong model refines those of a query together.
     """
-    aligned = version.expect(challenger)
+    aligned, failures = version.expect(challenger), Failures("evaluate")
     versions: dict[System, Version | None] = {"before": version.expect(policy), "after": aligned, "champion": version.read(champion)}
     folders: dict[System, Path] = {"before": policy, "after": challenger, "champion": champion}
     with tempfile.TemporaryDirectory(prefix=".evaluate.", dir=trials.parent) as scratch:
@@ -55,16 +60,21 @@ def main(queries: In, policy: In, challenger: In, champion: In, trials: Out, con
             if known is None:
                 continue
             drafts = Path(scratch) / f"{system}.jsonl"
-            with config.policy.open(adapter=folders[system] / "adapter") as model:
-                asked = io.queries(queries, config.split, shard)
-                io.write(drafts, watch(collaboration.draft(asked, model, known.prompts, config.drafting), f"draft {system}"))
+            _draft(io.queries(queries, config.split, shard), folders[system], known.prompts, drafts, config)
             drafted.append((system, known.prompts, drafts))
         ideal = Path(scratch) / "ideal.jsonl"
         io.write(ideal, _ideals(io.queries(queries, config.split, shard)))
         drafted.append((IDEAL, aligned.prompts, ideal))
         _announce(drafted, config)
         with config.strong.open() as strong, config.scorer.open() as scorer:
-            io.write(trials, watch(_trials(drafted, strong, scorer, config), "evaluate"))
+            io.write(trials, failures.counted(watch(_trials(drafted, strong, scorer, config), "evaluate")))
+    failures.judge(config.max_failed)
+
+
+def _draft(queries: Iterator[Query], policy: Path, prompts: Prompts, drafts: Path, config: EvaluateConfig) -> None:
+    """The drafts of one policy, which is let go before the next is loaded."""
+    with config.policy.open(adapter=policy / "adapter") as model:
+        io.write(drafts, watch(collaboration.draft(queries, model, prompts, config.drafting), "evaluate drafts"))
 
 
 def _announce(drafted: list[Drafted], config: EvaluateConfig) -> None:

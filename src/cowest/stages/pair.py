@@ -6,7 +6,6 @@ from collections.abc import Iterator
 from cowest import io, preferences
 from cowest.config import Config
 from cowest.domains import DomainPrompts
-from cowest.errors import ContractError
 from cowest.ports import In, Out
 from cowest.preferences import PairRule
 from cowest.records import Feedback, PreferencePair
@@ -18,32 +17,18 @@ class PairConfig(Config):
     rule: PairRule = PairRule()
     prompts: DomainPrompts
     """As the policy was asked."""
-    max_failed: int | None = 0
-    """Failed rows that may be left out; None is any number."""
 
 
 def main(feedback: list[In], pairs: Out, config: PairConfig) -> None:
-    """Writes the pairs. Raises ContractError when more rows failed than `max_failed`."""
-    failed: dict[str, int] = {}
+    """Writes the pairs, and says what was left out of them."""
+    failed = cut = 0
 
     def found() -> Iterator[PreferencePair]:
+        nonlocal failed, cut
         for group in io.groups(feedback, Feedback):
-            for row in group:
-                if row.failed is not None:
-                    failed[row.failed] = failed.get(row.failed, 0) + 1
+            failed += sum(row.failed is not None for row in group)
+            cut += 0 if config.rule.allow_cut else sum(row.cut for row in group)
             yield from preferences.pairs(group, config.rule, config.prompts.draft)
-        too_many(failed, config.max_failed, "pair")
 
     count = io.write(pairs, found())
-    print(f"pair: {count} pairs; {sum(failed.values())} failed rows left out", file=sys.stderr)
-
-
-def too_many(failed: dict[str, int], most: int | None, stage: str) -> None:
-    """Raises ContractError when more rows failed than may."""
-    total = sum(failed.values())
-    if most is not None and total > most:
-        reasons = "; ".join(f"{count} x {reason}" for reason, count in sorted(failed.items(), key=lambda item: -item[1])[:3])
-        raise ContractError(
-            f"{stage}: {total} rows failed and {most} may ({stage}.max_failed): {reasons}. Run the stage that called the model again "
-            "(what was answered is kept and not asked again), or allow more"
-        )
+    print(f"pair: {count} pairs; left out: {failed} failed rows, {cut} drafts cut at their limit", file=sys.stderr)

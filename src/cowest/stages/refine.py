@@ -2,11 +2,12 @@
 
 from collections.abc import Iterator
 
-from pydantic import field_validator
+from pydantic import Field, field_validator
 
 from cowest import collaboration, io
 from cowest.config import Config, Sampling
 from cowest.domains import DomainPrompts
+from cowest.failures import Failures
 from cowest.models import AnyProvider
 from cowest.models.estimate import announce
 from cowest.ports import In, Out
@@ -24,6 +25,8 @@ class RefineConfig(Config):
     """What it is asked, with a draft and without."""
     sampling: Sampling = Sampling()
     """One answer a draft."""
+    max_failed: int | None = Field(default=0, ge=0)
+    """Rows that may fail in this stage; null for any number. Failed rows stay, and are left out of pairs and comparisons."""
 
     @field_validator("sampling")
     @classmethod
@@ -35,11 +38,15 @@ class RefineConfig(Config):
 
 def main(drafts: list[In], refinements: Out, config: RefineConfig, shard: io.Shard | None = None) -> None:
     """Writes one row for each draft, the failed ones too."""
-    total = sum(len(group) for group in io.groups(drafts, Draft, shard))
+    failures, total, earlier = Failures("refine"), 0, 0
+    for group in io.groups(drafts, Draft, shard):
+        total += len(group)
+        earlier += sum(row.failed is not None for row in group)
 
     def refined(strong: ChatModel) -> Iterator[Refinement]:
         return collaboration.refine(io.groups(drafts, Draft, shard), strong, config.prompts, config.sampling)
 
     announce("refine", config.strong, refined)
     with config.strong.open() as strong:
-        io.write(refinements, watch(refined(strong), "refine", total))
+        io.write(refinements, failures.counted(watch(refined(strong), "refine", total)))
+    failures.judge(config.max_failed, earlier)

@@ -20,7 +20,7 @@ UNNAMEABLE = re.compile(r"[^\w. :/-]")
 """What MLflow takes in no name of a metric or a tag."""
 
 
-METRICS = {"queries", "groups", "systems", "comparisons", "gap_closed", "transitions", "passed"}
+METRICS = {"queries", "groups", "systems", "comparisons", "gap_closed", "transitions", "choices", "passed"}
 """What of the report becomes metrics; the whole report is kept beside them."""
 
 

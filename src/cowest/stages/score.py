@@ -2,8 +2,11 @@
 
 from collections.abc import Iterator
 
+from pydantic import Field
+
 from cowest import collaboration, io
 from cowest.config import Config
+from cowest.failures import Failures
 from cowest.models.estimate import announce
 from cowest.ports import In, Out
 from cowest.progress import watch
@@ -17,10 +20,14 @@ class ScoreConfig(Config):
     """What says how good an answer is."""
 
     scorer: AnyScorer
+    max_failed: int | None = Field(default=0, ge=0)
+    """Rows that may fail in this stage; null for any number. Failed rows stay, and are left out of pairs and comparisons."""
 
 
 def main(refinements: list[In], feedback: Out, config: ScoreConfig, shard: io.Shard | None = None) -> None:
     """Writes one row for each refinement, the failed ones too."""
+    failures = Failures("score")
+    earlier = sum(row.failed is not None for group in io.groups(refinements, Refinement, shard) for row in group)
 
     def scored(scorer: Scorer) -> Iterator[Feedback]:
         return collaboration.score(io.groups(refinements, Refinement, shard), scorer)
@@ -28,4 +35,5 @@ def main(refinements: list[In], feedback: Out, config: ScoreConfig, shard: io.Sh
     if isinstance(judge := config.scorer, JudgeConfig):
         announce("score", judge.model, lambda model: scored(judge.over(model)))
     with config.scorer.open() as scorer:
-        io.write(feedback, watch(scored(scorer), "score"))
+        io.write(feedback, failures.counted(watch(scored(scorer), "score")))
+    failures.judge(config.max_failed, earlier)

@@ -11,7 +11,7 @@ from typing import Any
 from cowest import io, training, version
 from cowest.config import Config, digest, file_digest
 from cowest.domains import DomainPrompts
-from cowest.errors import ContractError
+from cowest.errors import ConfigError, ContractError
 from cowest.models import hf
 from cowest.models.hf import HFConfig
 from cowest.ports import In, Out
@@ -46,7 +46,7 @@ def main(corpus: In, start: In, policy: Out, config: SFTConfig) -> None:
 
 def _train(corpus: list[Demonstration], folder: Path, base: str, config: SFTConfig) -> None:
     if not corpus:
-        raise ContractError("sft: the corpus is empty: there is nothing to specialise the policy on")
+        raise ContractError("sft: the corpus is empty: there is nothing to specialise the policy on. It comes from the domain's `corpus`")
     import datasets
     import torch
     import transformers
@@ -55,13 +55,17 @@ def _train(corpus: list[Demonstration], folder: Path, base: str, config: SFTConf
 
     training.score_completions_only()
     torch.manual_seed(config.training.seed)
-    model, tokenizer = hf.load(config.policy, config.policy.dtype)
+    model, tokenizer = hf.load(config.policy, config.training.dtype)
+    examples = [_example(row, config) for row in corpus]
+    said = [(row.source, [*example["prompt"], *example["completion"]]) for row, example in zip(corpus, examples, strict=True)]
+    training.fit(tokenizer, said, config.training.max_length, "sft")
     lora = LoraConfig(task_type="CAUSAL_LM", **_shape(config.lora))
+    _known(model, config.lora)
     arguments = training.arguments(config.training, config.policy, folder)
     trainer = trl.SFTTrainer(
         model=get_peft_model(model, lora),
         args=trl.SFTConfig(**arguments, completion_only_loss=True, train_sampling_strategy="group_by_length"),
-        train_dataset=datasets.Dataset.from_list([_example(row, config) for row in corpus]),
+        train_dataset=datasets.Dataset.from_list(examples),
         processing_class=tokenizer,
         callbacks=[training.curves(folder / "curves.jsonl", "sft")],
     )
@@ -75,6 +79,14 @@ def _example(row: Demonstration, config: SFTConfig) -> dict[str, Any]:
     """TRL's conversational prompt-completion format, the prompt as the policy will see it."""
     prompt = [message.model_dump() for message in config.prompts.draft.render(row.prompt)]
     return {"prompt": prompt, "completion": [{"role": "assistant", "content": row.completion}]}
+
+
+def _known(model: Any, lora: Lora) -> None:
+    """Raises ConfigError for a map that no layer has: PEFT passes over a misspelt one if another fits."""
+    names = {name.rpartition(".")[2] for name, _ in model.named_modules()}
+    wrong = [] if isinstance(lora.targets, str) else [target for target in lora.targets if target not in names]
+    if wrong:
+        raise ConfigError(f"sft.lora.targets: no layer of the policy has {', '.join(wrong)}")
 
 
 def _shape(lora: Lora) -> dict[str, Any]:

@@ -1,0 +1,92 @@
+"""MedMCQA (Pal et al., CHIL 2022): four options, one of them right. train, dev and test as .jsonl or .json, one object a line:
+
+    {"question": "Which gland makes comet hormone?", "opa": "Thyroid", "opb": "Cometary gland", "opc": "Pancreas", "opd": "Thymus",
+     "cop": 2, "exp": "Ans. b. Cometary gland. The cells of its rim make comet hormone and store it.", "subject_name": "Physiology",
+     "topic_name": null, "id": "an-id", "choice_type": "single"}
+
+`cop` counts from 1 here; copies on hubs count from 0 and are refused. The published test rows have none and are left out:
+dev is what is reported on, or a part of train by digest where only one file is there. Accuracy and macro F1 are published for it.
+"""
+
+import re
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, Literal
+
+from cowest import io
+from cowest.config import Config
+from cowest.domains import formats, published
+from cowest.errors import RecordError
+from cowest.prompts import Prompts
+from cowest.records import Demonstration, Message, Query
+from cowest.scorers import AnyScorer
+from cowest.scorers.choice import ChoiceConfig
+
+OPTIONS = ("opa", "opb", "opc", "opd")
+VERDICT = re.compile(
+    r"\W*(?:correct\s+)?ans(?:wer)?\b(?:\s+is\b)?\W*(?:option\s+)?\W*(?:[a-d]\b|(?-i:[A-D](?=[A-Z][a-z])))(?:\W*i\.e\.)?[\s.,:;)\]-]*",
+    re.IGNORECASE,
+)
+"""How explanations begin: `Ans. b. `, `Answer- C. `, `Ans: C i.e. `, `Ans. CThe ...`."""
+LETTER = re.compile(r"\bans(?:wer)?\b\W*(?:is|will be)?\W*(?:option\s+)?[a-d]\b", re.IGNORECASE)
+FEW = 5
+"""Words of an explanation that explains something, at least."""
+
+
+class MedMCQA(Config):
+    """Medical entrance questions."""
+
+    domain: Literal["medmcqa"] = "medmcqa"
+    draft: formats.DraftFormat = "chain_of_thought"
+    """What a draft says; the knowledge is the explanation."""
+
+    @property
+    def prompts(self) -> Prompts:
+        """What each model is asked."""
+        return formats.prompts(
+            self.draft, answer="the letter of one option", knowledge="State the medical facts that decide this question."
+        )
+
+    @property
+    def scorer(self) -> AnyScorer:
+        """The one that fits."""
+        return ChoiceConfig()
+
+    def load(self, raw: Path) -> Iterator[Query]:
+        """The questions of all splits; near copies (the same words) are of one group. Tags: subject, and single or multi."""
+        found = published.rows(raw, {"question", *OPTIONS}, _keys)
+        return published.once(self._query(row) for row in found if row.split != "test" or row.fields.get("cop") not in (None, -1))
+
+    def corpus(self, raw: Path) -> Iterator[Demonstration]:
+        """The explanations and answers of train, in the format of a draft."""
+        return published.demonstrations(self.load(raw))
+
+    def _query(self, row: published.Row) -> Query:
+        right = row.fields.get("cop")
+        if type(right) is not int or not 1 <= right <= len(OPTIONS):
+            said = "expected the number of the right option, 1 to 4 (a copy that counts from 0 is not as published)"
+            raise RecordError(f"{row.where}: cop: {said}")
+        choices = tuple(row.fields[option].strip() for option in OPTIONS)
+        lines = [row.fields["question"].strip(), *(f"{letter}. {choice}" for letter, choice in zip("ABCD", choices, strict=True))]
+        told = (row.fields.get("subject_name"), row.fields.get("choice_type"))
+        knowledge = explanation(row.fields.get("exp"), choices[right - 1])
+        return io.build(
+            Query, row.where,
+            group=row.group, split=row.split, prompt=(Message(role="user", content="\n".join(lines)),), targets=(choices[right - 1],),
+            choices=choices, ideal=formats.best(self.draft, f"{'ABCD'[right - 1]}. {choices[right - 1]}", knowledge),
+            tags=tuple(tag for tag in told if isinstance(tag, str) and tag), source=row.where,
+        )  # fmt: skip
+
+
+def explanation(text: Any, right: str) -> str | None:
+    """What an explanation explains, its verdict taken off; None where it says little else, or goes on to name a letter."""
+    if not isinstance(text, str):
+        return None
+    verdict = VERDICT.match(text)
+    rest = text[verdict.end() :].removeprefix(right) if verdict else text
+    rest = rest.strip(" .,:;)]\n\t")
+    return rest if len(rest.split()) >= FEW and not LETTER.search(rest) else None
+
+
+def _keys(row: dict[str, Any]) -> list[str]:
+    return [published.same(row["question"], " ".join(row[option] for option in OPTIONS))] * 2

@@ -1,0 +1,150 @@
+"""Splits, keys and explanations of published data sets."""
+
+import json
+from pathlib import Path
+from typing import Any, get_args
+
+import pytest
+
+from cowest import io
+from cowest.domains import domain, published
+from cowest.domains.formats import DraftFormat
+from cowest.domains.medmcqa import explanation
+from cowest.errors import InputError, RecordError
+from cowest.scorers.normal import after
+from tests.published import INVENTED, write_rows
+
+
+def rows_of(folder: Path, *names: str) -> Path:
+    for name in names:
+        write_rows(folder / name, [{"text": name}])
+    return folder
+
+
+@pytest.mark.parametrize(
+    ("names", "splits"),
+    [
+        (("train.jsonl", "dev.jsonl", "notes.json"), ["dev", "train"]),
+        (("train.json", "valid.json", "test.json"), ["test", "dev", "train"]),
+        (("dev.jsonl", "answers.jsonl"), [None]),
+        (("utterances.jsonl",), [None]),
+    ],
+)
+def test_splits_are_as_published_where_there_are_two(names: tuple[str, ...], splits: list[str | None], tmp_path: Path) -> None:
+    assert list(published.files(rows_of(tmp_path, *names)).values()) == splits
+
+
+@pytest.mark.parametrize(
+    ("names", "said"),
+    [((), "no data set here"), (("a.json", "b.json"), "no data set here"), (("dev.json", "valid.json", "train.json"), "two files")],
+)
+def test_a_folder_that_is_no_data_set_is_refused(names: tuple[str, ...], said: str, tmp_path: Path) -> None:
+    with pytest.raises(InputError, match=said):
+        published.files(rows_of(tmp_path, *names))
+
+
+@pytest.mark.parametrize(
+    ("one", "other"),
+    [
+        ("Which gland makes hormones of the comet?", "hormones of comet: gland makes"),
+        ("All are true about enamel rods of teeth except", "False about enamel rods of teeth is"),
+        ("GNAS-1 gene mutation", "gnas 1 GENE mutation:"),
+    ],
+)
+def test_near_copies_have_one_key(one: str, other: str) -> None:
+    assert published.same(one) == published.same(other)
+
+
+def test_few_words_are_told_apart_by_more() -> None:
+    assert published.same("Which is true?", "red blue") != published.same("Which is true?", "green blue")
+
+
+def test_a_row_that_shares_a_text_with_a_held_out_one_is_left_out_and_counted(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    INVENTED["ifqa"](tmp_path)
+    queries = list(domain("ifqa").load(tmp_path))
+    assert len(queries) == len(json.loads((tmp_path / "train.json").read_text())) + 30 - 3
+    said = capsys.readouterr().err
+    assert "2 rows of train left out: they share a text with another split" in said and "1 rows left out: the same question" in said
+
+
+def test_near_copies_of_one_file_are_of_one_split_whatever_their_order(tmp_path: Path) -> None:
+    INVENTED["medmcqa"](tmp_path)
+    queries = {query.prompt: query for query in domain("medmcqa").load(tmp_path)}
+    groups = {query.group for query in queries.values()}
+    assert len(groups) == 120 and len(queries) == 140
+    path = tmp_path / "dev.jsonl"
+    path.write_text("".join(reversed(path.read_text().splitlines(keepends=True))))
+    assert all(queries[query.prompt].split == query.split for query in domain("medmcqa").load(tmp_path))
+
+
+def test_the_passage_is_shown_where_it_is_asked_for(tmp_path: Path) -> None:
+    INVENTED["ifqa"](tmp_path)
+    shown, alone = (next(domain({"domain": "ifqa", "passage": passage}).load(tmp_path)) for passage in (True, False))
+    assert "opened in 1800" in shown.prompt[-1].content and "opened in 1800" not in alone.prompt[-1].content
+    assert shown.targets == alone.targets == ("1802", "in 1802")
+
+
+def test_each_format_says_what_it_should(tmp_path: Path) -> None:
+    INVENTED["ifqa"](tmp_path)
+    said = {form: next(domain({"domain": "ifqa", "draft": form}).load(tmp_path)).ideal or "" for form in get_args(DraftFormat)}
+    assert said["direct"] == "1802" and said["chain_of_thought"] == f"{said['knowledge']}\n\nAnswer: 1802"
+    assert "opened in 1800" in said["knowledge"] and "1802" not in said["knowledge"]
+
+
+def test_three_classes_are_five_with_the_degrees_of_caution_as_one(tmp_path: Path) -> None:
+    INVENTED["prosocial"](tmp_path)
+    five, three = (list(domain({"domain": "prosocial", "classes": classes}).load(tmp_path)) for classes in (5, 3))
+    became = {(one.targets[0], other.targets[0]) for one, other in zip(five, three, strict=True)}
+    caution = {(f"{degree}needs caution", "needs caution") for degree in ("", "possibly ", "probably ")}
+    assert became == {("casual", "casual"), ("needs intervention", "needs intervention"), *caution}
+
+
+@pytest.mark.parametrize(("cop", "said"), [(0, "counts from 0"), (5, "1 to 4"), ("2", "1 to 4"), (True, "1 to 4"), (None, "1 to 4")])
+def test_an_option_that_is_none_is_refused(cop: Any, said: str, tmp_path: Path) -> None:
+    INVENTED["medmcqa"](tmp_path)
+    row = json.loads((tmp_path / "dev.jsonl").read_text().splitlines()[0])
+    write_rows(tmp_path / "one.jsonl", [row, {**row, "cop": cop, "question": "Another gland of another kind?"}])
+    with pytest.raises(RecordError, match=rf"one.jsonl:2: cop: .*{said}"):
+        list(domain("medmcqa").load(tmp_path / "one.jsonl"))
+
+
+@pytest.mark.parametrize(
+    ("text", "left"),
+    [
+        ("Ans. b. Gland(Ref: Atlas 9/e p1) It lies behind the canal vein.", "(Ref: Atlas 9/e p1) It lies behind the canal vein"),
+        ("Answer- B. GlandIt lies behind the canal vein.", "It lies behind the canal vein"),
+        ("Ans. BIt lies behind the canal vein", "It lies behind the canal vein"),
+        ("Answer is 'b' i.e., Gland. It lies behind the canal.", "It lies behind the canal"),
+        ("It lies behind the canal vein; option C lies before it.", "It lies behind the canal vein; option C lies before it"),
+        ("Ans. D. All", None), ("Answer- C", None), ("", None), (None, None), (7, None),
+        ("It lies behind the canal vein, so the answer is B.", None),
+    ],
+)  # fmt: skip
+def test_an_explanation_is_what_is_left_without_its_verdict(text: Any, left: str | None) -> None:
+    assert explanation(text, "Gland") == left
+
+
+@pytest.mark.parametrize(
+    ("said", "answer"),
+    [("Because.\nAnswer: 1962", "1962"), ("Answer: 3\nAnswer: **4**\nor so", "4"), ("1962", "1962"), ("Answer:", "")],
+)
+def test_the_last_announced_answer_is_scored(said: str, answer: str) -> None:
+    assert after(said, "Answer:") == answer and after(said, None) == said
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ('[\n {"a": "x"},\n {"a": }\n]', "raw.json:3 is not JSON"), ('[\n {"a": "x"}\n {"a": "y"}\n]', "raw.json:3 is not JSON"),
+        ('[\n {"a": "x"}', "raw.json:2 is not JSON"), ('[\n {"a": "x"},\n 7\n]', "raw.json:3 is int"), ("[]", "has no rows"),
+    ],
+)  # fmt: skip
+def test_a_broken_list_is_named_by_its_line(text: str, said: str, tmp_path: Path) -> None:
+    (tmp_path / "raw.json").write_text(text)
+    with pytest.raises((RecordError, InputError), match=said):
+        list(io.raw_rows(tmp_path / "raw.json", {"a"}))
+
+
+def test_a_list_gives_its_items_with_their_lines(tmp_path: Path) -> None:
+    (tmp_path / "raw.json").write_text('\n[\n {"a": "x",\n  "b": 1}, {"a": "y"},\n\n {"a": "z"}]\n')
+    assert [where for where, _ in io.raw_rows(tmp_path / "raw.json", {"a"})] == ["raw.json:3", "raw.json:4", "raw.json:6"]
