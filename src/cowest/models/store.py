@@ -24,6 +24,8 @@ from cowest.protocols import Completion, Request
 T = TypeVar("T")
 SELECT = "SELECT key, text, model, finish, failed, logprob, prompt_tokens, completion_tokens, version FROM calls"
 INSERT = "INSERT OR IGNORE INTO calls VALUES (?,?,?,?,?,?,?,?,?,?,?,?,?)"
+PATIENCE = 60
+"""Seconds that a process waits for another that holds the store."""
 MOST_KEYS = 500  # SQLite's default limit of variables in a statement is 999 in old versions
 PAID = {"refused", "length"}
 """Endings that are kept even where they brought no text: they were paid for, and the same call would end so again."""
@@ -110,7 +112,7 @@ class CallStore:
         with self._mended("opened"):
             path.parent.mkdir(parents=True, exist_ok=True)
             self._db = self._connected()
-            self._db.execute("PRAGMA journal_mode=WAL")
+            self._share()
             upgrade(self._db)
             # Readers wait for no writer in WAL: a stage looks its calls up while answers are flushed.
             self._reader = self._connected()
@@ -193,8 +195,20 @@ class CallStore:
         last = f"SELECT {COLUMNS} FROM stages WHERE rowid IN (SELECT MAX(rowid) FROM stages GROUP BY stage) ORDER BY rowid"  # noqa: S608
         return [Account(*row) for row in self.read(lambda db: db.execute(last).fetchall())]
 
+    def _share(self) -> None:
+        """Readers beside a writer (WAL). SQLite waits for no other process here, so we do: several may open a new store at once."""
+        until = time.monotonic() + PATIENCE
+        while True:
+            try:
+                self._db.execute("PRAGMA journal_mode=WAL")
+                return
+            except sqlite3.OperationalError as error:
+                if "locked" not in str(error) or time.monotonic() > until:
+                    raise
+                time.sleep(0.01)
+
     def _connected(self) -> sqlite3.Connection:
-        return sqlite3.connect(self.path, timeout=60, check_same_thread=False, isolation_level=None)
+        return sqlite3.connect(self.path, timeout=PATIENCE, check_same_thread=False, isolation_level=None)
 
     def _note(self, model: str, version: str | None) -> None:
         """Counts the versions that a model reports; a change in the middle of a turn is said when it is seen."""
@@ -234,6 +248,8 @@ class CallStore:
             said = f"the call store {self.path} can't be {done}: {error}; "
             if "malformed" in str(error) or "not a database" in str(error):
                 mend = "the file is damaged: move it away, and `sqlite3 OLD .recover | sqlite3 NEW` gets back the answers that can be read"
+            elif "locked" in str(error):
+                mend = f"another process has held it for {PATIENCE} s: let that end and run again, or let COWEST_STORE name another"
             elif done == "opened":
                 mend = "move the file away (its answers will be asked for again), or let COWEST_STORE name another"
             else:
