@@ -2,7 +2,7 @@
 # make test   the tests, as CI runs them
 # Both make the environment first. The rest: make help
 .DEFAULT_GOAL := help
-.PHONY: help install demo test check image serve ui clean
+.PHONY: help install demo test kill check image serve ui clean
 
 PYTHON ?= python3
 VENV ?= .venv
@@ -29,6 +29,7 @@ export PATH := $(abspath $(BIN)):$(PATH)
 help:
 	@echo "make demo     one turn of the wheel on two small models (STRONG=smollm2: Apache-2.0 models only)"
 	@echo "make test     lint, types, import rules and all tests"
+	@echo "make kill     a hosted stage killed at 20 moments: no answer lost, none paid for twice"
 	@echo "make install  only the environment, in $(VENV)"
 	@echo "make ui       MLflow's pages of the turns, on http://127.0.0.1:5000"
 	@echo "make serve    the champion and the strong model behind HTTP, on http://127.0.0.1:3000"
@@ -54,6 +55,10 @@ demo: install
 
 test: check
 	pytest tests
+
+# A hosted stage killed at 20 seeded moments; `make test` has the short form.
+kill: install
+	COWEST_KILLS=20 pytest tests/e2e/test_kill.py -k hosted
 
 check: install
 	ruff check .

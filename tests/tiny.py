@@ -149,7 +149,14 @@ def surroundings(**more: str) -> Mapping[str, str]:
 
     kept = {name: value for name, value in os.environ.items() if name not in ("COWEST_STORE", "COWEST_PARAMS")}
     path = os.pathsep.join([str(Path(sys.executable).parent), kept.get("PATH", os.defpath)])
-    return {**kept, **environment.QUIET, "PATH": path, "PYTHONPATH": str(lines.ROOT), "NO_COLOR": "1", **more}
+    return {
+        **kept,
+        **environment.QUIET,
+        "PATH": path,
+        "PYTHONPATH": f"{lines.ROOT / 'src'}{os.pathsep}{lines.ROOT}",
+        "NO_COLOR": "1",
+        **more,
+    }
 
 
 def _scratch() -> Path:

@@ -29,7 +29,7 @@ EXTRAS = {
     "report": ("matplotlib", "jinja2"),
     "parquet": ("pyarrow",),
     "dvc": ("dvc", "ruamel.yaml"),
-    "strong": ("openai",),
+    "strong": ("aiohttp",),
     "pipeline": ("kfp",),
     "serve": ("bentoml",),
 }

@@ -6,6 +6,7 @@ Stages get their flags from the ports of their `main` and their settings from th
 import argparse
 import importlib
 import os
+import signal
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -107,8 +108,16 @@ def _stage(stage: str, argv: list[str]) -> int:
     given = vars(parser.parse_args(argv))
     params, shard = Path(given["params"] if reads_params else given.pop("params")), given.pop("shard", None)
     values = config.section(config.load(params), stage, str(params))
-    stages.run(stage, values, shard, **given)
+    before = signal.signal(signal.SIGTERM, _interrupt)  # calls in flight are waited for, and their answers kept
+    try:
+        stages.run(stage, values, shard, **given)
+    finally:
+        signal.signal(signal.SIGTERM, before)
     return 0
+
+
+def _interrupt(*_: object) -> None:
+    raise KeyboardInterrupt
 
 
 def _settings(main: Callable[..., object]) -> str:

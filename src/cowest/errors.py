@@ -6,6 +6,8 @@
     │   └── RecordError  one line of a record file, named `file:line`
     ├── ModelError       a model folder or adapter: missing, corrupt, or hostile
     ├── CallError        a provider that refuses all our calls: no key, no such model, out of reach
+    ├── BudgetError      what the turn may spend on calls is spent
+    ├── StoreError       the call store can't be opened, read or written: a full disk, a damaged file
     ├── ContractError    data that is well formed and still unfit: an empty split, no pairs, failed rows
     └── RegistryError    the registry can't be reached, or holds something impossible
 
@@ -35,6 +37,14 @@ class ModelError(CoWestError):
 
 class CallError(CoWestError):
     """A provider refuses every call."""
+
+
+class BudgetError(CoWestError):
+    """The next call might cost more than is left of the turn's budget."""
+
+
+class StoreError(CoWestError):
+    """The call store can't be opened, read or written."""
 
 
 class ContractError(CoWestError):

@@ -40,6 +40,6 @@ class Failures:
             return
         said = "; ".join(f"{count} x {reason}" for reason, count in self.reasons.most_common(3))
         raise ContractError(
-            f"{self.stage}: {failed} of {self.rows} rows failed, and {self.stage}.max_failed allows {most} ({said}). What was answered is "
-            "kept: run again to ask only what failed, or raise max_failed to go on without those rows"
+            f"{self.stage}: {failed} of {self.rows} rows failed, and {self.stage}.max_failed allows {most} ({said}). What was answered or "
+            "refused is kept: run again to ask only what failed otherwise, or raise max_failed to go on without those rows"
         )

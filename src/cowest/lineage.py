@@ -11,9 +11,13 @@ from cowest.records import Record
 
 NOT_ROWS = (
     "cli.py", "commands/", "online/", "report.py", "report/", "checks.py", "lineage.py", "registry.py", "runs.py", "tracking.py",
-    "amend.py", "progress.py", "stages/pin.py", "stages/register.py",
+    "amend.py", "progress.py", "forecast.py", "stages/pin.py", "stages/register.py",
 )  # fmt: skip
 """Parts of the package that no row of a turn depends on: a change there is no new turn."""
+
+
+NOT_SETTINGS = {"registry", "budget", "price"}
+"""Settings that change no row: a turn that ran into its budget goes on when that is raised."""
 
 
 class Turn(Record):
@@ -26,7 +30,7 @@ class Turn(Record):
     models: dict[str, str]
     """Name of each local model by content, by what params.yaml calls it: other files under the same name are another turn."""
     params: str
-    """Digest of the settings, the registry's left out."""
+    """Digest of the settings, NOT_SETTINGS left out."""
     code: str
     """Digest of the sources that rows depend on."""
     champion: int | None
@@ -74,13 +78,15 @@ def data_digests(raw: Path) -> dict[str, str]:
 
 
 def settings_of(params: dict[str, Any]) -> dict[str, Any]:
-    """The settings that rows depend on: not where a decision is kept (`registry`), not what is served (`serve`), and not the
-    anchors of `models`, which count where they are used."""
-    return {
-        name: {key: value for key, value in section.items() if key != "registry"} if isinstance(section, dict) else section
-        for name, section in params.items()
-        if name not in ("registry", "models", "serve")
-    }
+    """The settings that rows depend on: not NOT_SETTINGS, however deep (where a decision is kept, what calls may cost), not what
+    is served (`serve`), and not the anchors of `models`, which count where they are used."""
+    return {name: _without(section) for name, section in params.items() if name not in {*NOT_SETTINGS, "models", "serve"}}
+
+
+def _without(settings: Any) -> Any:
+    if isinstance(settings, dict):
+        return {name: _without(value) for name, value in settings.items() if name not in NOT_SETTINGS}
+    return [_without(value) for value in settings] if isinstance(settings, list) else settings
 
 
 def params_digest(params: dict[str, Any], where: str = "params.yaml") -> str:

@@ -13,9 +13,10 @@ from typing import Any
 import pytest
 
 from cowest.config import Sampling, parse
-from cowest.errors import CallError, ConfigError, ModelError
+from cowest.errors import CallError, ConfigError, ModelError, StoreError
 from cowest.models import store
-from cowest.models.openai import OpenAIConfig, retry_after
+from cowest.models.openai import OpenAIConfig
+from cowest.models.responses import retry_after
 from cowest.protocols import Completion, Request
 from cowest.records import Message
 from tests import servers
@@ -177,13 +178,13 @@ def test_an_answer_is_in_the_store_before_it_is_seen(own_store: Path) -> None:
 
 def test_a_store_that_fails_yields_nothing(own_store: Path) -> None:
     requests = [ask(str(n)) for n in range(8)]
-    with chat_server({"0": [Fate(delay=0.2)]}) as server, config(server).open() as model:
+    with chat_server(otherwise=Fate(delay=0.4)) as server, config(server).open() as model:
         other = sqlite3.connect(own_store / "calls.sqlite", isolation_level=None, check_same_thread=False)
-        other.execute("BEGIN IMMEDIATE")  # the first answer waits to be written, all others behind it
-        breaks = threading.Timer(0.6, lambda: [other.execute(line) for line in ("DROP TABLE calls", "COMMIT")])
-        breaks.start()
+        locks = threading.Timer(0.2, lambda: other.execute("BEGIN IMMEDIATE"))  # the answers wait to be written
+        breaks = threading.Timer(0.8, lambda: [other.execute(line) for line in ("DROP TABLE calls", "COMMIT")])
+        locks.start(), breaks.start()
         found: list[Completion] = []
-        with pytest.raises(sqlite3.OperationalError, match="no such table"):
+        with pytest.raises(StoreError, match="no such table"):
             found.extend(model.generate(requests))
         breaks.join()
         assert found == [] and server.calls == 8
@@ -206,7 +207,7 @@ def test_keeps_tokens_version_and_seconds(own_store: Path) -> None:
 ENDINGS = {
     "long": (completion("half an ans", "length"), ("half an ans", "length", None)),
     "tool": (completion("said", "eos"), ("said", "stop", None)),
-    "used up": (completion("", "length"), (None, "failed", "max_tokens were used up before the answer began: raise it")),
+    "used up": (completion("", "length"), (None, "length", "max_tokens were used up before the answer began: raise it")),
     "filtered": (completion("a start", "content_filter"), (None, "refused", "refused by the provider's content filter")),
     "refused": (completion(None, refusal="I can't help\nwith that"), (None, "refused", "refused: I can't help with that")),
     "surrogate": (completion("x\ud800y"), ("x\ufffdy", "stop", None)),

@@ -1,25 +1,33 @@
 """A stage that is killed and started again: no answered call is repeated, and the bytes are those of a run in one piece."""
 
-import contextlib
+import json
 import os
+import random
 import signal
 import sqlite3
 import subprocess
 import sys
 import time
+from collections.abc import Callable
+from contextlib import closing, suppress
 from pathlib import Path
+from typing import Any
 
 import pytest
 import yaml
 
 from cowest import io
 from cowest.domains import domain
+from cowest.models.claims import Budget, open_turn
+from cowest.models.store import CallStore
 from cowest.records import Draft, Query
 from tests import tiny
-from tests.servers import Fate, chat_server
+from tests.servers import ChatServer, Fate, chat_server
 
 CONCURRENCY = 4
 QUERIES, SAMPLES = 60, 3
+KILLS = int(os.environ.get("COWEST_KILLS", "3"))
+"""Moments at which the hosted stage is killed; `make kill` takes 20."""
 
 
 @pytest.fixture
@@ -35,48 +43,132 @@ def drafts(tmp_path: Path) -> Path:
     return tmp_path / "drafts.jsonl"
 
 
-def run(folder: Path, out: str, store: str, stage: str = "refine", kill: float | None = None, **ports: Path) -> None:
-    """A stage in a process group of its own, killed after so many seconds of answering."""
+def start(
+    folder: Path, out: str, store: str, stage: str = "refine", limit: int | None = None, **ports: Path | str
+) -> subprocess.Popen[str]:
+    """A stage in a process group of its own; with a limit, no file of its may grow beyond that."""
     flags = [word for name, path in ports.items() for word in (f"--{name}", str(path))]
+    flags += [f"--{'refinements' if stage == 'refine' else 'drafts'}", str(folder / out)]
     surroundings = {**tiny.surroundings(), "COWEST_STORE": str(folder / store)}
-    command = [
-        sys.executable,
-        "-m",
-        "cowest.cli",
-        stage,
-        *flags,
-        f"--{'refinements' if stage == 'refine' else 'drafts'}",
-        str(folder / out),
-    ]
-    process = subprocess.Popen(command, cwd=folder, env=surroundings, process_group=0)
-    if kill is None:
-        assert process.wait(timeout=120) == 0
-        return
-    wal = folder / f"{store}-wal"
+    command = [sys.executable, "-m", "cowest.cli", stage, *flags]
+    if limit is not None:
+        command = ["prlimit", f"--fsize={limit}", *command]
+    return subprocess.Popen(command, cwd=folder, env=surroundings, process_group=0, stderr=subprocess.PIPE, text=True)
+
+
+def finish(process: subprocess.Popen[str]) -> str:
+    """What a stage that ends well says."""
+    said = process.communicate(timeout=120)[1]
+    assert process.returncode == 0, said
+    return said
+
+
+def kill(process: subprocess.Popen[str], begun: Callable[[], bool], after: float) -> None:
+    """Kills the group, so many seconds after it has begun to work."""
     until = time.monotonic() + 60
-    while not (wal.exists() and wal.stat().st_size) and process.poll() is None and time.monotonic() < until:
-        time.sleep(0.02)
-    time.sleep(kill)
-    os.killpg(process.pid, signal.SIGKILL)
-    process.wait()
+    while not begun() and process.poll() is None and time.monotonic() < until:
+        time.sleep(0.005)
+    time.sleep(after)
+    with suppress(ProcessLookupError):
+        os.killpg(process.pid, signal.SIGKILL)
+    process.communicate()
+
+
+def settings(folder: Path, server: ChatServer, **more: Any) -> None:
+    """params.yaml for a strong model at that server."""
+    strong = {"provider": "openai", "model": "m", "base_url": server.url, "key_env": None, "concurrency": CONCURRENCY, **more}
+    params = {"refine": {"strong": strong, "prompts": "handbook", "sampling": {"max_tokens": 8}}}
+    (folder / "params.yaml").write_text(yaml.safe_dump(params))
 
 
 def test_a_hosted_model_is_not_asked_again(drafts: Path, tmp_path: Path) -> None:
-    folder = tmp_path
-    with chat_server(otherwise=Fate(delay=0.03)) as server:
-        strong = {"provider": "openai", "model": "m", "base_url": server.url, "key_env": None, "concurrency": CONCURRENCY}
-        settings = {"refine": {"strong": strong, "prompts": "handbook", "sampling": {"max_tokens": 8}}}
-        (folder / "params.yaml").write_text(yaml.safe_dump(settings))
-        run(folder, "whole.jsonl", "whole.sqlite", drafts=drafts)
-        once = server.calls
-        assert once == QUERIES * 3  # a solo and two distinct drafts each
-        for kill in (0.05, 0.3):
-            run(folder, "cut.jsonl", "cut.sqlite", kill=kill, drafts=drafts)
-            assert not (folder / "cut.jsonl").exists()
-        run(folder, "cut.jsonl", "cut.sqlite", drafts=drafts)
-        again = server.calls - once
-    assert again - once <= 2 * CONCURRENCY, "calls that had been answered were asked again"
+    """Killed at seeded moments, from the first call on: every answer that was stored stays, and only calls in flight are repeated."""
+    folder, luck, kills = tmp_path, random.Random(4), 0
+    with chat_server(otherwise=Fate(delay=0.03 * KILLS)) as server:
+        settings(folder, server, price={"prompt": 1, "completion": 10})
+        answered: dict[str, float] = {}
+        for _ in range(KILLS):
+            before = server.calls
+            process = start(folder, "cut.jsonl", "cut.sqlite", drafts=drafts)
+            kill(process, lambda before=before: server.calls > before, luck.uniform(0, 0.08 * KILLS))
+            kills += process.returncode == -signal.SIGKILL
+            now = _answered(folder / "cut.sqlite")
+            assert answered.items() <= now.items(), "an answer that had been stored is lost, or was given again"
+            answered = now
+            assert not (folder / "cut.jsonl").exists() or process.returncode == 0
+        said = finish(start(folder, "cut.jsonl", "cut.sqlite", drafts=drafts))
+        assert answered.items() <= _answered(folder / "cut.sqlite").items()
+        distinct = len({json.dumps(body["messages"]) for body in server.bodies})
+        assert distinct == QUERIES * 3  # a solo and two distinct drafts each
+        assert server.calls - distinct <= kills * CONCURRENCY, "calls that had been answered were asked again"
+        assert f"{QUERIES * 3} completions asked = {QUERIES * 3} answered + 0 set aside" in said
+        announced = said.splitlines()[0]
+        left = QUERIES * 3 - len(answered)
+        assert announced.startswith(f"refine: {left} calls to m@127.0.0.1") and f"({len(answered)} more are in the store)" in announced
+        assert kills >= KILLS - 1 and answered, "it was not killed half way: this test tests nothing"
+        finish(start(folder, "whole.jsonl", "whole.sqlite", drafts=drafts))
     assert (folder / "cut.jsonl").read_bytes() == (folder / "whole.jsonl").read_bytes()
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_stage_that_is_told_to_stop_keeps_the_calls_in_flight(number: int, drafts: Path, tmp_path: Path) -> None:
+    folder = tmp_path
+    with chat_server(otherwise=Fate(delay=0.15)) as server:
+        settings(folder, server)
+        process = start(folder, "cut.jsonl", "cut.sqlite", drafts=drafts)
+        while server.calls < 2 * CONCURRENCY:
+            time.sleep(0.01)
+        process.send_signal(number)
+        said = process.communicate(timeout=30)[1]
+        assert process.returncode == 130 and "what was answered is kept" in said
+        assert len(_answered(folder / "cut.sqlite")) == server.calls
+        finish(start(folder, "cut.jsonl", "cut.sqlite", drafts=drafts))
+        assert server.calls == QUERIES * 3, "nothing was paid for twice"
+
+
+def test_two_shards_share_a_store(drafts: Path, tmp_path: Path) -> None:
+    """Their rows are those of the whole, and no call is made twice."""
+    folder = tmp_path
+    with chat_server(otherwise=Fate(delay=0.02)) as server:
+        settings(folder, server)
+        halves = [start(folder, f"{n}.jsonl", "shared.sqlite", shard=f"{n}/2", drafts=drafts) for n in range(2)]
+        for half in halves:
+            finish(half)
+        assert server.calls == QUERIES * 3
+        finish(start(folder, "whole.jsonl", "shared.sqlite", drafts=drafts))
+        assert server.calls == QUERIES * 3
+    assert (folder / "0.jsonl").read_bytes() + (folder / "1.jsonl").read_bytes() == (folder / "whole.jsonl").read_bytes()
+
+
+def test_at_the_limit_a_stage_stops_and_goes_on_when_the_budget_is_raised(drafts: Path, tmp_path: Path) -> None:
+    folder = tmp_path
+    with chat_server(otherwise=Fate(delay=0.01)) as server:
+        settings(folder, server, price={"prompt": 1, "completion": 10})
+        calls = CallStore(folder / "paid.sqlite")
+        open_turn(calls, "t", Budget(usd=0.005))
+        stopped = start(folder, "paid.jsonl", "paid.sqlite", drafts=drafts)
+        said = stopped.communicate(timeout=60)[1]
+        assert stopped.returncode == 1 and "the turn's budget is reached" in said.splitlines()[-1]
+        assert not (folder / "paid.jsonl").exists() and len(list(folder.glob(".paid*"))) == 0
+        bought = server.calls
+        assert 60 < bought == len(_answered(folder / "paid.sqlite")) and bought * 37e-6 <= 0.005
+        open_turn(calls, "t", Budget(usd=1))
+        assert f"{QUERIES * 3 - bought} calls brought" in finish(start(folder, "paid.jsonl", "paid.sqlite", drafts=drafts))
+        assert server.calls == QUERIES * 3
+
+
+def test_a_full_disk_stops_a_stage_with_a_word_and_costs_no_answer(drafts: Path, tmp_path: Path) -> None:
+    folder = tmp_path
+    with chat_server() as server:
+        settings(folder, server)
+        full = start(folder, "cut.jsonl", "cut.sqlite", limit=300_000, drafts=drafts)
+        said = full.communicate(timeout=60)[1]
+        assert full.returncode == 1
+        assert "cowest: the call store" in said.splitlines()[-1] and "make room" in said.splitlines()[-1]
+        assert not (folder / "cut.jsonl").exists()
+        assert _answered(folder / "cut.sqlite")
+        finish(start(folder, "cut.jsonl", "cut.sqlite", drafts=drafts))
+        assert server.calls <= QUERIES * 3 + CONCURRENCY
 
 
 def test_a_local_model_ends_with_the_same_bytes(tmp_path: Path) -> None:
@@ -88,18 +180,23 @@ def test_a_local_model_ends_with_the_same_bytes(tmp_path: Path) -> None:
     rows = [query.model_copy(update={"split": "train"}) for query in domain("handbook").load(tiny.HANDBOOK)]
     io.write(folder / "queries.jsonl", rows)
     ports = {"queries": folder / "queries.jsonl", "policy": version}
-    run(folder, "whole.jsonl", "whole.sqlite", "draft", **ports)
-    run(folder, "cut.jsonl", "cut.sqlite", "draft", kill=0.2, **ports)
+    finish(start(folder, "whole.jsonl", "whole.sqlite", "draft", **ports))
+    kill(start(folder, "cut.jsonl", "cut.sqlite", "draft", **ports), lambda: bool(_answered(folder / "cut.sqlite")), 0.1)
     assert not (folder / "cut.jsonl").exists()
     answered = _answered(folder / "cut.sqlite")
-    run(folder, "cut.jsonl", "cut.sqlite", "draft", **ports)
+    finish(start(folder, "cut.jsonl", "cut.sqlite", "draft", **ports))
     assert 0 < len(answered) < len(rows) * 4, "it was not killed half way: this test tests nothing"
-    with contextlib.closing(sqlite3.connect(folder / "cut.sqlite")) as db:
+    assert answered.items() <= _answered(folder / "cut.sqlite").items(), "an answered call was answered again"
+    with closing(sqlite3.connect(folder / "cut.sqlite")) as db:
         ((asked,),) = db.execute("SELECT asked FROM stages")
     assert asked == len(rows) * 4 - len(answered), "an answered call was answered again"
     assert (folder / "cut.jsonl").read_bytes() == (folder / "whole.jsonl").read_bytes()
 
 
 def _answered(store: Path) -> dict[str, float]:
-    with contextlib.closing(sqlite3.connect(store)) as db:
-        return dict(db.execute("SELECT key, at FROM calls"))
+    """Every key that was answered, and when; nothing where there is no store yet."""
+    try:
+        with closing(sqlite3.connect(f"file:{store}?mode=ro", uri=True)) as db:
+            return dict(db.execute("SELECT key, at FROM calls"))
+    except sqlite3.OperationalError:
+        return {}

@@ -1,11 +1,10 @@
 """The call store: durable, first answer wins, and honest accounts."""
 
-import sqlite3
 from pathlib import Path
 
 import pytest
 
-from cowest.errors import ConfigError
+from cowest.errors import CoWestError, StoreError
 from cowest.models import store
 from cowest.models.store import Answer, CallStore
 from cowest.protocols import Completion
@@ -45,7 +44,7 @@ def test_a_failure_is_not_kept(tmp_path: Path) -> None:
 def test_all_of_a_put_or_none(tmp_path: Path) -> None:
     kept = CallStore(tmp_path / "calls")
     bad = Answer("b", Completion("x", "m", logprob=object()), 0.1)  # type: ignore[arg-type]
-    with pytest.raises(sqlite3.Error):
+    with pytest.raises(StoreError):
         kept.put([answer("a"), bad])
     assert kept.get(["a"]) == {}
     kept.put([answer("a")])
@@ -85,6 +84,6 @@ def test_a_stage_that_fails_has_no_account_and_the_next_starts_at_nothing(tmp_pa
 @pytest.mark.parametrize("place", ["postgresql://somebody:secret@host/db", "/dev/null/calls"])
 def test_a_place_that_is_none_is_said_without_its_secrets(place: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("COWEST_STORE", place)
-    with pytest.raises(ConfigError) as said:
+    with pytest.raises(CoWestError) as said:
         store.open_store()
     assert "secret" not in str(said.value)

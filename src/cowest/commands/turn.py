@@ -9,30 +9,33 @@ import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from cowest import stages
+from cowest import forecast, stages
 from cowest.amend import amend
 from cowest.checks import preflight
 from cowest.config import Config, load, parse, section
 from cowest.errors import ConfigError, CoWestError, InputError
 from cowest.io import read_document, write_text
 from cowest.lineage import Turn, turn_of
+from cowest.models.claims import spent
 from cowest.models.store import open_store
 from cowest.online.live import ServeConfig
 from cowest.protocols import Decision
 from cowest.records import Estimate, EvalReport, Outcome
 from cowest.registry import RegistryConfig, settled
 from cowest.report.words import NAMES
+from cowest.stages.pin import PinConfig
 from cowest.stages.register import RegisterConfig
 
 PARAMS, PIPELINE = Path("params.yaml"), Path("dvc.yaml")
 TURN, START, CHAMPION = Path("turn.json"), Path("models/start"), Path("models/champion")
 POLICY, CHALLENGER = Path("models/policy"), Path("models/challenger")
 REPORT, DECISION, PAGE = Path("reports/eval.json"), Path("reports/decision.json"), Path("reports/index.html")
-PATIENCE = 10
-"""Seconds that stages have to stop, once we are interrupted."""
+PATIENCE = 40
+"""Seconds that stages have to stop, once we are interrupted: calls that may be paid for are waited for."""
 
 
 class TurnConfig(Config):
@@ -48,10 +51,16 @@ def main(argv: list[str]) -> int:
         "--set", action="append", default=[], metavar="KEY=VALUE", help="change a setting in params.yaml first, as in dpo.beta=0.2"
     )
     parser.add_argument("--force", action="store_true", help="run every stage again, even if the turn was decided; its decision stays")
+    parser.add_argument(
+        "--dry-run", action="store_true", help="only say what the calls of the turn will cost at most, by stage; nothing is called"
+    )
     given = parser.parse_args(argv)
     started = time.monotonic()
     _enter(given.params)
-    params = _settings(given.set)
+    params, foreseen = _settings(given.set, given.dry_run)
+    if given.dry_run:
+        print(foreseen)
+        return 0
     raw = parse(TurnConfig, section(params, "turn"), f"{PARAMS}: turn").raw
     registry_config = parse(RegisterConfig, section(params, "register"), f"{PARAMS}: register").registry
     registry = registry_config.open()
@@ -59,6 +68,7 @@ def main(argv: list[str]) -> int:
     turn = turn_of(raw, PARAMS, champion)
     decided = settled(registry.log(), turn.key)
     if decided is None or given.force:
+        os.environ["COWEST_TURN"] = turn.key  # what its stages spend counts for it, whoever else uses the store
         forced = given.force or _models_changed(turn)
         stages.run("pin", section(params, "pin"), raw=raw, params=PARAMS, turn=TURN, start=START, champion=CHAMPION)
         _reproduce(forced)
@@ -73,16 +83,26 @@ def main(argv: list[str]) -> int:
     return 0
 
 
-def _settings(assignments: list[str]) -> dict[str, Any]:
+def _foreseen(params: dict[str, Any]) -> str:
+    raw = parse(TurnConfig, section(params, "turn"), f"{PARAMS}: turn").raw
+    budget = parse(PinConfig, section(params, "pin"), f"{PARAMS}: pin").budget
+    store, key = open_store(), turn_of(raw, PARAMS).key
+    before = store.read(lambda db: spent(db, key))
+    return f"{forecast.table(forecast.forecast(params, raw), budget)}\nof turn {key[:8]}, {replace(before, budget=budget)}"
+
+
+def _settings(assignments: list[str], dry_run: bool) -> tuple[dict[str, Any], str]:
     """params.yaml with these changes, checked whole, so that a slip in the last stage is not found after the first has run for
-    an hour. What does not hold is taken back."""
+    an hour; with what a dry run says, which needs neither keys nor extras. What does not hold is taken back."""
     before = PARAMS.read_text(encoding="utf-8")
     try:
         said = [note for assignment in assignments if (note := amend(PARAMS, assignment))]
         params = load(PARAMS)
         if "serve" in params:
             parse(ServeConfig, params["serve"], f"{PARAMS}: serve")
-        preflight(PARAMS)
+        foreseen = _foreseen(params) if dry_run else ""
+        if not dry_run:
+            preflight(PARAMS)
     except CoWestError as error:
         if assignments and before != PARAMS.read_text(encoding="utf-8"):
             write_text(PARAMS, before)
@@ -90,7 +110,7 @@ def _settings(assignments: list[str]) -> dict[str, Any]:
         raise
     for note in said:
         print(note)
-    return params
+    return params, foreseen
 
 
 def _enter(params: Path) -> None:

@@ -113,6 +113,9 @@ class HFModel:
 
     def generate(self, requests: Iterable[Request]) -> Iterator[Completion]:
         """Completions in order. A block of which any call is unanswered is decoded whole, so that its bytes are always the same."""
+        return store.counted(self._completions, requests)
+
+    def _completions(self, requests: Iterable[Request]) -> Iterator[Completion]:
         for _, block in groupby(requests, key=lambda request: request.block):
             keyed = [(request.key(self.name), request) for request in block]
             found = self._store.get([key for key, _ in keyed])

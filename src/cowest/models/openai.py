@@ -1,49 +1,49 @@
 """Any OpenAI-compatible endpoint: a provider's API, or a server of one's own (vLLM, llama.cpp).
 
 `generate` is synchronous and lazy; the calls run on a thread of their own, `concurrency` at once. Every answer is in the
-call store before it is yielded, and what the store has is not asked again. Retries are here and nowhere else: the SDK's are off.
+call store before it is yielded, and what the store has is not asked again. HTTP is in `transport`, what a response means
+in `responses`, and what a call may cost in `till`.
 """
 
 import asyncio
-import email.utils
-import json
 import os
-import random
 import threading
 import time
 from collections import deque
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator
 from concurrent.futures import Future
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, NoReturn
+from typing import Any, Literal, NoReturn
 from urllib.parse import urlsplit
 
 from pydantic import Field, JsonValue, field_validator
 
 from cowest.config import Config, digest
-from cowest.errors import CallError, ConfigError, ModelError
+from cowest.errors import BudgetError, CallError, ConfigError, CoWestError, ModelError, StoreError
 from cowest.models import address, store
+from cowest.models.claims import Ask, spent
+from cowest.models.responses import FREE, AgainError, Answered, HopelessError, PoisonError, backoff, read_body, refuse, said
+from cowest.models.till import Till
+from cowest.models.transport import LostError, Transport
 from cowest.protocols import ChatModel, Completion, Request
 
-if TYPE_CHECKING:
-    from openai import APIStatusError, AsyncOpenAI
+SETTLE = 20.0
+"""Seconds that calls in flight have to be answered, and their answers kept, once nobody waits for them any more."""
+MESSAGE = 16
+"""Tokens that an endpoint puts around a message at most."""
 
-AGAIN = {408, 409, 425, 429}
-"""Statuses after which the same call may succeed, beside those of 500 and more."""
-HOPELESS = {
-    401: "the key is not accepted",
-    402: "the account has no credit",
-    403: "the key may not use this model",
-    404: "no such model, or a base_url that is not an API's (does it lack /v1?)",
-    405: "this base_url is not an API's",
-    410: "the model is gone",
-}
-"""Statuses that every call would meet."""
-LONGEST_BACKOFF = 30.0
-"""Seconds between two attempts at most, where the provider names no time."""
-CONNECT = 10.0
-"""Seconds for a connection at most."""
+
+class Price(Config):
+    """What tokens cost, in US dollars a million. Discounts (caches, batches) are not looked at: it is never less than was paid."""
+
+    prompt: float = Field(ge=0)
+    completion: float = Field(ge=0)
+
+    def of(self, prompt: int, completion: int) -> float:
+        """US dollars for so many tokens."""
+        return (prompt * self.prompt + completion * self.completion) / 1e6
 
 
 class OpenAIConfig(Config):
@@ -68,6 +68,8 @@ class OpenAIConfig(Config):
     """Longest Retry-After, in seconds, that is waited for; a longer one stops the stage."""
     limit: Literal["max_tokens", "max_completion_tokens"] = "max_tokens"
     """What the endpoint calls the most tokens of a completion."""
+    price: Price | None = None
+    """What its tokens cost: a budget in money needs it, and the ledger shows it."""
     extra: dict[str, JsonValue] = Field(default_factory=dict)
     """More fields of the request body, as the endpoint knows them; null takes a field out."""
 
@@ -108,6 +110,7 @@ class OpenAIConfig(Config):
             raise ConfigError(
                 f"{self.model}: {self.base_url} leads to a link-local or metadata address, where no model is: name another host"
             )
+        self._can_keep_a_budget()
         loop = asyncio.new_event_loop()
         thread = threading.Thread(target=loop.run_forever, name=f"calls of {self.model}", daemon=True)
         thread.start()
@@ -119,6 +122,38 @@ class OpenAIConfig(Config):
             loop.call_soon_threadsafe(loop.stop)
             thread.join()
             loop.close()
+
+    def most(self, request: Request) -> tuple[int, int]:
+        """Tokens of prompt and completion that a request can cost at most: a token is a byte or more."""
+        prompt = sum(len(message.content.encode("utf-8", "surrogatepass")) + MESSAGE for message in request.messages)
+        limit = self.body(request).get(self.limit)
+        return prompt + MESSAGE, limit if isinstance(limit, int) else request.sampling.max_tokens
+
+    def body(self, request: Request) -> dict[str, Any]:
+        """What is sent."""
+        sampling = request.sampling
+        body: dict[str, Any] = {
+            "model": self.model,
+            "messages": [{"role": message.role, "content": message.content} for message in request.messages],
+            "temperature": sampling.temperature,
+            self.limit: sampling.max_tokens,
+            "top_p": sampling.top_p if sampling.top_p < 1 else None,
+            "stop": list(sampling.stop) or None,
+        }
+        return {name: value for name, value in (body | self.extra).items() if value is not None}
+
+    def _can_keep_a_budget(self) -> None:
+        """Raises ConfigError where the turn has a budget and nobody could say what a call costs at most."""
+        calls = store.open_store()
+        budget = calls.read(lambda db: spent(db, calls.turn(db))).budget
+        if budget.usd is not None and self.price is None:
+            raise ConfigError(
+                f"{self.model}: the turn has a budget of ${budget.usd:g}, and the model no price: give it "
+                "`price: {prompt: ..., completion: ...}`, in US dollars a million tokens (0 where it costs nothing)"
+            )
+        limited = self.limit not in self.extra or isinstance(self.extra[self.limit], int)
+        if (budget.usd is not None or budget.tokens is not None) and not limited:
+            raise ConfigError(f"{self.model}: the turn has a budget, and extra takes {self.limit} out: a call could cost anything")
 
     def _key(self) -> str | None:
         if self.key_env is None:
@@ -134,16 +169,15 @@ class OpenAIConfig(Config):
         return key
 
 
-class _AgainError(Exception):
-    """One attempt failed and another may not."""
+@dataclass(slots=True)
+class _Call:
+    """A call that is to be made, or is made."""
 
-    def __init__(self, reason: str, wait: float | None = None, reached: bool = True) -> None:
-        super().__init__(reason)
-        self.wait, self.reached = wait, reached
-
-
-class _PoisonError(Exception):
-    """The endpoint will not answer this request, however often it is asked."""
+    task: "asyncio.Task[Completion]"
+    wanted: int = 0
+    """How many wait for it."""
+    under_way: bool = False
+    """Whether it may have been paid for: then it is waited for, even if nobody wants it any more."""
 
 
 class OpenAIModel:
@@ -151,225 +185,165 @@ class OpenAIModel:
 
     def __init__(self, config: OpenAIConfig, key: str | None, loop: asyncio.AbstractEventLoop) -> None:
         self.name = config.name
-        self._config = config
-        self._loop = loop
+        self._config, self._key, self._loop = config, key, loop
         self._store = store.open_store()
-        self._client, self._options = _client(config, key), _options(key)
-        self._key = key
+        self._till = Till(self._store)
+        self._transport = Transport(f"{config.base_url}/chat/completions", key, config.timeout, config.concurrency)
         self._slots = asyncio.Semaphore(config.concurrency)
         self._window = 4 * config.concurrency
+        self._calls: dict[str, _Call] = {}
         self._resume_at = 0.0
-        self._hopeless: str | None = None
-        self._unsaved: list[store.Answer] = []
-        self._saving = asyncio.Lock()
+        self._hopeless: CoWestError | None = None
 
     def generate(self, requests: Iterable[Request]) -> Iterator[Completion]:
         """One completion for each request, in order; at most four times `concurrency` requests are read ahead.
 
-        Raises CallError where the endpoint refuses every call; a request that it can't answer is a failed Completion.
+        Raises CallError where the endpoint refuses every call, BudgetError where the turn's budget is reached; a request
+        that it can't answer is a failed Completion.
         """
-        waiting: deque[tuple[str, Future[Completion]]] = deque()
-        flying: dict[str, Future[Completion]] = {}
+        return store.counted(self._completions, requests)
 
-        def answered() -> Completion:
-            key, future = waiting.popleft()
-            flying.pop(key, None)
-            return future.result()
-
+    def _completions(self, requests: Iterable[Request]) -> Iterator[Completion]:
+        waiting: deque[Future[Completion]] = deque()
         try:
             for request in requests:
-                key = request.key(self.name)
-                flying[key] = flying.get(key) or self._asked(key, request)
-                waiting.append((key, flying[key]))
-                while waiting and (len(waiting) >= self._window or waiting[0][1].done()):
-                    yield answered()
+                waiting.append(self._asked(request.key(self.name), request))
+                while waiting and (len(waiting) >= self._window or waiting[0].done()):
+                    yield waiting.popleft().result()
             while waiting:
-                yield answered()
+                yield waiting.popleft().result()
         finally:
-            for _, future in waiting:
+            for future in waiting:
                 future.cancel()
 
     async def close(self) -> None:
-        """Ends what is still under way, and the connections."""
-        ours = [task for task in asyncio.all_tasks() if task is not asyncio.current_task()]
-        for task in ours:
-            task.cancel()
-        await asyncio.gather(*ours, return_exceptions=True)
-        await self._loop.shutdown_default_executor()  # answers that are being written are written
-        await self._client.close()
+        """Waits for what may have been paid for, keeps it, and ends the connections."""
+        tasks = {call.task for call in self._calls.values()}
+        for call in list(self._calls.values()):
+            if not call.under_way:
+                call.task.cancel()
+        if tasks:
+            await asyncio.wait(tasks, timeout=SETTLE)
+            for task in tasks:
+                task.cancel()
+            await asyncio.gather(*tasks, return_exceptions=True)
+        await self._till.close()
+        await self._transport.close()
+        await self._loop.shutdown_default_executor()
 
     def _asked(self, key: str, request: Request) -> Future[Completion]:
         if (found := self._store.get([key]).get(key)) is not None:
             stored: Future[Completion] = Future()
             stored.set_result(found)
             return stored
-        return asyncio.run_coroutine_threadsafe(self._answer(key, request), self._loop)
+        return asyncio.run_coroutine_threadsafe(self._shared(key, request), self._loop)
+
+    async def _shared(self, key: str, request: Request) -> Completion:
+        """The completion of a call that all who ask for it share. One that nobody waits for any more is not begun."""
+        call = self._calls.get(key)
+        if call is None:
+            call = self._calls[key] = _Call(asyncio.create_task(self._answer(key, request)))
+            call.task.add_done_callback(lambda task: self._forget(key, task))
+        call.wanted += 1
+        try:
+            return await asyncio.shield(call.task)
+        finally:
+            call.wanted -= 1
+            if not (call.wanted or call.under_way):
+                call.task.cancel()
+
+    def _forget(self, key: str, task: "asyncio.Task[Completion]") -> None:
+        del self._calls[key]
+        if not task.cancelled():
+            task.exception()  # whoever waits for it gets it
 
     async def _answer(self, key: str, request: Request) -> Completion:
         """The completion, however many attempts it takes, kept before it is handed on."""
+        call, attempt = self._calls[key], 0
+        prompt, completion = self._config.most(request)
+        ask = Ask(key, self._cost(prompt, completion) or 0.0, prompt + completion)
         async with self._slots:
-            attempt = 0
             while True:
                 attempt += 1
                 try:
-                    answer = await self._attempt(key, request)
-                    break
-                except _PoisonError as poison:
-                    return self._failed(str(poison))
-                except _AgainError as again:
-                    if attempt > self._config.retries:
-                        if not again.reached:
-                            self._stop(f"is out of reach ({again})")
-                        return self._failed(f"{again}, at the last of {attempt} attempts")
-                    await self._wait(again, attempt)
-        await self._keep(answer)
-        return answer.completion
+                    return await self._attempt(call, ask, request)
+                except PoisonError as poison:
+                    reason = str(poison)
+                except AgainError as again:
+                    if attempt <= self._config.retries and call.wanted:
+                        await self._wait(again, attempt)
+                        continue
+                    if not again.reached and call.wanted:
+                        self._stop(f"is out of reach ({again})")
+                    reason = f"{again}, at the last of {attempt} attempts"
+                await self._till.leave(ask)
+                return Completion(None, self.name, "failed", reason)
 
-    async def _attempt(self, key: str, request: Request) -> store.Answer:
-        """One call. Raises _AgainError, _PoisonError, or CallError."""
-        import httpx2
-        import openai
-
+    async def _attempt(self, call: _Call, ask: Ask, request: Request) -> Completion:
+        """One call, claimed before and settled after. Raises AgainError, PoisonError, CallError, BudgetError."""
         while (left := self._resume_at - time.monotonic()) > 0:
             await asyncio.sleep(left)
         if self._hopeless is not None:
-            raise CallError(self._hopeless)
+            raise self._hopeless
+        try:
+            if (found := await self._till.claim(ask)) is not None:
+                return found
+        except BudgetError as error:
+            self._hopeless = BudgetError(f"{self._config.model}: {error}; what was answered is kept: raise pin.budget and run again")
+            raise self._hopeless from None
+        call.under_way = True
         started = time.monotonic()
         try:
-            async with asyncio.timeout(self._config.timeout):
-                response = await self._client.post(
-                    "/chat/completions", cast_to=httpx2.Response, body=self._body(request), options=self._options
-                )
-        except openai.APIStatusError as error:
-            self._refuse(error)
-        except (TimeoutError, openai.APIConnectionError) as error:
-            if isinstance(error.__cause__, httpx2.ConnectError | httpx2.ConnectTimeout):
-                raise _AgainError(self._said(str(error.__cause__)) or "no connection", reached=False) from None
-            late = isinstance(error, TimeoutError | openai.APITimeoutError)
-            raise _AgainError(f"no answer in {self._config.timeout:g} s" if late else "connection lost") from None
-        completion, version = read_body(response.content, self.name)
-        return store.Answer(key, completion, seconds=time.monotonic() - started, version=version)
+            answered = await self._post(request)
+        except AgainError as again:
+            if again.usage is None:
+                self._till.lose()
+            else:
+                await self._till.release(ask, self._cost(*again.usage) or 0.0, sum(again.usage))
+            raise
+        except (PoisonError, CallError):
+            await self._till.release(ask, 0.0, 0)
+            raise
+        else:
+            await self._settle(ask, answered, time.monotonic() - started)
+            return answered.completion
+        finally:
+            call.under_way = False
 
-    def _refuse(self, error: "APIStatusError") -> NoReturn:
-        """What a status means: raises _AgainError, _PoisonError, or CallError for it."""
-        status, body = error.status_code, error.body
-        detail = self._said(str(body.get("message") or body.get("detail") or "") if isinstance(body, dict) else "")
-        said = f"HTTP {status}: {detail}" if detail else f"HTTP {status}"
-        if 300 <= status < 400:
-            self._stop(f"redirects (HTTP {status}), which is not followed: set base_url to where it leads, if you trust that")
-        if status in HOPELESS or error.code == "insufficient_quota":
-            self._stop(f"refuses every call: {HOPELESS.get(status, 'the quota is used up')} ({said})")
-        if status in AGAIN or status >= 500:
-            wait = retry_after(error.response.headers, time.time())
-            if wait is not None and wait > self._config.patience:
-                self._stop(f"asks to come back in {wait:.0f} s (HTTP {status}), longer than patience ({self._config.patience:g} s)")
-            raise _AgainError(f"HTTP {status}", wait) from None
-        raise _PoisonError(said) from None
+    async def _post(self, request: Request) -> Answered:
+        store.attempted()
+        try:
+            reply = await self._transport.post(self._config.body(request))
+            if reply.status != 200:
+                refuse(reply, self._key, self._config.patience, time.time())
+            return read_body(reply.content, self.name)
+        except LostError as lost:
+            raise AgainError(said(str(lost), self._key), None if lost.reached else FREE, reached=lost.reached) from None
+        except HopelessError as hopeless:
+            self._stop(str(hopeless))
+
+    async def _settle(self, ask: Ask, answered: Answered, seconds: float) -> None:
+        """An endpoint that doesn't say what it used is taken to have used the most."""
+        cost = self._cost(*answered.usage) if answered.usage else ask.usd if self._config.price else None
+        tokens = sum(answered.usage) if answered.usage else ask.tokens
+        try:
+            await self._till.settle(store.Answer(ask.key, answered.completion, seconds, cost, answered.version), cost or 0.0, tokens)
+        except StoreError as error:
+            self._hopeless = error  # no call whose answer can't be kept
+            raise
+
+    def _cost(self, prompt: int, completion: int) -> float | None:
+        return self._config.price.of(prompt, completion) if self._config.price else None
 
     def _stop(self, why: str) -> NoReturn:
         """No call after this one: raises CallError here, and in every call that has not begun."""
-        self._hopeless = f"{self._config.model} at {self._config.base_url} {why}; what was answered is kept: mend it and run again"
-        raise CallError(self._hopeless) from None  # the SDK's error may quote the key
+        self._hopeless = CallError(
+            f"{self._config.model} at {self._config.base_url} {why}; what was answered is kept: mend it and run again"
+        )
+        raise self._hopeless from None
 
-    async def _wait(self, again: _AgainError, attempt: int) -> None:
+    async def _wait(self, again: AgainError, attempt: int) -> None:
         """Before the next attempt: this call backs off; a provider that names a time is left alone by all calls until then."""
-        backoff = min(self._config.backoff * 2.0 ** (attempt - 1), LONGEST_BACKOFF) * random.uniform(0.75, 1.25)  # noqa: S311
         if again.wait is not None:
             self._resume_at = max(self._resume_at, time.monotonic() + again.wait)
-        await asyncio.sleep(max(backoff, again.wait or 0.0))
-
-    async def _keep(self, answer: store.Answer) -> None:
-        """Durable when it returns. Answers that come in while others are written are written together, by whoever is next."""
-        self._unsaved.append(answer)
-        async with self._saving:
-            batch, self._unsaved = self._unsaved, []
-            if not batch:
-                return
-            try:
-                await asyncio.to_thread(self._store.put, batch)
-            except BaseException:
-                self._unsaved = batch + self._unsaved
-                raise
-
-    def _body(self, request: Request) -> dict[str, Any]:
-        sampling = request.sampling
-        body: dict[str, Any] = {
-            "model": self._config.model,
-            "messages": [{"role": message.role, "content": message.content} for message in request.messages],
-            "temperature": sampling.temperature,
-            self._config.limit: sampling.max_tokens,
-            "top_p": sampling.top_p if sampling.top_p < 1 else None,
-            "stop": list(sampling.stop) or None,
-        }
-        return {name: value for name, value in (body | self._config.extra).items() if value is not None}
-
-    def _failed(self, reason: str) -> Completion:
-        return Completion(None, self.name, "failed", reason)
-
-    def _said(self, text: str) -> str:
-        """What the other side said, in one line, without the key."""
-        return " ".join((text.replace(self._key, "***") if self._key else text).split())[:200]
-
-
-def read_body(content: bytes, name: str) -> tuple[Completion, str | None]:
-    """A response's body as a completion, and the version that the provider reports. Raises _AgainError for one that is no answer.
-
-    A refusal, or a completion that a content filter cut, has no text; one that reached the token limit has what there is.
-    """
-    try:
-        body = json.loads(content)
-        choice = body["choices"][0]
-        message, finish = choice["message"], choice.get("finish_reason")
-        text, refusal = message.get("content"), message.get("refusal")
-    except (ValueError, RecursionError):
-        raise _AgainError("an answer that is not JSON") from None
-    except (LookupError, TypeError, AttributeError):
-        raise _AgainError("an answer without choices") from None
-    usage = body.get("usage") if isinstance(body.get("usage"), dict) else {}
-    tokens = {kind: usage[kind] if isinstance(usage.get(kind), int) else 0 for kind in ("prompt_tokens", "completion_tokens")}
-    version = " ".join(str(body[part]) for part in ("model", "system_fingerprint") if body.get(part)) or None
-    if finish == "content_filter" or refusal:
-        reason = f"refused: {' '.join(str(refusal).split())[:200]}" if refusal else "refused by the provider's content filter"
-        return Completion(None, name, "refused", reason, None, **tokens), version
-    if not isinstance(text, str) or not text.strip():
-        if finish == "length":
-            return Completion(None, name, "failed", "max_tokens were used up before the answer began: raise it", None, **tokens), version
-        raise _AgainError("an empty answer")
-    # JSON may hold half a surrogate pair, which no file can: U+FFFD in its place
-    text = text.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
-    return Completion(text, name, "length" if finish == "length" else "stop", None, _logprob(choice), **tokens), version
-
-
-def retry_after(headers: Mapping[str, str], now: float) -> float | None:
-    """Seconds that the provider asks us to wait, said in seconds or as a date (RFC 9110, section 10.2.3); None where it doesn't."""
-    said = headers.get("retry-after", "").strip()
-    if said.isascii() and said.replace(".", "", 1).isdigit():
-        return float(said)
-    try:
-        return max(0.0, email.utils.parsedate_to_datetime(said).timestamp() - now)
-    except (ValueError, OverflowError):
-        return None
-
-
-def _logprob(choice: dict[str, Any]) -> float | None:
-    try:
-        return sum(float(token["logprob"]) for token in choice["logprobs"]["content"]) if choice["logprobs"]["content"] else None
-    except (LookupError, TypeError, ValueError):
-        return None
-
-
-def _client(config: OpenAIConfig, key: str | None) -> "AsyncOpenAI":
-    """The SDK's client, its retries off: told that it has no key, it would take OPENAI_API_KEY to whatever base_url is."""
-    from httpx2 import Timeout
-    from openai import AsyncOpenAI
-
-    timeout = Timeout(config.timeout, connect=min(config.timeout, CONNECT))
-    return AsyncOpenAI(api_key=key or "none", base_url=config.base_url, timeout=timeout, max_retries=0)
-
-
-def _options(key: str | None) -> dict[str, Any]:
-    """Of each call: our key or none, whatever the environment holds for the SDK (OPENAI_CUSTOM_HEADERS, OPENAI_ORG_ID); no redirects."""
-    from openai import Omit
-
-    headers = {"Authorization": f"Bearer {key}" if key else Omit(), "OpenAI-Organization": Omit(), "OpenAI-Project": Omit()}
-    return {"headers": headers, "follow_redirects": False}
+        await asyncio.sleep(max(backoff(self._config.backoff, attempt), again.wait or 0.0))

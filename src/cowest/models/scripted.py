@@ -13,6 +13,7 @@ from pydantic import Field, model_validator
 
 from cowest.config import Config, Sampling, digest
 from cowest.errors import ModelError
+from cowest.models import store
 from cowest.protocols import ChatModel, Completion, Request
 
 PLACES = re.compile(r"\{(\d+)\}")
@@ -65,7 +66,7 @@ class ScriptedModel:
 
     def generate(self, requests: Iterable[Request]) -> Iterator[Completion]:
         """One completion for each request, in order, read one at a time."""
-        return map(self._complete, requests)
+        return store.counted(lambda asked: map(self._complete, asked), requests)
 
     def _complete(self, request: Request) -> Completion:
         for pattern, rule in self._rules:

@@ -42,7 +42,11 @@ class JudgeConfig(Config):
     def open(self) -> Iterator[Scorer]:
         """The scorer, its model loaded or connected."""
         with self.model.open() as model:
-            yield Judge(model, self.prompt, self.sampling)
+            yield self.over(model)
+
+    def over(self, model: ChatModel) -> Scorer:
+        """The scorer, with a model that is open."""
+        return Judge(model, self.prompt, self.sampling)
 
 
 class Judge:

@@ -4,6 +4,7 @@
 """
 
 import importlib
+import sys
 import time
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -29,7 +30,7 @@ def main_of(stage: str) -> Callable[..., None]:
 
 
 def run(stage: str, config: Mapping[str, Any], shard: tuple[int, int] | None = None, **ports: Any) -> None:
-    """Checks settings and inputs, runs one stage, and writes what it took into the ledger.
+    """Checks settings and inputs, runs one stage, says what became of its calls, and writes what it took into the ledger.
 
     Raises ConfigError and InputError before anything is spent, and what the stage raises.
     """
@@ -46,3 +47,6 @@ def run(stage: str, config: Mapping[str, Any], shard: tuple[int, int] | None = N
     with store.accounting(stage) as account:
         main(**paths, config=settings, **extra)
         account.seconds = time.monotonic() - started
+        assert account.requests == account.answered + account.aside, f"{stage} lost completions: {account.line()}"
+        if account.requests:
+            print(f"{stage}: {account.line()}", file=sys.stderr)

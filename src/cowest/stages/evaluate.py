@@ -12,12 +12,15 @@ from cowest import collaboration, io, version
 from cowest.config import Config, Sampling, digest
 from cowest.failures import Failures
 from cowest.models import AnyProvider
+from cowest.models.estimate import Counting, announce
 from cowest.ports import In, Out
 from cowest.progress import watch
 from cowest.prompts import Prompts
 from cowest.protocols import ChatModel, Scorer
 from cowest.records import Draft, Query, Refinement, Split, Trial
 from cowest.scorers import AnyScorer
+from cowest.scorers.exact_match import ExactMatchConfig
+from cowest.scorers.judge import JudgeConfig
 from cowest.version import Version
 
 System = Literal["before", "after", "champion", "ideal"]
@@ -62,6 +65,7 @@ def main(queries: In, policy: In, challenger: In, champion: In, trials: Out, con
         ideal = Path(scratch) / "ideal.jsonl"
         io.write(ideal, _ideals(io.queries(queries, config.split, shard)))
         drafted.append((IDEAL, aligned.prompts, ideal))
+        _announce(drafted, config)
         with config.strong.open() as strong, config.scorer.open() as scorer:
             io.write(trials, failures.counted(watch(_trials(drafted, strong, scorer, config), "evaluate")))
     failures.judge(config.max_failed)
@@ -71,6 +75,15 @@ def _draft(queries: Iterator[Query], policy: Path, prompts: Prompts, drafts: Pat
     """The drafts of one policy, which is let go before the next is loaded."""
     with config.policy.open(adapter=policy / "adapter") as model:
         io.write(drafts, watch(collaboration.draft(queries, model, prompts, config.drafting), "evaluate drafts"))
+
+
+def _announce(drafted: list[Drafted], config: EvaluateConfig) -> None:
+    """What strong model and judge will cost at most; the judge's answers are not there yet, and taken as long as they may be."""
+    unjudged = ExactMatchConfig()
+    with unjudged.open() as free:
+        announce("evaluate", config.strong, lambda strong: _trials(drafted, strong, free, config))
+    if isinstance(judge := config.scorer, JudgeConfig):
+        announce("evaluate", judge.model, lambda model: _trials(drafted, Counting(config.strong), judge.over(model), config))
 
 
 def _ideals(queries: Iterable[Query]) -> Iterator[Draft]:

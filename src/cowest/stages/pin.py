@@ -9,6 +9,8 @@ from cowest.config import Config
 from cowest.errors import ModelError
 from cowest.io import replacing_folder, write_document
 from cowest.lineage import Turn, turn_of
+from cowest.models.claims import Budget, open_turn
+from cowest.models.store import open_store
 from cowest.ports import In, Out
 from cowest.protocols import Decision
 from cowest.registry import RegistryConfig, champion_of, is_late
@@ -17,16 +19,20 @@ from cowest.registry import RegistryConfig, champion_of, is_late
 class PinConfig(Config):
     registry: RegistryConfig
     """Where the champion is."""
+    budget: Budget = Budget()
+    """What all paid calls of the turn together may cost."""
 
 
 def main(raw: In, params: In, turn: Out, start: Out, champion: Out, config: PinConfig) -> None:
     """Writes turn.json and lays out the champion twice: as what training starts from, and as what is to be beaten.
 
+    In the call store the turn is open from here on, with its budget: what stages spend counts for it.
     A turn that was cut short goes on with what it had pinned, unless it came too late and is to be judged again.
     """
     registry = config.registry.open()
     log = registry.log()
     now = turn_of(raw, params, champion_of(log))
+    open_turn(open_store(), now.key, config.budget)
     before = _read(turn)
     if before is not None and before.key == now.key and _whole(before, start, champion) and not _came_late(log, before):
         return

@@ -1,5 +1,7 @@
 """The strong model refines each draft, and answers each query once without one."""
 
+from collections.abc import Iterator
+
 from pydantic import Field, field_validator
 
 from cowest import collaboration, io
@@ -7,9 +9,11 @@ from cowest.config import Config, Sampling
 from cowest.domains import DomainPrompts
 from cowest.failures import Failures
 from cowest.models import AnyProvider
+from cowest.models.estimate import announce
 from cowest.ports import In, Out
 from cowest.progress import watch
-from cowest.records import Draft
+from cowest.protocols import ChatModel
+from cowest.records import Draft, Refinement
 
 
 class RefineConfig(Config):
@@ -38,7 +42,11 @@ def main(drafts: list[In], refinements: Out, config: RefineConfig, shard: io.Sha
     for group in io.groups(drafts, Draft, shard):
         total += len(group)
         earlier += sum(row.failed is not None for row in group)
+
+    def refined(strong: ChatModel) -> Iterator[Refinement]:
+        return collaboration.refine(io.groups(drafts, Draft, shard), strong, config.prompts, config.sampling)
+
+    announce("refine", config.strong, refined)
     with config.strong.open() as strong:
-        rows = collaboration.refine(io.groups(drafts, Draft, shard), strong, config.prompts, config.sampling)
-        io.write(refinements, failures.counted(watch(rows, "refine", total)))
+        io.write(refinements, failures.counted(watch(refined(strong), "refine", total)))
     failures.judge(config.max_failed, earlier)

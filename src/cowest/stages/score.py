@@ -1,14 +1,19 @@
 """Refinements, the strong model alone, and drafts alone are scored by one scorer: the collaborative feedback."""
 
+from collections.abc import Iterator
+
 from pydantic import Field
 
 from cowest import collaboration, io
 from cowest.config import Config
 from cowest.failures import Failures
+from cowest.models.estimate import announce
 from cowest.ports import In, Out
 from cowest.progress import watch
-from cowest.records import Refinement
+from cowest.protocols import Scorer
+from cowest.records import Feedback, Refinement
 from cowest.scorers import AnyScorer
+from cowest.scorers.judge import JudgeConfig
 
 
 class ScoreConfig(Config):
@@ -23,7 +28,12 @@ def main(refinements: list[In], feedback: Out, config: ScoreConfig, shard: io.Sh
     """Writes one row for each refinement, the failed ones too."""
     failures = Failures("score")
     earlier = sum(row.failed is not None for group in io.groups(refinements, Refinement, shard) for row in group)
+
+    def scored(scorer: Scorer) -> Iterator[Feedback]:
+        return collaboration.score(io.groups(refinements, Refinement, shard), scorer)
+
+    if isinstance(judge := config.scorer, JudgeConfig):
+        announce("score", judge.model, lambda model: scored(judge.over(model)))
     with config.scorer.open() as scorer:
-        rows = collaboration.score(io.groups(refinements, Refinement, shard), scorer)
-        io.write(feedback, failures.counted(watch(rows, "score")))
+        io.write(feedback, failures.counted(watch(scored(scorer), "score")))
     failures.judge(config.max_failed, earlier)

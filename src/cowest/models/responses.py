@@ -1,0 +1,148 @@
+"""What a response of an OpenAI-compatible endpoint means: an answer, or whether asking again is of any use."""
+
+import email.utils
+import json
+import random
+from collections.abc import Mapping
+from typing import Any, Literal, NamedTuple, NoReturn
+
+from cowest.models.transport import Reply
+from cowest.protocols import Completion
+
+AGAIN = {408, 409, 425, 429}
+"""Statuses after which the same call may succeed, beside those of 500 and more."""
+HOPELESS = {
+    401: "the key is not accepted",
+    402: "the account has no credit",
+    403: "the key may not use this model",
+    404: "no such model, or a base_url that is not an API's (does it lack /v1?)",
+    405: "this base_url is not an API's",
+    410: "the model is gone",
+}
+"""Statuses that every call would meet."""
+LONGEST_BACKOFF = 30.0
+"""Seconds between two attempts at most, where the provider names no time."""
+Usage = tuple[int, int]
+"""Tokens of prompt and completion."""
+FREE: Usage = (0, 0)
+
+
+class AgainError(Exception):
+    """One attempt failed and another may not. `usage`: what it cost all the same; None where nobody can tell."""
+
+    def __init__(self, reason: str, usage: Usage | None, wait: float | None = None, reached: bool = True) -> None:
+        super().__init__(reason)
+        self.usage, self.wait, self.reached = usage, wait, reached
+
+
+class PoisonError(Exception):
+    """The endpoint will not answer this request, however often it is asked."""
+
+
+class HopelessError(Exception):
+    """The endpoint will answer no request."""
+
+
+class Answered(NamedTuple):
+    """A response that is an answer."""
+
+    completion: Completion
+    version: str | None
+    """What the provider says its model is."""
+    usage: Usage | None
+    """None where the provider doesn't say."""
+
+
+def refuse(reply: Reply, key: str | None, patience: float, now: float) -> NoReturn:
+    """What a status other than 200 means: raises AgainError, PoisonError or HopelessError, without the key in it."""
+    status = reply.status
+    body = _error(reply.content)
+    detail = said(str(body.get("message") or body.get("detail") or ""), key)
+    shown = f"HTTP {status}: {detail}" if detail else f"HTTP {status}"
+    if 300 <= status < 400:
+        raise HopelessError(f"redirects (HTTP {status}), which is not followed: set base_url to where it leads, if you trust that")
+    if status in HOPELESS or body.get("code") == "insufficient_quota":
+        raise HopelessError(f"refuses every call: {HOPELESS.get(status, 'the quota is used up')} ({shown})")
+    if status in AGAIN or status >= 500:
+        wait = retry_after(reply.headers, now)
+        if wait is not None and wait > patience:
+            raise HopelessError(f"asks to come back in {wait:.0f} s (HTTP {status}), longer than patience ({patience:g} s)")
+        raise AgainError(f"HTTP {status}", FREE, wait)
+    raise PoisonError(shown)
+
+
+def read_body(content: bytes, name: str) -> Answered:
+    """A response's body as an answer. Raises AgainError for one that is none.
+
+    A refusal, or a completion that a content filter cut, has no text; one that reached the token limit has what there is.
+    """
+    usage = None
+    try:
+        body = json.loads(content)
+        usage = _usage(body)
+        choice = body["choices"][0]
+        message, finish = choice["message"], choice.get("finish_reason")
+        text, refusal = message.get("content"), message.get("refusal")
+    except (ValueError, RecursionError):
+        raise AgainError("an answer that is not JSON", None) from None
+    except (LookupError, TypeError, AttributeError):
+        raise AgainError("an answer without choices", usage) from None
+    tokens = dict(zip(("prompt_tokens", "completion_tokens"), usage or FREE, strict=True))
+    version = " ".join(str(body[part]) for part in ("model", "system_fingerprint") if body.get(part)) or None
+    if finish == "content_filter" or refusal:
+        reason = f"refused: {' '.join(str(refusal).split())[:200]}" if refusal else "refused by the provider's content filter"
+        return Answered(Completion(None, name, "refused", reason, None, **tokens), version, usage)
+    if not isinstance(text, str) or not text.strip():
+        if finish == "length":
+            reason = "max_tokens were used up before the answer began: raise it"
+            return Answered(Completion(None, name, "length", reason, None, **tokens), version, usage)
+        raise AgainError("an empty answer", usage)
+    # JSON may hold half a surrogate pair, which no file can: U+FFFD in its place
+    text = text.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
+    ending: Literal["length", "stop"] = "length" if finish == "length" else "stop"
+    return Answered(Completion(text, name, ending, None, _logprob(choice), **tokens), version, usage)
+
+
+def retry_after(headers: Mapping[str, str], now: float) -> float | None:
+    """Seconds that the provider asks us to wait, said in seconds or as a date (RFC 9110, section 10.2.3); None where it doesn't."""
+    value = headers.get("retry-after", "").strip()
+    if value.isascii() and value.replace(".", "", 1).isdigit():
+        return float(value)
+    try:
+        return max(0.0, email.utils.parsedate_to_datetime(value).timestamp() - now)
+    except (ValueError, OverflowError):
+        return None
+
+
+def backoff(first: float, attempt: int) -> float:
+    """Seconds to wait after so many attempts: doubled each time, and never quite as long as others wait."""
+    return min(first * 2.0 ** (attempt - 1), LONGEST_BACKOFF) * random.uniform(0.75, 1.25)  # noqa: S311
+
+
+def said(text: str, key: str | None) -> str:
+    """What the other side said, in one line, without the key."""
+    return " ".join((text.replace(key, "***") if key else text).split())[:200]
+
+
+def _error(content: bytes) -> dict[str, Any]:
+    try:
+        body = json.loads(content)
+    except (ValueError, RecursionError):
+        return {}
+    error = body.get("error", body) if isinstance(body, dict) else None
+    return error if isinstance(error, dict) else {}
+
+
+def _usage(body: Any) -> Usage | None:
+    usage = body.get("usage") if isinstance(body, dict) else None
+    if not isinstance(usage, dict):
+        return None
+    prompt, completion = usage.get("prompt_tokens"), usage.get("completion_tokens")
+    return (prompt, completion) if type(prompt) is int and type(completion) is int and min(prompt, completion) >= 0 else None
+
+
+def _logprob(choice: dict[str, Any]) -> float | None:
+    try:
+        return sum(float(token["logprob"]) for token in choice["logprobs"]["content"]) if choice["logprobs"]["content"] else None
+    except (LookupError, TypeError, ValueError):
+        return None

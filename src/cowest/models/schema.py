@@ -1,0 +1,68 @@
+"""The tables of the call store, and how a store that an older CoWest wrote gets them. No answer is lost on the way."""
+
+import sqlite3
+
+from cowest.errors import StoreError
+
+STEPS = (
+    """
+    CREATE TABLE IF NOT EXISTS calls (
+        key TEXT PRIMARY KEY, model TEXT NOT NULL, text TEXT NOT NULL, finish TEXT NOT NULL, logprob REAL,
+        prompt_tokens INTEGER NOT NULL, completion_tokens INTEGER NOT NULL,
+        seconds REAL NOT NULL, cost REAL, version TEXT, stage TEXT, at REAL NOT NULL
+    ) WITHOUT ROWID;
+    CREATE TABLE IF NOT EXISTS stages (
+        stage TEXT NOT NULL, started REAL NOT NULL, seconds REAL NOT NULL, peak_memory INTEGER NOT NULL,
+        asked INTEGER NOT NULL, stored INTEGER NOT NULL, prompt_tokens INTEGER NOT NULL, completion_tokens INTEGER NOT NULL,
+        cost REAL NOT NULL
+    )""",
+    # text may be null: a refusal was paid for, too. claims: calls under way, with the most that each may cost.
+    """
+    ALTER TABLE calls RENAME TO calls_1;
+    CREATE TABLE calls (
+        key TEXT PRIMARY KEY, model TEXT NOT NULL, text TEXT, finish TEXT NOT NULL, failed TEXT, logprob REAL,
+        prompt_tokens INTEGER NOT NULL, completion_tokens INTEGER NOT NULL,
+        seconds REAL NOT NULL, cost REAL, version TEXT, stage TEXT, at REAL NOT NULL
+    ) WITHOUT ROWID;
+    INSERT INTO calls SELECT key, model, text, finish, NULL, logprob, prompt_tokens, completion_tokens, seconds, cost, version, stage, at
+        FROM calls_1;
+    DROP TABLE calls_1;
+    ALTER TABLE stages ADD COLUMN requests INTEGER NOT NULL DEFAULT 0;
+    ALTER TABLE stages ADD COLUMN answered INTEGER NOT NULL DEFAULT 0;
+    ALTER TABLE stages ADD COLUMN aside INTEGER NOT NULL DEFAULT 0;
+    ALTER TABLE stages ADD COLUMN attempts INTEGER NOT NULL DEFAULT 0;
+    CREATE TABLE turns (
+        turn TEXT PRIMARY KEY, opened REAL NOT NULL, usd REAL, tokens INTEGER,
+        spent_usd REAL NOT NULL DEFAULT 0, spent_tokens INTEGER NOT NULL DEFAULT 0
+    );
+    CREATE TABLE owners (id INTEGER PRIMARY KEY AUTOINCREMENT, at REAL NOT NULL);
+    CREATE TABLE claims (
+        id INTEGER PRIMARY KEY, key TEXT NOT NULL, owner INTEGER NOT NULL, turn TEXT NOT NULL, usd REAL NOT NULL, tokens INTEGER NOT NULL
+    );
+    CREATE INDEX claims_by_key ON claims (key);
+    CREATE TABLE versions (turn TEXT NOT NULL, model TEXT NOT NULL, version TEXT NOT NULL, UNIQUE (turn, model, version))""",
+)
+
+
+def upgrade(db: sqlite3.Connection) -> None:
+    """Takes a store to the newest tables, in one transaction. Raises StoreError for a store of a newer CoWest."""
+    if _version(db) == len(STEPS):
+        return
+    db.execute("BEGIN IMMEDIATE")
+    try:
+        for step in STEPS[_version(db) :]:  # read again: another process may have been here
+            for statement in step.split(";"):
+                db.execute(statement)
+        db.execute(f"PRAGMA user_version={len(STEPS)}")
+        db.execute("COMMIT")
+    except BaseException:
+        if db.in_transaction:
+            db.execute("ROLLBACK")
+        raise
+
+
+def _version(db: sqlite3.Connection) -> int:
+    found = int(db.execute("PRAGMA user_version").fetchone()[0])
+    if found > len(STEPS):
+        raise StoreError("the call store was written by a newer CoWest: update this one, or name another store in COWEST_STORE")
+    return found

@@ -1,0 +1,118 @@
+"""Where calls in flight meet the call store: claimed before, settled after, many in one transaction.
+
+What comes in while one transaction is written is written together in the next, so that a flush to disk is shared by all
+who wait for it, and its rate follows from what the disk can do.
+"""
+
+import asyncio
+from typing import Any
+
+from cowest.errors import BudgetError, CoWestError
+from cowest.models.claims import Ask, Claims, Refused, spent
+from cowest.models.store import Answer, CallStore, Work
+from cowest.protocols import Completion
+
+SOON = 0.05
+"""Seconds before a call that another process makes is looked for again."""
+
+
+class Till:
+    """For one loop; its coroutines run on it."""
+
+    def __init__(self, store: CallStore) -> None:
+        self._store, self._claims = store, Claims(store)
+        self._queue: list[tuple[Work[Any], bool, asyncio.Future[Any]]] = []
+        self._flush: asyncio.Task[None] | None = None
+        self._held = 0
+        self._frees = 0
+        self._freed: asyncio.Event | None = None
+
+    async def claim(self, ask: Ask) -> Completion | None:
+        """None: call now, and settle, release or lose it then. A completion: another process was answered meanwhile.
+
+        Waits while another process makes the call, and while calls of ours may leave something over. Raises BudgetError.
+        """
+        while True:
+            frees = self._frees
+            future = self._queued(lambda db: self._claims.claim(db, ask), durable=False)
+            try:
+                found = await asyncio.shield(future)
+            except asyncio.CancelledError:
+                future.add_done_callback(lambda done: self._undo(done, ask))
+                raise
+            if found is None:
+                self._held += 1
+            if not isinstance(found, Refused):
+                return found  # type: ignore[no-any-return]
+            if found is Refused.TAKEN:
+                await asyncio.sleep(SOON)
+            elif self._held:
+                await self._next_free()
+            elif frees == self._frees:
+                now = self._store.read(lambda db: spent(db, self._claims.turn))
+                raise BudgetError(
+                    f"the turn's budget is reached: {now}, and the next call may take ${ask.usd:.4f} and {ask.tokens:,} tokens"
+                )
+
+    async def settle(self, answer: Answer, usd: float, tokens: int) -> None:
+        """Keeps an answer: durable when it returns."""
+        try:
+            await asyncio.shield(self._queued(lambda db: self._claims.settle(db, answer, usd, tokens), durable=True))
+        finally:
+            self._free()
+
+    async def release(self, ask: Ask, usd: float, tokens: int) -> None:
+        """The call brought no answer, and cost this much."""
+        try:
+            await asyncio.shield(self._queued(lambda db: self._claims.release(db, ask, usd, tokens), durable=False))
+        finally:
+            self._free()
+
+    def lose(self) -> None:
+        """The call broke off and may have been paid for: its claim stays."""
+        self._free()
+
+    async def leave(self, ask: Ask) -> None:
+        """The call is given up."""
+        await asyncio.shield(self._queued(lambda db: self._claims.leave(db, ask), durable=False))
+
+    async def close(self) -> None:
+        """Writes what is still to be written."""
+        while self._flush is not None and not self._flush.done():
+            await asyncio.wait([self._flush])
+
+    def _queued(self, work: Work[Any], durable: bool) -> "asyncio.Future[Any]":
+        future: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
+        self._queue.append((work, durable, future))
+        if self._flush is None or self._flush.done():
+            self._flush = asyncio.create_task(self._write())
+        return future
+
+    async def _write(self) -> None:
+        while self._queue:
+            batch, self._queue = self._queue, []
+            try:
+                found = await asyncio.to_thread(self._store.write, [work for work, _, _ in batch], any(durable for _, durable, _ in batch))
+            except CoWestError as error:
+                for _, _, future in batch:
+                    future.set_exception(error)
+                    future.exception()  # whoever waits for it gets it; where nobody does, it is not worth a warning
+            else:
+                for (_, _, future), result in zip(batch, found, strict=True):
+                    future.set_result(result)
+
+    def _undo(self, claimed: "asyncio.Future[Any]", ask: Ask) -> None:
+        if not claimed.cancelled() and claimed.exception() is None and claimed.result() is None:
+            self._queued(lambda db: self._claims.release(db, ask), durable=False)
+
+    def _free(self) -> None:
+        self._held -= 1
+        self._frees += 1
+        if self._freed is not None:
+            self._freed.set()
+            self._freed = None
+
+    async def _next_free(self) -> None:
+        if self._freed is None:
+            self._freed = asyncio.Event()
+        await self._freed.wait()

@@ -1,0 +1,255 @@
+"""Paid calls against a real server: the budget holds, nothing that was paid for is lost, and nothing is paid for twice."""
+
+import json
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from cowest.config import Sampling
+from cowest.errors import BudgetError, CallError, ConfigError
+from cowest.models import store
+from cowest.models.claims import Budget, Spent, open_turn, spent
+from cowest.models.openai import OpenAIConfig, Price
+from cowest.protocols import Completion, Request
+from cowest.records import Message
+from tests import servers, tiny
+from tests.servers import ChatServer, Fate, chat_server, completion, error
+
+PRICE = Price(prompt=1.0, completion=10.0)
+COST = (7 * 1.0 + 3 * 10.0) / 1e6
+"""Of a call to the server: it says 7 and 3 tokens."""
+MAX_TOKENS = 20
+
+
+@pytest.fixture(autouse=True)
+def stage(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[store.Account]:
+    """A stage of the turn `t`."""
+    monkeypatch.setenv("COWEST_STORE", str(tmp_path / "calls.sqlite"))
+    with store.accounting("refine") as account:
+        yield account
+
+
+def config(server: ChatServer, **settings: Any) -> OpenAIConfig:
+    given = {"model": "tiny", "base_url": server.url, "key_env": None, "backoff": 0.01, "timeout": 5, "price": PRICE, **settings}
+    return OpenAIConfig(**given)
+
+
+def ask(text: object) -> Request:
+    return Request((Message(role="user", content=str(text)),), Sampling(max_tokens=MAX_TOKENS))
+
+
+def answers(settings: OpenAIConfig, *texts: object) -> list[Completion]:
+    with settings.open() as model:
+        return list(model.generate([ask(text) for text in texts]))
+
+
+def budget(usd: float | None = None, tokens: int | None = None) -> None:
+    open_turn(store.open_store(), "t", Budget(usd=usd, tokens=tokens))
+
+
+def now() -> Spent:
+    return store.open_store().read(lambda db: spent(db, "t"))
+
+
+def claims() -> int:
+    return int(store.open_store().read(lambda db: db.execute("SELECT COUNT(*) FROM claims").fetchone()[0]))
+
+
+def test_what_is_spent_is_what_the_calls_cost(stage: store.Account) -> None:
+    budget(usd=1)
+    with chat_server({"1": [error(500), servers.EMPTY]}) as server:
+        answers(config(server), 1, 2, 2, 3)
+    assert server.calls == 5, "1 twice more, and the second 2 is the first"
+    assert now().usd == pytest.approx(3 * COST + COST), "the empty answer was paid for, the error was not"
+    assert now().tokens == 40
+    assert claims() == 0
+    assert stage.cost == pytest.approx(3 * COST)
+    assert "4 completions asked = 4 answered + 0 set aside" in stage.line()
+
+
+@pytest.mark.parametrize("limit", ["usd", "tokens"])
+def test_calls_at_once_never_overspend_and_what_was_bought_is_kept(limit: str) -> None:
+    most = sum(OpenAIConfig(model="m").most(ask(10)))
+    calls = 12
+    budget(**{limit: calls * COST + most * PRICE.completion / 1e6 if limit == "usd" else calls * 10 + most})
+    with chat_server(otherwise=Fate(delay=0.02)) as server:
+        found: list[Completion] = []
+        with config(server, concurrency=8).open() as model, pytest.raises(BudgetError, match=r"budget is reached: .* raise pin\.budget"):
+            found.extend(model.generate(ask(n) for n in range(10, 60)))
+        bought = server.calls
+        assert calls <= bought < 30
+        assert now().usd == pytest.approx(bought * COST)
+        assert now().usd <= (now().budget.usd or 1) and now().tokens <= (now().budget.tokens or 10**9)
+        assert claims() == 0
+        budget(usd=1)
+        assert all(c.text for c in answers(config(server), *range(10, 60)))
+        assert server.calls == 50, "none of those that were bought is bought again"
+
+
+def test_no_call_is_made_that_may_not_fit() -> None:
+    budget(usd=0)
+    with chat_server() as server, pytest.raises(BudgetError, match="budget is reached"):
+        answers(config(server), 1)
+    assert server.calls == 0
+    with chat_server() as server:
+        assert answers(config(server, price=Price(prompt=0, completion=0)), 1)[0].text, "what costs nothing may be asked"
+
+
+def test_a_budget_that_can_not_be_kept_is_refused_before_any_call() -> None:
+    budget(usd=1)
+    with chat_server() as server:
+        with pytest.raises(ConfigError, match="the model no price"):
+            answers(config(server, price=None), 1)
+        with pytest.raises(ConfigError, match="extra takes max_tokens out"):
+            answers(config(server, extra={"max_tokens": None}), 1)
+    assert server.calls == 0
+
+
+def test_a_call_that_broke_off_counts_whole_until_its_answer_says_what_it_costs() -> None:
+    budget(usd=1)
+    with chat_server({"1": [servers.DROPPED, servers.NOT_JSON]}) as server:
+        settings = config(server, retries=1)
+        assert answers(settings, 1)[0].failed == "an answer that is not JSON, at the last of 2 attempts"
+        prompt, most = settings.most(ask(1))
+        assert now().usd == pytest.approx(2 * PRICE.of(prompt, most)), "nobody knows whether it was paid for"
+        answers(settings, 1)
+        assert now().usd == pytest.approx(3 * COST) and claims() == 0
+
+
+def test_an_endpoint_that_does_not_say_what_it_used_is_taken_to_have_used_the_most() -> None:
+    budget(usd=1)
+    body = json.dumps({"choices": [{"message": {"content": "yes"}, "finish_reason": "stop"}]}).encode()
+    with chat_server(otherwise=Fate(body=body)) as server:
+        settings = config(server)
+        answers(settings, 1)
+        assert now().usd == pytest.approx(PRICE.of(*settings.most(ask(1))))
+
+
+def test_a_turn_has_its_own_budget_and_outside_of_a_stage_there_is_none(monkeypatch: pytest.MonkeyPatch) -> None:
+    budget(usd=0)
+    with chat_server() as server:
+        monkeypatch.setenv("COWEST_TURN", "another")
+        assert answers(config(server), 1)[0].text
+        monkeypatch.delenv("COWEST_TURN")
+        with store.accounting(""):
+            assert answers(config(server, price=None), 2)[0].text
+        assert now().usd == 0
+
+
+def test_refused_and_cut_short_before_a_word_are_not_paid_for_twice(stage: store.Account) -> None:
+    script = {"no": [Fate(body=completion(None, refusal="no"))], "filter": [Fate(body=completion("", "content_filter"))]}
+    with chat_server({**script, "long": [Fate(body=completion(None, "length"))]}) as server:
+        first = answers(config(server), "no", "filter", "long")
+        assert answers(config(server), "no", "filter", "long") == first
+        assert [c.finish for c in first] == ["refused", "refused", "length"] and all(c.failed and not c.text for c in first)
+        assert server.calls == 3
+    assert "6 completions asked = 0 answered + 6 set aside" in stage.line()
+
+
+def test_a_reader_that_stops_leaves_no_answer_behind() -> None:
+    with chat_server({"0": [servers.GOOD]}, otherwise=Fate(delay=0.4)) as server:
+        with config(server, concurrency=4).open() as model:
+            assert next(model.generate(ask(n) for n in range(40))).text
+            begun = server.calls
+        assert begun <= server.calls <= 5, "what had not begun is not begun"
+        made = server.calls
+        assert all(c.text for c in answers(config(server), *server.asked()))
+        assert server.calls == made and claims() == 0
+
+
+def test_calls_in_flight_when_the_endpoint_refuses_are_kept() -> None:
+    script = {"stop": [Fate(delay=0.1, status=401)]}
+    with chat_server(script, otherwise=Fate(delay=0.4)) as server:
+        with pytest.raises(CallError, match="HTTP 401"):
+            answers(config(server, concurrency=4), 1, "stop", 2, 3, 4, 5, 6)
+        assert server.calls == 4
+        answers(config(server), 1, 2, 3)
+        assert server.calls == 4 and claims() == 0
+
+
+def test_a_reader_that_comes_back_joins_the_calls_under_way() -> None:
+    with chat_server({"0": [servers.GOOD]}, otherwise=Fate(delay=0.3)) as server, config(server, concurrency=4).open() as model:
+        next(model.generate(ask(n) for n in range(4)))
+        assert all(c.text for c in model.generate(ask(n) for n in range(5)))
+        assert server.calls == 5
+
+
+def test_a_version_that_changes_in_the_middle_of_a_turn_is_said(stage: store.Account, capfd: pytest.CaptureFixture[str]) -> None:
+    budget()
+    other = json.dumps({**json.loads(completion("new")), "model": "tiny-2027"}).encode()
+    with chat_server({"3": [Fate(body=other)], "4": [Fate(body=other)]}) as server:
+        answers(config(server), 1, 2)
+        assert "changed" not in capfd.readouterr().err
+        answers(config(server), 3, 4)
+        said = capfd.readouterr().err
+        assert said.count("changed in the middle of the turn: it reported tiny-2026-01-01 fp_1 before, and tiny-2027 fp_1 now") == 1
+        assert "2 by tiny-2026-01-01 fp_1, 2 by tiny-2027 fp_1" in stage.line()
+        with store.accounting("evaluate") as later:
+            answers(config(server), 4)
+        answers(config(server), 5)
+        assert later.versions == {config(server).name: {"tiny-2026-01-01 fp_1": 0, "tiny-2027 fp_1": 1}}
+
+
+CHILD = """\
+import sys
+from cowest.errors import CoWestError
+from cowest.models import store
+from cowest.models.openai import OpenAIConfig
+from tests.contract.test_budget import ask
+settings = OpenAIConfig.model_validate_json(sys.argv[1])
+with store.accounting("refine"), settings.open() as model:
+    try:
+        found = list(model.generate(ask(n) for n in range(int(sys.argv[2]), int(sys.argv[3]))))
+    except CoWestError as error:
+        print(type(error).__name__, error)
+    else:
+        print("answered", sum(c.text is not None for c in found))
+"""
+
+
+def child(settings: OpenAIConfig, first: int, last: int, place: Path) -> subprocess.Popen[str]:
+    """Another process that asks for a range of answers."""
+    surroundings = {**tiny.surroundings(), "COWEST_STORE": str(place)}
+    command = [sys.executable, "-c", CHILD, settings.model_dump_json(), str(first), str(last)]
+    return subprocess.Popen(command, env=surroundings, stdout=subprocess.PIPE, text=True)
+
+
+def test_processes_that_share_a_store_never_overspend_together(tmp_path: Path) -> None:
+    settings = OpenAIConfig(model="m", price=PRICE)
+    budget(usd=60 * COST + PRICE.of(*settings.most(ask(100))))
+    with chat_server(otherwise=Fate(delay=0.02)) as server:
+        shards = [child(config(server, concurrency=4), first, first + 100, tmp_path / "calls.sqlite") for first in (100, 200, 300)]
+        said = [shard.communicate(timeout=60)[0] for shard in shards]
+    assert all(text.startswith("BudgetError") for text in said)
+    assert 20 < server.calls < 100 and len(server.asked()) == server.calls
+    assert now().usd == pytest.approx(server.calls * COST) and now().usd <= (now().budget.usd or 0)
+
+
+def test_processes_that_ask_the_same_make_each_call_once(tmp_path: Path) -> None:
+    with chat_server(otherwise=Fate(delay=0.02)) as server:
+        twins = [child(config(server, concurrency=4), 0, 60, tmp_path / "calls.sqlite") for _ in range(3)]
+        said = [twin.communicate(timeout=60)[0] for twin in twins]
+    assert said == ["answered 60\n"] * 3
+    assert server.calls == 60
+
+
+def test_a_call_whose_process_was_killed_is_made_by_another_at_once(tmp_path: Path) -> None:
+    budget(usd=1)
+    with chat_server({"1": [Fate(delay=20)]}) as server:
+        killed = child(config(server, timeout=60), 1, 2, tmp_path / "calls.sqlite")
+        while not server.calls:
+            time.sleep(0.01)
+        waiting = threading.Timer(0.5, killed.kill)
+        waiting.start()
+        started = time.monotonic()
+        assert answers(config(server), 1)[0].text == "answer to 1"
+        assert 0.4 < time.monotonic() - started < 2, "while the process lived its call was waited for"
+        killed.communicate()
+    assert server.calls == 2
+    assert now().usd == pytest.approx(2 * COST), "the killed call may have been paid for"
