@@ -10,6 +10,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+import yaml
 
 from tests import tiny
 from tests.registries import migrated
@@ -103,6 +104,21 @@ def test_a_turn_and_what_comes_after_it(project: Path) -> None:
     assert "champion  version 2" in status.stdout
     assert {path.name for path in project.iterdir()} >= {"mlflow.db", "mlartifacts"}
     assert not (project / "mlruns").exists()
+
+
+def test_a_dry_run_says_what_a_turn_may_cost_and_calls_nothing(tmp_path: Path) -> None:
+    params = yaml.safe_load((tiny.copy_project(tmp_path) / "params.yaml").read_text())
+    strong = {"provider": "openai", "model": "big", "price": {"prompt": 1, "completion": 10}}
+    params["refine"]["strong"] = params["evaluate"]["strong"] = strong
+    params["pin"]["budget"] = {"usd": 0.01}
+    (tmp_path / "params.yaml").write_text(yaml.safe_dump(params))
+    (tmp_path / "dvc.yaml").write_text(PIPELINE)
+    said = cowest(tmp_path, "turn", "--dry-run")
+    assert said.returncode == 0, said.stderr
+    assert "refine    180 calls to big@api.openai.com/v1 (0 more are in the store): at most " in said.stdout
+    assert "in all    " in said.stdout and "this is more than pin.budget" in said.stdout
+    assert said.stdout.splitlines()[-1].endswith("$0.0000 and 0 tokens are spent of $0.01")
+    assert not (tmp_path / "turn.json").exists() and not (tmp_path / "mlflow.db").exists()
 
 
 def test_a_stage_that_fails_is_named_and_nothing_is_decided(project: Path) -> None:
