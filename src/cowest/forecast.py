@@ -36,7 +36,7 @@ def forecast(params: dict[str, Any], raw: Path, where: str = "params.yaml") -> l
     scoring = parse(ScoreConfig, section(params, "score", where), f"{where}: score")
     judged = parse(EvaluateConfig, section(params, "evaluate", where), f"{where}: evaluate")
     prompts = parse(SFTConfig, section(params, "sft", where), f"{where}: sft").prompts
-    source = parse(PrepareConfig, section(params, "prepare", where), f"{where}: prepare").domain
+    source = parse(PrepareConfig, section(params, "prepare", where), f"{where}: prepare").source
 
     train = (_drafts(query, drafting.sampling, 1) for query in source.load(raw) if query.split == drafting.split)
     held = (_drafts(query, judged.drafting, SYSTEMS, ideal=True) for query in source.load(raw) if query.split == judged.split)

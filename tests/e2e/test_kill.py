@@ -181,7 +181,7 @@ def test_a_local_model_ends_with_the_same_bytes(tmp_path: Path) -> None:
     io.write(folder / "queries.jsonl", rows)
     ports = {"queries": folder / "queries.jsonl", "policy": version}
     finish(start(folder, "whole.jsonl", "whole.sqlite", "draft", **ports))
-    kill(start(folder, "cut.jsonl", "cut.sqlite", "draft", **ports), lambda: bool(_answered(folder / "cut.sqlite")), 0.1)
+    kill(start(folder, "cut.jsonl", "cut.sqlite", "draft", **ports), lambda: bool(_answered(folder / "cut.sqlite")), 0.0)
     assert not (folder / "cut.jsonl").exists()
     answered = _answered(folder / "cut.sqlite")
     finish(start(folder, "cut.jsonl", "cut.sqlite", "draft", **ports))

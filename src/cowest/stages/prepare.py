@@ -33,10 +33,15 @@ class PrepareConfig(Config):
         if (self.table is None) == (self.domain is None):
             raise ValueError("`table` has the columns of `domain: table`, and neither goes without the other")
 
+    @property
+    def source(self) -> "AnyDomain | Source":
+        """What loads the rows."""
+        found = Source(self.table) if self.table is not None else self.domain
+        assert found is not None, "there is one of the two"
+        return found
+
 
 def main(raw: In, queries: Out, corpus: Out, config: PrepareConfig) -> None:
     """Writes every query of every split, and every demonstration."""
-    source = Source(config.table) if config.table is not None else config.domain
-    assert source is not None, "a PrepareConfig has one of the two"
-    io.write(queries, watch(source.load(raw), "prepare queries"))
-    io.write(corpus, watch(source.corpus(raw), "prepare corpus"))
+    io.write(queries, watch(config.source.load(raw), "prepare queries"))
+    io.write(corpus, watch(config.source.corpus(raw), "prepare corpus"))
