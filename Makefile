@@ -49,7 +49,7 @@ $(VENV)/.installed: pyproject.toml constraints.txt
 	@touch $@
 
 demo: install
-	@cowest fetch $(if $(STRONG),smollm2-135m-instruct $(STRONG))
+	@cowest fetch $(if $(STRONG),$(sort smollm2-135m-instruct $(STRONG)))
 	@cowest turn $(if $(STRONG),--set models.strong.model=$(STRONG)) $(foreach s,$(SET),--set $(s))
 	@echo && cowest ask --any
 
