@@ -92,7 +92,7 @@ def feedback(
 ) -> Iterator[Feedback]:
     """The three steps in one, in memory: what a reward function for RL on the same signal calls."""
     drafts = draft(queries, policy, prompts, drafting)
-    return score(_by_query(refine(_by_query(drafts), strong, prompts, refining)), scorer)
+    return score(by_query(refine(by_query(drafts), strong, prompts, refining)), scorer)
 
 
 def answer(
@@ -146,7 +146,8 @@ def _regrouped(waiting: "deque[tuple[T, list[R]]]", results: Iterable[S]) -> Ite
     assert not waiting and not done, "a model or scorer must answer each request once"
 
 
-def _by_query(rows: Iterable[D]) -> Iterator[list[D]]:
+def by_query(rows: Iterable[D]) -> Iterator[list[D]]:
+    """Adjacent rows of a query together."""
     group: list[D] = []
     for row in rows:
         if group and row.id != group[0].id:

@@ -4,7 +4,7 @@ Drafts and answers that are not there yet are taken to be as long as they may be
 store already holds is counted off where it can be known: what the strong model is asked without a draft, or with the ideal one.
 """
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +13,7 @@ from cowest.config import Sampling, parse, section
 from cowest.models.claims import Budget
 from cowest.models.estimate import Counting, Estimate, longest
 from cowest.prompts import Prompts
-from cowest.records import Draft, Query, Refinement
+from cowest.records import Draft, Query
 from cowest.scorers import AnyScorer
 from cowest.scorers.judge import JudgeConfig
 from cowest.stages.draft import DraftConfig
@@ -85,18 +85,7 @@ def _asked(
     counting, judge = Counting(strong), Counting(scorer.model) if isinstance(scorer, JudgeConfig) else None
     rows = collaboration.refine(drafts, counting, prompts, sampling)
     if judge is not None and isinstance(scorer, JudgeConfig):
-        rows = collaboration.score(_by_query(rows), scorer.over(judge))
+        rows = collaboration.score(collaboration.by_query(rows), scorer.over(judge))
     for _ in rows:
         pass
     return counting.estimate, judge.estimate if judge else None
-
-
-def _by_query(rows: Iterable[Refinement]) -> Iterator[list[Refinement]]:
-    group: list[Refinement] = []
-    for row in rows:
-        if group and row.id != group[0].id:
-            yield group
-            group = []
-        group.append(row)
-    if group:
-        yield group
