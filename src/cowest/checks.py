@@ -30,6 +30,7 @@ EXTRAS = {
     "parquet": ("pyarrow",),
     "dvc": ("dvc", "ruamel.yaml"),
     "strong": ("aiohttp",),
+    "privacy": ("phonenumbers", "stdnum"),
     "pipeline": ("kfp",),
     "serve": ("bentoml",),
 }

@@ -1,0 +1,59 @@
+"""A text as its numbers and words are read: digits of any script as 0 to 9, full-width letters, dashes and spaces as ASCII,
+accents composed, and what can't be seen left out."""
+
+import unicodedata
+
+Span = tuple[int, int]
+"""Where something begins, and the first character after it."""
+INVISIBLE = frozenset("\u00ad\u034f\u061c\u180e\u200b\u200c\u200d\u200e\u200f\u2060\u2061\u2062\u2063\u2064\ufeff")
+SPACES = "\u00a0\u2000\u2001\u2002\u2003\u2004\u2005\u2006\u2007\u2008\u2009\u200a\u202f\u205f\u3000"
+DASHES = "\u2010\u2011\u2012\u2013\u2014\u2015\u2212\ufe58\ufe63\uff0d"
+
+
+class _Table(dict[int, int]):
+    """For str.translate: one character for one, worked out when it is first met."""
+
+    def __missing__(self, code: int) -> int:
+        letter = chr(code)
+        digit = unicodedata.decimal(letter, None)
+        if digit is not None:
+            self[code] = ord("0") + digit
+        elif letter in SPACES:
+            self[code] = ord(" ")
+        elif letter in DASHES:
+            self[code] = ord("-")
+        else:
+            self[code] = code - 0xFEE0 if 0xFF01 <= code <= 0xFF5E else code
+        return self[code]
+
+
+TABLE = _Table()
+
+
+def plain(text: str) -> tuple[str, list[int] | None]:
+    """The text so read, and where each of its characters (and its end) was in the text; None where nothing moved."""
+    if text.isascii():
+        return text, None
+    if unicodedata.is_normalized("NFC", text) and not any(letter in text for letter in INVISIBLE):
+        return text.translate(TABLE), None
+    letters: list[str] = []
+    starts: list[int] = []
+    for start, end in _clusters(text):
+        for letter in unicodedata.normalize("NFC", text[start:end]):
+            letters.append(letter)
+            starts.append(start)
+    starts.append(len(text))
+    return "".join(letters).translate(TABLE), starts
+
+
+def _clusters(text: str) -> list[Span]:
+    """Letters with their accents; what can't be seen is in none."""
+    clusters: list[Span] = []
+    for place, letter in enumerate(text):
+        if letter in INVISIBLE:
+            continue
+        if clusters and unicodedata.combining(letter) and clusters[-1][1] == place and place - clusters[-1][0] < 32:
+            clusters[-1] = clusters[-1][0], place + 1
+        else:
+            clusters.append((place, place + 1))
+    return clusters

@@ -1,0 +1,282 @@
+"""What the detectors find, what they leave alone, and how masks are undone."""
+
+import json
+import time
+from itertools import pairwise
+from pathlib import Path
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from cowest.config import parse
+from cowest.detectors import KINDS, Detection, Finding, find, mask, mask_all, unmask
+from cowest.errors import ConfigError
+
+ROOT = Path(__file__).parents[2]
+ALL = Detection(detect=KINDS, terms=("Project Falcon", "acme", "C++", "アクメ", "Müller"), regions=("US", "GB", "DE", "FR"))
+ALNUM = "aB3dE5gH7jK9mN1pQ2sT4vW6yZ8bC0dF2hJ4kL6nP8rS0uV3xY5zA7cE9fG1iK3mO5qR7tU9"
+HEX = "3f9c1a7e5b2d8064" * 4
+
+POSITIVES = {
+    "email": """
+        Write to <john.smith+invoices@example.co.uk>, please.
+        mailto:<anna_b@mail.example.org>?subject=x
+        Kontakt: <jürgen@müller-gmbh.de>.
+        ('<o.neil@example.com>')
+        https://x.example/?user=<a.b%40example.com>&x=1
+    """,
+    "phone": """
+        Call me on <(415) 555-2671> tonight.
+        my number is <415-555-2671>
+        <+49 30 901820> is the office
+        <+1 202-555-0143>
+        Tel. <020 7946 0958>
+        Telefon <030 901820-0> or later
+        <030 12345678> or later
+        <0049 30 901820>
+        phone: <4155552671>
+        Appelez le <06 12 34 56 78>
+        <+\uff14\uff19 \uff13\uff10 \uff19\uff10\uff11\uff18\uff12\uff10> in full width
+        WhatsApp <+91 98765 43210>!
+    """,
+    "card": """
+        Visa <4111 1111 1111 1111>, exp 12/27
+        card <4111-1111-1111-1111> cvv 123
+        paid with <5555555555554444>.
+        amex <3782 822463 10005>
+        <378282246310005>
+        2 x <6011 1111 1111 1117>
+        2024 12 31 <4111 1111 1111 1111>
+        mastercard <2223003122003222>
+        unionpay <6250941006528599>
+        <\u0664\u0661\u0661\u0661 \u0661\u0661\u0661\u0661 \u0661\u0661\u0661\u0661 \u0661\u0661\u0661\u0661>
+        <4\u200b111 1111 1111 1111> with something unseen
+        maestro <6759649826438453>
+    """,
+    "iban": """
+        Pay to <DE89 3704 0044 0532 0130 00> by Friday
+        IBAN: <GB82WEST12345698765432>
+        <fr14 2004 1010 0505 0001 3m02 606>, thanks
+        ref AB12 <NL91ABNA0417164300>
+        <NO93 8601 1117 947>
+    """,
+    "national_id": """
+        His number is <219-09-9998>.
+        SSN <219099998>
+        NINO <AB123456C>
+        <AB 12 34 56 C> on the form
+        NHS number <943 476 5919>
+        SIN <130 692 544>
+        <2 95 10 99 126 111 93>
+        Steuer-ID <36 574 261 809>
+        <RCCMNL83S18D969H>
+        DNI <54362315K>
+        BSN <111222333>
+        rijksregister <85.07.30-033.28>
+        AHV <756.9217.0769.85>
+        <880320-0016>
+        <131052-308T>
+        PESEL: <44051401359>
+        <390.533.447-05>
+        RUT <12.531.909-2>
+        <BOXW310820HNERXN09>
+        Aadhaar <2341 2341 2346>
+        <360426199101010071>
+        <971013-9019902>
+    """,
+    "ip": """
+        from <203.0.113.45> at noon
+        http://<10.12.3.4>:8080/x
+        host <2001:db8:85a3::8a2e:370:7334> up
+    """,
+    "term": """
+        about <project FALCON> and
+        <Project\tFalcon>'s budget
+        (<ACME>)
+        we use <C++> here
+        彼は<アクメ>の社員
+        Frau <MÜLLER> war da
+        Frau <Mu\u0308ller> auch
+        <acme>_internal
+    """,
+    "secret": f"""
+        key <sk-proj-{ALNUM[:48]}> works
+        OPENAI_API_KEY=<sk-{ALNUM[:20]}T3BlbkFJ{ALNUM[20:40]}>
+        <sk-ant-api03-{ALNUM[:60]}-AA>
+        <AKIAIOSFODNN7EXAMPLE>
+        aws_secret_access_key = "<wJalrXUtnFEMI/K7MDENG/bPxRfiCYEXAMPLEKEY>"
+        ?key=<AIza{ALNUM[:35]}>&q=1
+        <ghp_{ALNUM[:36]}>
+        <github_pat_{ALNUM[:22]}_{ALNUM[:59]}>
+        <glpat-{ALNUM[:20]}>
+        <xoxb-2345678901-2345678901-{ALNUM[:24]}>
+        curl https://<hooks.slack.com/services/T0{ALNUM[1:9]}/B0{ALNUM[1:9]}/{ALNUM[:24]}>
+        <sk_live_{ALNUM[:24]}>
+        <hf_{ALNUM[:34]}>
+        <npm_{ALNUM[:36]}>
+        <SG.{ALNUM[:22]}.{ALNUM[:43]}>
+        bot <123456789:AA{ALNUM[:33]}>
+        Authorization: Bearer <{ALNUM[:40]}>
+        <eyJhbGciOiJIUzI1NiJ9.eyJzdWIiOiIxMjM0NTY3ODkwIn0.dozjgNryP4J3jVmNHl0w5N_XgL0n3I9PlFUP0THsR8U>
+        postgresql://ann:<s3cr3t-pw>@db.example:5432/calls
+        my password is <hunter22!>
+        password: <Tr0ub4dor&3>
+        "client_secret": "<{HEX[:32]}>"
+        api key: <{HEX[:40]}>.
+        <dapi{HEX[:32]}>
+        <-----BEGIN RSA PRIVATE KEY-----\\nMIIBOgIBAAJBAKj34GkxFhD90vcNLYLInFEX6\\n-----END RSA PRIVATE KEY-----> end
+    """,
+}
+NEGATIVES = f"""
+    On 2024-01-15 at 10:30:45 we met; 15.01.2024, 01/02/2023, 2024/12/31, 20240115, 20240115103045.
+    2024-01-15T10:30:45.123456+00:00
+    Between 1990 and 2005, 1990-2005, 1914-1918, 1939\u20131945, the years 1999 2000 2001 2002 2003.
+    It costs 1,299.99 USD, EUR 1.234.567,89, $12 345 678, 19.99-29.99.
+    Item 4711-0815, SKU 123-456-789, part AB-1234-5678, code X12345678, serial SN-4111111111111112.
+    EAN 4006381333931, ISBN 978-3-16-148410-0, ISBN 0-306-40615-2, ISSN 0317-8471, DOI 10.1000/182.
+    CAS 7732-18-5 is water and 58-08-2 caffeine.
+    UUID 123e4567-e89b-12d3-a456-426614174000 and 4f1c2a7e-5b2d-4064-9111-411111111111.
+    sha256 {HEX}, commit 788bf87a1b2c3d4e5f60718293a4b5c6d7e8f901, md5 d41d8cd98f00b204e9800998ecf8427e.
+    Version 1.2.3, v10.20.30.40, version 2.0.0.1, firmware 4.3.2.1, numpy==1.26.4, section 1.2.3.4.
+    1 2 3 4 5 6 7 8 9 10 11 12 13 14 15 16 17 18 19 20
+    12 45 67 89 23 45 67 12 90 34 56 78
+    3.14159265358979323846, 6.02214076e23, 0.1234567890123456, 1e-10, 299792458 m/s, 12345678901234567890.
+    The order number is 1234567890123456 and the invoice 9876543210.
+    Timestamps 1700000000, 1700000000000, 1700000000000000000.
+    Call 911 or 112. Room 415, 555 seats, 2671 rows. It is 555-0123.
+    Use npm install react@18.2.0 or @types/node@20.1.0, icon@2x.png, git@github.com:acm/repo.git, @someone, a@b.
+    A@B and x @ y; meet @ 10:30; user@localhost
+    IDs: id 12345, customer 123456789, ticket #987654321, order 100200300.
+    The password is required. Enter your password: it must be long. The secret: mixing slowly. token: none.
+    password = os.environ["PASSWORD"]; api_key = "YOUR_API_KEY_HERE"; secret: ${{SECRET}}; token=<token>; key: ********.
+    sk-learn-is-a-very-long-css-class-name and a task-force-of-many-people-in-a-row
+    the key is 3f, keyboard: qwertyuiop, monkey: banana, the token was spent, a secret garden
+    https://example.com:8080/path?x=1@2 and http://localhost:3000/ask
+    00:1A:2B:3C:4D:5E is a MAC; std::vector<int>, a::b::c, 10:30:45, 127.0.0.1, 255.255.255.0, 0.0.0.0.
+    Lat 52.5200 N, lon 13.4050 E; 40.7128, -74.0060; scores 21-19 21-17; ratio 16:9; tel
+    acmes, pacme, projectfalcon, project the falcon, C+, Müllerin
+    M8x1.25, 2x4, A4, RJ45, H2O, IPv4, 5G, 802.11ax, ISO 9001:2015, RFC 9110, EN 60601-1-2
+    Phone model 3310, phones 12 and 13, telephone exchange 1878, the tax was 25 percent of 123 456.
+    GB12 3456 is a plate, DE12 a road, AB12 CD34 EF56 GH78 IJ90 a key of a game
+    0123456789 abcdefghij, 9876543210987, 1111 2222 3333 4444
+"""
+
+
+def rows(text: str) -> list[str]:
+    return [line.strip() for line in text.strip().splitlines()]
+
+
+@pytest.mark.parametrize(("kind", "row"), [(kind, row) for kind, text in POSITIVES.items() for row in rows(text)])
+def test_finds(kind: str, row: str) -> None:
+    row = row.replace("\\n", "\n")
+    text = row.replace("<", "").replace(">", "")
+    start, end = row.index("<"), row.index(">") - 1
+    assert Finding(kind, start, end) in find(text, ALL), (text, [(f, text[f.start : f.end]) for f in find(text, ALL)])  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("text", rows(NEGATIVES))
+def test_leaves_alone(text: str) -> None:
+    assert [(finding.kind, text[finding.start : finding.end]) for finding in find(text, ALL)] == []
+
+
+def test_every_sentence_of_the_handbook_is_left_alone() -> None:
+    for file in sorted((ROOT / "data/raw/handbook").glob("*.jsonl")):
+        for line in file.read_text().splitlines():
+            for text in json.loads(line).values():
+                assert find(text, ALL) == []
+
+
+def test_only_what_is_asked_for_is_found() -> None:
+    text = "ann@example.com, 4111 1111 1111 1111, +49 30 901820"
+    assert [f.kind for f in find(text, ALL)] == ["email", "card", "phone"]
+    for kind in ("email", "card", "phone"):
+        assert [f.kind for f in find(text, Detection(detect=(kind,)))] == [kind]
+    assert find(text, Detection(detect=())) == []
+    assert find("030 12345678", Detection()) == [] and find("030 12345678", Detection(regions=("DE",))) != []
+
+
+def test_overlapping_findings_are_one_of_the_longest_kind() -> None:
+    config = Detection(terms=("example", "Falcon office", "office +49 30"))
+    assert [f.kind for f in find("ann@example.com", config)] == ["email"]
+    text = "the Falcon office +49 30 901820 is"
+    (finding,) = find(text, config)
+    assert text[finding.start : finding.end] == "Falcon office +49 30 901820", "nothing of what was found is left over"
+
+
+def test_masks_are_stable_and_undone() -> None:
+    text = "ann@example.com wrote to bob@example.com; ann@example.com called +49 30 901820."
+    masked, originals = mask(text, find(text, ALL))
+    assert masked == "[EMAIL_1] wrote to [EMAIL_2]; [EMAIL_1] called [PHONE_1]."
+    assert originals == {"[EMAIL_1]": "ann@example.com", "[EMAIL_2]": "bob@example.com", "[PHONE_1]": "+49 30 901820"}
+    assert unmask("Tell [EMAIL_2], not [EMAIL_9] or [EMAIL_21].", originals) == "Tell bob@example.com, not [EMAIL_9] or [EMAIL_21]."
+
+
+def test_a_placeholder_that_a_text_says_itself_is_never_given() -> None:
+    texts = ["ann@example.com", "What does [EMAIL_1] mean? bob@example.com"]
+    masked, originals = mask_all(texts, [find(text, ALL) for text in texts])
+    assert masked == ["[EMAIL_2]", "What does [EMAIL_1] mean? [EMAIL_3]"]
+    assert [unmask(text, originals) for text in masked] == texts
+
+
+@settings(max_examples=150, deadline=None)
+@given(
+    st.lists(
+        st.sampled_from(["ann@example.com", " ", "\n", "[EMAIL_1]", "4111 1111 1111 1111", "é", "e\u0301", "\u200b", "acme", "٣", "x", "-"])
+    )
+)
+def test_what_is_masked_comes_back_byte_by_byte(parts: list[str]) -> None:
+    text = "".join(parts)
+    findings = find(text, ALL)
+    assert all(a.end <= b.start for a, b in pairwise(findings))
+    masked, originals = mask(text, findings)
+    assert unmask(masked, originals) == text
+    assert find(masked, Detection()) == [] or any(f.kind == "term" for f in find(masked, ALL))
+
+
+HOSTILE = {
+    "a": 0, "@": 0, "a@": 0, "a@a.": 0, "a.": 0, "1": 0, "1 ": 0, "12-": 0, "4111 ": 0, "+1": 0, "(": 0, "1.": 0, "eyJ": 0, "sk-": 0,
+    "password ": 0, "password: ": 0, "a://a:": 0, "a:1:": 0, "AB12 ": 0, "a_": 0, "bearer ": 0, "\u0301": 0, "\u200b1": 0, "١٢ ": 0,
+    "株": 0, "-----BEGIN PRIVATE KEY-----": 1, "project ": 0,
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("part", HOSTILE)
+def test_takes_time_in_proportion_to_the_length(part: str) -> None:
+    """A quadratic pattern would take 64 times as long for eight times the text; the bound leaves room for a busy machine."""
+
+    def seconds(length: int) -> float:
+        text = (part * (length // len(part) + 1))[:length]
+        started = time.process_time()
+        assert len(find(text, ALL)) == HOSTILE[part]
+        return time.process_time() - started
+
+    seconds(1000)
+    small = min(seconds(8_000) for _ in range(3))
+    assert seconds(64_000) < 24 * small + 1
+
+
+def test_terms_of_a_file(tmp_path: Path) -> None:
+    path = tmp_path / "terms.txt"
+    path.write_text("# ours\nBlue Heron\n\n  Kestrel  \n", encoding="utf-8")
+    config = Detection(terms_file=path, terms=("acme",))
+    text = "KESTREL and blue heron of Acme"
+    assert [text[f.start : f.end] for f in find(text, config)] == ["KESTREL", "blue heron", "Acme"]
+    with pytest.raises(ConfigError, match=r"terms_file .*none\.txt can't be read"):
+        find("x", Detection(terms_file=tmp_path / "none.txt"))
+
+
+def test_ten_thousand_terms_cost_no_more_than_one() -> None:
+    terms = tuple(f"name{n} surname{n}" for n in range(10_000))
+    text = "somebody like name77 surname77 or name78 surname9 " * 200
+    config = Detection(detect=("term",), terms=terms)
+    find("x", config)
+    started = time.process_time()
+    assert len(find(text, config)) == 200
+    assert time.process_time() - started < 1
+
+
+@pytest.mark.parametrize("setting", [{"detect": ["mail"]}, {"regions": ["Germany"]}, {"terms": [" "]}, {"term": ["x"]}])
+def test_settings_refused(setting: dict[str, list[str]]) -> None:
+    with pytest.raises(ConfigError):
+        parse(Detection, setting, "test")
