@@ -2,15 +2,16 @@
 
 import csv
 from collections.abc import Collection, Iterator
-from itertools import chain
 from pathlib import Path
-from typing import Any, Literal, get_args
+from typing import Any, Literal, TypeVar, get_args
 
 from cowest import io
 from cowest.errors import InputError, RecordError
+from cowest.intake import Intake
 
 Format = Literal["jsonl", "csv", "parquet"]
 Row = dict[str, Any]
+T = TypeVar("T")
 ENDINGS: dict[str, Format] = {".jsonl": "jsonl", ".ndjson": "jsonl", ".csv": "csv", ".tsv": "csv", ".parquet": "parquet", ".pq": "parquet"}
 BATCH = 256
 """Rows of a Parquet file that are held at once."""
@@ -29,31 +30,60 @@ def format_of(path: Path) -> Format:
 
 
 def rows(
-    path: Path, form: Format | None = None, delimiter: str | None = None, columns: Collection[str] | None = None
+    path: Path,
+    form: Format | None = None,
+    delimiter: str | None = None,
+    columns: Collection[str] | None = None,
+    intake: Intake | None = None,
 ) -> Iterator[tuple[int, Row]]:
     """The rows of a file with their numbers: of the line that a row begins on, in Parquet of the row, both from 1.
 
     `delimiter` is for CSV (a comma, and a tab in .tsv); `columns` spares Parquet the rest of them. Values of CSV are texts, the
-    others as the format has them. Raises InputError for a file that is unfit or has no rows, RecordError for a row that is none.
+    others as the format has them. Raises InputError for a file that is unfit or has no rows; a row that is none goes into quarantine,
+    and raises RecordError where there is none.
     """
     if path.exists() and not path.is_file():
         raise InputError(f"{path} is {'a folder' if path.is_dir() else 'no ordinary file'}, not a table")
-    form = form or format_of(path)
+    form, intake = form or format_of(path), intake or Intake()
     if form == "csv":
-        found = _csv_rows(path, delimiter or ("\t" if path.suffix.lower() == ".tsv" else ","))
+        found = _csv_rows(path, delimiter or ("\t" if path.suffix.lower() == ".tsv" else ","), intake)
     else:
-        found = io.json_rows(path) if form == "jsonl" else _parquet_rows(path, columns)
+        found = io.json_rows(path, intake) if form == "jsonl" else _parquet_rows(path, columns)
+    return _some(path, found, intake)
+
+
+def raw_rows(path: Path, fields: Collection[str], intake: Intake | None = None) -> Iterator[tuple[int, Row]]:
+    """The rows of a published file, JSONL, one JSON list or Parquet, each with the number of its line, or of its row.
+
+    A row without text under those fields goes into quarantine, and raises RecordError where there is none. Raises as `rows` does.
+    """
+    intake = intake or Intake()
+    parquet = ENDINGS.get(path.suffix.lower()) == "parquet"
+    for number, row in _some(path, _parquet_rows(path, None) if parquet else io.json_items(path, intake), intake):
+        if not isinstance(row, dict):
+            intake.quarantine(path, number, f"{io.kind_of(row)}, not an object with the fields {', '.join(sorted(fields))}", row)
+        elif wrong := [field for field in fields if not isinstance(row.get(field), str) or not row[field].strip()]:
+            intake.quarantine(path, number, f"{', '.join(sorted(wrong))}: missing, empty or not text", row)
+        else:
+            yield number, row
+
+
+def _some(path: Path, found: Iterator[tuple[int, T]], intake: Intake) -> Iterator[tuple[int, T]]:
+    """The rows, if there are any. Raises InputError."""
+    before = intake.bad
     first = next(found, None)
-    if first is None:
+    if first is not None:
+        yield first
+    elif intake.bad == before:
         raise InputError(f"{path} has no rows")
-    yield from chain([first], found)
+    yield from found
 
 
 class _Lines:
     """Lines for csv.reader, which joins those that a quote spans: no more of them than a row may hold."""
 
     def __init__(self, path: Path) -> None:
-        self.held = 0
+        self.held = self._number = 0
         self._path, self._lines = path, io.text_lines(path)
 
     def __iter__(self) -> "_Lines":
@@ -61,13 +91,16 @@ class _Lines:
 
     def __next__(self) -> str:
         line = next(self._lines)
+        self._number += 1
         self.held += len(line) + 1
         if self.held > io.LINE_LIMIT:
             raise csv.Error(f"a row is longer than {io.LINE_LIMIT // 2**20} MiB: is a quote not closed?")
+        if "\0" in line:
+            raise RecordError(f"{self._path}:{self._number}: {io.NUL}")
         return line + "\n"
 
 
-def _csv_rows(path: Path, delimiter: str) -> Iterator[tuple[int, Row]]:
+def _csv_rows(path: Path, delimiter: str, intake: Intake) -> Iterator[tuple[int, Row]]:
     csv.field_size_limit(max(csv.field_size_limit(), io.LINE_LIMIT))  # of the process; our own limit is on the whole row
     lines = _Lines(path)
     reader = csv.reader(lines, delimiter=delimiter, strict=True)
@@ -77,16 +110,14 @@ def _csv_rows(path: Path, delimiter: str) -> Iterator[tuple[int, Row]]:
         for fields in reader:
             if not header:
                 header = _header(path, number, fields)
-            elif fields and len(fields) != len(header):
-                raise RecordError(
-                    f"{path}:{number} has {len(fields)} fields and the header {len(header)}: is a delimiter or a quote missing, "
-                    f"or is the delimiter not {delimiter!r}?"
-                )
-            elif fields:
+            elif len(fields) == len(header):
                 yield number, dict(zip(header, fields, strict=True))
+            elif fields:
+                said = f"{len(fields)} fields, and the header has {len(header)}: is a delimiter or a quote missing, or the delimiter"
+                intake.quarantine(path, number, f"{said} not {delimiter!r}?", delimiter.join(fields))
             number, lines.held = reader.line_num + 1, 0
     except csv.Error as error:
-        raise RecordError(f"{path}:{number} is not CSV ({error}): in a quoted field a quote is written twice") from None
+        raise RecordError(f"{path}:{number}: not CSV ({error}): in a quoted field a quote is written twice") from None
 
 
 def _header(path: Path, number: int, fields: list[str]) -> list[str]:

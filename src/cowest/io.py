@@ -5,7 +5,7 @@ import os
 import re
 import shutil
 import tempfile
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from itertools import islice
 from pathlib import Path
@@ -15,6 +15,7 @@ from pydantic import BaseModel, ValidationError
 
 from cowest.config import complaints
 from cowest.errors import ConfigError, InputError, RecordError
+from cowest.intake import Intake, Unfit
 from cowest.protocols import BLOCK
 from cowest.records import Query, Record, Split
 
@@ -38,6 +39,7 @@ PACKED = {
     b"\xfe\xff": "UTF-16, not UTF-8",
 }
 """What a file is that begins with these bytes, and is no text."""
+NUL = "a NUL byte, which no text has: is the file broken, or no text?"
 
 
 def read(paths: Paths, kind: type[R]) -> Iterator[R]:
@@ -128,11 +130,18 @@ def _blocks(queries: int, shard: Shard) -> tuple[int, int]:
 def write(path: Path, rows: Iterable[BaseModel]) -> int:
     """Writes all rows, one JSON object a line, or leaves what was there before. Answers with their number."""
     count = 0
-    with replacing(path) as temporary, temporary.open("wb") as file:
+    with writing(path) as keep:
         for row in rows:
-            file.write(row.model_dump_json().encode() + b"\n")
+            keep(row)
             count += 1
     return count
+
+
+@contextmanager
+def writing(path: Path) -> Iterator[Callable[[BaseModel], object]]:
+    """Gives what writes one row; the file is there, whole, when the block ends without an error."""
+    with replacing(path) as temporary, temporary.open("wb", buffering=2**18) as file:
+        yield lambda row: file.write(row.model_dump_json().encode() + b"\n")
 
 
 def write_text(path: Path, text: str) -> None:
@@ -199,19 +208,15 @@ def _names(paths: Paths) -> str:
 def text_lines(path: Path) -> Iterator[str]:
     """The lines of a text file that somebody else wrote: UTF-8, without line ends and without the mark that some editors begin with.
 
-    Raises InputError for a file that is packed or in UTF-16, RecordError for a line that is no text.
+    Raises InputError for a file that is packed or in UTF-16, RecordError for a line that is no UTF-8. A NUL is passed on: see `NUL`.
     """
     refuse_packed(path, beginning(path))
     for number, line in enumerate(lines(path), 1):
-        if number == 1:
-            line = line.removeprefix(BOM)
-        if b"\0" in line:
-            raise RecordError(f"{path}:{number} holds a NUL byte, which no text does: is the file broken, or no text?")
         try:
-            yield line.decode()
+            yield (line.removeprefix(BOM) if number == 1 else line).decode()
         except UnicodeDecodeError as error:
             raise RecordError(
-                f"{path}:{number} is not UTF-8 (byte 0x{line[error.start]:02x} at {error.start + 1}): save it as UTF-8, "
+                f"{path}:{number}: not UTF-8 (byte 0x{line[error.start]:02x} at {error.start + 1}): save the file as UTF-8, "
                 "as with `iconv -f latin1 -t utf-8`"
             ) from None
 
@@ -223,23 +228,33 @@ def refuse_packed(path: Path, start: bytes) -> None:
         raise InputError(f"{path} is {found}: give JSONL, CSV or Parquet itself")
 
 
-def json_rows(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
+def json_rows(path: Path, intake: Intake | None = None) -> Iterator[tuple[int, dict[str, Any]]]:
     """The objects of a JSONL file that somebody else wrote, each with the number of its line. Blank lines are passed over.
 
-    Raises RecordError for a line that is no JSON object, and what `text_lines` raises.
+    A line that is no JSON object goes into quarantine, and raises RecordError where there is none. Raises what `text_lines` raises.
     """
+    intake = intake or Intake()
     for number, line in enumerate(text_lines(path), 1):
-        if not line.strip():
+        if not line or line.isspace():
             continue
         try:
             row = _JSON.decode(line)
         except (ValueError, RecursionError) as error:
-            why = "it is nested too deeply" if isinstance(error, RecursionError) else error
-            hint = ", one object a line" if line.lstrip()[0] in "[{" and number == 1 else ""
-            raise RecordError(f"{path}:{number} is not JSON{hint} ({why}): mend the line, or take it out") from None
-        if not isinstance(row, dict):
-            raise RecordError(f"{path}:{number} is {_kind(row)}, not an object: give one JSON object a line")
-        yield number, row
+            if number == 1 and line.lstrip()[0] == "[":
+                raise RecordError(f"{path}:1: not JSON, one object a line ({error})") from None
+            intake.quarantine(path, number, _no_json(line, error), line)
+            continue
+        if isinstance(row, dict):
+            yield number, row
+        else:
+            intake.quarantine(path, number, f"{kind_of(row)}, not an object: give one JSON object a line", line)
+
+
+def _no_json(line: str, error: Exception) -> str:
+    if "\0" in line:
+        return NUL
+    why = "it is nested too deeply" if isinstance(error, RecursionError) else error
+    return f"not JSON ({why}): mend the line, or take it out"
 
 
 def _no_number(name: str) -> None:
@@ -249,46 +264,29 @@ def _no_number(name: str) -> None:
 _JSON = json.JSONDecoder(parse_constant=_no_number)
 
 
-def _kind(value: Any) -> str:
+def kind_of(value: Any) -> str:
+    """What a value of JSON is, in words."""
     kinds = {list: "a list", str: "a text", int: "a number", float: "a number", bool: "true or false", type(None): "null"}
     return kinds.get(type(value), type(value).__name__)
 
 
-def raw_rows(path: Path, fields: set[str]) -> Iterator[tuple[str, dict[str, Any]]]:
-    """The objects of a file that somebody else wrote, one a line or one JSON list, each with its place, `file:line`.
-
-    Blank lines are passed over; a list is held whole. Raises RecordError for what is no JSON object with text under those
-    fields, InputError for a file with no rows.
-    """
-    count = 0
-    for number, row in _objects(path):
-        if not isinstance(row, dict):
-            raise RecordError(f"{path}:{number} is {type(row).__name__}, not an object with the fields {', '.join(sorted(fields))}")
-        wrong = sorted(field for field in fields if not isinstance(row.get(field), str) or not row[field].strip())
-        if wrong:
-            raise RecordError(f"{path}:{number}: {', '.join(wrong)}: missing, empty or not text")
-        count += 1
-        yield f"{path.name}:{number}", row
-    if not count:
-        raise InputError(f"{path} has no rows")
-
-
-def _objects(path: Path) -> Iterator[tuple[int, Any]]:
+def json_items(path: Path, intake: Intake | None = None) -> Iterator[tuple[int, Any]]:
+    """What a JSON file holds that somebody else wrote, one object a line or one list (which is held whole), each with its line."""
     if beginning(path).removeprefix(BOM).lstrip().startswith(b"["):
         return _list(path)
-    return json_rows(path)
+    return json_rows(path, intake)
 
 
 def _list(path: Path) -> Iterator[tuple[int, Any]]:
     """The items of a file that is one JSON list, each with the line it begins at."""
-    decoder, blank = json.JSONDecoder(), re.compile(r"\s*")
+    blank = re.compile(r"\s*")
     at, number, last, text = 0, 1, 0, ""
     try:
         text = path.read_text(encoding="utf-8-sig")
         at = blank.match(text, text.index("[") + 1).end()  # type: ignore[union-attr]
         while text[at : at + 1] != "]":
             number, last = number + text.count("\n", last, at), at
-            row, end = decoder.raw_decode(text, at)
+            row, end = _JSON.raw_decode(text, at)
             yield number, row
             at = blank.match(text, end).end()  # type: ignore[union-attr]
             if text[at : at + 1] == ",":
@@ -296,12 +294,12 @@ def _list(path: Path) -> Iterator[tuple[int, Any]]:
             elif text[at : at + 1] != "]":
                 raise ValueError("expected a comma or the end of the list")
     except (UnicodeDecodeError, ValueError, RecursionError) as error:
-        raise RecordError(f"{path}:{number + text.count(chr(10), last, at)} is not JSON ({error}): mend the list") from None
+        raise RecordError(f"{path}:{number + text.count(chr(10), last, at)}: not JSON ({error}): mend the list") from None
 
 
-def build(kind: type[R], where: str, **fields: Any) -> R:
-    """A record made of a raw row's fields. Raises RecordError at the raw row's place."""
+def build(kind: type[R], **fields: Any) -> R:
+    """A record made of a raw row's fields. Raises Unfit."""
     try:
         return kind(**fields)
     except ValidationError as error:
-        raise RecordError(f"{where}: {complaints(error)}") from None
+        raise Unfit(complaints(error)) from None

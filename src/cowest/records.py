@@ -4,12 +4,12 @@ One class a file kind, one JSON object a line. A row holds all that was known wh
 Rows hold nothing that differs between two equal runs: no time, no money, nothing random.
 """
 
-from collections.abc import Iterable
-from typing import Any, Literal, Self
+import hashlib
+from collections.abc import Sequence
+from json.encoder import encode_basestring
+from typing import Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
-
-from cowest.config import digest
 
 Split = Literal["train", "dev", "test"]
 
@@ -27,14 +27,17 @@ class Message(Record):
     content: str
 
 
-def _query_id(prompt: list[dict[str, str]], targets: Iterable[str], choices: Iterable[str]) -> str:
-    return digest([prompt, list(targets), list(choices)])[:20]
+def _query_id(prompt: Sequence[Message], targets: Sequence[str], choices: Sequence[str]) -> str:
+    """`config.digest` of the three, its canonical JSON written by hand: every row that is read or made comes by here."""
+    said = ",".join(f'{{"content":{encode_basestring(message.content)},"role":"{message.role}"}}' for message in prompt)
+    lists = f"[{','.join(map(encode_basestring, targets))}],[{','.join(map(encode_basestring, choices))}]"
+    return hashlib.sha256(f"[[{said}],{lists}]".encode()).hexdigest()[:20]
 
 
 class Query(Record):
     """What is asked, and what a right answer is."""
 
-    id: str = Field(pattern=r"^[0-9a-f]{20}$")
+    id: str = Field(default="", pattern=r"^[0-9a-f]{20}$")
     """Digest of prompt, targets and choices; filled in where it is left out, refused where it is wrong."""
     group: str
     """Queries that share their luck (one product, one document): intervals resample groups."""
@@ -51,17 +54,13 @@ class Query(Record):
     source: str
     """The raw row, `file:line`."""
 
-    @model_validator(mode="before")
-    @classmethod
-    def _identify(cls, values: Any) -> Any:
-        if isinstance(values, dict) and values.get("id") is None and {"prompt", "targets"} <= values.keys():
-            prompt = [m.model_dump() if isinstance(m, Message) else m for m in values["prompt"]]
-            values = {**values, "id": _query_id(prompt, values["targets"], values.get("choices", ()))}
-        return values
-
     @model_validator(mode="after")
     def _whole(self) -> Self:
-        if self.id != _query_id([m.model_dump() for m in self.prompt], self.targets, self.choices):
+        found = _query_id(self.prompt, self.targets, self.choices)
+        if not self.id:  # its default: an empty one that is given does not fit the pattern
+            self.__dict__["id"] = found
+            self.__pydantic_fields_set__.add("id")
+        elif self.id != found:
             raise ValueError("id is not the digest of prompt, targets and choices: leave it out to have it filled in")
         if not all(target.strip() for target in self.targets):
             raise ValueError("targets: empty text")
@@ -76,6 +75,18 @@ class Demonstration(Record):
     prompt: tuple[Message, ...] = Field(min_length=1)
     completion: str = Field(min_length=1)
     source: str
+
+
+class Fate(Record):
+    """What became of raw rows: of one that is quarantined, or of all that were left out for one reason, or of all that were used."""
+
+    fate: Literal["quarantined", "left out", "used"]
+    rows: int = Field(default=1, ge=0)
+    reason: str | None = None
+    source: str | None = None
+    """A quarantined row, `file:line`."""
+    raw: str | None = None
+    """How its text begins."""
 
 
 class Draft(Query):

@@ -31,7 +31,7 @@ def settings() -> Iterator[dict[str, Any]]:
         yield {"domain": name}
         for field, info in kind.model_fields.items():
             for value in get_args(info.annotation) or ((True, False) if info.annotation is bool else ()):
-                if value != info.default:
+                if value != info.default and field != "first":  # which says how the raw rows are written, not what is made of them
                     yield {"domain": name, field: value}
 
 
@@ -150,7 +150,7 @@ def test_prepare_writes_the_same_bytes_twice(name: str, tmp_path: Path) -> None:
     INVENTED[name](tmp_path / "raw")
     written = []
     for turn in ("first", "second"):
-        paths = {port: tmp_path / turn / f"{port}.jsonl" for port in ("queries", "corpus")}
+        paths = {port: tmp_path / turn / f"{port}.jsonl" for port in ("queries", "corpus", "quarantine")}
         prepare.main(tmp_path / "raw", **paths, config=PrepareConfig(domain=domain(name)))
         written.append([path.read_bytes() for path in paths.values()])
         assert list(io.groups(paths["queries"], Query)) and list(io.read(paths["corpus"], Demonstration))

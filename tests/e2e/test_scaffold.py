@@ -18,7 +18,8 @@ from tests.unit.test_init import asked, quiz, scaffold
 def test_a_scaffold_prepares_and_validates(tmp_path: Path, kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
     params = scaffold(tmp_path, quiz() if kind == "quiz.csv" else asked(), kind)
     monkeypatch.chdir(tmp_path / "made")
-    assert main(["prepare", "--raw", params["turn"]["raw"], "--queries", "data/raw.jsonl", "--corpus", "data/corpus.jsonl"]) == 0
+    ports = ["--queries", "data/raw.jsonl", "--corpus", "data/corpus.jsonl", "--quarantine", "data/quarantine.jsonl"]
+    assert main(["prepare", "--raw", params["turn"]["raw"], *ports]) == 0
     assert main(["validate@queries", "--rows", "data/raw.jsonl", "--valid", "data/queries.jsonl", "--page", "reports/queries.html"]) == 0
     rows = list(io.read(Path("data/queries.jsonl"), Query))
     assert len(rows) == (60 if kind == "quiz.csv" else 50)

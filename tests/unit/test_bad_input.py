@@ -51,26 +51,26 @@ def cut(make: Make) -> Make:
 
 
 BAD: list[tuple[str, str, Make, dict[str, Any], str]] = [
-    ("broken JSON", "t.jsonl", holding(GOOD + b'{"q": \n'), PLAIN, r"t.jsonl:2 is not JSON"),
-    ("one JSON document", "t.jsonl", holding(b'[\n{"q": 1}\n]\n'), PLAIN, r"t.jsonl:1 is not JSON, one object a line"),
-    ("a list for a row", "t.jsonl", holding(b"[1]\n"), PLAIN, r"t.jsonl:1 is a list, not an object"),
-    ("Latin-1", "t.jsonl", holding(GOOD + '{"q": "é"}\n'.encode("latin-1")), PLAIN, r"t.jsonl:2 is not UTF-8 \(byte 0xe9 at 8\)"),
-    ("Latin-1 in CSV", "t.csv", holding(CSV + "Où?,là\n".encode("latin-1")), PLAIN, r"t.csv:3 is not UTF-8"),
+    ("broken JSON", "t.jsonl", holding(GOOD + b'{"q": \n'), PLAIN, r"t.jsonl:2: not JSON"),
+    ("one JSON document", "t.jsonl", holding(b'[\n{"q": 1}\n]\n'), PLAIN, r"t.jsonl:1: not JSON, one object a line"),
+    ("a list for a row", "t.jsonl", holding(b"[1]\n"), PLAIN, r"t.jsonl:1: a list, not an object"),
+    ("Latin-1", "t.jsonl", holding(GOOD + '{"q": "é"}\n'.encode("latin-1")), PLAIN, r"t.jsonl:2: not UTF-8 \(byte 0xe9 at 8\)"),
+    ("Latin-1 in CSV", "t.csv", holding(CSV + "Où?,là\n".encode("latin-1")), PLAIN, r"t.csv:3: not UTF-8"),
     ("UTF-16", "t.csv", holding("q,a\nWho?,Ada\n".encode("utf-16")), PLAIN, r"t.csv is UTF-16"),
-    ("a NUL byte", "t.jsonl", holding(GOOD + b'{"q": "\0"}\n'), PLAIN, r"t.jsonl:2 holds a NUL byte"),
-    ("a NUL byte in CSV", "t.csv", holding(CSV + b"a\0,b\n"), PLAIN, r"t.csv:3 holds a NUL byte"),
+    ("a NUL byte", "t.jsonl", holding(GOOD + b'{"q": "\0"}\n'), PLAIN, r"t.jsonl:2: a NUL byte"),
+    ("a NUL byte in CSV", "t.csv", holding(CSV + b"a\0,b\n"), PLAIN, r"t.csv:3: a NUL byte"),
     ("an escaped NUL", "t.jsonl", holding(b'{"q": "a\\u0000", "a": "b"}\n'), PLAIN, r"t.jsonl:1: 'q' holds a NUL character"),
     ("half a character", "t.jsonl", holding(b'{"q": "a\\ud800", "a": "b"}\n'), PLAIN, r"t.jsonl:1: 'q' holds half a character"),
     ("a line of 50 MB", "t.jsonl", holding(GOOD + b"x" * 50_000_000), PLAIN, r"t.jsonl:2 is longer than 16 MiB"),
-    ("a row of 50 MB in CSV", "t.csv", holding(CSV + b'"' + b"xxxx\n" * 10_000_000), PLAIN, r"t.csv:3 .*a row is longer than 16 MiB"),
+    ("a row of 50 MB in CSV", "t.csv", holding(CSV + b'"' + b"xxxx\n" * 10_000_000), PLAIN, r"t.csv:3: .*a row is longer than 16 MiB"),
     ("a repeated id", "t.jsonl", holding(GOOD + GOOD), {**PLAIN, "id": "q"}, r"t.jsonl:2: q 'Who\?' comes twice"),
     ("a column that is missing", "t.jsonl", holding(GOOD + b'{"q": "Who?"}\n'), PLAIN, r"t.jsonl:2: there is no column 'a'.*columns are q"),
     ("a renamed column", "t.csv", holding(b"quest,a\nWho?,Ada\n"), {**PLAIN, "prompt": "question"}, r"t.csv:2: .*is it 'quest'\?"),
     ("another delimiter", "t.csv", holding(b"q;a\nWho?;Ada\n"), PLAIN, r"t.csv:2: there is no column 'q'.*q;a"),
-    ("a missing field", "t.csv", holding(CSV + b"Who?\n"), PLAIN, r"t.csv:3 has 1 fields and the header 2"),
+    ("a missing field", "t.csv", holding(CSV + b"Who?\n"), PLAIN, r"t.csv:3: 1 fields, and the header has 2"),
     ("a column named twice", "t.csv", holding(b"q,q\na,b\n"), PLAIN, r"t.csv:1: the header names 'q' twice"),
-    ("an open quote", "t.csv", holding(CSV + b'"Who?,Ada\n'), PLAIN, r"t.csv:3 is not CSV \(unexpected end of data\)"),
-    ("a quote inside", "t.csv", holding(CSV + b'"Who" is?,Ada\n'), PLAIN, r"t.csv:3 is not CSV"),
+    ("an open quote", "t.csv", holding(CSV + b'"Who?,Ada\n'), PLAIN, r"t.csv:3: not CSV \(unexpected end of data\)"),
+    ("a quote inside", "t.csv", holding(CSV + b'"Who" is?,Ada\n'), PLAIN, r"t.csv:3: not CSV"),
     ("an empty file", "t.jsonl", holding(b""), PLAIN, r"t.jsonl has no rows"),
     ("an empty CSV", "t.csv", holding(b""), PLAIN, r"t.csv has no rows"),
     ("a header alone", "t.csv", holding(b"q,a\n"), PLAIN, r"t.csv has no rows"),
@@ -81,17 +81,17 @@ BAD: list[tuple[str, str, Make, dict[str, Any], str]] = [
     ("a pipe", "t.jsonl", os.mkfifo, {**PLAIN, "file": "t.jsonl"}, r"t.jsonl: no such file"),
     ("no such file", "t.jsonl", lambda path: None, {**PLAIN, "file": "t.jsonl"}, r"t.jsonl: no such file"),
     ("an unknown ending", "t.xlsx", holding(GOOD), {**PLAIN, "file": "t.xlsx"}, r"t.xlsx: its ending says no format"),
-    ("NaN", "t.jsonl", holding(b'{"q": "Who?", "a": NaN}\n'), PLAIN, r"t.jsonl:1 is not JSON.*NaN is no JSON"),
+    ("NaN", "t.jsonl", holding(b'{"q": "Who?", "a": NaN}\n'), PLAIN, r"t.jsonl:1: not JSON.*NaN is no JSON"),
     ("infinity", "t.jsonl", holding(b'{"q": "Who?", "a": -Infinity}\n'), PLAIN, r"-Infinity is no JSON"),
     ("a float that overflows", "t.jsonl", holding(b'{"q": "Who?", "a": 1e999}\n'), PLAIN, r"t.jsonl:1: 'a' is inf, no finite number"),
     ("NaN in Parquet", "t.parquet", parquet_of(q=["Who?"], a=[float("nan")]), PLAIN, r"t.parquet:1: 'a' is nan, no finite number"),
-    ("an int that overflows", "t.jsonl", holding(b'{"q": "Who?", "a": ' + b"9" * 5000 + b"}\n"), PLAIN, r"t.jsonl:1 is not JSON"),
+    ("an int that overflows", "t.jsonl", holding(b'{"q": "Who?", "a": ' + b"9" * 5000 + b"}\n"), PLAIN, r"t.jsonl:1: not JSON"),
     ("Parquet of another schema", "t.parquet", parquet_of(question=["Who?"], a=["Ada"]), PLAIN, r"t.parquet:1: there is no column 'q'"),
     ("Parquet of another type", "t.parquet", parquet_of(q=[b"Who?"], a=["Ada"]), PLAIN, r"t.parquet:1: 'q' is bytes, not a text"),
     ("Parquet that was cut", "t.parquet", cut(parquet_of(q=["Who?"], a=["Ada"])), PLAIN, r"t.parquet can't be read as Parquet"),
     ("CSV called Parquet", "t.parquet", holding(CSV), PLAIN, r"t.parquet is no Parquet file"),
     ("Parquet called CSV", "t.csv", parquet_of(q=["Who?"], a=["Ada"]), PLAIN, r"t.csv is Parquet under another name"),
-    ("deep nesting", "t.jsonl", holding(b'{"q": ' + b"[" * 200_000 + b"\n"), PLAIN, r"t.jsonl:1 is not JSON"),
+    ("deep nesting", "t.jsonl", holding(b'{"q": ' + b"[" * 200_000 + b"\n"), PLAIN, r"t.jsonl:1: not JSON"),
     ("a list for a text", "t.jsonl", holding(b'{"q": ["Who?"], "a": "Ada"}\n'), PLAIN, r"t.jsonl:1: 'q' is a list, not a text"),
     ("an object for a text", "t.jsonl", holding(b'{"q": {"x": 1}, "a": "Ada"}\n'), PLAIN, r"'q' is an object: name what is in it"),
     ("an empty target", "t.jsonl", holding(b'{"q": "Who?", "a": " "}\n'), PLAIN, r"t.jsonl:1: there is no target"),
@@ -117,7 +117,7 @@ def test_a_bad_file_is_one_clear_error_and_nothing_is_written(
     make(raw / name)
     config = PrepareConfig.model_validate({"domain": "table", "table": table})
     with pytest.raises(CoWestError, match=said) as error:
-        main(raw, out / "queries.jsonl", out / "corpus.jsonl", config)
+        main(raw, out / "queries.jsonl", out / "corpus.jsonl", out / "quarantine.jsonl", config)
     assert len(str(error.value)) < 1000 and "Traceback" not in str(error.value)
     assert not list(out.iterdir())
 

@@ -50,6 +50,7 @@ def scaffold(folder: Path, rows: list[dict[str, Any]], name: str, *flags: str) -
 def prepare(folder: Path, params: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> tuple[list[Query], list[Demonstration]]:
     monkeypatch.chdir(folder / "made")
     given = ["--raw", params["turn"]["raw"], "--queries", "data/queries.raw.jsonl", "--corpus", "data/corpus.jsonl"]
+    given += ["--quarantine", "data/quarantine.jsonl"]
     assert main(["prepare", *given]) == 0
     return list(io.read(Path("data/queries.raw.jsonl"), Query)), list(io.read(Path("data/corpus.jsonl"), Demonstration))
 

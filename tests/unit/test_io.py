@@ -4,8 +4,9 @@ from pathlib import Path
 
 import pytest
 
-from cowest import io
+from cowest import formats, io
 from cowest.errors import ConfigError, InputError, RecordError
+from cowest.intake import Unfit
 from cowest.protocols import BLOCK
 from cowest.records import Query
 from tests.factories import make_query
@@ -81,8 +82,8 @@ def test_a_changed_row_is_not_the_row_its_id_names(tmp_path: Path) -> None:
 
 def test_unknown_fields_and_infinite_floats_are_refused() -> None:
     row = make_query()
-    with pytest.raises(RecordError, match="surprise: unknown"):
-        io.build(Query, "raw:1", **row.model_dump(), surprise=1)
+    with pytest.raises(Unfit, match="surprise: unknown"):
+        io.build(Query, **row.model_dump(), surprise=1)
 
 
 def test_a_line_too_long_is_refused_before_it_is_held(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -131,8 +132,8 @@ def test_only_the_split_that_is_asked_for(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("line", "said"),
     [
-        ("{", "raw.jsonl:2 is not JSON"),
-        ("3", "is a number, not an object"),
+        ("{", "raw.jsonl:2: not JSON"),
+        ("3", "raw.jsonl:2: a number, not an object"),
         ('{"question": 3, "answer": "x"}', "question: missing"),
         ('{"question": "x", "answer": " "}', "answer: missing, empty"),
         ("[" * 100000, "not JSON"),
@@ -142,10 +143,10 @@ def test_a_broken_raw_line_is_named_by_its_place(tmp_path: Path, line: str, said
     path = tmp_path / "raw.jsonl"
     path.write_text('{"question": "a", "answer": "b"}\n' + line + "\n")
     with pytest.raises(RecordError, match=said):
-        list(io.raw_rows(path, {"question", "answer"}))
+        list(formats.raw_rows(path, {"question", "answer"}))
 
 
 def test_a_raw_file_with_no_rows_is_refused(tmp_path: Path) -> None:
     (tmp_path / "raw.jsonl").write_text("\n\n")
     with pytest.raises(InputError, match="has no rows"):
-        list(io.raw_rows(tmp_path / "raw.jsonl", {"question"}))
+        list(formats.raw_rows(tmp_path / "raw.jsonl", {"question"}))

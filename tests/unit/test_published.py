@@ -6,11 +6,13 @@ from typing import Any, get_args
 
 import pytest
 
-from cowest import io
+from cowest import formats
 from cowest.domains import domain, published
 from cowest.domains.formats import DraftFormat
 from cowest.domains.medmcqa import explanation
 from cowest.errors import InputError, RecordError
+from cowest.intake import Intake
+from cowest.records import Query
 from cowest.scorers.normal import after
 from tests.published import INVENTED, write_rows
 
@@ -59,12 +61,16 @@ def test_few_words_are_told_apart_by_more() -> None:
     assert published.same("Which is true?", "red blue") != published.same("Which is true?", "green blue")
 
 
-def test_a_row_that_shares_a_text_with_a_held_out_one_is_left_out_and_counted(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_row_that_shares_a_text_with_a_held_out_one_is_left_out_and_counted(tmp_path: Path) -> None:
     INVENTED["ifqa"](tmp_path)
-    queries = list(domain("ifqa").load(tmp_path))
+    intake = Intake(0)
+    queries = [row for row in domain("ifqa").rows(tmp_path, intake) if isinstance(row, Query)]
     assert len(queries) == len(json.loads((tmp_path / "train.json").read_text())) + 30 - 3
-    said = capsys.readouterr().err
-    assert "2 rows of train left out: they share a text with another split" in said and "1 rows left out: the same question" in said
+    rows = len(queries) + 3
+    assert intake.told() == (
+        f"{rows} raw rows = {len(queries)} used + 3 left out (2: of train, shares a text with another split; "
+        "1: the same question with the same answers was there before) + 0 quarantined"
+    )
 
 
 def test_near_copies_of_one_file_are_of_one_split_whatever_their_order(tmp_path: Path) -> None:
@@ -99,7 +105,9 @@ def test_three_classes_are_five_with_the_degrees_of_caution_as_one(tmp_path: Pat
     assert became == {("casual", "casual"), ("needs intervention", "needs intervention"), *caution}
 
 
-@pytest.mark.parametrize(("cop", "said"), [(0, "counts from 0"), (5, "1 to 4"), ("2", "1 to 4"), (True, "1 to 4"), (None, "1 to 4")])
+@pytest.mark.parametrize(
+    ("cop", "said"), [(0, "this copy count from 0"), (5, "1 to 4"), ("2", "1 to 4"), (True, "1 to 4"), (None, "1 to 4")]
+)
 def test_an_option_that_is_none_is_refused(cop: Any, said: str, tmp_path: Path) -> None:
     INVENTED["medmcqa"](tmp_path)
     row = json.loads((tmp_path / "dev.jsonl").read_text().splitlines()[0])
@@ -135,16 +143,56 @@ def test_the_last_announced_answer_is_scored(said: str, answer: str) -> None:
 @pytest.mark.parametrize(
     ("text", "said"),
     [
-        ('[\n {"a": "x"},\n {"a": }\n]', "raw.json:3 is not JSON"), ('[\n {"a": "x"}\n {"a": "y"}\n]', "raw.json:3 is not JSON"),
-        ('[\n {"a": "x"}', "raw.json:2 is not JSON"), ('[\n {"a": "x"},\n 7\n]', "raw.json:3 is int"), ("[]", "has no rows"),
+        ('[\n {"a": "x"},\n {"a": }\n]', "raw.json:3: not JSON"), ('[\n {"a": "x"}\n {"a": "y"}\n]', "raw.json:3: not JSON"),
+        ('[\n {"a": "x"}', "raw.json:2: not JSON"), ('[\n {"a": "x"},\n 7\n]', "raw.json:3: a number"), ("[]", "has no rows"),
     ],
 )  # fmt: skip
 def test_a_broken_list_is_named_by_its_line(text: str, said: str, tmp_path: Path) -> None:
     (tmp_path / "raw.json").write_text(text)
     with pytest.raises((RecordError, InputError), match=said):
-        list(io.raw_rows(tmp_path / "raw.json", {"a"}))
+        list(formats.raw_rows(tmp_path / "raw.json", {"a"}))
 
 
 def test_a_list_gives_its_items_with_their_lines(tmp_path: Path) -> None:
     (tmp_path / "raw.json").write_text('\n[\n {"a": "x",\n  "b": 1}, {"a": "y"},\n\n {"a": "z"}]\n')
-    assert [where for where, _ in io.raw_rows(tmp_path / "raw.json", {"a"})] == ["raw.json:3", "raw.json:4", "raw.json:6"]
+    assert [where for where, _ in formats.raw_rows(tmp_path / "raw.json", {"a"})] == [3, 4, 6]
+
+
+def parquet(path: Path, rows: list[dict[str, Any]]) -> None:
+    import pyarrow
+    from pyarrow import parquet
+
+    path.parent.mkdir(parents=True, exist_ok=True)
+    parquet.write_table(pyarrow.Table.from_pylist(rows), path)
+
+
+def test_a_hub_s_parquet_in_parts_gives_the_same_queries(tmp_path: Path) -> None:
+    """MedMCQA as on the hub: Parquet in parts, `cop` from 0, and -1 where the answer is not published."""
+    INVENTED["medmcqa"](tmp_path / "raw")
+    rows = [json.loads(line) for line in (tmp_path / "raw" / "dev.jsonl").read_text().splitlines()[:120]]
+    for name, part in (("train.jsonl", rows[:80]), ("dev.jsonl", rows[80:])):
+        write_rows(tmp_path / "published" / name, part)
+    hub = [{**row, "cop": row["cop"] - 1} for row in rows]
+    parts = {"train-00000-of-00002": hub[:50], "train-00001-of-00002": hub[50:80], "validation-00000-of-00001": hub[80:]}
+    parts["test-00000-of-00001"] = [
+        {**row, "cop": -1, "question": f"Unlabelled question {number} of test?"} for number, row in enumerate(hub[:5])
+    ]
+    for name, part in parts.items():
+        parquet(tmp_path / "hub" / f"{name}.parquet", part)
+    published_as = {query.id: (query.split, query.targets, query.ideal) for query in domain("medmcqa").load(tmp_path / "published")}
+    intake = Intake(0)
+    found = [row for row in domain({"domain": "medmcqa", "first": 0}).rows(tmp_path / "hub", intake) if isinstance(row, Query)]
+    assert {query.id: (query.split, query.targets, query.ideal) for query in found} == published_as and len(found) == 120
+    assert intake.left_out == {"of test, without an answer as published": 5}
+    assert found[0].source == "validation-00000-of-00001.parquet:1"
+    with pytest.raises(RecordError, match=r"hub/validation-00000-of-00001.parquet:1: cop: .*set prepare.first"):
+        list(domain("medmcqa").load(tmp_path / "hub"))
+
+
+@pytest.mark.parametrize("name", ["ifqa", "prosocial"])
+def test_parquet_gives_what_json_gives(name: str, tmp_path: Path) -> None:
+    INVENTED[name](tmp_path / "raw")
+    for path in (tmp_path / "raw").iterdir():
+        parquet(tmp_path / "hub" / f"{path.stem}.parquet", [row for _, row in formats.raw_rows(path, set())])
+    found = [[(query.id, query.split, query.ideal) for query in domain(name).load(tmp_path / folder)] for folder in ("raw", "hub")]
+    assert found[0] == found[1]

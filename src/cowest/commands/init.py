@@ -20,6 +20,7 @@ from cowest.commands.scaffold.guess import Guess, guess
 from cowest.config import parse
 from cowest.domains.table import SHARES, Source, Splits, Table
 from cowest.errors import ConfigError, RecordError
+from cowest.intake import Intake
 from cowest.records import Split
 
 LOOKED_AT = 2000
@@ -93,11 +94,13 @@ def _tried(sample: Path, table: Table, made: Guess) -> dict[Split, int]:
     trial = table.model_copy(update={"splits": Splits(shares={"train": 1})}) if drawn else table
     counts: dict[Split, int] = {}
     groups: dict[str, int] = {}
+    intake = Intake(0)
     try:
-        for query in Source(trial).load(sample):
+        for query in Source(trial).load(sample, intake):
             counts[query.split] = counts.get(query.split, 0) + 1
             if len(groups) <= GROUPS_KEPT:
                 groups[query.group] = groups.get(query.group, 0) + 1
+        intake.judge()
     except RecordError as error:
         made.unclear.append(f"rows that don't fit, and that `cowest prepare` stops at: {error}")
     if not drawn:

@@ -6,23 +6,22 @@ import re
 from collections.abc import Mapping
 from datetime import date, datetime, time
 from decimal import Decimal
+from functools import lru_cache
 from typing import Any
 
 from cowest import io
 from cowest.formats import Row
+from cowest.intake import Unfit
 
 PLACES = re.compile(r"\{\{|\}\}|\{([^{}]+)\}")
 """`{column}` in a template, and braces that are written twice."""
-
-
-class Unfit(Exception):
-    """Why a row does not fit; whoever reads the row says where it is."""
 
 
 class NoColumn(Exception):
     """Which column is not there, and which are."""
 
 
+@lru_cache(maxsize=1024)
 def is_template(text: str) -> bool:
     """Whether a setting is a template; else it is the name of a column."""
     return PLACES.search(text) is not None
@@ -45,9 +44,10 @@ def filled(row: Row, text: str, own: Mapping[str, str] | None = None, optional: 
     return PLACES.sub(lambda place: values[place[0]], text)
 
 
-def columns_of(text: str) -> list[str]:
+@lru_cache(maxsize=1024)
+def columns_of(text: str) -> tuple[str, ...]:
     """The columns that a setting names, as they stand in it."""
-    return [place[1] for place in PLACES.finditer(text) if place[1]] if is_template(text) else [text]
+    return tuple(place[1] for place in PLACES.finditer(text) if place[1]) if is_template(text) else (text,)
 
 
 def text_of(row: Row, column: str, optional: bool = False) -> str | None:
@@ -77,8 +77,10 @@ def entries(row: Row, column: str, separator: str | None) -> list[str]:
 
 
 def _cell(row: Row, column: str, optional: bool = False) -> Any:
+    if column in row:
+        return row[column]
     value: Any = row
-    for part in [column] if column in row else column.split("."):
+    for part in column.split("."):
         if not isinstance(value, dict) or part not in value:
             if optional or value is None:
                 return None

@@ -10,17 +10,19 @@ Three files: what is known, what was replied, what will be asked.
 The replies are of uneven quality, as real archives are; a question is never among them with its answer.
 """
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Literal
+from typing import Literal, TypeVar
 
-from cowest import io
+from cowest import formats, io
 from cowest.config import Config
+from cowest.intake import Intake, Unfit
 from cowest.prompts import Prompts, Shot, Template
 from cowest.records import Demonstration, Message, Query
 from cowest.scorers import AnyScorer
 from cowest.scorers.contains import ContainsConfig
 
+T = TypeVar("T")
 SHOTS = (
     ("The Bramley clock is made in Vienna.", "In what country is the Bramley clock made?", "Austria"),
     ("The Corin bell has a sodium core.", "What is the chemical symbol of the Corin bell core?", "Na"),
@@ -60,17 +62,42 @@ class Handbook(Config):
         """The one that fits."""
         return ContainsConfig()
 
+    def rows(self, raw: Path, intake: Intake) -> Iterator[Query | Demonstration]:
+        """The questions and the replies."""
+        yield from self._queries(raw, intake)
+        yield from self._replies(raw, intake)
+
     def load(self, raw: Path) -> Iterator[Query]:
         """The questions, grouped by product, each with the fact that it rests on as its ideal draft."""
-        for where, row in io.raw_rows(raw / "questions.jsonl", {"product", "question", "answer", "fact", "split"}):
-            yield io.build(
-                Query, where,
-                group=row["product"], split=row["split"], prompt=(Message(role="user", content=row["question"]),),
-                targets=(row["answer"],), ideal=row["fact"], source=where,
-            )  # fmt: skip
+        return self._queries(raw, Intake())
 
     def corpus(self, raw: Path) -> Iterator[Demonstration]:
         """The replies, as they were sent."""
-        for where, row in io.raw_rows(raw / "replies.jsonl", {"product", "question", "reply"}):
+        return self._replies(raw, Intake())
+
+    def _queries(self, raw: Path, intake: Intake) -> Iterator[Query]:
+        def make(row: formats.Row, source: str) -> Query:
             prompt = (Message(role="user", content=row["question"]),)
-            yield io.build(Demonstration, where, prompt=prompt, completion=row["reply"], source=where)
+            return io.build(
+                Query, group=row["product"], split=row["split"], prompt=prompt, targets=(row["answer"],), ideal=row["fact"], source=source
+            )
+
+        return _made(raw / "questions.jsonl", {"product", "question", "answer", "fact", "split"}, make, intake)
+
+    def _replies(self, raw: Path, intake: Intake) -> Iterator[Demonstration]:
+        def make(row: formats.Row, source: str) -> Demonstration:
+            prompt = (Message(role="user", content=row["question"]),)
+            return io.build(Demonstration, prompt=prompt, completion=row["reply"], source=source)
+
+        return _made(raw / "replies.jsonl", {"product", "question", "reply"}, make, intake)
+
+
+def _made(path: Path, fields: set[str], make: Callable[[formats.Row, str], T], intake: Intake) -> Iterator[T]:
+    for number, row in formats.raw_rows(path, fields, intake):
+        try:
+            made = make(row, f"{path.name}:{number}")
+        except Unfit as error:
+            intake.quarantine(path, number, str(error), row)
+        else:
+            intake.used += 1
+            yield made

@@ -13,7 +13,7 @@ from typing import Any, Literal
 from cowest import io
 from cowest.config import Config
 from cowest.domains import formats, published
-from cowest.errors import RecordError
+from cowest.intake import Intake, Unfit
 from cowest.prompts import Prompts
 from cowest.records import Demonstration, Message, Query
 from cowest.scorers import AnyScorer
@@ -43,22 +43,28 @@ class IfQA(Config):
         """The one that fits; `exact_match` is the other."""
         return TokenF1Config(marker=formats.MARKER)
 
+    def rows(self, raw: Path, intake: Intake) -> Iterator[Query | Demonstration]:
+        """Queries and corpus in one pass."""
+        return published.taught(self._queries(raw, intake))
+
     def load(self, raw: Path) -> Iterator[Query]:
         """The questions of all splits, grouped by their first passage."""
-        return published.once(self._query(row) for row in published.rows(raw, {"question"}, _keys))
+        return self._queries(raw, Intake())
 
     def corpus(self, raw: Path) -> Iterator[Demonstration]:
         """The passages and answers of train, in the format of a draft."""
         return published.demonstrations(self.load(raw))
 
+    def _queries(self, raw: Path, intake: Intake) -> Iterator[Query]:
+        return published.queries(raw, {"question"}, _keys, self._query, intake)
+
     def _query(self, row: published.Row) -> Query:
         for field in ("answers", "context"):
-            _texts(row.where, row.fields, field)
+            _texts(row.fields, field)
         passage, question = "\n\n".join(row.fields["context"]), row.fields["question"].strip()
         asked = f"{passage}\n\nQuestion: {question}" if self.passage else question
         return io.build(
-            Query, row.where,
-            group=row.group, split=row.split, prompt=(Message(role="user", content=asked),), targets=tuple(row.fields["answers"]),
+            Query, group=row.group, split=row.split, prompt=(Message(role="user", content=asked),), targets=tuple(row.fields["answers"]),
             ideal=formats.best(self.draft, row.fields["answers"][0], passage), source=row.where,
         )  # fmt: skip
 
@@ -70,7 +76,7 @@ def _keys(row: dict[str, Any]) -> list[str]:
     return [(texts or [question])[0], *texts, question]
 
 
-def _texts(where: str, row: dict[str, Any], field: str) -> None:
+def _texts(row: dict[str, Any], field: str) -> None:
     found = row.get(field)
     if not isinstance(found, list) or not found or not all(isinstance(text, str) and text.strip() for text in found):
-        raise RecordError(f"{where}: {field}: expected a list of texts, and at least one")
+        raise Unfit(f"{field}: expected a list of texts, and at least one")

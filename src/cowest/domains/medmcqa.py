@@ -4,7 +4,7 @@
      "cop": 2, "exp": "Ans. b. Cometary gland. The cells of its rim make comet hormone and store it.", "subject_name": "Physiology",
      "topic_name": null, "id": "an-id", "choice_type": "single"}
 
-`cop` counts from 1 here; copies on hubs count from 0 and are refused. The published test rows have none and are left out:
+`cop` counts from 1 here, and from 0 in the hub's Parquet copy: `first` says which. The published test rows have none and are left out:
 dev is what is reported on, or a part of train by digest where only one file is there. Accuracy and macro F1 are published for it.
 """
 
@@ -16,7 +16,7 @@ from typing import Any, Literal
 from cowest import io
 from cowest.config import Config
 from cowest.domains import formats, published
-from cowest.errors import RecordError
+from cowest.intake import Intake, Unfit
 from cowest.prompts import Prompts
 from cowest.records import Demonstration, Message, Query
 from cowest.scorers import AnyScorer
@@ -39,6 +39,8 @@ class MedMCQA(Config):
     domain: Literal["medmcqa"] = "medmcqa"
     draft: formats.DraftFormat = "chain_of_thought"
     """What a draft says; the knowledge is the explanation."""
+    first: Literal[0, 1] = 1
+    """The number of the first option in `cop`: 1 as published, 0 in the copy on the Hugging Face hub."""
 
     @property
     def prompts(self) -> Prompts:
@@ -52,28 +54,37 @@ class MedMCQA(Config):
         """The one that fits."""
         return ChoiceConfig()
 
+    def rows(self, raw: Path, intake: Intake) -> Iterator[Query | Demonstration]:
+        """Queries and corpus in one pass."""
+        return published.taught(self._queries(raw, intake))
+
     def load(self, raw: Path) -> Iterator[Query]:
         """The questions of all splits; near copies (the same words) are of one group. Tags: subject, and single or multi."""
-        found = published.rows(raw, {"question", *OPTIONS}, _keys)
-        return published.once(self._query(row) for row in found if row.split != "test" or row.fields.get("cop") not in (None, -1))
+        return self._queries(raw, Intake())
 
     def corpus(self, raw: Path) -> Iterator[Demonstration]:
         """The explanations and answers of train, in the format of a draft."""
         return published.demonstrations(self.load(raw))
 
+    def _queries(self, raw: Path, intake: Intake) -> Iterator[Query]:
+        return published.queries(raw, {"question", *OPTIONS}, _keys, self._query, intake)
+
     def _query(self, row: published.Row) -> Query:
-        right = row.fields.get("cop")
-        if type(right) is not int or not 1 <= right <= len(OPTIONS):
-            said = "expected the number of the right option, 1 to 4 (a copy that counts from 0 is not as published)"
-            raise RecordError(f"{row.where}: cop: {said}")
+        said, first = row.fields.get("cop"), self.first
+        if row.split == "test" and said in (None, -1):
+            raise published.Unlabelled("of test, without an answer as published")
+        if type(said) is not int or not first <= said < first + len(OPTIONS):
+            hint = " (does this copy count from 0? then set prepare.first)" if said == 0 else ""
+            raise Unfit(f"cop: expected the number of the right option, {first} to {first + len(OPTIONS) - 1}{hint}")
+        right = said - first + 1
         choices = tuple(row.fields[option].strip() for option in OPTIONS)
         lines = [row.fields["question"].strip(), *(f"{letter}. {choice}" for letter, choice in zip("ABCD", choices, strict=True))]
         told = (row.fields.get("subject_name"), row.fields.get("choice_type"))
         knowledge = explanation(row.fields.get("exp"), choices[right - 1])
         return io.build(
-            Query, row.where,
-            group=row.group, split=row.split, prompt=(Message(role="user", content="\n".join(lines)),), targets=(choices[right - 1],),
-            choices=choices, ideal=formats.best(self.draft, f"{'ABCD'[right - 1]}. {choices[right - 1]}", knowledge),
+            Query, group=row.group, split=row.split, prompt=(Message(role="user", content="\n".join(lines)),),
+            targets=(choices[right - 1],), choices=choices,
+            ideal=formats.best(self.draft, f"{'ABCD'[right - 1]}. {choices[right - 1]}", knowledge),
             tags=tuple(tag for tag in told if isinstance(tag, str) and tag), source=row.where,
         )  # fmt: skip
 

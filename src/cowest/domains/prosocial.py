@@ -14,7 +14,7 @@ from typing import Any, Literal
 from cowest import io
 from cowest.config import Config
 from cowest.domains import formats, published
-from cowest.errors import RecordError
+from cowest.intake import Intake, Unfit
 from cowest.prompts import Prompts
 from cowest.records import Demonstration, Message, Query
 from cowest.scorers import AnyScorer
@@ -48,26 +48,32 @@ class Prosocial(Config):
         """The one that fits."""
         return ChoiceConfig()
 
+    def rows(self, raw: Path, intake: Intake) -> Iterator[Query | Demonstration]:
+        """Queries and corpus in one pass."""
+        return published.taught(self._queries(raw, intake))
+
     def load(self, raw: Path) -> Iterator[Query]:
         """The utterances of all splits, grouped by dialogue where it is known."""
-        return published.once(self._query(row) for row in published.rows(raw, {"context", "safety_label"}, _keys))
+        return self._queries(raw, Intake())
 
     def corpus(self, raw: Path) -> Iterator[Demonstration]:
         """The labels of train with what they rest on, in the format of a draft."""
         return published.demonstrations(self.load(raw))
 
+    def _queries(self, raw: Path, intake: Intake) -> Iterator[Query]:
+        return published.queries(raw, {"context", "safety_label"}, _keys, self._query, intake)
+
     def _query(self, row: published.Row) -> Query:
         label = row.fields["safety_label"].strip("_").replace("_", " ")
         if label not in CLASSES[5]:
-            raise RecordError(f"{row.where}: safety_label: expected one of {', '.join(CLASSES[5])}, written __like_this__")
+            raise Unfit(f"safety_label: expected one of {', '.join(CLASSES[5])}, written __like_this__")
         choices = CLASSES[self.classes]
         right = choices.index(label if self.classes == 5 else COLLAPSED.get(label, label))
         asked = [f"Somebody says: {row.fields['context'].strip()}", "What does a prosocial listener take it for?"]
         lines = [*asked, *(f"{letter}. {choice}" for letter, choice in zip("ABCDE", choices, strict=False))]
         knowledge = " ".join([*_texts(row.fields.get("rots")), *_texts(row.fields.get("safety_annotation_reasons"))]) or None
         return io.build(
-            Query, row.where,
-            group=row.group, split=row.split, prompt=(Message(role="user", content="\n".join(lines)),), targets=(choices[right],),
+            Query, group=row.group, split=row.split, prompt=(Message(role="user", content="\n".join(lines)),), targets=(choices[right],),
             choices=choices, ideal=formats.best(self.draft, f"{'ABCDE'[right]}. {choices[right]}", knowledge), source=row.where,
         )  # fmt: skip
 

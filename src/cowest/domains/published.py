@@ -1,24 +1,25 @@
 """Published data sets: their files, their splits, and no query or near copy of one in two splits.
 
-A folder with two or more of train, dev (or valid, validation) and test, as .jsonl or .json, has its splits as published; one file, by
-itself or alone in its folder, is parted by its rows' groups, whose digests say where they go.
+A folder with two or more of train, dev (or valid, validation) and test, as .jsonl, .json or .parquet, has its splits as published;
+one file, by itself or alone in its folder, is parted by its rows' groups, whose digests say where they go.
 """
 
 import re
-import sys
-from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from cowest import io
+from cowest import formats
 from cowest.config import digest
 from cowest.errors import ContractError, InputError
+from cowest.intake import Intake, Unfit
 from cowest.records import Demonstration, Query, Split
 
 NAMES: dict[str, Split] = {"test": "test", "dev": "dev", "valid": "dev", "validation": "dev", "train": "train"}
 """The held-out first: train gives way to them."""
+ENDINGS = (".jsonl", ".json", ".parquet")
+PART = re.compile(r"-\d+-of-\d+$")
 STOP = frozenset(
     ["a", "about", "all", "an", "and", "are", "as", "at", "be", "by", "except", "false", "following", "for", "from", "in", "is", "most",
      "not", "of", "on", "or", "that", "the", "to", "true", "was", "were", "what", "which", "who", "with"]
@@ -28,48 +29,71 @@ FEW = 3
 """Words that a key needs at least."""
 
 
+class Unlabelled(Exception):
+    """Why a row that is sound is left out: nobody published what is right."""
+
+
 @dataclass(frozen=True, slots=True)
 class Row:
     """A raw row in its split."""
 
     where: str
+    """`file:line`."""
     split: Split
     group: str
     fields: dict[str, Any]
 
 
-def rows(raw: Path, fields: set[str], keys: Callable[[dict[str, Any]], Iterable[str]]) -> Iterator[Row]:
-    """The rows of all splits, test and dev before train. `keys` gives a row's group, and then the texts that it may share.
+def queries(
+    raw: Path, fields: set[str], keys: Callable[[dict[str, Any]], Iterable[str]], make: Callable[[Row], Query], intake: Intake
+) -> Iterator[Query]:
+    """What `make` makes of the rows of all splits, test and dev before train, each query once.
 
-    A row that shares a text with a row of another split is left out, and counted in a line at the end: it would tell the policy
-    what it is to be judged by. Memory: about 150 bytes a text.
+    `keys` gives a row's group, and then the texts that it may share. A row that shares a text with a row of another split is left
+    out: it would tell the policy what it is to be judged by. So is a query that was there before, and a row for which `make` raises
+    Unlabelled; one for which it raises Unfit goes into quarantine. Memory: about 150 bytes a text.
     """
-    seen: dict[bytes, Split] = {}
-    left_out: Counter[Split] = Counter()
+    texts: dict[bytes, Split] = {}
+    seen: set[bytes] = set()
     for path, published in files(raw).items():
-        for where, row in io.raw_rows(path, fields):
-            group, *texts = keys(row)
+        for number, fields_of in formats.raw_rows(path, fields, intake):
+            group, *shared = keys(fields_of)
             name = digest([published, group])[:20]
-            split = published or _part(name)
-            if any([seen.setdefault(bytes.fromhex(digest(text)[:24]), split) != split for text in texts]):
-                left_out[split] += 1
-            else:
-                yield Row(where, split, name, row)
-    for split, count in left_out.items():
-        print(f"prepare: {count} rows of {split} left out: they share a text with another split", file=sys.stderr)
+            row = Row(f"{path.name}:{number}", published or _part(name), name, fields_of)
+            if any([texts.setdefault(bytes.fromhex(digest(text)[:24]), row.split) != row.split for text in shared]):
+                intake.leave_out(f"of {row.split}, shares a text with another split")
+                continue
+            try:
+                query = make(row)
+            except Unlabelled as error:
+                intake.leave_out(str(error))
+                continue
+            except Unfit as error:
+                intake.quarantine(path, number, str(error), fields_of)
+                continue
+            if (key := bytes.fromhex(query.id)) in seen:
+                intake.leave_out("the same question with the same answers was there before")
+                continue
+            seen.add(key)
+            intake.used += 1
+            yield query
 
 
 def files(raw: Path) -> dict[Path, Split | None]:
-    """The files of a data set with their splits; None for the one that is all there is. Raises InputError where there is none."""
+    """The files of a data set with their splits; None for the one that is all there is. Raises InputError where there is none.
+
+    A split may be in parts, `train-00000-of-00002.parquet`, read in the order of their names.
+    """
     if raw.is_file():
         return {raw: None}
-    there = sorted(path for path in raw.glob("*.json*") if path.suffix in (".json", ".jsonl")) if raw.is_dir() else []
-    named: dict[Path, Split | None] = {path: NAMES[name] for name in NAMES for path in there if path.stem == name}
-    if len(named) == 1 or (not named and len(there) == 1):
-        return {(next(iter(named)) if named else there[0]): None}
+    there = sorted(path for path in raw.iterdir() if path.is_file() and path.suffix.lower() in ENDINGS) if raw.is_dir() else []
+    named: dict[Path, Split | None] = {path: NAMES[name] for name in NAMES for path in there if PART.sub("", path.stem) == name}
+    found = {PART.sub("", path.stem) + path.suffix.lower() for path in named}
+    if len(found) == 1 or (not named and len(there) == 1):
+        return dict.fromkeys(named or there, None)
     if not named:
-        raise InputError(f"{raw}: no data set here: expected train, dev and test as .jsonl or .json, or one such file")
-    if len(set(named.values())) < len(named):
+        raise InputError(f"{raw}: no data set here: expected train, dev and test as {', '.join(ENDINGS)}, or one such file")
+    if len({NAMES[PART.sub("", path.stem)] for path in named}) < len(found):
         raise InputError(f"{raw}: two files for one split: {', '.join(path.name for path in named)}")
     return named
 
@@ -83,29 +107,24 @@ def same(text: str, more: str = "") -> str:
     return " ".join(sorted(words if len(words) >= FEW or not more else words | set(re.findall(r"\w+", more.casefold()))))
 
 
-def once(queries: Iterable[Query]) -> Iterator[Query]:
-    """Each query once: a row that is published twice is one, and the rest are counted in a line at the end."""
-    seen: set[str] = set()
-    again = 0
-    for query in queries:
-        if query.id in seen:
-            again += 1
-        else:
-            seen.add(query.id)
-            yield query
-    if again:
-        print(f"prepare: {again} rows left out: the same question with the same answers was there before", file=sys.stderr)
+def taught(queries: Iterable[Query]) -> Iterator[Query | Demonstration]:
+    """Each query, and after it what the policy learns of it: the ideal draft of a training query, where it is known.
 
-
-def demonstrations(queries: Iterable[Query]) -> Iterator[Demonstration]:
-    """The corpus: the ideal drafts of the training queries, where they are known. Raises ContractError where none is."""
+    Raises ContractError where none is.
+    """
     count = 0
     for query in queries:
+        yield query
         if query.split == "train" and query.ideal is not None:
             count += 1
             yield Demonstration(prompt=query.prompt, completion=query.ideal, source=query.source)
     if not count:
         raise ContractError("prepare: no training row says what its answer rests on: set draft to direct, or give the data that do")
+
+
+def demonstrations(queries: Iterable[Query]) -> Iterator[Demonstration]:
+    """What the policy learns, alone."""
+    return (row for row in taught(queries) if isinstance(row, Demonstration))
 
 
 def _part(group: str) -> Split:

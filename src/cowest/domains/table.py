@@ -6,13 +6,15 @@
       domain: table
       table: {prompt: "{question}\\n{choices}", choices: [a, b], targets: answer, keyed: letter, group: product}
 
-A row that does not fit stops `prepare`, which names the first few with file and line, and says how many there are.
+A row that does not fit stops `prepare`, which names the first few with file and line and says how many there are, unless
+`prepare.max_bad` lets that many go into quarantine.
 """
 
 import re
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
+from itertools import chain
 from pathlib import Path, PurePosixPath
 from string import ascii_uppercase
 from typing import Annotated, Any, Literal, TypeVar, get_args
@@ -21,9 +23,10 @@ from pydantic import BeforeValidator, Field, field_validator
 
 from cowest import formats, io
 from cowest.config import Config, digest
-from cowest.domains.cells import NoColumn, Unfit, columns_of, entries, filled, needed, plain, text_of
-from cowest.errors import ContractError, InputError, RecordError
+from cowest.domains.cells import NoColumn, columns_of, entries, filled, needed, plain, text_of
+from cowest.errors import ContractError, InputError
 from cowest.formats import Format, Row
+from cowest.intake import Intake, Unfit
 from cowest.records import Demonstration, Message, Query, Split
 from cowest.scorers.normal import normalise
 
@@ -40,8 +43,8 @@ CHOICES = "choices"
 """`{choices}` in a template is the options of the row, a line each: `A. Oslo`."""
 
 T = TypeVar("T")
-Maker = Callable[[str, Row], T | None]
-"""Makes something of a row and its place, `file:line`, or leaves it out; raises Unfit, NoColumn and RecordError."""
+Maker = Callable[[str, Row], Iterable[T]]
+"""Makes records of a row and its place, `file:line`, or none; raises Unfit and NoColumn before it gives any."""
 
 Columns = Annotated[tuple[str, ...], BeforeValidator(lambda value: (value,) if isinstance(value, str) else value)]
 """One column, or several."""
@@ -182,99 +185,107 @@ class Source:
 
     table: Table
 
-    def load(self, raw: Path) -> Iterator[Query]:
-        """The rows as queries. Raises InputError for a file that is none or lacks a column; RecordError, once all the rows were seen,
-        for those that don't fit; ContractError for a split without rows."""
-        path, found = file_of(raw, self.table.file), Counter[Split]()
-        for query in _fitting(path, self._rows(path), self._maker()):
+    def rows(self, raw: Path, intake: Intake) -> Iterator[Query | Demonstration]:
+        """Queries, each followed by what the policy learns of it; then the file of its own that it learns, where there is one.
+
+        None is learned from a held-out row. Raises InputError for a file that is none or lacks a column, or where nothing is to be
+        learned; ContractError for a split without rows.
+        """
+        given, path, learned = self.table.corpus, file_of(raw, self.table.file), 0
+        own = given.file if given is not None else None
+        replies = self._replies(file_of(raw, own), intake) if own is not None else ()
+        for row in chain(self._queries(path, intake, learn=own is None), replies):
+            learned += isinstance(row, Demonstration)
+            yield row
+        if not learned and not intake.bad:
+            raise InputError(f"{path}: no training row has a completion: does prepare.table.corpus name the right column?")
+
+    def load(self, raw: Path, intake: Intake | None = None) -> Iterator[Query]:
+        """The rows as queries."""
+        found = self._queries(file_of(raw, self.table.file), intake or Intake(), learn=False)
+        return (row for row in found if isinstance(row, Query))
+
+    def corpus(self, raw: Path) -> Iterator[Demonstration]:
+        """What the policy learns: rows of the training split, or all of a file of its own."""
+        return (row for row in self.rows(raw, Intake()) if isinstance(row, Demonstration))
+
+    def _queries(self, path: Path, intake: Intake, learn: bool) -> Iterator[Query | Demonstration]:
+        table, ids, found = self.table, set[int](), Counter[Split]()
+
+        def make(source: str, row: Row) -> Iterable[Query | Demonstration]:
+            if table.id is not None:
+                _once(needed(row, table.id), table.id, ids)
+            query = self._query(source, row)
+            if query is None:
+                intake.leave_out(f"its {table.splits.column!r} is one of splits.leave_out")
+                return ()
+            demonstration = self._learned(row, query) if learn and query.split == "train" else None
             found[query.split] += 1
-            yield query
-        empty = [split for split in self.table.splits.wanted() if not found[split]]
-        if empty:
-            groups = "questions" if self.table.group is None else f"values of {self.table.group!r}"
+            intake.used += 1
+            return (query,) if demonstration is None else (query, demonstration)
+
+        yield from _fitting(path, self._rows(path, intake), make, intake)
+        empty = [split for split in table.splits.wanted() if not found[split]]
+        if empty and not intake.bad:
+            groups = "questions" if table.group is None else f"values of {table.group!r}"
             raise ContractError(
                 f"{path}: no row falls into {' or '.join(empty)}: there are too few {groups} for these shares: "
                 "set other shares, or another seed, in prepare.table.splits"
             )
 
-    def corpus(self, raw: Path) -> Iterator[Demonstration]:
-        """What the policy learns: rows of the training split, or all of a file of its own; none from a held-out row."""
+    def _replies(self, path: Path, intake: Intake) -> Iterator[Demonstration]:
         given = self.table.corpus
-        if given is not None and given.file is not None:
-            path = file_of(raw, given.file)
-            prompt = self.table.prompt if given.prompt is None else given.prompt
-            columns = _asked_for(prompt) | _asked_for(given.completion)
-            found = _fitting(path, formats.rows(path, None, self.table.delimiter, columns), self._learner(given.completion, prompt))
-        else:
-            path = file_of(raw, self.table.file)
-            found = _fitting(path, self._rows(path), self._learner_of_queries())
-        empty = True
-        for row in found:
-            empty = False
-            yield row
-        if empty:
-            raise InputError(f"{path}: no training row has a completion: does prepare.table.corpus name the right column?")
+        assert given is not None, "it names the file"
+        asked = self.table.prompt if given.prompt is None else given.prompt
+        columns = _asked_for(asked) | _asked_for(given.completion)
 
-    def _rows(self, path: Path) -> Iterator[tuple[int, Row]]:
+        def make(source: str, row: Row) -> Iterable[Demonstration]:
+            said = filled(row, given.completion, optional=True)
+            if said is None:
+                intake.leave_out("its completion is empty")
+                return ()
+            made = _demonstration(source, _message(_asked(row, asked, {})), said)
+            intake.used += 1
+            return (made,)
+
+        return _fitting(path, formats.rows(path, None, self.table.delimiter, columns, intake), make, intake)
+
+    def _rows(self, path: Path, intake: Intake) -> Iterator[tuple[int, Row]]:
         """The rows of the table. Raises InputError, at their end, for a column that may be empty and is so in all of them."""
         table = self.table
         unseen = {name for name in (table.ideal, *table.tags) if name is not None}
-        for number, row in formats.rows(path, table.format, table.delimiter, table.columns()):
+        for number, row in formats.rows(path, table.format, table.delimiter, table.columns(), intake):
             unseen = {name for name in unseen if not _says(row, name)} if unseen else unseen
             yield number, row
-        if unseen:
+        if unseen and not intake.bad:
             raise InputError(f"{path}: no row has anything under {', '.join(map(repr, sorted(unseen)))}: is the column named so?")
 
-    def _maker(self) -> Maker[Query]:
-        """Makes queries, one file long: a column of ids is watched for one that comes back."""
-        column, seen = self.table.id, set[int]()
-
-        def make(source: str, row: Row) -> Query | None:
-            if column is not None:
-                _once(needed(row, column), column, seen)
-            return self._query(source, row)
-
-        return make
-
-    def _learner(self, completion: str, prompt: str) -> Maker[Demonstration]:
-        def make(source: str, row: Row) -> Demonstration | None:
-            said = filled(row, completion, optional=True)
-            return None if said is None else _demonstration(source, _message(_asked(row, prompt, ())), said)
-
-        return make
-
-    def _learner_of_queries(self) -> Maker[Demonstration]:
+    def _learned(self, row: Row, query: Query) -> Demonstration | None:
         given = self.table.corpus
+        if given is None:
+            return _demonstration(query.source, query.prompt, query.ideal or query.targets[0])
+        own = _own(query.choices)
+        said = filled(row, given.completion, own, optional=True)
+        asked = query.prompt if given.prompt is None else _message(_asked(row, given.prompt, own))
+        return None if said is None else _demonstration(query.source, asked, said)
 
-        def make(source: str, row: Row) -> Demonstration | None:
-            query = self._query(source, row, only="train")
-            if query is None:
-                return None
-            if given is None:
-                return _demonstration(source, query.prompt, query.ideal or query.targets[0])
-            said = filled(row, given.completion, _own(query.choices), optional=True)
-            asked = query.prompt if given.prompt is None else _message(_asked(row, given.prompt, query.choices))
-            return None if said is None else _demonstration(source, asked, said)
-
-        return make
-
-    def _query(self, source: str, row: Row, only: Split | None = None) -> Query | None:
-        """The row as a query; None where it is to be left out, or is of another split than `only`."""
+    def _query(self, source: str, row: Row) -> Query | None:
+        """The row as a query; None where it is to be left out."""
         table = self.table
         choices = self._choices(row)
-        prompt = _asked(row, table.prompt, choices)
+        own = _own(choices)
+        prompt = _asked(row, table.prompt, own)
         group = digest([plain(prompt)])[:16] if table.group is None else needed(row, table.group)
         split = table.splits.of(row, group)
-        if split is None or (only is not None and split != only):
+        if split is None:
             return None
         hidden = next((choice for choice in choices if choice not in prompt), None)
         if hidden is not None:
             raise Unfit(f"the prompt does not show the option {hidden[:40]!r}: put {{choices}} into prepare.table.prompt")
         tags = [(name, text_of(row, name, optional=True)) for name in table.tags]
         return io.build(
-            Query, source,
-            group=group, split=split, prompt=_message(prompt), targets=self._targets(row, choices), choices=choices,
-            ideal=None if table.ideal is None else filled(row, table.ideal, _own(choices), optional=True),
+            Query, group=group, split=split, prompt=_message(prompt), targets=self._targets(row, choices), choices=choices,
+            ideal=None if table.ideal is None else filled(row, table.ideal, own, optional=True),
             tags=tuple(f"{name}: {value}" for name, value in tags if value is not None), source=source,
         )  # fmt: skip
 
@@ -324,8 +335,8 @@ def _own(choices: tuple[str, ...]) -> dict[str, str]:
     return {CHOICES: "\n".join(f"{ascii_uppercase[number]}. {choice}" for number, choice in enumerate(choices))} if choices else {}
 
 
-def _asked(row: Row, text: str, choices: tuple[str, ...]) -> str:
-    asked = filled(row, text, _own(choices))
+def _asked(row: Row, text: str, own: dict[str, str]) -> str:
+    asked = filled(row, text, own)
     if asked is None or not asked.strip():
         raise Unfit(f"{text[:60]!r} is empty")
     return asked
@@ -339,7 +350,7 @@ def _says(row: Row, text: str) -> bool:
 
 
 def _demonstration(source: str, prompt: tuple[Message, ...], completion: str) -> Demonstration:
-    return io.build(Demonstration, source, prompt=prompt, completion=completion, source=source)
+    return io.build(Demonstration, prompt=prompt, completion=completion, source=source)
 
 
 def _message(text: str) -> tuple[Message, ...]:
@@ -363,24 +374,16 @@ def file_of(raw: Path, name: str | None) -> Path:
     return found[0]
 
 
-def _fitting(path: Path, rows: Iterator[tuple[int, Row]], make: Maker[T]) -> Iterator[T]:
-    """What is made of rows. Those that don't fit are all counted, and the first few named by a RecordError at the end."""
-    said: list[str] = []
-    count = 0
+def _fitting(path: Path, rows: Iterator[tuple[int, Row]], make: Maker[T], intake: Intake) -> Iterator[T]:
+    """What is made of rows. One that does not fit goes into quarantine; a first one without a column says that the mapping is wrong."""
+    first = True
     for number, row in rows:
         try:
-            made = make(f"{path.name}:{number}", row)
+            yield from make(f"{path.name}:{number}", row)
         except NoColumn as error:
-            raise InputError(f"{path}:{number}: {error}") from None
-        except (Unfit, RecordError) as error:
-            count += 1
-            if len(said) < NAMED:
-                said.append(str(error) if isinstance(error, RecordError) else f"{path}:{number}: {error}")
-        else:
-            if made is not None:
-                yield made
-    if count == 1:
-        raise RecordError(said[0])
-    if count:
-        more = [f"and {count - len(said)} more"] if count > len(said) else []
-        raise RecordError(f"{count} rows of {path} don't fit: mend them, or take them out" + "".join(f"\n  - {row}" for row in said + more))
+            if first:
+                raise InputError(f"{path}:{number}: {error}") from None
+            intake.quarantine(path, number, str(error), row)
+        except Unfit as error:
+            intake.quarantine(path, number, str(error), row)
+        first = False

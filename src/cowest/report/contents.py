@@ -11,7 +11,7 @@ from typing import Any, ParamSpec, TypeVar
 from cowest import io, version
 from cowest.config import file_digest
 from cowest.errors import CoWestError, InputError
-from cowest.records import EvalReport, Feedback, Outcome, PreferencePair, Trial
+from cowest.records import EvalReport, Fate, Feedback, Outcome, PreferencePair, Trial
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -20,6 +20,8 @@ BINS = 21
 """Bars of the distribution of gains, from -1 to 1."""
 SHOWN = {"gained": 3, "lost": 3, "unchanged": 2}
 """Queries shown side by side, of each kind."""
+QUARANTINED = 10
+"""Raw rows shown of those that were quarantined."""
 
 FILES = (
     "params.yaml", "turn.json", "data/queries.jsonl", "data/corpus.jsonl", "data/drafts.jsonl", "data/refinements.jsonl",
@@ -60,6 +62,17 @@ class Gains:
     def share(self, count: int) -> float:
         """Of the drafts that have a gain."""
         return count / self.drafts if self.drafts else 0.0
+
+
+@dataclass(slots=True)
+class Raw:
+    """What became of the raw rows."""
+
+    used: int = 0
+    left_out: dict[str, int] = field(default_factory=dict)
+    quarantined: int = 0
+    shown: list[Fate] = field(default_factory=list)
+    """The first rows of the quarantine."""
 
 
 @dataclass(slots=True)
@@ -116,6 +129,7 @@ class Contents:
     """All of a page that comes from files."""
 
     report: EvalReport | Missing
+    raw: Raw | Missing
     gains: Gains | Missing
     pairs: Pairs | Missing
     examples: Examples | Missing
@@ -140,6 +154,7 @@ def gather(root: Path) -> Contents:
         logged["dpo"] = stale
     return Contents(
         report=stale if stale else _known(io.read_document, root / "reports/eval.json", EvalReport),
+        raw=_known(_raw, root / "data/quarantine.jsonl"),
         gains=_known(gains, root / "data/feedback.jsonl"),
         pairs=_known(_pairs, root / "data/pairs.jsonl", root / "data/pairs.raw.jsonl"),
         examples=stale if stale else _known(examples, root / "data/trials.jsonl"),
@@ -175,6 +190,20 @@ def gains(path: Path) -> Gains:
             found.helped, found.tied, found.hurt = found.helped + (gain > 0), found.tied + (gain == 0), found.hurt + (gain < 0)
             found.bins[round((min(max(gain, -1.0), 1.0) + 1) / 2 * (BINS - 1))] += 1
         found.mixed += len(seen) > 1
+    return found
+
+
+def _raw(path: Path) -> Raw:
+    found = Raw()
+    for row in io.read(path, Fate):
+        if row.fate == "used":
+            found.used += row.rows
+        elif row.fate == "left out":
+            found.left_out[row.reason or ""] = found.left_out.get(row.reason or "", 0) + row.rows
+        else:
+            found.quarantined += row.rows
+            if len(found.shown) < QUARANTINED:
+                found.shown.append(row)
     return found
 
 

@@ -6,10 +6,11 @@ from dataclasses import dataclass, field
 from itertools import pairwise
 from typing import Any
 
-from cowest.domains.cells import PLACES, NoColumn, Unfit, entries, plain
+from cowest.domains.cells import PLACES, NoColumn, entries, plain
 from cowest.domains.table import CHOICES, VALUES, option_of
 from cowest.errors import ConfigError
 from cowest.formats import Row
+from cowest.intake import Unfit
 from cowest.records import Split
 
 PROMPTS = ["question", "query", "prompt", "problem", "instruction", "utterance", "request", "sentence", "text", "input"]
