@@ -1,13 +1,17 @@
 """A small OpenAI-compatible server on this machine, which answers as it is told to, and misbehaves so too."""
 
+import email.utils
 import json
+import socket
+import ssl
 import threading
 import time
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from itertools import pairwise
 from typing import Any
 
 VERSION = "tiny-2026-01-01 fp_1"
@@ -25,6 +29,8 @@ class Fate:
     """Seconds before the answer."""
     cut: int | None = None
     """Bytes after which the connection drops; 0 is before the headers."""
+    trickle: float | None = None
+    """Seconds between two bytes of the body."""
 
 
 def completion(text: str | None, finish: str = "stop", **message: Any) -> bytes:
@@ -41,6 +47,8 @@ def error(status: int, message: str = "it said no", code: str | None = None, **h
     return Fate(status, body, {name.replace("_", "-"): value for name, value in headers.items()})
 
 
+SOON = "a date one or two seconds from now"
+"""A Retry-After that is written when it is sent."""
 GOOD = Fate()
 DROPPED = Fate(cut=0)
 CUT_SHORT = Fate(cut=20)
@@ -51,6 +59,20 @@ NOT_JSON = Fate(body=b'{"choices": [{"message": {"con')
 HTML = Fate(body=b"<html>Our service is back soon</html>", headers={"Content-Type": "text/html"})
 
 
+def mixed(delay: float) -> dict[str, list[Fate]]:
+    """A thousand rows, of which 8 are poison, 198 meet faults that may pass (242 calls more in all), and 50 are ten times slower."""
+    faults = [
+        *[[error(429, retry_after="1")]] * 20, *[[error(429, retry_after=SOON)]] * 20, *[[error(429)]] * 20, *[[error(503)]] * 46,
+        *[[error(500)] * 3] * 22, *[[DROPPED]] * 20, *[[CUT_SHORT]] * 20, *[[NOT_JSON]] * 7, *[[NO_CHOICES]] * 7, *[[NULL]] * 7,
+        *[[HTML]] * 7, *[[Fate(delay=20 * delay)]] * 2, *[[error(400, "it is poison")] * 9] * 8, *[[Fate(delay=10 * delay)]] * 50,
+    ]  # fmt: skip
+    places = [n * 617 % 1000 for n in range(1000)]  # spread out, and the same each time
+    return {
+        f"row {place}": [Fate(f.status, f.body, f.headers, max(f.delay, delay), f.cut) for f in fates]
+        for place, fates in zip(places, faults, strict=False)
+    }
+
+
 class ChatServer:
     """What was asked of the server, and what is still to happen."""
 
@@ -59,6 +81,8 @@ class ChatServer:
         self.bodies: list[dict[str, Any]] = []
         self.headers: list[dict[str, str]] = []
         self.times: list[float] = []
+        self.ports: list[int] = []
+        """Of those who called: one for each connection."""
         self.busiest = 0
         """Most calls at once."""
         self._left = {prompt: list(fates) for prompt, fates in script.items()}
@@ -86,6 +110,11 @@ class ChatServer:
             left = self._left.get(body["messages"][-1]["content"])
             return left.pop(0) if left else self._otherwise
 
+    def waits(self, prompt: str) -> list[float]:
+        """Seconds between the calls of a last message."""
+        times = [at for at, body in zip(self.times, self.bodies, strict=True) if body["messages"][-1]["content"] == prompt]
+        return [after - before for before, after in pairwise(times)]
+
     def end(self) -> None:
         """Notes that a call is over."""
         with self._lock:
@@ -94,11 +123,13 @@ class ChatServer:
 
 class _Handler(BaseHTTPRequestHandler):
     protocol_version = "HTTP/1.1"
+    disable_nagle_algorithm = True
     server: "_Server"
 
     def do_POST(self) -> None:
         body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
         chat = self.server.chat
+        chat.ports.append(self.client_address[1])
         fate = chat.begin(body, {name.lower(): value for name, value in self.headers.items()})
         try:
             time.sleep(fate.delay)
@@ -117,8 +148,13 @@ class _Handler(BaseHTTPRequestHandler):
             return
         self.send_response(fate.status)
         for name, value in {"Content-Type": "application/json", **fate.headers, "Content-Length": str(len(content))}.items():
-            self.send_header(name, value)
+            self.send_header(name, email.utils.formatdate(time.time() + 2, usegmt=True) if value == SOON else value)
         self.end_headers()
+        if fate.trickle is not None:
+            for byte in content:
+                self.wfile.write(bytes([byte]))
+                time.sleep(fate.trickle)
+            return
         self.wfile.write(content[: fate.cut])
         self.close_connection = fate.cut is not None
 
@@ -131,19 +167,61 @@ class _Server(ThreadingHTTPServer):
     request_queue_size = 256
     chat: ChatServer
 
+    def __init__(self, port: int) -> None:
+        self.connections: list[socket.socket] = []
+        super().__init__(("127.0.0.1", port), _Handler)
+
+    def process_request(self, request: Any, client_address: Any) -> None:
+        self.connections.append(request)
+        super().process_request(request, client_address)
+
+    def handle_error(self, request: Any, client_address: Any) -> None:
+        """Quiet: clients that go away are what tests are about."""
+
 
 @contextmanager
-def chat_server(script: Mapping[str, Sequence[Fate]] | None = None, otherwise: Fate = GOOD) -> Iterator[ChatServer]:
+def chat_server(
+    script: Mapping[str, Sequence[Fate]] | None = None, otherwise: Fate = GOOD, tls: ssl.SSLContext | None = None
+) -> Iterator[ChatServer]:
     """A server whose `script` gives the fates of a message's first calls; all others meet `otherwise`."""
     chat = ChatServer(script or {}, otherwise)
-    server = _Server(("127.0.0.1", 0), _Handler)
+    with listening(chat, tls):
+        yield chat
+
+
+@contextmanager
+def listening(chat: ChatServer, tls: ssl.SSLContext | None = None) -> Iterator[None]:
+    """Has a server answer, at the same port each time; what comes before and after is refused."""
+    server = _Server(int(chat.url.split(":")[-1].split("/")[0]) if chat.url else 0)
     server.chat = chat
-    chat.url = f"http://127.0.0.1:{server.server_address[1]}/v1"
+    chat.url = f"http{'s' if tls else ''}://127.0.0.1:{server.server_address[1]}/v1"
+    if tls is not None:
+        server.socket = tls.wrap_socket(server.socket, server_side=True, do_handshake_on_connect=False)
     thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.02}, daemon=True)
     thread.start()
     try:
-        yield chat
+        yield
     finally:
         server.shutdown()
         server.server_close()
+        for connection in server.connections:
+            with suppress(OSError):
+                connection.shutdown(socket.SHUT_RDWR)
         thread.join()
+
+
+@contextmanager
+def raw_server(*replies: bytes) -> Iterator[str]:
+    """The URL of a server that answers one request on each connection with these bytes, and hangs up."""
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+
+        def serve() -> None:
+            for reply in replies:
+                connection, _ = listener.accept()
+                with connection:
+                    connection.recv(2**16)
+                    connection.sendall(reply)
+
+        thread = threading.Thread(target=serve, daemon=True)
+        thread.start()
+        yield f"http://127.0.0.1:{listener.getsockname()[1]}/v1"

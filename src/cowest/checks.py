@@ -29,8 +29,8 @@ EXTRAS = {
     "report": ("matplotlib", "jinja2"),
     "parquet": ("pyarrow",),
     "dvc": ("dvc", "ruamel.yaml"),
-    "strong": ("aiohttp",),
     "privacy": ("phonenumbers", "stdnum"),
+    "strong": ("uvloop",),
     "pipeline": ("kfp",),
     "serve": ("bentoml",),
 }
@@ -63,10 +63,9 @@ def preflight(params: Path) -> None:
     settings, problems = _settings(params)
     problems += _raw(params)
     models = {digest(model): model for config in settings for model in providers(config)}
-    extras = [*OF_A_TURN, *(["strong"] if any(isinstance(model, OpenAIConfig) for model in models.values()) else [])]
     problems += [
         ConfigError(f"{', '.join(missing)} can't be imported: pip install 'cowest[{extra}]'")
-        for extra in extras
+        for extra in OF_A_TURN
         if (missing := _missing(extra))
     ]
     for model in models.values():

@@ -46,7 +46,7 @@ def scripted() -> Iterator[Subject]:
 def openai() -> Iterator[Subject]:
     with chat_server({"poison": [error(400)] * 9}) as server:
         config = OpenAIConfig(model="tiny", base_url=server.url, key_env=None, concurrency=8, backoff=0.01)
-        yield Subject(config, window=32, poison="poison", calls=lambda: server.calls)
+        yield Subject(config, window=32 * 8, poison="poison", calls=lambda: server.calls)
 
 
 @contextmanager

@@ -6,6 +6,7 @@ import sqlite3
 import threading
 import time
 from collections.abc import Iterator
+from contextlib import ExitStack
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -20,7 +21,7 @@ from cowest.models.responses import retry_after
 from cowest.protocols import Completion, Request
 from cowest.records import Message
 from tests import servers
-from tests.servers import ChatServer, Fate, chat_server, completion, error
+from tests.servers import ChatServer, Fate, chat_server, completion, error, listening
 
 CANARY = "sk-canary0123456789"
 
@@ -62,6 +63,7 @@ FAULTS = {
     "error in a 200": Fate(body=b'{"error": {"message": "overloaded"}}'),
     "an array": Fate(body=b"[1]"),
     "hang": Fate(delay=0.6),
+    "trickle": Fate(trickle=0.02),
 }
 
 
@@ -121,6 +123,72 @@ def test_an_endpoint_out_of_reach_stops_the_stage() -> None:
         pass
     with pytest.raises(CallError, match="out of reach"):
         answers(config(server, retries=1), "a", "b")
+
+
+def test_no_such_host_stops_the_stage() -> None:
+    settings = OpenAIConfig(model="tiny", base_url="http://no-such-host.invalid/v1", key_env=None, backoff=0.01, retries=1)
+    with pytest.raises(CallError, match="out of reach"):
+        answers(settings, "a", "b")
+
+
+def test_an_endpoint_that_was_reached_is_waited_for_when_it_goes_away() -> None:
+    with chat_server(otherwise=Fate(delay=0.02)) as server:
+        settings = config(server, concurrency=4, retries=1)
+    with settings.open() as model:
+        with listening(server):
+            found = model.generate(ask(str(n)) for n in range(600))
+            first = next(found)
+        back = threading.Timer(1.0, lambda: runs.enter_context(listening(server)))
+        with ExitStack() as runs:
+            back.start()
+            rest = list(found)
+            back.join()
+    assert [c.text for c in [first, *rest]] == [f"answer to {n}" for n in range(600)]
+    assert server.calls <= 600 + 4, "only those in flight were made again"
+    with config(server, concurrency=4, retries=1, patience=0.3).open() as model, pytest.raises(CallError, match="out of reach"):
+        with listening(server):
+            found = model.generate(ask(f"more {n}") for n in range(600))
+            next(found)
+        list(found)
+
+
+def test_a_thousand_rows_with_every_fault() -> None:
+    """Each row is answered or set aside with its reason, and no call is made that the faults do not force."""
+    script = servers.mixed(0.05)
+    poison = {row for row, fates in script.items() if fates[0].status == 400}
+    rows = [f"row {n}" for n in range(1000)]
+    with chat_server(script, otherwise=Fate(delay=0.05)) as server:
+        found = dict(zip(rows, answers(config(server, concurrency=64, backoff=0.1, timeout=0.8), *rows), strict=True))
+        assert {row: c.failed for row, c in found.items() if c.text is None} == dict.fromkeys(poison, "HTTP 400: it is poison")
+        assert sum(c.text == f"answer to {row}" for row, c in found.items()) == 992
+        assert server.asked() == {row: len([f for f in script.get(row, []) if fails(f)]) + 1 for row in rows if row not in poison} | {
+            row: 1 for row in poison
+        }
+        assert server.calls <= 1242
+        for row, fates in script.items():
+            if fates[0].headers.get("retry-after"):
+                assert server.waits(row)[0] >= 1.0, "Retry-After is obeyed"
+
+
+def fails(fate: Fate) -> bool:
+    return fate.status != 200 or fate.body is not None or fate.cut is not None or fate.delay >= 0.8
+
+
+def test_web_pages_for_every_call_stop_at_once() -> None:
+    page = Fate(body=b"<!DOCTYPE html><html><title>Sign in to\nthe network</title>", headers={"Content-Type": "text/html"})
+    with chat_server(otherwise=page) as server, pytest.raises(CallError, match=r"web pages \(Sign in to the network\): base_url is not"):
+        answers(config(server, concurrency=4), *map(str, range(100)))
+    assert server.calls <= 3 + 4
+    script = {str(n): [servers.HTML] for n in range(0, 100, 7)}
+    with chat_server(script) as server:
+        assert all(c.text for c in answers(config(server, concurrency=1), "first", *map(str, range(100))))
+        assert server.calls == 101 + len(script)
+    with chat_server({"only": [page] * 9}) as server:
+        (failed,) = answers(config(server, retries=2), "only")
+        assert failed.failed == "a web page for an answer, at the last of 3 attempts"
+    with chat_server({str(n): [servers.GOOD] for n in range(5)}, otherwise=page) as server, pytest.raises(CallError, match="web pages"):
+        answers(config(server, concurrency=2), *map(str, range(500)))
+    assert server.calls < 120, "a login that ran out half way: 16 rows, each with its retries"
 
 
 def test_a_server_that_comes_back_is_waited_for() -> None:

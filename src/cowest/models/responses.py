@@ -3,6 +3,7 @@
 import email.utils
 import json
 import random
+import re
 from collections.abc import Mapping
 from typing import Any, Literal, NamedTuple, NoReturn
 
@@ -11,6 +12,8 @@ from cowest.protocols import Completion
 
 AGAIN = {408, 409, 425, 429}
 """Statuses after which the same call may succeed, beside those of 500 and more."""
+BUSY = {429, 503, 529}
+"""Those of an endpoint that has too much to do."""
 HOPELESS = {
     401: "the key is not accepted",
     402: "the account has no credit",
@@ -28,11 +31,23 @@ FREE: Usage = (0, 0)
 
 
 class AgainError(Exception):
-    """One attempt failed and another may not. `usage`: what it cost all the same; None where nobody can tell."""
+    """One attempt failed and another may not. `usage`: what it cost all the same; None where nobody can tell.
 
-    def __init__(self, reason: str, usage: Usage | None, wait: float | None = None, reached: bool = True) -> None:
+    `wait`: seconds that the endpoint names; `busy`: it has too much to do; `page`: the start of a web page that it sent.
+    """
+
+    def __init__(
+        self,
+        reason: str,
+        usage: Usage | None,
+        wait: float | None = None,
+        *,
+        reached: bool = True,
+        busy: bool = False,
+        page: str | None = None,
+    ) -> None:
         super().__init__(reason)
-        self.usage, self.wait, self.reached = usage, wait, reached
+        self.usage, self.wait, self.reached, self.busy, self.page = usage, wait, reached, busy, page
 
 
 class PoisonError(Exception):
@@ -67,7 +82,7 @@ def refuse(reply: Reply, key: str | None, patience: float, now: float) -> NoRetu
         wait = retry_after(reply.headers, now)
         if wait is not None and wait > patience:
             raise HopelessError(f"asks to come back in {wait:.0f} s (HTTP {status}), longer than patience ({patience:g} s)")
-        raise AgainError(f"HTTP {status}", FREE, wait)
+        raise AgainError(f"HTTP {status}", FREE, wait, busy=status in BUSY)
     raise PoisonError(shown)
 
 
@@ -84,6 +99,8 @@ def read_body(content: bytes, name: str) -> Answered:
         message, finish = choice["message"], choice.get("finish_reason")
         text, refusal = message.get("content"), message.get("refusal")
     except (ValueError, RecursionError):
+        if content.lstrip()[:1] == b"<":
+            raise AgainError("a web page for an answer", None, page=_title(content)) from None
         raise AgainError("an answer that is not JSON", None) from None
     except (LookupError, TypeError, AttributeError):
         raise AgainError("an answer without choices", usage) from None
@@ -122,6 +139,12 @@ def backoff(first: float, attempt: int) -> float:
 def said(text: str, key: str | None) -> str:
     """What the other side said, in one line, without the key."""
     return " ".join((text.replace(key, "***") if key else text).split())[:200]
+
+
+def _title(content: bytes) -> str:
+    text = content[:10_000].decode("utf-8", "replace")
+    found = re.search(r"<title[^>]*>(.*?)<", text, re.DOTALL | re.IGNORECASE)
+    return found[1] if found else text[:80]
 
 
 def _error(content: bytes) -> dict[str, Any]:

@@ -5,6 +5,7 @@ who wait for it, and its rate follows from what the disk can do.
 """
 
 import asyncio
+from collections.abc import Sequence
 from typing import Any
 
 from cowest.errors import BudgetError, CoWestError
@@ -54,6 +55,10 @@ class Till:
                     f"the turn's budget is reached: {now}, and the next call may take ${ask.usd:.4f} and {ask.tokens:,} tokens"
                 )
 
+    async def look(self, keys: Sequence[str]) -> dict[str, Completion]:
+        """Completions of the keys that were answered before."""
+        return await asyncio.shield(self._queued(lambda _: self._store.get(keys), durable=False))
+
     async def settle(self, answer: Answer, usd: float, tokens: int) -> None:
         """Keeps an answer: durable when it returns."""
         try:
@@ -90,6 +95,7 @@ class Till:
 
     async def _write(self) -> None:
         while self._queue:
+            await asyncio.sleep(0)  # what is queued in the same breath is written together
             batch, self._queue = self._queue, []
             try:
                 found = await asyncio.to_thread(self._store.write, [work for work, _, _ in batch], any(durable for _, durable, _ in batch))

@@ -1,0 +1,188 @@
+"""HTTP as servers and proxies speak it, over real sockets."""
+
+import asyncio
+import gzip
+import socket
+import ssl
+import threading
+from collections.abc import Iterator
+from contextlib import closing, contextmanager, suppress
+from datetime import UTC, datetime, timedelta
+from ipaddress import ip_address
+from pathlib import Path
+
+import pytest
+
+from cowest.errors import ConfigError
+from cowest.models.transport import LARGEST, LostError, Reply, Transport
+from tests.servers import Fate, chat_server, raw_server
+
+BODY = b'{"choices": []}'
+
+
+@pytest.fixture(autouse=True)
+def no_proxy(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("HTTP_PROXY", "HTTPS_PROXY", "NO_PROXY", "ALL_PROXY"):
+        monkeypatch.delenv(name, raising=False)
+        monkeypatch.delenv(name.lower(), raising=False)
+
+
+def post(url: str, times: int = 1, timeout: float = 3, key: str | None = None) -> list[Reply]:
+    async def posts() -> list[Reply]:
+        transport = Transport(f"{url}/chat/completions", key, timeout, 4)
+        try:
+            return [await transport.post({"messages": [{"content": "hi"}]}) for _ in range(times)]
+        finally:
+            await transport.close()
+
+    return asyncio.run(posts())
+
+
+@pytest.mark.parametrize(
+    "reply",
+    [
+        b"HTTP/1.1 200 OK\r\nContent-Length: 15\r\n\r\n" + BODY,
+        b"HTTP/1.1 200\r\ncontent-length:15\r\n\r\n" + BODY,
+        b"HTTP/1.0 200 OK\r\n\r\n" + BODY,
+        b"HTTP/1.1 100 Continue\r\n\r\nHTTP/1.1 200 OK\r\nContent-Length: 15\r\n\r\n" + BODY,
+        b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n7;x=y\r\n" + BODY[:7] + b"\r\n8\r\n" + BODY[7:] + b"\r\n0\r\nA: b\r\n\r\n",
+        b"HTTP/1.1 200 OK\r\nContent-Encoding: gzip\r\n\r\n" + gzip.compress(BODY),
+    ],
+)
+def test_reads_whatever_servers_send(reply: bytes) -> None:
+    with raw_server(reply) as url:
+        (found,) = post(url)
+    assert (found.status, found.content) == (200, BODY)
+
+
+@pytest.mark.parametrize(
+    ("reply", "reason"),
+    [
+        (b"", "connection lost"),
+        (b"HTTP/1.1 200 OK\r\nContent-Le", "connection lost"),
+        (b"HTTP/1.1 200 OK\r\nContent-Length: 16\r\n\r\n" + BODY, "connection lost"),
+        (b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n7\r\n" + BODY[:7] + b"\r\n8\r\n", "connection lost"),
+        (b"SSH-2.0-OpenSSH_9\r\n\r\n", "not HTTP"),
+        (b"HTTP/1.1 200 OK\r\nContent-Length: many\r\n\r\n", "not HTTP"),
+        (b"HTTP/1.1 200 OK\r\n" + b"A: b\r\n" * 20_000 + b"\r\n", "not HTTP"),
+        (b"HTTP/1.1 200 OK\r\nContent-Length: 99999999999\r\n\r\n", f"more than {LARGEST} bytes"),
+        (b"HTTP/1.1 200 OK\r\nContent-Encoding: gzip\r\n\r\nno gzip", "not HTTP"),
+    ],
+)
+def test_what_is_not_a_whole_response_is_lost_and_may_have_been_paid_for(reply: bytes, reason: str) -> None:
+    with raw_server(reply) as url, pytest.raises(LostError, match=reason) as raised:
+        post(url)
+    assert raised.value.reached
+
+
+def test_a_connection_serves_many_calls_and_one_that_was_closed_meanwhile_is_not_used() -> None:
+    with chat_server() as server:
+        assert [reply.status for reply in post(server.url, 5)] == [200] * 5
+        assert len(set(server.ports)) == 1
+    with chat_server(otherwise=Fate(headers={"Connection": "close"})) as server:
+        assert [reply.status for reply in post(server.url, 3)] == [200] * 3
+        assert len(set(server.ports)) == 3
+
+
+def test_a_hang_and_a_trickle_are_cut_by_the_deadline() -> None:
+    for fate in (Fate(delay=3), Fate(trickle=0.02)):
+        with chat_server(otherwise=fate) as server, pytest.raises(LostError, match=r"no answer in 0\.3 s"):
+            post(server.url, timeout=0.3)
+
+
+def test_no_such_host_was_never_reached() -> None:
+    with pytest.raises(LostError) as raised:
+        post("http://no-such-host.invalid/v1")
+    assert not raised.value.reached
+
+
+@contextmanager
+def proxy(answer: bytes = b"HTTP/1.1 200 Connection established\r\n\r\n") -> Iterator[tuple[str, list[bytes]]]:
+    """A proxy that notes what it is asked, and hands everything on."""
+    asked: list[bytes] = []
+
+    def pump(source: socket.socket, sink: socket.socket) -> None:
+        with closing(sink), suppress(OSError):
+            while part := source.recv(2**16):
+                sink.sendall(part)
+
+    def serve() -> None:
+        while True:
+            client, _ = listener.accept()
+            head = client.recv(2**16)
+            asked.append(head)
+            method, target = head.split(b" ")[:2]
+            place = target if method == b"CONNECT" else target.split(b"/")[2]
+            host, _, port = place.decode().rpartition(":")
+            far = socket.create_connection((host, int(port)))
+            if method == b"CONNECT":
+                client.sendall(answer)
+            else:
+                far.sendall(head)
+            for pair in ((client, far), (far, client)):
+                threading.Thread(target=pump, args=pair, daemon=True).start()
+
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        threading.Thread(target=serve, daemon=True).start()
+        yield f"127.0.0.1:{listener.getsockname()[1]}", asked
+
+
+def test_goes_through_the_proxy_that_the_environment_names(monkeypatch: pytest.MonkeyPatch) -> None:
+    with chat_server() as server, proxy() as (place, asked):
+        monkeypatch.setenv("HTTP_PROXY", f"http://me:s%20t@{place}")
+        assert post(server.url, key="k")[0].status == 200
+        assert asked[0].startswith(f"POST {server.url}/chat/completions HTTP/1.1\r\n".encode())
+        assert b"Proxy-Authorization: Basic bWU6cyB0\r\n" in asked[0]
+        monkeypatch.setenv("NO_PROXY", "127.0.0.1")
+        assert post(server.url)[0].status == 200
+        assert len(asked) == 1
+        monkeypatch.delenv("NO_PROXY")
+        monkeypatch.setenv("HTTP_PROXY", "socks5://127.0.0.1:1")
+        with pytest.raises(ConfigError, match="HTTP_PROXY"):
+            post(server.url)
+
+
+@pytest.fixture
+def certified(tmp_path: Path) -> ssl.SSLContext:
+    """A server's certificate for localhost, signed by itself; its file is tmp_path/cert.pem."""
+    x509 = pytest.importorskip("cryptography.x509")
+    from cryptography.hazmat.primitives import hashes, serialization
+    from cryptography.hazmat.primitives.asymmetric import ec
+
+    key, name = ec.generate_private_key(ec.SECP256R1()), x509.Name([x509.NameAttribute(x509.NameOID.COMMON_NAME, "localhost")])
+    now = datetime.now(UTC)
+    names = x509.SubjectAlternativeName([x509.DNSName("localhost"), x509.IPAddress(ip_address("127.0.0.1"))])
+    builder = x509.CertificateBuilder(name, name, key.public_key(), x509.random_serial_number(), now, now + timedelta(days=1))
+    certificate = builder.add_extension(names, False).sign(key, hashes.SHA256())
+    pem = serialization.Encoding.PEM
+    secret = key.private_bytes(pem, serialization.PrivateFormat.PKCS8, serialization.NoEncryption())
+    (tmp_path / "cert.pem").write_bytes(certificate.public_bytes(pem))
+    (tmp_path / "key.pem").write_bytes(secret)
+    context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
+    context.load_cert_chain(tmp_path / "cert.pem", tmp_path / "key.pem")
+    return context
+
+
+def test_https_straight_and_through_a_proxy_and_only_with_a_certificate_that_is_trusted(
+    certified: ssl.SSLContext, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with chat_server(tls=certified) as server, proxy() as (place, asked):
+        with pytest.raises(LostError, match=r"(?i)certificate") as raised:
+            post(server.url)
+        assert not raised.value.reached
+        monkeypatch.setenv("SSL_CERT_FILE", str(tmp_path / "cert.pem"))
+        assert [reply.status for reply in post(server.url, 2)] == [200, 200]
+        monkeypatch.setenv("HTTPS_PROXY", f"http://{place}")
+        assert [reply.status for reply in post(server.url, 2, key="secret")] == [200, 200]
+        assert len(asked) == 1 and asked[0].startswith(b"CONNECT 127.0.0.1:") and b"secret" not in asked[0]
+    assert len(server.bodies) == 4
+    with proxy(b"HTTP/1.1 407 Who are you?\r\n\r\n") as (place, _), chat_server(tls=certified) as server:
+        monkeypatch.setenv("HTTPS_PROXY", place)
+        with pytest.raises(LostError, match=r"the proxy refuses: HTTP/1\.1 407 Who are you"):
+            post(server.url)
+
+
+def test_nothing_of_a_broken_answer_is_read_by_the_next_call() -> None:
+    late = b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\n{}HTTP/1.1 500 Stray\r\nContent-Length: 0\r\n\r\n"
+    with raw_server(late, b"HTTP/1.1 200 OK\r\nContent-Length: 15\r\n\r\n" + BODY) as url:
+        assert [reply.content for reply in post(url, 2)] == [b"{}", BODY]
