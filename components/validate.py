@@ -1,11 +1,11 @@
-from kfp.dsl import HTML, Dataset, Input, Output
+from kfp.dsl import HTML, Artifact, Dataset, Input, Output
 
 from components import component
 
 
 @component
-def validate(rows: Input[Dataset], valid: Output[Dataset], page: Output[HTML], stage: str, config: dict):
+def validate(rows: Input[Dataset], against: Input[Artifact], valid: Output[Dataset], page: Output[HTML], stage: str, config: dict):
     """What does not meet the contract fails the turn or is set aside."""
     from cowest.stages import run
 
-    run(stage, config, rows=rows.path, valid=valid.path, page=page.path)
+    run(stage, config, rows=rows.path, against=against.path, valid=valid.path, page=page.path)

@@ -43,7 +43,7 @@ def flywheel(params: Path) -> Any:
         pinned.set_caching_options(False)  # it reads who is champion now
 
         made = prepare(raw=data.output, config=config["prepare"])
-        queries = validate(rows=made.outputs["queries"], stage="validate@queries", config=config["validate@queries"])
+        queries = validate(rows=made.outputs["queries"], against=data.output, stage="validate@queries", config=config["validate@queries"])
         queries.set_display_name("validate@queries")
         trained = sft(corpus=made.outputs["corpus"], start=pinned.outputs["start"], config=config["sft"])
         policy = trained.outputs["policy"]
@@ -51,7 +51,9 @@ def flywheel(params: Path) -> Any:
         refined = refine(drafts=drafted.outputs["drafts"], config=config["refine"])
         scored = score(refinements=refined.outputs["refinements"], config=config["score"])
         paired = pair(feedback=scored.outputs["feedback"], config=config["pair"])
-        pairs = validate(rows=paired.outputs["pairs"], stage="validate@pairs", config=config["validate@pairs"])
+        pairs = validate(
+            rows=paired.outputs["pairs"], against=queries.outputs["valid"], stage="validate@pairs", config=config["validate@pairs"]
+        )
         pairs.set_display_name("validate@pairs")
         aligned = dpo(pairs=pairs.outputs["valid"], policy=policy, config=config["dpo"])
         challenger = aligned.outputs["challenger"]

@@ -28,7 +28,7 @@ def entries() -> dict[str, dict[str, Any]]:
         if "foreach" not in entry:
             found[name] = _filled(entry, {"turn.raw": RAW})
         for key, item in entry.get("foreach", {}).items():
-            places = {"key": key} | {f"item.{field}": value for field, value in item.items()}
+            places = {"key": key} | {f"item.{field}": value for field, value in _filled(item, {"turn.raw": RAW}).items()}
             found[f"{name}@{key}"] = _filled(entry["do"], places)
     return found
 

@@ -271,6 +271,39 @@ class EvalReport(Record):
     """No gate failed."""
 
 
+class RuleOutcome(Record):
+    """How one rule of a contract fared."""
+
+    name: str
+    says: str
+    """What was expected."""
+    mend: str
+    severity: Literal["fail", "aside", "note"]
+    """What it does where it is not met."""
+    met: bool
+    found: str
+    rows: int
+    """Rows that don't meet it; 0 for a rule about the whole."""
+
+
+class Validation(Record):
+    """What `validate` found in a file of rows; a page holds it for the turn's report. taken = left + aside."""
+
+    kind: str
+    taken: int
+    """Rows in."""
+    left: int
+    """Rows out, where the turn goes on."""
+    aside: int
+    rules: tuple[RuleOutcome, ...]
+    facts: dict[str, str]
+
+    @property
+    def fit(self) -> bool:
+        """Whether the turn goes on."""
+        return all(rule.met or rule.severity != "fail" for rule in self.rules)
+
+
 class Outcome(Record):
     """What registration made of a turn: one document, `reports/decision.json`."""
 

@@ -20,7 +20,8 @@ def test_a_scaffold_prepares_and_validates(tmp_path: Path, kind: str, monkeypatc
     monkeypatch.chdir(tmp_path / "made")
     ports = ["--queries", "data/raw.jsonl", "--corpus", "data/corpus.jsonl", "--quarantine", "data/quarantine.jsonl"]
     assert main(["prepare", "--raw", params["turn"]["raw"], *ports]) == 0
-    assert main(["validate@queries", "--rows", "data/raw.jsonl", "--valid", "data/queries.jsonl", "--page", "reports/queries.html"]) == 0
+    ports = {"rows": "data/raw.jsonl", "against": "data/raw", "valid": "data/queries.jsonl", "page": "reports/queries.html"}
+    assert main(["validate@queries", *(word for port, path in ports.items() for word in (f"--{port}", path))]) == 0
     rows = list(io.read(Path("data/queries.jsonl"), Query))
     assert len(rows) == (60 if kind == "quiz.csv" else 50)
 

@@ -1,38 +1,69 @@
 """`validate` behind the real Great Expectations: what stops the turn, what is set aside, and what a person is shown."""
 
+import html
+import json
 import re
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
-from pydantic import ValidationError
 
-from cowest import expectations, io
-from cowest.config import digest
-from cowest.errors import ContractError, RecordError
-from cowest.expectations import Rule
-from cowest.records import Message, PreferencePair, Query
-from cowest.stages.validate import ValidateConfig, main
+from cowest import io
+from cowest.config import digest, parse
+from cowest.errors import ConfigError, ContractError, RecordError
+from cowest.expectations import engine
+from cowest.expectations.rules import Rule
+from cowest.records import Message, PreferencePair, Query, Validation
+from cowest.stages.validate import ValidateConfig, lines, main
+from tests import tiny
 from tests.factories import make_query
 
-QUERIES = ValidateConfig(kind="queries")
-PAIRS = ValidateConfig(kind="pairs", min_pairs=2)
+
+def settings(kind: str, **values: Any) -> ValidateConfig:
+    """As params.yaml has them: `kind`, and what rows must meet beside it."""
+    return ValidateConfig.model_validate({"kind": kind, **values})
+
+
+QUERIES = settings("queries")
+PAIRS = settings("pairs", min_pairs=2)
+TRAIN = [make_query(number, split="train") for number in range(4)]
 
 
 def make_pair(number: int = 0, **fields: Any) -> PreferencePair:
     texts = {"chosen": f"It is built in Milan, {number}.", "rejected": f"It is Italian, {number}.", **fields}
     sides = {side: (Message(role="assistant", content=texts.pop(side)),) for side in ("chosen", "rejected")}
     values = {
-        "query": f"q{number}", "split": "train", "prompt": (Message(role="user", content="Where?"),), "margin": 1.0,
+        "query": TRAIN[number].id, "split": "train", "prompt": (Message(role="user", content="Where?"),), "margin": 1.0,
         "policy": "p", "strong": "s", "scorer": "exact_match", "samples": (0, 1), **sides, **texts,
     }  # fmt: skip
     return PreferencePair(**{"id": digest([values["query"], *map(str, sides.values())])[:20], **values})
 
 
 def run(tmp_path: Path, rows: list[Any], config: ValidateConfig) -> tuple[list[str], str]:
+    """The rows that are left, and the page. Rows in are rows out and rows set aside, each of them once."""
     io.write(tmp_path / "rows.jsonl", rows)
-    main(tmp_path / "rows.jsonl", tmp_path / "valid.jsonl", tmp_path / "page.html", config)
-    return (tmp_path / "valid.jsonl").read_text().splitlines(), (tmp_path / "page.html").read_text()
+    io.write(tmp_path / "queries.jsonl", TRAIN)
+    (tmp_path / "raw").mkdir(exist_ok=True)
+    against = tmp_path / {"queries": "raw", "pairs": "queries.jsonl"}[config.suite.kind]
+    main(tmp_path / "rows.jsonl", against, tmp_path / "valid.jsonl", tmp_path / "page.html", config)
+    valid, page = (tmp_path / "valid.jsonl").read_text().splitlines(), (tmp_path / "page.html").read_text()
+    counted = found(page)
+    assert (counted.taken, counted.left) == (len(rows), len(valid))
+    assert counted.taken == counted.left + counted.aside
+    return valid, page
+
+
+def found(page: str) -> Validation:
+    """What a page says in numbers."""
+    (data,) = re.findall(r'<meta name="cowest-validation" content="([^"]*)">', page)
+    return Validation.model_validate_json(html.unescape(data))
+
+
+def unmet(page: str) -> dict[str, str]:
+    """The rules that were not met, and what they do."""
+    return {rule.name: rule.severity for rule in found(page).rules if not rule.met}
 
 
 def refused(tmp_path: Path, rows: list[Any], config: ValidateConfig) -> str:
@@ -56,7 +87,7 @@ def test_fit_queries_pass_byte_for_byte(tmp_path: Path) -> None:
 def test_what_is_set_aside_is_left_out_counted_and_shown(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     long = make_query(2, prompt=(Message(role="user", content="x" * 101),), source="raw.jsonl:7 <b>")
     rows = [make_query(0, split="train"), make_query(1), make_query(1), long]
-    valid, page = run(tmp_path, rows, ValidateConfig(kind="queries", max_chars=100))
+    valid, page = run(tmp_path, rows, settings("queries", max_chars=100))
     assert valid == [row.model_dump_json() for row in rows[:2]]
     assert "4 rows in = 2 out + 2 set aside" in capsys.readouterr().err
     assert "rows.jsonl:3" in page
@@ -65,13 +96,13 @@ def test_what_is_set_aside_is_left_out_counted_and_shown(tmp_path: Path, capsys:
 
 
 def test_an_empty_split_stops_the_turn(tmp_path: Path) -> None:
-    assert "split 'train' is not empty: there are none" in refused(tmp_path, [make_query(0)], QUERIES)
+    assert "split 'train' is not empty: there are 0" in refused(tmp_path, [make_query(0)], QUERIES)
     assert "split 'test' is not empty" in refused(tmp_path, [], QUERIES)
 
 
 def test_a_split_emptied_by_what_is_set_aside_stops_the_turn(tmp_path: Path) -> None:
     rows = [make_query(0, split="train", prompt=(Message(role="user", content="x" * 101),)), make_query(1)]
-    assert "split 'train' is not empty" in refused(tmp_path, rows, ValidateConfig(kind="queries", max_chars=100))
+    assert "split 'train' is not empty" in refused(tmp_path, rows, settings("queries", max_chars=100))
 
 
 def test_a_group_in_two_splits_stops_the_turn(tmp_path: Path) -> None:
@@ -88,7 +119,7 @@ def test_a_question_in_two_splits_stops_the_turn_whatever_its_spacing(tmp_path: 
 def test_a_broken_line_is_named(tmp_path: Path) -> None:
     (tmp_path / "rows.jsonl").write_text(make_query(0).model_dump_json() + "\n{\n")
     with pytest.raises(RecordError, match=r"rows\.jsonl:2 is not a Query"):
-        main(tmp_path / "rows.jsonl", tmp_path / "valid.jsonl", tmp_path / "page.html", QUERIES)
+        main(tmp_path / "rows.jsonl", tmp_path, tmp_path / "valid.jsonl", tmp_path / "page.html", QUERIES)
 
 
 def test_no_pairs_stop_the_turn_with_what_to_do(tmp_path: Path) -> None:
@@ -97,7 +128,9 @@ def test_no_pairs_stop_the_turn_with_what_to_do(tmp_path: Path) -> None:
 
 
 def test_a_held_out_query_among_pairs_stops_the_turn(tmp_path: Path) -> None:
-    assert "pairs come from the split 'train' alone" in refused(tmp_path, [make_pair(0), make_pair(1), make_pair(2, split="test")], PAIRS)
+    assert "pairs come from queries of the split 'train' alone" in refused(
+        tmp_path, [make_pair(0), make_pair(1), make_pair(2, split="test")], PAIRS
+    )
 
 
 @pytest.mark.parametrize(
@@ -110,32 +143,241 @@ def test_a_held_out_query_among_pairs_stops_the_turn(tmp_path: Path) -> None:
         make_pair(3, rejected=" "),
         make_pair(3, chosen="x" * 200),
         make_pair(3, chosen="x" * 50, rejected="x"),
-        make_pair(3, query="q0"),
+        make_pair(3, query=TRAIN[0].id),
     ],
     ids=["repeated", "same", "no margin", "negative margin", "empty", "long", "length ratio", "second of its query"],
 )
 def test_an_unfit_pair_is_set_aside(tmp_path: Path, unfit: PreferencePair) -> None:
     fit = [make_pair(0), make_pair(1), make_pair(2)]
-    config = ValidateConfig(kind="pairs", max_chars=100, max_length_ratio=10, max_pairs_per_query=1)
+    config = settings("pairs", max_chars=100, max_length_ratio=10, max_pairs_per_query=1)
     valid, page = run(tmp_path, [*fit, unfit], config)
     assert valid == [row.model_dump_json() for row in fit]
-    assert "rows.jsonl:4 (query q" in page
+    assert "rows.jsonl:4 (query " in page
 
 
 def test_an_error_of_the_engine_is_not_taken_for_the_datas(tmp_path: Path) -> None:
-    frame = expectations.query_frame([make_query(0)])
-    rule = Rule("it is there", "", "critical", "ExpectColumnValuesToBeBetween", {"column": "nowhere", "min_value": 1})
+    rule = Rule("there", "it is there", "", "fail", "nowhere", low=1)
     with pytest.raises(RuntimeError, match="could not judge that it is there"):
-        expectations.judge(frame, [rule])
+        engine.judge(QUERIES.suite.see(written(tmp_path, TRAIN), tmp_path).frame, [rule])
 
 
-def test_the_frame_holds_no_texts() -> None:
-    rows = [make_query(0), make_query(1, targets=("Norway",))]
-    assert isinstance(rows[0], Query)
-    frame = expectations.query_frame(rows)
-    assert set(frame.select_dtypes(exclude="number").columns) == {"split"}
+def test_the_frames_hold_no_texts(tmp_path: Path) -> None:
+    pairs = tmp_path / "pairs.jsonl"
+    io.write(pairs, [make_pair(0), make_pair(1)])
+    for seen in (QUERIES.suite.see(written(tmp_path, TRAIN), tmp_path), PAIRS.suite.see(pairs, tmp_path / "rows.jsonl")):
+        assert seen.frame.select_dtypes(exclude=["number", "bool"]).columns.empty
+        assert seen.frame.memory_usage(index=False).sum() / len(seen.frame) <= 80, "bytes a row"
+
+
+def written(tmp_path: Path, rows: list[Query]) -> Path:
+    io.write(tmp_path / "rows.jsonl", rows)
+    return tmp_path / "rows.jsonl"
 
 
 def test_settings_of_the_other_kind_are_refused() -> None:
-    with pytest.raises(ValidationError, match="min_pairs: no setting of queries"):
-        ValidateConfig(kind="queries", min_pairs=3)
+    with pytest.raises(ConfigError, match="min_pairs: unknown setting"):
+        parse(ValidateConfig, {"kind": "queries", "min_pairs": 3}, "validate.queries")
+
+
+LONG = "Which of the harbours on the northern coast was rebuilt in stone after the great flood of the year 1362, and by whom?"
+
+
+def ask(number: int, text: str, **fields: Any) -> Query:
+    return make_query(number, prompt=(Message(role="user", content=text),), **fields)
+
+
+def test_a_near_copy_of_a_held_out_query_is_set_aside_and_said(tmp_path: Path) -> None:
+    held, copy = ask(0, LONG), ask(1, LONG.upper().replace("1362, AND", "1362 and"), split="train", source="raw:9")
+    other = ask(2, "Which of the harbours on the southern coast was founded first?", split="train")
+    rows = [copy, other, held]
+    valid, page = run(tmp_path, rows, settings("queries", near=0.8, severity={"leak": "note"}))
+    assert valid == [row.model_dump_json() for row in rows[1:]]
+    assert re.search(r"rows.jsonl:1 \(raw:9\), (1\.00|0\.9\d) like \S+rows.jsonl:3", page)
+
+
+def test_the_test_split_keeps_its_copy_and_dev_gives_way(tmp_path: Path) -> None:
+    rows = [ask(0, LONG + " And why?"), ask(1, LONG, split="dev"), make_query(3, split="train")]
+    valid, page = run(tmp_path, rows, settings("queries", near=0.8))
+    assert [Query.model_validate_json(line).split for line in valid] == ["test", "train"]
+    assert "near" in unmet(page)
+
+
+def test_copies_within_a_split_and_what_is_less_alike_stay(tmp_path: Path) -> None:
+    rows = [
+        ask(0, LONG, split="train"),
+        ask(1, LONG + " And why?", split="train"),
+        ask(2, LONG.replace("1362", "1717")),
+    ]
+    assert len(run(tmp_path, rows, settings("queries", near=0.95))[0]) == 3
+    assert len(run(tmp_path, [*rows, ask(3, LONG + " Why?")], settings("queries", near=None))[0]) == 4
+
+
+def test_a_systems_words_make_no_near_copy(tmp_path: Path) -> None:
+    def query(number: int, text: str, split: str) -> Query:
+        return make_query(number, split=split, prompt=(Message(role="system", content=LONG * 3), Message(role="user", content=text)))
+
+    assert len(run(tmp_path, [query(0, "How high is it?", "train"), query(1, "Who built that?", "test")], QUERIES)[0]) == 2
+
+
+BENCHMARK = [{"question": LONG}, {"question": "How many moons has Mars?"}]
+
+
+@pytest.mark.parametrize(
+    ("text", "found_there"),
+    [
+        (LONG, True),
+        (LONG.lower().replace(",", ""), True),
+        (f"{LONG}\nA. Hull\nB. Kiel\nReply with a letter.", True),
+        ("HOW many moons has Mars", True),
+        ("How many moons has the planet Venus?", False),
+        ("Which harbour was rebuilt?", False),
+    ],
+)
+def test_a_question_of_a_named_benchmark_is_set_aside(tmp_path: Path, text: str, found_there: bool) -> None:
+    (tmp_path / "raw").mkdir()
+    (tmp_path / "raw" / "bench.jsonl").write_text("".join(json.dumps(row) + "\n" for row in BENCHMARK))
+    config = settings("queries", contamination=[{"file": "bench.jsonl", "column": "question"}])
+    rows = [make_query(1, split="train"), make_query(2), ask(3, text)]
+    valid, page = run(tmp_path, rows, config)
+    assert len(valid) == (2 if found_there else 3)
+    assert ("raw/bench.jsonl:" in page) == found_there
+
+
+def test_a_benchmark_without_its_column_is_one_error(tmp_path: Path) -> None:
+    (tmp_path / "raw").mkdir()
+    (tmp_path / "raw" / "bench.jsonl").write_text(json.dumps(BENCHMARK[0]) + "\n")
+    with pytest.raises(RecordError, match=r"bench.jsonl:1 has no text under 'text': name its field"):
+        run(tmp_path, TRAIN, settings("queries", contamination=["bench.jsonl"]))
+
+
+@pytest.mark.parametrize(
+    ("splits", "fit"), [(["train"], True), ({"train": 4}, True), ({"train": 5}, False), ({"train": 1, "dev": 1}, False)]
+)
+def test_a_split_has_the_size_that_is_asked_for(tmp_path: Path, splits: Any, fit: bool) -> None:
+    config = settings("queries", splits=splits)
+    if fit:
+        run(tmp_path, TRAIN, config)
+    else:
+        assert "or more: there are 4" in refused(tmp_path, TRAIN, config) or "'dev' is not empty" in refused(tmp_path, TRAIN, config)
+
+
+def balanced(answers: list[str], **fields: Any) -> list[Query]:
+    return [make_query(number, split="train", targets=(answer,), **fields) for number, answer in enumerate(answers)]
+
+
+@pytest.mark.parametrize(
+    ("rows", "noted"),
+    [
+        (balanced(["yes"] * 39 + ["no"]), True),
+        (balanced(["Yes", "yes."] * 18 + ["no"] * 4), False),
+        (balanced(["Yes", "yes."] * 19 + ["no"] * 2), True),
+        (balanced(["yes"] * 20), False),
+        (balanced([str(number) for number in range(40)]), False),
+        ([make_query(n, split="train", targets=(f"a{n}",), choices=(f"a{n}", f"b{n}")) for n in range(40)], True),
+        ([make_query(n, split="train", targets=(f"a{n}",), choices=(f"a{n}", f"b{n}")[:: 1 if n % 2 else -1]) for n in range(40)], False),
+    ],
+    ids=["one answer", "90 %", "95 %, by case and point", "too few to tell", "open", "always the first option", "either option"],
+)
+def test_an_answer_that_nearly_all_queries_share_is_noted(tmp_path: Path, rows: list[Query], noted: bool) -> None:
+    valid, page = run(tmp_path, rows, settings("queries", splits=["train"]))
+    assert len(valid) == len(rows)
+    assert unmet(page) == ({"classes": "note"} if noted else {})
+
+
+@pytest.mark.parametrize(
+    ("text", "kept"),
+    [
+        ("In welchem Land wird die Pumpe gebaut, und wer hat sie erfunden?", False),
+        ("Dans quel pays la pompe est-elle construite, et qui l'a inventée ?", False),
+        ("In which country is the pump built, and who was it that invented it?", True),
+        ("Welches Land?", True),
+        ("Oslo, Bergen, Trondheim, Stavanger, Kristiansand, Tromsø?", True),
+    ],
+    ids=["German", "French", "English", "too short to tell", "names alone"],
+)
+def test_a_query_that_is_surely_in_another_language_is_set_aside(tmp_path: Path, text: str, kept: bool) -> None:
+    rows = [make_query(1, split="train"), make_query(2), ask(3, text)]
+    assert len(run(tmp_path, rows, settings("queries", languages=["en"]))[0]) == (3 if kept else 2)
+    assert len(run(tmp_path, rows, QUERIES)[0]) == 3
+
+
+def test_a_language_that_nobody_knows_is_one_error(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="languages: english: not known"):
+        run(tmp_path, TRAIN, settings("queries", languages=["english"]))
+
+
+def test_lengths_are_counted_in_the_policys_tokens(tmp_path: Path) -> None:
+    policy = {"provider": "hf", "model": str(tiny.model())}
+    words = [ask(number, "word " * count, split="train") for number, count in enumerate((5, 10, 400))]
+    valid, page = run(tmp_path, words, settings("queries", splits=["train"], policy=policy, max_tokens=300))
+    assert valid == [row.model_dump_json() for row in words[:2]]
+    assert unmet(page) == {"tokens": "aside"}
+    with pytest.raises(ConfigError, match="give both or neither"):
+        parse(ValidateConfig, {"kind": "queries", "max_tokens": 3}, "validate.queries")
+
+
+def test_a_severity_can_be_set(tmp_path: Path) -> None:
+    rows = [make_query(0, split="train"), make_query(1), make_query(1)]
+    assert "a query comes once" in refused(tmp_path, rows, settings("queries", severity={"repeated": "fail"}))
+    valid, page = run(tmp_path, rows, settings("queries", severity={"repeated": "note"}))
+    assert len(valid) == 3
+    assert "Rows to look at" in page
+    twice = [make_query(0, split="train", group="a"), make_query(1, group="a"), make_query(2), make_query(3, split="train")]
+    assert len(run(tmp_path, twice, settings("queries", severity={"groups": "aside"}))[0]) == 2
+
+
+@pytest.mark.parametrize(
+    ("severity", "said"),
+    [
+        ({"nosuch": "fail"}, "'nosuch' is no rule here: they are repeated"),
+        ({"train": "aside"}, "sets none aside"),
+        ({"leak": "warn"}, "severity"),
+    ],
+)
+def test_a_severity_that_makes_no_sense_is_refused(severity: dict[str, str], said: str) -> None:
+    with pytest.raises(ConfigError, match=said):
+        parse(ValidateConfig, {"kind": "queries", "severity": severity}, "validate.queries")
+
+
+def test_a_rule_that_sets_most_rows_aside_stops_the_turn(tmp_path: Path) -> None:
+    rows = [make_query(0, split="train"), make_query(1), *(make_query(2, split="train") for _ in range(4))]
+    assert len(run(tmp_path, rows, QUERIES)[0]) == 3
+    assert "50% or more of the rows are left: 42.9%" in refused(tmp_path, [*rows, make_query(2, split="train")], QUERIES)
+    assert len(run(tmp_path, [*rows, make_query(2, split="train")], settings("queries", max_aside=0.6))[0]) == 3
+
+
+def test_every_row_that_falls_out_keeps_its_reason(tmp_path: Path) -> None:
+    rows = [make_query(0, split="train"), make_query(1), *(make_query(1) for _ in range(250)), make_query(2), make_query(1)]
+    page = run(tmp_path, rows, settings("queries", max_aside=0.999))[1]
+    assert "the first 200 of 251" in page
+    assert '<td>a query comes once</td><td class="where">3-252, 254</td>' in page
+    assert lines((0, 2, 3, 4, 9)) == "1, 3-5, 10"
+
+
+def test_pairs_of_queries_that_are_not_there_stop_the_turn(tmp_path: Path) -> None:
+    assert "other queries" in refused(tmp_path, [make_pair(0), make_pair(1), make_pair(2, query="f" * 20)], PAIRS)
+
+
+def test_sides_that_differ_by_articles_and_points_alone_are_the_same(tmp_path: Path) -> None:
+    valid, page = run(tmp_path, [make_pair(0), make_pair(1), make_pair(2, chosen="The city of Milan.", rejected="city of milan")], PAIRS)
+    assert len(valid) == 2
+    assert unmet(page) == {"same": "aside"}
+
+
+def test_the_page_calls_nobody_and_neither_does_the_engine(tmp_path: Path) -> None:
+    """In a process of its own, which ends at the first address that anything connects to or looks up."""
+    io.write(tmp_path / "rows.jsonl", [*TRAIN, make_query(9)])
+    code = (
+        "import sys\n"
+        "def watch(event, arguments):\n"
+        "    if event in ('socket.connect', 'socket.getaddrinfo', 'socket.sendto'): sys.exit(f'{event} {arguments}')\n"
+        "sys.addaudithook(watch)\n"
+        "from cowest.stages import run\n"
+        "run('validate@queries', {'kind': 'queries'}, rows='rows.jsonl', against='.', valid='valid.jsonl', page='page.html')\n"
+    )
+    done = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert len((tmp_path / "valid.jsonl").read_text().splitlines()) == 5
+    page = (tmp_path / "page.html").read_text()
+    assert "default-src 'none'" in page
+    assert not re.search(r"<script|<img|<link|@import|url\(|src=|https?://", page)

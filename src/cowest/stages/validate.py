@@ -1,79 +1,67 @@
-"""Rows in, fit rows and a page out: before anything is spent on queries, before anything is trained on pairs."""
+"""Rows in, fit rows and a page out: before anything is spent on queries, before preferences are made of feedback, before training."""
 
 import json
 import sys
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
-from pydantic import Field
+from pydantic import model_validator
 
-from cowest import expectations, io
+from cowest import io
 from cowest.config import Config
 from cowest.errors import ContractError
-from cowest.expectations import Finding, Rule
+from cowest.expectations import AnySuite, engine
+from cowest.expectations.rules import Finding
 from cowest.ports import In, Out
-from cowest.records import PreferencePair, Query, Split
+from cowest.records import RuleOutcome, Validation
 
 SHOWN = 200
-"""Rows that the page names one by one, at most."""
+"""Rows that the page shows with where they came from; the lines of the others it counts up."""
 NAMED = 3
 """Rows that an error names."""
-OF_QUERIES = {"splits"}
-OF_PAIRS = {"min_pairs", "min_margin", "max_length_ratio", "max_pairs_per_query"}
 
 
 class ValidateConfig(Config):
-    """What rows must meet."""
+    """Which records, `kind`, and beside it what they must meet."""
 
-    kind: Literal["queries", "pairs"]
-    """Which records, and so which suite."""
-    max_chars: int = Field(default=20_000, ge=1)
-    """Characters of a prompt, or of a side of a pair; longer rows are set aside."""
-    splits: tuple[Split, ...] = ("train", "test")
-    """Queries: which splits may not be empty."""
-    min_pairs: int = Field(default=1, ge=1)
-    """Pairs: how many must be left, or the turn fails."""
-    min_margin: float = Field(default=0.001, gt=0)
-    """Pairs: closer ones are set aside."""
-    max_length_ratio: float = Field(default=20.0, ge=1)
-    """Pairs: of the longer side to the shorter; pairs over it are set aside."""
-    max_pairs_per_query: int = Field(default=16, ge=1)
-    """Pairs: more of one query are set aside."""
+    suite: AnySuite
 
-    def model_post_init(self, _: Any) -> None:
-        wrong = sorted(self.model_fields_set & (OF_PAIRS if self.kind == "queries" else OF_QUERIES))
-        if wrong:
-            raise ValueError(f"{', '.join(wrong)}: no setting of {self.kind}")
+    @model_validator(mode="before")
+    @classmethod
+    def _beside(cls, values: Any) -> Any:
+        return {"suite": values} if isinstance(values, Mapping) and "suite" not in values else values
 
 
 @dataclass(frozen=True, slots=True)
 class Judgement:
     """How a file of rows fared."""
 
+    found: Validation
     findings: list[Finding]
-    aside: dict[int, list[Rule]]
-    """Rows left out, counted from 0, with the rules that they don't meet."""
-    total: int
-    splits: dict[str, int]
-    """Rows that are left, by split."""
+    aside: dict[int, list[str]]
+    """Rows left out, counted from 0, with what was expected of them in vain."""
+    remarks: dict[int, str]
+    """What else there is to say of a row."""
 
     @property
     def broken(self) -> list[Finding]:
         """What fails the turn."""
-        return [finding for finding in self.findings if finding.rule.severity == "critical" and not finding.met]
+        return [finding for finding in self.findings if finding.rule.severity == "fail" and not finding.met]
 
 
-def main(rows: In, valid: Out, page: Out, config: ValidateConfig) -> None:
+def main(rows: In, against: In, valid: Out, page: Out, config: ValidateConfig) -> None:
     """Writes the page, and the rows that meet every rule, byte for byte as they were.
 
-    rows in = rows out + rows set aside. Raises ContractError, and writes no rows, where a critical rule is not met.
+    `against` is what rows are held against: the raw folder for queries (benchmarks lie there), the champion for feedback, the
+    queries for pairs. rows in = rows out + rows set aside. Raises ContractError, and writes no rows, where a rule fails the turn.
     """
-    judged = _judged(rows, config)
-    places = _places(rows, {*sorted(judged.aside)[:SHOWN], *(row for finding in judged.broken for row in finding.rows[:SHOWN])})
-    said = _said(config.kind, judged)
-    io.write_text(page, _page(rows, config.kind, said, judged, places))
+    judged = _judged(rows, against, config.suite)
+    pointed = {row for finding in judged.findings for row in finding.rows[:SHOWN]}
+    places = _places(rows, pointed | {*sorted(judged.aside)[:SHOWN]}, judged.remarks)
+    said = _said(judged.found)
+    io.write_text(page, _page(rows, said, judged, places))
     if judged.broken:
         complaints = "; ".join(_complaint(finding, places) for finding in judged.broken)
         raise ContractError(f"{rows} is not fit: {complaints}. The page: {page}")
@@ -82,46 +70,50 @@ def main(rows: In, valid: Out, page: Out, config: ValidateConfig) -> None:
     print(f"{said}; the page: {page}", file=sys.stderr)
 
 
-def _judged(rows: Path, config: ValidateConfig) -> Judgement:
-    """Rules about the whole see the rows that the warnings leave."""
-    if config.kind == "queries":
-        frame = expectations.query_frame(io.read(rows, Query))
-        rules = expectations.query_rules(config.splits, config.max_chars)
-    else:
-        frame = expectations.pair_frame(io.read(rows, PreferencePair))
-        rules = expectations.pair_rules(
-            config.min_pairs, config.min_margin, config.max_length_ratio, config.max_pairs_per_query, config.max_chars
-        )
-    findings = expectations.judge(frame, [rule for rule in rules if rule.on_rows])
-    aside: dict[int, list[Rule]] = {}
+def _judged(rows: Path, against: Path, suite: AnySuite) -> Judgement:
+    """Rules about the whole see the rows that are left."""
+    seen = suite.see(rows, against)
+    rules = suite.rules()
+    findings = engine.judge(seen.frame, [rule for rule in rules if not rule.whole])
+    aside: dict[int, list[str]] = {}
     for finding in findings:
-        if finding.rule.severity == "warning":
+        if finding.rule.severity == "aside":
             for row in finding.rows:
-                aside.setdefault(row, []).append(finding.rule)
-    left = frame.drop(list(aside))
-    findings += expectations.judge(left, [rule for rule in rules if not rule.on_rows])
-    return Judgement(findings, aside, len(frame), left["split"].value_counts().to_dict())
+                aside.setdefault(row, []).append(finding.rule.says)
+    total, left = len(seen.frame), seen.frame.drop(list(aside)) if aside else seen.frame
+    findings += engine.judge_whole(suite.whole(left, total), [rule for rule in rules if rule.whole])
+    found = Validation(
+        kind=suite.kind, taken=total, left=len(left), aside=len(aside), rules=tuple(map(_outcome, findings)), facts=suite.facts(left)
+    )
+    return Judgement(found, findings, aside, seen.remarks)
 
 
-def _places(rows: Path, wanted: Collection[int]) -> dict[int, str]:
-    """`file:line` of the rows asked for, and where each came from."""
+def _outcome(finding: Finding) -> RuleOutcome:
+    rule = finding.rule
+    return RuleOutcome(
+        name=rule.name, says=rule.says, mend=rule.mend, severity=rule.severity, met=finding.met, found=finding.found, rows=len(finding.rows)
+    )
+
+
+def _places(rows: Path, wanted: Collection[int], remarks: Mapping[int, str]) -> dict[int, str]:
+    """`file:line` of the rows asked for, where each came from, and what else there is to say of it."""
     places = {}
     for number, line in enumerate(io.lines(rows) if wanted else ()):
         if number in wanted:
             row = json.loads(line)
             origin = row.get("source") or f"query {row['query']}, samples {row['samples'][0]} and {row['samples'][1]}"
-            places[number] = f"{rows}:{number + 1} ({origin})"
+            remark = f", {remarks[number]}" if number in remarks else ""
+            places[number] = f"{rows}:{number + 1} ({origin}){remark}"
     return places
 
 
-def _said(kind: str, judged: Judgement) -> str:
+def _said(found: Validation) -> str:
     """rows in = rows out + set aside, with the reasons."""
-    reasons = [
-        f"{len(finding.rows)}: {finding.rule.says}" for finding in judged.findings if finding.rule.severity == "warning" and finding.rows
-    ]
+    reasons = [f"{rule.rows}: {rule.says}" for rule in found.rules if rule.severity == "aside" and rule.rows]
+    noted = [f"{rule.says}: {rule.found}" for rule in found.rules if rule.severity == "note" and not rule.met]
     why = f" (expected, and not met by {'; by '.join(reasons)})" if reasons else ""
-    left = judged.total - len(judged.aside)
-    return f"validate {kind}: {judged.total} rows in = {left} out + {len(judged.aside)} set aside{why}"
+    more = f"; to note: expected that {'; that '.join(noted)}" if noted else ""
+    return f"validate {found.kind}: {found.taken} rows in = {found.left} out + {found.aside} set aside{why}{more}"
 
 
 def _complaint(finding: Finding, places: dict[int, str]) -> str:
@@ -130,20 +122,34 @@ def _complaint(finding: Finding, places: dict[int, str]) -> str:
     return f"expected that {finding.rule.says}: {finding.found}{f', {first}{more}' if first else ''}: {finding.rule.mend}"
 
 
-def _page(rows: Path, kind: str, said: str, judged: Judgement, places: dict[int, str]) -> str:
+def _page(rows: Path, said: str, judged: Judgement, places: dict[int, str]) -> str:
     """One self-contained HTML page; everything that came from data is escaped."""
     from jinja2 import Environment, PackageLoader, StrictUndefined
 
     environment = Environment(loader=PackageLoader("cowest.stages", "."), autoescape=True, undefined=StrictUndefined, trim_blocks=True)
+    unmet = [finding for finding in judged.findings if finding.rows]
+    pointed: dict[str, list[tuple[str, str]]] = {"fail": [], "note": []}
+    for finding in unmet:
+        if finding.rule.severity in pointed:
+            pointed[finding.rule.severity] += [(finding.rule.says, places[row]) for row in finding.rows[:SHOWN]]
     html: str = environment.get_template("validate.html.jinja").render(
-        kind=kind,
         rows=rows,
         said=said,
-        findings=judged.findings,
-        splits=judged.splits,
-        broken=[(finding.rule.says, places[row]) for finding in judged.broken for row in finding.rows[:SHOWN]],
-        aside=[("; ".join(rule.says for rule in judged.aside[row]), places[row]) for row in sorted(judged.aside)[:SHOWN]],
-        fit=not judged.broken,
-        more=max(len(judged.aside) - SHOWN, 0),
+        found=judged.found,
+        pointed=pointed,
+        aside=[("; ".join(judged.aside[row]), places[row]) for row in sorted(judged.aside)[:SHOWN]],
+        lines=[(finding.rule.says, lines(finding.rows)) for finding in unmet if len(finding.rows) > SHOWN or len(judged.aside) > SHOWN],
+        data=judged.found.model_dump_json(),
     )
     return html
+
+
+def lines(rows: Collection[int]) -> str:
+    """The lines of rows, counted from 1, in order: `1, 4-17`."""
+    found: list[list[int]] = []
+    for row in rows:
+        if found and row == found[-1][1]:
+            found[-1][1] += 1
+        else:
+            found.append([row + 1, row + 1])
+    return ", ".join(str(first) if first == last else f"{first}-{last}" for first, last in found)

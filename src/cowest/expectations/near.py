@@ -1,0 +1,67 @@
+"""Near copies, by MinHash: texts that share most of their runs of five characters (Broder 1997), whatever their case and punctuation.
+
+Texts with other figures in them are no copies, however alike: "who built engine 1?" is not "who built engine 11?".
+
+What is held is 128 numbers a text of those searched in. A similarity is the Jaccard index of the two sets of runs, estimated: its
+standard error is 0.035 at 0.8 and 0.026 at 0.9.
+"""
+
+import re
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
+
+RUN, HASHES, BANDS = 5, 128, 32
+"""Bands of four: of pairs as alike as 0.7, 99.98 % share a band and are compared; of those as alike as 0.6, 98.8 %."""
+LEAST = 0.6
+"""The lowest similarity that can be asked for."""
+
+
+class Sketch(NamedTuple):
+    """What stands for a text."""
+
+    hashes: Any
+    figures: tuple[str, ...]
+    """Its words with digits in them, in order of the alphabet."""
+
+
+def plain(text: str) -> str:
+    """The words of a text, in lower case."""
+    return " ".join(re.findall(r"\w+", text.casefold()))
+
+
+def sketches(texts: Sequence[str]) -> list[Sketch]:
+    """Sketches of plain texts."""
+    from rensa import RMinHash
+
+    runs = [list({text[at : at + RUN] for at in range(max(len(text) - RUN + 1, 1))}) for text in texts]
+    figures = (tuple(sorted(word for word in text.split() if not word.isalpha())) for text in texts)
+    return [Sketch(*pair) for pair in zip(RMinHash.from_token_sets(runs, HASHES, 0), figures, strict=True)]
+
+
+class Index:
+    """Texts to be searched in, each known by a number of the caller's."""
+
+    def __init__(self, least: float) -> None:
+        from rensa import RMinHashLSH
+
+        self._least = least
+        self._bands = RMinHashLSH(least, HASHES, BANDS)
+        self._kept: list[tuple[int, Sketch]] = []
+
+    def add(self, numbers: Sequence[int], texts: Sequence[str]) -> None:
+        """Plain texts with their numbers."""
+        for number, sketch in zip(numbers, sketches(texts), strict=True):
+            self._bands.insert(len(self._kept), sketch.hashes)
+            self._kept.append((number, sketch))
+
+    def nearest(self, sketch: Sketch, among: Callable[[int], bool]) -> tuple[float, int | None]:
+        """The similarity and number of the nearest text of those `among` lets pass; 0 and None where none reaches `least`."""
+        best: tuple[float, int | None] = (0.0, None)
+        for key in self._bands.query(sketch.hashes) if self._kept else ():
+            number, kept = self._kept[key]
+            if kept.figures != sketch.figures or not among(number):
+                continue
+            alike = float(sketch.hashes.jaccard(kept.hashes))
+            if alike >= self._least and alike > best[0]:
+                best = alike, number
+        return best

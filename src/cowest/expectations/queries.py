@@ -1,0 +1,302 @@
+"""What queries must meet, before anything is spent on them."""
+
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from itertools import islice
+from pathlib import Path
+from typing import Any, Literal, TypeVar
+
+from pydantic import Field, field_validator
+
+from cowest import io
+from cowest.config import Config
+from cowest.errors import ConfigError, InputError, RecordError
+from cowest.expectations import columns, language, near
+from cowest.expectations.columns import SPLITS, Columns, number
+from cowest.expectations.rules import Rule, Seen, Severity, commonest, graded, share_left
+from cowest.models.hf import HFConfig
+from cowest.records import Query, Split
+
+T = TypeVar("T")
+AT_ONCE = 1000
+"""Rows that are held as texts at a time."""
+MANY = 30
+"""Queries of a split from which on its classes are counted."""
+
+
+class Benchmark(Config):
+    """Questions that no query may be: a JSONL file in the raw folder."""
+
+    file: Path
+    """Below `turn.raw`, so that a turn's key and its version of the data cover it."""
+    column: str = "text"
+    """The field that holds the question."""
+
+
+class Queries(Config):
+    """What queries must meet."""
+
+    kind: Literal["queries"]
+    splits: dict[Split, int] = Field(default={"train": 1, "test": 1})
+    """Splits that may not be empty, as a list; or each with how many queries it needs at least."""
+    max_chars: int = Field(default=20_000, ge=1)
+    """Characters of a prompt; longer ones are set aside."""
+    policy: HFConfig | None = None
+    """Whose tokens `max_tokens` counts."""
+    max_tokens: int | None = Field(default=None, ge=1)
+    """Tokens of a prompt's texts, without the few that a chat template adds: leave room for the draft."""
+    max_class_share: float = Field(default=0.9, gt=0, le=1)
+    """How many queries of a split may have the same right answer, or it in the same place among their options."""
+    languages: tuple[str, ...] | None = None
+    """Languages that queries may be in, as in [en, de]; null for any. Only texts of which the detector is sure are held against it."""
+    near: float | None = Field(default=0.9, ge=near.LEAST, le=1)
+    """From which similarity on a query is a near copy of one in another split; null where questions are near by design."""
+    contamination: tuple[Benchmark, ...] = ()
+    """Benchmark files whose questions, and near copies of them, are set aside."""
+    max_aside: float = Field(default=0.5, ge=0, lt=1)
+    """The share of rows that may be set aside."""
+    severity: dict[str, Severity] = Field(default={})
+    """By a rule's name: fail, aside or note, in place of its default."""
+
+    @field_validator("splits", mode="before")
+    @classmethod
+    def _sizes(cls, value: Any) -> Any:
+        return dict.fromkeys(value, 1) if isinstance(value, list | tuple) else value
+
+    @field_validator("contamination", mode="before")
+    @classmethod
+    def _files(cls, value: Any) -> Any:
+        return [item if isinstance(item, Mapping | Benchmark) else {"file": item} for item in value] if isinstance(value, list) else value
+
+    def model_post_init(self, _: Any) -> None:
+        if (self.policy is None) != (self.max_tokens is None):
+            raise ValueError("max_tokens is in the tokens of `policy`: give both or neither")
+        self.rules()
+
+    def rules(self) -> list[Rule]:
+        """The suite; columns are those of `see` and `whole`."""
+        rules = [
+            _aside("repeated", "a query comes once", "its first row is kept, the repetition is left out", "repeated", 0, 0),
+            _aside("chars", f"a prompt has 1 to {self.max_chars} characters", "shorten it, or raise max_chars", "chars", 1, self.max_chars),
+            Rule("targets", "every query has a target", "give it a right answer", "fail", "targets", low=1),
+            Rule(
+                "groups", "no group is in two splits",
+                "what is learned of a group in training would be measured on it: put the whole group into one split",
+                "fail", "group_splits", high=1,
+            ),
+            Rule(
+                "leak", "no question is in two splits, whatever its case and spacing",
+                "a held-out question must not be trained on: take it out of one of the splits",
+                "fail", "prompt_splits", high=1,
+            ),
+        ]  # fmt: skip
+        if self.max_tokens is not None:
+            says, mend = f"a prompt has at most {self.max_tokens} tokens of the policy", "shorten it, or raise max_tokens"
+            rules.append(_aside("tokens", says, mend, "tokens", None, self.max_tokens))
+        if self.near is not None:
+            rules.append(
+                _aside(
+                    "near", f"no query is as much as {self.near:g} like one of another split",
+                    "the copy that is nearer to training is left out; where questions are near by design, set near: null",
+                    "near", 0, 0,
+                )
+            )  # fmt: skip
+        if self.contamination:
+            says = f"no query is one of {', '.join(str(benchmark.file) for benchmark in self.contamination)}"
+            rules.append(_aside("contamination", says, "what is reported on a benchmark must not be learned from it", "benchmark", 0, 0))
+        if self.languages is not None:
+            says = f"a query is in {' or '.join(self.languages)}"
+            rules.append(_aside("language", says, "leave it out, or add its language to `languages`", "foreign", 0, 0))
+        return graded([*rules, *self._of_the_whole()], self.severity)
+
+    def _of_the_whole(self) -> list[Rule]:
+        sizes = [
+            Rule(
+                split, f"split {split!r} is not empty" if least == 1 else f"split {split!r} has {least} queries or more",
+                f"put queries into {split!r}, or leave it out of `splits` if nothing needs it",
+                "fail", split, low=least, whole=True,
+            )
+            for split, least in self.splits.items()
+        ]  # fmt: skip
+        balance = Rule(
+            "classes", f"no right answer is that of more than {self.max_class_share:.0%} of a split",
+            "a policy that always gives this answer would look good: add queries of the other classes, or look at macro F1",
+            "note", "commonest", high=self.max_class_share, whole=True, share=True,
+        )  # fmt: skip
+        return [*sizes, balance, share_left(self.max_aside)]
+
+    def see(self, rows: Path, against: Path) -> Seen:
+        """The frame of a file of queries; `against` is the raw folder, where benchmarks lie. Raises RecordError, InputError."""
+        kept = Columns(id="Q", chars="i", tokens="i", targets="h", split="b", group="Q", prompt="Q", answer="Q", place="b",
+                       near="f", benchmark="f", foreign="b", unsure="b")  # fmt: skip
+        remarks: dict[int, str] = {}
+        more = self._readers(rows, against, remarks)
+        start = 0
+        for part in _parts(io.read(rows, Query)):
+            extra = [read(start, part) for read in more]
+            for at, row in enumerate(part):
+                kept.add(**_columns(row) | {name: value for found in extra for name, value in found[at].items()})
+            start += len(part)
+        frame = kept.frame()
+        repeated = columns.nth(frame["id"])
+        groups, prompts = (columns.splits_of(frame[name], frame["split"]) for name in ("group", "prompt"))
+        frame = frame.drop(columns=["id", "group", "prompt"]).assign(repeated=repeated, group_splits=groups, prompt_splits=prompts)
+        return Seen(frame, remarks)
+
+    def _readers(self, rows: Path, against: Path, remarks: dict[int, str]) -> "list[Reader]":
+        found: list[Reader] = []
+        if self.policy is not None:
+            found.append(_tokens(self.policy))
+        if self.near is not None:
+            found.append(_copies(rows, self.near, remarks))
+        if self.contamination:
+            found.append(_benchmarks(self.contamination, against, self.near, remarks))
+        if self.languages is not None:
+            found.append(_languages(self.languages))
+        return found
+
+    def whole(self, left: Any, total: int) -> dict[str, float | None]:
+        """What there is to say of the rows that are left."""
+        counts = left["split"].value_counts()
+        sizes: dict[str, float | None] = {split: int(counts.get(SPLITS.index(split), 0)) for split in self.splits}
+        parts = [part for _, part in left.groupby("split") if len(part) >= MANY]
+        shares = [commonest(part["answer"]) or 0.0 for part in parts]
+        shares += [commonest(part["place"]) or 0.0 for part in parts if (part["place"] >= 0).all()]
+        return {**sizes, "commonest": max(shares, default=None), "left": len(left) / total if total else 1.0}
+
+    def facts(self, left: Any) -> dict[str, str]:
+        """Numbers for the page, in words."""
+        counts = left["split"].value_counts()
+        found = {f"queries to {name}": f"{counts.get(number, 0)}" for number, name in enumerate(("train on", "tune on", "test on"))}
+        for column, name in {"chars": "characters of a prompt", "tokens": "the policy's tokens of a prompt"}.items():
+            if len(left) and left[column].max() > 0:
+                middle, most = left[column].median(), left[column].max()
+                found[name] = f"{middle:.0f} in the middle, {most} at most"
+        if self.languages is not None and len(left):
+            found["too short to tell the language, or unclear"] = f"{left['unsure'].mean():.0%}"
+        return found
+
+
+Reader = Callable[[int, list[Query]], list[dict[str, float]]]
+"""Columns of some adjacent rows, given the number of the first."""
+
+
+def _aside(name: str, says: str, mend: str, column: str, low: float | None, high: float | None) -> Rule:
+    return Rule(name, says, mend, "aside", column, low, high)
+
+
+def _columns(row: Query) -> dict[str, float]:
+    """Those that need nothing but the row; readers fill in the others."""
+    said = [message.content for message in row.prompt]
+    whole = "\0".join([*(" ".join(text.casefold().split()) for text in said), *row.choices])
+    place = row.choices.index(row.targets[0]) if row.targets[0] in row.choices[:100] else -1
+    return {
+        "id": int(row.id[:16], 16), "chars": sum(len(text.strip()) for text in said), "split": SPLITS.index(row.split),
+        "targets": min(sum(bool(target.strip()) for target in row.targets), 1000), "group": number(row.group), "prompt": number(whole),
+        "answer": number(near.plain(row.targets[0]) or row.targets[0]), "place": place,
+        "tokens": 0, "near": 0, "benchmark": 0, "foreign": 0, "unsure": 0,
+    }  # fmt: skip
+
+
+def _asked(row: Query) -> str:
+    """What a query asks, without what a system prompt says to all of them."""
+    return "\n".join(message.content for message in row.prompt if message.role != "system")
+
+
+def _tokens(policy: HFConfig) -> Reader:
+    import tokenizers
+
+    path = policy.folder() / "tokenizer.json"
+    if not path.exists():
+        raise ConfigError(f"max_tokens: {policy.model} has no tokenizer.json: save its tokenizer in the fast form, or leave max_tokens out")
+    tokenizer = tokenizers.Tokenizer.from_file(str(path))
+    tokenizer.no_truncation()
+    tokenizer.no_padding()
+
+    def read(_: int, rows: list[Query]) -> list[dict[str, float]]:
+        texts = ["\n".join(message.content for message in row.prompt) for row in rows]
+        return [{"tokens": len(found)} for found in tokenizer.encode_batch_fast(texts, add_special_tokens=False)]
+
+    return read
+
+
+def _copies(rows: Path, least: float, remarks: dict[int, str]) -> Reader:
+    """Held-out queries are indexed, and all stream past: the one of two copies that is nearer to training is the copy."""
+    index = near.Index(least)
+    split: dict[int, int] = {}
+    start = 0
+    for part in _parts(io.read(rows, Query)):
+        held = {start + at: row for at, row in enumerate(part) if row.split != "train"}
+        split |= {number: SPLITS.index(row.split) for number, row in held.items()}
+        index.add(list(held), [near.plain(_asked(row)) for row in held.values()])
+        start += len(part)
+
+    def read(start: int, part: list[Query]) -> list[dict[str, float]]:
+        found = []
+        for at, (row, sketch) in enumerate(zip(part, near.sketches([near.plain(_asked(row)) for row in part]), strict=True), start):
+            mine = SPLITS.index(row.split)
+            alike, other = index.nearest(sketch, lambda number, mine=mine: split[number] > mine)  # type: ignore[misc]
+            if other is not None:
+                remarks[at] = f"{alike:.2f} like {rows}:{other + 1}"
+            found.append({"near": alike})
+        return found
+
+    return read
+
+
+def _benchmarks(benchmarks: tuple[Benchmark, ...], against: Path, least: float | None, remarks: dict[int, str]) -> Reader:
+    """A prompt, and its longest line, against the benchmarks' questions: a prompt may show options beside its question."""
+    places: list[str] = []
+    index = near.Index(least or 1.0)
+    same: dict[int, int] = {}
+    for part in _parts(_questions(benchmarks, against)):
+        texts = [near.plain(text) for _, text in part]
+        same |= {number(text): len(places) + at for at, text in enumerate(texts)}
+        if least is not None:
+            index.add(range(len(places), len(places) + len(texts)), texts)
+        places += [place for place, _ in part]
+
+    def read(start: int, part: list[Query]) -> list[dict[str, float]]:
+        texts = [[near.plain(text) for text in {_asked(row), max(_asked(row).splitlines(), key=len)}] for row in part]
+        found = []
+        for at, said in enumerate(texts, start):
+            alike, other = max(((1.0, same[number(text)]) for text in said if number(text) in same), default=(0.0, None))
+            if other is None and least is not None:
+                alike, other = max((index.nearest(sketch, lambda _: True) for sketch in near.sketches(said)), key=lambda one: one[0])
+            if other is not None:
+                remarks[at] = f"{alike:.2f} like {places[other]}"
+            found.append({"benchmark": alike})
+        return found
+
+    return read
+
+
+def _questions(benchmarks: tuple[Benchmark, ...], against: Path) -> Iterator[tuple[str, str]]:
+    for benchmark in benchmarks:
+        path = against / benchmark.file
+        if against.is_file():
+            raise InputError(f"contamination: {benchmark.file}: turn.raw is one file, {against}: make it a folder, and put both into it")
+        count = 0
+        for line, row in io.json_rows(path):
+            text = row.get(benchmark.column)
+            if not isinstance(text, str) or not text.strip():
+                raise RecordError(f"{path}:{line} has no text under {benchmark.column!r}: name its field, `column`")
+            count += 1
+            yield f"{path}:{line}", text
+        if not count:
+            raise InputError(f"{path} has no rows")
+
+
+def _languages(expected: tuple[str, ...]) -> Reader:
+    verdict = language.reader(expected)
+
+    def read(_: int, rows: list[Query]) -> list[dict[str, float]]:
+        said = [verdict(_asked(row)) for row in rows]
+        return [{"foreign": word == "foreign", "unsure": word == "unsure"} for word in said]
+
+    return read
+
+
+def _parts(rows: Iterable[T]) -> Iterator[list[T]]:
+    rest = iter(rows)
+    while part := list(islice(rest, AT_ONCE)):
+        yield part
