@@ -33,7 +33,7 @@ class Fate:
     """Seconds between two bytes of the body."""
 
 
-def completion(text: str | None, finish: str = "stop", **message: Any) -> bytes:
+def completion(text: Any, finish: str = "stop", **message: Any) -> bytes:
     """A chat completion's body."""
     choice = {"index": 0, "message": {"role": "assistant", "content": text, **message}, "finish_reason": finish}
     model, fingerprint = VERSION.split()

@@ -13,15 +13,15 @@ from typing import Any
 
 import pytest
 
-from cowest.config import Sampling, parse
+from cowest.config import parse
 from cowest.errors import CallError, ConfigError, ModelError, StoreError
 from cowest.models import store
 from cowest.models.openai import OpenAIConfig
 from cowest.models.responses import retry_after
-from cowest.protocols import Completion, Request
-from cowest.records import Message
+from cowest.protocols import Completion
 from tests import servers
-from tests.servers import ChatServer, Fate, chat_server, completion, error, listening
+from tests.endpoints import answers, ask, config
+from tests.servers import Fate, chat_server, error, listening
 
 CANARY = "sk-canary0123456789"
 
@@ -32,19 +32,6 @@ def own_store(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setenv("COWEST_STORE", str(tmp_path / "store" / "calls.sqlite"))
     return tmp_path / "store"
-
-
-def config(server: ChatServer, **settings: Any) -> OpenAIConfig:
-    return OpenAIConfig(**{"model": "tiny", "base_url": server.url, "key_env": None, "backoff": 0.01, "timeout": 5, **settings})
-
-
-def ask(text: str, **sampling: Any) -> Request:
-    return Request((Message(role="user", content=text),), Sampling(**sampling))
-
-
-def answers(settings: OpenAIConfig, *texts: str) -> list[Completion]:
-    with settings.open() as model:
-        return list(model.generate([ask(text) for text in texts]))
 
 
 FAULTS = {
@@ -270,23 +257,6 @@ def test_keeps_tokens_version_and_seconds(own_store: Path) -> None:
     assert (found.prompt_tokens, found.completion_tokens) == (7, 3)
     rows = store.CallStore(own_store / "calls.sqlite")._db.execute("SELECT version, seconds, cost FROM calls").fetchall()
     assert rows[0][0] == servers.VERSION and 0.05 <= rows[0][1] < 5 and rows[0][2] is None
-
-
-ENDINGS = {
-    "long": (completion("half an ans", "length"), ("half an ans", "length", None)),
-    "tool": (completion("said", "eos"), ("said", "stop", None)),
-    "used up": (completion("", "length"), (None, "length", "max_tokens were used up before the answer began: raise it")),
-    "filtered": (completion("a start", "content_filter"), (None, "refused", "refused by the provider's content filter")),
-    "refused": (completion(None, refusal="I can't help\nwith that"), (None, "refused", "refused: I can't help with that")),
-    "surrogate": (completion("x\ud800y"), ("x\ufffdy", "stop", None)),
-}
-
-
-def test_endings() -> None:
-    with chat_server({name: [Fate(body=body)] for name, (body, _) in ENDINGS.items()}) as server:
-        found = answers(config(server), *ENDINGS)
-        assert [(c.text, c.finish, c.failed) for c in found] == [wanted for _, wanted in ENDINGS.values()]
-        assert server.calls == len(ENDINGS)
 
 
 def test_what_is_sent() -> None:

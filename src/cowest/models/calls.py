@@ -17,7 +17,7 @@ from cowest.errors import BudgetError, CallError, CoWestError
 from cowest.models import store
 from cowest.models.claims import Ask
 from cowest.models.pace import Pace
-from cowest.models.responses import FREE, AgainError, Answered, HopelessError, PoisonError, Usage, backoff, read_body, refuse, said
+from cowest.models.responses import FREE, AgainError, Answered, HopelessError, PoisonError, Usage, backoff, read, said
 from cowest.models.till import Till
 from cowest.models.transport import LostError, Transport
 from cowest.protocols import Completion, Request
@@ -261,9 +261,7 @@ class OpenAIModel:
         try:
             reply = await self._transport.post(self._config.body(request))
             self._heard = time.monotonic()
-            if reply.status != 200:
-                refuse(reply, self._key, self._config.patience, time.time())
-            return read_body(reply.content, self.name)
+            return read(reply, self.name, self._key, self._config.patience, time.time())
         except LostError as lost:
             raise AgainError(said(str(lost), self._key), None if lost.reached else FREE, reached=lost.reached) from None
 

@@ -60,6 +60,8 @@ class OpenAIConfig(Config):
     """Longest Retry-After, in seconds, that is waited for; a longer one stops the stage."""
     limit: Literal["max_tokens", "max_completion_tokens"] = "max_tokens"
     """What the endpoint calls the most tokens of a completion."""
+    system: Literal["keep", "merge"] = "keep"
+    """What becomes of a system message: `merge` puts it before the user's first message, for endpoints that take none."""
     price: Price | None = None
     """What its tokens cost: a budget in money needs it, and the ledger shows it."""
     extra: dict[str, JsonValue] = Field(default_factory=dict)
@@ -86,10 +88,11 @@ class OpenAIConfig(Config):
 
     @property
     def name(self) -> str:
-        """Model and endpoint, and a digest of `extra`: what the answer depends on beside the request."""
+        """Model and endpoint, and a digest of `extra` and `system`: what the answer depends on beside the request."""
         parts = urlsplit(self.base_url)
         port = f":{parts.port}" if parts.port else ""
-        extra = f"#{digest(self.extra)[:8]}" if self.extra else ""
+        more = self.extra | ({"system": self.system} if self.system != "keep" else {})
+        extra = f"#{digest(more)[:8]}" if more else ""
         return f"{self.model}@{parts.hostname}{port}{parts.path}{extra}"
 
     @contextmanager
@@ -126,13 +129,23 @@ class OpenAIConfig(Config):
         sampling = request.sampling
         body: dict[str, Any] = {
             "model": self.model,
-            "messages": [{"role": message.role, "content": message.content} for message in request.messages],
+            "messages": self._messages(request),
             "temperature": sampling.temperature,
             self.limit: sampling.max_tokens,
             "top_p": sampling.top_p if sampling.top_p < 1 else None,
             "stop": list(sampling.stop) or None,
         }
         return {name: value for name, value in (body | self.extra).items() if value is not None}
+
+    def _messages(self, request: Request) -> list[dict[str, str]]:
+        messages = [{"role": message.role, "content": message.content} for message in request.messages]
+        if self.system == "keep":
+            return messages
+        told = [message["content"] for message in messages if message["role"] == "system"]
+        rest = [message for message in messages if message["role"] != "system"]
+        if told and rest and rest[0]["role"] == "user":
+            told.append(rest.pop(0)["content"])
+        return [{"role": "user", "content": "\n\n".join(told)}, *rest] if told else rest
 
     def _can_keep_a_budget(self) -> None:
         """Raises ConfigError where the turn has a budget and nobody could say what a call costs at most."""

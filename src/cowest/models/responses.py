@@ -23,6 +23,13 @@ HOPELESS = {
     410: "the model is gone",
 }
 """Statuses that every call would meet."""
+FILTERED = {"content_filter", "content_policy_violation"}
+"""Codes of an error by which a prompt is refused for what it says."""
+UNSUPPORTED = {"unsupported_parameter", "unsupported_value"}
+NO_SYSTEM = re.compile(
+    r"(?i)system[ '\"]*(role|message|prompt|instruction)s?\b.{0,60}(not|n't) (be )?(support|allow|enabl|accept|permit)"
+    r"|(not|n't) support.{0,30}\bsystem[ '\"]*(role|message|prompt|instruction)|developer instruction is not enabled"
+)
 LONGEST_BACKOFF = 30.0
 """Seconds between two attempts at most, where the provider names no time."""
 Usage = tuple[int, int]
@@ -68,6 +75,18 @@ class Answered(NamedTuple):
     """None where the provider doesn't say."""
 
 
+def read(reply: Reply, name: str, key: str | None, patience: float, now: float) -> Answered:
+    """A response as an answer. Raises AgainError, PoisonError or HopelessError, without the key in it."""
+    if reply.status == 200:
+        return read_body(reply.content, name)
+    error = _error(reply.content)
+    if str(error.get("code")) in FILTERED:  # the prompt was refused: an ending, as where the completion is
+        detail = said(str(error.get("message") or ""), key)
+        reason = f"refused by the provider's content filter{_filters(error)} (HTTP {reply.status}: {detail})"
+        return Answered(Completion(None, name, "refused", reason), None, FREE)
+    return refuse(reply, key, patience, now)
+
+
 def refuse(reply: Reply, key: str | None, patience: float, now: float) -> NoReturn:
     """What a status other than 200 means: raises AgainError, PoisonError or HopelessError, without the key in it."""
     status = reply.status
@@ -83,6 +102,8 @@ def refuse(reply: Reply, key: str | None, patience: float, now: float) -> NoRetu
         if wait is not None and wait > patience:
             raise HopelessError(f"asks to come back in {wait:.0f} s (HTTP {status}), longer than patience ({patience:g} s)")
         raise AgainError(f"HTTP {status}", FREE, wait, busy=status in BUSY)
+    if mend := _mend(body):
+        raise HopelessError(f"refuses every call ({shown}): {mend}")
     raise PoisonError(shown)
 
 
@@ -109,6 +130,8 @@ def read_body(content: bytes, name: str) -> Answered:
     if finish == "content_filter" or refusal:
         reason = f"refused: {' '.join(str(refusal).split())[:200]}" if refusal else "refused by the provider's content filter"
         return Answered(Completion(None, name, "refused", reason, None, **tokens), version, usage)
+    if isinstance(text, list):  # some answer in parts
+        text = "".join(str(part.get("text") or "") for part in text if isinstance(part, dict) and part.get("type") == "text")
     if not isinstance(text, str) or not text.strip():
         if finish == "length":
             reason = "max_tokens were used up before the answer began: raise it"
@@ -139,6 +162,33 @@ def backoff(first: float, attempt: int) -> float:
 def said(text: str, key: str | None) -> str:
     """What the other side said, in one line, without the key."""
     return " ".join((text.replace(key, "***") if key else text).split())[:200]
+
+
+def _mend(error: dict[str, Any]) -> str | None:
+    """Which setting to change where an endpoint does not take what every call of ours has, in the words of several providers."""
+    message, param = str(error.get("message") or ""), str(error.get("param") or "")
+    if NO_SYSTEM.search(message) or ("role" in param and "system" in message):
+        return "set `system: merge`, and what the system message says goes into the first message of the user"
+    if str(error.get("code")) not in UNSUPPORTED and not re.search(r"(?i)unsupported|not support", message):
+        return None
+    named = re.findall(r"\b(max_tokens|max_completion_tokens|temperature|top_p|stop)\b", f"{param} {message}")
+    if not named and str(error.get("code")) in UNSUPPORTED and param:
+        return f"take {param} out of `extra`, or give it another value"
+    if not named:
+        return None
+    if named[0].startswith("max_"):
+        return f"set `limit: {'max_completion_tokens' if named[0] == 'max_tokens' else 'max_tokens'}`"
+    return f"set `extra: {{{named[0]}: null}}`, which takes it out (or a value that the model takes)"
+
+
+def _filters(error: dict[str, Any]) -> str:
+    """What a content filter found, as Azure says it."""
+    inner = error.get("innererror")
+    found = inner.get("content_filter_result") if isinstance(inner, dict) else None
+    if not isinstance(found, dict):
+        return ""
+    names = [name for name, result in found.items() if isinstance(result, dict) and result.get("filtered")]
+    return f" for {', '.join(names)}" if names else ""
 
 
 def _title(content: bytes) -> str:
