@@ -77,7 +77,8 @@ def _local(params: Path, root: Path) -> None:
     turn = flywheel(project)
     raw = parse(TurnConfig, section(load(project), "turn", str(params)), f"{params}: turn").raw
     pinned = turn_of(raw, project)
-    os.environ["COWEST_STORE"] = str(Path(os.environ.get("COWEST_STORE") or ".cowest/calls.sqlite").absolute())
+    store = os.environ.get("COWEST_STORE") or ".cowest/calls.sqlite"
+    os.environ["COWEST_STORE"] = store if "://" in store else str(Path(store).absolute())
     warnings.filterwarnings("ignore", module=r"kfp\b.*")
     local.init(runner=local.SubprocessRunner(use_venv=False), pipeline_root=str(root))
     try:

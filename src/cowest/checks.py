@@ -234,10 +234,9 @@ def _store() -> Check:
     from cowest.models import store
 
     try:
-        store.open_store()
+        return Check("call store", True, store.open_store().place)
     except CoWestError as error:
         return Check("call store", False, str(error), "COWEST_STORE names another place")
-    return Check("call store", True, os.environ.get("COWEST_STORE") or ".cowest/calls.sqlite")
 
 
 def _registry(config: RegistryConfig) -> Check:

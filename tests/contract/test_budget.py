@@ -1,6 +1,7 @@
 """Paid calls against a real server: the budget holds, nothing that was paid for is lost, and nothing is paid for twice."""
 
 import json
+import os
 import subprocess
 import sys
 import threading
@@ -18,7 +19,7 @@ from cowest.models.claims import Budget, Spent, open_turn, spent
 from cowest.models.openai import OpenAIConfig, Price
 from cowest.protocols import Completion, Request
 from cowest.records import Message
-from tests import servers, tiny
+from tests import servers, stores, tiny
 from tests.servers import ChatServer, Fate, chat_server, completion, error
 
 PRICE = Price(prompt=1.0, completion=10.0)
@@ -27,10 +28,10 @@ COST = (7 * 1.0 + 3 * 10.0) / 1e6
 MAX_TOKENS = 20
 
 
-@pytest.fixture(autouse=True)
-def stage(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[store.Account]:
-    """A stage of the turn `t`."""
-    monkeypatch.setenv("COWEST_STORE", str(tmp_path / "calls.sqlite"))
+@pytest.fixture(autouse=True, params=stores.KINDS)
+def stage(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[store.Account]:
+    """A stage of the turn `t`, on each kind of store."""
+    monkeypatch.setenv("COWEST_STORE", stores.place(request.param, tmp_path))
     with store.accounting("refine") as account:
         yield account
 
@@ -213,36 +214,36 @@ with store.accounting("refine"), settings.open() as model:
 """
 
 
-def child(settings: OpenAIConfig, first: int, last: int, place: Path) -> subprocess.Popen[str]:
+def child(settings: OpenAIConfig, first: int, last: int) -> subprocess.Popen[str]:
     """Another process that asks for a range of answers."""
-    surroundings = {**tiny.surroundings(), "COWEST_STORE": str(place)}
+    surroundings = {**tiny.surroundings(), "COWEST_STORE": os.environ["COWEST_STORE"]}
     command = [sys.executable, "-c", CHILD, settings.model_dump_json(), str(first), str(last)]
     return subprocess.Popen(command, env=surroundings, stdout=subprocess.PIPE, text=True)
 
 
-def test_processes_that_share_a_store_never_overspend_together(tmp_path: Path) -> None:
+def test_processes_that_share_a_store_never_overspend_together() -> None:
     settings = OpenAIConfig(model="m", price=PRICE)
     budget(usd=60 * COST + PRICE.of(*settings.most(ask(100))))
     with chat_server(otherwise=Fate(delay=0.02)) as server:
-        shards = [child(config(server, concurrency=4), first, first + 100, tmp_path / "calls.sqlite") for first in (100, 200, 300)]
+        shards = [child(config(server, concurrency=4), first, first + 100) for first in (100, 200, 300)]
         said = [shard.communicate(timeout=60)[0] for shard in shards]
     assert all(text.startswith("BudgetError") for text in said)
     assert 20 < server.calls < 100 and len(server.asked()) == server.calls
     assert now().usd == pytest.approx(server.calls * COST) and now().usd <= (now().budget.usd or 0)
 
 
-def test_processes_that_ask_the_same_make_each_call_once(tmp_path: Path) -> None:
+def test_processes_that_ask_the_same_make_each_call_once() -> None:
     with chat_server(otherwise=Fate(delay=0.02)) as server:
-        twins = [child(config(server, concurrency=4), 0, 60, tmp_path / "calls.sqlite") for _ in range(3)]
+        twins = [child(config(server, concurrency=4), 0, 60) for _ in range(3)]
         said = [twin.communicate(timeout=60)[0] for twin in twins]
     assert said == ["answered 60\n"] * 3
     assert server.calls == 60
 
 
-def test_a_call_whose_process_was_killed_is_made_by_another_at_once(tmp_path: Path) -> None:
+def test_a_call_whose_process_was_killed_is_made_by_another_at_once() -> None:
     budget(usd=1)
     with chat_server({"1": [Fate(delay=20)]}) as server:
-        killed = child(config(server, timeout=60), 1, 2, tmp_path / "calls.sqlite")
+        killed = child(config(server, timeout=60), 1, 2)
         while not server.calls:
             time.sleep(0.01)
         waiting = threading.Timer(0.5, killed.kill)

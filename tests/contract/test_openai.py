@@ -255,7 +255,7 @@ def test_keeps_tokens_version_and_seconds(own_store: Path) -> None:
     with chat_server(otherwise=Fate(delay=0.05)) as server:
         (found,) = answers(config(server), "x")
     assert (found.prompt_tokens, found.completion_tokens) == (7, 3)
-    rows = store.CallStore(own_store / "calls.sqlite")._db.execute("SELECT version, seconds, cost FROM calls").fetchall()
+    rows = store.CallStore(own_store / "calls.sqlite").read(lambda db: db.execute("SELECT version, seconds, cost FROM calls").fetchall())
     assert rows[0][0] == servers.VERSION and 0.05 <= rows[0][1] < 5 and rows[0][2] is None
 
 

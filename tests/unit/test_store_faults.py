@@ -9,7 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from cowest.errors import StoreError
+from cowest.errors import CoWestError, StoreError
+from cowest.models import store
 from cowest.models.schema import STEPS
 from cowest.models.store import Answer, CallStore
 from cowest.protocols import Completion
@@ -57,11 +58,11 @@ def test_a_full_disk_is_one_clear_error_and_keeps_what_was_there(tmp_path: Path)
     kept = CallStore(tmp_path / "calls")
     kept.put([answer("a")])
     pages = kept.read(lambda db: db.execute("PRAGMA page_count").fetchone()[0])
-    kept._db.execute(f"PRAGMA max_page_count={pages + 2}")
+    kept._database._writer.execute(f"PRAGMA max_page_count={pages + 2}")
     with pytest.raises(StoreError, match=r"can't be written: database or disk is full; .*make room"):
         kept.put([answer(f"b{number}") for number in range(100)])
     assert set(kept.get(["a", "b0"])) == {"a"}, "all of a put or nothing"
-    kept._db.execute("PRAGMA max_page_count=1000000")
+    kept._database._writer.execute("PRAGMA max_page_count=1000000")
     kept.put([answer("b0")])
     assert set(kept.get(["a", "b0"])) == {"a", "b0"}
 
@@ -77,7 +78,7 @@ def test_a_damaged_page_is_said(tmp_path: Path) -> None:
     kept = CallStore(path)
     keys = [str(number) for number in range(300)]
     kept.put([answer(key) for key in keys])
-    kept._db.execute("PRAGMA wal_checkpoint(TRUNCATE)")
+    kept._database._writer.execute("PRAGMA wal_checkpoint(TRUNCATE)")
     with path.open("r+b") as file:
         size = path.stat().st_size
         for place in range(8192, size, 4096):
@@ -106,3 +107,11 @@ def test_a_newer_store_is_left_alone(tmp_path: Path) -> None:
         db.execute("PRAGMA user_version=99")
     with pytest.raises(StoreError, match="newer CoWest"):
         CallStore(tmp_path / "calls")
+
+
+@pytest.mark.parametrize("place", ["mysql://somebody:secret@host/db", "/dev/null/calls"])
+def test_a_place_that_is_none_is_said_without_its_secrets(place: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("COWEST_STORE", place)
+    with pytest.raises(CoWestError) as said:
+        store.open_store()
+    assert "secret" not in str(said.value)

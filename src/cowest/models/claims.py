@@ -6,19 +6,17 @@ A claim whose process is gone, or whose call broke off, may have been paid for: 
 answered, and then as much as that answer cost.
 """
 
-import fcntl
-import os
-import sqlite3
 import time
-from contextlib import suppress
+from collections import defaultdict
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from enum import Enum
 
 from pydantic import Field
 
 from cowest.config import Config
+from cowest.models.database import Db, delete, select
 from cowest.models.store import Answer, CallStore
-from cowest.protocols import Completion
 
 
 class Budget(Config):
@@ -39,9 +37,38 @@ class Ask:
     tokens: int
 
 
+@dataclass(frozen=True, slots=True)
+class Settled:
+    """A call that was answered, and what it cost."""
+
+    answer: Answer
+    usd: float
+    tokens: int
+
+
+@dataclass(frozen=True, slots=True)
+class Released:
+    """A call that brought no answer, and what it cost all the same."""
+
+    ask: Ask
+    usd: float = 0.0
+    tokens: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Left:
+    """A call that nobody makes now. Its claims that broke off still count: they may have been paid for."""
+
+    ask: Ask
+
+
+Move = Ask | Settled | Released | Left
+
+
 class Refused(Enum):
     """Why a claim was not given."""
 
+    ANSWERED = "it was answered meanwhile"
     TAKEN = "another process is making this call"
     OVER = "it might cost more than is left"
 
@@ -60,6 +87,12 @@ class Spent:
         return f"${self.usd:,.4f} and {self.tokens:,} tokens are spent" + (f" of {' and '.join(shown)}" if shown else "")
 
 
+OPEN = "SELECT COALESCE(SUM(usd), 0), COALESCE(SUM(tokens), 0) FROM claims WHERE turn = ?"
+CLAIM = "INSERT INTO claims (key, owner, turn, usd, tokens) VALUES (?,?,?,?,?)"
+RELEASE = "DELETE FROM claims WHERE id = (SELECT MAX(id) FROM claims WHERE key = ? AND owner = ?)"
+OTHERS = "SELECT DISTINCT key, owner FROM claims WHERE owner NOT IN (0, {}) AND key IN ({{}})"
+
+
 def open_turn(store: CallStore, turn: str, budget: Budget) -> None:
     """The turn that stages belong to from now on. What it spent before stays spent; its budget is this one."""
     insert = (
@@ -69,93 +102,93 @@ def open_turn(store: CallStore, turn: str, budget: Budget) -> None:
     store.write([lambda db: db.execute(insert, (turn, time.time(), budget.usd, budget.tokens))])
 
 
-def spent(db: sqlite3.Connection, turn: str) -> Spent:
+def spent(db: Db, turn: str) -> Spent:
     """What a turn spent, claims included."""
     row = db.execute("SELECT spent_usd, spent_tokens, usd, tokens FROM turns WHERE turn = ?", (turn,)).fetchone() or (0.0, 0, None, None)
-    open_usd, open_tokens = db.execute("SELECT TOTAL(usd), TOTAL(tokens) FROM claims WHERE turn = ?", (turn,)).fetchone()
-    return Spent(row[0] + open_usd, row[1] + int(open_tokens), Budget(usd=row[2], tokens=row[3]))
+    open_usd, open_tokens = db.execute(OPEN, (turn,)).fetchone()
+    return Spent(row[0] + float(open_usd), row[1] + int(open_tokens), Budget(usd=row[2], tokens=row[3]))
 
 
 class Claims:
-    """The claims of this process. Its methods are parts of a transaction (`CallStore.write`)."""
+    """The claims of this process."""
 
     def __init__(self, store: CallStore) -> None:
         self._store = store
-        self._owners = _Owners(store)
+        self._me = store.join()
         self.turn = store.read(store.turn)
 
-    def claim(self, db: sqlite3.Connection, ask: Ask) -> Completion | Refused | None:
-        """None: it is ours, call. A completion: it was answered meanwhile."""
-        if found := self._store.get([ask.key]):
-            return found[ask.key]
-        me = self._owners.me(db)
-        others = db.execute("SELECT DISTINCT owner FROM claims WHERE key = ? AND owner NOT IN (0, ?)", (ask.key, me)).fetchall()
-        if any(self._owners.alive(owner) for (owner,) in others):
-            return Refused.TAKEN
-        if self.turn and not _fits(spent(db, self.turn), ask):
-            return Refused.OVER
-        db.execute("INSERT INTO claims (key, owner, turn, usd, tokens) VALUES (?,?,?,?,?)", (ask.key, me, self.turn, ask.usd, ask.tokens))
-        return None
+    def make(self, db: Db, moves: Sequence[Move]) -> list[Refused | None]:
+        """All these, as a part of a transaction (`CallStore.write`): first what frees, then what claims. None: done.
 
-    def settle(self, db: sqlite3.Connection, answer: Answer, usd: float, tokens: int) -> None:
-        """Keeps an answer, in place of all claims on its call, each of which may have cost as much."""
-        self._store.keep(db, [answer])
-        for (turn,) in db.execute("SELECT turn FROM claims WHERE key = ?", (answer.key,)).fetchall():
-            _spend(db, turn, usd, tokens)
-        db.execute("DELETE FROM claims WHERE key = ?", (answer.key,))
+        The number of statements does not grow with the moves, so that a database that is far away holds nobody up.
+        """
+        self._settle(db, [move for move in moves if isinstance(move, Settled)])
+        self._release(db, [move for move in moves if isinstance(move, Released)])
+        left = [(move.ask.key, self._me) for move in moves if isinstance(move, Left)]
+        if left:
+            db.executemany("UPDATE claims SET owner = 0 WHERE key = ? AND owner = ?", left)
+        refused = iter(self._claim(db, [move for move in moves if isinstance(move, Ask)]))
+        return [next(refused) if isinstance(move, Ask) else None for move in moves]
 
-    def release(self, db: sqlite3.Connection, ask: Ask, usd: float = 0.0, tokens: int = 0) -> None:
-        """Gives one claim back: its call brought no answer, and cost this much."""
-        me = self._owners.me(db)
-        db.execute("DELETE FROM claims WHERE id = (SELECT MAX(id) FROM claims WHERE key = ? AND owner = ?)", (ask.key, me))
-        _spend(db, self.turn, usd, tokens)
+    def _claim(self, db: Db, asks: Sequence[Ask]) -> list[Refused | None]:
+        if not asks:
+            return []
+        keys = [ask.key for ask in asks]
+        answered = {key for (key,) in select(db, "SELECT key FROM calls WHERE key IN ({})", keys)}
+        others = select(db, OTHERS.format(self._me), keys)
+        alive = self._store.living(db, {owner for _, owner in others})
+        taken = {key for key, owner in others if owner in alive}
+        left = _Left(spent(db, self.turn)) if self.turn else None
+        refused: list[Refused | None] = []
+        for ask in asks:
+            if ask.key in answered:
+                refused.append(Refused.ANSWERED)
+            elif ask.key in taken:
+                refused.append(Refused.TAKEN)
+            else:
+                refused.append(None if left is None or left.take(ask) else Refused.OVER)
+        rows = [(ask.key, self._me, self.turn, ask.usd, ask.tokens) for ask, why in zip(asks, refused, strict=True) if why is None]
+        db.executemany(CLAIM, rows)
+        return refused
 
-    def leave(self, db: sqlite3.Connection, ask: Ask) -> None:
-        """Nobody makes this call now; claims that broke off still count, since they may have been paid for."""
-        db.execute("UPDATE claims SET owner = 0 WHERE key = ? AND owner = ?", (ask.key, self._owners.me(db)))
+    def _settle(self, db: Db, moves: Sequence[Settled]) -> None:
+        """Keeps answers, each in place of all claims on its call, of which any may have cost as much."""
+        if not moves:
+            return
+        self._store.keep(db, [move.answer for move in moves])
+        paid = {move.answer.key: (move.usd, move.tokens) for move in reversed(moves)}  # the first answer wins
+        claims = select(db, "SELECT key, turn FROM claims WHERE key IN ({})", paid)
+        delete(db, "DELETE FROM claims WHERE key IN ({})", paid)
+        _spend(db, [(turn, *paid[key]) for key, turn in claims])
+
+    def _release(self, db: Db, moves: Sequence[Released]) -> None:
+        """Gives one claim back for each."""
+        if moves:
+            db.executemany(RELEASE, [(move.ask.key, self._me) for move in moves])
+            _spend(db, [(self.turn, move.usd, move.tokens) for move in moves])
 
 
-def _fits(now: Spent, ask: Ask) -> bool:
-    limit = now.budget
-    return (limit.usd is None or now.usd + ask.usd <= limit.usd + 1e-9) and (
-        limit.tokens is None or now.tokens + ask.tokens <= limit.tokens
-    )
+class _Left:
+    """What a turn's budget still has room for, one claim after another."""
+
+    def __init__(self, now: Spent) -> None:
+        self._usd, self._tokens, self._limit = now.usd, now.tokens, now.budget
+
+    def take(self, ask: Ask) -> bool:
+        """Whether it fits, and then it is taken."""
+        usd, tokens = self._usd + ask.usd, self._tokens + ask.tokens
+        fits = (self._limit.usd is None or usd <= self._limit.usd + 1e-9) and (self._limit.tokens is None or tokens <= self._limit.tokens)
+        if fits:
+            self._usd, self._tokens = usd, tokens
+        return fits
 
 
-def _spend(db: sqlite3.Connection, turn: str, usd: float, tokens: int) -> None:
-    if turn:
-        db.execute("INSERT OR IGNORE INTO turns (turn, opened) VALUES (?,?)", (turn, time.time()))
-        db.execute("UPDATE turns SET spent_usd = spent_usd + ?, spent_tokens = spent_tokens + ? WHERE turn = ?", (usd, tokens, turn))
-
-
-class _Owners:
-    """Which processes live: each holds a lock on one byte of a file beside the store, which the kernel lets go when it ends."""
-
-    _files: dict[str, int] = {}  # noqa: RUF012  never closed: POSIX locks fall when any handle of the file is
-    _ids: dict[str, int] = {}  # noqa: RUF012
-
-    def __init__(self, store: CallStore) -> None:
-        self._path = f"{store.path}-owners"
-
-    def me(self, db: sqlite3.Connection) -> int:
-        """This process's number in the store."""
-        while self._path not in self._ids:
-            number = int(db.execute("INSERT INTO owners (at) VALUES (?)", (time.time(),)).lastrowid or 0)
-            with suppress(BlockingIOError):  # given before, in a transaction that was undone
-                fcntl.lockf(self._file(), fcntl.LOCK_EX | fcntl.LOCK_NB, 1, number)
-                self._ids[self._path] = number
-        return self._ids[self._path]
-
-    def alive(self, owner: int) -> bool:
-        """Whether another process still runs."""
-        try:
-            fcntl.lockf(self._file(), fcntl.LOCK_SH | fcntl.LOCK_NB, 1, owner)
-        except OSError:
-            return True
-        fcntl.lockf(self._file(), fcntl.LOCK_UN, 1, owner)
-        return False
-
-    def _file(self) -> int:
-        if self._path not in self._files:
-            self._files[self._path] = os.open(self._path, os.O_RDWR | os.O_CREAT, 0o644)
-        return self._files[self._path]
+def _spend(db: Db, spendings: Iterable[tuple[str, float, int]]) -> None:
+    sums: dict[str, tuple[float, int]] = defaultdict(lambda: (0.0, 0))
+    for turn, usd, tokens in spendings:
+        if turn and (usd or tokens):
+            sums[turn] = sums[turn][0] + usd, sums[turn][1] + tokens
+    now = time.time()
+    db.executemany("INSERT INTO turns (turn, opened) VALUES (?,?) ON CONFLICT DO NOTHING", [(turn, now) for turn in sums])
+    add = "UPDATE turns SET spent_usd = spent_usd + ?, spent_tokens = spent_tokens + ? WHERE turn = ?"
+    db.executemany(add, [(usd, tokens, turn) for turn, (usd, tokens) in sums.items()])

@@ -1,8 +1,9 @@
-"""The tables of the call store, and how a store that an older CoWest wrote gets them. No answer is lost on the way."""
+"""The tables of the call store in both databases, and how a store that an older CoWest wrote gets them. No answer is lost on the way."""
 
 import sqlite3
 
 from cowest.errors import StoreError
+from cowest.models.database import Db
 
 STEPS = (
     """
@@ -42,9 +43,45 @@ STEPS = (
     CREATE INDEX claims_by_key ON claims (key);
     CREATE TABLE versions (turn TEXT NOT NULL, model TEXT NOT NULL, version TEXT NOT NULL, UNIQUE (turn, model, version))""",
 )
+"""SQLite's."""
+POSTGRES = (
+    """
+    CREATE TABLE calls (
+        key TEXT COLLATE "C" PRIMARY KEY, model TEXT NOT NULL, text TEXT, finish TEXT NOT NULL, failed TEXT, logprob DOUBLE PRECISION,
+        prompt_tokens BIGINT NOT NULL, completion_tokens BIGINT NOT NULL,
+        seconds DOUBLE PRECISION NOT NULL, cost DOUBLE PRECISION, version TEXT, stage TEXT, at DOUBLE PRECISION NOT NULL
+    );
+    CREATE TABLE stages (
+        stage TEXT NOT NULL, started DOUBLE PRECISION NOT NULL, seconds DOUBLE PRECISION NOT NULL, peak_memory BIGINT NOT NULL,
+        asked BIGINT NOT NULL, stored BIGINT NOT NULL, prompt_tokens BIGINT NOT NULL, completion_tokens BIGINT NOT NULL,
+        cost DOUBLE PRECISION NOT NULL, requests BIGINT NOT NULL, answered BIGINT NOT NULL, aside BIGINT NOT NULL, attempts BIGINT NOT NULL,
+        rowid BIGINT GENERATED ALWAYS AS IDENTITY PRIMARY KEY
+    );
+    CREATE TABLE turns (
+        turn TEXT PRIMARY KEY, opened DOUBLE PRECISION NOT NULL, usd DOUBLE PRECISION, tokens BIGINT,
+        spent_usd DOUBLE PRECISION NOT NULL DEFAULT 0, spent_tokens BIGINT NOT NULL DEFAULT 0
+    );
+    CREATE TABLE owners (
+        id BIGINT GENERATED ALWAYS AS IDENTITY PRIMARY KEY, at TIMESTAMPTZ NOT NULL
+    );
+    CREATE TABLE claims (
+        id BIGINT GENERATED ALWAYS AS IDENTITY PRIMARY KEY, key TEXT COLLATE "C" NOT NULL, owner BIGINT NOT NULL, turn TEXT NOT NULL,
+        usd DOUBLE PRECISION NOT NULL, tokens BIGINT NOT NULL
+    );
+    CREATE INDEX claims_by_key ON claims (key);
+    CREATE TABLE versions (
+        turn TEXT NOT NULL, model TEXT NOT NULL, version TEXT NOT NULL, rowid BIGINT GENERATED ALWAYS AS IDENTITY,
+        UNIQUE (turn, model, version)
+    )""",
+)
+"""PostgreSQL's, in a schema of their own. `rowid` is what SQLite has anyhow: the order in which rows came."""
+SCHEMA = "cowest"
+"""Where they are in PostgreSQL: a search_path leads there."""
+LOCK = int.from_bytes(b"cowest")
+"""Whoever looks for the tables in PostgreSQL and makes them holds this advisory lock."""
 
 
-def upgrade(db: sqlite3.Connection) -> None:
+def upgrade_sqlite(db: sqlite3.Connection) -> None:
     """Takes a store to the newest tables, in one transaction. Raises StoreError for a store of a newer CoWest."""
     if _version(db) == len(STEPS):
         return
@@ -61,8 +98,28 @@ def upgrade(db: sqlite3.Connection) -> None:
         raise
 
 
+def upgrade_postgres(db: Db) -> None:
+    """The same for PostgreSQL, as a part of a transaction."""
+    db.execute("SELECT pg_advisory_xact_lock(?)", (LOCK,))
+    if db.execute("SELECT to_regnamespace(?)", (SCHEMA,)).fetchone()[0] is None:
+        db.execute(f"CREATE SCHEMA {SCHEMA}")
+    if db.execute("SELECT to_regclass(?)", (f"{SCHEMA}.store",)).fetchone()[0] is None:
+        db.execute("CREATE TABLE store (version BIGINT NOT NULL)")
+        db.execute("INSERT INTO store VALUES (0)")
+    found = _known(db.execute("SELECT version FROM store").fetchone()[0], len(POSTGRES))
+    if found == len(POSTGRES):
+        return
+    for step in POSTGRES[found:]:
+        for statement in step.split(";"):
+            db.execute(statement)
+    db.execute("UPDATE store SET version = ?", (len(POSTGRES),))
+
+
 def _version(db: sqlite3.Connection) -> int:
-    found = int(db.execute("PRAGMA user_version").fetchone()[0])
-    if found > len(STEPS):
+    return _known(int(db.execute("PRAGMA user_version").fetchone()[0]), len(STEPS))
+
+
+def _known(found: int, newest: int) -> int:
+    if found > newest:
         raise StoreError("the call store was written by a newer CoWest: update this one, or name another store in COWEST_STORE")
     return found

@@ -2,35 +2,31 @@
 
 A call is known by its key (`Request.key`: model, messages, sampling, sample). What is stored is durable before the next
 step sees it, so a run that was killed asks only what had not been answered. The first answer of a key wins.
-`COWEST_STORE` names the SQLite file; the default is `.cowest/calls.sqlite`.
+`COWEST_STORE` names the SQLite file (the default is `.cowest/calls.sqlite`), or a team's PostgreSQL as postgresql://...
 """
 
 import os
 import resource
-import sqlite3
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TypeVar
 
-from cowest.errors import ConfigError, StoreError
-from cowest.models.schema import upgrade
+from cowest.errors import ConfigError
+from cowest.models.database import Database, Db, Work, select
 from cowest.protocols import Completion, Request
 
 T = TypeVar("T")
 SELECT = "SELECT key, text, model, finish, failed, logprob, prompt_tokens, completion_tokens, version FROM calls"
-INSERT = "INSERT OR IGNORE INTO calls VALUES (?,?,?,?,?,?,?,?,?,?,?,?,?)"
-PATIENCE = 60
-"""Seconds that a process waits for another that holds the store."""
-MOST_KEYS = 500  # SQLite's default limit of variables in a statement is 999 in old versions
+INSERT = "INSERT INTO calls VALUES (?,?,?,?,?,?,?,?,?,?,?,?,?) ON CONFLICT DO NOTHING"
+REPORTED = "INSERT INTO versions (turn, model, version) VALUES (?,?,?) ON CONFLICT DO NOTHING"
+VERSIONS = "SELECT version FROM versions WHERE turn = ? AND model = ? ORDER BY rowid"
 PAID = {"refused", "length"}
 """Endings that are kept even where they brought no text: they were paid for, and the same call would end so again."""
-Work = Callable[[sqlite3.Connection], T]
-"""What is done in a transaction."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,33 +89,41 @@ _account = Account("")
 
 
 def open_store() -> "CallStore":
-    """The store that COWEST_STORE names, opened once in a process."""
+    """The store that COWEST_STORE names, opened once in a process. Raises ConfigError and StoreError."""
     place = os.environ.get("COWEST_STORE") or ".cowest/calls.sqlite"
-    if "://" in place:
-        raise ConfigError(f"COWEST_STORE={place.split('://')[0]}://...: only SQLite is built; give the path of a file")
-    path = str(Path(place).resolve())
-    if path not in _open:
-        _open[path] = CallStore(Path(path))
-    return _open[path]
+    if "://" not in place:
+        place = str(Path(place).resolve())
+    if place not in _open:
+        _open[place] = CallStore(place)
+    return _open[place]
+
+
+def _database(place: Path | str) -> Database:
+    scheme = str(place).partition("://")[0] if "://" in str(place) else None
+    if scheme in ("postgresql", "postgres"):
+        from cowest.models.postgres import Postgres
+
+        return Postgres(str(place))
+    if scheme is not None:
+        raise ConfigError(f"COWEST_STORE={scheme}://...: a call store is the path of a file (SQLite), or postgresql://...")
+    from cowest.models.sqlite import Sqlite
+
+    return Sqlite(Path(place))
 
 
 class CallStore:
-    """One SQLite file; safe for threads, and for several processes on one machine. What SQLite says is raised as StoreError."""
+    """The path of an SQLite file or the address of a PostgreSQL database; safe for threads and for several processes."""
 
-    def __init__(self, path: Path) -> None:
-        self.path = path
+    def __init__(self, place: Path | str) -> None:
+        self._database = _database(place)
+        self.place = self._database.place
+        """Where it is, without secrets."""
         self._writing, self._reading = threading.Lock(), threading.Lock()
-        with self._mended("opened"):
-            path.parent.mkdir(parents=True, exist_ok=True)
-            self._db = self._connected()
-            self._share()
-            upgrade(self._db)
-            # Readers wait for no writer in WAL: a stage looks its calls up while answers are flushed.
-            self._reader = self._connected()
+        self._kept: list[Answer] = []
 
     def get(self, keys: Sequence[str]) -> dict[str, Completion]:
         """Completions of the keys that were answered before."""
-        found = self._found(keys)
+        found = self.read(lambda db: self._found(db, keys))
         _account.stored += sum(key in found for key in keys)
         for completion, version in found.values():
             self._note(completion.model, version)
@@ -127,61 +131,53 @@ class CallStore:
 
     def look(self, keys: Sequence[str]) -> dict[str, Completion]:
         """The same, for one who only wants to know: nothing is counted."""
-        return {key: completion for key, (completion, _) in self._found(keys).items()}
+        return {key: completion for key, (completion, _) in self.read(lambda db: self._found(db, keys)).items()}
 
-    def _found(self, keys: Sequence[str]) -> dict[str, tuple[Completion, str | None]]:
-        found: dict[str, tuple[Completion, str | None]] = {}
-        wanted = list(dict.fromkeys(keys))
-        with self._reading, self._mended("read"):
-            for start in range(0, len(wanted), MOST_KEYS):
-                part = wanted[start : start + MOST_KEYS]
-                marks = ",".join("?" * len(part))
-                for key, *row, version in self._reader.execute(f"{SELECT} WHERE key IN ({marks})", part):
-                    text, model, finish, failed, logprob, prompt_tokens, completion_tokens = row
-                    found[key] = Completion(text, model, finish, failed, logprob, prompt_tokens, completion_tokens), version
-        return found
+    def _found(self, db: Db, keys: Sequence[str]) -> dict[str, tuple[Completion, str | None]]:
+        return {key: (Completion(*row), version) for key, *row, version in select(db, f"{SELECT} WHERE key IN ({{}})", keys)}
 
     def put(self, answers: Sequence[Answer]) -> None:
         """Keeps answers, durable when it returns. Failed completions are not kept: they may be asked again."""
         self.write([lambda db: self.keep(db, answers)])
 
-    def keep(self, db: sqlite3.Connection, answers: Iterable[Answer]) -> None:
-        """What `put` does, as a part of a transaction."""
-        for a in answers:
-            c = a.completion
-            if c.text is None and c.finish not in PAID:
-                continue
-            row = (a.key, c.model, c.text, c.finish, c.failed, c.logprob, c.prompt_tokens, c.completion_tokens)
-            db.execute(INSERT, (*row, a.seconds, a.cost, a.version, _account.stage, time.time()))
-            if a.version is not None and (turn := self.turn(db)):
-                db.execute("INSERT OR IGNORE INTO versions VALUES (?,?,?)", (turn, c.model, a.version))
-            _account.asked += 1
-            _account.prompt_tokens += c.prompt_tokens
-            _account.completion_tokens += c.completion_tokens
-            _account.cost += a.cost or 0.0
-            self._note(c.model, a.version)
+    def keep(self, db: Db, answers: Iterable[Answer]) -> None:
+        """What `put` does, as a part of a transaction of `write`."""
+        kept = [answer for answer in answers if answer.completion.text is not None or answer.completion.finish in PAID]
+        turn, now = self.turn(db) if any(answer.version for answer in kept) else "", time.time()
+        db.executemany(INSERT, [_row(answer, now) for answer in kept])
+        if turn:
+            db.executemany(REPORTED, sorted({(turn, a.completion.model, a.version) for a in kept if a.version is not None}))
+        self._kept += kept
 
     def write(self, works: Sequence[Work[T]], durable: bool = True) -> list[T]:
         """Does all in one transaction, or nothing; what each gave. Without `durable` a power cut may undo it, a killed process not."""
-        with self._writing, self._mended("written"):
-            # Durable at commit: an answer that was paid for survives a power cut.
-            self._db.execute(f"PRAGMA synchronous={'FULL' if durable else 'NORMAL'}")
-            self._db.execute("BEGIN IMMEDIATE")
-            try:
-                done = [work(self._db) for work in works]
-                self._db.execute("COMMIT")
-            except BaseException:
-                if self._db.in_transaction:  # a full disk has SQLite roll back by itself
-                    self._db.execute("ROLLBACK")
-                raise
+
+        def do(db: Db) -> list[T]:
+            self._kept.clear()  # of a try that was lost
+            return [work(db) for work in works]
+
+        with self._writing:
+            done = self._database.write(do, durable)
+            kept, self._kept = self._kept, []
+        for answer in kept:
+            self._count(answer)
         return done
 
     def read(self, work: Work[T]) -> T:
         """Reads, beside whoever writes."""
-        with self._reading, self._mended("read"):
-            return work(self._reader)
+        with self._reading:
+            return self._database.read(work)
 
-    def turn(self, db: sqlite3.Connection) -> str:
+    def join(self) -> int:
+        """This process's number in the store."""
+        with self._writing:
+            return self._database.join()
+
+    def living(self, db: Db, owners: Collection[int]) -> set[int]:
+        """Which of other processes' numbers belong to one that lives."""
+        return self._database.living(db, owners)
+
+    def turn(self, db: Db) -> str:
         """The turn that the stage of this process belongs to: COWEST_TURN, or the last that was pinned; empty outside of a stage."""
         if not _account.stage:
             return ""
@@ -195,20 +191,12 @@ class CallStore:
         last = f"SELECT {COLUMNS} FROM stages WHERE rowid IN (SELECT MAX(rowid) FROM stages GROUP BY stage) ORDER BY rowid"  # noqa: S608
         return [Account(*row) for row in self.read(lambda db: db.execute(last).fetchall())]
 
-    def _share(self) -> None:
-        """Readers beside a writer (WAL). SQLite waits for no other process here, so we do: several may open a new store at once."""
-        until = time.monotonic() + PATIENCE
-        while True:
-            try:
-                self._db.execute("PRAGMA journal_mode=WAL")
-                return
-            except sqlite3.OperationalError as error:
-                if "locked" not in str(error) or time.monotonic() > until:
-                    raise
-                time.sleep(0.01)
-
-    def _connected(self) -> sqlite3.Connection:
-        return sqlite3.connect(self.path, timeout=PATIENCE, check_same_thread=False, isolation_level=None)
+    def _count(self, answer: Answer) -> None:
+        _account.asked += 1
+        _account.prompt_tokens += answer.completion.prompt_tokens
+        _account.completion_tokens += answer.completion.completion_tokens
+        _account.cost += answer.cost or 0.0
+        self._note(answer.completion.model, answer.version)
 
     def _note(self, model: str, version: str | None) -> None:
         """Counts the versions that a model reports; a change in the middle of a turn is said when it is seen."""
@@ -230,34 +218,19 @@ class CallStore:
         """Writes what a stage took."""
         values = [getattr(account, name) for name in COLUMNS.split(", ")]
 
-        def insert(db: sqlite3.Connection) -> None:
+        def insert(db: Db) -> None:
             marks = ",".join("?" * len(values))
             db.execute(f"INSERT INTO stages ({COLUMNS}, started) VALUES ({marks},?)", [*values, started])  # noqa: S608
             if turn := self.turn(db):
-                seen = [(turn, model, version) for model, versions in account.versions.items() for version in versions]
-                db.executemany("INSERT OR IGNORE INTO versions VALUES (?,?,?)", seen)
+                db.executemany(REPORTED, [(turn, model, version) for model, versions in account.versions.items() for version in versions])
 
         self.write([insert])
 
-    @contextmanager
-    def _mended(self, done: str) -> Iterator[None]:
-        """An error of SQLite's as one of ours."""
-        try:
-            yield
-        except (sqlite3.Error, OSError) as error:
-            said = f"the call store {self.path} can't be {done}: {error}; "
-            if "malformed" in str(error) or "not a database" in str(error):
-                mend = "the file is damaged: move it away, and `sqlite3 OLD .recover | sqlite3 NEW` gets back the answers that can be read"
-            elif "locked" in str(error):
-                mend = f"another process has held it for {PATIENCE} s: let that end and run again, or let COWEST_STORE name another"
-            elif done == "opened":
-                mend = "move the file away (its answers will be asked for again), or let COWEST_STORE name another"
-            else:
-                mend = "what was answered before is kept: make room, or give the store a place that may be written, and run again"
-            raise StoreError(said + mend) from None
 
-
-VERSIONS = "SELECT version FROM versions WHERE turn = ? AND model = ? ORDER BY rowid"
+def _row(answer: Answer, now: float) -> tuple[object, ...]:
+    c = answer.completion
+    said = (answer.key, c.model, c.text, c.finish, c.failed, c.logprob, c.prompt_tokens, c.completion_tokens)
+    return (*said, answer.seconds, answer.cost, answer.version, _account.stage, now)
 
 
 def counted(answer: Callable[[Iterable[Request]], Iterator[Completion]], requests: Iterable[Request]) -> Iterator[Completion]:

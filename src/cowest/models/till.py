@@ -6,15 +6,23 @@ who wait for it, and its rate follows from what the disk can do.
 
 import asyncio
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any
 
 from cowest.errors import BudgetError, CoWestError
-from cowest.models.claims import Ask, Claims, Refused, spent
-from cowest.models.store import Answer, CallStore, Work
+from cowest.models.claims import Ask, Claims, Left, Move, Refused, Released, Settled, spent
+from cowest.models.store import Answer, CallStore
 from cowest.protocols import Completion
 
 SOON = 0.05
 """Seconds before a call that another process makes is looked for again."""
+
+
+@dataclass(frozen=True, slots=True)
+class Look:
+    """Keys whose completions are wanted, where they were answered before."""
+
+    keys: Sequence[str]
 
 
 class Till:
@@ -22,7 +30,7 @@ class Till:
 
     def __init__(self, store: CallStore) -> None:
         self._store, self._claims = store, Claims(store)
-        self._queue: list[tuple[Work[Any], bool, asyncio.Future[Any]]] = []
+        self._queue: list[tuple[Move | Look, asyncio.Future[Any]]] = []
         self._flush: asyncio.Task[None] | None = None
         self._held = 0
         self._frees = 0
@@ -35,17 +43,18 @@ class Till:
         """
         while True:
             frees = self._frees
-            future = self._queued(lambda db: self._claims.claim(db, ask), durable=False)
+            future = self._queued(ask)
             try:
-                found = await asyncio.shield(future)
+                refused = await asyncio.shield(future)
             except asyncio.CancelledError:
                 future.add_done_callback(lambda done: self._undo(done, ask))
                 raise
-            if found is None:
+            if refused is None:
                 self._held += 1
-            if not isinstance(found, Refused):
-                return found  # type: ignore[no-any-return]
-            if found is Refused.TAKEN:
+                return None
+            if refused is Refused.ANSWERED:
+                return self._store.get([ask.key])[ask.key]
+            if refused is Refused.TAKEN:
                 await asyncio.sleep(SOON)
             elif self._held:
                 await self._next_free()
@@ -57,19 +66,20 @@ class Till:
 
     async def look(self, keys: Sequence[str]) -> dict[str, Completion]:
         """Completions of the keys that were answered before."""
-        return await asyncio.shield(self._queued(lambda _: self._store.get(keys), durable=False))
+        found: dict[str, Completion] = await asyncio.shield(self._queued(Look(keys)))
+        return found
 
     async def settle(self, answer: Answer, usd: float, tokens: int) -> None:
         """Keeps an answer: durable when it returns."""
         try:
-            await asyncio.shield(self._queued(lambda db: self._claims.settle(db, answer, usd, tokens), durable=True))
+            await asyncio.shield(self._queued(Settled(answer, usd, tokens)))
         finally:
             self._free()
 
     async def release(self, ask: Ask, usd: float, tokens: int) -> None:
         """The call brought no answer, and cost this much."""
         try:
-            await asyncio.shield(self._queued(lambda db: self._claims.release(db, ask, usd, tokens), durable=False))
+            await asyncio.shield(self._queued(Released(ask, usd, tokens)))
         finally:
             self._free()
 
@@ -79,16 +89,16 @@ class Till:
 
     async def leave(self, ask: Ask) -> None:
         """The call is given up."""
-        await asyncio.shield(self._queued(lambda db: self._claims.leave(db, ask), durable=False))
+        await asyncio.shield(self._queued(Left(ask)))
 
     async def close(self) -> None:
         """Writes what is still to be written."""
         while self._flush is not None and not self._flush.done():
             await asyncio.wait([self._flush])
 
-    def _queued(self, work: Work[Any], durable: bool) -> "asyncio.Future[Any]":
+    def _queued(self, move: Move | Look) -> "asyncio.Future[Any]":
         future: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
-        self._queue.append((work, durable, future))
+        self._queue.append((move, future))
         if self._flush is None or self._flush.done():
             self._flush = asyncio.create_task(self._write())
         return future
@@ -98,18 +108,27 @@ class Till:
             await asyncio.sleep(0)  # what is queued in the same breath is written together
             batch, self._queue = self._queue, []
             try:
-                found = await asyncio.to_thread(self._store.write, [work for work, _, _ in batch], any(durable for _, durable, _ in batch))
+                found = await asyncio.to_thread(self._do, [move for move, _ in batch])
             except CoWestError as error:
-                for _, _, future in batch:
+                for _, future in batch:
                     future.set_exception(error)
                     future.exception()  # whoever waits for it gets it; where nobody does, it is not worth a warning
             else:
-                for (_, _, future), result in zip(batch, found, strict=True):
+                for (_, future), result in zip(batch, found, strict=True):
                     future.set_result(result)
+
+    def _do(self, queued: Sequence[Move | Look]) -> list[Any]:
+        """What each gave: all lookups as one, and all that is written in one transaction."""
+        looks = [move for move in queued if isinstance(move, Look)]
+        moves = [move for move in queued if not isinstance(move, Look)]
+        found = self._store.get([key for look in looks for key in look.keys]) if looks else {}
+        durable = any(isinstance(move, Settled) for move in moves)
+        made = iter(self._store.write([lambda db: self._claims.make(db, moves)], durable)[0] if moves else ())
+        return [{key: found[key] for key in move.keys if key in found} if isinstance(move, Look) else next(made) for move in queued]
 
     def _undo(self, claimed: "asyncio.Future[Any]", ask: Ask) -> None:
         if not claimed.cancelled() and claimed.exception() is None and claimed.result() is None:
-            self._queued(lambda db: self._claims.release(db, ask), durable=False)
+            self._queued(Released(ask))
 
     def _free(self) -> None:
         self._held -= 1
