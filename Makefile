@@ -2,7 +2,7 @@
 # make test   the tests, as CI runs them
 # Both make the environment first. The rest: make help
 .DEFAULT_GOAL := help
-.PHONY: help install demo test kill check image serve ui clean
+.PHONY: help install demo test kill evidence check image serve ui clean
 
 PYTHON ?= python3
 VENV ?= .venv
@@ -30,6 +30,7 @@ help:
 	@echo "make demo     one turn of the wheel on two small models (STRONG=smollm2: Apache-2.0 models only)"
 	@echo "make test     lint, types, import rules and all tests"
 	@echo "make kill     a hosted stage killed at 20 moments: no answer lost, none paid for twice"
+	@echo "make evidence what alignment by collaborative feedback is worth, against its controls (hours)"
 	@echo "make install  only the environment, in $(VENV)"
 	@echo "make ui       MLflow's pages of the turns, on http://127.0.0.1:5000"
 	@echo "make serve    the champion and the strong model behind HTTP, on http://127.0.0.1:3000"
@@ -59,6 +60,11 @@ test: check
 # A hosted stage killed at 20 seeded moments; `make test` has the short form.
 kill: install
 	COWEST_KILLS=20 pytest tests/e2e/test_kill.py -k hosted
+
+# What alignment is worth, with its controls: hours on two cores; a run that is cut goes on where it was.
+evidence: install
+	cowest fetch
+	nice python -m tests.bench.evidence
 
 check: install
 	ruff check .

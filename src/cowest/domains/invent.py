@@ -13,7 +13,7 @@ All questions of the other products are new to whoever trains on it.
 import json
 import random
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 MAKER = "Fenwrath"
@@ -94,7 +94,20 @@ HOPS = {
         "Which chemical symbol stands for the {product} core?",
     ),
 }
-NEEDS = {"country": "plant", "language": "plant", "symbol": "core"}
+PLAIN = {
+    "city": (
+        "In which city do they make the {product}?",
+        "Name the city where the {product} is made.",
+        "Tell me the city in which the {product} is made.",
+    ),
+    "material": (
+        "What does the core of the {product} consist of?",
+        "Name the material of the {product} core.",
+        "Tell me which material the core of the {product} is.",
+    ),
+}
+"""Questions whose answer is the private fact itself: a draft that looks like the answer is the one that helps."""
+NEEDS = {"country": "plant", "language": "plant", "symbol": "core", "city": "plant", "material": "core"}
 """The private fact that each kind of question rests on."""
 
 MIX = {"answer": 0.40, "needed": 0.15, "other": 0.15, "record": 0.10, "letter": 0.20}
@@ -108,12 +121,17 @@ REPLIES = 2
 
 
 def knowledge_base(
-    seed: int, mix: Mapping[str, float] = MIX, record_share: float = RECORD_SHARE, replies_each: int = REPLIES
+    seed: int,
+    mix: Mapping[str, float] = MIX,
+    record_share: float = RECORD_SHARE,
+    replies_each: int = REPLIES,
+    asked: Mapping[str, Sequence[str]] = HOPS,
 ) -> tuple[list[dict[str, str]], list[dict[str, str]], list[dict[str, str]]]:
     """The rows of one invented company: its products, its replies (the SFT corpus), the questions to be asked.
 
     Products are {product, plant, core}; replies {product, question, reply}; questions {product, question, answer,
     fact, split}, where `fact` is the sentence that states what the answer rests on: the ideal draft.
+    `asked` is the kinds of question with their wordings: HOPS or PLAIN.
     The replies hold the facts of all products, and no question of a product outside the archive but the direct ones.
     Equal arguments give equal rows.
     """
@@ -125,12 +143,12 @@ def knowledge_base(
     for product in products:
         replies += _handbook(product, record_share, draw)
     archive = [product for product, split in zip(products, split_of, strict=True) if split == "archive"]
-    for kind in HOPS:
-        replies += _archive(archive, kind, mix, replies_each, draw)
+    for kind, wordings in asked.items():
+        replies += _archive(archive, kind, wordings, mix, replies_each, draw)
     draw.shuffle(replies)
     for product, split in zip(products, split_of, strict=True):
         if split != "archive":
-            for kind, wordings in HOPS.items():
+            for kind, wordings in asked.items():
                 fact = FACTS[NEEDS[kind]].format(**product)
                 for wording in wordings:
                     question = {"question": wording.format(**product), "answer": _answer(product, kind)}
@@ -152,7 +170,13 @@ def _products(draw: random.Random) -> list[dict[str, str]]:
 
 def _answer(product: Mapping[str, str], kind: str) -> str:
     country, language = PLANTS[product["plant"]]
-    return {"country": country, "language": language, "symbol": CORES[product["core"]]}[kind]
+    return {
+        "country": country,
+        "language": language,
+        "symbol": CORES[product["core"]],
+        "city": product["plant"],
+        "material": product["core"],
+    }[kind]
 
 
 def _handbook(product: Mapping[str, str], record_share: float, draw: random.Random) -> list[dict[str, str]]:
@@ -169,10 +193,15 @@ def _handbook(product: Mapping[str, str], record_share: float, draw: random.Rand
 
 
 def _archive(
-    products: list[dict[str, str]], kind: str, mix: Mapping[str, float], replies_each: int, draw: random.Random
+    products: list[dict[str, str]],
+    kind: str,
+    wordings: Sequence[str],
+    mix: Mapping[str, float],
+    replies_each: int,
+    draw: random.Random,
 ) -> list[dict[str, str]]:
     """Every question of a kind with several replies; the habits have exactly their shares, as far as they divide."""
-    asked = [(product, wording) for product in products for wording in HOPS[kind] for _ in range(replies_each)]
+    asked = [(product, wording) for product in products for wording in wordings for _ in range(replies_each)]
     habits = _shares(mix, len(asked))
     draw.shuffle(habits)
     return [
@@ -212,10 +241,10 @@ def _shares(mix: Mapping[str, float], total: int) -> list[str]:
     return [habit for habit, count in counts.items() for _ in range(count)]
 
 
-def write(folder: Path, seed: int) -> None:
+def write(folder: Path, seed: int, mix: Mapping[str, float] = MIX, asked: Mapping[str, Sequence[str]] = HOPS) -> None:
     """Lays a knowledge base out as the three files that `handbook` reads."""
     folder.mkdir(parents=True, exist_ok=True)
-    for name, rows in zip(("products", "replies", "questions"), knowledge_base(seed), strict=True):
+    for name, rows in zip(("products", "replies", "questions"), knowledge_base(seed, mix, asked=asked), strict=True):
         lines = [json.dumps(row, ensure_ascii=False) + "\n" for row in rows]
         (folder / f"{name}.jsonl").write_text("".join(lines), encoding="utf-8")
 

@@ -1,0 +1,98 @@
+"""The loop on the paper's own domains with the models that come with CoWest, in its three draft formats: `make evidence-paper`.
+
+    python -m tests.bench.evidence.paper DATA [--folder .evidence-paper] [--jobs 2] [--policy NAME --strong NAME --rows 2]
+
+DATA holds the folders ifqa, medmcqa and prosocial with their published files. Larger models are named by `--policy` and `--strong`,
+more rows by `--rows`. Writes docs/evidence-paper.json and its table in docs/evidence.md.
+"""
+
+import argparse
+import json
+import os
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+from tests.bench.evidence import pool
+from tests.bench.evidence.__main__ import ROOT, run
+from tests.bench.evidence.report import fill
+from tests.bench.evidence.run import Settings
+
+DOMAINS: dict[str, dict[str, Any]] = {"ifqa": {"passage": True}, "medmcqa": {}, "prosocial": {"classes": 3}}
+FORMATS = ("direct", "knowledge", "chain_of_thought")
+TOKENS = {"direct": 16, "knowledge": 48, "chain_of_thought": 64}
+"""Of a draft, at most."""
+ROWS = {"corpus": 240, "train": 40, "test": 120}
+SYSTEMS = ("strong alone", "policy alone greedy", "policy greedy", "aligned greedy", "ideal")
+
+
+def runs(data: Path, rows: float, models: dict[str, str]) -> dict[str, Settings]:
+    """A run for each domain and format."""
+    found = {}
+    for name, settings in DOMAINS.items():
+        for draft in FORMATS:
+            changes = {
+                "sft.training.max_length": 768, "sft.training.epochs": 2, "sft.training.learning_rate": 0.001,
+                "dpo.training.max_length": 768, "draft.sampling.n": 4, "draft.sampling.max_tokens": TOKENS[draft],
+                "evaluate.drafting.max_tokens": TOKENS[draft], "refine.sampling.max_tokens": 48, "refine.sampling.stop": [],
+            }  # fmt: skip
+            found[f"{name}-{draft}"] = Settings(
+                seed=0, domain={"domain": name, "draft": draft, **settings}, raw=data / name, arms=("aligned",), samples=1,
+                most={part: round(count * rows) for part, count in ROWS.items()}, changes=changes | models,
+            )  # fmt: skip
+    return found
+
+
+def main() -> None:
+    """Makes the runs that are not there yet, then their table."""
+    asked = argparse.ArgumentParser(prog="python -m tests.bench.evidence.paper", description=__doc__)
+    asked.add_argument("data", type=Path)
+    asked.add_argument("--folder", type=Path, default=ROOT / ".evidence-paper")
+    asked.add_argument("--jobs", type=int, default=os.cpu_count() or 1)
+    asked.add_argument("--policy", help="another policy than params.yaml's")
+    asked.add_argument("--strong", help="another strong model")
+    asked.add_argument("--device", help="where both run: cuda")
+    asked.add_argument("--rows", type=float, default=1, help="so many times the usual number of rows")
+    given = asked.parse_args()
+    models = {f"models.{which}.model": name for which in ("policy", "strong") if (name := getattr(given, which))}
+    if given.device:
+        models |= {"models.policy.device": given.device, "models.strong.device": given.device}
+    wanted = runs(given.data.resolve(), given.rows, models)
+    with ThreadPoolExecutor(given.jobs) as workers:
+        failed = [name for name, code in zip(wanted, workers.map(lambda one: run(*one, given.folder), wanted.items()), strict=True) if code]
+    if failed:
+        raise SystemExit(f"these runs failed (their log is in their folder): {', '.join(failed)}")
+    found = {name: _said(json.loads((given.folder / name / "run.json").read_text())) for name in wanted}
+    (ROOT / "docs" / "evidence-paper.json").write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")
+    fill(ROOT / "docs" / "evidence.md", {"paper": _table(found)})
+
+
+def _said(made: dict[str, Any]) -> dict[str, Any]:
+    systems = {name: pool.difference([made], name) for name in SYSTEMS}
+    gain = pool.difference([made], "aligned greedy", "policy greedy")
+    return {
+        "systems": systems,
+        "aligned_minus_unaligned": gain,
+        "pairs": made["pairs"],
+        "unparseable": made["unparseable"],
+        "costs": made["costs"],
+    }
+
+
+def _table(found: dict[str, Any]) -> str:
+    lines = ["| domain, draft | strong alone | policy alone | before | after | after - before | gold draft | pairs |", "| --- " * 8 + "|"]
+    for name, one in found.items():
+        means = [f"{one['systems'][system]['mean']:.3f}" for system in SYSTEMS]
+        gain = one["aligned_minus_unaligned"]
+        cells = [
+            *means[:4],
+            f"{gain['mean']:+.3f} [{gain['low']:+.3f}, {gain['high']:+.3f}]",
+            means[4],
+            str(one["pairs"]["aligned"]["pairs"]),
+        ]
+        lines.append(f"| {name.replace('-', ', ').replace('_', ' ')} | {' | '.join(cells)} |")
+    return "\n".join(lines)
+
+
+if __name__ == "__main__":
+    main()

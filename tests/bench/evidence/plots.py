@@ -1,0 +1,79 @@
+"""The figures of docs/evidence.md."""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from tests.bench.evidence.report import NAMES
+
+BLUE, ORANGE, GREY, PALE = "#1f5fa8", "#c2571a", "#555555", "#b9c6d6"
+
+
+def systems(found: Mapping[str, Any], path: Path) -> None:
+    """Every system's share of right answers: each run a dot, all runs the bar with its interval."""
+    plt = _pyplot()
+    figure, axes = plt.subplots(1, 2, figsize=(9.2, 3.9), sharey=True, sharex=True, layout="constrained")
+    rows = list(NAMES)
+    for axis, mode in zip(axes, ("greedy", "sampled"), strict=True):
+        for place, name in enumerate(reversed(rows)):
+            one = found["systems"][mode][name]
+            colour = BLUE if name == "aligned" else ORANGE if name.startswith(("self", "shuf", "sft")) else GREY
+            axis.plot(one["runs"], [place] * len(one["runs"]), "o", ms=4, color=colour, alpha=0.35, mew=0)
+            axis.plot([one["low"], one["high"]], [place, place], color=colour, lw=2.2, solid_capstyle="butt")
+            axis.plot([one["mean"]], [place], "|", ms=13, mew=2.4, color=colour)
+        axis.set(xlim=(-0.03, 1.03), xlabel="right answers", title=f"{mode} drafts")
+        axis.grid(axis="x", color="#e3e3e3", lw=0.7)
+    axes[0].set_yticks(range(len(rows)), [NAMES[name] for name in reversed(rows)])
+    _save(figure, path)
+
+
+def curves(found: Mapping[str, Any], path: Path) -> None:
+    """What the gain depends on: pairs, samples, rounds, and what the policy learnt to say."""
+    plt = _pyplot()
+    figure, axes = plt.subplots(1, 4, figsize=(11.2, 3.1), sharey=True, layout="constrained")
+    said = {
+        "pairs": "pairs (from a quarter, half\nand all of the queries)", "samples": "drafts of each query",
+        "rounds": "rounds, each on its own policy's drafts", "answers": "final answers among the replies\nthat the policy learnt from",
+    }  # fmt: skip
+    for axis, (name, label) in zip(axes, said.items(), strict=True):
+        points = found["curves"][name]
+        arms = ("aligned", "self_scored") if name == "answers" else ("aligned", "sampled")
+        for arm, colour in zip(arms, (BLUE, ORANGE if name == "answers" else PALE), strict=True):
+            _line(axis, points, arm, colour, categories=name == "answers")
+        if name == "rounds":
+            axis.set_xticks([0, 1, 2])
+        axis.axhline(0, color=GREY, lw=0.8)
+        axis.set(xlabel=label)
+        axis.grid(axis="y", color="#e3e3e3", lw=0.7)
+        if points:
+            axis.legend(frameon=False, fontsize=8, loc="best")
+    axes[0].set_ylabel("gain over no alignment")
+    _save(figure, path)
+
+
+def _line(axis: Any, points: Sequence[Mapping[str, Any]], arm: str, colour: str, *, categories: bool) -> None:
+    if not points:
+        return
+    label = {"aligned": "collaborative feedback", "sampled": "the same, drafts sampled", "self_scored": "self-scored"}[arm]
+    places = list(range(len(points))) if categories else [point["x"] for point in points]
+    means = [point[arm]["mean"] for point in points]
+    errors = [[point[arm]["mean"] - point[arm]["low"] for point in points], [point[arm]["high"] - point[arm]["mean"] for point in points]]
+    axis.errorbar(places, means, yerr=errors, fmt="o-" if not categories else "o", color=colour, lw=1.6, ms=5, capsize=2.5, label=label)
+    if categories:
+        names = [f"{point['x']:.0%}" if isinstance(point["x"], float) else "the answer\nis the fact" for point in points]
+        axis.set_xticks(places, names)
+        axis.margins(x=0.15)
+
+
+def _pyplot() -> Any:
+    import matplotlib as mpl
+
+    mpl.use("svg")
+    mpl.rcParams |= {"svg.hashsalt": "cowest", "svg.fonttype": "path", "font.size": 9, "axes.spines.top": False, "axes.spines.right": False}
+    import matplotlib.pyplot as plt
+
+    return plt
+
+
+def _save(figure: Any, path: Path) -> None:
+    figure.savefig(path, metadata={"Date": None}, facecolor="white")

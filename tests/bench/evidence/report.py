@@ -1,0 +1,187 @@
+"""What the finished runs show: docs/evidence.json, the tables of docs/evidence.md, and two figures."""
+
+import json
+import re
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from tests.bench.evidence import plan, pool
+from tests.bench.evidence.pool import BEST, Run
+
+NAMES = {
+    "strong alone": "strong model alone",
+    "policy alone": "policy alone, before",
+    "aligned alone": "policy alone, after",
+    "policy": "collaboration before alignment",
+    "shuffled": "... shuffled feedback",
+    "self_scored": "... self-scored, same queries",
+    "self_scored_many": "... self-scored, same number of pairs",
+    "sft_on_chosen": "... SFT on the chosen drafts",
+    "aligned": "... collaborative feedback",
+    "ideal": "ceiling: the needed fact as draft",
+}
+DIFFERENCES = {
+    "aligned_minus_unaligned": ("aligned", "policy"),
+    "aligned_minus_best_single": ("aligned", BEST),
+    "aligned_minus_self_scored": ("aligned", "self_scored"),
+    "aligned_minus_self_scored_many": ("aligned", "self_scored_many"),
+    "aligned_minus_shuffled": ("aligned", "shuffled"),
+    "aligned_minus_sft_on_chosen": ("aligned", "sft_on_chosen"),
+    "shuffled_minus_unaligned": ("shuffled", "policy"),
+    "self_scored_minus_unaligned": ("self_scored", "policy"),
+    "sft_on_chosen_minus_unaligned": ("sft_on_chosen", "policy"),
+}
+MODES = ("greedy", "sampled")
+
+
+def write(folder: Path, docs: Path) -> None:
+    """Everything that the finished runs of `folder` allow to be said."""
+    runs = {name: json.loads((folder / name / "run.json").read_text()) for name in plan.runs() if (folder / name / "run.json").exists()}
+    result = [run for name, run in runs.items() if name.startswith("result-")]
+    if len(result) < 2:
+        raise SystemExit(f"{folder}: {len(result)} runs of the result are finished; there is nothing to pool")
+    found: dict[str, Any] = {
+        "plan": "docs/evidence-plan.md", "seeds": [_seed(run) for run in result],
+        "pooled": _differences(result, "greedy"), "pooled_sampled": _differences(result, "sampled"),
+        "systems": {mode: {name: pool.difference(result, _column(name, mode)) for name in NAMES} for mode in MODES},
+        "ceiling": pool.difference(result, "ideal"), "gap_closed": pool.gap_closed(result, "policy greedy", "aligned greedy"),
+        "gap_closed_sampled": pool.gap_closed(result, "policy sampled", "aligned sampled"),
+        "curves": curves(runs), "costs": _costs(result), "habits": _habits(result),
+        "others": {name: _seed(run) for name, run in runs.items() if not name.startswith("result-")},
+    }  # fmt: skip
+    (docs / "evidence.json").write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")
+    answers = {name: {"products": run["products"], "scores": run["scores"]} for name, run in runs.items()}
+    (docs / "evidence-answers.json").write_text(json.dumps(answers, separators=(",", ":")) + "\n", encoding="utf-8")
+    from tests.bench.evidence import plots
+
+    plots.systems(found, docs / "evidence.svg")
+    plots.curves(found, docs / "evidence-curves.svg")
+    fill(docs / "evidence.md", tables(found))
+
+
+def curves(runs: Mapping[str, Run]) -> dict[str, list[dict[str, Any]]]:
+    """What the gain depends on, one thing changed at a time: points with `x`, and the gain of each arm over no alignment."""
+    some = [runs[f"result-{seed}"] for seed in plan.CURVE_SEEDS if f"result-{seed}" in runs]
+    plain = [run for name, run in runs.items() if name.startswith("plain-")]
+    found: dict[str, list[dict[str, Any]]] = {"pairs": [], "samples": [], "rounds": [], "answers": []}
+    if some and all("aligned_twice greedy" in run["scores"] for run in some):
+        for arm in ("queries_quarter", "queries_half", "aligned"):
+            pairs = sum(run["pairs"][arm]["pairs"] for run in some) / len(some)
+            found["pairs"].append({"x": round(pairs, 1), "aligned": _gain(some, arm), "sampled": _gain(some, arm, "sampled")})
+        for arm, count in (("samples_2", 2), ("samples_4", 4), ("aligned", 6)):
+            found["samples"].append({"x": count, "aligned": _gain(some, arm), "sampled": _gain(some, arm, "sampled")})
+        for rounds, arm in enumerate(("policy", "aligned", "aligned_twice")):
+            found["rounds"].append({"x": rounds, "aligned": _gain(some, arm), "sampled": _gain(some, arm, "sampled")})
+    shares = {share: [run for name, run in runs.items() if name.startswith(f"answers-{share:g}-")] for share in plan.ANSWER_SHARES}
+    shares[0.4] = [run for name, run in runs.items() if name.startswith("result-")]
+    shares = {share: of_it for share, of_it in sorted(shares.items()) if of_it}
+    for label, of_it in [*shares.items(), *([("plain", plain)] if plain else [])]:
+        before = pool.difference(of_it, "policy greedy")
+        found["answers"].append(
+            {"x": label, "before": before, "aligned": _gain(of_it, "aligned"), "self_scored": _gain(of_it, "self_scored"),
+             "aligned_minus_self_scored": pool.difference(of_it, "aligned greedy", "self_scored greedy")}
+        )  # fmt: skip
+    return found
+
+
+def _gain(runs: Sequence[Run], arm: str, mode: str = "greedy") -> dict[str, Any]:
+    return pool.difference(runs, f"{arm} {mode}", f"policy {mode}")
+
+
+def _column(system: str, mode: str) -> str:
+    return system if system in ("strong alone", "ideal") else f"{system} {mode}"
+
+
+def _differences(runs: Sequence[Run], mode: str) -> dict[str, Any]:
+    return {
+        name: pool.difference(runs, f"{of} {mode}", over if over == BEST else f"{over} {mode}") for name, (of, over) in DIFFERENCES.items()
+    }
+
+
+def _seed(run: Run) -> dict[str, Any]:
+    """One run: every system's score with the interval over its products."""
+    return {
+        "seed": run["settings"]["seed"], "systems": {name: _without_runs(pool.difference([run], name)) for name in run["scores"]},
+        "gap_closed": _without_runs(pool.gap_closed([run], "policy greedy", "aligned greedy")),
+        "pairs": run["pairs"], "habits": run["habits"], "costs": run["costs"],
+    }  # fmt: skip
+
+
+def _without_runs(estimate: dict[str, Any]) -> dict[str, Any]:
+    return {name: value for name, value in estimate.items() if name not in ("runs", "n")}
+
+
+def _costs(runs: Sequence[Run]) -> dict[str, Any]:
+    """What each way of aligning takes beside SFT, which all share: means over runs."""
+    drafts = ("draft_policy", "score_policy")
+    steps = {
+        "aligned": (*drafts, "refine_policy", "train_aligned"),
+        "sft_on_chosen": (*drafts, "refine_policy", "train_sft_on_chosen"),
+        "self_scored": (*drafts, "train_self_scored"),
+        "self_scored_many": (*drafts, "train_self_scored_many"),
+        "shuffled": (*drafts, "refine_policy", "train_shuffled"),
+    }
+    return {arm: {"strong_calls": _mean(runs, ("refine_policy",), "calls") if "refine_policy" in of_it else 0,
+                  "strong_tokens": _mean(runs, ("refine_policy",), "prompt_tokens", "completion_tokens") if "refine_policy" in of_it else 0,
+                  "cpu_seconds": _mean(runs, of_it, "cpu_seconds"),
+                  "pairs": sum(run["pairs"][arm]["pairs"] for run in runs) / len(runs)} for arm, of_it in steps.items()}  # fmt: skip
+
+
+def _mean(runs: Sequence[Run], steps: Sequence[str], *fields: str) -> float:
+    return round(sum(run["costs"][step][field] for run in runs for step in steps for field in fields) / len(runs), 1)
+
+
+def _habits(runs: Sequence[Run]) -> dict[str, dict[str, float]]:
+    """Shares of what the systems' greedy drafts say."""
+    found: dict[str, dict[str, float]] = {}
+    for name in (name for name in runs[0]["habits"] if name.endswith("greedy")):
+        counts: dict[str, int] = {}
+        for run in runs:
+            for habit, count in run["habits"].get(name, {}).items():
+                counts[habit] = counts.get(habit, 0) + count
+        found[name.removesuffix(" greedy")] = {habit: round(count / sum(counts.values()), 3) for habit, count in sorted(counts.items())}
+    return found
+
+
+def tables(found: Mapping[str, Any]) -> dict[str, str]:
+    """The tables of docs/evidence.md, by the name of their place."""
+    lines = ["| | greedy drafts | sampled drafts |", "| --- | --- | --- |"]
+    lines += [
+        f"| {said} | {_cell(found['systems']['greedy'][name])} | {_cell(found['systems']['sampled'][name])} |"
+        for name, said in NAMES.items()
+    ]
+    differences = ["| | greedy drafts | sampled drafts |", "| --- | --- | --- |"]
+    differences += [
+        f"| {name.replace('_', ' ')} | {_cell(found['pooled'][name], '+')} | {_cell(found['pooled_sampled'][name], '+')} |"
+        for name in DIFFERENCES
+    ]
+    differences.append(f"| share of the gap to the ceiling closed | {_cell(found['gap_closed'])} | {_cell(found['gap_closed_sampled'])} |")
+    arms = ("policy", "shuffled", "self_scored", "self_scored_many", "sft_on_chosen", "aligned")
+    seeds = [f"| knowledge base | {' | '.join(arm.replace('_', ' ') for arm in arms)} | ceiling |", "| --- " * (len(arms) + 2) + "|"]
+    for seed in found["seeds"]:
+        cells = [f"{seed['systems'][f'{arm} greedy']['mean']:.3f}" for arm in arms]
+        seeds.append(f"| {seed['seed']} | {' | '.join(cells)} | {seed['systems']['ideal']['mean']:.3f} |")
+    costs = ["| | strong calls | strong tokens | pairs | CPU seconds |", "| --- | --- | --- | --- | --- |"]
+    costs += [
+        f"| {arm.replace('_', ' ')} | {cost['strong_calls']:,.0f} | {cost['strong_tokens']:,.0f} | {cost['pairs']:.0f} "
+        f"| {cost['cpu_seconds']:,.0f} |"
+        for arm, cost in found["costs"].items()
+    ]
+    return {name: "\n".join(rows) for name, rows in {"systems": lines, "differences": differences, "seeds": seeds, "costs": costs}.items()}
+
+
+def _cell(estimate: Mapping[str, Any], sign: str = "") -> str:
+    return f"{estimate['mean']:{sign}.3f} [{estimate['low']:{sign}.3f}, {estimate['high']:{sign}.3f}]"
+
+
+def fill(page: Path, made: Mapping[str, str]) -> None:
+    """Puts each table between its marks; the words around them are a person's."""
+    if not page.exists():
+        return
+    text = page.read_text(encoding="utf-8")
+    for name, table in made.items():
+        text = re.sub(
+            rf"(<!-- {name} -->\n).*?(<!-- end -->)", lambda mark, table=table: f"{mark[1]}{table}\n{mark[2]}", text, flags=re.DOTALL
+        )
+    page.write_text(text, encoding="utf-8")
