@@ -19,6 +19,7 @@ def main(argv: list[str]) -> int:
     parser.add_argument("--json", action="store_true", help="the answer as JSON")
     given = parser.parse_args(argv)
 
+    from cowest.models import store
     from cowest.online.live import ServeConfig, open_live
 
     params = config.load(given.params)
@@ -31,6 +32,8 @@ def main(argv: list[str]) -> int:
         return 2
     with open_live(settings, given.version, given.any) as live:
         answer = live.answer((Message(role="user", content=asked),))
+    for said in store.egress():
+        print(said, file=sys.stderr)
     if given.json:
         print(answer.model_dump_json(indent=2))
         return 0

@@ -71,7 +71,7 @@ def announce(stage: str, config: Config, steps: Callable[[ChatModel], Iterable[o
     if not isinstance(config, OpenAIConfig):
         return
     counting = Counting(config)
-    for _ in steps(counting):
+    for _ in steps(config.egress.over(counting, outside=False, counted=False)):
         pass
     calls = store.open_store()
     turn = calls.read(calls.turn)

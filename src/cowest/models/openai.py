@@ -14,13 +14,14 @@ from pathlib import Path
 from typing import Any, Literal
 from urllib.parse import urlsplit
 
-from pydantic import Field, JsonValue, field_validator
+from pydantic import Field, JsonValue, ValidationInfo, field_validator
 
 from cowest.config import Config, digest
 from cowest.errors import CallError, ConfigError, ModelError
 from cowest.models import address, store
 from cowest.models.calls import OpenAIModel
 from cowest.models.claims import spent
+from cowest.models.egress import EgressConfig
 from cowest.protocols import ChatModel, Request
 
 MESSAGE = 16
@@ -44,6 +45,8 @@ class OpenAIConfig(Config):
     provider: Literal["openai"] = "openai"
     model: str = Field(min_length=1)
     """Its name at the endpoint."""
+    allow_address: tuple[str, ...] = ()
+    """Hosts or addresses that may be called though they are link-local, or a cloud's metadata service, where no model should be."""
     base_url: str = "https://api.openai.com/v1"
     """Where the API is: http or https, with its path."""
     key_env: str | None = Field(default="OPENAI_API_KEY", pattern=r"^[A-Z_][A-Z0-9_]*$")
@@ -64,19 +67,24 @@ class OpenAIConfig(Config):
     """What becomes of a system message: `merge` puts it before the user's first message, for endpoints that take none."""
     price: Price | None = None
     """What its tokens cost: a budget in money needs it, and the ledger shows it."""
+    egress: EgressConfig = EgressConfig()
+    """What may leave for it: on_found allow, mask or refuse; detect, terms, terms_file, regions, unmask."""
     extra: dict[str, JsonValue] = Field(default_factory=dict)
     """More fields of the request body, as the endpoint knows them; null takes a field out."""
 
     @field_validator("base_url")
     @classmethod
-    def _may_be_called(cls, url: str) -> str:
+    def _may_be_called(cls, url: str, info: ValidationInfo) -> str:
         parts = urlsplit(url)
         if parts.scheme not in ("http", "https") or not parts.hostname or parts.port == 0:
             raise ValueError("should be http://... or https://...")
         if parts.username or parts.password or parts.query or parts.fragment:
             raise ValueError("holds more than host, port and path: a key belongs into the environment, under the name in key_env")
-        if address.forbidden(parts.hostname):
-            raise ValueError("is a link-local or metadata address, where machines get their credentials and no model is")
+        if address.forbidden(parts.hostname, info.data.get("allow_address", ())):
+            raise ValueError(
+                "is a link-local or metadata address, where machines get their credentials and no model is; "
+                "allow_address names one where there is"
+            )
         return url.rstrip("/")
 
     @field_validator("extra")
@@ -101,9 +109,11 @@ class OpenAIConfig(Config):
         if adapter is not None:
             raise ModelError(f"{self.model} at {self.base_url} takes no adapter: {adapter} needs a local model (provider: hf)")
         key = self._key()
-        if address.leads_astray(urlsplit(self.base_url).hostname or ""):
+        host = urlsplit(self.base_url).hostname or ""
+        if address.leads_astray(host, self.allow_address):
             raise ConfigError(
-                f"{self.model}: {self.base_url} leads to a link-local or metadata address, where no model is: name another host"
+                f"{self.model}: {self.base_url} leads to a link-local or metadata address, where no model is: name another host "
+                "(or this one in allow_address)"
             )
         self._can_keep_a_budget()
         loop = _new_loop()
@@ -111,7 +121,7 @@ class OpenAIConfig(Config):
         thread.start()
         model = OpenAIModel(self, key, loop)
         try:
-            yield model
+            yield self.egress.over(model, address.outside(host))
         finally:
             asyncio.run_coroutine_threadsafe(model.close(), loop).result()
             loop.call_soon_threadsafe(loop.stop)

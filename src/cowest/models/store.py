@@ -10,7 +10,8 @@ import resource
 import sys
 import threading
 import time
-from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
+from collections import Counter
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -67,6 +68,8 @@ class Account:
     """Calls over the network, those that failed too."""
     versions: dict[str, dict[str, int]] = field(default_factory=dict)
     """How many answers each model's reported versions gave."""
+    filtered: dict[str, Counter[str]] = field(default_factory=dict)
+    """What the egress filter found, by what became of it: requests, and how much of each kind."""
 
     def line(self) -> str:
         """What became of all that was asked, in one line."""
@@ -80,9 +83,19 @@ class Account:
             if len(versions) > 1:
                 counts = ", ".join(f"{count} by {version}" for version, count in versions.items() if count)
                 said += f"; {model} reported several versions: {counts}"
-        return said
+        return said + "".join(f"; {line}" for line in self.egress())
+
+    def egress(self) -> list[str]:
+        """What the egress filter found, in words: how much of each kind, and never what."""
+        return [
+            f"egress {FILTERED[action]} "
+            + ", ".join(f"{count} {kind}" for kind, count in sorted(found.items()) if kind != "requests")
+            + f" (in {found['requests']} of the requests)"
+            for action, found in self.filtered.items()
+        ]
 
 
+FILTERED = {"allow": "let go", "mask": "masked", "refuse": "kept in"}
 COLUMNS = "stage, seconds, peak_memory, asked, stored, prompt_tokens, completion_tokens, cost, requests, answered, aside, attempts"
 _open: dict[str, "CallStore"] = {}
 _account = Account("")
@@ -248,6 +261,20 @@ def counted(answer: Callable[[Iterable[Request]], Iterator[Completion]], request
         else:
             account.answered += 1
         yield completion
+
+
+def filtered(action: str, found: Mapping[str, int]) -> None:
+    """Counts a request in which the egress filter found something. One that was refused is set aside."""
+    counter = _account.filtered.setdefault(action, Counter())
+    counter.update({"requests": 1, **found})
+    if action == "refuse":
+        _account.requests += 1
+        _account.aside += 1
+
+
+def egress() -> list[str]:
+    """What the egress filter found in this stage, or outside of one in this process."""
+    return _account.egress()
 
 
 def attempted() -> None:
