@@ -70,8 +70,7 @@ def _local(params: Path, root: Path) -> None:
 
     root = root.absolute()
     project = _enter(params)
-    from cowest.commands.turn import TurnConfig
-    from cowest.lineage import turn_of
+    from cowest.lineage import TurnConfig, turn_of
     from pipelines.flywheel import flywheel
 
     turn = flywheel(project)

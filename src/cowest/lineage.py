@@ -4,20 +4,37 @@ from pathlib import Path
 from typing import Any
 
 import cowest
-from cowest.config import digest, file_digest, load, parse
+from cowest import snapshots
+from cowest.config import Config, digest, file_digest, load, parse
 from cowest.errors import ConfigError, InputError
 from cowest.models.hf import HFConfig
-from cowest.records import Record
+from cowest.records import DataSet, Record
 
 NOT_ROWS = (
     "cli.py", "commands/", "online/", "report.py", "report/", "checks.py", "lineage.py", "registry.py", "runs.py", "tracking.py",
-    "amend.py", "progress.py", "forecast.py", "stages/pin.py", "stages/register.py",
+    "amend.py", "progress.py", "forecast.py", "snapshots.py", "vcs.py", "difference.py", "stages/pin.py", "stages/register.py",
 )  # fmt: skip
 """Parts of the package that no row of a turn depends on: a change there is no new turn."""
 
 
 NOT_SETTINGS = {"registry", "budget", "price", "allow_address", "on_version_change"}
 """Settings that change no row: a turn that ran into its budget goes on when that is raised."""
+
+
+class TurnConfig(Config):
+    """The raw data of a turn, and which version of them."""
+
+    raw: Path
+    """Where `prepare` reads them."""
+    rev: str | None = None
+    """The git revision whose version of them the turn takes: fetched, and laid out at `raw`. Left out: what lies there, which must be
+    the version that is committed, where DVC or git has one."""
+    path: Path | None = None
+    """Where they lie at that revision, if not at `raw`: so that an old version is laid out beside the one worked on."""
+
+    def model_post_init(self, _: Any) -> None:
+        if self.path is not None and self.rev is None:
+            raise ValueError("path: needs a `rev`: it says where the data lie at that revision")
 
 
 class Turn(Record):
@@ -27,6 +44,8 @@ class Turn(Record):
     """Digest of data, params and code: the turn's name in the registry and the tracker."""
     data: dict[str, str]
     """Digest of each raw file, by its path in the raw folder."""
+    raw: DataSet | None = None
+    """The raw data under the name and revision by which they are found again."""
     models: dict[str, str]
     """Name of each local model by content, by what params.yaml calls it: other files under the same name are another turn."""
     params: str
@@ -44,9 +63,11 @@ def turn_of(raw: Path, params: Path, champion: int | None = None) -> Turn:
     Paths of this machine have no part in it: a pipeline elsewhere makes the same turn.
     """
     values = load(params)
+    named = parse(TurnConfig, {"raw": raw} | (values.get("turn") or {}), f"{params}: turn")
+    version = snapshots.version_at(raw, named.rev, named.path or named.raw)
     data, models, settings, code = data_digests(raw), local_models(values), params_digest(values, str(params)), code_digest()
     key = digest([data, sorted(models.values()), settings, code])
-    return Turn(key=key, data=data, models=models, params=settings, code=code, champion=champion)
+    return Turn(key=key, data=data, raw=version, models=models, params=settings, code=code, champion=champion)
 
 
 def local_models(params: dict[str, Any]) -> dict[str, str]:
@@ -79,8 +100,8 @@ def data_digests(raw: Path) -> dict[str, str]:
 
 def settings_of(params: dict[str, Any]) -> dict[str, Any]:
     """The settings that rows depend on: not NOT_SETTINGS, however deep (where a decision is kept, what calls may cost), not what
-    is served (`serve`), and not the anchors of `models`, which count where they are used."""
-    return {name: _without(section) for name, section in params.items() if name not in {*NOT_SETTINGS, "models", "serve"}}
+    is served (`serve`), not where the data are (`turn`: what they are counts), nor the anchors of `models`, which count where used."""
+    return {name: _without(section) for name, section in params.items() if name not in {*NOT_SETTINGS, "models", "serve", "turn"}}
 
 
 def _without(settings: Any) -> Any:

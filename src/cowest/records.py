@@ -317,3 +317,20 @@ class Outcome(Record):
     champion: int | None
     """The champion now."""
     reason: str
+
+
+class DataSet(Record):
+    """One data set that a turn rests on: what it is, and under which name and revision it is found again."""
+
+    path: str
+    """Where it lies in the project, as in data/raw/handbook."""
+    digest: str
+    """Hex SHA-256 of the file, or of the folder's names and bytes."""
+    kept: Literal["dvc", "git", "derived", "unversioned"]
+    """Who can bring it back: DVC, git itself, the turn that made it (`derived`), or nobody but whoever has the files."""
+    rev: str | None = None
+    """The git commit that brought this version in; None where no commit holds it."""
+    md5: str | None = None
+    """DVC's name of it."""
+    rows: int | None = None
+    """Rows, where it is a file of rows."""

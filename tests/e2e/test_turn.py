@@ -1,5 +1,6 @@
 """`cowest turn` and `cowest status` in a project whose one DVC stage makes in a second what the real ones make in minutes."""
 
+import fcntl
 import json
 import shutil
 import signal
@@ -142,6 +143,24 @@ def test_a_wrong_setting_stops_it_before_anything_runs(project: Path, assignment
     assert said in failed.stderr
     assert len(failed.stderr.splitlines()) == 1
     assert not (project / "turn.json").exists()
+
+
+def test_two_turns_at_once_are_one_too_many(project: Path) -> None:
+    (project / ".cowest").mkdir()
+    with (project / ".cowest" / "turn.lock").open("a") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        second = cowest(project, "turn")
+    assert second.returncode == 1
+    assert second.stderr.startswith("cowest: another turn runs in ")
+    assert not (project / "turn.json").exists()
+
+
+def test_data_that_change_under_a_turn_decide_nothing(project: Path) -> None:
+    (project / "make.py").write_text(MAKE + "pathlib.Path('data/raw/handbook/rows.jsonl').write_text('{} ')\n")
+    changed = cowest(project, "turn")
+    assert changed.returncode == 1
+    assert "data/raw/handbook was changed while the turn ran" in changed.stderr
+    assert decisions(project) == []
 
 
 def test_ended_from_outside_it_takes_its_stage_along(project: Path) -> None:

@@ -1,6 +1,7 @@
 """One turn of the wheel: pin, dvc repro, register, report. A turn that was decided before ends with a word."""
 
 import argparse
+import fcntl
 import json
 import os
 import signal
@@ -13,13 +14,13 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from cowest import forecast, stages
+from cowest import forecast, snapshots, stages
 from cowest.amend import amend
 from cowest.checks import preflight
-from cowest.config import Config, load, parse, section
-from cowest.errors import ConfigError, CoWestError, InputError
+from cowest.config import load, parse, section
+from cowest.errors import ConfigError, ContractError, CoWestError, InputError
 from cowest.io import read_document, write_text
-from cowest.lineage import Turn, turn_of
+from cowest.lineage import Turn, TurnConfig, data_digests, turn_of
 from cowest.models.claims import spent
 from cowest.models.store import open_store
 from cowest.online.live import ServeConfig
@@ -34,13 +35,9 @@ PARAMS, PIPELINE = Path("params.yaml"), Path("dvc.yaml")
 TURN, START, CHAMPION = Path("turn.json"), Path("models/start"), Path("models/champion")
 POLICY, CHALLENGER = Path("models/policy"), Path("models/challenger")
 REPORT, DECISION, PAGE = Path("reports/eval.json"), Path("reports/decision.json"), Path("reports/index.html")
+LOCK = Path(".cowest/turn.lock")
 PATIENCE = 40
 """Seconds that stages have to stop, once we are interrupted: calls that may be paid for are waited for."""
-
-
-class TurnConfig(Config):
-    raw: Path
-    """The raw data, as `prepare` reads them."""
 
 
 def main(argv: list[str]) -> int:
@@ -55,13 +52,18 @@ def main(argv: list[str]) -> int:
         "--dry-run", action="store_true", help="only say what the calls of the turn will cost at most, by stage; nothing is called"
     )
     given = parser.parse_args(argv)
-    started = time.monotonic()
     _enter(given.params)
+    with _alone():
+        return _turn(given)
+
+
+def _turn(given: argparse.Namespace) -> int:
+    started = time.monotonic()
     params, foreseen = _settings(given.set, given.dry_run)
     if given.dry_run:
         print(foreseen)
         return 0
-    raw = parse(TurnConfig, section(params, "turn"), f"{PARAMS}: turn").raw
+    raw = _raw(params)
     registry_config = parse(RegisterConfig, section(params, "register"), f"{PARAMS}: register").registry
     registry = registry_config.open()
     champion = registry.champion()  # mends the alias, if a turn was cut short at its very end
@@ -83,8 +85,20 @@ def main(argv: list[str]) -> int:
     return 0
 
 
+@contextmanager
+def _alone() -> Iterator[None]:
+    """One turn at a time in a project: two would pin and write the same files. The kernel lets go of the lock with the process."""
+    LOCK.parent.mkdir(parents=True, exist_ok=True)
+    with LOCK.open("a") as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise CoWestError(f"another turn runs in {Path.cwd()}: wait for it, or end it; two would write the same files") from None
+        yield
+
+
 def _foreseen(params: dict[str, Any]) -> str:
-    raw = parse(TurnConfig, section(params, "turn"), f"{PARAMS}: turn").raw
+    raw = _raw(params)
     budget = parse(PinConfig, section(params, "pin"), f"{PARAMS}: pin").budget
     store, key = open_store(), turn_of(raw, PARAMS).key
     before = store.read(lambda db: spent(db, key))
@@ -98,6 +112,7 @@ def _settings(assignments: list[str], dry_run: bool) -> tuple[dict[str, Any], st
     try:
         said = [note for assignment in assignments if (note := amend(PARAMS, assignment))]
         params = load(PARAMS)
+        _lay_out(params)
         if "serve" in params:
             parse(ServeConfig, params["serve"], f"{PARAMS}: serve")
         foreseen = _foreseen(params) if dry_run else ""
@@ -111,6 +126,20 @@ def _settings(assignments: list[str], dry_run: bool) -> tuple[dict[str, Any], st
     for note in said:
         print(note)
     return params, foreseen
+
+
+def _raw(params: dict[str, Any]) -> Path:
+    return parse(TurnConfig, section(params, "turn"), f"{PARAMS}: turn").raw
+
+
+def _lay_out(params: dict[str, Any]) -> None:
+    """The raw data of the revision that is named, where one is. Raises InputError for data that are not here and could be had."""
+    named = parse(TurnConfig, section(params, "turn"), f"{PARAMS}: turn")
+    if named.rev is None:
+        snapshots.pointer_here(named.raw)
+    else:
+        found = snapshots.lay_out(named.raw, named.rev, named.path)
+        print(f"data: {found.path} at {named.rev} ({(found.rev or '')[:12]}), in {named.raw}")
 
 
 def _enter(params: Path) -> None:
@@ -230,6 +259,10 @@ def _close(params: dict[str, Any], turn: Turn, registry: RegistryConfig) -> None
     from cowest.commands import report
     from cowest.tracking import MlflowTracker
 
+    if data_digests(_raw(params)) != turn.data:
+        raise ContractError(
+            f"{_raw(params)} was changed while the turn ran, so nothing was decided: run `cowest turn` again for what lies there"
+        )
     paths: dict[str, Any] = {
         "turn": TURN,
         "params": PARAMS,

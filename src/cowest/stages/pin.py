@@ -35,6 +35,7 @@ def main(raw: In, params: In, turn: Out, start: Out, champion: Out, config: PinC
     open_turn(open_store(), now.key, config.budget)
     before = _read(turn)
     if before is not None and before.key == now.key and _whole(before, start, champion) and not _came_late(log, before):
+        write_document(turn, before.model_copy(update={"raw": now.raw}))  # equal data may have got a revision since
         return
     turn.unlink(missing_ok=True)  # while the folders change, nothing is pinned
     for folder in (start, champion):
