@@ -197,6 +197,26 @@ def test_a_version_that_changes_in_the_middle_of_a_turn_is_said(stage: store.Acc
         assert later.versions == {config(server).name: {"tiny-2026-01-01 fp_1": 0, "tiny-2027 fp_1": 1}}
 
 
+def test_a_version_that_changes_stops_where_that_is_asked(stage: store.Account) -> None:
+    other = Fate(body=completion("other").replace(b"tiny-2026-01-01", b"tiny-2027"))
+    with chat_server({"3": [other]}) as server:
+        settings = config(server, concurrency=1, on_version_change="stop")
+        with (
+            settings.open() as model,
+            pytest.raises(CallError, match=r"changed in the middle of the turn.*tiny-2026-01-01 fp_1 and tiny-2027 fp_1"),
+        ):
+            list(model.generate([ask(str(n)) for n in range(50)]))
+        assert server.calls <= 5, "no call that was not under way"
+        kept = store.open_store().look([ask(str(n)).key(settings.name) for n in range(4)])
+        assert len(kept) == 4, "what was answered is kept"
+        called = server.calls
+        with settings.open() as model, pytest.raises(CallError, match="changed in the middle"):
+            list(model.generate([ask("0"), ask("3"), ask("new")]))
+        assert server.calls == called, "the answers of the store tell it too"
+        with config(server, concurrency=1).open() as model:
+            assert [c.text is not None for c in model.generate([ask("0"), ask("3"), ask("new")])] == [True] * 3
+
+
 CHILD = """\
 import sys
 from cowest.errors import CoWestError

@@ -359,3 +359,15 @@ def test_the_key_is_sent_and_seen_nowhere_else(
     assert not any(CANARY in text for text in seen)
     files = [path for path in own_store.rglob("*") if path.is_file()]
     assert files and not any(CANARY.encode() in path.read_bytes() for path in files)
+
+
+def test_an_endpoint_that_says_the_key_gets_it_into_nothing(own_store: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    key = "sk-can/ary+01=23456789"
+    monkeypatch.setenv("OPENAI_API_KEY", key)
+    body = servers.completion(f"Your key is {key}.").replace(b"tiny-2026-01-01", key.encode().replace(b"/", b"\\/"))
+    refusal = servers.completion(None, refusal=f"Not with {key}")
+    with chat_server({"refuse": [Fate(body=refusal)]}, otherwise=Fate(body=body, headers={"X-Key": key})) as server:
+        found = answers(config(server, key_env="OPENAI_API_KEY"), "x", "refuse")
+    assert [c.text for c in found] == ["Your key is ***.", None] and found[1].failed == "refused: Not with ***"
+    kept = b"".join(path.read_bytes() for path in own_store.rglob("*") if path.is_file())
+    assert b"Your key is ***." in kept and b"*** fp_1" in kept and b"sk-can" not in kept

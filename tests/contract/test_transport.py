@@ -186,3 +186,22 @@ def test_nothing_of_a_broken_answer_is_read_by_the_next_call() -> None:
     late = b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\n{}HTTP/1.1 500 Stray\r\nContent-Length: 0\r\n\r\n"
     with raw_server(late, b"HTTP/1.1 200 OK\r\nContent-Length: 15\r\n\r\n" + BODY) as url:
         assert [reply.content for reply in post(url, 2)] == [b"{}", BODY]
+
+
+def test_the_other_end_is_looked_at_before_anything_is_said() -> None:
+    """A name may lead elsewhere by the time of the call than when its settings were read."""
+    asked: list[str] = []
+
+    def forbidden(host: str) -> bool:
+        asked.append(host)
+        return True
+
+    async def once(url: str) -> None:
+        transport = Transport(f"{url}/chat/completions", "sk-canary", 3, 4, forbidden)
+        with pytest.raises(LostError, match="leads to a link-local or metadata address") as raised:
+            await transport.post({"messages": []})
+        assert not raised.value.reached
+
+    with chat_server() as server:
+        asyncio.run(once(server.url.replace("127.0.0.1", "localhost")))
+        assert asked == ["127.0.0.1"] and server.calls == 0

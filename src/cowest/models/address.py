@@ -17,7 +17,7 @@ FOUR_IN_SIX = (IPv6Network("64:ff9b::/96"), IPv6Network("64:ff9b:1::/48"), IPv6N
 
 def leads_astray(host: str, allowed: Collection[str] = ()) -> bool:
     """Whether a name resolves to such an address. One that can't be resolved now is left to whoever calls it."""
-    if _plain(host) in allowed:
+    if names(allowed, host):
         return False
     try:
         return any(forbidden(str(place[4][0]), allowed) for place in socket.getaddrinfo(host, None))
@@ -29,11 +29,18 @@ def forbidden(host: str, allowed: Collection[str] = ()) -> bool:
     """Whether a host, as written, is link-local or a cloud's metadata service; nothing is resolved. `allowed` are not."""
     host = _plain(host)
     address = _address(host)
-    if host in allowed or (address is not None and str(address) in allowed):
+    if names(allowed, host):
         return False
     if address is None:
         return host in NAMES
     return any(one.is_link_local or str(one) in ADDRESSES for one in _inner(address))
+
+
+def names(allowed: Collection[str], host: str) -> bool:
+    """Whether a host is among those that are named, in whatever form."""
+    host = _plain(host)
+    address = _address(host)
+    return any(host == _plain(one) or (address is not None and address == _address(_plain(one))) for one in allowed)
 
 
 def outside(host: str) -> bool:

@@ -71,7 +71,7 @@ class OpenAIModel:
         self.name = config.name
         self._config, self._key, self._loop = config, key, loop
         self._till = Till(store.open_store())
-        self._transport = Transport(f"{config.base_url}/chat/completions", key, config.timeout, config.concurrency)
+        self._transport = Transport(f"{config.base_url}/chat/completions", key, config.timeout, config.concurrency, config.forbids)
         self._pace = Pace(config.concurrency)
         self._window = max(4 * config.concurrency, min(AHEAD * config.concurrency, AT_LEAST))
         self._inbox: deque[tuple[str, Request, Future[Completion]]] = deque()
@@ -155,6 +155,7 @@ class OpenAIModel:
         """What the store has is not asked again."""
         try:
             found = await self._till.look([call.ask.key for call in calls])
+            self._watch()
         except CoWestError as error:
             self._halt(error)
             return
@@ -277,6 +278,15 @@ class OpenAIModel:
         cost = self._cost(*answered.usage) if answered.usage else ask.usd if self._config.price else None
         tokens = sum(answered.usage) if answered.usage else ask.tokens
         await self._till.settle(store.Answer(ask.key, answered.completion, seconds, cost, answered.version), cost or 0.0, tokens)
+        self._watch()
+
+    def _watch(self) -> None:
+        """Raises CallError where the model became another in the middle of the turn, and that is to stop it."""
+        if self._config.on_version_change == "stop" and len(versions := store.reported(self.name)) > 1:
+            raise CallError(
+                f"{self.name} changed in the middle of the turn: it reported {' and '.join(versions)}; what was answered is kept. Name the "
+                "version that you want as `model`, or set on_version_change to say to go on with answers of both"
+            )
 
     async def _again(self, attempt: _Attempt, again: AgainError) -> None:
         """Has the call made again after a while, or gives it up. Raises CallError where no call would fare better."""

@@ -67,6 +67,8 @@ class OpenAIConfig(Config):
     """What becomes of a system message: `merge` puts it before the user's first message, for endpoints that take none."""
     price: Price | None = None
     """What its tokens cost: a budget in money needs it, and the ledger shows it."""
+    on_version_change: Literal["say", "stop"] = "say"
+    """What to do when the endpoint reports another version of the model in the middle of a turn; stop keeps what was answered."""
     egress: EgressConfig = EgressConfig()
     """What may leave for it: on_found allow, mask or refuse; detect, terms, terms_file, regions, unmask."""
     extra: dict[str, JsonValue] = Field(default_factory=dict)
@@ -127,6 +129,11 @@ class OpenAIConfig(Config):
             loop.call_soon_threadsafe(loop.stop)
             thread.join()
             loop.close()
+
+    def forbids(self, host: str) -> bool:
+        """Whether nothing is said to an address: a link-local or metadata one, unless allow_address names it or base_url's host."""
+        named = address.names(self.allow_address, urlsplit(self.base_url).hostname or "")
+        return not named and address.forbidden(host, self.allow_address)
 
     def most(self, request: Request) -> tuple[int, int]:
         """Tokens of prompt and completion that a request can cost at most: a token is a byte or more."""

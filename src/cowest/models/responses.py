@@ -5,7 +5,9 @@ import json
 import random
 import re
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any, Literal, NamedTuple, NoReturn
+from urllib.parse import quote
 
 from cowest.models.transport import Reply
 from cowest.protocols import Completion
@@ -77,6 +79,7 @@ class Answered(NamedTuple):
 
 def read(reply: Reply, name: str, key: str | None, patience: float, now: float) -> Answered:
     """A response as an answer. Raises AgainError, PoisonError or HopelessError, without the key in it."""
+    reply = replace(reply, content=without(reply.content, key))
     if reply.status == 200:
         return read_body(reply.content, name)
     error = _error(reply.content)
@@ -85,6 +88,15 @@ def read(reply: Reply, name: str, key: str | None, patience: float, now: float) 
         reason = f"refused by the provider's content filter{_filters(error)} (HTTP {reply.status}: {detail})"
         return Answered(Completion(None, name, "refused", reason), None, FREE)
     return refuse(reply, key, patience, now)
+
+
+def without(content: bytes, key: str | None) -> bytes:
+    """What the other side said, without the key: an endpoint that says it again must not get it into the store or the data."""
+    if not key:
+        return content
+    for form in {key, key.replace("/", "\\/"), quote(key, safe="")}:
+        content = content.replace(form.encode(), b"***")
+    return content
 
 
 def refuse(reply: Reply, key: str | None, patience: float, now: float) -> NoReturn:

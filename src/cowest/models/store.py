@@ -222,7 +222,7 @@ class CallStore:
         if version not in seen and seen:
             print(
                 f"cowest: {model} changed in the middle of the turn: it reported {', '.join(seen)} before, and {version} now; "
-                "answers of both are used, and the ledger holds which is whose",
+                "the ledger holds which answers are whose",
                 file=sys.stderr,
             )
         seen[version] = seen.get(version, 0) + 1
@@ -270,6 +270,11 @@ def filtered(action: str, found: Mapping[str, int]) -> None:
     if action == "refuse":
         _account.requests += 1
         _account.aside += 1
+
+
+def reported(model: str) -> list[str]:
+    """The versions that a model reported in this turn, so far as this process saw answers of it, oldest first."""
+    return list(_account.versions.get(model, ()))
 
 
 def egress() -> list[str]:

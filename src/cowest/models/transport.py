@@ -10,13 +10,14 @@ import json
 import ssl
 import time
 import zlib
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 from urllib.parse import quote, unquote, urlsplit
 from urllib.request import getproxies, proxy_bypass
 
 from cowest.errors import ConfigError
+from cowest.models import address
 
 CONNECT = 10.0
 """Seconds for a connection at most."""
@@ -56,9 +57,11 @@ class _Link(NamedTuple):
 class Transport:
     """The connections to one endpoint, for the loop that it is used on."""
 
-    def __init__(self, url: str, key: str | None, timeout: float, connections: int) -> None:
-        """Raises ConfigError for a proxy that can't be spoken to."""
-        self._url, self._timeout, self._connections = url, timeout, connections
+    def __init__(
+        self, url: str, key: str | None, timeout: float, connections: int, forbidden: Callable[[str], bool] = address.forbidden
+    ) -> None:
+        """`forbidden`: addresses to which nothing is said. Raises ConfigError for a proxy that can't be spoken to."""
+        self._url, self._timeout, self._connections, self._forbidden = url, timeout, connections, forbidden
         self._proxy = _proxy(url)
         self._secret = f"Authorization: Bearer {key}\r\n" if key else ""
         self._links: list[_Link] = []
@@ -132,6 +135,10 @@ class Transport:
                 direct = self._ssl if secure and not self._proxy else None
                 port = place.port or (443 if place.scheme == "https" else 80)
                 reader, writer = await asyncio.open_connection(place.hostname, port, ssl=direct)
+                # A name may lead elsewhere than when it was looked up: the other end is looked at before the key goes there.
+                if not self._proxy and self._forbidden(writer.get_extra_info("peername")[0]):
+                    writer.transport.abort()
+                    raise LostError(f"{place.hostname} leads to a link-local or metadata address, where no model is", reached=False)
                 if secure and self._proxy:
                     await _tunnel(reader, writer, self._url, self._proxy)
                     await writer.start_tls(self._ssl or ssl.create_default_context(), server_hostname=_host(self._url).strip("[]"))
