@@ -50,12 +50,19 @@ def flywheel(params: Path) -> Any:
         drafted = draft(queries=queries.outputs["valid"], policy=policy, config=config["draft"])
         refined = refine(drafts=drafted.outputs["drafts"], config=config["refine"])
         scored = score(refinements=refined.outputs["refinements"], config=config["score"])
-        paired = pair(feedback=scored.outputs["feedback"], config=config["pair"])
+        fed = validate(
+            rows=scored.outputs["feedback"],
+            against=pinned.outputs["champion"],
+            stage="validate@feedback",
+            config=config["validate@feedback"],
+        )
+        fed.set_display_name("validate@feedback")
+        paired = pair(feedback=fed.outputs["valid"], config=config["pair"])
         pairs = validate(
             rows=paired.outputs["pairs"], against=queries.outputs["valid"], stage="validate@pairs", config=config["validate@pairs"]
         )
         pairs.set_display_name("validate@pairs")
-        aligned = dpo(pairs=pairs.outputs["valid"], policy=policy, config=config["dpo"])
+        aligned = dpo(pairs=pairs.outputs["valid"], feedback=fed.outputs["valid"], policy=policy, config=config["dpo"])
         challenger = aligned.outputs["challenger"]
         tried = evaluate(
             queries=queries.outputs["valid"],

@@ -88,7 +88,11 @@ def make_params(model: Path, raw: Path) -> dict[str, Any]:
         "turn": {"raw": "data/raw/handbook"},
         "pin": {"registry": registry},
         "prepare": {"domain": "handbook"},
-        "validate": {"queries": {"kind": "queries", "splits": ["train", "test"]}, "pairs": {"kind": "pairs", "min_pairs": 5}},
+        "validate": {
+            "queries": {"kind": "queries", "splits": ["train", "test"]},
+            "feedback": {"kind": "feedback"},
+            "pairs": {"kind": "pairs", "min_pairs": 5},
+        },
         "sft": {"policy": policy, "prompts": "handbook", "lora": {"r": 8, "alpha": 16}, "training": {**training, "epochs": 1}},
         "draft": {"policy": policy, "sampling": {"temperature": 1.0, "n": 4, "max_tokens": 12}},
         "refine": {"strong": strong, "prompts": "handbook", "sampling": answering},

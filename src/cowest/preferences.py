@@ -1,12 +1,16 @@
 """Feedback becomes preferences: which drafts of a query helped more than which. Pure."""
 
+from collections.abc import Iterable
 from typing import Literal
 
 from pydantic import Field
 
 from cowest.config import Config, digest
 from cowest.prompts import Template
-from cowest.records import Feedback, Message, PreferencePair
+from cowest.records import Feedback, Message, PreferencePair, Spread
+
+BINS = 41
+"""Of a spread of gains: 0.05 wide."""
 
 
 class PairRule(Config):
@@ -33,6 +37,20 @@ def pairs(group: list[Feedback], rule: PairRule, template: Template) -> list[Pre
     found = [_pair(chosen, rejected, template) for chosen, rejected in _candidates(list(rows.values()), rule)]
     found.sort(key=lambda pair: pair.id)
     return found[: rule.per_query]
+
+
+def spread(groups: Iterable[list[Feedback]]) -> Spread:
+    """How gains spread over queries, streamed; a query all of whose rows failed has none."""
+    counts = [0] * BINS
+    for group in groups:
+        if gains := [row.gain for row in group if row.gain is not None]:
+            counts[place(sum(gains) / len(gains))] += 1
+    return Spread(counts=tuple(counts))
+
+
+def place(gain: float, bins: int = BINS) -> int:
+    """The bin of a gain."""
+    return round((min(max(gain, -1.0), 1.0) + 1) / 2 * (bins - 1))
 
 
 def _candidates(rows: list[Feedback], rule: PairRule) -> list[tuple[Feedback, Feedback]]:

@@ -271,6 +271,18 @@ class EvalReport(Record):
     """No gate failed."""
 
 
+class Spread(Record):
+    """How the gains of a turn spread over its queries: one number a query, the mean gain of its drafts."""
+
+    counts: tuple[int, ...]
+    """Queries by their number, rounded to a bin: equal bins from -1 to 1, both ends in the middle of theirs."""
+
+    @property
+    def queries(self) -> int:
+        """How many there are."""
+        return sum(self.counts)
+
+
 class RuleOutcome(Record):
     """How one rule of a contract fared."""
 

@@ -14,7 +14,7 @@ from cowest.config import complaints, file_digest
 from cowest.errors import ModelError
 from cowest.io import write_text
 from cowest.prompts import Prompts
-from cowest.records import Record
+from cowest.records import Record, Spread
 
 
 class Version(Record):
@@ -27,6 +27,8 @@ class Version(Record):
     prompts: Prompts
     trained: str
     """Digest of what SFT rests on (base, corpus, settings): equal means that SFT has nothing to do."""
+    gains: Spread | None = None
+    """How the gains were spread that it was aligned by: what the next turns are held against. None where nothing was aligned."""
 
 
 def read(folder: Path) -> Version | None:
@@ -52,9 +54,9 @@ def expect(folder: Path) -> Version:
     return version
 
 
-def write(folder: Path, *, base: str, prompts: Prompts, trained: str) -> Version:
+def write(folder: Path, *, base: str, prompts: Prompts, trained: str, gains: Spread | None = None) -> Version:
     """Completes a folder that already holds `adapter/` with its version.json."""
-    version = Version(base=base, adapter=file_digest(folder / "adapter"), prompts=prompts, trained=trained)
+    version = Version(base=base, adapter=file_digest(folder / "adapter"), prompts=prompts, trained=trained, gains=gains)
     write_text(folder / "version.json", json.dumps(version.model_dump(mode="json"), indent=2, ensure_ascii=False) + "\n")
     return version
 

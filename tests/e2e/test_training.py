@@ -14,6 +14,7 @@ from cowest.models.hf import HFConfig, load
 from cowest.records import Demonstration, Message, PreferencePair
 from cowest.stages import dpo, sft
 from tests import tiny
+from tests.factories import make_feedback
 
 POLICY = {"provider": "hf", "model": "", "dtype": "float32"}
 
@@ -93,7 +94,7 @@ def test_sft_hands_on_what_rests_on_the_same(folder: Path, capsys: pytest.Captur
 def test_dpo_makes_the_chosen_likelier_against_the_rejected(folder: Path) -> None:
     rows = pairs()
     io.write(folder / "pairs.jsonl", rows)
-    dpo.main(folder / "pairs.jsonl", folder / "policy", folder / "challenger", settings_of_dpo())
+    dpo.main(folder / "pairs.jsonl", fed(folder), folder / "policy", folder / "challenger", settings_of_dpo())
     sides = [[(row.prompt, getattr(row, side)[0].content) for row in rows] for side in ("chosen", "rejected")]
     margins = {
         name: sum(likelihood(folder / name / "adapter", sides[0])) - sum(likelihood(folder / name / "adapter", sides[1]))
@@ -104,7 +105,16 @@ def test_dpo_makes_the_chosen_likelier_against_the_rejected(folder: Path) -> Non
     # The first step's policy is its reference, the adapter as SFT left it; were it the base, the loss would be another.
     assert curves[0]["loss"] == pytest.approx(math.log(2), abs=1e-3)
     assert curves[-1]["rewards/accuracies"] > 0.9
-    assert version.expect(folder / "challenger").trained == version.expect(folder / "policy").trained
+    made = version.expect(folder / "challenger")
+    assert made.trained == version.expect(folder / "policy").trained
+    assert made.gains is not None and made.gains.queries == 2
+    assert (made.gains.counts[20], made.gains.counts[40]) == (1, 1), "gains of 0 and 1"
+
+
+def fed(folder: Path) -> Path:
+    """Feedback on two queries: the drafts of one helped."""
+    io.write(folder / "feedback.jsonl", [make_feedback(0), make_feedback(1, score=0.0)])
+    return folder / "feedback.jsonl"
 
 
 def test_an_adapter_says_nothing_of_where_it_was_made(folder: Path) -> None:
@@ -121,7 +131,7 @@ def test_another_base_is_refused(folder: Path) -> None:
     io.write(folder / "pairs.jsonl", pairs())
     other = settings_of_dpo(policy={**POLICY, "dtype": "bfloat16"})
     with pytest.raises(ModelError, match="name the same base"):
-        dpo.main(folder / "pairs.jsonl", folder / "policy", folder / "never", other)
+        dpo.main(folder / "pairs.jsonl", fed(folder), folder / "policy", folder / "never", other)
     assert not (folder / "never").exists()
 
 
@@ -130,5 +140,5 @@ def test_nothing_to_learn_from_is_said(folder: Path, tmp_path: Path) -> None:
     with pytest.raises(ContractError, match="corpus is empty"):
         sft.main(tmp_path / "empty.jsonl", folder / "start", tmp_path / "out", settings_of_sft())
     with pytest.raises(ContractError, match="no pairs"):
-        dpo.main(tmp_path / "empty.jsonl", folder / "policy", tmp_path / "out", settings_of_dpo())
+        dpo.main(tmp_path / "empty.jsonl", fed(folder), folder / "policy", tmp_path / "out", settings_of_dpo())
     assert not (tmp_path / "out").exists()

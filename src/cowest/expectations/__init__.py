@@ -9,14 +9,16 @@ while the rows stream by. Great Expectations judges the frames and never sees a 
 
 rules.py        what a rule is, and what comes of one that is not met        columns.py    frames that stay narrow
 near.py         near copies, by MinHash                                      language.py   which language a text is in
+instructions.py texts that instruct their reader
 """
 
 from typing import Annotated
 
 from pydantic import Field
 
-from cowest.expectations.pairs import Pairs
-from cowest.expectations.queries import Queries
+from cowest.expectations.feedback import FeedbackSuite
+from cowest.expectations.pairs import PairSuite
+from cowest.expectations.queries import QuerySuite
 
-AnySuite = Annotated[Queries | Pairs, Field(discriminator="kind")]
-"""`kind: queries` or `pairs`, with its settings."""
+AnySuite = Annotated[QuerySuite | FeedbackSuite | PairSuite, Field(discriminator="kind")]
+"""`kind: queries`, `feedback` or `pairs`, with its settings."""

@@ -10,12 +10,13 @@ from cowest import io
 from cowest.config import Config
 from cowest.expectations import columns
 from cowest.expectations.columns import Columns, number
+from cowest.expectations.instructions import instructs
 from cowest.expectations.rules import Rule, Seen, Severity, graded, share_left
 from cowest.records import Message, PreferencePair, Query
 from cowest.scorers.normal import normalise
 
 
-class Pairs(Config):
+class PairSuite(Config):
     """What preference pairs must meet."""
 
     kind: Literal["pairs"]
@@ -60,6 +61,11 @@ class Pairs(Config):
                 "per_query", f"a query gives at most {self.max_pairs_per_query} pairs",
                 "one query would outweigh the others; its first pairs are kept", "nth_of_query", 1, self.max_pairs_per_query,
             ),
+            _aside(
+                "instructs", "no chosen draft tries to instruct the strong model or the judge",
+                "what moved the score was not the help; rejected, such a draft may stay: the policy learns to avoid it",
+                "instructs", 0, 0,
+            ),
             Rule(
                 "train", "pairs come from queries of the split 'train' alone",
                 "a held-out query must not be trained on: does `pair` read the drafts of another split, or of other queries?",
@@ -79,12 +85,15 @@ class Pairs(Config):
         """The frame of a file of pairs; `against` are the queries of the turn. Raises RecordError."""
         import numpy
 
-        kept = Columns(id="Q", query="Q", same="b", margin="d", chars="i", least_chars="i", length_ratio="f", train="b")
-        for row in io.read(rows, PreferencePair):
+        kept = Columns(id="Q", query="Q", same="b", margin="d", chars="i", least_chars="i", length_ratio="f", train="b", instructs="b")
+        remarks: dict[int, str] = {}
+        for at, row in enumerate(io.read(rows, PreferencePair)):
+            if said := next(filter(None, (instructs(message.content) for message in row.chosen)), None):
+                remarks[at] = f"the chosen draft {said}"
             chosen, rejected = _chars(row.chosen), _chars(row.rejected)
             kept.add(
                 id=int(row.id[:16], 16), query=number(row.query), same=_said(row.chosen) == _said(row.rejected), margin=row.margin,
-                chars=max(chosen, rejected), least_chars=min(chosen, rejected),
+                instructs=said is not None, chars=max(chosen, rejected), least_chars=min(chosen, rejected),
                 length_ratio=max(chosen, rejected, 1) / max(min(chosen, rejected), 1), train=row.split == "train",
             )  # fmt: skip
         train = numpy.array([number(query.id) for query in io.read(against, Query) if query.split == "train"], dtype="uint64")
@@ -92,13 +101,13 @@ class Pairs(Config):
         repeated = columns.nth(frame["id"])
         once = columns.nth(frame["query"].where(repeated == 0, frame["id"]))
         frame = frame.assign(repeated=repeated, nth_of_query=once + 1, of_train=numpy.isin(frame["query"], train) & (frame["train"] == 1))
-        return Seen(frame.drop(columns=["id", "train"]))
+        return Seen(frame.drop(columns=["id", "train"]), remarks)
 
-    def whole(self, left: Any, total: int) -> dict[str, float | None]:
+    def whole(self, left: Any, seen: Seen) -> dict[str, float | None]:
         """What there is to say of the rows that are left."""
-        return {"pairs": len(left), "left": len(left) / total if total else 1.0}
+        return {"pairs": len(left), "left": seen.share(left)}
 
-    def facts(self, left: Any) -> dict[str, str]:
+    def facts(self, left: Any, seen: Seen) -> dict[str, str]:
         """Numbers for the page, in words."""
         found = {"pairs": f"{len(left)}", "queries with pairs": f"{left['query'].nunique()}"}
         if len(left):

@@ -32,7 +32,7 @@ class Benchmark(Config):
     """The field that holds the question."""
 
 
-class Queries(Config):
+class QuerySuite(Config):
     """What queries must meet."""
 
     kind: Literal["queries"]
@@ -154,16 +154,16 @@ class Queries(Config):
             found.append(_languages(self.languages))
         return found
 
-    def whole(self, left: Any, total: int) -> dict[str, float | None]:
+    def whole(self, left: Any, seen: Seen) -> dict[str, float | None]:
         """What there is to say of the rows that are left."""
         counts = left["split"].value_counts()
         sizes: dict[str, float | None] = {split: int(counts.get(SPLITS.index(split), 0)) for split in self.splits}
         parts = [part for _, part in left.groupby("split") if len(part) >= MANY]
         shares = [commonest(part["answer"]) or 0.0 for part in parts]
         shares += [commonest(part["place"]) or 0.0 for part in parts if (part["place"] >= 0).all()]
-        return {**sizes, "commonest": max(shares, default=None), "left": len(left) / total if total else 1.0}
+        return {**sizes, "commonest": max(shares, default=None), "left": seen.share(left)}
 
-    def facts(self, left: Any) -> dict[str, str]:
+    def facts(self, left: Any, seen: Seen) -> dict[str, str]:
         """Numbers for the page, in words."""
         counts = left["split"].value_counts()
         found = {f"queries to {name}": f"{counts.get(number, 0)}" for number, name in enumerate(("train on", "tune on", "test on"))}

@@ -48,6 +48,12 @@ class Seen:
     """A pandas frame, a row a record, numbers alone."""
     remarks: dict[int, str] = field(default_factory=dict)
     """What else there is to say of a row, for a page; of a few rows alone."""
+    beside: Any = None
+    """What they are held against, as far as `whole` and `facts` need it."""
+
+    def share(self, left: Any) -> float:
+        """How many of the rows are left; all, where there were none."""
+        return len(left) / len(self.frame) if len(self.frame) else 1.0
 
 
 def graded(rules: Iterable[Rule], severity: Mapping[str, Severity]) -> list[Rule]:

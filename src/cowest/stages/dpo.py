@@ -10,13 +10,13 @@ from typing import Any
 
 from pydantic import Field
 
-from cowest import io, training, version
+from cowest import io, preferences, training, version
 from cowest.config import Config
 from cowest.errors import ContractError, ModelError
 from cowest.models import audit, hf
 from cowest.models.hf import HFConfig
 from cowest.ports import In, Out
-from cowest.records import PreferencePair
+from cowest.records import Feedback, PreferencePair
 from cowest.training import Optimiser
 
 SIDES = ("chosen", "rejected")
@@ -34,8 +34,11 @@ class DPOConfig(Config):
     training: Optimiser
 
 
-def main(pairs: In, policy: In, challenger: Out, config: DPOConfig) -> None:
-    """Writes the challenger. Raises ContractError when there are no pairs."""
+def main(pairs: In, feedback: In, policy: In, challenger: Out, config: DPOConfig) -> None:
+    """Writes the challenger; with it goes how the gains of `feedback` are spread, for later turns to be held against.
+
+    Raises ContractError when there are no pairs.
+    """
     start = version.expect(policy)
     base = config.policy.base_name(config.policy.folder())
     if base != start.base:
@@ -48,7 +51,9 @@ def main(pairs: In, policy: In, challenger: Out, config: DPOConfig) -> None:
         raise ContractError("dpo: there are no pairs to learn from")
     with io.replacing_folder(challenger) as folder:
         _train(rows, policy / "adapter", folder, base, config)
-        version.write(folder, base=base, prompts=start.prompts, trained=start.trained)
+        version.write(
+            folder, base=base, prompts=start.prompts, trained=start.trained, gains=preferences.spread(io.groups(feedback, Feedback))
+        )
 
 
 def _train(rows: list[PreferencePair], adapter: Path, folder: Path, base: str, config: DPOConfig) -> None:

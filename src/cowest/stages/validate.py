@@ -81,9 +81,9 @@ def _judged(rows: Path, against: Path, suite: AnySuite) -> Judgement:
             for row in finding.rows:
                 aside.setdefault(row, []).append(finding.rule.says)
     total, left = len(seen.frame), seen.frame.drop(list(aside)) if aside else seen.frame
-    findings += engine.judge_whole(suite.whole(left, total), [rule for rule in rules if rule.whole])
+    findings += engine.judge_whole(suite.whole(left, seen), [rule for rule in rules if rule.whole])
     found = Validation(
-        kind=suite.kind, taken=total, left=len(left), aside=len(aside), rules=tuple(map(_outcome, findings)), facts=suite.facts(left)
+        kind=suite.kind, taken=total, left=len(left), aside=len(aside), rules=tuple(map(_outcome, findings)), facts=suite.facts(left, seen)
     )
     return Judgement(found, findings, aside, seen.remarks)
 
@@ -101,7 +101,12 @@ def _places(rows: Path, wanted: Collection[int], remarks: Mapping[int, str]) -> 
     for number, line in enumerate(io.lines(rows) if wanted else ()):
         if number in wanted:
             row = json.loads(line)
-            origin = row.get("source") or f"query {row['query']}, samples {row['samples'][0]} and {row['samples'][1]}"
+            sample = f", sample {row['sample']}" if "sample" in row else ""
+            origin = (
+                f"{row['source']}{sample}"
+                if "source" in row
+                else f"query {row['query']}, samples {row['samples'][0]} and {row['samples'][1]}"
+            )
             remark = f", {remarks[number]}" if number in remarks else ""
             places[number] = f"{rows}:{number + 1} ({origin}){remark}"
     return places
