@@ -1,6 +1,7 @@
 """What each model is asked, as data: templates and shots. No prompt is written anywhere else."""
 
 import re
+from functools import lru_cache
 
 from pydantic import field_validator
 
@@ -38,11 +39,17 @@ class Template(Config):
     def render(self, prompt: tuple[Message, ...], draft: str | None = None) -> tuple[Message, ...]:
         """The messages of one call: system, shots, and the question with its draft in place."""
         values = {"query": _question(prompt), "draft": draft or ""}
-        messages = [Message(role="system", content=self.system)] if self.system else []
-        for shot in self.shots:
-            messages += [Message(role="user", content=shot.user), Message(role="assistant", content=shot.assistant)]
         content = PLACES.sub(lambda place: values[place[1]], self.user)
-        return (*messages, Message(role="user", content=content))
+        return (*_before(self.system, self.shots), Message(role="user", content=content))
+
+
+@lru_cache(maxsize=64)
+def _before(system: str | None, shots: tuple[Shot, ...]) -> tuple[Message, ...]:
+    """What comes before every question: made once, since it is most of a conversation."""
+    messages = [Message(role="system", content=system)] if system else []
+    for shot in shots:
+        messages += [Message(role="user", content=shot.user), Message(role="assistant", content=shot.assistant)]
+    return tuple(messages)
 
 
 class Prompts(Config):

@@ -3,6 +3,7 @@
 import sys
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
+from itertools import islice
 from typing import Any
 
 from cowest.config import Config, Sampling
@@ -11,6 +12,8 @@ from cowest.models.claims import spent
 from cowest.models.openai import OpenAIConfig
 from cowest.protocols import ChatModel, Completion, Request
 
+TOGETHER = 256
+"""Requests that are looked up in one go."""
 LETTERS = 4
 """Letters of a token, where the text is not there yet: an answer of 20 tokens is taken to be 80 bytes long."""
 
@@ -44,15 +47,22 @@ class Counting:
         self.estimate = Estimate(self.name, self._config is not None, usd=0.0 if self._config and self._config.price else None)
 
     def generate(self, requests: Iterable[Request]) -> Iterator[Completion]:
-        """A completion of the greatest length for each request, in order."""
-        return map(self._count, requests)
+        """A completion of the greatest length for each request, in order; some are read ahead, so that they are looked up together."""
+        if self._config is None:
+            yield from (self._count(request) for request in requests)
+            return
+        rest = iter(requests)
+        while part := [(request.key(self.name), request) for request in islice(rest, TOGETHER)]:
+            found = self._store.look([key for key, _ in part])
+            for key, request in part:
+                if key in found:
+                    self.estimate.stored += 1
+                    yield found[key]
+                else:
+                    yield self._count(request)
 
     def _count(self, request: Request) -> Completion:
         if self._config is not None:
-            found = self._store.look([key := request.key(self.name)])
-            if key in found:
-                self.estimate.stored += 1
-                return found[key]
             prompt, completion = self._config.most(request)
             self.estimate.tokens += prompt + completion
             if self._config.price is not None:
