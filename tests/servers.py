@@ -83,6 +83,8 @@ class ChatServer:
         self.times: list[float] = []
         self.ports: list[int] = []
         """Of those who called: one for each connection."""
+        self.capacity: int | None = None
+        """Calls at once; more are refused with a 429."""
         self.busiest = 0
         """Most calls at once."""
         self._left = {prompt: list(fates) for prompt, fates in script.items()}
@@ -107,6 +109,8 @@ class ChatServer:
             self.times.append(time.monotonic())
             self._now += 1
             self.busiest = max(self.busiest, self._now)
+            if self.capacity is not None and self._now > self.capacity:
+                return error(429)
             left = self._left.get(body["messages"][-1]["content"])
             return left.pop(0) if left else self._otherwise
 

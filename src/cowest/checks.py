@@ -30,7 +30,7 @@ EXTRAS = {
     "parquet": ("pyarrow",),
     "dvc": ("dvc", "ruamel.yaml"),
     "privacy": ("phonenumbers", "stdnum"),
-    "strong": ("uvloop",),
+    "strong": ("uvloop", "orjson"),
     "pipeline": ("kfp",),
     "serve": ("bentoml",),
 }

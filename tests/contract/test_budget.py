@@ -132,6 +132,36 @@ def test_an_endpoint_that_does_not_say_what_it_used_is_taken_to_have_used_the_mo
         assert now().usd == pytest.approx(PRICE.of(*settings.most(ask(1))))
 
 
+def test_a_slow_call_is_made_twice_where_that_is_asked_for_and_both_are_paid(stage: store.Account) -> None:
+    budget(usd=1)
+    slow = {"slow 1": [Fate(delay=3)], "slow 2": [Fate(delay=3)]}
+    with chat_server(slow, otherwise=Fate(delay=0.05)) as server:
+        began = time.monotonic()
+        found = answers(config(server, concurrency=4, hedge=0.1), *range(40), *slow)
+        assert [c.text for c in found[40:]] == ["answer to slow 1", "answer to slow 2"]
+        assert time.monotonic() - began < 2.9
+        assert server.asked()["slow 1"] == server.asked()["slow 2"] == 2 and server.calls == 44
+    assert stage.hedged == 2 and "2 calls were made twice at once" in stage.line()
+    assert now().usd == pytest.approx(44 * COST) and claims() == 0
+
+
+def test_no_more_than_the_share_is_made_twice_and_nothing_by_default(stage: store.Account) -> None:
+    script = {str(n): [Fate(delay=0.4)] for n in range(40, 60)}
+    for hedge, calls in ((0.05, 63), (None, 60)):
+        with chat_server(script, otherwise=Fate(delay=0.03)) as server:
+            assert all(c.text for c in answers(config(server, concurrency=8, hedge=hedge), *range(60)))
+            assert 60 <= server.calls <= calls
+    assert 0 < stage.hedged <= 3
+
+
+def test_a_slow_call_is_not_made_twice_where_the_budget_has_no_room_for_it() -> None:
+    budget(tokens=30 * 10 + sum(OpenAIConfig(model="m").most(ask("slow"))) + 10)
+    with chat_server({"slow": [Fate(delay=1)]}, otherwise=Fate(delay=0.02)) as server:
+        assert all(c.text for c in answers(config(server, concurrency=2, hedge=0.2), *range(10, 40), "slow"))
+        assert server.asked()["slow"] == 1
+    assert now().tokens == 310 and claims() == 0
+
+
 def test_a_turn_has_its_own_budget_and_outside_of_a_stage_there_is_none(monkeypatch: pytest.MonkeyPatch) -> None:
     budget(usd=0)
     with chat_server() as server:

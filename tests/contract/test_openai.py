@@ -218,6 +218,18 @@ def test_no_more_calls_at_once_than_configured_and_as_many() -> None:
         assert server.busiest == 4
 
 
+def test_calls_at_once_yield_to_what_the_endpoint_bears_and_come_back() -> None:
+    with chat_server(otherwise=Fate(delay=0.02)) as server:
+        server.capacity = 6
+        with config(server, concurrency=32, retries=50).open() as model:
+            assert all(c.text for c in model.generate(ask(str(n)) for n in range(300)))
+            refused = server.calls - 300
+            assert refused < 150, "of 32 at once 26 would be refused, again and again"
+            server.capacity, server.busiest = None, 0
+            assert all(c.text for c in model.generate(ask(str(n)) for n in range(300, 1000)))
+            assert server.busiest == 32
+
+
 def test_equal_requests_in_flight_are_one_call() -> None:
     with chat_server(otherwise=Fate(delay=0.1)) as server:
         found = answers(config(server), *["same"] * 8)

@@ -29,6 +29,8 @@ SETTLE = 20.0
 """Seconds that calls in flight have to be answered, and their answers kept, once nobody waits for them any more."""
 AHEAD, AT_LEAST = 32, 4096
 """Requests read ahead for each call at once, and how many may be in any case less than that: slow rows don't hold up those behind."""
+SLOW = 2.0
+"""Times the median after which an answer is late."""
 PAGES_AT_FIRST, PAGES_LATER = 3, 16
 """Rows in a row that get a web page for an answer, before the endpoint is taken to be none: before its first answer, and after."""
 
@@ -86,6 +88,7 @@ class OpenAIModel:
         self._heard: float | None = None
         """When the endpoint last said anything."""
         self._answered = False
+        self._made = self._hedged = 0
         self._pages: set[str] = set()
         self._end: CoWestError | None = None
 
@@ -213,6 +216,8 @@ class OpenAIModel:
         attempt.under_way, attempt.began = True, time.monotonic()
         call.under_way += 1
         call.tries += 1
+        self._made += 1
+        hedge = self._loop.call_later(SLOW * self._pace.median, self._hedge, call) if self._config.hedge and self._answered else None
         try:
             answered = await self._post(call.request)
         except asyncio.CancelledError:
@@ -230,17 +235,40 @@ class OpenAIModel:
             await self._unclaim(call, FREE)
             raise self._stopped(str(hopeless)) from None
         else:
-            self._pace.answered(attempt.began)
+            self._pace.answered(attempt.began, time.monotonic())
             self._answered = True
             self._pages.clear()
             if call.over:  # another attempt was quicker
                 self._till.lose()
                 return
             call.over = True
+            self._end_others(attempt)
             # The next call's claim goes into the transaction that keeps this answer, and it is made after that.
             self._loop.call_soon(self._make_room, attempt)
             await self._settle(call.ask, answered, time.monotonic() - attempt.began)
             self._finish(call, answered.completion)
+        finally:
+            if hedge is not None:
+                hedge.cancel()
+
+    def _may_hedge(self, call: _Call) -> bool:
+        share = self._config.hedge
+        return share is not None and call.under_way == 1 and self._hedged + 1 <= share * self._made
+
+    def _hedge(self, call: _Call) -> None:
+        """A call whose answer is late is made once more beside it. The first answer counts; both are claimed, and taken to be paid for."""
+        if not call.over and self._end is None and self._may_hedge(call):
+            self._hedged += 1
+            store.hedged()
+            self._queue(call, first=True)
+            self._begin()
+
+    def _end_others(self, attempt: _Attempt) -> None:
+        """What was slower is not waited for: the connection is cut, and its claim is settled at what the answer cost."""
+        if attempt.call.open > 1:
+            for task, other in self._tasks.items():
+                if other.call is attempt.call and other is not attempt:
+                    task.cancel()
 
     async def _claimed(self, call: _Call) -> bool:
         """Whether the call may be made now. Raises BudgetError, StoreError."""
@@ -293,7 +321,7 @@ class OpenAIModel:
         call = attempt.call
         call.open -= 1
         self._look_for_pages(call, again)
-        busy = again.busy and self._pace.refused(attempt.began)
+        busy = again.busy and self._pace.refused(attempt.began, time.monotonic())
         if call.over or call.open:
             return
         now = time.monotonic()

@@ -61,6 +61,9 @@ class OpenAIConfig(Config):
     """Seconds before the first retry, doubled for each after it; a Retry-After that is longer is obeyed."""
     patience: float = Field(default=300, gt=0)
     """Longest Retry-After, in seconds, that is waited for; a longer one stops the stage."""
+    hedge: float | None = Field(default=None, gt=0, le=0.2)
+    """Share of calls that may be made a second time when their answer takes twice the median: the first answer counts, both are paid
+    for and in the budget. null is off."""
     limit: Literal["max_tokens", "max_completion_tokens"] = "max_tokens"
     """What the endpoint calls the most tokens of a completion."""
     system: Literal["keep", "merge"] = "keep"
@@ -138,7 +141,7 @@ class OpenAIConfig(Config):
     def most(self, request: Request) -> tuple[int, int]:
         """Tokens of prompt and completion that a request can cost at most: a token is a byte or more."""
         prompt = sum(len(message.content.encode("utf-8", "surrogatepass")) + MESSAGE for message in request.messages)
-        limit = self.body(request).get(self.limit)
+        limit = self.extra.get(self.limit)
         return prompt + MESSAGE, limit if isinstance(limit, int) else request.sampling.max_tokens
 
     def body(self, request: Request) -> dict[str, Any]:

@@ -4,8 +4,6 @@ Additive increase, multiplicative decrease (Chiu and Jain, 1989): halved when th
 ever longer, and back by an eighth for every round of good answers.
 """
 
-import time
-
 REFUSED, LATE = 0.5, 0.7
 """What is left of the calls at once after a refusal, and after a rise of the latency."""
 RISEN = 2.5
@@ -29,9 +27,8 @@ class Pace:
         """Calls at once."""
         return int(self._limit)
 
-    def answered(self, began: float) -> None:
-        """A call that began then (time.monotonic) was answered now."""
-        now = time.monotonic()
+    def answered(self, began: float, now: float) -> None:
+        """A call that began then was answered now (seconds of one clock)."""
         seconds = now - began
         self._refused_in_a_row = 0
         self._seen += 1
@@ -42,18 +39,18 @@ class Pace:
         self._limit = min(self._most, self._limit + max(1.0, self._limit / 8) / self._limit)
         # Latency is a suspicion only: answers may simply be longer now. It never takes more than three quarters.
         if self._seen > self._most and self._recent > RISEN * self._usual:
-            self._cut(LATE, began, max(1.0, self._most / 4))
+            self._cut(LATE, began, now, max(1.0, self._most / 4))
 
-    def refused(self, began: float) -> bool:
+    def refused(self, began: float, now: float) -> bool:
         """The endpoint was too busy for a call that began then. Whether it is so for all: a single one may be about its row alone."""
         self._refused_in_a_row += 1
         if self._refused_in_a_row < max(1, self.limit // 8):
             return False
-        self._cut(REFUSED, began, 1.0)
+        self._cut(REFUSED, began, now, 1.0)
         return True
 
-    def _cut(self, part: float, began: float, least: float) -> None:
+    def _cut(self, part: float, began: float, now: float, least: float) -> None:
         """Once for all calls that were under way at the time."""
         if began >= self._cut_at:
-            self._cut_at = time.monotonic()
+            self._cut_at = now
             self._limit = max(min(least, self._limit), self._limit * part)

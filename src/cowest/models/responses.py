@@ -9,7 +9,7 @@ from dataclasses import replace
 from typing import Any, Literal, NamedTuple, NoReturn
 from urllib.parse import quote
 
-from cowest.models.transport import Reply
+from cowest.models.transport import Reply, decode
 from cowest.protocols import Completion
 
 AGAIN = {408, 409, 425, 429}
@@ -126,7 +126,7 @@ def read_body(content: bytes, name: str) -> Answered:
     """
     usage = None
     try:
-        body = json.loads(content)
+        body = decode(content)
         usage = _usage(body)
         choice = body["choices"][0]
         message, finish = choice["message"], choice.get("finish_reason")

@@ -42,6 +42,7 @@ STEPS = (
     );
     CREATE INDEX claims_by_key ON claims (key);
     CREATE TABLE versions (turn TEXT NOT NULL, model TEXT NOT NULL, version TEXT NOT NULL, UNIQUE (turn, model, version))""",
+    "ALTER TABLE stages ADD COLUMN hedged INTEGER NOT NULL DEFAULT 0",
 )
 """SQLite's."""
 POSTGRES = (
@@ -73,6 +74,7 @@ POSTGRES = (
         turn TEXT NOT NULL, model TEXT NOT NULL, version TEXT NOT NULL, rowid BIGINT GENERATED ALWAYS AS IDENTITY,
         UNIQUE (turn, model, version)
     )""",
+    "ALTER TABLE stages ADD COLUMN hedged BIGINT NOT NULL DEFAULT 0",
 )
 """PostgreSQL's, in a schema of their own. `rowid` is what SQLite has anyhow: the order in which rows came."""
 SCHEMA = "cowest"

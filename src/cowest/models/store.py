@@ -66,6 +66,8 @@ class Account:
     """Completions without a text: failed or refused."""
     attempts: int = 0
     """Calls over the network, those that failed too."""
+    hedged: int = 0
+    """Calls that were made a second time because the first was slow."""
     versions: dict[str, dict[str, int]] = field(default_factory=dict)
     """How many answers each model's reported versions gave."""
     filtered: dict[str, Counter[str]] = field(default_factory=dict)
@@ -79,6 +81,8 @@ class Account:
         if self.attempts:
             tokens = self.prompt_tokens + self.completion_tokens
             said += f"; {self.attempts} calls brought {self.asked} answers, for {tokens:,} tokens and ${self.cost:,.4f}"
+        if self.hedged:
+            said += f"; {self.hedged} calls were made twice at once (hedge)"
         for model, versions in self.versions.items():
             if len(versions) > 1:
                 counts = ", ".join(f"{count} by {version}" for version, count in versions.items() if count)
@@ -96,7 +100,7 @@ class Account:
 
 
 FILTERED = {"allow": "let go", "mask": "masked", "refuse": "kept in"}
-COLUMNS = "stage, seconds, peak_memory, asked, stored, prompt_tokens, completion_tokens, cost, requests, answered, aside, attempts"
+COLUMNS = "stage, seconds, peak_memory, asked, stored, prompt_tokens, completion_tokens, cost, requests, answered, aside, attempts, hedged"
 _open: dict[str, "CallStore"] = {}
 _account = Account("")
 
@@ -285,6 +289,11 @@ def egress() -> list[str]:
 def attempted() -> None:
     """Counts a call over the network."""
     _account.attempts += 1
+
+
+def hedged() -> None:
+    """Counts a call that is made a second time because the first is slow."""
+    _account.hedged += 1
 
 
 @contextmanager

@@ -11,6 +11,7 @@ import ssl
 import time
 import zlib
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 from urllib.parse import quote, unquote, urlsplit
@@ -18,6 +19,11 @@ from urllib.request import getproxies, proxy_bypass
 
 from cowest.errors import ConfigError
 from cowest.models import address
+
+try:
+    import orjson
+except ImportError:
+    orjson = None  # type: ignore[assignment]
 
 CONNECT = 10.0
 """Seconds for a connection at most."""
@@ -64,16 +70,17 @@ class Transport:
         self._url, self._timeout, self._connections, self._forbidden = url, timeout, connections, forbidden
         self._proxy = _proxy(url)
         self._secret = f"Authorization: Bearer {key}\r\n" if key else ""
+        self._heads: dict[tuple[str, str, str], bytes] = {}
         self._links: list[_Link] = []
         self._ssl: ssl.SSLContext | None = None
 
     async def post(self, body: dict[str, Any]) -> Reply:
         """One call, within the timeout from first byte to last. Raises LostError."""
-        return await self.send("POST", self._url, json.dumps(body, ensure_ascii=False).encode("utf-8", "surrogatepass"))
+        return await self.send("POST", self._url, encode(body))
 
     async def send(self, method: str, url: str, data: bytes = b"", kind: str = "application/json") -> Reply:
         """Any request to the endpoint's host; redirects are not followed. Raises LostError."""
-        request = self._head(method, url, len(data), kind) + data
+        request = b"%b%d\r\n\r\n%b" % (self._head(method, url, kind), len(data), data)
         link = None
         try:
             async with asyncio.timeout(self._timeout):
@@ -102,7 +109,10 @@ class Transport:
         self._links.clear()
         await asyncio.sleep(0)  # what closes them runs once more
 
-    def _head(self, method: str, url: str, length: int, kind: str) -> bytes:
+    def _head(self, method: str, url: str, kind: str) -> bytes:
+        """A request up to its length; the same for every call."""
+        if found := self._heads.get((method, url, kind)):
+            return found
         parts = urlsplit(url)
         host, port = _host(url), f":{parts.port}" if parts.port else ""
         target = quote(parts.path or "/", safe="/:%@~!$&'()*+,;=") + (f"?{parts.query}" if parts.query else "")
@@ -112,9 +122,10 @@ class Transport:
         lines += self._secret
         if self._proxy and parts.scheme == "http":
             lines += _login(self._proxy)
-        if method == "POST":
-            lines += f"Content-Type: {kind}\r\nContent-Length: {length}\r\n"
-        return f"{lines}\r\n".encode("ascii")
+        head = f"{lines}Content-Type: {kind}\r\nContent-Length: ".encode("ascii")
+        if url == self._url:
+            self._heads[method, url, kind] = head
+        return head
 
     def _kept(self) -> _Link | None:
         while self._links:
@@ -152,6 +163,22 @@ class Transport:
 def _stray(reader: asyncio.StreamReader) -> bool:
     """Whether more came than was an answer: the next call would take it for its own."""
     return bool(reader._buffer)  # type: ignore[attr-defined]
+
+
+def encode(body: Any) -> bytes:
+    """JSON in UTF-8. Half surrogate pairs, which orjson refuses, go as what Python makes of them."""
+    if orjson is not None:
+        with suppress(TypeError):
+            return orjson.dumps(body)
+    return json.dumps(body, ensure_ascii=False, separators=(",", ":")).encode("utf-8", "surrogatepass")
+
+
+def decode(content: bytes) -> Any:
+    """Raises ValueError or RecursionError for what is not JSON. What orjson alone refuses (NaN, half surrogate pairs) is read by Python."""
+    if orjson is not None:
+        with suppress(ValueError):
+            return orjson.loads(content)
+    return json.loads(content)
 
 
 async def _tunnel(reader: asyncio.StreamReader, writer: asyncio.StreamWriter, url: str, proxy: str) -> None:
