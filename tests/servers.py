@@ -7,7 +7,7 @@ import ssl
 import threading
 import time
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -76,7 +76,7 @@ def mixed(delay: float) -> dict[str, list[Fate]]:
 class ChatServer:
     """What was asked of the server, and what is still to happen."""
 
-    def __init__(self, script: Mapping[str, Sequence[Fate]], otherwise: Fate) -> None:
+    def __init__(self, script: Mapping[str, Sequence[Fate]], otherwise: Fate | Callable[[dict[str, Any]], Fate]) -> None:
         self.url = ""
         self.bodies: list[dict[str, Any]] = []
         self.headers: list[dict[str, str]] = []
@@ -112,7 +112,9 @@ class ChatServer:
             if self.capacity is not None and self._now > self.capacity:
                 return error(429)
             left = self._left.get(body["messages"][-1]["content"])
-            return left.pop(0) if left else self._otherwise
+            if left:
+                return left.pop(0)
+        return self._otherwise(body) if callable(self._otherwise) else self._otherwise
 
     def waits(self, prompt: str) -> list[float]:
         """Seconds between the calls of a last message."""
@@ -185,9 +187,11 @@ class _Server(ThreadingHTTPServer):
 
 @contextmanager
 def chat_server(
-    script: Mapping[str, Sequence[Fate]] | None = None, otherwise: Fate = GOOD, tls: ssl.SSLContext | None = None
+    script: Mapping[str, Sequence[Fate]] | None = None,
+    otherwise: Fate | Callable[[dict[str, Any]], Fate] = GOOD,
+    tls: ssl.SSLContext | None = None,
 ) -> Iterator[ChatServer]:
-    """A server whose `script` gives the fates of a message's first calls; all others meet `otherwise`."""
+    """A server whose `script` gives the fates of a message's first calls; all others meet `otherwise`, or what that says to a body."""
     chat = ChatServer(script or {}, otherwise)
     with listening(chat, tls):
         yield chat
