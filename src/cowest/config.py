@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+from json.encoder import encode_basestring
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -43,6 +44,11 @@ def digest(value: Any) -> str:
     if isinstance(value, BaseModel):
         value = value.model_dump(mode="json")
     return hashlib.sha256(_CANONICAL.encode(value).encode()).hexdigest()
+
+
+def key(*texts: str) -> str:
+    """`digest` of a list of texts, some times quicker: for the keys of millions of rows."""
+    return hashlib.sha256(f"[{','.join(map(encode_basestring, texts))}]".encode()).hexdigest()
 
 
 def _plain(value: Any) -> Any:

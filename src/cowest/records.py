@@ -29,7 +29,7 @@ class Message(Record):
 
 def _query_id(prompt: Sequence[Message], targets: Sequence[str], choices: Sequence[str]) -> str:
     """`config.digest` of the three, its canonical JSON written by hand: every row that is read or made comes by here."""
-    said = ",".join(f'{{"content":{encode_basestring(message.content)},"role":"{message.role}"}}' for message in prompt)
+    said = ",".join([f'{{"content":{encode_basestring(message.content)},"role":"{message.role}"}}' for message in prompt])
     lists = f"[{','.join(map(encode_basestring, targets))}],[{','.join(map(encode_basestring, choices))}]"
     return hashlib.sha256(f"[[{said}],{lists}]".encode()).hexdigest()[:20]
 
@@ -62,7 +62,7 @@ class Query(Record):
             self.__pydantic_fields_set__.add("id")
         elif self.id != found:
             raise ValueError("id is not the digest of prompt, targets and choices: leave it out to have it filled in")
-        if not all(target.strip() for target in self.targets):
+        if "" in self.targets or any(map(str.isspace, self.targets)):
             raise ValueError("targets: empty text")
         if not self.prompt[-1].content.strip():
             raise ValueError("prompt: the last message is empty")

@@ -66,6 +66,9 @@ def needed(row: Row, column: str) -> str:
 def entries(row: Row, column: str, separator: str | None) -> list[str]:
     """The texts of a column with a list, or with one text that the separator parts; empty ones are refused in a list, else none."""
     value = _cell(row, column)
+    if isinstance(value, str) and separator is None:
+        text = _checked(value, column)
+        return [] if text is None else [text]
     if not isinstance(value, list | tuple):
         text = _text(value, column)
         parts = [text] if text is None or separator is None else text.split(separator)
@@ -115,11 +118,13 @@ def _checked(text: str, column: str) -> str | None:
         raise Unfit(f"{column!r} is longer than {io.LINE_LIMIT // 2**20} MiB")
     if "\0" in text:
         raise Unfit(f"{column!r} holds a NUL character")
+    if text.isascii():
+        return None if not text or text.isspace() else text
     try:
         text.encode()
     except UnicodeEncodeError:
         raise Unfit(f"{column!r} holds half a character (a lone surrogate)") from None
-    return text if text.strip() else None
+    return None if not text or text.isspace() else text
 
 
 _KINDS: dict[type[Any], str] = {dict: "an object: name what is in it with a point, as in `answers.text`", list: "a list", bytes: "bytes"}

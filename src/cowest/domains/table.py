@@ -14,6 +14,7 @@ import re
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
+from functools import lru_cache
 from itertools import chain
 from pathlib import Path, PurePosixPath
 from string import ascii_uppercase
@@ -22,7 +23,7 @@ from typing import Annotated, Any, Literal, TypeVar, get_args
 from pydantic import BeforeValidator, Field, field_validator
 
 from cowest import formats, io
-from cowest.config import Config, digest
+from cowest.config import Config, digest, key
 from cowest.domains.cells import NoColumn, columns_of, entries, filled, needed, plain, text_of
 from cowest.errors import ContractError, InputError
 from cowest.formats import Format, Row
@@ -89,7 +90,7 @@ class Splits(Config):
 
     def drawn(self, group: str) -> Split:
         """The split of a group by its shares: by a digest, so that it never moves."""
-        point = int(digest([self.seed, group])[:13], 16) / 16**13
+        point = _point(self.seed, group)
         for split in SPLITS:
             point -= self.shares.get(split, 0.0)
             if point < 0:
@@ -99,6 +100,12 @@ class Splits(Config):
     def wanted(self) -> list[Split]:
         """The splits that should have rows."""
         return [] if self.column is not None else [split for split in SPLITS if self.shares.get(split, 0.0) > 0]
+
+
+@lru_cache(maxsize=2**16)
+def _point(seed: int, group: str) -> float:
+    """Where a group lies between 0 and 1."""
+    return int(digest([seed, group])[:13], 16) / 16**13
 
 
 class Corpus(Config):
@@ -254,9 +261,12 @@ class Source:
         """The rows of the table. Raises InputError, at their end, for a column that may be empty and is so in all of them."""
         table = self.table
         unseen = {name for name in (table.ideal, *table.tags) if name is not None}
-        for number, row in formats.rows(path, table.format, table.delimiter, table.columns(), intake):
-            unseen = {name for name in unseen if not _says(row, name)} if unseen else unseen
+        found = formats.rows(path, table.format, table.delimiter, table.columns(), intake)
+        for number, row in found:
+            unseen = {name for name in unseen if not _says(row, name)}
             yield number, row
+            if not unseen:
+                yield from found
         if unseen and not intake.bad:
             raise InputError(f"{path}: no row has anything under {', '.join(map(repr, sorted(unseen)))}: is the column named so?")
 
@@ -275,18 +285,17 @@ class Source:
         choices = self._choices(row)
         own = _own(choices)
         prompt = _asked(row, table.prompt, own)
-        group = digest([plain(prompt)])[:16] if table.group is None else needed(row, table.group)
+        group = key(plain(prompt))[:16] if table.group is None else needed(row, table.group)
         split = table.splits.of(row, group)
         if split is None:
             return None
-        hidden = next((choice for choice in choices if choice not in prompt), None)
-        if hidden is not None:
+        if choices and (hidden := next((choice for choice in choices if choice not in prompt), None)) is not None:
             raise Unfit(f"the prompt does not show the option {hidden[:40]!r}: put {{choices}} into prepare.table.prompt")
-        tags = [(name, text_of(row, name, optional=True)) for name in table.tags]
+        tags = [f"{name}: {value}" for name in table.tags if (value := text_of(row, name, True)) is not None]
         return io.build(
             Query, group=group, split=split, prompt=_message(prompt), targets=self._targets(row, choices), choices=choices,
             ideal=None if table.ideal is None else filled(row, table.ideal, own, optional=True),
-            tags=tuple(f"{name}: {value}" for name, value in tags if value is not None), source=source,
+            tags=tuple(tags), source=source,
         )  # fmt: skip
 
     def _choices(self, row: Row) -> tuple[str, ...]:
@@ -301,10 +310,13 @@ class Source:
         return choices
 
     def _targets(self, row: Row, choices: tuple[str, ...]) -> tuple[str, ...]:
-        found = [target for name in self.table.targets for target in entries(row, name, self.table.separator)]
+        names, separator = self.table.targets, self.table.separator
+        found = entries(row, names[0], separator) if len(names) == 1 else [one for name in names for one in entries(row, name, separator)]
         if not found:
             raise Unfit(f"there is no target: {', '.join(self.table.targets)} is empty")
-        return tuple(dict.fromkeys(option_of(target, choices, self.table.keyed) for target in found) if choices else found)
+        if not choices:
+            return tuple(found)
+        return tuple(dict.fromkeys(option_of(target, choices, self.table.keyed) for target in found))
 
 
 def option_of(target: str, choices: tuple[str, ...], keyed: str) -> str:
@@ -324,10 +336,10 @@ def option_of(target: str, choices: tuple[str, ...], keyed: str) -> str:
 
 
 def _once(value: str, column: str, seen: set[int]) -> None:
-    key = int(digest([value])[:16], 16)
-    if key in seen:
+    number = hash(value)  # 64 bits of SipHash, and no need to keep a million texts
+    if number in seen:
         raise Unfit(f"{column} {value[:40]!r} comes twice")
-    seen.add(key)
+    seen.add(number)
 
 
 def _own(choices: tuple[str, ...]) -> dict[str, str]:
@@ -376,10 +388,10 @@ def file_of(raw: Path, name: str | None) -> Path:
 
 def _fitting(path: Path, rows: Iterator[tuple[int, Row]], make: Maker[T], intake: Intake) -> Iterator[T]:
     """What is made of rows. One that does not fit goes into quarantine; a first one without a column says that the mapping is wrong."""
-    first = True
+    first, name = True, path.name
     for number, row in rows:
         try:
-            yield from make(f"{path.name}:{number}", row)
+            yield from make(f"{name}:{number}", row)
         except NoColumn as error:
             if first:
                 raise InputError(f"{path}:{number}: {error}") from None
