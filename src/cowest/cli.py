@@ -17,7 +17,7 @@ from cowest.ports import config_of, ports_of, takes_shard
 
 COMMANDS = {
     "init": "make a project from a sample of your data: JSONL, CSV or Parquet",
-    "data": "versions of data sets: add one, or say what differs between two",
+    "data": "data sets: fetch one, make a version of it, or say what differs between two",
     "turn": "one turn of the wheel: pin, dvc repro, register, report",
     "ask": "put one question to the champion and the strong model, and see the draft beside the answer",
     "report": "write the page of the last turn again",

@@ -62,6 +62,8 @@ def raw_rows(path: Path, fields: Collection[str], intake: Intake | None = None) 
     for number, row in _some(path, _parquet_rows(path, None) if parquet else io.json_items(path, intake), intake):
         if not isinstance(row, dict):
             intake.quarantine(path, number, f"{io.kind_of(row)}, not an object with the fields {', '.join(sorted(fields))}", row)
+        elif parquet and (lacking := [field for field in fields if field not in row]):
+            raise InputError(f"{path} has no column {', '.join(sorted(lacking))}: its columns are {', '.join(row)[:400]}")
         elif wrong := [field for field in fields if not isinstance(row.get(field), str) or not row[field].strip()]:
             intake.quarantine(path, number, f"{', '.join(sorted(wrong))}: missing, empty or not text", row)
         else:

@@ -1,6 +1,7 @@
 """Files that are no tables, or broken ones: one clear error with the place, and nothing written. The files are made here."""
 
 import gzip
+import json
 import os
 import struct
 from collections.abc import Callable
@@ -122,6 +123,56 @@ def test_a_bad_file_is_one_clear_error_and_nothing_is_written(
     assert not list(out.iterdir())
 
 
+QUESTION: dict[str, Any] = {"question": "Which gland?", "opa": "A", "opb": "B", "opc": "C", "opd": "D", "cop": 1, "exp": None}
+
+
+def question(**changed: Any) -> bytes:
+    return json.dumps({**QUESTION, **changed}).encode() + b"\n"
+
+
+PUBLISHED: list[tuple[str, str, Make, str]] = [
+    ("broken JSON", "train.jsonl", holding(question() + b'{"q": \n'), r"raw/train.jsonl:2: not JSON"),
+    ("a list cut short", "train.json", holding(b"[" + question() + b","), r"raw/train.json:2: not JSON"),
+    ("Latin-1", "train.jsonl", holding(question() + b'{"question": "\xe9"}'), r"raw/train.jsonl:2: not UTF-8"),
+    ("UTF-16", "train.jsonl", holding(question().decode().encode("utf-16")), r"raw/train.jsonl is UTF-16"),
+    ("a NUL byte", "train.jsonl", holding(b'{"question": "\0"}'), r"raw/train.jsonl:1: a NUL byte"),
+    ("a line of 50 MB", "train.jsonl", holding(question() + b"x" * 50_000_000), r"raw/train.jsonl:2 is longer than 16 MiB"),
+    ("an empty file", "train.jsonl", holding(b""), r"raw/train.jsonl has no rows"),
+    ("a folder for a file", "train.jsonl", Path.mkdir, r"raw: no data set here"),
+    ("NaN", "train.jsonl", holding(question(cop=float("nan"))), r"raw/train.jsonl:1: not JSON.*NaN is no JSON"),
+    ("an int that overflows", "train.jsonl", holding(b'{"cop": ' + b"9" * 5000 + b"}"), r"raw/train.jsonl:1: not JSON"),
+    ("deep nesting", "train.jsonl", holding(b"[" + b'{"a":' * 200_000), r"raw/train.jsonl:1: not JSON"),
+    ("a gzip bomb", "train.jsonl", gzip_bomb, r"raw/train.jsonl is packed by gzip"),
+    ("a gzip bomb called Parquet", "train.parquet", gzip_bomb, r"raw/train.parquet is packed by gzip"),
+    ("Parquet of another schema", "train.parquet", parquet_of(q=["Who?"]), r"raw/train.parquet has no column opa, .*its columns are q"),
+    ("Parquet that was cut", "train.parquet", cut(parquet_of(q=["Who?"])), r"raw/train.parquet can't be read as Parquet"),
+    ("a missing column", "train.jsonl", holding(question() + b'{"question": "Who?"}'), r"train.jsonl:2: opa, opb, opc, opd: missing"),
+    ("a missing option", "train.jsonl", holding(question(opd=" ")), r"raw/train.jsonl:1: opd: missing, empty or not text"),
+    ("a target that is no option", "train.jsonl", holding(question(cop=5)), r"raw/train.jsonl:1: cop: expected the number .* 1 to 4"),
+    ("half a character", "train.jsonl", holding(question(question="a\ud800 b c d")), r"raw/train.jsonl:1: .*surrogates"),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("name", "make", "said"), [case[1:] for case in PUBLISHED], ids=[case[0] for case in PUBLISHED])
+def test_a_bad_published_file_is_one_clear_error_and_nothing_is_written(tmp_path: Path, name: str, make: Make, said: str) -> None:
+    raw, out = tmp_path / "raw", tmp_path / "out"
+    raw.mkdir()
+    out.mkdir()
+    make(raw / name)
+    config = PrepareConfig.model_validate({"domain": "medmcqa", "draft": "direct"})
+    with pytest.raises(CoWestError, match=said) as error:
+        main(raw, out / "queries.jsonl", out / "corpus.jsonl", out / "quarantine.jsonl", config)
+    assert len(str(error.value)) < 1000 and not list(out.iterdir())
+
+
+def test_what_is_unusual_and_sound_is_read(tmp_path: Path) -> None:
+    """A byte-order mark, CRLF, blank lines, a repeated row, and newlines in quotes."""
+    (tmp_path / "train.jsonl").write_bytes(b"\xef\xbb\xbf" + question().replace(b"\n", b"\r\n") + b"\r\n" + question())
+    assert len(list(domain({"domain": "medmcqa", "draft": "direct"}).load(tmp_path))) == 1
+    (tmp_path / "t.csv").write_bytes(b'\xef\xbb\xbfq,a\r\n"Who\r\nis it?",Ada\r\n')
+    assert read(tmp_path / "t.csv", PLAIN) == 2
+
+
 def test_a_row_group_that_would_fill_the_memory_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("cowest.formats.ROW_GROUP_LIMIT", 10)
     parquet_of(q=["Who?"], a=["Ada"])(tmp_path / "t.parquet")
@@ -172,8 +223,6 @@ def test_any_bytes(tmp_path: Path, content: bytes, ending: str, start: bytes) ->
 @ANY
 @given(rows=st.lists(st.dictionaries(st.sampled_from("qaxy"), VALUES, max_size=4), max_size=4), table=st.sampled_from([PLAIN, QUIZ]))
 def test_any_json(tmp_path: Path, rows: list[dict[str, Any]], table: dict[str, Any]) -> None:
-    import json
-
     survives(tmp_path / "t.jsonl", "".join(json.dumps(row) + "\n" for row in rows).encode(), table)
 
 

@@ -10,6 +10,7 @@ import tempfile
 from pathlib import Path
 
 from cowest import formats, io, snapshots, vcs
+from cowest.commands import data_fetch
 from cowest.config import file_digest
 from cowest.errors import ConfigError, CoWestError, InputError
 
@@ -21,6 +22,9 @@ def main(argv: list[str]) -> int:
     """0: done. Raises CoWestError."""
     parser = argparse.ArgumentParser(prog="cowest data", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     commands = parser.add_subparsers(dest="command", required=True)
+    commands.add_parser("fetch", help="fetch raw data: from a path, a URL, or a data set of the Hugging Face hub", add_help=False)
+    if argv[:1] == ["fetch"]:
+        return data_fetch.main(argv[1:])
     adding = commands.add_parser("add", help="make a version of a file or folder, as data/raw/NAME", description=add.__doc__)
     adding.add_argument("path", type=Path, metavar="PATH", help="a file or a folder; in data/raw it stays where it is")
     adding.add_argument("--name", help="what it is called in data/raw (as PATH is)")

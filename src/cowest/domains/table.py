@@ -233,7 +233,7 @@ class Source:
 
         yield from _fitting(path, self._rows(path, intake), make, intake)
         empty = [split for split in table.splits.wanted() if not found[split]]
-        if empty and not intake.bad:
+        if empty:
             groups = "questions" if table.group is None else f"values of {table.group!r}"
             raise ContractError(
                 f"{path}: no row falls into {' or '.join(empty)}: there are too few {groups} for these shares: "

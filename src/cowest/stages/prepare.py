@@ -9,6 +9,7 @@ from cowest import io
 from cowest.config import Config
 from cowest.domains import AnyDomain
 from cowest.domains.table import Source, Table
+from cowest.errors import ContractError
 from cowest.intake import Intake
 from cowest.ports import In, Out
 from cowest.progress import watch
@@ -56,13 +57,17 @@ def main(raw: In, queries: Out, corpus: Out, quarantine: Out, config: PrepareCon
     with io.writing(queries) as ask, io.writing(corpus) as teach, io.writing(quarantine) as aside:
         intake = Intake(config.max_bad, aside)
         asked = taught = 0
-        for row in watch(config.source.rows(raw, intake), "prepare"):
-            if isinstance(row, Query):
-                ask(row)
-                asked += 1
-            else:
-                teach(row)
-                taught += 1
+        try:
+            for row in watch(config.source.rows(raw, intake), "prepare"):
+                if isinstance(row, Query):
+                    ask(row)
+                    asked += 1
+                else:
+                    teach(row)
+                    taught += 1
+        except ContractError:  # of the whole: what is wrong with its rows says more
+            intake.judge()
+            raise
         intake.judge()
         intake.close()
     print(f"prepare: {intake.told()}; {asked} queries, {taught} demonstrations", file=sys.stderr)
