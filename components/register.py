@@ -1,4 +1,4 @@
-from kfp.dsl import Artifact, Input, Metrics, Model, Output
+from kfp.dsl import Artifact, Dataset, Input, Metrics, Model, Output
 
 from components import component
 
@@ -10,6 +10,9 @@ def register(
     report: Input[Metrics],
     policy: Input[Model],
     challenger: Input[Model],
+    queries: Input[Dataset],
+    corpus: Input[Dataset],
+    pairs: Input[Dataset],
     decision: Output[Artifact],
     config: dict,
 ):
@@ -24,5 +27,8 @@ def register(
         report=report.path,
         policy=policy.path,
         challenger=challenger.path,
+        queries=queries.path,
+        corpus=corpus.path,
+        pairs=pairs.path,
         decision=decision.path,
     )

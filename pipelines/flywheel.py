@@ -80,6 +80,9 @@ def flywheel(params: Path) -> Any:
                 report=judged.outputs["report"],
                 policy=policy,
                 challenger=challenger,
+                queries=queries.outputs["valid"],
+                corpus=made.outputs["corpus"],
+                pairs=pairs.outputs["valid"],
                 config=config["register"],
             )
             decision.set_display_name(name)

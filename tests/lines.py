@@ -53,7 +53,7 @@ def paths() -> dict[str, dict[str, str]]:
         "pin": {"raw": RAW, "params": turn.PARAMS, "turn": turn.TURN, "start": turn.START, "champion": turn.CHAMPION},
         "register": {
             "turn": turn.TURN, "params": turn.PARAMS, "report": turn.REPORT, "policy": turn.POLICY, "challenger": turn.CHALLENGER,
-            "decision": turn.DECISION,
+            "queries": turn.QUERIES, "corpus": turn.CORPUS, "pairs": turn.PAIRS, "decision": turn.DECISION,
         },
     }  # fmt: skip
     known = {name: dict(flags(entry["cmd"])) for name, entry in entries().items()}

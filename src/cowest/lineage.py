@@ -3,6 +3,8 @@
 from pathlib import Path
 from typing import Any
 
+from pydantic import ValidationError
+
 import cowest
 from cowest import snapshots
 from cowest.config import Config, digest, file_digest, load, parse
@@ -19,6 +21,10 @@ NOT_ROWS = (
 
 NOT_SETTINGS = {"registry", "budget", "price", "allow_address", "on_version_change"}
 """Settings that change no row: a turn that ran into its budget goes on when that is raised."""
+
+
+DATASET = "dataset/"
+"""Tags of data sets begin so."""
 
 
 class TurnConfig(Config):
@@ -66,8 +72,27 @@ def turn_of(raw: Path, params: Path, champion: int | None = None) -> Turn:
     named = parse(TurnConfig, {"raw": raw} | (values.get("turn") or {}), f"{params}: turn")
     version = snapshots.version_at(raw, named.rev, named.path or named.raw)
     data, models, settings, code = data_digests(raw), local_models(values), params_digest(values, str(params)), code_digest()
+    if named.rev is None and "turn" in values:
+        version = version.model_copy(update={"path": named.raw.as_posix()})  # its name in the project, wherever a step has the files
     key = digest([data, sorted(models.values()), settings, code])
     return Turn(key=key, data=data, raw=version, models=models, params=settings, code=code, champion=champion)
+
+
+def tags_of(data: dict[str, DataSet]) -> dict[str, str]:
+    """How a decision and a run name the data sets that they rest on, by what each is to the turn: raw, queries, corpus, pairs."""
+    return {f"{DATASET}{name}": one.model_dump_json(exclude_none=True) for name, one in data.items()}
+
+
+def data_of(tags: dict[str, str]) -> dict[str, DataSet]:
+    """The data sets that a decision's tags name; none for one from before they were kept."""
+    found = {}
+    for tag, value in tags.items():
+        if tag.startswith(DATASET):
+            try:
+                found[tag.removeprefix(DATASET)] = DataSet.model_validate_json(value)
+            except ValidationError:  # changed by hand
+                continue
+    return found
 
 
 def local_models(params: dict[str, Any]) -> dict[str, str]:

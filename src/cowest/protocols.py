@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any, Literal, Protocol
 
 from cowest.config import Sampling
-from cowest.records import Message, Query
+from cowest.records import DataSet, Message, Query
 
 BLOCK = 32
 """Queries in a block. A local model decodes a block as one unit, so that a row's bytes do not depend on where a run or
@@ -98,6 +98,7 @@ class Tracker(Protocol):
         metrics: dict[str, float],
         curves: list[dict[str, float]],
         tags: dict[str, str],
+        data: dict[str, DataSet],
         files: list[Path],
     ) -> str:
         """Writes the whole turn once, found again by its key; answers with the run's id."""

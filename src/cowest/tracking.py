@@ -1,13 +1,18 @@
 """The tracker: one turn, written once to MLflow from files, for people to look it up."""
 
+import json
 import time
 from collections.abc import Iterator, Sequence
 from itertools import islice
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from cowest.config import digest
+from cowest.records import DataSet
 from cowest.runs import Runs
+
+if TYPE_CHECKING:
+    from mlflow.entities import DatasetInput
 
 T = TypeVar("T")
 COMPLETE = "complete"
@@ -32,11 +37,13 @@ class MlflowTracker:
         metrics: dict[str, float],
         curves: list[dict[str, float]],
         tags: dict[str, str],
+        data: dict[str, DataSet],
         files: list[Path],
     ) -> str:
         """Writes the whole turn once, found again by its key; answers with the run's id. Raises RegistryError.
 
-        params: nested settings, flattened to `a.b`. curves: one dict a logged step, its `step` and any number of values.
+        params: nested settings, flattened to `a.b`. data: what went in, by what it is to the turn. curves: one dict a logged
+        step, its `step` and any number of values.
         What was written before is left as it is; a turn that was cut short is written again over its beginning, and one
         that was judged again (against another champion) gets new points on its metrics.
         """
@@ -48,6 +55,7 @@ class MlflowTracker:
                 return str(run.info.run_id)
             moment = run.info.start_time if before is None else int(time.time() * 1000)
             self._write(run.info.run_id, moment, params, metrics, curves, tags)
+            self._client.log_inputs(run.info.run_id, [_input(name, one) for name, one in data.items()])
             for file in files:
                 self._client.log_artifact(run.info.run_id, str(file))
             self._client.set_tag(run.info.run_id, COMPLETE, written)
@@ -75,6 +83,16 @@ class MlflowTracker:
             self._client.log_batch(run, params=params_part)
         for tags_part in _parts([RunTag(name, value[:TAG_LENGTH]) for name, value in tags.items()], PARAMS):
             self._client.log_batch(run, tags=tags_part)
+
+
+def _input(name: str, one: DataSet) -> "DatasetInput":
+    """A data set as MLflow shows it; it takes 36 characters of a digest, the tags have it whole."""
+    from mlflow.entities import Dataset, DatasetInput, InputTag
+
+    source = json.dumps({"uri": one.path, "rev": one.rev} if one.rev else {"uri": one.path})
+    profile = json.dumps({"num_rows": one.rows}) if one.rows is not None else None
+    entity = Dataset(name=one.path, digest=one.digest[:36], source_type="local", source=source, profile=profile)
+    return DatasetInput(entity, [InputTag("mlflow.data.context", name), InputTag("kept", one.kept)])
 
 
 def flat(value: Any, between: str) -> dict[str, Any]:

@@ -1,5 +1,6 @@
 """The two ends of a turn, around a real registry: what is pinned, what is registered, and doing either twice."""
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +28,8 @@ class Project:
         (folder / "raw").mkdir()
         (folder / "raw" / "rows.jsonl").write_text("{}\n")
         (folder / "params.yaml").write_text(PARAMS)
+        for name in ("queries", "corpus", "pairs"):
+            (folder / f"{name}.jsonl").write_text(f"a row of {name}\n" * 3)
         make_version(folder / "policy", "after sft")
         make_version(folder / "challenger", "after dpo", CURVES)
         self.judge(better=True)
@@ -44,6 +47,7 @@ class Project:
 
     def register(self) -> Outcome:
         paths = {"policy": "policy", "challenger": "challenger", "params": "params.yaml", "turn": "turn.json", "report": "eval.json"}
+        paths |= {name: f"{name}.jsonl" for name in ("queries", "corpus", "pairs")}
         self.run("register", **{name: self.folder / path for name, path in paths.items()}, decision=self.folder / "decision.json")
         return io.read_document(self.folder / "decision.json", Outcome)
 
@@ -120,6 +124,13 @@ def test_the_tracker_holds_the_turn(project: Project) -> None:
     assert run.data.params["dpo.targets.0"] == "a"
     assert run.data.metrics["systems/after/mean"] == 1.0
     assert run.data.metrics["passed"] == 1.0
+    raw, pairs = (json.loads(run.data.tags[f"dataset/{name}"]) for name in ("raw", "pairs"))
+    assert (raw["kept"], raw["digest"]) == ("unversioned", file_digest(project.folder / "raw"))
+    assert pairs == {"path": "data/pairs.jsonl", "digest": file_digest(project.folder / "pairs.jsonl"), "kept": "derived", "rows": 3}
+    assert project.registry.open().log()[0].tags["dataset/pairs"] == run.data.tags["dataset/pairs"], "and so does the decision"
+    inputs = {tag.value: one.dataset for one in run.inputs.dataset_inputs for tag in one.tags if tag.key == "mlflow.data.context"}
+    assert inputs.keys() == {"raw", "queries", "corpus", "pairs"}
+    assert (inputs["pairs"].name, inputs["pairs"].digest) == ("data/pairs.jsonl", pairs["digest"][:36])
     assert run.data.tags["data/rows.jsonl"] == file_digest(project.folder / "raw" / "rows.jsonl")
     assert _history(project.registry, key) == [(5, 0.7), (10, 0.5)]
     assert {file.path for file in runs.client.list_artifacts(run.info.run_id)} == {"eval.json", "turn.json", "version"}

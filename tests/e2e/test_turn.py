@@ -23,7 +23,7 @@ stages:
     cmd: python make.py
     deps: [make.py]
     params: [dpo, sft]
-    outs: [models/policy, models/challenger, reports/eval.json]
+    outs: [models/policy, models/challenger, reports/eval.json, data/queries.jsonl, data/corpus.jsonl, data/pairs.jsonl]
 """
 MAKE = f"""\
 import pathlib, sys
@@ -37,6 +37,8 @@ make_version(pathlib.Path("models/policy"), "after sft")
 make_version(pathlib.Path("models/challenger"), "after dpo")
 queries = ([make_trial(number, system, score=score) for system, score in (("before", 0.0), ("after", 1.0))] for number in range(8))
 gates = [Gate(of="after", over="before", at_least=0.0)]
+for name in ("queries", "corpus", "pairs"):
+    pathlib.Path(f"data/{{name}}.jsonl").write_text(f"a row of {{name}}\\n")
 io.write_document(pathlib.Path("reports/eval.json"), compare(gather(queries), gates, draws=1000, seed=0))
 """
 
@@ -103,6 +105,9 @@ def test_a_turn_and_what_comes_after_it(project: Path) -> None:
 
     status = cowest(project, "status")
     assert "champion  version 2" in status.stdout
+    assert "raw       data/raw/handbook, unversioned, digest " in status.stdout
+    assert "pairs     data/pairs.jsonl, 1 rows, digest " in status.stdout
+    assert "<code>data/raw/handbook</code>, unversioned" in (project / "reports/index.html").read_text()
     assert {path.name for path in project.iterdir()} >= {"mlflow.db", "mlartifacts"}
     assert not (project / "mlruns").exists()
 

@@ -4,8 +4,9 @@ from typing import Any
 import pytest
 
 from cowest.errors import ConfigError, InputError
-from cowest.lineage import code_digest, data_digests, params_digest, turn_of
+from cowest.lineage import code_digest, data_digests, data_of, params_digest, tags_of, turn_of
 from cowest.protocols import Decision
+from cowest.records import DataSet
 from cowest.registry import champion_of, fold, is_late, settled
 
 SETTINGS: dict[str, Any] = {"prepare": {"domain": "handbook"}, "register": {"registry": {"uri": "sqlite:///a.db", "name": "a"}}}
@@ -77,6 +78,15 @@ def test_raw_data_that_are_missing_are_said(tmp_path: Path) -> None:
     (tmp_path / "empty").mkdir()
     with pytest.raises(InputError, match="no files"):
         data_digests(tmp_path / "empty")
+
+
+def test_tags_say_which_data_a_version_rests_on() -> None:
+    raw = DataSet(path="data/raw/a", digest="d" * 64, kept="dvc", rev="r" * 40, md5="m.dir")
+    pairs = DataSet(path="data/pairs.jsonl", digest="e" * 64, kept="derived", rows=3)
+    tags = tags_of({"raw": raw, "pairs": pairs})
+    assert data_of(tags | {"base": "x"}) == {"raw": raw, "pairs": pairs}
+    assert data_of(tags | {"dataset/raw": "changed by hand"}) == {"pairs": pairs}
+    assert data_of({}) == {}
 
 
 def wish(version: int, promote: bool, against: int | None, turn: str | None = None) -> Decision:

@@ -7,6 +7,7 @@ from pathlib import Path
 
 from cowest.config import load, parse, section
 from cowest.errors import ConfigError
+from cowest.lineage import data_of
 from cowest.protocols import Decision
 from cowest.registry import RegistryConfig, champion_of
 
@@ -37,10 +38,22 @@ def main(argv: list[str]) -> int:
         return 0
     print(f"registry  {config.runs().place}, {config.name}")
     print(f"champion  {f'version {champion}' if champion is not None else 'none yet: run `cowest turn`'}")
+    for line in rests_on(next((one for one in log if one.version == champion), None)):
+        print(line)
     if log:
         print()
         print(table(log[-given.last :], champion_of(log)))
     return 0
+
+
+def rests_on(champion: Decision | None) -> list[str]:
+    """The data sets behind the champion, a line each."""
+    lines = []
+    for name, one in (data_of(champion.tags) if champion else {}).items():
+        where = {"dvc": f", DVC, commit {(one.rev or '')[:12]}", "git": f", git, commit {(one.rev or '')[:12]}", "derived": ""}
+        rows = f", {one.rows:,} rows" if one.rows is not None else ""
+        lines.append(f"{name:<8}  {one.path}{where.get(one.kept, ', unversioned')}{rows}, digest {one.digest[:12]}")
+    return lines
 
 
 def table(log: list[Decision], champion: int | None) -> str:

@@ -34,6 +34,7 @@ from cowest.stages.register import RegisterConfig
 PARAMS, PIPELINE = Path("params.yaml"), Path("dvc.yaml")
 TURN, START, CHAMPION = Path("turn.json"), Path("models/start"), Path("models/champion")
 POLICY, CHALLENGER = Path("models/policy"), Path("models/challenger")
+QUERIES, CORPUS, PAIRS = Path("data/queries.jsonl"), Path("data/corpus.jsonl"), Path("data/pairs.jsonl")
 REPORT, DECISION, PAGE = Path("reports/eval.json"), Path("reports/decision.json"), Path("reports/index.html")
 LOCK = Path(".cowest/turn.lock")
 PATIENCE = 40
@@ -173,7 +174,7 @@ def _finished(turn: Turn) -> bool:
 
 def _at_hand(turn: Turn) -> bool:
     """Whether the files are this turn's, and all that is left to do is to write down how it ended."""
-    if not all(path.exists() for path in (TURN, REPORT, POLICY, CHALLENGER)):
+    if not all(path.exists() for path in (TURN, REPORT, POLICY, CHALLENGER, QUERIES, CORPUS, PAIRS)):
         return False
     try:
         return read_document(TURN, Turn).key == turn.key
@@ -269,6 +270,9 @@ def _close(params: dict[str, Any], turn: Turn, registry: RegistryConfig) -> None
         "report": REPORT,
         "policy": POLICY,
         "challenger": CHALLENGER,
+        "queries": QUERIES,
+        "corpus": CORPUS,
+        "pairs": PAIRS,
         "decision": DECISION,
     }
     stages.run("register", section(params, "register"), **paths)

@@ -8,10 +8,12 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, ParamSpec, TypeVar
 
+from pydantic import ValidationError
+
 from cowest import io, version
 from cowest.config import file_digest
 from cowest.errors import CoWestError, InputError
-from cowest.records import EvalReport, Fate, Feedback, Outcome, PreferencePair, Trial
+from cowest.records import DataSet, EvalReport, Fate, Feedback, Outcome, PreferencePair, Trial
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -136,6 +138,8 @@ class Contents:
     curves: list[Curve]
     curves_missing: list[str]
     turn: dict[str, Any] | Missing
+    origin: DataSet | None
+    """The raw data of the turn; None where turn.json doesn't say."""
     outcome: Outcome | Missing
     files: list[tuple[str, int, str]]
     """Path, bytes, digest."""
@@ -161,6 +165,7 @@ def gather(root: Path) -> Contents:
         curves=[curve for stage, title, keys in CURVES if (curve := _curve(stage, title, keys, logged[stage])).lines],
         curves_missing=[f"{stage}: {rows.why}" for stage, rows in logged.items() if isinstance(rows, Missing)],
         turn=turn,
+        origin=_origin(turn),
         outcome=_known(_outcome, root / "reports/decision.json", turn),
         files=[(name, (root / name).stat().st_size, file_digest(root / name)) for name in FILES if (root / name).is_file()],
         versions=[(name, _known(_version, root / name)) for name in VERSIONS],
@@ -280,6 +285,13 @@ def _turn(path: Path) -> dict[str, Any]:
     if not isinstance(found, dict):
         raise InputError(f"{path} is not a mapping")
     return found
+
+
+def _origin(turn: dict[str, Any] | Missing) -> DataSet | None:
+    try:
+        return None if isinstance(turn, Missing) or not turn.get("raw") else DataSet.model_validate(turn["raw"])
+    except ValidationError:
+        return None
 
 
 def _stale(decision: Path, turn: dict[str, Any] | Missing) -> Missing | None:

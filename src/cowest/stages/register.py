@@ -6,13 +6,13 @@ from pathlib import Path
 from typing import Any
 
 from cowest import version
-from cowest.config import Config, file_digest, load
+from cowest.config import Config, digest, file_digest, load
 from cowest.errors import ContractError, InputError
-from cowest.io import read_document, write_document
-from cowest.lineage import Turn, params_digest, settings_of
+from cowest.io import lines, read_document, write_document
+from cowest.lineage import Turn, params_digest, settings_of, tags_of
 from cowest.ports import In, Out
 from cowest.protocols import Decision
-from cowest.records import EvalReport, Outcome
+from cowest.records import DataSet, EvalReport, Outcome
 from cowest.registry import RegistryConfig, champion_of
 from cowest.tracking import MlflowTracker, numbers
 
@@ -29,7 +29,18 @@ class RegisterConfig(Config):
     """Where the decision goes."""
 
 
-def main(turn: In, params: In, report: In, policy: In, challenger: In, decision: Out, config: RegisterConfig) -> None:
+def main(
+    turn: In,
+    params: In,
+    report: In,
+    policy: In,
+    challenger: In,
+    queries: In,
+    corpus: In,
+    pairs: In,
+    decision: Out,
+    config: RegisterConfig,
+) -> None:
     """Promotes the challenger if no gate failed, judged against the champion that was pinned; writes what became of it.
 
     Done twice, it finds what it did the first time. Raises RegistryError; ContractError when the settings are not the turn's.
@@ -41,7 +52,8 @@ def main(turn: In, params: In, report: In, policy: In, challenger: In, decision:
     kept = version.expect(challenger)
     runs = config.registry.runs()
     digests = {UNNAMEABLE.sub("_", f"data/{name}"): value for name, value in list(pinned.data.items())[:50]}
-    rests_on = {"base": kept.base, "params": pinned.params, "code": pinned.code, "report": file_digest(report)} | digests
+    data = _data(pinned, {"queries": queries, "corpus": corpus, "pairs": pairs})
+    rests_on = {"base": kept.base, "params": pinned.params, "code": pinned.code, "report": file_digest(report)} | digests | tags_of(data)
     # The tracker first: a turn that is decided is done, and nobody comes back to it.
     MlflowTracker(runs).record(
         pinned.key,
@@ -49,6 +61,7 @@ def main(turn: In, params: In, report: In, policy: In, challenger: In, decision:
         metrics={UNNAMEABLE.sub("_", name): value for name, value in numbers(judged.model_dump(include=METRICS)).items()},
         curves=[*_curves(policy), *_curves(challenger)],
         tags=rests_on,
+        data=data,
         files=[report, turn],
     )
     registry = config.registry.open()
@@ -56,6 +69,15 @@ def main(turn: In, params: In, report: In, policy: In, challenger: In, decision:
         challenger, turn=pinned.key, promote=judged.passed, against=pinned.champion, reason=_reason(judged), tags=rests_on
     )
     write_document(decision, _outcome(made, champion_of(registry.log())))
+
+
+def _data(pinned: Turn, made: dict[str, Path]) -> dict[str, DataSet]:
+    """The data sets of the turn: what came in, and what was made of it, whose names are the same wherever the files lie."""
+    raw = pinned.raw or DataSet(path="raw", digest=digest(pinned.data), kept="unversioned")
+    return {"raw": raw} | {
+        name: DataSet(path=f"data/{name}.jsonl", digest=file_digest(path), kept="derived", rows=sum(1 for _ in lines(path)))
+        for name, path in made.items()
+    }
 
 
 def _outcome(made: Decision, champion: int | None) -> Outcome:
