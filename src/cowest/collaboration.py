@@ -7,7 +7,7 @@ unchanged. Everything is lazy: rows are read as far ahead as the model's window 
 """
 
 from collections import deque
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sized
 from typing import Any, TypeVar
 
 from cowest.config import Sampling
@@ -16,7 +16,7 @@ from cowest.protocols import BLOCK, ChatModel, Completion, Request, Score, Score
 from cowest.records import Draft, Feedback, Message, Query, Refinement
 
 T = TypeVar("T")
-R = TypeVar("R")
+R = TypeVar("R", bound=Sized)
 S = TypeVar("S")
 D = TypeVar("D", bound=Draft)
 
@@ -120,18 +120,18 @@ def _scored(row: Refinement, scores: dict[str, Score], scorer: str) -> Feedback:
 
 def _answered(asked: Iterable[tuple[T, list[Request]]], model: ChatModel) -> Iterator[tuple[T, list[Completion]]]:
     """Each item with the completions of its requests, however far ahead the model reads."""
-    waiting: deque[tuple[T, list[Request]]] = deque()
+    waiting: deque[tuple[T, range]] = deque()  # how many, and not the requests: a model may read far ahead
 
     def requests() -> Iterator[Request]:
         for item, its in asked:
-            waiting.append((item, its))
+            waiting.append((item, range(len(its))))
             yield from its
 
     for (item, _), completions in _regrouped(waiting, model.generate(requests())):
         yield item, completions
 
 
-def _regrouped(waiting: "deque[tuple[T, list[R]]]", results: Iterable[S]) -> Iterator[tuple[tuple[T, list[R]], list[S]]]:
+def _regrouped(waiting: "deque[tuple[T, R]]", results: Iterable[S]) -> Iterator[tuple[tuple[T, R], list[S]]]:
     """Results dealt back to what asked for them: `waiting` grows from the left side of `results`, in the same order."""
     done: list[S] = []
     for result in results:

@@ -19,8 +19,8 @@ NOT_ROWS = (
 """Parts of the package that no row of a turn depends on: a change there is no new turn."""
 
 
-NOT_SETTINGS = {"registry", "budget", "price", "allow_address", "on_version_change"}
-"""Settings that change no row: a turn that ran into its budget goes on when that is raised."""
+NOT_SETTINGS = {"registry", "budget", "price", "batch", "allow_address", "on_version_change"}
+"""Settings that change no row: a turn that ran into its budget goes on when that is raised, one that waits for batches without them."""
 
 
 DATASET = "dataset/"

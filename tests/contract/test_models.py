@@ -12,12 +12,14 @@ from pydantic import TypeAdapter
 
 from cowest.config import Sampling
 from cowest.models import AnyProvider
+from cowest.models.batch import BatchConfig
 from cowest.models.hf import HFConfig
 from cowest.models.openai import OpenAIConfig
 from cowest.models.scripted import Rule, ScriptedConfig
 from cowest.protocols import BLOCK, Request
 from cowest.records import Message
 from tests import tiny
+from tests.batch_server import batch_server
 from tests.servers import chat_server, error
 
 GREEDY, WARM = Sampling(max_tokens=8), Sampling(temperature=1.0, max_tokens=8, n=3)
@@ -50,12 +52,19 @@ def openai() -> Iterator[Subject]:
 
 
 @contextmanager
+def batched() -> Iterator[Subject]:
+    with batch_server({"poison": [error(400)] * 9}) as server:
+        config = OpenAIConfig(model="tiny", base_url=server.url, key_env=None, backoff=0.01, batch=BatchConfig(requests=32, poll=0.01))
+        yield Subject(config, window=32, poison="poison", calls=lambda: sum(server.bought.values()))
+
+
+@contextmanager
 def hf() -> Iterator[Subject]:
     config = HFConfig(model=str(tiny.model()), dtype="float32")
     yield Subject(config, window=2 * BLOCK, poison="too long for it " * 400)
 
 
-PROVIDERS = [scripted, openai, hf]
+PROVIDERS = [scripted, openai, batched, hf]
 
 
 @pytest.fixture(params=PROVIDERS, ids=lambda provider: provider.__name__)

@@ -79,3 +79,11 @@ def test_a_call_is_never_more_than_was_foreseen() -> None:
     prompt, completion = model.most(request)
     assert completion == 9 and prompt >= sum(len(message.content.encode()) for message in request.messages)
     assert OpenAIConfig(model="m", extra={"max_tokens": 50}).most(request)[1] == 50, "what is sent counts"
+
+
+def test_batches_are_foreseen_at_their_price(raw: Path) -> None:
+    plain = dict(forecast(params(), raw))
+    batched = {"strong": {**STRONG, "batch": {"discount": 0.25}}}
+    found = forecast(params(refine=batched, evaluate=batched), raw)
+    assert [(e.usd, e.tokens) for _, e in found] == [(pytest.approx(0.75 * (plain[s].usd or 0)), plain[s].tokens) for s, _ in found]
+    assert table(found, Budget()).count("in batches, 25% off") == 2

@@ -70,6 +70,7 @@ class Refused(Enum):
 
     ANSWERED = "it was answered meanwhile"
     TAKEN = "another process is making this call"
+    BATCHED = "it is in a batch that is under way"
     OVER = "it might cost more than is left"
 
 
@@ -122,36 +123,41 @@ class Claims:
 
         The number of statements does not grow with the moves, so that a database that is far away holds nobody up.
         """
-        self._settle(db, [move for move in moves if isinstance(move, Settled)])
+        self.settle(db, [move for move in moves if isinstance(move, Settled)])
         self._release(db, [move for move in moves if isinstance(move, Released)])
         left = [(move.ask.key, self._me) for move in moves if isinstance(move, Left)]
         if left:
             db.executemany("UPDATE claims SET owner = 0 WHERE key = ? AND owner = ?", left)
-        refused = iter(self._claim(db, [move for move in moves if isinstance(move, Ask)]))
+        refused = iter(self.claim(db, [move for move in moves if isinstance(move, Ask)]))
         return [next(refused) if isinstance(move, Ask) else None for move in moves]
 
-    def _claim(self, db: Db, asks: Sequence[Ask]) -> list[Refused | None]:
+    def claim(self, db: Db, asks: Sequence[Ask], owner: int | None = None) -> list[Refused | None]:
+        """Claims calls for this process, or for another owner: a batch's is minus its number."""
         if not asks:
             return []
         keys = [ask.key for ask in asks]
         answered = {key for (key,) in select(db, "SELECT key FROM calls WHERE key IN ({})", keys)}
         others = select(db, OTHERS.format(self._me), keys)
-        alive = self._store.living(db, {owner for _, owner in others})
-        taken = {key for key, owner in others if owner in alive}
+        alive = self._store.living(db, {other for _, other in others if other > 0})
+        taken = {key for key, other in others if other in alive}
+        batched = {key for key, other in others if other < 0}
         left = _Left(spent(db, self.turn)) if self.turn else None
         refused: list[Refused | None] = []
         for ask in asks:
             if ask.key in answered:
                 refused.append(Refused.ANSWERED)
+            elif ask.key in batched:
+                refused.append(Refused.BATCHED)
             elif ask.key in taken:
                 refused.append(Refused.TAKEN)
             else:
                 refused.append(None if left is None or left.take(ask) else Refused.OVER)
-        rows = [(ask.key, self._me, self.turn, ask.usd, ask.tokens) for ask, why in zip(asks, refused, strict=True) if why is None]
+        owner = self._me if owner is None else owner
+        rows = [(ask.key, owner, self.turn, ask.usd, ask.tokens) for ask, why in zip(asks, refused, strict=True) if why is None]
         db.executemany(CLAIM, rows)
         return refused
 
-    def _settle(self, db: Db, moves: Sequence[Settled]) -> None:
+    def settle(self, db: Db, moves: Sequence[Settled]) -> None:
         """Keeps answers, each in place of all claims on its call, of which any may have cost as much."""
         if not moves:
             return
@@ -159,13 +165,13 @@ class Claims:
         paid = {move.answer.key: (move.usd, move.tokens) for move in reversed(moves)}  # the first answer wins
         claims = select(db, "SELECT key, turn FROM claims WHERE key IN ({})", paid)
         delete(db, "DELETE FROM claims WHERE key IN ({})", paid)
-        _spend(db, [(turn, *paid[key]) for key, turn in claims])
+        spend(db, [(turn, *paid[key]) for key, turn in claims])
 
     def _release(self, db: Db, moves: Sequence[Released]) -> None:
         """Gives one claim back for each."""
         if moves:
             db.executemany(RELEASE, [(move.ask.key, self._me) for move in moves])
-            _spend(db, [(self.turn, move.usd, move.tokens) for move in moves])
+            spend(db, [(self.turn, move.usd, move.tokens) for move in moves])
 
 
 class _Left:
@@ -183,7 +189,8 @@ class _Left:
         return fits
 
 
-def _spend(db: Db, spendings: Iterable[tuple[str, float, int]]) -> None:
+def spend(db: Db, spendings: Iterable[tuple[str, float, int]]) -> None:
+    """Counts what calls cost, in dollars and tokens, for their turns."""
     sums: dict[str, tuple[float, int]] = defaultdict(lambda: (0.0, 0))
     for turn, usd, tokens in spendings:
         if turn and (usd or tokens):

@@ -31,10 +31,13 @@ class Estimate:
     tokens: int = 0
     usd: float | None = None
     """None where no price is given."""
+    discount: float | None = None
+    """What is off, of what the calls would cost one by one; None where they are made so."""
 
     def __str__(self) -> str:
         money = f"${self.usd:,.4f}" if self.usd is not None else "no price is given"
-        return f"{self.calls:,} calls to {self.model} ({self.stored:,} more are in the store): at most {self.tokens:,} tokens, {money}"
+        said = f"{self.calls:,} calls to {self.model} ({self.stored:,} more are in the store): at most {self.tokens:,} tokens, {money}"
+        return said + (f" in batches, {self.discount:.0%} off" if self.discount is not None else "")
 
 
 class Counting:
@@ -44,7 +47,9 @@ class Counting:
         self.name = config.name if isinstance(config, OpenAIConfig) else str(getattr(config, "model", config.provider))
         self._config = config if isinstance(config, OpenAIConfig) else None
         self._store = store.open_store()
-        self.estimate = Estimate(self.name, self._config is not None, usd=0.0 if self._config and self._config.price else None)
+        batch = self._config.batch if self._config else None
+        usd = 0.0 if self._config and self._config.price else None
+        self.estimate = Estimate(self.name, self._config is not None, usd=usd, discount=batch.discount if batch else None)
 
     def generate(self, requests: Iterable[Request]) -> Iterator[Completion]:
         """A completion of the greatest length for each request, in order; some are read ahead, so that they are looked up together."""
@@ -66,7 +71,7 @@ class Counting:
             prompt, completion = self._config.most(request)
             self.estimate.tokens += prompt + completion
             if self._config.price is not None:
-                self.estimate.usd = (self.estimate.usd or 0.0) + self._config.price.of(prompt, completion)
+                self.estimate.usd = (self.estimate.usd or 0.0) + (self._config.cost(prompt, completion) or 0.0)
         self.estimate.calls += 1
         return Completion(longest(request.sampling, self.estimate.calls), self.name)
 

@@ -19,6 +19,7 @@ from pydantic import Field, JsonValue, ValidationInfo, field_validator
 from cowest.config import Config, digest
 from cowest.errors import CallError, ConfigError, ModelError
 from cowest.models import address, store
+from cowest.models.batch import BatchConfig, BatchModel
 from cowest.models.calls import OpenAIModel
 from cowest.models.claims import spent
 from cowest.models.egress import EgressConfig
@@ -29,7 +30,7 @@ MESSAGE = 16
 
 
 class Price(Config):
-    """What tokens cost, in US dollars a million. Discounts (caches, batches) are not looked at: it is never less than was paid."""
+    """What tokens cost, in US dollars a million. Discounts of caches are not looked at: it is never less than was paid."""
 
     prompt: float = Field(ge=0)
     completion: float = Field(ge=0)
@@ -74,6 +75,9 @@ class OpenAIConfig(Config):
     """What to do when the endpoint reports another version of the model in the middle of a turn; stop keeps what was answered."""
     egress: EgressConfig = EgressConfig()
     """What may leave for it: on_found allow, mask or refuse; detect, terms, terms_file, regions, unmask."""
+    batch: BatchConfig | None = None
+    """Asks through the endpoint's batch interface: cheaper, and answered within a day; null is one call a request, at once.
+    `{}` takes OpenAI's limits; more in docs/architecture.md: requests, megabytes, poll, wait, discount."""
     extra: dict[str, JsonValue] = Field(default_factory=dict)
     """More fields of the request body, as the endpoint knows them; null takes a field out."""
 
@@ -124,10 +128,14 @@ class OpenAIConfig(Config):
         loop = _new_loop()
         thread = threading.Thread(target=loop.run_forever, name=f"calls of {self.model}", daemon=True)
         thread.start()
-        model = OpenAIModel(self, key, loop)
+        batches = BatchModel(self, key, loop)
+        model = batches if self.batch else OpenAIModel(self, key, loop)
         try:
+            if not self.batch:
+                batches.collect_ended()
             yield self.egress.over(model, address.outside(host))
         finally:
+            asyncio.run_coroutine_threadsafe(batches.close(), loop).result()
             asyncio.run_coroutine_threadsafe(model.close(), loop).result()
             loop.call_soon_threadsafe(loop.stop)
             thread.join()
@@ -143,6 +151,10 @@ class OpenAIConfig(Config):
         prompt = sum(len(message.content.encode("utf-8", "surrogatepass")) + MESSAGE for message in request.messages)
         limit = self.extra.get(self.limit)
         return prompt + MESSAGE, limit if isinstance(limit, int) else request.sampling.max_tokens
+
+    def cost(self, prompt: int, completion: int) -> float | None:
+        """US dollars for so many tokens, a batch's discount taken off; None without a price."""
+        return self.price.of(prompt, completion) * (1 - self.batch.discount if self.batch else 1) if self.price else None
 
     def body(self, request: Request) -> dict[str, Any]:
         """What is sent."""

@@ -171,9 +171,9 @@ def backoff(first: float, attempt: int) -> float:
     return min(first * 2.0 ** (attempt - 1), LONGEST_BACKOFF) * random.uniform(0.75, 1.25)  # noqa: S311
 
 
-def said(text: str, key: str | None) -> str:
+def said(text: str, key: str | None, most: int = 200) -> str:
     """What the other side said, in one line, without the key."""
-    return " ".join((text.replace(key, "***") if key else text).split())[:200]
+    return " ".join((text.replace(key, "***") if key else text).split())[:most]
 
 
 def _mend(error: dict[str, Any]) -> str | None:

@@ -43,6 +43,12 @@ STEPS = (
     CREATE INDEX claims_by_key ON claims (key);
     CREATE TABLE versions (turn TEXT NOT NULL, model TEXT NOT NULL, version TEXT NOT NULL, UNIQUE (turn, model, version))""",
     "ALTER TABLE stages ADD COLUMN hedged INTEGER NOT NULL DEFAULT 0",
+    # Batches of the provider's batch interface; those that have not ended hold claims, as the owner -number.
+    """
+    CREATE TABLE batches (
+        number INTEGER PRIMARY KEY, token TEXT NOT NULL, model TEXT NOT NULL, maker INTEGER NOT NULL, at REAL NOT NULL,
+        discount REAL NOT NULL, calls INTEGER NOT NULL, input TEXT, file TEXT, id TEXT, ended TEXT
+    )""",
 )
 """SQLite's."""
 POSTGRES = (
@@ -75,6 +81,11 @@ POSTGRES = (
         UNIQUE (turn, model, version)
     )""",
     "ALTER TABLE stages ADD COLUMN hedged BIGINT NOT NULL DEFAULT 0",
+    """
+    CREATE TABLE batches (
+        number BIGINT PRIMARY KEY, token TEXT NOT NULL, model TEXT NOT NULL, maker BIGINT NOT NULL, at DOUBLE PRECISION NOT NULL,
+        discount DOUBLE PRECISION NOT NULL, calls BIGINT NOT NULL, input TEXT, file TEXT, id TEXT, ended TEXT
+    )""",
 )
 """PostgreSQL's, in a schema of their own. `rowid` is what SQLite has anyhow: the order in which rows came."""
 SCHEMA = "cowest"

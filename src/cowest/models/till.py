@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from cowest.errors import BudgetError, CoWestError
+from cowest.errors import BudgetError, CallError, CoWestError
 from cowest.models.claims import Ask, Claims, Left, Move, Refused, Released, Settled, spent
 from cowest.models.store import Answer, CallStore
 from cowest.protocols import Completion
@@ -39,7 +39,8 @@ class Till:
     async def claim(self, ask: Ask) -> Completion | None:
         """None: call now, and settle, release or lose it then. A completion: another process was answered meanwhile.
 
-        Waits while another process makes the call, and while calls of ours may leave something over. Raises BudgetError.
+        Waits while another process makes the call, and while calls of ours may leave something over. Raises BudgetError,
+        and CallError for a call that is in a batch.
         """
         while True:
             frees = self._frees
@@ -54,6 +55,11 @@ class Till:
                 return None
             if refused is Refused.ANSWERED:
                 return self._store.get([ask.key])[ask.key]
+            if refused is Refused.BATCHED:
+                raise CallError(
+                    "a call of this stage is in a batch that is under way, and would be paid twice: give the model its `batch` again to "
+                    "wait for that, or cancel it at the provider"
+                )
             if refused is Refused.TAKEN:
                 await asyncio.sleep(SOON)
             elif self._held:

@@ -10,7 +10,7 @@ import json
 import ssl
 import time
 import zlib
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any, NamedTuple
@@ -30,7 +30,9 @@ CONNECT = 10.0
 KEEP = 30.0
 """Seconds that a connection is kept for another call."""
 LARGEST = 32 * 2**20
-"""Bytes of a response at most."""
+"""Bytes of a response that is held whole."""
+PIECE = 2**16
+"""Bytes that are read at a time at most."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,6 +51,18 @@ class LostError(Exception):
     def __init__(self, reason: str, reached: bool = True) -> None:
         super().__init__(reason)
         self.reached = reached
+
+
+class Stream(NamedTuple):
+    """A body that is not held whole."""
+
+    size: int
+    """Bytes."""
+    pieces: Iterable[bytes]
+
+
+Sink = Callable[[bytes], object]
+"""Takes the pieces of a content."""
 
 
 class _Link(NamedTuple):
@@ -78,15 +92,33 @@ class Transport:
         """One call, within the timeout from first byte to last. Raises LostError."""
         return await self.send("POST", self._url, encode(body))
 
-    async def send(self, method: str, url: str, data: bytes = b"", kind: str = "application/json") -> Reply:
-        """Any request to the endpoint's host; redirects are not followed. Raises LostError."""
-        request = b"%b%d\r\n\r\n%b" % (self._head(method, url, kind), len(data), data)
+    async def send(
+        self, method: str, url: str, data: bytes | Stream = b"", kind: str = "application/json", into: Sink | None = None
+    ) -> Reply:
+        """Any request to the endpoint's host; redirects are not followed. Raises LostError.
+
+        `into` is given the content of an answer of 200, however large, piece by piece. Then, and for a stream, the timeout is a piece's.
+        """
+        head = b"%b%d\r\n\r\n" % (self._head(method, url, kind), data.size if isinstance(data, Stream) else len(data))
         link = None
+
+        def take(piece: bytes) -> None:
+            if into is not None:
+                into(piece)
+                self._prolong(limit)
+
         try:
-            async with asyncio.timeout(self._timeout):
+            async with asyncio.timeout(self._timeout) as limit:
                 link = self._kept() or await self._connected()
-                link.writer.write(request)
-                reply, stays = await _read(link.reader)
+                if isinstance(data, Stream):
+                    link.writer.write(head)
+                    for piece in data.pieces:
+                        link.writer.write(piece)
+                        await link.writer.drain()
+                        self._prolong(limit)
+                else:
+                    link.writer.write(head + data)
+                reply, stays = await _read(link.reader, into and take)
         except TimeoutError:
             raise LostError(f"no answer in {self._timeout:g} s", reached=link is not None) from None
         except (EOFError, OSError):
@@ -101,6 +133,9 @@ class Transport:
         finally:
             if link is not None:
                 link.writer.transport.abort()
+
+    def _prolong(self, limit: asyncio.Timeout) -> None:
+        limit.reschedule(asyncio.get_running_loop().time() + self._timeout)
 
     async def close(self) -> None:
         """Ends the connections."""
@@ -190,7 +225,7 @@ async def _tunnel(reader: asyncio.StreamReader, writer: asyncio.StreamWriter, ur
         raise OSError(f"the proxy refuses: {first[:100]}")
 
 
-async def _read(reader: asyncio.StreamReader) -> tuple[Reply, bool]:
+async def _read(reader: asyncio.StreamReader, into: Sink | None = None) -> tuple[Reply, bool]:
     """A response, and whether the connection may be used again. Raises EOFError, OSError; ValueError for what is not HTTP."""
     status = 0
     while status < 200:  # 1xx are remarks on the way
@@ -200,45 +235,64 @@ async def _read(reader: asyncio.StreamReader) -> tuple[Reply, bool]:
             raise ValueError(first)
         status = int(first[9:12])
     headers = {name.strip().lower(): value.strip() for name, _, value in (line.partition(":") for line in lines)}
-    framed = True
-    if status in (204, 304):
-        content = b""
-    elif "chunked" in headers.get("transfer-encoding", "").lower():
-        content = await _read_chunks(reader)
-    elif "content-length" in headers:
-        content = await reader.readexactly(_size(headers["content-length"], 10))
-    else:
-        content, framed = await _read_rest(reader), False
+    framed, content = True, bytearray()
+    take = into if into is not None and status == 200 else _holding(content)
     if headers.get("content-encoding", "").lower() == "gzip":  # some send it unasked
-        content = zlib.decompressobj(wbits=31).decompress(content, LARGEST)
-    stays = framed and first.startswith("HTTP/1.1") and headers.get("connection", "").lower() != "close"
-    return Reply(status, headers, content), stays
-
-
-async def _read_chunks(reader: asyncio.StreamReader) -> bytes:
-    content = bytearray()
-    while size := _size((await reader.readuntil(b"\r\n")).split(b";")[0], 16):
-        content += await reader.readexactly(size)
-        _size(str(len(content)), 10)
-        if await reader.readexactly(2) != b"\r\n":
-            raise ValueError("a chunk without an end")
-    while await reader.readuntil(b"\r\n") != b"\r\n":
+        take = _unpacking(take)
+    if status in (204, 304):
         pass
-    return bytes(content)
+    elif "chunked" in headers.get("transfer-encoding", "").lower():
+        while size := _size((await reader.readuntil(b"\r\n")).split(b";")[0], 16):
+            await _copy(reader, size, take)
+            if await reader.readexactly(2) != b"\r\n":
+                raise ValueError("a chunk without an end")
+        while await reader.readuntil(b"\r\n") != b"\r\n":
+            pass
+    elif "content-length" in headers:
+        await _copy(reader, _size(headers["content-length"], 10), take)
+    else:
+        framed = False
+        while part := await reader.read(PIECE):
+            take(part)
+    stays = framed and first.startswith("HTTP/1.1") and headers.get("connection", "").lower() != "close"
+    return Reply(status, headers, bytes(content)), stays
 
 
-async def _read_rest(reader: asyncio.StreamReader) -> bytes:
-    content = bytearray()
-    while part := await reader.read(2**16):
-        content += part
-        _size(str(len(content)), 10)
-    return bytes(content)
+async def _copy(reader: asyncio.StreamReader, size: int, take: Sink) -> None:
+    while size:
+        part = await reader.read(min(size, PIECE))
+        if not part:
+            raise EOFError
+        take(part)
+        size -= len(part)
+
+
+def _holding(content: bytearray) -> Sink:
+    """Holds a content whole, up to LARGEST bytes."""
+
+    def hold(part: bytes) -> None:
+        if len(content) + len(part) > LARGEST:
+            raise LostError(f"an answer of more than {LARGEST} bytes")
+        content.extend(part)
+
+    return hold
+
+
+def _unpacking(take: Sink) -> Sink:
+    unpacked = zlib.decompressobj(wbits=31)
+
+    def unpack(part: bytes) -> None:
+        while part:
+            take(unpacked.decompress(part, PIECE))
+            part = unpacked.unconsumed_tail
+
+    return unpack
 
 
 def _size(text: str | bytes, base: int) -> int:
     size = int(text, base)
-    if not 0 <= size <= LARGEST:
-        raise LostError(f"an answer of more than {LARGEST} bytes")
+    if size < 0:
+        raise ValueError(text)
     return size
 
 

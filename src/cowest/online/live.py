@@ -7,12 +7,13 @@ from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
-from pydantic import BaseModel, Field
+from pydantic import BaseModel, Field, field_validator
 
 from cowest import collaboration, version
 from cowest.config import Config, Sampling
 from cowest.errors import CallError, RegistryError
 from cowest.models import AnyProvider
+from cowest.models.openai import OpenAIConfig
 from cowest.protocols import ChatModel, Registry
 from cowest.records import Message
 from cowest.registry import RegistryConfig
@@ -28,6 +29,13 @@ class ServeConfig(Config):
     strong: AnyProvider
     drafting: Sampling = Sampling(max_tokens=128)
     refining: Sampling = Sampling()
+
+    @field_validator("policy", "strong")
+    @classmethod
+    def _answers_at_once(cls, model: AnyProvider) -> AnyProvider:
+        if isinstance(model, OpenAIConfig) and model.batch is not None:
+            raise ValueError("a question can't wait for a batch: name the model without it here, {<<: *strong, batch: null}")
+        return model
 
 
 class Answer(BaseModel):
