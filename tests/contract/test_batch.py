@@ -35,10 +35,14 @@ COST = (7 * 1.0 + 3 * 10.0) / 1e6 / 2
 """Of a call to the server, at half the price: it says 7 and 3 tokens."""
 
 
-@pytest.fixture(autouse=True, params=stores.KINDS)
+BOTH = pytest.mark.parametrize("stage", stores.KINDS, indirect=True)
+"""On each kind of store; the other tests take SQLite."""
+
+
+@pytest.fixture(autouse=True)
 def stage(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[store.Account]:
-    """A stage of the turn `t`, on each kind of store."""
-    monkeypatch.setenv("COWEST_STORE", stores.place(request.param, tmp_path))
+    """A stage of the turn `t`."""
+    monkeypatch.setenv("COWEST_STORE", stores.place(getattr(request, "param", "sqlite"), tmp_path))
     with store.accounting("refine") as account:
         yield account
 
@@ -81,6 +85,7 @@ def ended() -> list[str | None]:
     return [row[0] for row in store.open_store().read(lambda db: db.execute("SELECT ended FROM batches ORDER BY number").fetchall())]
 
 
+@BOTH
 def test_answers_in_order_each_bought_once_at_half_the_price(stage: store.Account) -> None:
     budget(usd=1)
     with batch_server(takes=0.1) as server:
@@ -113,6 +118,7 @@ def test_windows_and_file_sizes_make_several_batches() -> None:
     assert all(rows == 1 for rows in server.bought.values())
 
 
+@BOTH
 def test_rows_that_fail_are_set_aside_or_asked_again() -> None:
     script = {
         "poison": [error(400, "too long")] * 9, "busy": [error(429), error(500)], "late": [EXPIRED], "lost": [MISSING],
@@ -138,6 +144,7 @@ def test_a_row_that_says_what_every_call_would_meet_stops_and_the_others_are_kep
         assert len(server.batches) == 1
 
 
+@BOTH
 @pytest.mark.parametrize("status", ["expired", "cancelled"])
 def test_a_batch_that_ends_early_keeps_what_it_answered(status: str) -> None:
     budget(usd=1)
@@ -156,6 +163,7 @@ def test_a_batch_that_the_provider_fails_stops_with_its_words() -> None:
         assert texts_of(answers(config(server), 1, 2)) == good(1, 2)
 
 
+@BOTH
 def test_the_budget_is_reserved_before_a_batch_and_holds() -> None:
     settings = OpenAIConfig(model="m", price=PRICE, batch=BatchConfig())
     most = settings.cost(*settings.most(ask(100))) or 0.0
@@ -181,6 +189,7 @@ def hostile(content: bytes) -> bytes:
     return b"".join([*lines, deep, json.dumps(bodiless).encode() + b"\n", *rest[1:], last[:40]])
 
 
+@BOTH
 def test_what_hostile_output_leaves_out_is_asked_again(stage: store.Account) -> None:
     with batch_server() as server:
         server.rewrites = [hostile]
@@ -262,6 +271,7 @@ def test_a_batch_that_takes_too_long_goes_on_and_is_collected_later() -> None:
         assert server.bought == {"1": 1, "2": 1, "3": 1} and len(server.batches) == 2
 
 
+@BOTH
 def test_one_by_one_nothing_is_asked_that_is_in_a_batch(capfd: pytest.CaptureFixture[str]) -> None:
     with batch_server(takes=1) as server:
         with pytest.raises(CallError):
@@ -375,6 +385,7 @@ MOMENTS: dict[str, tuple[str, Fault, int]] = {
 """When a process is killed: at which HTTP request, what then happens to that, and the how many-th of its kind it is."""
 
 
+@BOTH
 @pytest.mark.parametrize("moment", MOMENTS)
 def test_killed_at_any_moment_the_batch_is_found_again_and_nothing_bought_twice(moment: str) -> None:
     kind, fault, number = MOMENTS[moment]
@@ -395,6 +406,7 @@ def test_killed_at_any_moment_the_batch_is_found_again_and_nothing_bought_twice(
     assert now().usd == pytest.approx((calls - 1 + (found[0].text is not None)) * COST) and claims() == 0
 
 
+@BOTH
 def test_processes_that_ask_the_same_share_a_batch() -> None:
     with batch_server(takes=1.5) as server:
         twins = [child(config(server), 12) for _ in range(3)]
