@@ -23,7 +23,7 @@ from cowest.ports import config_of
 from cowest.registry import RegistryConfig
 
 EXTRAS = {
-    "validate": ("great_expectations", "pandas", "jinja2", "rensa", "py3langid", "tokenizers"),
+    "validate": ("great_expectations", "pandas", "jinja2", "rensa", "py3langid", "tokenizers", "phonenumbers", "stdnum"),
     "train": ("torch", "transformers", "trl", "peft", "datasets", "accelerate", "gguf"),
     "track": ("mlflow",),
     "report": ("matplotlib", "jinja2"),

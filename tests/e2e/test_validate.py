@@ -1,10 +1,10 @@
 """`validate` behind the real Great Expectations: what stops the turn, what is set aside, and what a person is shown."""
 
-import html
 import json
 import re
 import subprocess
 import sys
+import tempfile
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +17,7 @@ from cowest.errors import ConfigError, ContractError, RecordError
 from cowest.expectations import engine
 from cowest.expectations.rules import Rule
 from cowest.records import Feedback, Message, PreferencePair, Query, Validation
+from cowest.report import contracts
 from cowest.stages.validate import ValidateConfig, lines, main
 from tests import tiny
 from tests.factories import make_feedback, make_query
@@ -61,8 +62,10 @@ def run(tmp_path: Path, rows: list[Any], config: ValidateConfig) -> tuple[list[s
 
 def found(page: str) -> Validation:
     """What a page says in numbers."""
-    (data,) = re.findall(r'<meta name="cowest-validation" content="([^"]*)">', page)
-    return Validation.model_validate_json(html.unescape(data))
+    with tempfile.NamedTemporaryFile("w", suffix=".html") as file:
+        file.write(page)
+        file.flush()
+        return contracts.read(Path(file.name))
 
 
 def unmet(page: str) -> dict[str, str]:
@@ -472,6 +475,76 @@ def test_gains_that_are_not_as_in_the_champions_turn_are_noted(tmp_path: Path, t
     assert f"{apart:.2f} apart, " in found(page).facts["gains against the champion's turn"]
     if noted:
         assert "gains are spread as in the champion" in refused(tmp_path, rows(now), settings("feedback", severity={"drift": "fail"}))
+
+
+MAIL, KEY = "anna.meier@example.org", "sk-proj-" + "aB3dE5gH7jK9mN1pQ3sT5vW7"
+PRIVATE = [
+    make_query(0, split="train"),
+    ask(
+        1,
+        f"Who is {MAIL}, and where does {MAIL} live?",
+        targets=(f"{MAIL} is Anna",),
+        choices=(f"{MAIL} is Anna", "nobody"),
+        ideal=f"Ask {MAIL}.",
+    ),
+    ask(2, f"What opens {KEY}?", split="train"),
+]
+
+
+def test_personal_data_and_secrets_are_reported_and_never_shown(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    valid, page = run(tmp_path, PRIVATE, QUERIES)
+    assert valid == [row.model_dump_json() for row in PRIVATE]
+    assert unmet(page) == {"personal": "note", "secrets": "note"}
+    assert re.search(r"rows.jsonl:2 \(questions.jsonl:2\), email<", page)
+    assert re.search(r"rows.jsonl:3 \(questions.jsonl:3\), secret<", page)
+    assert not re.search("anna|sk-proj", page + "".join(capsys.readouterr()))
+    assert unmet(run(tmp_path, PRIVATE, settings("queries", private={"personal": None, "secrets": None}))[1]) == {}
+    assert unmet(run(tmp_path, [*PRIVATE[:1], make_query(1, text="Call 911, version 1.2.3.4, on 2024-01-31?")], QUERIES)[1]) == {}
+
+
+def test_masked_queries_are_queries_and_their_answers_still_fit(tmp_path: Path) -> None:
+    valid, page = run(tmp_path, PRIVATE, settings("queries", private={"personal": "mask", "secrets": "mask"}))
+    rows = [Query.model_validate_json(line) for line in valid]
+    assert rows[0] == PRIVATE[0]
+    assert rows[1].prompt[0].content == "Who is [EMAIL_1], and where does [EMAIL_1] live?"
+    assert rows[1].targets == (rows[1].choices[0],) == ("[EMAIL_1] is Anna",)
+    assert rows[1].ideal == "Ask [EMAIL_1]."
+    assert rows[2].prompt[0].content == "What opens [SECRET_1]?"
+    assert (rows[1].group, rows[1].source, rows[1].split) == (PRIVATE[1].group, PRIVATE[1].source, "test")
+    assert "a placeholder stands in its place" in page
+
+
+def test_queries_that_masking_makes_equal_come_once(tmp_path: Path) -> None:
+    rows = [make_query(0, split="train"), ask(1, "Who is a@example.org?"), ask(1, "Who is b@example.org?")]
+    valid, page = run(tmp_path, rows, settings("queries", private={"personal": "mask"}))
+    assert len(valid) == 2
+    assert len(list(io.groups(tmp_path / "valid.jsonl", Query))) == 2
+    assert unmet(page) == {"repeated": "aside", "personal": "note"}
+
+
+@pytest.mark.parametrize(("which", "kept"), [("personal", [0, 2]), ("secrets", [0, 1])])
+def test_personal_data_or_secrets_are_refused_by_setting(tmp_path: Path, which: str, kept: list[int]) -> None:
+    config = {"kind": "queries", "splits": ["train"], "private": {which: "refuse"}}
+    assert run(tmp_path, PRIVATE, settings(**config))[0] == [PRIVATE[number].model_dump_json() for number in kept]
+    assert "holds no" in refused(tmp_path, PRIVATE, settings(**config, severity={which: "fail"}))
+
+
+def test_terms_of_ones_own_are_found(tmp_path: Path) -> None:
+    private = {"personal": "refuse", "detection": {"terms": ["product 0"]}}
+    assert len(run(tmp_path, TRAIN, settings("queries", splits=["train"], private=private))[0]) == 3
+
+
+def test_pairs_are_masked_and_refused_too(tmp_path: Path) -> None:
+    rows = [make_pair(0), make_pair(1), make_pair(2, chosen=f"Write to {MAIL}.", rejected=f"Not to {MAIL}, nor to {KEY}.")]
+    valid, _page = run(tmp_path, rows, settings("pairs", private={"personal": "mask", "secrets": "mask"}))
+    pair = PreferencePair.model_validate_json(valid[2])
+    assert (pair.chosen[0].content, pair.rejected[0].content) == ("Write to [EMAIL_1].", "Not to [EMAIL_1], nor to [SECRET_1].")
+    assert pair.query == rows[2].query and pair.id != rows[2].id
+    assert valid[:2] == [row.model_dump_json() for row in rows[:2]]
+    assert len(run(tmp_path, rows, settings("pairs", private={"secrets": "refuse"}))[0]) == 2
+    assert unmet(run(tmp_path, rows, PAIRS)[1]) == {"personal": "note", "secrets": "note"}
+    same = [*rows[:2], make_pair(3, chosen="Ask a@example.org.", rejected="Ask b@example.org.")]
+    assert unmet(run(tmp_path, same, settings("pairs", private={"personal": "mask"}))[1]) == {"personal": "note"}
 
 
 def test_the_page_calls_nobody_and_neither_does_the_engine(tmp_path: Path) -> None:

@@ -10,8 +10,8 @@ import pytest
 from cowest import io, report
 from cowest.evaluation import Gate
 from cowest.models.store import Account
-from cowest.records import Choices, Estimate, EvalReport, Message, Outcome, PreferencePair, Trial
-from cowest.report import contents, figures, words
+from cowest.records import Choices, Estimate, EvalReport, Message, Outcome, PreferencePair, Trial, Validation
+from cowest.report import contents, contracts, figures, words
 from cowest.report.contents import Missing
 from cowest.stages import compare
 from tests.factories import make_feedback, make_trial
@@ -215,6 +215,39 @@ def test_gains_are_counted(turn: Path):
     assert (found.helped, found.tied, found.hurt) == (12, 6, 6)
     assert found.bins[0] == found.bins[10] == found.bins[15] == found.bins[20] == 6
     assert found.mean == pytest.approx(0.125)
+
+
+def validated(root: Path, **fields: object) -> None:
+    values = {"kind": "queries", "taken": 1200, "left": 1100, "aside": 100, "rules": (), "facts": {"a <b>": "1"}, **fields}
+    page = contracts.page(Path("rows"), "said", Validation.model_validate(values), fail=(), note=(), aside=(), lines=())
+    io.write_text(root / f"reports/{values['kind']}.html", page)
+
+
+def test_what_validate_found_is_on_the_page(tmp_path: Path):
+    rule = {
+        "name": "near",
+        "says": f"no query {NASTY}",
+        "mend": "",
+        "severity": "aside",
+        "met": False,
+        "found": "100 of 1200 rows don't",
+        "rows": 100,
+    }
+    validated(tmp_path, rules=[rule, {**rule, "met": True, "rows": 0}])
+    assert contracts.read(tmp_path / "reports/queries.html").facts == {"a <b>": "1"}
+    page = Page(rendered(tmp_path))
+    assert "1\N{NARROW NO-BREAK SPACE}200" in page.text and "1 of 2" in page.text
+    assert "100 of 1200 rows don't, set aside" in page.text
+    assert "script" not in [tag for tag, _ in page.tags]
+    assert "Feedback: not shown." in page.text and "pairs.html: no such file" in page.text
+
+
+def test_a_page_that_is_none_is_said(tmp_path: Path):
+    (tmp_path / "reports").mkdir()
+    for text, why in (("<html>", "is no page of `validate`"), ('<meta name="cowest-validation" content="{}">', "no page of this version")):
+        (tmp_path / "reports/pairs.html").write_text(text)
+        found = contents.gather(tmp_path).contracts["pairs"]
+        assert isinstance(found, Missing) and why in found.why
 
 
 def test_examples_are_of_each_kind_and_in_no_order_of_ours(tmp_path: Path):

@@ -10,6 +10,7 @@ while the rows stream by. Great Expectations judges the frames and never sees a 
 rules.py        what a rule is, and what comes of one that is not met        columns.py    frames that stay narrow
 near.py         near copies, by MinHash                                      language.py   which language a text is in
 instructions.py texts that instruct their reader
+private.py      personal data and secrets
 """
 
 from typing import Annotated

@@ -11,7 +11,7 @@ from cowest.config import Config
 from cowest.expectations import columns
 from cowest.expectations.columns import Columns, number
 from cowest.expectations.instructions import instructs
-from cowest.expectations.rules import Rule, Seen, Severity, graded, share_left
+from cowest.expectations.rules import Remarks, Rule, Seen, Severity, graded, share_left
 from cowest.records import Feedback, Spread
 
 SCORES = {"refinement": "score", "solo": "solo_score", "draft": "draft_score"}
@@ -79,20 +79,20 @@ class FeedbackSuite(Config):
         """
         kept = Columns(query="Q", key="Q", outside="d", unscored="b", solos="h", of_nothing="b", held_out="b", instructs="b", gain="d",
                        failed="b")  # fmt: skip
-        remarks: dict[int, str] = {}
+        remarks = Remarks()
         at = 0
         for group in io.groups(rows, Feedback):
             solos = len({row.solo for row in group if row.solo is not None})
             for row in group:
                 said = instructs(row.draft) if row.draft is not None else None
                 if said is not None:
-                    remarks[at] = f"the draft {said}"
+                    remarks.say(at, f"the draft {said}")
                 kept.add(**_columns(row), solos=solos, instructs=said is not None)
                 at += 1
         champion = version.read(against)
         frame = kept.frame()
         frame = frame.assign(repeated=columns.nth(frame["key"])).drop(columns=["key"])
-        return Seen(frame, remarks, champion.gains if champion is not None else None)
+        return Seen(frame, remarks, beside=champion.gains if champion is not None else None)
 
     def whole(self, left: Any, seen: Seen) -> dict[str, float | None]:
         """What there is to say of the rows that are left."""

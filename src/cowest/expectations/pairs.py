@@ -8,10 +8,12 @@ from pydantic import Field
 
 from cowest import io
 from cowest.config import Config
-from cowest.expectations import columns
+from cowest.detectors import Finding
+from cowest.expectations import columns, private
 from cowest.expectations.columns import Columns, number
 from cowest.expectations.instructions import instructs
-from cowest.expectations.rules import Rule, Seen, Severity, graded, share_left
+from cowest.expectations.private import Private
+from cowest.expectations.rules import Remarks, Rule, Seen, Severity, graded, share_left
 from cowest.records import Message, PreferencePair, Query
 from cowest.scorers.normal import normalise
 
@@ -30,6 +32,8 @@ class PairSuite(Config):
     """More of one query are set aside."""
     max_chars: int = Field(default=20_000, ge=1)
     """Characters of a side; longer pairs are set aside."""
+    private: Private = Private()
+    """Personal data and secrets."""
     max_aside: float = Field(default=0.5, ge=0, lt=1)
     """The share of rows that may be set aside."""
     severity: dict[str, Severity] = Field(default={})
@@ -66,6 +70,7 @@ class PairSuite(Config):
                 "what moved the score was not the help; rejected, such a draft may stay: the policy learns to avoid it",
                 "instructs", 0, 0,
             ),
+            *self.private.rules("a pair"),
             Rule(
                 "train", "pairs come from queries of the split 'train' alone",
                 "a held-out query must not be trained on: does `pair` read the drafts of another split, or of other queries?",
@@ -85,15 +90,22 @@ class PairSuite(Config):
         """The frame of a file of pairs; `against` are the queries of the turn. Raises RecordError."""
         import numpy
 
-        kept = Columns(id="Q", query="Q", same="b", margin="d", chars="i", least_chars="i", length_ratio="f", train="b", instructs="b")
-        remarks: dict[int, str] = {}
+        kept = Columns(id="Q", query="Q", same="b", margin="d", chars="i", least_chars="i", length_ratio="f", train="b", instructs="b",
+                       personal="h", secrets="h")  # fmt: skip
+        remarks, changed = Remarks(), set()
         for at, row in enumerate(io.read(rows, PreferencePair)):
+            found = self.private.found(private.pair_texts(row))
+            if kinds := private.remark(found):
+                remarks.say(at, kinds)
+            if any(self.private.masks(found)):
+                row = self._masked(row, found)
+                changed.add(at)
             if said := next(filter(None, (instructs(message.content) for message in row.chosen)), None):
-                remarks[at] = f"the chosen draft {said}"
+                remarks.say(at, f"the chosen draft {said}")
             chosen, rejected = _chars(row.chosen), _chars(row.rejected)
             kept.add(
                 id=int(row.id[:16], 16), query=number(row.query), same=_said(row.chosen) == _said(row.rejected), margin=row.margin,
-                instructs=said is not None, chars=max(chosen, rejected), least_chars=min(chosen, rejected),
+                **private.counted(found), instructs=said is not None, chars=max(chosen, rejected), least_chars=min(chosen, rejected),
                 length_ratio=max(chosen, rejected, 1) / max(min(chosen, rejected), 1), train=row.split == "train",
             )  # fmt: skip
         train = numpy.array([number(query.id) for query in io.read(against, Query) if query.split == "train"], dtype="uint64")
@@ -101,7 +113,15 @@ class PairSuite(Config):
         repeated = columns.nth(frame["id"])
         once = columns.nth(frame["query"].where(repeated == 0, frame["id"]))
         frame = frame.assign(repeated=repeated, nth_of_query=once + 1, of_train=numpy.isin(frame["query"], train) & (frame["train"] == 1))
-        return Seen(frame.drop(columns=["id", "train"]), remarks)
+        return Seen(frame.drop(columns=["id", "train"]), remarks, changed, self._changed)
+
+    def _masked(self, row: PreferencePair, found: list[list[Finding]]) -> PreferencePair:
+        return private.masked_pair(row, self.private.masks(found))
+
+    def _changed(self, line: bytes) -> bytes:
+        """A row that is masked, as it goes out."""
+        row = PreferencePair.model_validate_json(line)
+        return self._masked(row, self.private.found(private.pair_texts(row))).model_dump_json().encode()
 
     def whole(self, left: Any, seen: Seen) -> dict[str, float | None]:
         """What there is to say of the rows that are left."""

@@ -9,10 +9,12 @@ from pydantic import Field, field_validator
 
 from cowest import io
 from cowest.config import Config
+from cowest.detectors import Finding
 from cowest.errors import ConfigError, InputError, RecordError
-from cowest.expectations import columns, language, near
+from cowest.expectations import columns, language, near, private
 from cowest.expectations.columns import SPLITS, Columns, number
-from cowest.expectations.rules import Rule, Seen, Severity, commonest, graded, share_left
+from cowest.expectations.private import Private
+from cowest.expectations.rules import Remarks, Rule, Seen, Severity, commonest, graded, share_left
 from cowest.models.hf import HFConfig
 from cowest.records import Query, Split
 
@@ -52,6 +54,8 @@ class QuerySuite(Config):
     """From which similarity on a query is a near copy of one in another split; null where questions are near by design."""
     contamination: tuple[Benchmark, ...] = ()
     """Benchmark files whose questions, and near copies of them, are set aside."""
+    private: Private = Private()
+    """Personal data and secrets."""
     max_aside: float = Field(default=0.5, ge=0, lt=1)
     """The share of rows that may be set aside."""
     severity: dict[str, Severity] = Field(default={})
@@ -106,7 +110,7 @@ class QuerySuite(Config):
         if self.languages is not None:
             says = f"a query is in {' or '.join(self.languages)}"
             rules.append(_aside("language", says, "leave it out, or add its language to `languages`", "foreign", 0, 0))
-        return graded([*rules, *self._of_the_whole()], self.severity)
+        return graded([*rules, *self.private.rules("a query"), *self._of_the_whole()], self.severity)
 
     def _of_the_whole(self) -> list[Rule]:
         sizes = [
@@ -127,22 +131,37 @@ class QuerySuite(Config):
     def see(self, rows: Path, against: Path) -> Seen:
         """The frame of a file of queries; `against` is the raw folder, where benchmarks lie. Raises RecordError, InputError."""
         kept = Columns(id="Q", chars="i", tokens="i", targets="h", split="b", group="Q", prompt="Q", answer="Q", place="b",
-                       near="f", benchmark="f", foreign="b", unsure="b")  # fmt: skip
-        remarks: dict[int, str] = {}
+                       near="f", benchmark="f", foreign="b", unsure="b", personal="h", secrets="h")  # fmt: skip
+        remarks, changed = Remarks(), set()
         more = self._readers(rows, against, remarks)
         start = 0
         for part in _parts(io.read(rows, Query)):
-            extra = [read(start, part) for read in more]
+            found = [self.private.found(private.query_texts(row)) for row in part]
+            part = [self._masked(row, its) for row, its in zip(part, found, strict=True)]
+            extra = [[private.counted(its) for its in found], *(read(start, part) for read in more)]
             for at, row in enumerate(part):
-                kept.add(**_columns(row) | {name: value for found in extra for name, value in found[at].items()})
+                kept.add(**_columns(row) | {name: value for read in extra for name, value in read[at].items()})
+                if said := private.remark(found[at]):
+                    remarks.say(start + at, said)
+                if any(self.private.masks(found[at])):
+                    changed.add(start + at)
             start += len(part)
         frame = kept.frame()
         repeated = columns.nth(frame["id"])
         groups, prompts = (columns.splits_of(frame[name], frame["split"]) for name in ("group", "prompt"))
         frame = frame.drop(columns=["id", "group", "prompt"]).assign(repeated=repeated, group_splits=groups, prompt_splits=prompts)
-        return Seen(frame, remarks)
+        return Seen(frame, remarks, changed, self._changed)
 
-    def _readers(self, rows: Path, against: Path, remarks: dict[int, str]) -> "list[Reader]":
+    def _masked(self, row: Query, found: list[list[Finding]]) -> Query:
+        masks = self.private.masks(found)
+        return private.masked_query(row, masks) if any(masks) else row
+
+    def _changed(self, line: bytes) -> bytes:
+        """A row that is masked, as it goes out."""
+        row = Query.model_validate_json(line)
+        return self._masked(row, self.private.found(private.query_texts(row))).model_dump_json().encode()
+
+    def _readers(self, rows: Path, against: Path, remarks: Remarks) -> "list[Reader]":
         found: list[Reader] = []
         if self.policy is not None:
             found.append(_tokens(self.policy))
@@ -219,7 +238,7 @@ def _tokens(policy: HFConfig) -> Reader:
     return read
 
 
-def _copies(rows: Path, least: float, remarks: dict[int, str]) -> Reader:
+def _copies(rows: Path, least: float, remarks: Remarks) -> Reader:
     """Held-out queries are indexed, and all stream past: the one of two copies that is nearer to training is the copy."""
     index = near.Index(least)
     split: dict[int, int] = {}
@@ -236,14 +255,14 @@ def _copies(rows: Path, least: float, remarks: dict[int, str]) -> Reader:
             mine = SPLITS.index(row.split)
             alike, other = index.nearest(sketch, lambda number, mine=mine: split[number] > mine)  # type: ignore[misc]
             if other is not None:
-                remarks[at] = f"{alike:.2f} like {rows}:{other + 1}"
+                remarks.say(at, f"{alike:.2f} like {rows}:{other + 1}")
             found.append({"near": alike})
         return found
 
     return read
 
 
-def _benchmarks(benchmarks: tuple[Benchmark, ...], against: Path, least: float | None, remarks: dict[int, str]) -> Reader:
+def _benchmarks(benchmarks: tuple[Benchmark, ...], against: Path, least: float | None, remarks: Remarks) -> Reader:
     """A prompt, and its longest line, against the benchmarks' questions: a prompt may show options beside its question."""
     places: list[str] = []
     index = near.Index(least or 1.0)
@@ -263,7 +282,7 @@ def _benchmarks(benchmarks: tuple[Benchmark, ...], against: Path, least: float |
             if other is None and least is not None:
                 alike, other = max((index.nearest(sketch, lambda _: True) for sketch in near.sketches(said)), key=lambda one: one[0])
             if other is not None:
-                remarks[at] = f"{alike:.2f} like {places[other]}"
+                remarks.say(at, f"{alike:.2f} like {places[other]}")
             found.append({"benchmark": alike})
         return found
 

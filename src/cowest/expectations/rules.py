@@ -1,11 +1,14 @@
 """Rules: what is expected of rows, or of all that is left of them, and what comes of one that is not met."""
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
 Severity = Literal["fail", "aside", "note"]
 """What a rule that is not met does. fail: the turn stops; aside: its rows are left out; note: the page says so, and no more."""
+
+
+MOST_REMARKS = 2000
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,14 +43,28 @@ class Finding:
     """What was found, in words."""
 
 
+class Remarks(dict[int, str]):
+    """What else there is to say of a row, for the page: of the first rows alone, by their numbers."""
+
+    def say(self, row: int, words: str) -> None:
+        """One thing more."""
+        if row in self:
+            self[row] += f", {words}"
+        elif len(self) < MOST_REMARKS:
+            self[row] = words
+
+
 @dataclass(slots=True)
 class Seen:
     """Rows, as a suite saw them stream by."""
 
     frame: Any
     """A pandas frame, a row a record, numbers alone."""
-    remarks: dict[int, str] = field(default_factory=dict)
-    """What else there is to say of a row, for a page; of a few rows alone."""
+    remarks: "Remarks"
+    changed: set[int] = field(default_factory=set)
+    """Rows that go out otherwise than they came in,"""
+    change: Callable[[bytes], bytes] = bytes
+    """and what makes of such a row's line the new one."""
     beside: Any = None
     """What they are held against, as far as `whole` and `facts` need it."""
 

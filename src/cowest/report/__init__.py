@@ -3,6 +3,7 @@
 contents.py    what the files of a turn say, or in words why they can't be read
 words.py       numbers in words
 figures.py     pictures, as inline SVG
+contracts.py   what `validate` found: its own pages, and how they are read
 page.html.jinja   the page
 """
 

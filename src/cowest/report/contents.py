@@ -13,7 +13,8 @@ from pydantic import ValidationError
 from cowest import io, version
 from cowest.config import file_digest
 from cowest.errors import CoWestError, InputError
-from cowest.records import DataSet, EvalReport, Fate, Feedback, Outcome, PreferencePair, Trial
+from cowest.records import DataSet, EvalReport, Fate, Feedback, Outcome, PreferencePair, Trial, Validation
+from cowest.report import contracts
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -132,6 +133,8 @@ class Contents:
 
     report: EvalReport | Missing
     raw: Raw | Missing
+    contracts: dict[str, Validation | Missing]
+    """What `validate` found, by what rows they are."""
     gains: Gains | Missing
     pairs: Pairs | Missing
     examples: Examples | Missing
@@ -159,6 +162,7 @@ def gather(root: Path) -> Contents:
     return Contents(
         report=stale if stale else _known(io.read_document, root / "reports/eval.json", EvalReport),
         raw=_known(_raw, root / "data/quarantine.jsonl"),
+        contracts={kind: _known(contracts.read, root / f"reports/{kind}.html") for kind in ("queries", "feedback", "pairs")},
         gains=_known(gains, root / "data/feedback.jsonl"),
         pairs=_known(_pairs, root / "data/pairs.jsonl", root / "data/pairs.raw.jsonl"),
         examples=stale if stale else _known(examples, root / "data/trials.jsonl"),

@@ -13,9 +13,10 @@ from cowest import io
 from cowest.config import Config
 from cowest.errors import ContractError
 from cowest.expectations import AnySuite, engine
-from cowest.expectations.rules import Finding
+from cowest.expectations.rules import Finding, Seen
 from cowest.ports import In, Out
 from cowest.records import RuleOutcome, Validation
+from cowest.report import contracts
 
 SHOWN = 200
 """Rows that the page shows with where they came from; the lines of the others it counts up."""
@@ -42,8 +43,7 @@ class Judgement:
     findings: list[Finding]
     aside: dict[int, list[str]]
     """Rows left out, counted from 0, with what was expected of them in vain."""
-    remarks: dict[int, str]
-    """What else there is to say of a row."""
+    seen: Seen
 
     @property
     def broken(self) -> list[Finding]:
@@ -52,21 +52,23 @@ class Judgement:
 
 
 def main(rows: In, against: In, valid: Out, page: Out, config: ValidateConfig) -> None:
-    """Writes the page, and the rows that meet every rule, byte for byte as they were.
+    """Writes the page, and the rows that meet every rule, byte for byte as they were, but for what is masked.
 
     `against` is what rows are held against: the raw folder for queries (benchmarks lie there), the champion for feedback, the
     queries for pairs. rows in = rows out + rows set aside. Raises ContractError, and writes no rows, where a rule fails the turn.
     """
     judged = _judged(rows, against, config.suite)
     pointed = {row for finding in judged.findings for row in finding.rows[:SHOWN]}
-    places = _places(rows, pointed | {*sorted(judged.aside)[:SHOWN]}, judged.remarks)
+    places = _places(rows, pointed | {*sorted(judged.aside)[:SHOWN]}, judged.seen.remarks)
     said = _said(judged.found)
     io.write_text(page, _page(rows, said, judged, places))
     if judged.broken:
         complaints = "; ".join(_complaint(finding, places) for finding in judged.broken)
         raise ContractError(f"{rows} is not fit: {complaints}. The page: {page}")
     with io.replacing(valid) as temporary, temporary.open("wb") as file:
-        file.writelines(line + b"\n" for number, line in enumerate(io.lines(rows)) if number not in judged.aside)
+        for number, line in enumerate(io.lines(rows)):
+            if number not in judged.aside:
+                file.write((judged.seen.change(line) if number in judged.seen.changed else line) + b"\n")
     print(f"{said}; the page: {page}", file=sys.stderr)
 
 
@@ -85,7 +87,7 @@ def _judged(rows: Path, against: Path, suite: AnySuite) -> Judgement:
     found = Validation(
         kind=suite.kind, taken=total, left=len(left), aside=len(aside), rules=tuple(map(_outcome, findings)), facts=suite.facts(left, seen)
     )
-    return Judgement(found, findings, aside, seen.remarks)
+    return Judgement(found, findings, aside, seen)
 
 
 def _outcome(finding: Finding) -> RuleOutcome:
@@ -128,25 +130,14 @@ def _complaint(finding: Finding, places: dict[int, str]) -> str:
 
 
 def _page(rows: Path, said: str, judged: Judgement, places: dict[int, str]) -> str:
-    """One self-contained HTML page; everything that came from data is escaped."""
-    from jinja2 import Environment, PackageLoader, StrictUndefined
-
-    environment = Environment(loader=PackageLoader("cowest.stages", "."), autoescape=True, undefined=StrictUndefined, trim_blocks=True)
     unmet = [finding for finding in judged.findings if finding.rows]
-    pointed: dict[str, list[tuple[str, str]]] = {"fail": [], "note": []}
+    pointed: dict[str, list[tuple[str, str]]] = {"fail": [], "note": [], "aside": []}
     for finding in unmet:
-        if finding.rule.severity in pointed:
+        if finding.rule.severity != "aside":
             pointed[finding.rule.severity] += [(finding.rule.says, places[row]) for row in finding.rows[:SHOWN]]
-    html: str = environment.get_template("validate.html.jinja").render(
-        rows=rows,
-        said=said,
-        found=judged.found,
-        pointed=pointed,
-        aside=[("; ".join(judged.aside[row]), places[row]) for row in sorted(judged.aside)[:SHOWN]],
-        lines=[(finding.rule.says, lines(finding.rows)) for finding in unmet if len(finding.rows) > SHOWN or len(judged.aside) > SHOWN],
-        data=judged.found.model_dump_json(),
-    )
-    return html
+    pointed["aside"] = [("; ".join(judged.aside[row]), places[row]) for row in sorted(judged.aside)[:SHOWN]]
+    many = [(finding.rule.says, lines(finding.rows)) for finding in unmet if len(finding.rows) > SHOWN or len(judged.aside) > SHOWN]
+    return contracts.page(rows, said, judged.found, **pointed, lines=many)
 
 
 def lines(rows: Collection[int]) -> str:
