@@ -1,4 +1,4 @@
-"""Registries and versions for tests: MLflow on a real SQLite file, and folders small enough to make by the dozen."""
+"""Registries and versions for tests: MLflow on a real SQLite file or PostgreSQL database, and folders small enough to make by the dozen."""
 
 import atexit
 import functools
@@ -9,6 +9,7 @@ from pathlib import Path
 from cowest import environment, version
 from cowest.prompts import Prompts, Template
 from cowest.registry import RegistryConfig
+from tests import stores
 
 PROMPTS = Prompts(refine=Template(user="{query} {draft}"), solo=Template())
 
@@ -23,8 +24,22 @@ def migrated() -> Path:
     return folder / "mlflow.db"
 
 
-def empty_registry(folder: Path) -> RegistryConfig:
-    """A registry of its own in a folder, with nothing decided."""
+@functools.cache
+def migrated_database() -> str:
+    """The same on PostgreSQL, to be copied."""
+    environment.settle()
+    place = stores.server().database()
+    RegistryConfig(uri=place, name="any").open()
+    stores.server().sql(f"SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname = '{place.rpartition('/')[2]}'")
+    return place
+
+
+def empty_registry(folder: Path, kind: str = "sqlite") -> RegistryConfig:
+    """A registry of its own, with nothing decided; its files are in the folder."""
+    if kind == "postgres":
+        return RegistryConfig(
+            uri=stores.server().database(like=migrated_database()), name="handbook", artifacts=str(folder / "mlartifacts")
+        )
     shutil.copy(migrated(), folder / "mlflow.db")
     return RegistryConfig(uri=f"sqlite:///{folder}/mlflow.db", name="handbook", artifacts=str(folder / "mlartifacts"))
 

@@ -59,10 +59,10 @@ class Server:
         """Where a database is, password and all."""
         return f"postgresql://{user}:{word}@127.0.0.1:{self.port}/{database}"
 
-    def database(self) -> str:
-        """The address of a new one."""
+    def database(self, like: str | None = None) -> str:
+        """The address of a new one: empty, or a copy of one that nobody is connected to."""
         name = f"calls_{next(_numbers)}"
-        self.sql(f"CREATE DATABASE {name}")
+        self.sql(f"CREATE DATABASE {name} TEMPLATE {like.rpartition('/')[2] if like else 'template0'}")
         return self.url(name)
 
     def sql(self, *statements: str, database: str = "postgres") -> list[tuple[Any, ...]]:

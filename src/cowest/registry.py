@@ -36,11 +36,11 @@ class RegistryConfig(Config):
     """Where versions and decisions are kept."""
 
     uri: str = Field(default="sqlite:///mlflow.db", pattern=r"^[a-z][a-z0-9+]*://")
-    """MLflow's store: a file beside the project, or the address of a server or a database."""
+    """MLflow's store: a file beside the project, the address of a server, or a PostgreSQL database (its password in PGPASSWORD)."""
     name: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_. -]*$")
     """The registered model's name, and the experiment's."""
     artifacts: str = "mlartifacts"
-    """The folder of the files, for a store that is a file; a server has its own."""
+    """Where the files go, for a store that is a file or a database: a folder, or s3://bucket/path; a server has its own place."""
 
     def runs(self) -> Runs:
         """The store's runs. Raises RegistryError."""

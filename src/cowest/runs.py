@@ -2,15 +2,16 @@
 
 import logging
 import os
+import re
 import sqlite3
 import tempfile
 import urllib.error
 import urllib.request
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING
-from urllib.parse import urlsplit, urlunsplit
+from urllib.parse import unquote, urlsplit, urlunsplit
 
 from cowest.errors import RegistryError
 
@@ -19,6 +20,9 @@ if TYPE_CHECKING:
     from mlflow.tracking import MlflowClient
 
 SQLITE = "sqlite:///"
+POSTGRES = "postgresql+psycopg://"
+LOCK = int.from_bytes(b"registry")
+"""Whoever looks for MLflow's tables in PostgreSQL and makes them holds this advisory lock: two at once break each other's."""
 PROBE_SECONDS = 10
 """How long a server may take to answer at all. MLflow itself would try for minutes before it says that nobody is there."""
 
@@ -27,24 +31,28 @@ class Runs:
     """One experiment of one MLflow store; `name` is the experiment's and the registered model's."""
 
     def __init__(self, uri: str, name: str, artifacts: str) -> None:
-        """`artifacts` is the folder for files beside a local store; a server keeps files where it likes."""
-        self.uri = f"{SQLITE}{_database(uri)}" if uri.startswith(SQLITE) else uri
+        """`artifacts` is where files go, for a store that is a database; a server keeps files where it likes."""
+        if uri.startswith(SQLITE):
+            uri = f"{SQLITE}{_database(uri)}"
+        # SQLAlchemy's own choice of driver differs from version to version.
+        self.uri = re.sub(r"^postgres(ql)?(\+psycopg)?://", POSTGRES, uri)
         self.place = _without_password(self.uri)
         self.name = name
-        self._artifacts = Path(artifacts).absolute() if uri.startswith(SQLITE) else None
+        self._artifacts = _location(artifacts) if self.uri.startswith((SQLITE, POSTGRES)) else None
         with self.reached():
             self.client = self._connect()
 
     def _connect(self) -> "MlflowClient":
-        if self._artifacts is not None:
+        if self.uri.startswith(SQLITE) and self._artifacts is not None:
             _create(Path(self.uri.removeprefix(SQLITE)), self._artifacts)
         elif self.uri.startswith(("http://", "https://")):
             _probe(self.uri)
         from mlflow.tracking import MlflowClient
 
         _hush()
-        client = MlflowClient(tracking_uri=self.uri, registry_uri=self.uri)
-        client.search_experiments(max_results=1)
+        with _alone(self.uri) if self.uri.startswith(POSTGRES) else nullcontext():
+            client = MlflowClient(tracking_uri=self.uri, registry_uri=self.uri)
+            client.search_experiments(max_results=1)
         return client
 
     @contextmanager
@@ -53,9 +61,12 @@ class Runs:
         try:
             yield
         except ImportError as error:
-            raise RegistryError(f"{error}: the registry needs MLflow; install cowest[track]") from None
+            extras = "track,postgres" if self.uri.startswith(POSTGRES) else "track"
+            raise RegistryError(f"{error}: the registry at {self.place} needs it; install cowest[{extras}]") from None
         except _faults() as error:
             said = (str(error).strip().splitlines() or [type(error).__name__])[0]
+            for secret in {_password(self.uri), os.environ.get("PGPASSWORD")} - {None, ""}:
+                said = said.replace(str(secret), "***")
             raise RegistryError(f"the registry at {self.place}: {said[:300]}") from None
 
     def find(self, turn: str) -> "Run | None":
@@ -78,7 +89,7 @@ class Runs:
     def _experiment(self) -> str:
         from mlflow.exceptions import MlflowException
 
-        location = self._artifacts.as_uri() if self._artifacts else None
+        location = self._artifacts
         found = self.client.get_experiment_by_name(self.name)
         if found is None:
             try:
@@ -114,7 +125,22 @@ def _database(uri: str) -> Path:
     return Path(path).absolute()
 
 
-def _create(database: Path, artifacts: Path) -> None:
+def _location(artifacts: str) -> str:
+    return artifacts if "://" in artifacts else Path(artifacts).absolute().as_uri()
+
+
+@contextmanager
+def _alone(uri: str) -> Iterator[None]:
+    """Nobody else at a PostgreSQL registry's tables. Says at once where it can't be reached; MLflow would try for minutes."""
+    import sqlalchemy
+
+    engine = sqlalchemy.create_engine(uri, poolclass=sqlalchemy.NullPool, connect_args={"connect_timeout": PROBE_SECONDS})
+    with engine.connect() as connection:
+        connection.execute(sqlalchemy.text(f"SELECT pg_advisory_lock({LOCK})"))
+        yield
+
+
+def _create(database: Path, artifacts: str) -> None:
     """Makes MLflow's tables whole or not at all: they take seconds, and half of them can't be mended."""
     if database.is_file() and database.stat().st_size > 0:
         with database.open("rb") as file:
@@ -127,7 +153,7 @@ def _create(database: Path, artifacts: Path) -> None:
     database.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix=f".{database.name}.", dir=database.parent) as folder:
         fresh = Path(folder) / "fresh.db"
-        SqlAlchemyStore(f"{SQLITE}{fresh}", artifacts.as_uri()).engine.dispose()
+        SqlAlchemyStore(f"{SQLITE}{fresh}", artifacts).engine.dispose()
         try:
             if database.is_file():  # empty: a call that was cut short
                 database.unlink()
@@ -147,6 +173,11 @@ def _probe(uri: str) -> None:
         pass
     except urllib.error.URLError as error:
         raise RegistryError(f"nobody answers at {_without_password(uri)}: {error.reason}; is the registry's server up?") from None
+
+
+def _password(uri: str) -> str | None:
+    password = urlsplit(uri).password
+    return unquote(password) if password else None
 
 
 def _without_password(uri: str) -> str:

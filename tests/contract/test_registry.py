@@ -1,9 +1,10 @@
-"""What a registry promises, on MLflow with a real SQLite file."""
+"""What a registry promises, on MLflow with a real SQLite file and with a real PostgreSQL server."""
 
 import os
 import shutil
 import subprocess
 import sys
+import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -15,14 +16,15 @@ from cowest.errors import RegistryError
 from cowest.protocols import Registry
 from cowest.registry import ALIAS, MlflowRegistry, RegistryConfig, champion_of, is_late, settled
 from cowest.runs import Runs
+from tests import stores
 from tests.registries import empty_registry, make_version, migrated
 
 Make = Callable[[str], Path]
 
 
-@pytest.fixture
-def config(tmp_path: Path) -> RegistryConfig:
-    return empty_registry(tmp_path)
+@pytest.fixture(params=stores.KINDS)
+def config(request: pytest.FixtureRequest, tmp_path: Path) -> RegistryConfig:
+    return empty_registry(tmp_path, request.param)
 
 
 @pytest.fixture
@@ -231,3 +233,31 @@ def test_the_password_of_an_address_is_never_said() -> None:
     with pytest.raises(RegistryError) as raised:
         Runs("http://me:secret@127.0.0.1:9", "handbook", "mlartifacts")
     assert "secret" not in str(raised.value)
+
+
+OPEN = """
+import sys, time
+from cowest import environment; environment.settle()
+from cowest.registry import RegistryConfig
+import mlflow
+uri, artifacts, start = sys.argv[1:]
+while time.time() < float(start): pass
+registry = RegistryConfig(uri=uri, name="handbook", artifacts=artifacts).open()
+print(len(registry.log()))
+"""
+
+
+def test_two_processes_that_make_a_database_into_a_registry_at_once(tmp_path: Path) -> None:
+    place = stores.server().database()
+    environment = os.environ | {"PYTHONPATH": str(Path(version.__file__).parents[1])}
+    command = [sys.executable, "-c", OPEN, place, str(tmp_path), str(time.time() + 6)]
+    several = [subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, text=True) for _ in range(2)]
+    assert [(process.communicate(timeout=120)[0], process.returncode) for process in several] == [("0\n", 0)] * 2
+
+
+def test_a_database_out_of_reach_is_one_line_without_its_password(tmp_path: Path) -> None:
+    server = stores.server()
+    for uri in (server.url("nowhere"), server.url("postgres", word="canary-is-wrong"), "postgresql://me:canary@127.0.0.1:9/db"):
+        with pytest.raises(RegistryError) as raised:
+            RegistryConfig(uri=uri, name="handbook", artifacts=str(tmp_path)).open()
+        assert "\n" not in str(raised.value) and "canary" not in str(raised.value)
