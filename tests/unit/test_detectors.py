@@ -141,6 +141,7 @@ NEGATIVES = f"""
     Version 1.2.3, v10.20.30.40, version 2.0.0.1, firmware 4.3.2.1, numpy==1.26.4, section 1.2.3.4.
     1 2 3 4 5 6 7 8 9 10 11 12 13 14 15 16 17 18 19 20
     12 45 67 89 23 45 67 12 90 34 56 78
+    [[0.2236068, 0.80622577], [0.24617575 0.29571802]], 0.3176591;
     3.14159265358979323846, 6.02214076e23, 0.1234567890123456, 1e-10, 299792458 m/s, 12345678901234567890.
     The order number is 1234567890123456 and the invoice 9876543210.
     Timestamps 1700000000, 1700000000000, 1700000000000000000.
@@ -274,6 +275,18 @@ def test_ten_thousand_terms_cost_no_more_than_one() -> None:
     started = time.process_time()
     assert len(find(text, config)) == 200
     assert time.process_time() - started < 1
+
+
+@settings(max_examples=400, deadline=None)
+@given(st.text("0123456789 -.+/()ABKXYZ", max_size=40), st.sampled_from(["", "SSN ", "phone ", "card ", "tax "]))
+def test_no_number_breaks_it(number: str, word: str) -> None:
+    for config in (Detection(regions=("US", "GB", "DE", "FR", "IN", "JP")), ALL):
+        findings = find(word + number, config)
+        assert all(0 <= f.start < f.end <= len(word + number) for f in findings)
+
+
+def test_a_number_on_which_python_stdnum_breaks_off_is_no_finding() -> None:
+    assert find("order 427104197406143413 was sent", Detection(detect=("national_id",))) == []
 
 
 @pytest.mark.parametrize("setting", [{"detect": ["mail"]}, {"regions": ["Germany"]}, {"terms": [" "]}, {"term": ["x"]}])
