@@ -2,7 +2,7 @@
 # make test   the tests, as CI runs them
 # Both make the environment first. The rest: make help
 .DEFAULT_GOAL := help
-.PHONY: help install demo test kill evidence check image serve ui clean
+.PHONY: help install demo test kill evidence check image serve ui clean bench-data
 
 PYTHON ?= python3
 VENV ?= .venv
@@ -35,6 +35,7 @@ help:
 	@echo "make ui       MLflow's pages of the turns, on http://127.0.0.1:5000"
 	@echo "make serve    the champion and the strong model behind HTTP, on http://127.0.0.1:3000"
 	@echo "make image    the CPU image that runs any stage (needs Docker)"
+	@echo "make bench-data  a million rows prepared and validated, against the plain pandas script: docs/bench/data.json"
 	@echo "make check    lint, types and import rules alone"
 	@echo "make clean    what a turn made; keeps the environment, the models and the answered calls"
 
@@ -65,6 +66,9 @@ kill: install
 evidence: install
 	cowest fetch
 	nice python -m tests.bench.evidence
+
+bench-data: install
+	python tests/bench/data.py
 
 check: install
 	ruff check .

@@ -218,6 +218,15 @@ class Choices(Record):
     """The mean over classes of F1."""
 
 
+class Matches(Record):
+    """How near a system's short answers came, best over the targets: both measures that are published for such data sets."""
+
+    exact_match: float
+    """The mean over queries, 0 to 1."""
+    token_f1: float
+    queries: int
+
+
 class Slice(Record):
     """A mean over the queries of one tag."""
 
@@ -263,6 +272,8 @@ class EvalReport(Record):
     transitions: dict[str, Transitions]
     choices: dict[str, Choices] = {}
     """By system, where the scorer is `choice`."""
+    matches: dict[str, Matches] = {}
+    """By system, where the scorer is `exact_match` or `token_f1`: one of the two decides, and both are told."""
     tags: dict[str, dict[str, Slice]]
     failed: dict[str, dict[str, int]]
     """Rows left out, by system and reason."""

@@ -286,3 +286,25 @@ def test_no_choices_are_counted_where_none_are_given(tmp_path: Path):
     io.write(tmp_path / "trials.jsonl", (row for rows in trials(count=12) for row in rows))
     stage.main(tmp_path / "trials.jsonl", tmp_path / "eval.json", stage.CompareConfig(gates=GATES))
     assert io.read_document(tmp_path / "eval.json", EvalReport).choices == {}
+
+
+@pytest.mark.parametrize("scorer", ["token_f1 after Answer:", "exact_match after Answer:"])
+def test_exact_match_and_token_f1_are_both_told_whichever_decides(tmp_path: Path, scorer: str):
+    """Targets `1962` and `in 1962`: after says one, shares a word of two, is wrong, and fails; the mean is over the rest."""
+    rows = []
+    said = ["It opened so.\nAnswer: In 1962.", "Answer: circa 1962", "Answer: 1900", "Answer: 1962"]
+    for number, answer in enumerate(said):
+        more = {"targets": ("1962", "in 1962"), "scorer": scorer, "solo": "Answer: 1962", "draft": "Answer: in 1962 or so"}
+        rows.append(make_trial(number, "before", refinement="no answer at all", **more))
+        for sample in (0, 1):
+            failed = {"failed": "timeout", "refinement": None, "score": None} if number == 3 else {"refinement": answer}
+            rows.append(make_trial(number, "after", sample=sample, **{**more, **failed}))
+    io.write(tmp_path / "trials.jsonl", rows)
+    stage.main(tmp_path / "trials.jsonl", tmp_path / "eval.json", stage.CompareConfig(gates=GATES))
+    found = io.read_document(tmp_path / "eval.json", EvalReport).matches
+    assert set(found) == {"strong", "before", "after", "policy_before", "policy_after"}
+    after = found["after"]
+    assert (after.queries, after.exact_match, after.token_f1) == (3, 0.333333, pytest.approx((1 + 2 / 3 + 0) / 3, abs=1e-6))
+    assert (found["before"].exact_match, found["before"].token_f1, found["before"].queries) == (0, 0, 4)
+    assert (found["strong"].exact_match, found["strong"].queries) == (1, 4)
+    assert (found["policy_after"].exact_match, found["policy_after"].token_f1) == (0, pytest.approx(2 / 3, abs=1e-6))

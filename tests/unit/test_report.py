@@ -10,7 +10,7 @@ import pytest
 from cowest import io, report
 from cowest.evaluation import Gate
 from cowest.models.store import Account
-from cowest.records import Choices, Estimate, EvalReport, Message, Outcome, PreferencePair, Trial, Validation
+from cowest.records import Choices, Estimate, EvalReport, Matches, Message, Outcome, PreferencePair, Trial, Validation
 from cowest.report import contents, contracts, figures, words
 from cowest.report.contents import Missing
 from cowest.stages import compare
@@ -311,3 +311,13 @@ def test_how_choices_fell_is_shown_where_there_are_choices(tmp_path: Path, html:
     page = rendered(tmp_path)
     assert "How the choices fell" in page and "<td>7</td><td>3</td><td>2</td><td>0.625</td>" in page
     assert "How the choices fell" not in html
+
+
+def test_exact_match_and_token_f1_are_shown_where_one_of_them_decides(tmp_path: Path):
+    a_turn(tmp_path)
+    whole = io.read_document(tmp_path / "reports/eval.json", EvalReport)
+    told = {"after": Matches(exact_match=0.25, token_f1=0.625, queries=12)}
+    io.write_document(tmp_path / "reports/eval.json", whole.model_copy(update={"matches": told}))
+    assert "<td>0.250</td><td>0.625</td><td>12</td>" in rendered(tmp_path)
+    io.write_document(tmp_path / "reports/eval.json", whole.model_copy(update={"matches": {}}))
+    assert "Exact match and token F1" not in rendered(tmp_path)

@@ -1,4 +1,7 @@
-"""How the answers of a multiple choice fell, system by system: right, wrong, unparseable, and macro F1 over the classes. Pure.
+"""What one score does not say of a system's answers. Pure.
+
+How those of a multiple choice fell: right, wrong, unparseable, and macro F1 over the classes; and how near short answers came, by
+exact match and by token F1, whichever of the two decides.
 
 An unparseable answer scores 0 as a wrong one does, but it says another thing: that the model did not answer as it was asked.
 """
@@ -6,8 +9,13 @@ An unparseable answer scores 0 as a wrong one does, but it says another thing: t
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator
 
-from cowest.records import Choices, Trial
+from cowest.records import Choices, Matches, Trial
 from cowest.scorers import choice
+from cowest.scorers.exact_match import ExactMatch
+from cowest.scorers.token_f1 import TokenF1
+
+AFTER = " after "
+"""What stands in a scorer's name before its marker."""
 
 
 class Tally:
@@ -61,3 +69,48 @@ class Tally:
         return Choices(
             right=hits.total(), wrong=missed.total() - unparseable, unparseable=unparseable, macro_f1=round(sum(scores) / len(scores), 6)
         )
+
+
+class Matching:
+    """Sums both measures of short answers, where the scorer of trials is one of them; keeps three numbers a system, and no row."""
+
+    def __init__(self) -> None:
+        self._sums: dict[str, list[float]] = defaultdict(lambda: [0.0, 0.0, 0.0])
+
+    def watch(self, queries: Iterable[list[Trial]]) -> Iterator[list[Trial]]:
+        """The same trials, measured. Failed rows are left out; several rows of a query count by their mean, as its score does."""
+        for rows in queries:
+            found: dict[str, list[tuple[float, float]]] = defaultdict(list)
+            for row in rows:
+                if row.failed is None and row.scorer.partition(AFTER)[0] in ("exact_match", "token_f1"):
+                    for system, answer in _answers(row):
+                        found[system].append(_near(row, answer))
+            for system, its in found.items():
+                sums = self._sums[system]
+                for place in (0, 1):
+                    sums[place] += sum(pair[place] for pair in its) / len(its)
+                sums[2] += 1
+            yield rows
+
+    def matches(self) -> dict[str, Matches]:
+        """The means of each system."""
+        return {
+            system: Matches(exact_match=round(exact / count, 6), token_f1=round(shared / count, 6), queries=int(count))
+            for system, (exact, shared, count) in self._sums.items()
+        }
+
+
+def _answers(row: Trial) -> Iterator[tuple[str, str]]:
+    """What a trial says of each system: as `evaluation` counts scores."""
+    told: dict[str, str | None] = {row.system: row.refinement}
+    if row.system != "champion":
+        told["strong"] = row.solo
+    if row.system in ("before", "after"):
+        told[f"policy_{row.system}"] = row.draft
+    return ((system, answer) for system, answer in told.items() if answer is not None)
+
+
+def _near(row: Trial, answer: str) -> tuple[float, float]:
+    marker = row.scorer.partition(AFTER)[2] or None
+    exact, shared = (next(scorer.score([(row, answer)])).value for scorer in (ExactMatch(marker), TokenF1(marker)))
+    return exact or 0.0, shared or 0.0

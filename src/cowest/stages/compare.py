@@ -10,7 +10,7 @@ from cowest.errors import ContractError
 from cowest.evaluation import Gate, Scores
 from cowest.ports import In, Out
 from cowest.records import Trial
-from cowest.scorers.tally import Tally
+from cowest.scorers.tally import Matching, Tally
 
 
 class CompareConfig(Config):
@@ -28,13 +28,13 @@ class CompareConfig(Config):
 
 def main(trials: In, report: Out, config: CompareConfig) -> None:
     """Folds `Trial` rows into an `EvalReport`. Raises ContractError for too many failed rows, or none that can be compared."""
-    tally = Tally()
-    scores = evaluation.gather(tally.watch(io.groups(trials, Trial)))
+    tally, matching = Tally(), Matching()
+    scores = evaluation.gather(matching.watch(tally.watch(io.groups(trials, Trial))))
     if not scores.groups:
         raise ContractError(f"{trials} is empty: the held-out split has no query; see evaluate.split and prepare's splits in params.yaml")
     _few_failed(scores, config.max_failed, str(trials))
     found = evaluation.compare(scores, config.gates, draws=config.draws, seed=config.seed)
-    io.write_document(report, found.model_copy(update={"choices": tally.choices()}))
+    io.write_document(report, found.model_copy(update={"choices": tally.choices(), "matches": matching.matches()}))
 
 
 def _few_failed(scores: Scores, most: int | None, where: str) -> None:
