@@ -11,7 +11,11 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from cowest.config import digest
-from cowest.records import Query
+from cowest.records import Demonstration, Query
+
+Rows = Iterable[Query | Demonstration]
+Read = Callable[[], Rows]
+"""Reads a version from its beginning."""
 
 MOST = 2000
 """Different values of a distribution that are told apart; where there are more, only their number is known."""
@@ -41,7 +45,6 @@ class Tally:
 class Version:
     """What is held of one version: for each row digests of 64 bits and lengths in characters, and tallies."""
 
-    name: str
     prompts: "array[int]" = field(default_factory=lambda: array("Q"))
     targets: "array[int]" = field(default_factory=lambda: array("Q"))
     """Of prompt and targets."""
@@ -49,6 +52,7 @@ class Version:
     """Of prompt and split."""
     rows: "array[int]" = field(default_factory=lambda: array("Q"))
     """Of all that a row says."""
+    demonstrations: "array[int]" = field(default_factory=lambda: array("Q"))
     groups: "array[int]" = field(default_factory=lambda: array("Q"))
     lengths: dict[str, "array[int]"] = field(default_factory=lambda: {name: array("I") for name in LENGTHS})
     tallies: dict[str, Tally] = field(default_factory=lambda: {name: Tally() for name in ("split", "target", "tag")})
@@ -56,8 +60,11 @@ class Version:
     def __len__(self) -> int:
         return len(self.rows)
 
-    def add(self, query: Query) -> None:
+    def add(self, query: Query | Demonstration) -> None:
         """Takes one row in."""
+        if isinstance(query, Demonstration):
+            self.demonstrations.append(_number(query.model_dump(mode="json", exclude={"source"})))
+            return
         prompt = [[message.role, message.content] for message in query.prompt]
         whole = query.model_dump(mode="json", exclude={"source"})
         self.prompts.append(_number(prompt))
@@ -101,6 +108,7 @@ class Distribution:
     name: str
     shares: tuple[Shares, ...]
     """The values of most rows, most first."""
+    sums: Side
     values: Side
     """Different values of each; with `more`, at least so many."""
     more: bool
@@ -122,6 +130,9 @@ class Difference:
     """Of those changed."""
     other_split: int
     """Of those changed."""
+    demonstrations: Side
+    other_demonstrations: Side
+    """Of those, the ones that the other version has not."""
     repeated: Side
     """Rows whose prompt stood before."""
     groups: Side
@@ -135,9 +146,10 @@ class Difference:
     """A few rows `added`, `removed` and `changed`, before and after."""
 
 
-def compare(first: Callable[[], Iterable[Query]], second: Callable[[], Iterable[Query]], names: tuple[str, str]) -> Difference:
+def compare(first: Read, second: Read, names: tuple[str, str]) -> Difference:
     """Reads each version once, and again as far as the rows that are shown."""
-    a, b = _read(first(), names[0]), _read(second(), names[1])
+    a, b = _read(first()), _read(second())
+    taught = _common(a.demonstrations, b.demonstrations)
     both, same = _common(a.prompts, b.prompts), _common(a.rows, b.rows)
     targets, splits = _common(a.targets, b.targets), _common(a.splits, b.splits)
     groups = _unique(a.groups), _unique(b.groups)
@@ -150,6 +162,8 @@ def compare(first: Callable[[], Iterable[Query]], second: Callable[[], Iterable[
         changed=both - same,
         other_targets=both - targets,
         other_split=both - splits,
+        demonstrations=(len(a.demonstrations), len(b.demonstrations)),
+        other_demonstrations=(len(a.demonstrations) - taught, len(b.demonstrations) - taught),
         repeated=(len(a) - _distinct(a.prompts), len(b) - _distinct(b.prompts)),
         groups=(len(groups[0]), len(groups[1])),
         new_groups=_missing(groups[1], groups[0]),
@@ -160,8 +174,8 @@ def compare(first: Callable[[], Iterable[Query]], second: Callable[[], Iterable[
     )
 
 
-def _read(queries: Iterable[Query], name: str) -> Version:
-    version = Version(name)
+def _read(queries: Rows) -> Version:
+    version = Version()
     for query in queries:
         version.add(query)
     return version
@@ -205,7 +219,7 @@ def _distribution(name: str, a: Tally, b: Tally) -> Distribution:
     if all(sums) and not more:
         moved = sum(abs(a.counts[value] / sums[0] - b.counts[value] / sums[1]) for value in values) / 2
     shares = tuple(Shares(value, (a.counts[value], b.counts[value])) for value in values)
-    return Distribution(name, shares, (len(a.counts), len(b.counts)), more, moved)
+    return Distribution(name, shares, sums, (len(a.counts), len(b.counts)), more, moved)
 
 
 def _quantiles(lengths: "array[int]") -> tuple[int, ...] | None:
@@ -213,7 +227,7 @@ def _quantiles(lengths: "array[int]") -> tuple[int, ...] | None:
 
     if not lengths:
         return None
-    found = np.percentile(np.frombuffer(lengths, dtype=np.uint32), QUANTILES, method="nearest")
+    found = np.percentile(np.frombuffer(lengths, dtype=np.uint32), QUANTILES, method="inverted_cdf")
     return tuple(int(value) for value in found)
 
 
@@ -236,9 +250,7 @@ def _step(step: int) -> str:
     return f"{low:,}" if low == high else f"{low:,} to {high:,}"
 
 
-def _examples(
-    a: Version, b: Version, first: Callable[[], Iterable[Query]], second: Callable[[], Iterable[Query]]
-) -> dict[str, tuple[tuple[Query | None, Query | None], ...]]:
+def _examples(a: Version, b: Version, first: Read, second: Read) -> dict[str, tuple[tuple[Query | None, Query | None], ...]]:
     """The first rows of each kind; those changed beside a row with their prompt that is in the other version alone, if there is one."""
     import numpy as np
 
@@ -256,10 +268,10 @@ def _examples(
     }
 
 
-def _picked(queries: Iterable[Query], places: set[int]) -> dict[int, Query]:
+def _picked(rows: Rows, places: set[int]) -> dict[int, Query]:
     found: dict[int, Query] = {}
     if places:
-        for place, query in enumerate(queries):
+        for place, query in enumerate(row for row in rows if isinstance(row, Query)):
             if place in places:
                 found[place] = query
                 if len(found) == len(places):

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from cowest import snapshots, vcs
+from cowest import cli, snapshots, vcs
 from cowest.commands.data import add
 from cowest.config import file_digest
 from cowest.errors import CoWestError, InputError
@@ -320,6 +320,25 @@ def test_an_s3_server_shares_versions_and_no_secret_is_said(project: Path, tmp_p
     with pytest.raises(InputError, match="is the remote's server up"):
         snapshots.lay_out(Path("data/pinned/x"), "one", HANDBOOK)
     assert not Path("data/pinned/x").exists()
+
+
+def test_versions_are_compared_by_revision(project: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    for version, answer in (("three", "Oslo"), ("four", "Bergen")):
+        (HANDBOOK / "t.csv").write_text(f"question,answer\nwhere?,{answer}\n{version}?,Ada\n")
+        add(HANDBOOK, message=version)
+        git("tag", version)
+    table = "{file: t.csv, prompt: question, targets: answer, splits: {shares: {train: 1}}}"
+    Path("params.yaml").write_text(f"turn: {{raw: data/raw/handbook}}\nprepare: {{domain: table, table: {table}}}\n")
+    before = sorted(Path().iterdir())
+    capsys.readouterr()
+    assert cli.main(["data", "diff", "three", "four"]) == 0
+    said = capsys.readouterr().out
+    assert "changed          1   (other right answers: 1)" in said and "added            1" in said and "removed          1" in said
+    assert cli.main(["data", "diff", "three:data/raw/handbook", "data/raw/handbook", "--html", "page.html"]) == 0
+    assert capsys.readouterr().out.splitlines()[2:8] == said.splitlines()[2:8]
+    assert cli.main(["data", "diff", "three", "nowhere"]) == 1
+    assert "'nowhere' is no revision" in capsys.readouterr().err
+    assert sorted(Path().iterdir()) == sorted([*before, Path("page.html")]), "nothing is left behind"
 
 
 def test_passwords_in_addresses_are_not_said() -> None:

@@ -6,13 +6,21 @@ DVC's own commands do the rest: `dvc push` and `dvc pull` share versions, `dvc c
 import argparse
 import re
 import shutil
+import sys
 import tempfile
+from collections.abc import Iterator
+from contextlib import ExitStack
 from pathlib import Path
 
 from cowest import formats, io, snapshots, vcs
 from cowest.commands import data_fetch
-from cowest.config import file_digest
-from cowest.errors import ConfigError, CoWestError, InputError
+from cowest.config import file_digest, load, parse, section
+from cowest.difference import Read
+from cowest.errors import ConfigError, CoWestError, InputError, RecordError
+from cowest.intake import Intake
+from cowest.lineage import TurnConfig
+from cowest.records import Demonstration, Query
+from cowest.stages.prepare import PrepareConfig
 
 RAW = Path("data/raw")
 NAME = re.compile(r"[A-Za-z0-9][\w.-]*")
@@ -29,8 +37,19 @@ def main(argv: list[str]) -> int:
     adding.add_argument("path", type=Path, metavar="PATH", help="a file or a folder; in data/raw it stays where it is")
     adding.add_argument("--name", help="what it is called in data/raw (as PATH is)")
     adding.add_argument("--commit", metavar="MESSAGE", help="commit its pointer to git, and nothing else")
+    differing = commands.add_parser("diff", help="what differs between two versions, row by row", description=diff.__doc__)
+    for name, words in (
+        ("first", "a git revision (of turn.raw; REV:PATH for another), a folder of raw data, or a file of queries"),
+        ("second", "the same"),
+    ):
+        differing.add_argument(name, metavar=name.upper(), help=words)
+    differing.add_argument("--html", type=Path, metavar="FILE", help="write it as a page too")
+    differing.add_argument("--params", type=Path, default=Path("params.yaml"), help="whose `prepare` reads raw data (params.yaml)")
     given = parser.parse_args(argv)
-    add(given.path, given.name, given.commit)
+    if given.command == "add":
+        add(given.path, given.name, given.commit)
+    else:
+        diff(given.first, given.second, given.params, given.html)
     return 0
 
 
@@ -164,6 +183,57 @@ def _commit(place: Path, repository: Path | None, message: str) -> None:
     vcs.git(repository, "add", "--", *files)
     vcs.git(repository, "commit", "--quiet", "-m", message, "--", *files)
     print(f"committed as {vcs.commit_of(repository, 'HEAD')[:12]}")
+
+
+def diff(first: str, second: str, params: Path, html: Path | None = None) -> None:
+    """Prints which queries are added, removed and changed, and how lengths, right answers, splits and tags are distributed in both.
+    Rows are streamed: two versions of a million rows each take about 200 MB. Raises CoWestError."""
+    from cowest import difference
+    from cowest.report import difference as words
+
+    with ExitStack() as laid_out:
+        places = [_placed(side, params, laid_out) for side in (first, second)]
+        found = difference.compare(_reader(places[0], params), _reader(places[1], params), (first, second))
+    print(words.text(found))
+    if html is not None:
+        io.write_text(html, words.page(found))
+        print(f"\npage: {html}")
+
+
+def _placed(side: str, params: Path, laid_out: ExitStack) -> Path:
+    """Where the files of one side lie: a path that is here, or a revision's, fetched for as long as this takes."""
+    if Path(side).exists():
+        return Path(side)
+    rev, _, inside = side.partition(":")
+    named = None if inside else parse(TurnConfig, section(load(params), "turn", str(params)), f"{params}: turn")
+    path = Path(inside) if named is None else named.path or named.raw
+    found = snapshots.find(path, rev)
+    folder = Path(laid_out.enter_context(tempfile.TemporaryDirectory(prefix=".cowest-diff-", dir=Path())))
+    found.fetch(folder / path.name)
+    return folder / path.name
+
+
+def _reader(place: Path, params: Path) -> Read:
+    """Reads the queries there: rows of a turn as they are, raw data through the project's `prepare`."""
+    if place.is_file() and place.suffix == ".jsonl" and _are_queries(place):
+        return lambda: io.read(place, Query)
+    source = parse(PrepareConfig, section(load(params), "prepare", str(params)), f"{params}: prepare").source
+
+    def read() -> Iterator[Query | Demonstration]:
+        intake = Intake(most=sys.maxsize)
+        yield from source.rows(place, intake)
+        if intake.bad or not intake.used:
+            print(f"{place.name}: {intake.told()}", file=sys.stderr)
+
+    return read
+
+
+def _are_queries(file: Path) -> bool:
+    try:
+        next(io.read(file, Query), None)
+    except RecordError:
+        return False
+    return True
 
 
 def rows_of(path: Path) -> int | None:
