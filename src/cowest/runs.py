@@ -4,6 +4,7 @@ import logging
 import os
 import re
 import sqlite3
+import sys
 import tempfile
 import urllib.error
 import urllib.request
@@ -111,7 +112,13 @@ def _faults() -> tuple[type[Exception], ...]:
     from mlflow.exceptions import MlflowException
     from sqlalchemy.exc import SQLAlchemyError
 
-    return (MlflowException, SQLAlchemyError, sqlite3.Error, OSError)
+    found: tuple[type[Exception], ...] = (MlflowException, SQLAlchemyError, sqlite3.Error, OSError)
+    if "boto3" in sys.modules:  # only where files are in a bucket
+        from boto3.exceptions import Boto3Error
+        from botocore.exceptions import BotoCoreError, ClientError
+
+        found += (Boto3Error, BotoCoreError, ClientError)
+    return found
 
 
 def _same_place(one: str, other: str) -> bool:
