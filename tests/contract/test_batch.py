@@ -213,10 +213,25 @@ def test_a_file_that_is_gone_is_as_if_nothing_was_answered(capfd: pytest.Capture
     budget(usd=1)
     with batch_server() as server:
         server.faults["GET /files/*/content"] = [Fault(404)]
-        assert texts_of(answers(config(server), 1, 2)) == good(1, 2)
-        assert server.bought == {"1": 2, "2": 2}
+        assert texts_of(answers(config(server, retries=1), 1, 2)) == good(1, 2)
+        assert server.bought == {"1": 1, "2": 1}, "it was not there yet"
+        server.faults["GET /files/*/content"] = [Fault(404)] * 2
+        assert texts_of(answers(config(server, retries=1), 3, 4)) == good(3, 4)
+        assert server.bought["3"] == server.bought["4"] == 2
     assert "no more: those calls are made again" in capfd.readouterr().err
-    assert now().usd == pytest.approx(4 * COST), "the lost answers were paid for"
+    assert now().usd == pytest.approx(6 * COST), "the lost answers were paid for"
+
+
+def test_a_batch_that_the_provider_does_not_know_stops_and_after_a_month_it_is_asked_again() -> None:
+    budget(usd=1)
+    with batch_server(takes=0.2) as server:
+        server.faults["GET /batches/*"] = [Fault(404)]
+        with pytest.raises(CallError, match=r"knows no batch batch_\d+ \(HTTP 404\)"):
+            answers(config(server), 1)
+        server.faults["GET /batches/*"] = [Fault(404)]
+        store.open_store().write([lambda db: db.execute("UPDATE batches SET at = at - 31 * 86400")])
+        assert texts_of(answers(config(server), 1)) == good(1) and len(server.batches) == 2
+    assert now().usd == pytest.approx(2 * COST), "the first may have been paid for"
 
 
 HTTP = ("POST /files", "POST /batches", "GET /batches/*", "GET /files/*/content")

@@ -5,6 +5,7 @@ import gzip
 import socket
 import ssl
 import threading
+import time
 from collections.abc import Iterator
 from contextlib import closing, contextmanager, suppress
 from datetime import UTC, datetime, timedelta
@@ -14,7 +15,7 @@ from pathlib import Path
 import pytest
 
 from cowest.errors import ConfigError
-from cowest.models.transport import LARGEST, LostError, Reply, Transport
+from cowest.models.transport import LARGEST, LostError, Reply, Stream, Transport
 from tests.servers import Fate, chat_server, raw_server
 
 BODY = b'{"choices": []}'
@@ -205,3 +206,31 @@ def test_the_other_end_is_looked_at_before_anything_is_said() -> None:
     with chat_server() as server:
         asyncio.run(once(server.url.replace("127.0.0.1", "localhost")))
         assert asked == ["127.0.0.1"] and server.calls == 0
+
+
+@pytest.mark.parametrize("packed", [False, True])
+def test_a_body_is_sent_and_an_answer_taken_piece_by_piece(packed: bool) -> None:
+    """Neither is held whole, and the timeout is that of a piece."""
+    content = b"0123456789abcdef" * (LARGEST // 16 + 1)
+    fate = Fate(body=gzip.compress(content, 1) if packed else content, headers={"Content-Encoding": "gzip"} if packed else {})
+
+    def slow() -> Iterator[bytes]:
+        for piece in (b'{"messages": [', b'{"content": "hi"}', b"]}"):
+            time.sleep(0.3)
+            yield piece
+
+    async def sent(url: str) -> tuple[Reply, int]:
+        transport, taken = Transport(url, None, 0.5, 1), 0
+
+        def take(piece: bytes) -> None:
+            nonlocal taken
+            taken += len(piece)
+
+        reply = await transport.send("POST", f"{url}/chat/completions", Stream(33, slow()), into=take)
+        await transport.close()
+        return reply, taken
+
+    with chat_server(otherwise=fate) as server:
+        reply, taken = asyncio.run(sent(server.url))
+    assert (reply.status, reply.content, taken) == (200, b"", len(content))
+    assert server.bodies == [{"messages": [{"content": "hi"}]}]

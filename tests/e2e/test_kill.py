@@ -23,6 +23,7 @@ from cowest.models.claims import Budget, open_turn
 from cowest.models.store import CallStore
 from cowest.records import Draft, Query
 from tests import stores, tiny
+from tests.batch_server import batch_server
 from tests.servers import ChatServer, Fate, chat_server
 
 CONCURRENCY = 4
@@ -160,6 +161,26 @@ def test_at_the_limit_a_stage_stops_and_goes_on_when_the_budget_is_raised(drafts
         open_turn(calls, "t", Budget(usd=1))
         assert f"{QUERIES * 3 - bought} calls brought" in finish(start(folder, "paid.jsonl", "paid.sqlite", drafts=drafts))
         assert server.calls == QUERIES * 3
+
+
+def test_in_batches_it_buys_each_call_once_and_ends_with_the_same_bytes(drafts: Path, tmp_path: Path) -> None:
+    """Killed at seeded moments between the first upload and the last row; then one by one, from another store."""
+    folder, luck, kills = tmp_path, random.Random(5), 0
+    with batch_server(takes=0.5) as server:
+        settings(folder, server, batch={"poll": 0.1, "requests": QUERIES * 3 // (2 * KILLS)})
+        for _ in range(KILLS):
+            before = len(server.requests)
+            process = start(folder, "cut.jsonl", "cut.sqlite", drafts=drafts)
+            kill(process, lambda before=before: len(server.requests) > before, luck.uniform(0, 0.6))
+            kills += process.returncode == -signal.SIGKILL
+        said = finish(start(folder, "cut.jsonl", "cut.sqlite", drafts=drafts))
+        assert kills >= KILLS - 1, "it was not killed half way: this test tests nothing"
+        assert set(server.bought.values()) == {1} and server.bought.total() == QUERIES * 3, "a call was bought twice"
+        assert f"{QUERIES * 3} completions asked = {QUERIES * 3} answered + 0 set aside" in said
+        settings(folder, server)
+        finish(start(folder, "whole.jsonl", "whole.sqlite", drafts=drafts))
+        assert server.direct.total() == QUERIES * 3
+    assert (folder / "cut.jsonl").read_bytes() == (folder / "whole.jsonl").read_bytes()
 
 
 def test_a_full_disk_stops_a_stage_with_a_word_and_costs_no_answer(drafts: Path, tmp_path: Path) -> None:

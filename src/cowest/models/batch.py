@@ -34,6 +34,8 @@ TOGETHER = 500
 """Calls that are looked up, and lines that are kept, in one go."""
 SOON = 0.5
 """Seconds before calls that another process makes are looked for again."""
+KEPT = 30 * 86_400.0
+"""Seconds that a provider keeps what a batch brought at most."""
 OVER = {"completed", "expired", "cancelled", "failed"}
 """Statuses after which a batch changes no more."""
 
@@ -220,9 +222,15 @@ class BatchModel:
                 self._silent.add(batch.number)
             self._rest = again.wait or 0.0
             return False
-        self._rest, status = 0.0, str(state.get("status")).lower()
+        self._rest = 0.0
+        if state is None:
+            if time.time() < batch.at + KEPT:
+                raise self._api.stopped(f"knows no batch {batch.id} (HTTP 404): is the key that of the project which submitted it?")
+            self._journal.end(batch, "gone", maybe_paid=True)
+            return True
+        status = str(state.get("status")).lower()
         self._show(batch, state)
-        if status not in OVER:
+        if status not in OVER or (_completed(state) and not state.get("output_file_id") and time.time() < batch.at + KEPT):
             return False
         self._collect(batch, status, state, found)
         if status == "failed":
@@ -262,9 +270,7 @@ class BatchModel:
                     answered += sum(outcome.usage != FREE for outcome in lines)
                     found.update((outcome.key, outcome) for outcome in lines if outcome.completion is None)
                     hopeless = hopeless or next((outcome.failed for outcome in lines if outcome.hopeless), "")
-        counts = state.get("request_counts")
-        completed = counts.get("completed") if isinstance(counts, dict) else 0
-        self._journal.end(batch, status, maybe_paid=isinstance(completed, int) and completed > answered)
+        self._journal.end(batch, status, maybe_paid=_completed(state) > answered)
         self._watch()
         if hopeless:
             raise self._api.stopped(hopeless)
@@ -295,6 +301,13 @@ class BatchModel:
         over = state.get("status") in OVER
         sys.stderr.write(f"\r\x1b[2K{said(line, self._key)}" + ("\n" if over else ""))
         sys.stderr.flush()
+
+
+def _completed(state: dict[str, Any]) -> int:
+    """Calls that were answered, as the provider counts."""
+    counts = state.get("request_counts")
+    found = counts.get("completed") if isinstance(counts, dict) else 0
+    return found if type(found) is int else 0
 
 
 def _parts(items: Iterable[T]) -> Iterator[list[T]]:

@@ -49,10 +49,10 @@ class BatchApi:
         body = {"input_file_id": file, "endpoint": ENDPOINT, "completion_window": "24h", "metadata": metadata}
         return self._once(lambda: self._whole("POST", "/batches", body=body), NO_INTERFACE, lambda reply: _id(_json(reply)))
 
-    def get(self, batch: str) -> dict[str, Any]:
-        """How a batch stands. One attempt: raises AgainError, CallError."""
-        missing = f"knows no batch {batch} (HTTP 404): is the key that of the project which submitted it?"
-        return self._once(lambda: self._whole("GET", f"/batches/{quote(batch, safe='')}"), missing, _json)
+    def get(self, batch: str) -> dict[str, Any] | None:
+        """How a batch stands; None where the provider knows none of that name. One attempt: raises AgainError, CallError."""
+        path = f"/batches/{quote(batch, safe='')}"
+        return self._once(lambda: self._whole("GET", path), None, lambda reply: None if reply.status == 404 else _json(reply))
 
     def find(self, token: str, file: str, since: float) -> str | None:
         """The id of a batch that was made with this token, or of this file, since then; None where there is none. Raises CallError."""
@@ -67,7 +67,11 @@ class BatchApi:
     def download(self, file: str, into: IO[bytes]) -> bool:
         """Writes a file's content; False where the provider has it no more. Raises CallError."""
         path = f"/files/{quote(file, safe='')}/content"
-        return self._insist(lambda: self._fetched(path, into), None, lambda reply: reply.status != 404)
+        for attempt in range(1, self._config.retries + 2):
+            if self._insist(lambda: self._fetched(path, into), None, lambda reply: reply.status != 404):
+                return True
+            time.sleep(backoff(self._config.backoff, attempt))  # it may be named before it is there
+        return False
 
     async def close(self) -> None:
         """Ends the connections."""

@@ -11,7 +11,7 @@ from typing import IO, TYPE_CHECKING, Any, NamedTuple
 from cowest.models.batch_api import ENDPOINT
 from cowest.models.claims import Ask
 from cowest.models.responses import FREE, AgainError, HopelessError, PoisonError, Usage, read, said
-from cowest.models.transport import LARGEST, Reply
+from cowest.models.transport import LARGEST, Reply, encode
 from cowest.protocols import Completion, Request
 
 if TYPE_CHECKING:
@@ -33,7 +33,7 @@ class Window:
         if request is None or key in self.lines:
             return
         call = {"custom_id": key, "method": "POST", "url": ENDPOINT, "body": self._config.body(request)}
-        line = json.dumps(call, ensure_ascii=False).encode("utf-8", "surrogatepass") + b"\n"
+        line = encode(call) + b"\n"
         prompt, completion = self._config.most(request)
         self.lines[key] = (self._file.tell(), len(line), self._config.cost(prompt, completion) or 0.0, prompt + completion)
         self._file.write(line)

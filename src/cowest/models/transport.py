@@ -236,20 +236,21 @@ async def _read(reader: asyncio.StreamReader, into: Sink | None = None) -> tuple
         status = int(first[9:12])
     headers = {name.strip().lower(): value.strip() for name, _, value in (line.partition(":") for line in lines)}
     framed, content = True, bytearray()
-    take = into if into is not None and status == 200 else _holding(content)
+    whole = into is None or status != 200
+    take = _holding(content) if into is None or whole else into
     if headers.get("content-encoding", "").lower() == "gzip":  # some send it unasked
         take = _unpacking(take)
     if status in (204, 304):
         pass
     elif "chunked" in headers.get("transfer-encoding", "").lower():
-        while size := _size((await reader.readuntil(b"\r\n")).split(b";")[0], 16):
+        while size := _size((await reader.readuntil(b"\r\n")).split(b";")[0], 16, whole):
             await _copy(reader, size, take)
             if await reader.readexactly(2) != b"\r\n":
                 raise ValueError("a chunk without an end")
         while await reader.readuntil(b"\r\n") != b"\r\n":
             pass
     elif "content-length" in headers:
-        await _copy(reader, _size(headers["content-length"], 10), take)
+        await _copy(reader, _size(headers["content-length"], 10, whole), take)
     else:
         framed = False
         while part := await reader.read(PIECE):
@@ -289,10 +290,12 @@ def _unpacking(take: Sink) -> Sink:
     return unpack
 
 
-def _size(text: str | bytes, base: int) -> int:
+def _size(text: str | bytes, base: int, whole: bool) -> int:
     size = int(text, base)
     if size < 0:
         raise ValueError(text)
+    if whole and size > LARGEST:
+        raise LostError(f"an answer of more than {LARGEST} bytes")
     return size
 
 
