@@ -76,8 +76,7 @@ class BatchServer:
         """Where downloads are redirected to: `{file}` is the file's name."""
         self.files: dict[str, bytes] = {}
         self.batches: dict[str, Made] = {}
-        self.bought: Counter[str] = Counter()
-        """How often each last message was answered in a batch."""
+        self._bought: Counter[str] = Counter()
         self.direct: Counter[str] = Counter()
         """And one by one."""
         self.requests: list[tuple[str, dict[str, str]]] = []
@@ -85,6 +84,15 @@ class BatchServer:
         self._left = {prompt: list(fates) for prompt, fates in script.items()}
         self._numbers = itertools.count(1)
         self.lock = threading.RLock()
+
+    @property
+    def bought(self) -> Counter[str]:
+        """How often each last message was answered in a batch, or will be: whoever made a batch pays for it, collected or not."""
+        with self.lock:
+            for made in self.batches.values():
+                if not made.done:
+                    self._answer(made)
+            return self._bought
 
     def asked(self, kind: str) -> int:
         """How many requests of a kind there were."""
@@ -145,7 +153,7 @@ class BatchServer:
                 continue
             body = json.loads(fate.body if fate.body is not None else completion(f"answer to {prompt}"))
             line["response"] = {"status_code": fate.status, "request_id": "q", "body": body}
-            self.bought.update([prompt] * (fate.status == 200))
+            self._bought.update([prompt] * (fate.status == 200))
             made.completed += fate.status == 200
             made.failed += fate.status != 200
             (output if fate.status == 200 else errors).append(line)
