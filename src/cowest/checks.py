@@ -231,10 +231,11 @@ def _model(model: HFConfig | OpenAIConfig) -> Check:
 
 
 def _store() -> Check:
-    from cowest.models import store
+    from cowest.models import journal, store
 
     try:
-        return Check("call store", True, store.open_store().place)
+        calls = store.open_store()
+        return Check("call store", True, "; ".join([calls.place, *map(str, journal.under_way(calls))]))
     except CoWestError as error:
         return Check("call store", False, str(error), "COWEST_STORE names another place")
 

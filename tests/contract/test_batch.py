@@ -3,6 +3,7 @@
 import json
 import logging
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -15,7 +16,7 @@ import pytest
 
 from cowest.config import Sampling, parse
 from cowest.errors import BudgetError, CallError, ConfigError
-from cowest.models import store
+from cowest.models import journal, store
 from cowest.models.batch import BatchConfig
 from cowest.models.batch_files import outcomes
 from cowest.models.claims import Budget, Spent, open_turn, spent
@@ -282,6 +283,8 @@ def test_a_batch_that_takes_too_long_goes_on_and_is_collected_later() -> None:
     with batch_server(takes=1) as server:
         with pytest.raises(CallError, match=r"tiny: batch_\d+ goes on at the provider after 0.2 s of waiting: run the same again"):
             answers(config(server, {"wait": 0.2}), 1, 2)
+        (batch,) = journal.under_way(store.open_store())
+        assert re.fullmatch(r"batch_\d+ of tiny@\S+ is under way for 0\.0 h: what asked for it collects it", str(batch))
         assert texts_of(answers(config(server), 2, 3, 1)) == good(2, 3, 1)
         assert server.bought == {"1": 1, "2": 1, "3": 1} and len(server.batches) == 2
 
@@ -364,7 +367,7 @@ def test_the_key_is_sent_and_seen_nowhere_else(
 CHILD = """\
 import sys
 from cowest.errors import CoWestError
-from cowest.models import store
+from cowest.models import journal, store
 from cowest.models.openai import OpenAIConfig
 from tests.contract.test_batch import ask
 settings = OpenAIConfig.model_validate_json(sys.argv[1])

@@ -16,7 +16,7 @@ from cowest.models.database import Db, delete, select
 from cowest.models.store import Answer, CallStore
 
 T = TypeVar("T")
-COLUMNS = "number, token, model, maker, at, discount, file, id, ended"
+SELECT = "SELECT number, token, model, maker, at, discount, file, id, ended FROM batches"
 NEVER_MADE = "never made"
 """How a batch ended that the provider has never seen."""
 
@@ -39,6 +39,10 @@ class Batch:
     id: str | None
     """The provider's name of it. From here on there is one."""
     ended: str | None
+
+    def __str__(self) -> str:
+        hours = (time.time() - self.at) / 3600
+        return f"{self.id or 'a batch that was being made'} of {self.model} is under way for {hours:.1f} h: what asked for it collects it"
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,12 +87,11 @@ class Journal:
 
     def find(self, number: int) -> Batch:
         """A batch as it stands."""
-        (found,) = self._select("number = ?", number)
-        return found
+        return Batch(*self._store.read(lambda db: db.execute(f"{SELECT} WHERE number = ?", (number,)).fetchone()))
 
     def under_way(self, model: str) -> list[Batch]:
         """The batches of a model that have not ended."""
-        return self._select("model = ? AND ended IS NULL", model)
+        return [batch for batch in under_way(self._store) if batch.model == model]
 
     def is_being_made(self, batch: Batch) -> bool:
         """Whether another process, which lives, submits it."""
@@ -157,9 +160,10 @@ class Journal:
         delete(db, f"UPDATE claims SET owner = 0 WHERE owner = {owner} AND key IN ({{}})", lost)  # noqa: S608
         return seen
 
-    def _select(self, where: str, value: object) -> list[Batch]:
-        select = f"SELECT {COLUMNS} FROM batches WHERE {where} ORDER BY number"  # noqa: S608
-        return [Batch(*row) for row in self._store.read(lambda db: db.execute(select, (value,)).fetchall())]
-
     def _written(self, work: Callable[[Db], T]) -> T:
         return self._store.write([work])[0]
+
+
+def under_way(store: CallStore) -> list[Batch]:
+    """The batches that have not ended, of any model."""
+    return [Batch(*row) for row in store.read(lambda db: db.execute(f"{SELECT} WHERE ended IS NULL ORDER BY number").fetchall())]
