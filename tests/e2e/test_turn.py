@@ -150,6 +150,37 @@ def test_a_wrong_setting_stops_it_before_anything_runs(project: Path, assignment
     assert not (project / "turn.json").exists()
 
 
+def test_a_version_is_bound_to_the_data_it_was_made_of(project: Path) -> None:
+    def git(*arguments: str) -> str:
+        command = ["git", "-c", "user.name=t", "-c", "user.email=t@t", *arguments]
+        return subprocess.run(command, cwd=project, capture_output=True, text=True, check=True).stdout.strip()
+
+    git("init", "-q")
+    subprocess.run([sys.executable, "-m", "dvc", "config", "--unset", "core.no_scm"], cwd=project, check=True)
+    assert cowest(project, "data", "add", "data/raw/handbook").returncode == 0
+    uncommitted = cowest(project, "turn")
+    assert uncommitted.returncode == 1 and "that no commit holds" in uncommitted.stderr
+    git("add", "data/raw/handbook.dvc", "data/raw/.gitignore")
+    git("commit", "-qm", "one")
+    (project / "data/raw/handbook/rows.jsonl").write_text("{}\n{}\n")
+    dirty = cowest(project, "turn")
+    assert dirty.returncode == 1 and "(changed: rows.jsonl)" in dirty.stderr and "cowest data add" in dirty.stderr
+    assert not (project / "turn.json").exists()
+
+    params = (project / "params.yaml").read_text()
+    pinned = params.replace("raw: data/raw/handbook", "raw: data/pinned/handbook\n  path: data/raw/handbook\n  rev: HEAD")
+    (project / "params.yaml").write_text(pinned)
+    turned = cowest(project, "turn")
+    assert turned.returncode == 0, turned.stderr
+    assert (project / "data/pinned/handbook/rows.jsonl").read_text() == "{}\n"
+    assert (project / "data/raw/handbook/rows.jsonl").read_text() == "{}\n{}\n", "what is worked on stays as it is"
+    commit = git("rev-parse", "HEAD")
+    kept = json.loads(decisions(project)[0]["tags"]["dataset/raw"])  # type: ignore[index]
+    assert (kept["path"], kept["rev"], kept["kept"]) == ("data/raw/handbook", commit, "dvc")
+    assert f"raw       data/raw/handbook, DVC, commit {commit[:12]}, digest {kept['digest'][:12]}" in cowest(project, "status").stdout
+    assert f"at commit <code>{commit[:12]}</code>, kept by DVC" in (project / "reports/index.html").read_text()
+
+
 def test_two_turns_at_once_are_one_too_many(project: Path) -> None:
     (project / ".cowest").mkdir()
     with (project / ".cowest" / "turn.lock").open("a") as lock:

@@ -127,6 +127,22 @@ def test_add_writes_over_nothing_that_no_version_has(project: Path, tmp_path: Pa
     assert not plain.with_name("plain.dvc").exists()
 
 
+def test_add_that_fails_leaves_what_was_there(project: Path, tmp_path: Path) -> None:
+    (tmp_path / "other").mkdir()
+    (tmp_path / "other" / "rows.jsonl").write_text("{}\n")
+    before, pointer = rows(), POINTER.read_text()
+    (HANDBOOK.parent / ".gitignore").unlink()
+    (HANDBOOK.parent / ".gitignore").mkdir()  # DVC can't write it
+    with pytest.raises(CoWestError):
+        add(tmp_path / "other", name="fresh")
+    assert not Path("data/raw/fresh").exists() and not Path("data/raw/fresh.dvc").exists()
+    Path(".dvc/config.local").write_text("[no\n")
+    with pytest.raises(CoWestError):
+        add(tmp_path / "other", name="handbook")
+    assert (rows(), POINTER.read_text()) == (before, pointer)
+    assert sorted(path.name for path in HANDBOOK.parent.iterdir()) == [".gitignore", "handbook", "handbook.dvc"]
+
+
 def test_a_turn_rests_on_the_committed_version(project: Path) -> None:
     found = turn_of(HANDBOOK, Path("params.yaml")).raw
     assert found is not None
@@ -249,6 +265,17 @@ def test_a_damaged_cache_is_told_from_a_good_one(project: Path) -> None:
     assert not Path("data/pinned/x").exists()
 
 
+def test_a_remote_that_was_cut_short_is_seen(project: Path, tmp_path: Path) -> None:
+    push()
+    for stored in (path for path in (tmp_path / "shared").rglob("*") if path.is_file() and not path.name.endswith(".dir")):
+        stored.chmod(0o644)
+        stored.write_bytes(stored.read_bytes()[:-1])
+    _clone(project, tmp_path)
+    with pytest.raises(InputError, match="damaged or cut short"):
+        snapshots.lay_out(HANDBOOK, "one")
+    assert not HANDBOOK.exists()
+
+
 def test_without_git_or_dvc_it_is_as_before_and_says_so(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     HANDBOOK.mkdir(parents=True)
@@ -293,7 +320,7 @@ def _clone(project: Path, tmp_path: Path) -> Path:
 
 def test_an_s3_server_shares_versions_and_no_secret_is_said(project: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     with s3.server(tmp_path / "s3") as found:
-        for name, value in found.environment().items():
+        for name, value in {**found.environment(), "AWS_MAX_ATTEMPTS": "1"}.items():
             monkeypatch.setenv(name, value)
         dvc("remote", "add", "-d", "team", f"{found.bucket}/versions")
         dvc("remote", "modify", "team", "endpointurl", found.url)
