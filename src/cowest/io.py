@@ -47,10 +47,28 @@ def read(paths: Paths, kind: type[R]) -> Iterator[R]:
     """The rows of a file, or of the parts of one in their order. Raises RecordError at `file:line`."""
     for path in _parts(paths):
         for number, line in enumerate(lines(path), 1):
-            try:
-                yield kind.model_validate_json(line)
-            except ValidationError as error:
-                raise RecordError(f"{path}:{number} is not a {kind.__name__}: {complaints(error)}") from None
+            yield _row(path, number, line, kind)
+
+
+def held_out(path: Path) -> Iterator[tuple[int, Query]]:
+    """The rows of a file of queries that are not of `train`, each with its number, from 0. Others are mostly not even parsed.
+
+    Raises RecordError at `file:line`.
+    """
+    for number, line in enumerate(lines(path), 1):
+        if TRAIN not in line and (row := _row(path, number, line, Query)).split != "train":
+            yield number - 1, row
+
+
+TRAIN = b'"split":"train"'
+"""Our own files write it so, and no text in a row can hold it: its quotes would be escaped."""
+
+
+def _row(path: Path, number: int, line: bytes, kind: type[R]) -> R:
+    try:
+        return kind.model_validate_json(line)
+    except ValidationError as error:
+        raise RecordError(f"{path}:{number} is not a {kind.__name__}: {complaints(error)}") from None
 
 
 def lines(path: Path) -> Iterator[bytes]:

@@ -24,10 +24,7 @@ def judge_whole(values: Mapping[str, float | None], rules: Sequence[Rule]) -> li
 
     frame = pandas.DataFrame({rule.column: [values[rule.column]] for rule in rules}, dtype="float64")
     results = _validated(frame, rules)
-    return [
-        Finding(rule, bool(result.success), (), _shown(values[rule.column], rule.share))
-        for result, rule in zip(results, rules, strict=True)
-    ]
+    return [Finding(rule, bool(result.success), (), _shown(rule, values[rule.column])) for result, rule in zip(results, rules, strict=True)]
 
 
 def _validated(frame: Any, rules: Sequence[Rule]) -> list[Any]:
@@ -39,6 +36,9 @@ def _validated(frame: Any, rules: Sequence[Rule]) -> list[Any]:
         return []
     context = great_expectations.get_context(mode="ephemeral")
     context.variables.progress_bars = ProgressBarsConfig(globally=False)
+    # numbers of 64 bits are compared as columns, others one by one in Python
+    names = [name for name in dict.fromkeys(rule.column for rule in rules) if name in frame]
+    frame = frame[names].astype({name: "float64" if frame[name].dtype.kind == "f" else "int64" for name in names})
     asset = context.data_sources.add_pandas("memory").add_dataframe_asset(name="rows")
     batch = asset.add_batch_definition_whole_dataframe("all").get_batch({"dataframe": frame})
     suite = great_expectations.ExpectationSuite(name="suite")
@@ -68,7 +68,5 @@ def _of_rows(result: Any, rule: Rule) -> Finding:
     return Finding(rule, bool(result.success), rows, f"all {total} rows" if result.success else f"{len(rows)} of {total} rows don't")
 
 
-def _shown(value: float | None, share: bool) -> str:
-    if value is None:
-        return "not known here"
-    return f"{value:.1%}" if share else f"there are {value:.0f}" if value == int(value) else f"{value:.3g}"
+def _shown(rule: Rule, value: float | None) -> str:
+    return "not known here" if value is None else rule.shown.format(value)

@@ -11,7 +11,7 @@ from cowest.config import Config
 from cowest.expectations import columns
 from cowest.expectations.columns import Columns, number
 from cowest.expectations.instructions import instructs
-from cowest.expectations.rules import Remarks, Rule, Seen, Severity, graded, share_left
+from cowest.expectations.rules import SHARE, Remarks, Rule, Seen, Severity, graded, share_left
 from cowest.records import Feedback, Spread
 
 SCORES = {"refinement": "score", "solo": "solo_score", "draft": "draft_score"}
@@ -61,12 +61,12 @@ class FeedbackSuite(Config):
             Rule(
                 "ties", f"of at most {self.max_ties:.0%} of the queries all drafts score alike",
                 "there is nothing to prefer in them: draw more samples, raise the temperature, take a finer scorer or easier queries",
-                "note", "ties", high=self.max_ties, whole=True, share=True,
+                "note", "ties", high=self.max_ties, whole=True, shown=SHARE,
             ),
             Rule(
                 "drift", f"gains are spread as in the champion's turn: no more than {self.max_drift:g} apart, for sure",
                 "the data, the strong model or the scorer is another than it was, or drafts have come to help less or more: see which",
-                "note", "drift", high=self.max_drift, whole=True,
+                "note", "drift", high=self.max_drift, whole=True, shown="{:.2f} or more",
             ),
             share_left(self.max_aside),
         ]  # fmt: skip

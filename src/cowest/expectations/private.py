@@ -12,6 +12,8 @@ from cowest.records import Message, PreferencePair, Query
 Handling = Literal["report", "mask", "refuse"]
 """report: the page names the rows, which stay as they are; mask: [EMAIL_1] stands in its place; refuse: the row is set aside."""
 SEVERITIES: dict[Handling, Severity] = {"report": "note", "mask": "note", "refuse": "aside"}
+BETWEEN = "\n| |\n"
+"""What parts texts that are looked at together: part of nothing that is looked for."""
 SECRET = "secret"  # noqa: S105 (a kind of finding)
 
 
@@ -42,7 +44,7 @@ class Private(Config):
     def found(self, texts: Sequence[str]) -> list[list[Finding]]:
         """What is in each text, of what is looked for."""
         wanted = {"personal": self.personal, "secrets": self.secrets}
-        if not any(wanted.values()):
+        if not any(wanted.values()) or not detectors.find(BETWEEN.join(texts), self.detection):  # most rows: all their texts at once
             return [[] for _ in texts]
         return [[one for one in detectors.find(text, self.detection) if wanted[_rule(one)] is not None] for text in texts]
 

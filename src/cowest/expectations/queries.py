@@ -14,7 +14,7 @@ from cowest.errors import ConfigError, InputError, RecordError
 from cowest.expectations import columns, language, near, private
 from cowest.expectations.columns import SPLITS, Columns, number
 from cowest.expectations.private import Private
-from cowest.expectations.rules import Remarks, Rule, Seen, Severity, commonest, graded, share_left
+from cowest.expectations.rules import SHARE, Remarks, Rule, Seen, Severity, commonest, graded, share_left
 from cowest.models.hf import HFConfig
 from cowest.records import Query, Split
 
@@ -124,7 +124,7 @@ class QuerySuite(Config):
         balance = Rule(
             "classes", f"no right answer is that of more than {self.max_class_share:.0%} of a split",
             "a policy that always gives this answer would look good: add queries of the other classes, or look at macro F1",
-            "note", "commonest", high=self.max_class_share, whole=True, share=True,
+            "note", "commonest", high=self.max_class_share, whole=True, shown=SHARE,
         )  # fmt: skip
         return [*sizes, balance, share_left(self.max_aside)]
 
@@ -242,12 +242,9 @@ def _copies(rows: Path, least: float, remarks: Remarks) -> Reader:
     """Held-out queries are indexed, and all stream past: the one of two copies that is nearer to training is the copy."""
     index = near.Index(least)
     split: dict[int, int] = {}
-    start = 0
-    for part in _parts(io.read(rows, Query)):
-        held = {start + at: row for at, row in enumerate(part) if row.split != "train"}
-        split |= {number: SPLITS.index(row.split) for number, row in held.items()}
-        index.add(list(held), [near.plain(_asked(row)) for row in held.values()])
-        start += len(part)
+    for part in _parts(io.held_out(rows)):
+        split |= {number: SPLITS.index(row.split) for number, row in part}
+        index.add([number for number, _ in part], [near.plain(_asked(row)) for _, row in part])
 
     def read(start: int, part: list[Query]) -> list[dict[str, float]]:
         found = []

@@ -9,6 +9,7 @@ Severity = Literal["fail", "aside", "note"]
 
 
 MOST_REMARKS = 2000
+SHARE = "{:.1%}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,8 +28,8 @@ class Rule:
     high: float | None = None
     whole: bool = False
     """Whether it speaks of all rows that are left together; the others speak of each row."""
-    share: bool = False
-    """Whether its numbers are shares, shown as per cent."""
+    shown: str = "there are {:.0f}"
+    """How a number of the whole is said."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,7 +92,7 @@ def share_left(max_aside: float) -> Rule:
         "left",
         f"{1 - max_aside:.0%} or more of the rows are left",
         "see what the rows were set aside for: are they unfit, or is a rule wrong for them? Then change it, or raise max_aside",
-        "fail", "left", low=1 - max_aside, whole=True, share=True,
+        "fail", "left", low=1 - max_aside, whole=True, shown=SHARE,
     )  # fmt: skip
 
 

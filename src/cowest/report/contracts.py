@@ -16,17 +16,17 @@ Pointed = Sequence[tuple[str, str]]
 """What was expected in vain, and of which row."""
 
 
-def page(rows: Path, said: str, found: Validation, *, fail: Pointed, note: Pointed, aside: Pointed, lines: Pointed) -> str:
+def page(rows: Path, found: Validation, *, fail: Pointed, note: Pointed, aside: Pointed, lines: Pointed) -> str:
     """One HTML page that needs no network; everything that comes from data is escaped.
 
-    `said` is the whole in a sentence. Rows that fail the turn, to look at, and set aside: the first of them, each with its place;
+    Rows that fail the turn, to look at, and set aside: the first of them, each with its place;
     `lines` has all lines of a rule where they are more.
     """
     from jinja2 import Environment, PackageLoader, StrictUndefined
 
     environment = Environment(loader=PackageLoader("cowest.report", "."), autoescape=True, undefined=StrictUndefined, trim_blocks=True)
     html: str = environment.get_template("contract.html.jinja").render(
-        rows=rows, said=said, found=found, fail=fail, note=note, aside=aside, lines=lines, carries=CARRIES, data=found.model_dump_json()
+        rows=rows, found=found, fail=fail, note=note, aside=aside, lines=lines, carries=CARRIES, data=found.model_dump_json()
     )
     return html
 

@@ -61,7 +61,7 @@ def main(rows: In, against: In, valid: Out, page: Out, config: ValidateConfig) -
     pointed = {row for finding in judged.findings for row in finding.rows[:SHOWN]}
     places = _places(rows, pointed | {*sorted(judged.aside)[:SHOWN]}, judged.seen.remarks)
     said = _said(judged.found)
-    io.write_text(page, _page(rows, said, judged, places))
+    io.write_text(page, _page(rows, judged, places))
     if judged.broken:
         complaints = "; ".join(_complaint(finding, places) for finding in judged.broken)
         raise ContractError(f"{rows} is not fit: {complaints}. The page: {page}")
@@ -129,7 +129,7 @@ def _complaint(finding: Finding, places: dict[int, str]) -> str:
     return f"expected that {finding.rule.says}: {finding.found}{f', {first}{more}' if first else ''}: {finding.rule.mend}"
 
 
-def _page(rows: Path, said: str, judged: Judgement, places: dict[int, str]) -> str:
+def _page(rows: Path, judged: Judgement, places: dict[int, str]) -> str:
     unmet = [finding for finding in judged.findings if finding.rows]
     pointed: dict[str, list[tuple[str, str]]] = {"fail": [], "note": [], "aside": []}
     for finding in unmet:
@@ -137,7 +137,7 @@ def _page(rows: Path, said: str, judged: Judgement, places: dict[int, str]) -> s
             pointed[finding.rule.severity] += [(finding.rule.says, places[row]) for row in finding.rows[:SHOWN]]
     pointed["aside"] = [("; ".join(judged.aside[row]), places[row]) for row in sorted(judged.aside)[:SHOWN]]
     many = [(finding.rule.says, lines(finding.rows)) for finding in unmet if len(finding.rows) > SHOWN or len(judged.aside) > SHOWN]
-    return contracts.page(rows, said, judged.found, **pointed, lines=many)
+    return contracts.page(rows, judged.found, **pointed, lines=many)
 
 
 def lines(rows: Collection[int]) -> str:
