@@ -1,6 +1,8 @@
 """Tables that somebody else wrote, JSONL, CSV or Parquet: streamed, each row with its place. Any bytes give rows or an InputError."""
 
 import csv
+import json
+import re
 from collections.abc import Collection, Iterator
 from pathlib import Path
 from typing import Any, Literal, TypeVar, get_args
@@ -13,6 +15,8 @@ Format = Literal["jsonl", "csv", "parquet"]
 Row = dict[str, Any]
 T = TypeVar("T")
 ENDINGS: dict[str, Format] = {".jsonl": "jsonl", ".ndjson": "jsonl", ".csv": "csv", ".tsv": "csv", ".parquet": "parquet", ".pq": "parquet"}
+NUL = re.compile(r"(?<!\\)(?:\\\\)*\\u0000")
+"""As JSON writes it."""
 BATCH = 256
 """Rows of a Parquet file that are held at once."""
 ROW_GROUP_LIMIT = 2**30
@@ -66,8 +70,24 @@ def raw_rows(path: Path, fields: Collection[str], intake: Intake | None = None) 
             raise InputError(f"{path} has no column {', '.join(sorted(lacking))}: its columns are {', '.join(row)[:400]}")
         elif wrong := [field for field in fields if not isinstance(row.get(field), str) or not row[field].strip()]:
             intake.quarantine(path, number, f"{', '.join(sorted(wrong))}: missing, empty or not text", row)
+        elif broken := _broken(row):
+            intake.quarantine(path, number, broken, row)
         else:
             yield number, row
+
+
+def _broken(row: Row) -> str | None:
+    """What no text should hold, anywhere in a row: JSON can write it by its number."""
+    try:
+        said = json.dumps(row, ensure_ascii=False, default=str)
+        if NUL.search(said):
+            return "holds a NUL character"
+        said.encode()
+    except RecursionError:
+        return "it is nested too deeply"
+    except UnicodeEncodeError:
+        return "holds half a character (a lone surrogate)"
+    return None
 
 
 def _some(path: Path, found: Iterator[tuple[int, T]], intake: Intake) -> Iterator[tuple[int, T]]:

@@ -15,6 +15,8 @@ from hypothesis import strategies as st
 from cowest.domains import domain
 from cowest.domains.table import Source, Table
 from cowest.errors import CoWestError, InputError
+from cowest.intake import Intake
+from cowest.records import Query
 from cowest.stages.prepare import PrepareConfig, main
 
 Make = Callable[[Path], object]
@@ -149,7 +151,8 @@ PUBLISHED: list[tuple[str, str, Make, str]] = [
     ("a missing column", "train.jsonl", holding(question() + b'{"question": "Who?"}'), r"train.jsonl:2: opa, opb, opc, opd: missing"),
     ("a missing option", "train.jsonl", holding(question(opd=" ")), r"raw/train.jsonl:1: opd: missing, empty or not text"),
     ("a target that is no option", "train.jsonl", holding(question(cop=5)), r"raw/train.jsonl:1: cop: expected the number .* 1 to 4"),
-    ("half a character", "train.jsonl", holding(question(question="a\ud800 b c d")), r"raw/train.jsonl:1: .*surrogates"),
+    ("an escaped NUL", "train.jsonl", holding(question(exp="a \\\0 b")), r"raw/train.jsonl:1: holds a NUL character"),
+    ("half a character", "train.jsonl", holding(question(question="a\ud800 b c d")), r"raw/train.jsonl:1: holds half a character"),
 ]  # fmt: skip
 
 
@@ -267,3 +270,36 @@ def test_what_a_csv_writer_writes_is_read_back(tmp_path: Path, fields: list[tupl
     if not fields:
         return
     assert [(row["q"], row["a"]) for _, row in rows(tmp_path / "t.csv")] == fields
+
+
+SOUND: dict[str, dict[str, Any]] = {
+    "ifqa": {"question": "If it had opened, when?", "answers": ["1962"], "context": ["It opened in 1960."]},
+    "medmcqa": {**QUESTION, "subject_name": "Physiology", "choice_type": "single"},
+    "prosocial": {"context": "I took the cake.", "safety_label": "__casual__", "rots": ["It's wrong."], "dialogue_id": 7},
+}
+ODD = st.sampled_from(["\ud800 or so", "", " ", "\0", [], [""], ["\ud800"], [None], None, -1, 0, 9, 1e300, True, {}, "Ans. b", "__x__"])
+
+
+@ANY
+@given(data=st.data(), name=st.sampled_from(list(SOUND)), listed=st.booleans())
+def test_any_published_row(tmp_path: Path, data: st.DataObject, name: str, listed: bool) -> None:
+    """Sound rows with up to two fields changed or gone: each is used, left out or quarantined, and no other error comes."""
+    rows = []
+    for _ in range(data.draw(st.integers(1, 3))):
+        changed = data.draw(st.dictionaries(st.sampled_from(list(SOUND[name])), ODD | VALUES, max_size=2))
+        gone = data.draw(st.sampled_from([None, *SOUND[name]]))
+        rows.append({field: value for field, value in {**SOUND[name], **changed}.items() if field != gone})
+    path = tmp_path / "t.json"
+    path.write_text(json.dumps(rows, indent=1) if listed else "".join(json.dumps(row) + "\n" for row in rows))
+    intake = Intake(100)
+    try:
+        made = [row for row in domain({"domain": name, "draft": "direct"}).rows(path, intake) if isinstance(row, Query)]
+    except CoWestError as error:
+        assert str(error)
+    else:
+        assert len(made) == intake.used and intake.rows == len(rows)
+
+
+def test_a_backslash_with_its_letters_is_no_nul(tmp_path: Path) -> None:
+    (tmp_path / "t.jsonl").write_bytes(question(exp="\\u0000 is how JSON writes it"))
+    assert len(list(domain({"domain": "medmcqa", "draft": "direct"}).load(tmp_path))) == 1
