@@ -2,7 +2,7 @@
 # make test   the tests, as CI runs them
 # Both make the environment first. The rest: make help
 .DEFAULT_GOAL := help
-.PHONY: help install demo test kill evidence check image serve ui clean bench-data
+.PHONY: help install demo test kill evidence check image serve ui clean bench-data bench-calls
 
 PYTHON ?= python3
 VENV ?= .venv
@@ -31,6 +31,7 @@ help:
 	@echo "make test     lint, types, import rules and all tests"
 	@echo "make kill     a hosted stage killed at 20 moments: no answer lost, none paid for twice"
 	@echo "make evidence what alignment by collaborative feedback is worth, against its controls (hours)"
+	@echo "make bench-calls  what calls take, beside other clients (docs/performance.md)"
 	@echo "make install  only the environment, in $(VENV)"
 	@echo "make ui       MLflow's pages of the turns, on http://127.0.0.1:5000"
 	@echo "make serve    the champion and the strong model behind HTTP, on http://127.0.0.1:3000"
@@ -69,6 +70,10 @@ evidence: install
 
 bench-data: install
 	python tests/bench/data.py
+
+# What calls to an endpoint take, beside other clients: docs/performance.md. About ten minutes, of which a quiet machine is wanted.
+bench-calls: install
+	python -m tests.bench.calls
 
 check: install
 	ruff check .

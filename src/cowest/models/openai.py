@@ -59,7 +59,7 @@ class OpenAIConfig(Config):
     retries: int = Field(default=5, ge=0)
     """Attempts after the first, before the row fails."""
     backoff: float = Field(default=0.5, gt=0)
-    """Seconds before the first retry, doubled for each after it; a Retry-After that is longer is obeyed."""
+    """Seconds before the first retry at most, doubled for each after it; a Retry-After that is longer is obeyed."""
     patience: float = Field(default=300, gt=0)
     """Longest Retry-After, in seconds, that is waited for; a longer one stops the stage."""
     hedge: float | None = Field(default=None, gt=0, le=0.2)
