@@ -33,9 +33,10 @@ ISSUER = re.compile(
     r"|6(?:011|5|4[4-9])\d{12,17}|35(?:2[89]|[3-8])\d{12,15}|62\d{14,17}|(?:50|5[6-9]|6[0-9])\d{14}"
 )
 """Visa, Mastercard, American Express, Diners, Discover, JCB, UnionPay, Maestro: first digits and length (ISO/IEC 7812)."""
+PAIR = re.compile(r"[0-9]{2}")
 ACCOUNT = re.compile(r"(?<![^\W_])(?=([A-Za-z]{2}\d{2}(?:[ -]?[A-Za-z0-9]){11,30}))")
-SIX = re.compile(r"\d(?:\D{0,3}\d){5}")
-"""A text without six digits near each other has none of these numbers."""
+SIX = re.compile(r"\d(?:\D{0,4}\d){5}")
+"""A text without six digits near each other has no phone, no card, no national id."""
 SAID = re.compile(
     r"social security|(?<!\w)(?:ssn|nino|sin|tfn|bsn|cpf|pesel|aadhaar|aadhar|dni|nie|nif|nir|cnp|egn|pps|ahv|hetu|cpr|rut)(?!\w)"
     r"|(?<!\w)(?:nhs|tckn|id (?:no|number|card))(?!\w)|national|insurance n|identi|passport|tax|citizen|personal (?:code|n)|steuer|ausweis"
@@ -68,7 +69,7 @@ def phones(regions: tuple[str, ...]) -> Callable[[str], Iterator[Span]]:
     """What finds phone numbers: valid ones, grouped as their country groups them, or a word says what they are."""
 
     def find(text: str) -> Iterator[Span]:
-        for match in RUN.finditer(text):
+        for match in RUN.finditer(text) if SIX.search(text) else ():
             if len(match[0]) > LONGEST_RUN:
                 for piece in ABROAD.finditer(text, *match.span()):
                     yield from _phones_in(text, *piece.span(), ())
@@ -96,7 +97,7 @@ def _phones_in(text: str, start: int, end: int, regions: tuple[str, ...]) -> Ite
 
 def cards(text: str) -> Iterator[Span]:
     """Card numbers: an issuer's first digits and length, in printed groups or in one, and the check digit (Luhn)."""
-    for run in GROUPS.finditer(text):
+    for run in GROUPS.finditer(text) if SIX.search(text) else ():
         if run.end() - run.start() < 13:
             continue
         groups = [(run.start() + part.start(), run.start() + part.end()) for part in re.finditer(r"\d+", run[0])]
@@ -125,7 +126,7 @@ def ibans(text: str) -> Iterator[Span]:
     """International bank account numbers: the country's length and form, and the check digits (ISO 13616)."""
     from stdnum import iban
 
-    for match in ACCOUNT.finditer(text):
+    for match in ACCOUNT.finditer(text) if PAIR.search(text) else ():
         said, whole = match[1], match.end(1) >= len(text) or not text[match.end(1)].isalnum()
         ends = [place for place in range(15, len(said)) if not (said[place].isalnum() and said[place - 1].isalnum())]
         for end in [*([len(said)] if whole else []), *reversed(ends)]:

@@ -37,7 +37,7 @@ def _is_somebodys(text: str, match: re.Match[str]) -> bool:
 
 def addresses(text: str) -> Iterator[Span]:
     """IPv4 and IPv6, but for 0.0.0.0, loopback and masks."""
-    for pattern in (IPV4, IPV6):
+    for pattern in (IPV4, IPV6) if any(digit in text for digit in "0123456789") else ():
         for match in pattern.finditer(text):
             if _is_one(match[0]) and not VERSION.search(text, max(0, match.start() - 12), match.start()):
                 yield match.span()

@@ -27,6 +27,8 @@ FORMS = (
     r"NRAK-[A-Z0-9]{27}", r"gl(?:c|sa)_[\w+/=]{30,250}", r"hv[sb]\.[\w-]{20,250}", r"AGE-SECRET-KEY-1[A-Z0-9]{58}",
 )  # fmt: skip
 FORM = re.compile(rf"(?<![A-Za-z0-9])(?:{'|'.join(FORMS)})(?![A-Za-z0-9])")
+LONG = re.compile(r"[\w./:+=-]{15}")
+"""No form is shorter."""
 TOKEN = re.compile(r"(?<![\w-])eyJ[\w-]{10,4000}\.eyJ[\w-]{2,8000}(?:\.[\w-]{0,4000})?")
 """JSON Web Token (RFC 7519)."""
 BLOCK = re.compile(r"-----BEGIN ([A-Z0-9 ]{0,40}PRIVATE KEY(?: BLOCK)?)-----")
@@ -40,31 +42,42 @@ NAMED = re.compile(
     re.IGNORECASE,
 )
 """What is named a password or key, and said."""
+WORDS = ("pass", "pwd", "kennwort", "contraseña", "mot de", "key", "token", "secret", "credential")
+"""A name of one holds one of these."""
 BEARER = re.compile(r"(?<![A-Za-z])(?:bearer|basic)\s{1,3}([A-Za-z0-9._~+/=-]{16,250})", re.IGNORECASE)
 STANDS_FOR = re.compile(r"[${(\[%*]|x{4}|\.{3}|^(?:your|my|the|an?)[_-]|environ|getenv|https?://|^[\w.]+\(", re.IGNORECASE)
 """What is said in a secret's place: ${KEY}, your_key_here, ***."""
 
 
 def secrets(text: str) -> Iterator[Span]:
-    """Keys and passwords; of what is named, the value alone."""
-    for match in FORM.finditer(text):
-        if _random(match[0], 2.5):
-            yield match.span()
-    for match in TOKEN.finditer(text):
-        yield match.span()
+    """Keys and passwords; of what is named, the value alone. What a pattern can't do without is looked for first: most texts have none."""
+    if LONG.search(text):
+        yield from (match.span() for match in FORM.finditer(text) if _random(match[0], 2.5))
+    if "eyJ" in text:
+        yield from (match.span() for match in TOKEN.finditer(text))
+    if "-----BEGIN" in text:
+        yield from _blocks(text)
+    if "://" in text:
+        yield from (match.span(1) for match in IN_URL.finditer(text) if not STANDS_FOR.search(match[1]))
+    lower = text.lower()
+    if any(word in lower for word in WORDS):
+        yield from _named(text)
+    if "bearer" in lower or "basic" in lower:
+        yield from (match.span(1) for match in BEARER.finditer(text) if _random(match[1], 3.0))
+
+
+def _blocks(text: str) -> Iterator[Span]:
+    """Private keys, to their end, or as far as one may reach where there is none."""
     for match in BLOCK.finditer(text):
         ending = text.find(f"-----END {match[1]}-----", match.end(), match.end() + LONGEST_BLOCK)
         yield match.start(), ending + len(match[1]) + 14 if ending >= 0 else min(len(text), match.end() + LONGEST_BLOCK)
-    for match in IN_URL.finditer(text):
-        if not STANDS_FOR.search(match[1]):
-            yield match.span(1)
+
+
+def _named(text: str) -> Iterator[Span]:
     for match in NAMED.finditer(text):
         value = match[2].rstrip(".):")
         if not STANDS_FOR.search(value) and (_chosen(value) if match[1] else len(value) >= 12 and _random(value, 3.0)):
             yield match.start(2), match.start(2) + len(value)
-    for match in BEARER.finditer(text):
-        if _random(match[1], 3.0):
-            yield match.span(1)
 
 
 def _chosen(value: str) -> bool:
