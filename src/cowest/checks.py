@@ -101,7 +101,10 @@ def _raw(params: Path) -> list[CoWestError]:
     raw = turn.get("raw") if isinstance(turn, dict) else None
     if not isinstance(raw, str):
         return [ConfigError(f"{params}: turn.raw should name the raw data")]
-    path = Path(raw)
+    path, named = Path(raw), isinstance(turn, dict) and turn.get("rev")
+    if not path.exists() and (named or path.with_name(f"{path.name}.dvc").is_file()):
+        how = "`cowest turn` brings what turn.rev names" if named else f"`dvc pull {raw}.dvc` brings the version that git names"
+        return [InputError(f"{raw}: the raw data are not here yet: {how}")]
     if not path.exists() or (path.is_dir() and not any(part.is_file() for part in path.rglob("*"))):
         return [InputError(f"{raw}: no raw data there: put them there, or name their place in turn.raw of {params}")]
     return []

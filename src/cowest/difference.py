@@ -6,11 +6,10 @@ A query is known by its prompt. One that both versions have is *the same* if all
 
 from array import array
 from collections import Counter
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Hashable, Iterable
 from dataclasses import dataclass, field
 from typing import Any
 
-from cowest.config import digest
 from cowest.records import Demonstration, Query
 
 Rows = Iterable[Query | Demonstration]
@@ -21,6 +20,8 @@ MOST = 2000
 """Different values of a distribution that are told apart; where there are more, only their number is known."""
 SHOWN = 5
 """Rows of each kind that are shown."""
+SAID = tuple(name for name in Query.model_fields if name not in ("id", "prompt", "source"))
+"""What a row says beside its prompt."""
 LENGTHS = ("prompt", "target", "ideal")
 QUANTILES = (0, 10, 50, 90, 100)
 Side = tuple[int, int]
@@ -63,14 +64,13 @@ class Version:
     def add(self, query: Query | Demonstration) -> None:
         """Takes one row in."""
         if isinstance(query, Demonstration):
-            self.demonstrations.append(_number(query.model_dump(mode="json", exclude={"source"})))
+            self.demonstrations.append(_number((_asked(query), query.completion)))
             return
-        prompt = [[message.role, message.content] for message in query.prompt]
-        whole = query.model_dump(mode="json", exclude={"source"})
-        self.prompts.append(_number(prompt))
-        self.targets.append(_number([prompt, query.targets, query.choices]))
-        self.splits.append(_number([prompt, query.split]))
-        self.rows.append(_number(whole))
+        prompt = _number(_asked(query))
+        self.prompts.append(prompt)
+        self.targets.append(_number((prompt, query.targets, query.choices)))
+        self.splits.append(_number((prompt, query.split)))
+        self.rows.append(_number((prompt, *(getattr(query, name) for name in SAID))))
         self.groups.append(_number(query.group))
         lengths = {"prompt": sum(len(message.content) for message in query.prompt), "target": len(query.targets[0])}
         lengths |= {"ideal": len(query.ideal)} if query.ideal is not None else {}
@@ -89,8 +89,13 @@ def _class(query: Query) -> str:
     return query.targets[0]
 
 
-def _number(value: Any) -> int:
-    return int(digest(value)[:16], 16)
+def _asked(row: Query | Demonstration) -> tuple[str, ...]:
+    return tuple(text for message in row.prompt for text in (message.role, message.content))
+
+
+def _number(value: Hashable) -> int:
+    """64 bits of it, which are others in every process, so that nobody makes two rows that look the same."""
+    return hash(value) & 0xFFFF_FFFF_FFFF_FFFF
 
 
 @dataclass(frozen=True, slots=True)

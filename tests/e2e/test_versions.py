@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from cowest import cli, snapshots, vcs
+from cowest import cli, snapshots
 from cowest.commands.data import add
 from cowest.config import file_digest
 from cowest.errors import CoWestError, InputError
@@ -366,7 +366,3 @@ def test_versions_are_compared_by_revision(project: Path, capsys: pytest.Capture
     assert cli.main(["data", "diff", "three", "nowhere"]) == 1
     assert "'nowhere' is no revision" in capsys.readouterr().err
     assert sorted(Path().iterdir()) == sorted([*before, Path("page.html")]), "nothing is left behind"
-
-
-def test_passwords_in_addresses_are_not_said() -> None:
-    assert vcs.hide("https://me:hidden@host/x failed") == "https://...@host/x failed"

@@ -1,6 +1,7 @@
 """Before a turn: all that is wrong is said at once, before anything is spent."""
 
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -85,6 +86,16 @@ def test_a_hostile_model_is_refused(project: dict[str, Any]) -> None:
 def test_an_empty_raw_folder_is_no_data(project: dict[str, Any]) -> None:
     (Path("raw") / "rows.jsonl").unlink()
     with pytest.raises(CoWestError, match="raw: no raw data there"):
+        checks.preflight(write(project))
+
+
+def test_raw_data_that_can_be_brought_are_no_mystery(project: dict[str, Any]) -> None:
+    shutil.rmtree("raw")
+    Path("raw.dvc").write_text("outs: []")
+    with pytest.raises(CoWestError, match=r"`dvc pull raw\.dvc` brings"):
+        checks.preflight(write(project))
+    project["turn"]["rev"] = "v1"
+    with pytest.raises(CoWestError, match=r"`cowest turn` brings what turn\.rev names"):
         checks.preflight(write(project))
 
 

@@ -187,7 +187,7 @@ def _commit(place: Path, repository: Path | None, message: str) -> None:
 
 def diff(first: str, second: str, params: Path, html: Path | None = None) -> None:
     """Prints which queries are added, removed and changed, and how lengths, right answers, splits and tags are distributed in both.
-    Rows are streamed: two versions of a million rows each take about 200 MB. Raises CoWestError."""
+    Rows are streamed: two versions of a million rows each take about 300 MB. Raises CoWestError."""
     from cowest import difference
     from cowest.report import difference as words
 
