@@ -36,10 +36,10 @@ def forecast(params: dict[str, Any], raw: Path, where: str = "params.yaml") -> l
     scoring = parse(ScoreConfig, section(params, "score", where), f"{where}: score")
     judged = parse(EvaluateConfig, section(params, "evaluate", where), f"{where}: evaluate")
     prompts = parse(SFTConfig, section(params, "sft", where), f"{where}: sft").prompts
-    source = parse(PrepareConfig, section(params, "prepare", where), f"{where}: prepare").source
+    prepared = parse(PrepareConfig, section(params, "prepare", where), f"{where}: prepare")
 
-    train = (_drafts(query, drafting.sampling, 1) for query in source.load(raw) if query.split == drafting.split)
-    held = (_drafts(query, judged.drafting, SYSTEMS, ideal=True) for query in source.load(raw) if query.split == judged.split)
+    train = (_drafts(query, drafting.sampling, 1) for query in prepared.queries(raw) if query.split == drafting.split)
+    held = (_drafts(query, judged.drafting, SYSTEMS, ideal=True) for query in prepared.queries(raw) if query.split == judged.split)
     refined, scored = _asked(train, refining.strong, refining.prompts, refining.sampling, scoring.scorer)
     trials, verdicts = _asked(held, judged.strong, prompts, judged.refining, judged.scorer)
     found = [("refine", refined), ("score", scored), ("evaluate", trials), ("evaluate, judge", verdicts)]

@@ -13,6 +13,7 @@ from cowest.intake import Intake
 from cowest.records import Demonstration, Fate, Message, Query
 from cowest.report import contents
 from cowest.stages import run
+from cowest.stages.prepare import PrepareConfig
 from tests.published import INVENTED
 
 TABLE: dict[str, Any] = {"domain": "table", "table": {"prompt": "q", "targets": "a", "splits": {"shares": {"train": 1}}}}
@@ -63,6 +64,11 @@ def test_more_than_may_be_stops_with_the_first_named_and_nothing_written(tmp_pat
         prepare(raw, tmp_path, **TABLE, max_bad=max_bad)
     assert f"{raw}/t.jsonl:9: there is no column 'a'" in str(error.value)
     assert not list((tmp_path / "data").iterdir())
+
+
+def test_what_will_be_asked_is_known_before(tmp_path: Path) -> None:
+    raw = written(tmp_path, *good(3), b'{"q": "Who?"}')
+    assert len(list(PrepareConfig.model_validate({**TABLE, "max_bad": 1}).queries(raw))) == 3
 
 
 def test_the_first_five_are_named(tmp_path: Path) -> None:

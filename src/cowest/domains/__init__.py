@@ -1,11 +1,11 @@
 """Data sets, one a file: raw rows -> queries and corpus, with the prompts and the scorer that go with them.
 
 A domain is a frozen class of settings, as a provider and a scorer are: `{domain: medmcqa, draft: knowledge}`, or its name alone. It has
-    rows(raw: Path, intake: Intake) -> Iterator[Query | Demonstration]     one pass over the raw rows, each used, left out or quarantined
-    load(raw: Path) -> Iterator[Query]               what is asked, and what is right; the first bad row raises
-    corpus(raw: Path) -> Iterator[Demonstration]     what the policy is specialised on
-    prompts: Prompts                                 what each model is asked
-    scorer: AnyScorer                                what its answers are scored by
+    rows(raw: Path, intake: Intake) -> Iterator[Query | Demonstration]     one pass: each raw row is used, left out or quarantined
+    load(raw: Path, intake: Intake | None) -> Iterator[Query]     what is asked, and what is right; without an intake a bad row raises
+    corpus(raw: Path) -> Iterator[Demonstration]                  what the policy is specialised on
+    prompts: Prompts                                              what each model is asked
+    scorer: AnyScorer                                             what its answers are scored by
 """
 
 from collections.abc import Mapping

@@ -67,9 +67,9 @@ class Handbook(Config):
         yield from self._queries(raw, intake)
         yield from self._replies(raw, intake)
 
-    def load(self, raw: Path) -> Iterator[Query]:
+    def load(self, raw: Path, intake: Intake | None = None) -> Iterator[Query]:
         """The questions, grouped by product, each with the fact that it rests on as its ideal draft."""
-        return self._queries(raw, Intake())
+        return self._queries(raw, intake or Intake())
 
     def corpus(self, raw: Path) -> Iterator[Demonstration]:
         """The replies, as they were sent."""

@@ -47,9 +47,9 @@ class IfQA(Config):
         """Queries and corpus in one pass."""
         return published.taught(self._queries(raw, intake))
 
-    def load(self, raw: Path) -> Iterator[Query]:
+    def load(self, raw: Path, intake: Intake | None = None) -> Iterator[Query]:
         """The questions of all splits, grouped by their first passage."""
-        return self._queries(raw, Intake())
+        return self._queries(raw, intake or Intake())
 
     def corpus(self, raw: Path) -> Iterator[Demonstration]:
         """The passages and answers of train, in the format of a draft."""

@@ -58,9 +58,9 @@ class MedMCQA(Config):
         """Queries and corpus in one pass."""
         return published.taught(self._queries(raw, intake))
 
-    def load(self, raw: Path) -> Iterator[Query]:
+    def load(self, raw: Path, intake: Intake | None = None) -> Iterator[Query]:
         """The questions of all splits; near copies (the same words) are of one group. Tags: subject, and single or multi."""
-        return self._queries(raw, Intake())
+        return self._queries(raw, intake or Intake())
 
     def corpus(self, raw: Path) -> Iterator[Demonstration]:
         """The explanations and answers of train, in the format of a draft."""

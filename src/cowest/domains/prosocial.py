@@ -52,9 +52,9 @@ class Prosocial(Config):
         """Queries and corpus in one pass."""
         return published.taught(self._queries(raw, intake))
 
-    def load(self, raw: Path) -> Iterator[Query]:
+    def load(self, raw: Path, intake: Intake | None = None) -> Iterator[Query]:
         """The utterances of all splits, grouped by dialogue where it is known."""
-        return self._queries(raw, Intake())
+        return self._queries(raw, intake or Intake())
 
     def corpus(self, raw: Path) -> Iterator[Demonstration]:
         """The labels of train with what they rest on, in the format of a draft."""

@@ -1,6 +1,8 @@
 """Raw rows, as published, become queries and the corpus that specialises the policy."""
 
 import sys
+from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 from pydantic import Field, model_validator
@@ -47,6 +49,10 @@ class PrepareConfig(Config):
         found = Source(self.table) if self.table is not None else self.domain
         assert found is not None, "there is one of the two"
         return found
+
+    def queries(self, raw: Path) -> Iterator[Query]:
+        """What will be asked. Bad rows are passed over where some may be: whether there are too many, `main` says. Raises RecordError."""
+        return self.source.load(raw, Intake(self.max_bad or None))
 
 
 def main(raw: In, queries: Out, corpus: Out, quarantine: Out, config: PrepareConfig) -> None:
