@@ -10,6 +10,7 @@ import signal
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import cast, get_args
 
 from cowest import __version__, config, environment
 from cowest.errors import CoWestError
@@ -89,7 +90,7 @@ def _stage(stage: str, argv: list[str]) -> int:
     main = stages.main_of(stage)
     doc = importlib.import_module(main.__module__).__doc__ or ""
     parser = argparse.ArgumentParser(
-        prog=f"cowest {stage}", description=doc, epilog=_settings(main), formatter_class=argparse.RawDescriptionHelpFormatter
+        prog=f"cowest {stage}", description=doc, epilog=_settings(stage, main), formatter_class=argparse.RawDescriptionHelpFormatter
     )
     for port in ports_of(main):
         parser.add_argument(
@@ -121,9 +122,20 @@ def _interrupt(*_: object) -> None:
     raise KeyboardInterrupt
 
 
-def _settings(main: Callable[..., object]) -> str:
+def _settings(stage: str, main: Callable[..., object]) -> str:
     """The settings of a stage with their docstrings, for its --help."""
-    return "\n".join(["settings (in params.yaml):", *_fields(config_of(main), "")])
+    return "\n".join(["settings (in params.yaml):", *_fields(_of_place(stage, config_of(main)), "")])
+
+
+def _of_place(stage: str, kind: type[config.Config]) -> type[config.Config]:
+    """The settings of one place of a stage that stands in several: of `validate@pairs`, those of pairs."""
+    place = stage.partition("@")[2]
+    for field in kind.model_fields.values():
+        for member in get_args(field.annotation):
+            named = getattr(member, "model_fields", {}).get("kind")
+            if named is not None and get_args(named.annotation) == (place,):
+                return cast("type[config.Config]", member)
+    return kind
 
 
 def _fields(kind: type[config.Config], path: str) -> Iterator[str]:

@@ -223,7 +223,8 @@ def test_a_systems_words_make_no_near_copy(tmp_path: Path) -> None:
     def query(number: int, text: str, split: str) -> Query:
         return make_query(number, split=split, prompt=(Message(role="system", content=LONG * 3), Message(role="user", content=text)))
 
-    assert len(run(tmp_path, [query(0, "How high is it?", "train"), query(1, "Who built that?", "test")], QUERIES)[0]) == 2
+    rows = [query(0, "How high is it?", "train"), query(1, "Who built that?", "test")]
+    assert len(run(tmp_path, rows, settings("queries", near=0.7))[0]) == 2
 
 
 BENCHMARK = [{"question": LONG}, {"question": "How many moons has Mars?"}]
@@ -248,6 +249,12 @@ def test_a_question_of_a_named_benchmark_is_set_aside(tmp_path: Path, text: str,
     valid, page = run(tmp_path, rows, config)
     assert len(valid) == (2 if found_there else 3)
     assert ("raw/bench.jsonl:" in page) == found_there
+
+
+@pytest.mark.parametrize("file", ["/etc/passwd", "../bench.jsonl", "a/../../b.jsonl"])
+def test_a_benchmark_outside_of_the_raw_data_is_refused(file: str) -> None:
+    with pytest.raises(ConfigError, match="a file in the raw folder"):
+        parse(ValidateConfig, {"kind": "queries", "contamination": [file]}, "validate.queries")
 
 
 def test_a_benchmark_without_its_column_is_one_error(tmp_path: Path) -> None:

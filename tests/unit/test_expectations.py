@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from cowest import detectors
+from cowest import cli, detectors
 from cowest.detectors import Detection
 from cowest.expectations import AnySuite, columns, near
 from cowest.expectations.private import Private
@@ -85,6 +85,14 @@ def test_texts_looked_at_together_say_what_each_says() -> None:
     for line in lines:
         each = [detectors.find(text, config) for text in [*around, line, *around]]
         assert Private(detection=config).found([*around, line, *around]) == each
+
+
+def test_help_is_of_the_rows_that_are_asked_for(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        cli.main(["validate@pairs", "--help"])
+    said = capsys.readouterr().out
+    assert "min_pairs: How many must be left" in said and "private.personal" in said
+    assert "languages" not in said
 
 
 def test_the_share_of_the_commonest() -> None:

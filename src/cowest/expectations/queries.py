@@ -33,6 +33,10 @@ class Benchmark(Config):
     column: str = "text"
     """The field that holds the question."""
 
+    def model_post_init(self, _: Any) -> None:
+        if self.file.is_absolute() or ".." in self.file.parts:
+            raise ValueError(f"{self.file}: name a file in the raw folder, by its path below that")
+
 
 class QuerySuite(Config):
     """What queries must meet."""
