@@ -183,9 +183,18 @@ def hostile(content: bytes) -> bytes:
     """Another's rows, a row twice, no JSON, a row cut short, lines that are no objects."""
     first, second, *rest, last = content.splitlines(keepends=True)
     foreign = json.loads(second) | {"custom_id": "f" * 64}
+    unfit = json.loads(second) | {"custom_id": "\0\ud800"}
     numbers = json.loads(second) | {"custom_id": 7}
     bodiless = json.loads(rest[0]) | {"response": {"status_code": 200, "body": ["x"]}}
-    lines = [first, first, json.dumps(foreign).encode() + b"\n", json.dumps(numbers).encode() + b"\n", b"not JSON\n", b"[1]\n", b"\n"]
+    lines = [
+        first,
+        first,
+        *(json.dumps(row).encode() + b"\n" for row in (foreign, unfit)),
+        json.dumps(numbers).encode() + b"\n",
+        b"not JSON\n",
+        b"[1]\n",
+        b"\n",
+    ]
     deep = b"[" * 100_000 + b"\n"
     return b"".join([*lines, deep, json.dumps(bodiless).encode() + b"\n", *rest[1:], last[:40]])
 
@@ -280,7 +289,7 @@ def test_an_endpoint_without_batches_says_so() -> None:
 
 
 def test_a_batch_that_takes_too_long_goes_on_and_is_collected_later() -> None:
-    with batch_server(takes=1) as server:
+    with batch_server(takes=2) as server:
         with pytest.raises(CallError, match=r"tiny: batch_\d+ goes on at the provider after 0.2 s of waiting: run the same again"):
             answers(config(server, {"wait": 0.2}), 1, 2)
         (batch,) = journal.under_way(store.open_store())
@@ -291,14 +300,14 @@ def test_a_batch_that_takes_too_long_goes_on_and_is_collected_later() -> None:
 
 @BOTH
 def test_one_by_one_nothing_is_asked_that_is_in_a_batch(capfd: pytest.CaptureFixture[str]) -> None:
-    with batch_server(takes=1) as server:
+    with batch_server(takes=3) as server:
         with pytest.raises(CallError):
             answers(config(server, {"wait": 0.01}), 1, 2)
         direct = config(server).model_copy(update={"batch": None})
         with pytest.raises(CallError, match="in a batch that is under way"):
             answers(direct, 0, 1, 2)
         assert "1" not in server.direct
-        time.sleep(1)
+        time.sleep(3)
         assert texts_of(answers(direct, 0, 1, 2)) == good(0, 1, 2), "what ended is collected when the model is opened"
         assert server.direct == {"0": 1} and server.bought == {"1": 1, "2": 1}
 
@@ -410,7 +419,7 @@ def test_killed_at_any_moment_the_batch_is_found_again_and_nothing_bought_twice(
     budget(usd=1)
     calls = 8
     with batch_server({"0": [error(400)]}, takes=0.5) as server:
-        settings = config(server, {"poll": 0.2, "requests": 1000})
+        settings = config(server, {"poll": 0.5, "requests": 1000})
         server.faults[kind] = [*[Fault()] * (number - 1), fault]
         killed = child(settings, calls)
         when(lambda: server.asked(kind) >= number)
@@ -435,7 +444,7 @@ def test_processes_that_ask_the_same_share_a_batch() -> None:
 
 
 def test_interrupted_it_leaves_the_batch_and_says_how_to_come_back() -> None:
-    with batch_server(takes=1) as server:
+    with batch_server(takes=2) as server:
         stopped = child(config(server), 4)
         when(lambda: server.asked("GET /batches/*") > 1)
         stopped.send_signal(signal.SIGINT)

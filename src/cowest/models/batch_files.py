@@ -106,7 +106,7 @@ def _outcome(line: bytes, config: "OpenAIConfig", secret: str | None) -> Outcome
         key, response, error = row["custom_id"], row.get("response"), row.get("error")
     except (ValueError, RecursionError, LookupError, TypeError, AttributeError):
         return None
-    if not isinstance(key, str) or not key.isascii():
+    if not isinstance(key, str) or not (key.isascii() and key.isalnum()):  # ours are, and no database minds
         return None
     if not isinstance(response, dict):
         why = error.get("message") or error.get("code") if isinstance(error, dict) else None
