@@ -11,7 +11,7 @@ import pytest
 
 from cowest import checks
 from cowest.errors import ConfigError, CoWestError, StoreError
-from cowest.models import postgres
+from cowest.models import postgres, schema
 from cowest.models.claims import Ask, Budget, Claims, Refused, Released, Settled, open_turn, spent
 from cowest.models.database import Db
 from cowest.models.store import Answer, CallStore, accounting
@@ -203,7 +203,23 @@ def test_a_role_that_may_not_is_told_what_it_needs(server: stores.Server, place:
     grants = (f"GRANT USAGE ON SCHEMA cowest TO guest_{name(place)}", f"GRANT ALL ON ALL TABLES IN SCHEMA cowest TO guest_{name(place)}")
     server.sql(*grants, database=name(place))
     kept = CallStore(guest)
-    assert Claims(kept)._me and kept.get(["a"])
+    claims, other = Claims(kept), Claims(CallStore(place))
+    assert kept.get(["a"]) and kept.write([lambda db: claims.make(db, [Ask("b", 1.0, 1)])]) == [[None]]
+    for one, another in ((claims, other), (other, claims)):
+        assert one._store.read(lambda db, one=one, another=another: one._store.living(db, {another._me})) == {another._me}
+
+
+def test_an_older_store_keeps_its_answers(place: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    with monkeypatch.context() as older:
+        older.setattr(schema, "POSTGRES", schema.POSTGRES[:1])
+        CallStore(place).put([answer("a")])
+    with accounting("refine") as account:
+        kept = CallStore(place)
+        kept.put([answer("b")])
+        account.hedged = 3
+        kept.close_account(account, 1.0)
+    assert CallStore(place).get(["a", "b"]).keys() == {"a", "b"}
+    assert [row.hedged for row in kept.ledger()] == [3]
 
 
 def test_a_newer_store_is_left_alone(server: stores.Server, place: str) -> None:
@@ -258,8 +274,29 @@ def test_no_dump_of_the_database_holds_the_password(server: stores.Server, place
         kept.put([answer("a")])
         Claims(kept)
     tables = server.sql("SELECT tablename FROM pg_tables WHERE schemaname = 'cowest'", database=name(place))
-    assert len(tables) == 7
+    assert len(tables) >= 7
     for (table,) in tables:
         assert "canary" not in str(server.sql(f"SELECT * FROM cowest.{table}", database=name(place)))
     with pytest.raises(CoWestError):
         CallStore("postgresql://canary:canary@127.0.0.1:1/canary")
+
+
+def test_a_process_that_stands_still_in_a_transaction_holds_up_nobody_for_long(place: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The server ends its session; when it goes on, it finds that and does its work again."""
+    monkeypatch.setitem(postgres.SETTINGS, "idle_in_transaction_session_timeout", "300ms")
+    still, other, tries = CallStore(place), CallStore(place), []
+
+    def stand(db: Db) -> None:
+        tries.append(time.monotonic())
+        still.keep(db, [answer("mine")])
+        db.execute("SELECT 1")  # after a pipeline (`executemany`) alone the server's clock does not run
+        time.sleep(1.5 if len(tries) == 1 else 0)
+
+    with ThreadPoolExecutor(1) as pool:
+        standing = pool.submit(still.write, [stand])
+        while not tries:
+            time.sleep(0.01)
+        other.put([answer("theirs")])
+        assert time.monotonic() - tries[0] < 1.2, "it waited for nobody"
+        standing.result(timeout=30)
+    assert len(tries) == 2 and len(other.get(["mine", "theirs"])) == 2

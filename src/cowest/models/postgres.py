@@ -139,8 +139,8 @@ class Postgres:
         while True:
             try:
                 return once()
-            except psycopg.OperationalError as error:
-                # What the server itself still told has a code: it shuts down or starts, or it ended our session.
+            except (psycopg.OperationalError, psycopg.errors.IdleInTransactionSessionTimeout) as error:
+                # What the server itself still told has a code: it shuts down or starts, or it ended a session that stood still.
                 away = error.sqlstate is None or error.sqlstate.startswith("57P") or error.sqlstate == "25P03"
                 if not away or time.monotonic() > until:
                     raise
