@@ -50,14 +50,20 @@ def read(paths: Paths, kind: type[R]) -> Iterator[R]:
             yield _row(path, number, line, kind)
 
 
-def held_out(path: Path) -> Iterator[tuple[int, Query]]:
-    """The rows of a file of queries that are not of `train`, each with its number, from 0. Others are mostly not even parsed.
-
-    Raises RecordError at `file:line`.
+def held_out(paths: Paths) -> Iterator[tuple[str, int, Query]]:
+    """The queries that are not of `train`, each with its place and its number through all parts, from 0. Others are mostly not even
+    parsed. Raises RecordError at `file:line`.
     """
-    for number, line in enumerate(lines(path), 1):
+    for count, (path, number, line) in enumerate(placed(paths)):
         if TRAIN not in line and (row := _row(path, number, line, Query)).split != "train":
-            yield number - 1, row
+            yield f"{path}:{number}", count, row
+
+
+def placed(paths: Paths) -> Iterator[tuple[Path, int, bytes]]:
+    """The lines of a file, or of the parts of one in their order, each with its file and its number there, from 1."""
+    for path in _parts(paths):
+        for number, line in enumerate(lines(path), 1):
+            yield path, number, line
 
 
 TRAIN = b'"split":"train"'

@@ -52,7 +52,7 @@ def run(tmp_path: Path, rows: list[Any], config: ValidateConfig) -> tuple[list[s
     if not (tmp_path / "champion").exists():
         version.write_none(tmp_path / "champion")
     against = tmp_path / {"queries": "raw", "feedback": "champion", "pairs": "queries.jsonl"}[config.suite.kind]
-    main(tmp_path / "rows.jsonl", against, tmp_path / "valid.jsonl", tmp_path / "page.html", config)
+    main([tmp_path / "rows.jsonl"], against, tmp_path / "valid.jsonl", tmp_path / "page.html", config)
     valid, page = (tmp_path / "valid.jsonl").read_text().splitlines(), (tmp_path / "page.html").read_text()
     counted = found(page)
     assert (counted.taken, counted.left) == (len(rows), len(valid))
@@ -126,7 +126,7 @@ def test_a_question_in_two_splits_stops_the_turn_whatever_its_spacing(tmp_path: 
 def test_a_broken_line_is_named(tmp_path: Path) -> None:
     (tmp_path / "rows.jsonl").write_text(make_query(0).model_dump_json() + "\n{\n")
     with pytest.raises(RecordError, match=r"rows\.jsonl:2 is not a Query"):
-        main(tmp_path / "rows.jsonl", tmp_path, tmp_path / "valid.jsonl", tmp_path / "page.html", QUERIES)
+        main([tmp_path / "rows.jsonl"], tmp_path, tmp_path / "valid.jsonl", tmp_path / "page.html", QUERIES)
 
 
 def test_no_pairs_stop_the_turn_with_what_to_do(tmp_path: Path) -> None:
@@ -436,7 +436,7 @@ def test_feedback_that_is_wrong_stops_the_turn(tmp_path: Path, wrong: dict[str, 
 def test_a_score_that_is_no_number_is_no_row(tmp_path: Path) -> None:
     (tmp_path / "rows.jsonl").write_text(FED[0].model_dump_json().replace('"score":1.0', '"score":NaN') + "\n")
     with pytest.raises(RecordError, match=r"rows\.jsonl:1 is not a Feedback"):
-        main(tmp_path / "rows.jsonl", tmp_path, tmp_path / "valid.jsonl", tmp_path / "page.html", FEEDBACK)
+        main([tmp_path / "rows.jsonl"], tmp_path, tmp_path / "valid.jsonl", tmp_path / "page.html", FEEDBACK)
 
 
 def test_a_draft_that_comes_twice_is_set_aside_once(tmp_path: Path) -> None:
@@ -552,6 +552,20 @@ def test_pairs_are_masked_and_refused_too(tmp_path: Path) -> None:
     assert unmet(run(tmp_path, rows, PAIRS)[1]) == {"personal": "note", "secrets": "note"}
     same = [*rows[:2], make_pair(3, chosen="Ask a@example.org.", rejected="Ask b@example.org.")]
     assert unmet(run(tmp_path, same, settings("pairs", private={"personal": "mask"}))[1]) == {"personal": "note"}
+
+
+def test_parts_of_a_file_are_one_and_say_where_their_rows_lie(tmp_path: Path) -> None:
+    parts = [tmp_path / "0.jsonl", tmp_path / "1.jsonl"]
+    io.write(parts[0], [make_query(0, split="train"), ask(1, LONG, split="train", source="raw:2")])
+    io.write(parts[1], [make_query(0, split="train"), make_query(3), ask(4, LONG.replace("and by", "by"), source="raw:5")])
+    main(parts, tmp_path, tmp_path / "valid.jsonl", tmp_path / "page.html", QUERIES)
+    page = (tmp_path / "page.html").read_text()
+    assert (tmp_path / "valid.jsonl").read_bytes() == b"".join(
+        parts[part].read_bytes().splitlines(True)[line] for part, line in ((0, 0), (1, 1), (1, 2))
+    )
+    assert (found(page).taken, found(page).left, found(page).aside) == (5, 3, 2)
+    assert re.search(r"/1.jsonl:1 \(questions.jsonl:1\)<", page)
+    assert re.search(r"/0.jsonl:2 \(raw:2\), 0.9\d like \S+/1.jsonl:3", page)
 
 
 def test_the_page_calls_nobody_and_neither_does_the_engine(tmp_path: Path) -> None:

@@ -219,7 +219,7 @@ def test_gains_are_counted(turn: Path):
 
 def validated(root: Path, **fields: object) -> None:
     values = {"kind": "queries", "taken": 1200, "left": 1100, "aside": 100, "rules": (), "facts": {"a <b>": "1"}, **fields}
-    page = contracts.page(Path("rows"), Validation.model_validate(values), fail=(), note=(), aside=(), lines=())
+    page = contracts.page("rows", Validation.model_validate(values), fail=(), note=(), aside=(), lines=())
     io.write_text(root / f"reports/{values['kind']}.html", page)
 
 

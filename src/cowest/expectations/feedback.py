@@ -72,7 +72,7 @@ class FeedbackSuite(Config):
         ]  # fmt: skip
         return graded(found, self.severity)
 
-    def see(self, rows: Path, against: Path) -> Seen:
+    def see(self, rows: io.Paths, against: Path) -> Seen:
         """The frame of a file of feedback; `against` is the champion's version, or says that there is none.
 
         Raises RecordError, InputError for a query that comes back, ModelError for a folder that is no version.

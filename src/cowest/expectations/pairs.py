@@ -86,7 +86,7 @@ class PairSuite(Config):
         ]  # fmt: skip
         return graded(found, self.severity)
 
-    def see(self, rows: Path, against: Path) -> Seen:
+    def see(self, rows: io.Paths, against: Path) -> Seen:
         """The frame of a file of pairs; `against` are the queries of the turn. Raises RecordError."""
         import numpy
 

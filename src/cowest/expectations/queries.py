@@ -132,7 +132,7 @@ class QuerySuite(Config):
         )  # fmt: skip
         return [*sizes, balance, share_left(self.max_aside)]
 
-    def see(self, rows: Path, against: Path) -> Seen:
+    def see(self, rows: io.Paths, against: Path) -> Seen:
         """The frame of a file of queries; `against` is the raw folder, where benchmarks lie. Raises RecordError, InputError."""
         kept = Columns(id="Q", chars="i", tokens="i", targets="h", split="b", group="Q", prompt="Q", answer="Q", place="b",
                        near="f", benchmark="f", foreign="b", unsure="b", personal="h", secrets="h")  # fmt: skip
@@ -165,7 +165,7 @@ class QuerySuite(Config):
         row = Query.model_validate_json(line)
         return self._masked(row, self.private.found(private.query_texts(row))).model_dump_json().encode()
 
-    def _readers(self, rows: Path, against: Path, remarks: Remarks) -> "list[Reader]":
+    def _readers(self, rows: io.Paths, against: Path, remarks: Remarks) -> "list[Reader]":
         found: list[Reader] = []
         if self.policy is not None:
             found.append(_tokens(self.policy))
@@ -242,21 +242,21 @@ def _tokens(policy: HFConfig) -> Reader:
     return read
 
 
-def _copies(rows: Path, least: float, remarks: Remarks) -> Reader:
+def _copies(rows: io.Paths, least: float, remarks: Remarks) -> Reader:
     """Held-out queries are indexed, and all stream past: the one of two copies that is nearer to training is the copy."""
     index = near.Index(least)
-    split: dict[int, int] = {}
+    held: dict[int, tuple[int, str]] = {}
     for part in _parts(io.held_out(rows)):
-        split |= {number: SPLITS.index(row.split) for number, row in part}
-        index.add([number for number, _ in part], [near.plain(_asked(row)) for _, row in part])
+        held |= {number: (SPLITS.index(row.split), place) for place, number, row in part}
+        index.add([number for _, number, _ in part], [near.plain(_asked(row)) for *_, row in part])
 
     def read(start: int, part: list[Query]) -> list[dict[str, float]]:
         found = []
         for at, (row, sketch) in enumerate(zip(part, near.sketches([near.plain(_asked(row)) for row in part]), strict=True), start):
             mine = SPLITS.index(row.split)
-            alike, other = index.nearest(sketch, lambda number, mine=mine: split[number] > mine)  # type: ignore[misc]
+            alike, other = index.nearest(sketch, lambda number, mine=mine: held[number][0] > mine)  # type: ignore[misc]
             if other is not None:
-                remarks.say(at, f"{alike:.2f} like {rows}:{other + 1}")
+                remarks.say(at, f"{alike:.2f} like {held[other][1]}")
             found.append({"near": alike})
         return found
 

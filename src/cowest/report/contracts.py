@@ -16,7 +16,7 @@ Pointed = Sequence[tuple[str, str]]
 """What was expected in vain, and of which row."""
 
 
-def page(rows: Path, found: Validation, *, fail: Pointed, note: Pointed, aside: Pointed, lines: Pointed) -> str:
+def page(rows: str, found: Validation, *, fail: Pointed, note: Pointed, aside: Pointed, lines: Pointed) -> str:
     """One HTML page that needs no network; everything that comes from data is escaped.
 
     Rows that fail the turn, to look at, and set aside: the first of them, each with its place;

@@ -2,7 +2,7 @@
 
 import json
 import sys
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -51,7 +51,7 @@ class Judgement:
         return [finding for finding in self.findings if finding.rule.severity == "fail" and not finding.met]
 
 
-def main(rows: In, against: In, valid: Out, page: Out, config: ValidateConfig) -> None:
+def main(rows: list[In], against: In, valid: Out, page: Out, config: ValidateConfig) -> None:
     """Writes the page, and the rows that meet every rule, byte for byte as they were, but for what is masked.
 
     `against` is what rows are held against: the raw folder for queries (benchmarks lie there), the champion for feedback, the
@@ -64,15 +64,15 @@ def main(rows: In, against: In, valid: Out, page: Out, config: ValidateConfig) -
     io.write_text(page, _page(rows, judged, places))
     if judged.broken:
         complaints = "; ".join(_complaint(finding, places) for finding in judged.broken)
-        raise ContractError(f"{rows} is not fit: {complaints}. The page: {page}")
+        raise ContractError(f"{_names(rows)} is not fit: {complaints}. The page: {page}")
     with io.replacing(valid) as temporary, temporary.open("wb") as file:
-        for number, line in enumerate(io.lines(rows)):
+        for number, (_, _, line) in enumerate(io.placed(rows)):
             if number not in judged.aside:
                 file.write((judged.seen.change(line) if number in judged.seen.changed else line) + b"\n")
     print(f"{said}; the page: {page}", file=sys.stderr)
 
 
-def _judged(rows: Path, against: Path, suite: AnySuite) -> Judgement:
+def _judged(rows: Sequence[Path], against: Path, suite: AnySuite) -> Judgement:
     """Rules about the whole see the rows that are left."""
     seen = suite.see(rows, against)
     rules = suite.rules()
@@ -97,10 +97,10 @@ def _outcome(finding: Finding) -> RuleOutcome:
     )
 
 
-def _places(rows: Path, wanted: Collection[int], remarks: Mapping[int, str]) -> dict[int, str]:
+def _places(rows: Sequence[Path], wanted: Collection[int], remarks: Mapping[int, str]) -> dict[int, str]:
     """`file:line` of the rows asked for, where each came from, and what else there is to say of it."""
     places = {}
-    for number, line in enumerate(io.lines(rows) if wanted else ()):
+    for number, (path, at, line) in enumerate(io.placed(rows) if wanted else ()):
         if number in wanted:
             row = json.loads(line)
             sample = f", sample {row['sample']}" if "sample" in row else ""
@@ -110,7 +110,7 @@ def _places(rows: Path, wanted: Collection[int], remarks: Mapping[int, str]) -> 
                 else f"query {row['query']}, samples {row['samples'][0]} and {row['samples'][1]}"
             )
             remark = f", {remarks[number]}" if number in remarks else ""
-            places[number] = f"{rows}:{number + 1} ({origin}){remark}"
+            places[number] = f"{path}:{at} ({origin}){remark}"
     return places
 
 
@@ -129,7 +129,7 @@ def _complaint(finding: Finding, places: dict[int, str]) -> str:
     return f"expected that {finding.rule.says}: {finding.found}{f', {first}{more}' if first else ''}: {finding.rule.mend}"
 
 
-def _page(rows: Path, judged: Judgement, places: dict[int, str]) -> str:
+def _page(rows: Sequence[Path], judged: Judgement, places: dict[int, str]) -> str:
     unmet = [finding for finding in judged.findings if finding.rows]
     pointed: dict[str, list[tuple[str, str]]] = {"fail": [], "note": [], "aside": []}
     for finding in unmet:
@@ -137,7 +137,11 @@ def _page(rows: Path, judged: Judgement, places: dict[int, str]) -> str:
             pointed[finding.rule.severity] += [(finding.rule.says, places[row]) for row in finding.rows[:SHOWN]]
     pointed["aside"] = [("; ".join(judged.aside[row]), places[row]) for row in sorted(judged.aside)[:SHOWN]]
     many = [(finding.rule.says, lines(finding.rows)) for finding in unmet if len(finding.rows) > SHOWN or len(judged.aside) > SHOWN]
-    return contracts.page(rows, judged.found, **pointed, lines=many)
+    return contracts.page(_names(rows), judged.found, **pointed, lines=many)
+
+
+def _names(rows: Sequence[Path]) -> str:
+    return ", ".join(map(str, rows))
 
 
 def lines(rows: Collection[int]) -> str:
