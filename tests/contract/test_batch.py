@@ -3,6 +3,7 @@
 import json
 import logging
 import os
+import pty
 import re
 import signal
 import subprocess
@@ -386,11 +387,11 @@ with store.accounting("refine"), settings.open() as model:
 """
 
 
-def child(settings: OpenAIConfig, calls: int) -> subprocess.Popen[str]:
+def child(settings: OpenAIConfig, calls: int, stderr: int = subprocess.PIPE) -> subprocess.Popen[str]:
     """Another process that asks for so many answers."""
     surroundings = {**tiny.surroundings(), "COWEST_STORE": os.environ["COWEST_STORE"]}
     command = [sys.executable, "-c", CHILD, settings.model_dump_json(), str(calls)]
-    return subprocess.Popen(command, env=surroundings, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    return subprocess.Popen(command, env=surroundings, stdout=subprocess.PIPE, stderr=stderr, text=True)
 
 
 def when(happened: Callable[[], bool]) -> None:
@@ -453,6 +454,17 @@ def test_interrupted_it_leaves_the_batch_and_says_how_to_come_back() -> None:
         assert "answered" not in said.partition("cowest:")[0], "no progress where there is no terminal"
         assert texts_of(answers(config(server), *range(4))) == good(*range(4))
         assert len(server.batches) == 1
+
+
+def test_a_terminal_is_shown_how_a_batch_stands() -> None:
+    ours, theirs = pty.openpty()
+    with batch_server(takes=0.5) as server:
+        asking = child(config(server), 4, stderr=theirs)
+        assert asking.communicate(timeout=30)[0].splitlines() == good(*range(4))
+    os.close(theirs)
+    shown = os.read(ours, 2**16).decode()
+    assert re.search(r"batch_\d+ in_progress: 0 of 4 answered, 0 failed, \d:\d\d", shown)
+    assert re.search(r"completed: 4 of 4 answered, 0 failed, \d:\d\d\r\n$", shown)
 
 
 def test_the_estimate_has_the_discount(capfd: pytest.CaptureFixture[str]) -> None:
