@@ -40,7 +40,7 @@ class FeedbackSuite(Config):
         """The suite; columns are those of `see` and `whole`."""
         mend = "the stage before this one is at fault, or somebody changed the file: run it again"
         found = [
-            Rule("repeated", "a draft comes once", "its first row is kept, the repetition is left out", "aside", "repeated", high=0),
+            Rule("repeated", "a draft comes once", "the first of its rows is enough", "aside", "repeated", high=0),
             Rule(
                 "range", "scores are from 0 to 1",
                 "mend the scorer: gains, margins and gates take this for granted", "fail", "outside", high=0

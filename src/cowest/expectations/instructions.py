@@ -48,10 +48,11 @@ FORMS: dict[str, str] = {
 """What each form does, and how it is said."""
 _FORM = re.compile("|".join(f"(?P<f{number}>{form})" for number, form in enumerate(FORMS.values())), re.IGNORECASE | re.MULTILINE)
 LONGEST = 20_000
-"""Characters of a text that are looked at."""
+"""Characters of a text that are looked at: of a longer one its beginning and its end."""
 
 
 def instructs(text: str) -> str | None:
     """What a text does to instruct its reader, in words; None where it does nothing of the kind."""
-    found = _FORM.search(" ".join(text[:LONGEST].split(" ")))
+    looked = text if len(text) <= LONGEST else f"{text[: LONGEST // 2]}\n{text[-LONGEST // 2 :]}"
+    found = _FORM.search(looked)
     return list(FORMS)[int((found.lastgroup or "f0")[1:])] if found else None

@@ -45,7 +45,7 @@ class PairSuite(Config):
     def rules(self) -> list[Rule]:
         """The suite; columns are those of `see` and `whole`."""
         found = [
-            _aside("repeated", "a pair comes once", "its first row is kept, the repetition is left out", "repeated", 0, 0),
+            _aside("repeated", "a pair comes once", "the first of its rows is enough", "repeated", 0, 0),
             _aside(
                 "same", "chosen and rejected differ, whatever their case, spacing, articles and punctuation", "such a pair teaches nothing",
                 "same", 0, 0,

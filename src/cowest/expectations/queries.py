@@ -83,7 +83,7 @@ class QuerySuite(Config):
     def rules(self) -> list[Rule]:
         """The suite; columns are those of `see` and `whole`."""
         rules = [
-            _aside("repeated", "a query comes once", "its first row is kept, the repetition is left out", "repeated", 0, 0),
+            _aside("repeated", "a query comes once", "the first of its rows is enough", "repeated", 0, 0),
             _aside("chars", f"a prompt has 1 to {self.max_chars} characters", "shorten it, or raise max_chars", "chars", 1, self.max_chars),
             Rule("targets", "every query has a target", "give it a right answer", "fail", "targets", low=1),
             Rule(
