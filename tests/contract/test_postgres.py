@@ -245,6 +245,14 @@ def test_a_full_disk_is_one_clear_error_and_keeps_what_was_there(server: stores.
     assert kept.get(["a", "b"]).keys() == {"a", "b"}
 
 
+def test_an_answer_is_durable_whatever_the_server_takes_for_its_default(server: stores.Server, place: str) -> None:
+    server.sql(f"ALTER DATABASE {name(place)} SET synchronous_commit = off")
+    kept, commits = CallStore(place), "SHOW synchronous_commit"
+    assert kept.write([lambda db: db.execute(commits).fetchone()[0]], durable=True) == ["on"]
+    assert kept.write([lambda db: db.execute(commits).fetchone()[0]], durable=False) == ["off"]
+    assert kept.write([lambda db: db.execute(commits).fetchone()[0]], durable=True) == ["on"]
+
+
 def test_who_holds_the_store_too_long_is_said(place: str, monkeypatch: pytest.MonkeyPatch) -> None:
     holder = CallStore(place)
     monkeypatch.setitem(postgres.SETTINGS, "lock_timeout", "200ms")

@@ -32,6 +32,8 @@ SETTINGS = {
     "tcp_keepalives_interval": "5",
     "tcp_keepalives_count": "3",
 }
+DURABLE = "SELECT set_config('synchronous_commit', 'on', false) WHERE current_setting('synchronous_commit') = 'off'"
+"""Whatever the server's default is, an answer that was paid for is on the disk when its commit returns."""
 HOLDING = """
     SELECT objid::bigint FROM pg_locks WHERE locktype = 'advisory' AND classid = 'owners'::regclass::oid AND objsubid = 1 AND granted
     AND database = (SELECT oid FROM pg_database WHERE datname = current_database())
@@ -129,6 +131,7 @@ class Postgres:
         session.execute(
             "SELECT " + ", ".join(["set_config(?, ?, false)"] * len(SETTINGS)), [word for pair in SETTINGS.items() for word in pair]
         )
+        session.execute(DURABLE)
         return session
 
     def _patiently(self, once: Callable[[], T]) -> T:
