@@ -251,6 +251,13 @@ def test_a_question_of_a_named_benchmark_is_set_aside(tmp_path: Path, text: str,
     assert ("raw/bench.jsonl:" in page) == found_there
 
 
+def test_a_prompt_that_asks_nothing_is_no_copy_of_a_benchmark(tmp_path: Path) -> None:
+    (tmp_path / "raw").mkdir()
+    (tmp_path / "raw" / "bench.jsonl").write_text(json.dumps({"text": "How many moons has Mars?"}) + "\n")
+    rows = [*TRAIN, make_query(5, split="train", prompt=(Message(role="system", content="Say something."),)), ask(6, "?!", split="train")]
+    assert len(run(tmp_path, rows, settings("queries", splits=["train"], contamination=["bench.jsonl"]))[0]) == 6
+
+
 @pytest.mark.parametrize("file", ["/etc/passwd", "../bench.jsonl", "a/../../b.jsonl"])
 def test_a_benchmark_outside_of_the_raw_data_is_refused(file: str) -> None:
     with pytest.raises(ConfigError, match="a file in the raw folder"):

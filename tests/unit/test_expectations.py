@@ -56,9 +56,17 @@ def test_a_similarity_is_about_the_jaccard_index_of_runs() -> None:
 
 
 @pytest.mark.parametrize(
-    ("one", "other"), [("who built engine 1", "who built engine 11"), ("in 1362 it burnt down", "in 1363 it burnt down")]
+    ("one", "other"),
+    [
+        ("who built engine 1", "who built engine 11"),
+        ("in 1362 it burnt down", "in 1363 it burnt down"),
+        ("What is 3 * 4?", "What is 3 + 4?"),
+        ("2+2?", "2-2?"),
+        ("???", "What is x < y?"),
+    ],
 )
 def test_other_figures_make_another_text(one: str, other: str) -> None:
+    one, other = near.plain(one), near.plain(other)
     index = near.Index(near.LEAST)
     index.add([0], [one])
     assert index.nearest(near.sketches([other])[0], lambda _: True) == (0.0, None)

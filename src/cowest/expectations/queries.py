@@ -276,7 +276,7 @@ def _benchmarks(benchmarks: tuple[Benchmark, ...], against: Path, least: float |
         places += [place for place, _ in part]
 
     def read(start: int, part: list[Query]) -> list[dict[str, float]]:
-        texts = [[near.plain(text) for text in {_asked(row), max(_asked(row).splitlines(), key=len)}] for row in part]
+        texts = [[near.plain(text) for text in {_asked(row), max(_asked(row).splitlines(), key=len, default="")}] for row in part]
         found = []
         for at, said in enumerate(texts, start):
             alike, other = max(((1.0, same[number(text)]) for text in said if number(text) in same), default=(0.0, None))
