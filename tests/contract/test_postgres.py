@@ -298,13 +298,13 @@ def test_a_process_that_stands_still_in_a_transaction_holds_up_nobody_for_long(p
         tries.append(time.monotonic())
         still.keep(db, [answer("mine")])
         db.execute("SELECT 1")  # after a pipeline (`executemany`) alone the server's clock does not run
-        time.sleep(1.5 if len(tries) == 1 else 0)
+        time.sleep(4 if len(tries) == 1 else 0)
 
     with ThreadPoolExecutor(1) as pool:
         standing = pool.submit(still.write, [stand])
         while not tries:
             time.sleep(0.01)
         other.put([answer("theirs")])
-        assert time.monotonic() - tries[0] < 1.2, "it waited for nobody"
+        assert time.monotonic() - tries[0] < 3.5, "it waited for nobody"
         standing.result(timeout=30)
     assert len(tries) == 2 and len(other.get(["mine", "theirs"])) == 2
