@@ -134,21 +134,23 @@ def test_a_stage_that_fails_has_no_account_and_the_next_starts_at_nothing(place:
 
 
 OPENED = """
-while time.time() < float(sys.argv[2]): pass
+import sys
+from tests.contract.test_store import *
+from cowest.models import postgres
+gate = Path(sys.argv[2])
+(gate / str(os.getpid())).touch()
+while len(list(gate.iterdir())) < 4: pass
 kept = CallStore(sys.argv[1])
 kept.put([answer(str(os.getpid()))])
 print(1)
 """
 
 
-def test_processes_that_make_a_store_at_once_find_one(place: str) -> None:
-    source = OPENED.strip()
-    start = str(time.time() + 3)
-    prepared = "import sys, time\nfrom tests.contract.test_store import *\n" + source
-    several = [
-        subprocess.Popen([sys.executable, "-c", prepared, place, start], env={**tiny.surroundings()}, stdout=subprocess.PIPE, text=True)
-        for _ in range(4)
-    ]
+def test_processes_that_make_a_store_at_once_find_one(place: str, tmp_path: Path) -> None:
+    gate = tmp_path / "gate"
+    gate.mkdir()
+    command = [sys.executable, "-c", OPENED, place, str(gate)]
+    several = [subprocess.Popen(command, env=tiny.surroundings(), stdout=subprocess.PIPE, text=True) for _ in range(4)]
     assert said(several) == [1] * 4
     assert set(CallStore(place).get([str(process.pid) for process in several])) == {str(process.pid) for process in several}
 
