@@ -126,7 +126,7 @@ class Transport:
         except (ValueError, asyncio.LimitOverrunError, zlib.error):
             raise LostError("an answer that is not HTTP") from None
         else:
-            if stays and len(self._links) < self._connections and not _stray(link.reader):
+            if stays and len(self._links) < self._connections:
                 self._links.append(_Link(link.reader, link.writer, time.monotonic()))
                 link = None
             return reply
