@@ -4,7 +4,7 @@
     python -m tests.bench.calls speed       one piece: speed, tail, faults, resume, memory
 
 Each piece writes its rows into docs/bench/calls.json, and the table and the plot of docs/performance.md from all rows there. The peers
-are installed into an environment of their own (COWEST_PEERS, or .bench/peers), in the versions of tests/bench/peers.txt.
+are installed into environments of their own (in COWEST_PEERS, or .bench), in the versions of tests/bench/peers_*.txt.
 """
 
 import json
@@ -39,12 +39,13 @@ def row(name: str, value: float, unit: str, better: str, target: float | None, p
     return {"name": name, "value": round(value, 3), "unit": unit, "better": better, "target": target, "peers": peers}
 
 
-def peers_python() -> Path:
-    """The Python of the peers' environment, which is made where it is not there."""
-    folder = Path(os.environ.get("COWEST_PEERS") or HERE.parent.parent / ".bench" / "peers").absolute()
+def peers_python(client: str) -> Path:
+    """The Python of a peer's environment, which is made where it is not there. The others hold the official client back."""
+    name = "openai" if client == "openai" else "others"
+    folder = Path(os.environ.get("COWEST_PEERS") or HERE.parent.parent / ".bench").absolute() / name
     if not (folder / "bin" / "python").exists():
         subprocess.run([sys.executable, "-m", "venv", str(folder)], check=True)
-        subprocess.run([str(folder / "bin" / "pip"), "install", "-q", "-r", str(HERE / "peers.txt")], check=True)
+        subprocess.run([str(folder / "bin" / "pip"), "install", "-q", "-r", str(HERE / f"peers_{name}.txt")], check=True)
     return folder / "bin" / "python"
 
 
@@ -66,7 +67,7 @@ def stats(url: str) -> dict[str, float]:
 
 
 def command(client: str, url: str, kind: str, calls: int, settings: dict[str, Any]) -> list[str]:
-    python = sys.executable if client == "cowest" else str(peers_python())
+    python = sys.executable if client == "cowest" else str(peers_python(client))
     words = [f"{name}={json.dumps(value)}" for name, value in settings.items()]
     return [python, str(HERE / "clients.py"), client, f"{url}/{kind}/v1", str(calls), str(CONCURRENCY), *words]
 
@@ -247,7 +248,8 @@ def plot(rows: list[Row]) -> None:
 
 def main(pieces: list[str]) -> None:
     """Measures, and writes what it found."""
-    peers_python()
+    for client in PEERS:
+        peers_python(client)
     rows: list[Row] = []
     with endpoint() as url:
         for piece in pieces or PIECES:
