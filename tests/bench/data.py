@@ -1,6 +1,6 @@
 """`make bench-data`: prepare and validate a million rows, against the plain script that a user would write, in the same run.
 
-python tests/bench/data.py                  1,000,000 rows (10 minutes, 2 GB in a temporary folder); docs/bench/data.json and .svg
+python tests/bench/data.py                  1,000,000 rows (about 5 minutes, 2 GB in a temporary folder); docs/bench/data.json and .svg
 python tests/bench/data.py --rows 200000 --out /tmp/data.json
 
 Rows of the file: name, value, unit, better (higher or lower), target, peers (the plain script's value).
@@ -104,23 +104,22 @@ def measure(rows: int, folder: Path) -> dict[str, Took]:
 
 
 def report(found: dict[str, Took], rows: int) -> list[dict[str, Any]]:
-    """The rows of the file."""
+    """The rows of the file. Speed is by the processor's time: all of them run on one, and the clock counts others' work as well."""
+    peer = "pandas + Great Expectations"
     told = []
     for name, most in (("prepare", 300), ("validate", 2048)):
-        (seconds, processor, memory), (plain_seconds, plain_processor, plain_memory) = found[name], found[f"plain {name}"]
-        speed = {"name": f"{name}_rows_per_second", "value": round(rows / seconds), "unit": "rows/s", "better": "higher"}
-        plain = round(rows / plain_seconds)
-        told.append({**speed, "target": f"> {plain}", "peers": {"pandas + Great Expectations": plain}, "rows": rows})
-        work = {"name": f"{name}_processor_seconds", "value": round(processor, 1), "unit": "s", "better": "lower"}
-        told.append({**work, "target": None, "peers": {"pandas + Great Expectations": round(plain_processor, 1)}, "rows": rows})
-        peak = {"name": f"{name}_peak_memory", "value": round(memory), "unit": "MiB", "better": "lower", "target": f"<= {most}"}
-        told.append({**peak, "peers": {"pandas + Great Expectations": round(plain_memory)}, "rows": rows})
-    seconds, _, memory = found["whole validate"]
-    for what, value, unit, better in (
-        ("rows_per_second", rows / TENTH / seconds, "rows/s", "higher"), ("peak_memory", memory, "MiB", "lower")
-    ):  # fmt: skip
-        named = {"name": f"validate_whole_{what}", "value": round(value), "unit": unit, "better": better}
-        told.append({**named, "target": "<= 2048" if unit == "MiB" else None, "peers": {}, "rows": rows // TENTH})
+        ours, plain = found[name], found[f"plain {name}"]
+        speed = {"name": f"{name}_rows_per_processor_second", "value": round(rows / ours[1]), "unit": "rows/s", "better": "higher"}
+        told.append({**speed, "target": f"> {rows / plain[1]:.0f}", "peers": {peer: round(rows / plain[1])}, "rows": rows})
+        clock = {"name": f"{name}_seconds", "value": round(ours[0], 1), "unit": "s by the clock", "better": "lower"}
+        told.append({**clock, "target": None, "peers": {peer: round(plain[0], 1)}, "rows": rows})
+        peak = {"name": f"{name}_peak_memory", "value": round(ours[2]), "unit": "MiB", "better": "lower", "target": f"<= {most}"}
+        told.append({**peak, "peers": {peer: round(plain[2])}, "rows": rows})
+    _, processor, memory = found["whole validate"]
+    speed = {"name": "validate_whole_rows_per_processor_second", "value": round(rows / TENTH / processor), "unit": "rows/s"}
+    told.append({**speed, "better": "higher", "target": None, "peers": {}, "rows": rows // TENTH})
+    peak = {"name": "validate_whole_peak_memory", "value": round(memory), "unit": "MiB", "better": "lower"}
+    told.append({**peak, "target": "<= 2048", "peers": {}, "rows": rows // TENTH})
     return told
 
 
@@ -133,7 +132,10 @@ def plot(told: list[dict[str, Any]], path: Path) -> None:
     from matplotlib import pyplot
 
     figure, sides = pyplot.subplots(1, 2, figsize=(8, 2.4), layout="constrained")
-    for side, end, title in ((sides[0], "rows_per_second", "rows a second"), (sides[1], "peak_memory", "peak memory, MiB")):
+    for side, end, title in (
+        (sides[0], "rows_per_processor_second", "rows a second of a processor"),
+        (sides[1], "peak_memory", "peak memory, MiB"),
+    ):
         its = [row for row in told if row["name"].endswith(end)][::-1]
         names = [
             row["name"].removesuffix(f"_{end}").replace("validate_whole", "validate, near copies\nand private data too") for row in its
