@@ -216,7 +216,7 @@ def tell(rows: list[Row]) -> None:
 
 
 def plot(rows: list[Row]) -> None:
-    """Wall and CPU of all clients, on a logarithmic scale."""
+    """Wall and CPU of all clients."""
     import matplotlib
 
     matplotlib.use("svg")
@@ -235,7 +235,7 @@ def plot(rows: list[Row]) -> None:
         bars = {"CoWest": each["value"], **each["peers"]}
         panel.barh(list(bars), list(bars.values()), color=["#1b6ca8"] + ["#b8c4cc"] * len(each["peers"]))
         panel.axvline(each["target"], color="#c0392b", linewidth=1, linestyle="--")
-        panel.set(xscale="log", title=f"{each['name']}\n({each['unit']}; dashed: the aim {each['target']:g})")
+        panel.set(title=f"{each['name']}\n({each['unit']}; dashed: the aim {each['target']:g})")
         panel.title.set_fontsize(8)
         panel.tick_params(labelsize=7)
         for place, value in enumerate(bars.values()):
