@@ -32,7 +32,7 @@ TENTH = 10
 
 
 def invent(path: Path, rows: int) -> None:
-    """A table of questions of 14 invented words, 20 a product, with an answer and an explanation: about 280 bytes a row."""
+    """A table of questions of 14 invented words, 20 a product, with an answer and an explanation: about 270 bytes a row."""
     draw = random.Random(0)
     syllables = [first + second for first in "bdfgklmnprstvz" for second in ("a", "e", "i", "o", "u", "an", "er")]
     words = ["".join(draw.choices(syllables, k=draw.choice((1, 2, 3)))) for _ in range(20_000)]
