@@ -112,7 +112,11 @@ class _Run:
         start = self._at("start")
         version.write_none(start)
         config = parse(prepare.PrepareConfig, self._params["prepare"], "prepare")
-        self._once("prepare", "queries.all.jsonl", lambda out: prepare.main(raw, out, self._at("corpus.all.jsonl"), config))
+        self._once(
+            "prepare",
+            "queries.all.jsonl",
+            lambda out: prepare.main(raw, out, self._at("corpus.all.jsonl"), self._at("quarantine.jsonl"), config),
+        )
         self._once("choose", "queries.jsonl", self._chosen)
         trained = parse(sft.SFTConfig, self._params["sft"], "sft")
         self._once("sft", "policy", lambda out: sft.main(self._at("corpus.jsonl"), start, out, trained))
@@ -179,7 +183,7 @@ class _Run:
 
     def _prefer(self, pairs: Path, policy: Path, out: Path) -> None:
         if any(io.read(pairs, PreferencePair)):
-            dpo.main(pairs, policy, out, parse(dpo.DPOConfig, self._params["dpo"], "dpo"))
+            dpo.main(pairs, self._at("feedback.jsonl"), policy, out, parse(dpo.DPOConfig, self._params["dpo"], "dpo"))
         else:
             _hand_on(policy, out)
 
