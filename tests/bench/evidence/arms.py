@@ -24,6 +24,8 @@ class Arm:
     """Whether it needs the strong model's answers to the drafts of the training queries."""
     chosen_only: bool = False
     """SFT on the chosen drafts in place of DPO."""
+    rate: float = 1
+    """Of the learning rate, how many times DPO's."""
 
 
 def aligned(groups: list[list[Feedback]], rule: PairRule, template: Template, _: int) -> list[PreferencePair]:
@@ -84,7 +86,9 @@ ARMS: Mapping[str, Arm] = {
     "self_scored": Arm(self_scored, calls=False),
     "self_scored_many": Arm(self_scored_many, calls=False),
     "shuffled": Arm(shuffled),
-    "sft_on_chosen": Arm(aligned, chosen_only=True),
+    "sft_on_chosen": Arm(aligned, chosen_only=True, rate=3),
+    "sft_on_chosen_x1": Arm(aligned, chosen_only=True),
+    "sft_on_chosen_x10": Arm(aligned, chosen_only=True, rate=10),
     "queries_quarter": Arm(some_queries(0.25)),
     "queries_half": Arm(some_queries(0.5)),
     "samples_2": Arm(first_samples(2)),

@@ -136,7 +136,7 @@ class _Run:
         """An arm's pairs, and the policy aligned on them; where it has no pairs, the policy as it was."""
         self._pair(arm, "feedback", ARMS[arm].pairs)
         train = self._imitate if ARMS[arm].chosen_only else self._prefer
-        self._once(f"train_{arm}", arm, lambda out: train(self._at(f"pairs_{arm}.jsonl"), self._at("policy"), out))
+        self._once(f"train_{arm}", arm, lambda out: train(self._at(f"pairs_{arm}.jsonl"), self._at("policy"), out, ARMS[arm].rate))
 
     def align_again(self) -> None:
         """A second round, on-policy."""
@@ -181,17 +181,23 @@ class _Run:
 
         self._once(f"pair_{arm}", f"pairs_{arm}.jsonl", write)
 
-    def _prefer(self, pairs: Path, policy: Path, out: Path) -> None:
+    def _prefer(self, pairs: Path, policy: Path, out: Path, rate: float = 1) -> None:
         if any(io.read(pairs, PreferencePair)):
-            dpo.main(pairs, self._at("feedback.jsonl"), policy, out, parse(dpo.DPOConfig, self._params["dpo"], "dpo"))
+            dpo.main(pairs, self._at("feedback.jsonl"), policy, out, self._aligning(rate))
         else:
             _hand_on(policy, out)
 
-    def _imitate(self, pairs: Path, policy: Path, out: Path) -> None:
+    def _imitate(self, pairs: Path, policy: Path, out: Path, rate: float = 1) -> None:
         if any(io.read(pairs, PreferencePair)):
-            _sft_on_chosen(pairs, policy, out, parse(dpo.DPOConfig, self._params["dpo"], "dpo"))
+            _sft_on_chosen(pairs, policy, out, self._aligning(rate))
         else:
             _hand_on(policy, out)
+
+    def _aligning(self, rate: float) -> dpo.DPOConfig:
+        config = parse(dpo.DPOConfig, self._params["dpo"], "dpo")
+        return config.model_copy(
+            update={"training": config.training.model_copy(update={"learning_rate": rate * config.training.learning_rate})}
+        )
 
     def _draft(self, out: Path, system: str, sampling: Sampling) -> None:
         with self._policy.open(adapter=self._at(system) / "adapter") as model:
