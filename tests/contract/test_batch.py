@@ -340,7 +340,9 @@ def test_what_leaves_in_a_batch_passes_the_egress_filter() -> None:
         assert server.bought == {"write to [EMAIL_1]": 1, "x": 1}
 
 
-@pytest.mark.parametrize("place", ["http://169.254.169.254/latest", "http://[fe80::1]/x", "file:///etc/passwd", "http://a:b@127.0.0.1/x"])
+@pytest.mark.parametrize(
+    "place", ["http://169.254.169.254/latest", "http://[fe80::1]/x", "file:///etc/passwd", "http://a:b@127.0.0.1/x", "http://[::1/x"]
+)
 def test_a_download_is_not_followed_to_where_no_file_is(place: str) -> None:
     with batch_server() as server:
         server.elsewhere = place

@@ -1,5 +1,6 @@
 """Paid calls against a real server: the budget holds, nothing that was paid for is lost, and nothing is paid for twice."""
 
+import asyncio
 import json
 import os
 import subprocess
@@ -13,10 +14,11 @@ from typing import Any
 import pytest
 
 from cowest.config import Sampling
-from cowest.errors import BudgetError, CallError, ConfigError
+from cowest.errors import BudgetError, CallError, ConfigError, StoreError
 from cowest.models import store
 from cowest.models.claims import Budget, Spent, open_turn, spent
 from cowest.models.openai import OpenAIConfig, Price
+from cowest.models.till import Till
 from cowest.protocols import Completion, Request
 from cowest.records import Message
 from tests import servers, stores, tiny
@@ -109,6 +111,8 @@ def test_a_budget_that_can_not_be_kept_is_refused_before_any_call() -> None:
             answers(config(server, price=None), 1)
         with pytest.raises(ConfigError, match="extra takes max_tokens out"):
             answers(config(server, extra={"max_tokens": None}), 1)
+        with pytest.raises(ConfigError, match="extra takes max_tokens out or gives it no end"):
+            answers(config(server, extra={"max_tokens": -1}), 1)  # what llama.cpp takes for as much as it likes
     assert server.calls == 0
 
 
@@ -304,3 +308,24 @@ def test_a_call_whose_process_was_killed_is_made_by_another_at_once() -> None:
         killed.communicate()
     assert server.calls == 2
     assert now().usd == pytest.approx(2 * COST), "the killed call may have been paid for"
+
+
+def test_a_call_may_take_the_larger_of_two_limits() -> None:
+    settings = OpenAIConfig(model="m", base_url="http://127.0.0.1/v1", extra={"max_completion_tokens": 500})
+    assert settings.most(ask("x"))[1] == 500
+    assert settings.model_copy(update={"extra": {"max_tokens": 5}}).most(ask("x"))[1] == 5
+
+
+def test_a_move_that_no_store_can_make_is_told_to_who_waits_and_the_till_goes_on() -> None:
+    """What it is, nobody knows yet: it must not leave a stage waiting forever."""
+
+    async def moves() -> None:
+        till = Till(store.open_store())
+        good, bad = (store.Answer(key, Completion("x", "m", prompt_tokens=tokens), 0.1) for key, tokens in (("a", 1), ("b", 2**70)))
+        with pytest.raises((OverflowError, StoreError)):
+            await asyncio.wait_for(till.settle(bad, 0.0, 1), 5)
+        await asyncio.wait_for(till.settle(good, 0.0, 1), 5)
+        assert (await till.look(["a", "b"])).keys() == {"a"}
+        await till.close()
+
+    asyncio.run(moves())

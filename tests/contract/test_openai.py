@@ -1,6 +1,7 @@
 """The endpoint provider against a real server on this machine that misbehaves by script."""
 
 import email.utils
+import json
 import logging
 import sqlite3
 import threading
@@ -205,10 +206,14 @@ def test_a_longer_wait_than_patience_stops() -> None:
 
 @pytest.mark.parametrize(
     ("said", "seconds"),
-    [("3", 3.0), ("0.5", 0.5), ("Thu, 01 Jan 1970 00:01:40 GMT", 40.0), ("Thu, 01 Jan 1970 00:00:10 GMT", 0.0), ("", None), ("soon", None),
+    [("3", 3.0), ("0.5", 0.5), ("Thu, 01 Jan 1970 00:01:40 GMT", 40.0), ("Thu, 01 Jan 1970 00:00:10 GMT", 0.0),
+     ("Thu Jan  1 00:01:40 1970", 40.0), ("Thursday, 01-Jan-70 00:01:40 GMT", 40.0), ("", None), ("soon", None),
      ("-3", None), ("nan", None), ("inf", None), ("²", None), ("1e9", None)],
 )  # fmt: skip
-def test_reads_retry_after(said: str, seconds: float | None) -> None:
+def test_reads_retry_after(said: str, seconds: float | None, monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureRequest) -> None:
+    monkeypatch.setenv("TZ", "America/New_York")
+    time.tzset()
+    request.addfinalizer(lambda: (monkeypatch.undo(), time.tzset()))
     assert retry_after({"retry-after": said}, now=60.0) == seconds
 
 
@@ -304,7 +309,7 @@ def test_takes_no_adapter(tmp_path: Path) -> None:
      "http://169.254.169.254/latest", "http://169.254.1.1:80/v1", "http://[fe80::1]/v1", "http://[fe80::1%25eth0]/v1",
      "http://metadata.google.internal/v1", "http://Metadata.Google.Internal./v1", "http://2852039166/v1", "http://0xA9FEA9FE/v1",
      "http://169.254.43518/v1", "http://[::ffff:169.254.169.254]/v1", "http://[64:ff9b::a9fe:a9fe]/v1", "http://100.100.100.200/v1",
-     "http://host:99999/v1", "http://[::1/v1"],
+     "http://host:99999/v1", "http://[::1/v1", "http://a..b/v1", "http://\u4f8b..jp/v1", f"http://{'a' * 64}.com/v1"],
 )  # fmt: skip
 def test_base_urls_refused(url: str) -> None:
     with pytest.raises(ConfigError, match="base_url: "):
@@ -371,6 +376,39 @@ def test_the_key_is_sent_and_seen_nowhere_else(
     assert not any(CANARY in text for text in seen)
     files = [path for path in own_store.rglob("*") if path.is_file()]
     assert files and not any(CANARY.encode() in path.read_bytes() for path in files)
+
+
+@pytest.mark.parametrize("word", ["none", "EMPTY", "1"])
+def test_a_word_in_a_keys_place_changes_no_answer(word: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("OPENAI_API_KEY", word)
+    with chat_server() as server:
+        (found,) = answers(config(server, key_env="OPENAI_API_KEY"), "none of 1, EMPTY")
+    assert found.text == "answer to none of 1, EMPTY" and found.completion_tokens == 3
+
+
+def with_part(**parts: Any) -> Fate:
+    return Fate(body=json.dumps(json.loads(servers.completion("well")) | parts).encode())
+
+
+def test_an_endpoint_that_says_what_no_database_or_file_can_hold_stops_nothing(
+    monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    choice = json.loads(servers.completion("well"))["choices"][0]
+    odd = {
+        "tokens": with_part(usage={"prompt_tokens": 2**63, "completion_tokens": 1}),
+        "version": with_part(model="m\ud800\x1b[2J" + "x" * 10_000),
+        "refusal": Fate(body=servers.completion(None, refusal="no\ud800\x1b[2J")),
+        "logprob": with_part(choices=[choice | {"logprobs": {"content": [{"logprob": 10**400}]}}]),
+        "endless": with_part(choices=[choice | {"logprobs": {"content": [{"logprob": float("inf")}]}}]),
+        "poison": Fate(400, json.dumps({"error": {"message": "no\ud800\x1b[2J"}}).encode()),
+    }
+    with chat_server({name: [fate] for name, fate in odd.items()}) as server:
+        found = dict(zip(odd, answers(config(server, concurrency=1), *odd), strict=True))
+        assert server.calls == len(odd)
+    assert [found[name].text for name in odd] == ["well", "well", None, "well", "well", None]
+    assert (found["tokens"].prompt_tokens, found["logprob"].logprob, found["endless"].logprob) == (0, None, None)
+    assert found["refusal"].failed == "refused: no\ufffd\ufffd[2J" and found["poison"].failed == "HTTP 400: no\ufffd\ufffd[2J"
+    assert "\x1b" not in (said := capfd.readouterr().err) and "m\ufffd\ufffd[2Jxxx" in said and len(said) < 1000
 
 
 def test_an_endpoint_that_says_the_key_gets_it_into_nothing(own_store: Path, monkeypatch: pytest.MonkeyPatch) -> None:

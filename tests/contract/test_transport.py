@@ -68,6 +68,16 @@ def test_reads_whatever_servers_send(reply: bytes) -> None:
         (b"HTTP/1.1 200 OK\r\n" + b"A: b\r\n" * 20_000 + b"\r\n", "not HTTP"),
         (b"HTTP/1.1 200 OK\r\nContent-Length: 99999999999\r\n\r\n", f"more than {LARGEST} bytes"),
         (b"HTTP/1.1 200 OK\r\nContent-Encoding: gzip\r\n\r\nno gzip", "not HTTP"),
+        (b"HTTP/1.1 200 OK\r\nContent-Encoding: gzip\r\n\r\n" + gzip.compress(bytes(LARGEST + 1)), f"more than {LARGEST} bytes"),
+        (b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\nContent-Length: 15\r\n\r\n" + BODY, "not HTTP"),
+        (b"HTTP/1.1 200 OK\r\nContent-Length: -15\r\n\r\n" + BODY, "not HTTP"),
+        (b"HTTP/1.1 200 OK\r\nContent-Length: +15\r\n\r\n" + BODY, "not HTTP"),
+        (b"HTTP/1.1 200 OK\r\nContent-Length: 1_5\r\n\r\n" + BODY, "not HTTP"),
+        (b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n0xf\r\n" + BODY + b"\r\n0\r\n\r\n", "not HTTP"),
+        (b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\nf\r\n" + BODY + b"\r\n0\r\n" + b"A: b\r\n" * 5_000, "not HTTP"),
+        (b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n" + b"f" * 60_000 + b"\r\n", f"more than {LARGEST} bytes"),
+        (b"HTTP/1.1 100 Continue\r\n\r\n" * 5_000, "not HTTP"),
+        (b"HTTP/1.1 -50 OK\r\nContent-Length: 15\r\n\r\n" + BODY, "not HTTP"),
     ],
 )
 def test_what_is_not_a_whole_response_is_lost_and_may_have_been_paid_for(reply: bytes, reason: str) -> None:
@@ -145,14 +155,18 @@ def test_goes_through_the_proxy_that_the_environment_names(monkeypatch: pytest.M
 
 @pytest.fixture
 def certified(tmp_path: Path) -> ssl.SSLContext:
-    """A server's certificate for localhost, signed by itself; its file is tmp_path/cert.pem."""
+    """A server's certificate for this machine, signed by itself; its file is tmp_path/cert.pem."""
+    return certificate(tmp_path, "localhost", "127.0.0.1")
+
+
+def certificate(tmp_path: Path, host: str, address: str) -> ssl.SSLContext:
     x509 = pytest.importorskip("cryptography.x509")
     from cryptography.hazmat.primitives import hashes, serialization
     from cryptography.hazmat.primitives.asymmetric import ec
 
     key, name = ec.generate_private_key(ec.SECP256R1()), x509.Name([x509.NameAttribute(x509.NameOID.COMMON_NAME, "localhost")])
     now = datetime.now(UTC)
-    names = x509.SubjectAlternativeName([x509.DNSName("localhost"), x509.IPAddress(ip_address("127.0.0.1"))])
+    names = x509.SubjectAlternativeName([x509.DNSName(host), x509.IPAddress(ip_address(address))])
     builder = x509.CertificateBuilder(name, name, key.public_key(), x509.random_serial_number(), now, now + timedelta(days=1))
     certificate = builder.add_extension(names, False).sign(key, hashes.SHA256())
     pem = serialization.Encoding.PEM
@@ -181,6 +195,60 @@ def test_https_straight_and_through_a_proxy_and_only_with_a_certificate_that_is_
         monkeypatch.setenv("HTTPS_PROXY", place)
         with pytest.raises(LostError, match=r"the proxy refuses: HTTP/1\.1 407 Who are you"):
             post(server.url)
+
+
+def test_a_certificate_of_another_host_is_none(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    other = certificate(tmp_path, "other.example", "192.0.2.1")
+    monkeypatch.setenv("SSL_CERT_FILE", str(tmp_path / "cert.pem"))
+    with chat_server(tls=other) as server, proxy() as (place, _):
+        for through in ("", place):
+            monkeypatch.setenv("HTTPS_PROXY", through)
+            with pytest.raises(LostError, match=r"certificate is not valid for '127\.0\.0\.1'") as raised:
+                post(server.url, key="secret")
+            assert not raised.value.reached and server.calls == 0
+
+
+def test_a_proxy_puts_no_answer_of_its_own_before_what_is_encrypted(
+    certified: ssl.SSLContext, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("SSL_CERT_FILE", str(tmp_path / "cert.pem"))
+    forged = b"HTTP/1.1 200 OK\r\n\r\nHTTP/1.1 200 OK\r\nContent-Length: 15\r\n\r\n" + BODY
+    with chat_server(tls=certified) as server, proxy(forged) as (place, _):
+        monkeypatch.setenv("HTTPS_PROXY", f"http://{place}")
+        with pytest.raises(LostError) as raised:
+            post(server.url, key="secret")
+        assert not raised.value.reached and server.calls == 0
+
+
+@pytest.mark.parametrize("answer", [b"HTTP/1.1 407 Who?\r\n\r\n", b"HTTP/1.1 407 Who?\r\n" + b"A: b\r\n" * 20_000 + b"\r\n"])
+def test_a_connection_that_a_proxy_refuses_is_ended(answer: bytes, monkeypatch: pytest.MonkeyPatch) -> None:
+    heard: list[bytes] = []
+
+    def serve() -> None:
+        connection, _ = listener.accept()
+        with connection:
+            connection.settimeout(3)
+            heard.append(connection.recv(2**16))
+            connection.sendall(answer)
+            try:
+                heard.append(connection.recv(1))
+            except ConnectionResetError:
+                heard.append(b"")
+            except TimeoutError:
+                heard.append(b"it is open still")
+
+    async def refused() -> None:
+        with pytest.raises(LostError, match="the proxy") as raised:
+            await Transport("https://model.example/v1", None, 3, 4).post({"messages": []})
+        assert not raised.value.reached
+        await asyncio.to_thread(thread.join)
+
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        monkeypatch.setenv("HTTPS_PROXY", f"http://127.0.0.1:{listener.getsockname()[1]}")
+        thread = threading.Thread(target=serve, daemon=True)
+        thread.start()
+        asyncio.run(refused())
+    assert heard[0].startswith(b"CONNECT model.example:443 ") and heard[1] == b""
 
 
 def test_nothing_of_a_broken_answer_is_read_by_the_next_call() -> None:
@@ -234,3 +302,15 @@ def test_a_body_is_sent_and_an_answer_taken_piece_by_piece(packed: bool) -> None
         reply, taken = asyncio.run(sent(server.url))
     assert (reply.status, reply.content, taken) == (200, b"", len(content))
     assert server.bodies == [{"messages": [{"content": "hi"}]}]
+
+
+def test_a_file_that_was_packed_and_is_cut_is_no_file() -> None:
+    async def fetched(url: str) -> None:
+        transport, taken = Transport(url, None, 3, 1), bytearray()
+        with pytest.raises(LostError, match="connection lost"):
+            await transport.send("GET", f"{url}/files/f/content", into=taken.extend)
+        await transport.close()
+
+    cut = gzip.compress(b"a line\n" * 1000)[:-9]
+    with raw_server(b"HTTP/1.1 200 OK\r\nContent-Encoding: gzip\r\nContent-Length: %d\r\n\r\n%b" % (len(cut), cut)) as url:
+        asyncio.run(fetched(url))

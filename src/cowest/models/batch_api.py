@@ -66,7 +66,7 @@ class BatchApi:
 
     def download(self, file: str, into: IO[bytes]) -> bool:
         """Writes a file's content; False where the provider has it no more. Raises CallError."""
-        path = f"/files/{quote(file, safe='')}/content"
+        path = f"/files/{quote(file, safe='', errors='replace')}/content"
         for attempt in range(1, self._config.retries + 2):
             if self._insist(lambda: self._fetched(path, into), None, lambda reply: reply.status != 404):
                 return True
@@ -175,18 +175,19 @@ class BatchApi:
                     await hop.close()
             if reply.status not in (301, 302, 303, 307, 308) or not reply.headers.get("location"):
                 return reply
-            url = urljoin(url, reply.headers["location"])
-            self._may_be_followed(url)
+            url = self._followed(url, reply.headers["location"])
             if hop is not self._transport or _origin(url) != _origin(self._config.base_url):
                 hop = Transport(url, None, self._config.timeout, 1, lambda host: address.forbidden(host, self._config.allow_address))
         raise HopelessError(f"redirects a download more than {HOPS} times")
 
-    def _may_be_followed(self, url: str) -> None:
+    def _followed(self, url: str, location: str) -> str:
+        """Where a redirect leads. Raises HopelessError where that is not followed."""
         try:
+            url = urljoin(url, location)
             parts = urlsplit(url)
             host, port = parts.hostname or "", parts.port
         except ValueError:
-            host, port = "", 0
+            parts, host, port = urlsplit(""), "", 0
         schemes = ("https",) if urlsplit(self._config.base_url).scheme == "https" else ("http", "https")
         plain = url.isascii() and url.isprintable() and " " not in url
         if not host or port == 0 or parts.scheme not in schemes or parts.username or parts.password or not plain:
@@ -194,6 +195,7 @@ class BatchApi:
         allowed = self._config.allow_address
         if address.forbidden(host, allowed) or address.leads_astray(host, allowed):
             raise HopelessError("redirects a download to a link-local or metadata address, where no file is: do you trust this endpoint?")
+        return url
 
 
 def _around(boundary: str) -> tuple[bytes, bytes]:

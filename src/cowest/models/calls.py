@@ -159,8 +159,11 @@ class OpenAIModel:
         try:
             found = await self._till.look([call.ask.key for call in calls])
             self._watch()
-        except CoWestError as error:
-            self._halt(error)
+        except Exception as error:  # noqa: BLE001  those who wait raise it; they would wait forever
+            if isinstance(error, CoWestError):
+                self._halt(error)
+            for call in calls:
+                self._fail(call, error)
             return
         for call in calls:
             if call.ask.key in found:

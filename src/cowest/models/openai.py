@@ -27,6 +27,7 @@ from cowest.protocols import ChatModel, Request
 
 MESSAGE = 16
 """Tokens that an endpoint puts around a message at most."""
+LIMITS = ("max_tokens", "max_completion_tokens")
 
 
 class Price(Config):
@@ -89,6 +90,10 @@ class OpenAIConfig(Config):
             raise ValueError("should be http://... or https://...")
         if parts.username or parts.password or parts.query or parts.fragment:
             raise ValueError("holds more than host, port and path: a key belongs into the environment, under the name in key_env")
+        try:
+            parts.hostname.encode("idna")
+        except UnicodeError:
+            raise ValueError("names no host that there could be: a part between two points is empty or too long") from None
         if address.forbidden(parts.hostname, info.data.get("allow_address", ())):
             raise ValueError(
                 "is a link-local or metadata address, where machines get their credentials and no model is; "
@@ -149,8 +154,9 @@ class OpenAIConfig(Config):
     def most(self, request: Request) -> tuple[int, int]:
         """Tokens of prompt and completion that a request can cost at most: a token is a byte or more."""
         prompt = sum(len(message.content.encode("utf-8", "surrogatepass")) + MESSAGE for message in request.messages)
-        limit = self.extra.get(self.limit)
-        return prompt + MESSAGE, limit if isinstance(limit, int) else request.sampling.max_tokens
+        sent = {self.limit: request.sampling.max_tokens} | self.extra
+        limits = [sent.get(name) for name in LIMITS]  # an endpoint that is told both may go by either
+        return prompt + MESSAGE, max((most for most in limits if isinstance(most, int) and most > 0), default=request.sampling.max_tokens)
 
     def cost(self, prompt: int, completion: int) -> float | None:
         """US dollars for so many tokens, a batch's discount taken off; None without a price."""
@@ -188,9 +194,11 @@ class OpenAIConfig(Config):
                 f"{self.model}: the turn has a budget of ${budget.usd:g}, and the model no price: give it "
                 "`price: {prompt: ..., completion: ...}`, in US dollars a million tokens (0 where it costs nothing)"
             )
-        limited = self.limit not in self.extra or isinstance(self.extra[self.limit], int)
-        if (budget.usd is not None or budget.tokens is not None) and not limited:
-            raise ConfigError(f"{self.model}: the turn has a budget, and extra takes {self.limit} out: a call could cost anything")
+        limit = self.extra.get(self.limit, 1)
+        if (budget.usd is not None or budget.tokens is not None) and not (isinstance(limit, int) and limit > 0):
+            raise ConfigError(
+                f"{self.model}: the turn has a budget, and extra takes {self.limit} out or gives it no end: a call could cost anything"
+            )
 
     def _key(self) -> str | None:
         if self.key_env is None:

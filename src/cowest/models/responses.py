@@ -2,10 +2,12 @@
 
 import email.utils
 import json
+import math
 import random
 import re
 from collections.abc import Mapping
 from dataclasses import replace
+from datetime import UTC
 from typing import Any, Literal, NamedTuple, NoReturn
 from urllib.parse import quote
 
@@ -34,6 +36,10 @@ NO_SYSTEM = re.compile(
 )
 LONGEST_BACKOFF = 30.0
 """Seconds between two attempts at most, where the provider names no time."""
+SECRET = 8
+"""Letters of a key at least. What is shorter is a word in a key's place (EMPTY, none, ollama), which an answer may hold."""
+MOST_TOKENS = 2**40
+"""Tokens that no call takes: who says so can't count, and databases hold no more than 2**63."""
 Usage = tuple[int, int]
 """Tokens of prompt and completion."""
 FREE: Usage = (0, 0)
@@ -92,7 +98,7 @@ def read(reply: Reply, name: str, key: str | None, patience: float, now: float) 
 
 def without(content: bytes, key: str | None) -> bytes:
     """What the other side said, without the key: an endpoint that says it again must not get it into the store or the data."""
-    if not key:
+    if not key or len(key) < SECRET:
         return content
     for form in {key, key.replace("/", "\\/"), quote(key, safe="")}:
         content = content.replace(form.encode(), b"***")
@@ -138,9 +144,9 @@ def read_body(content: bytes, name: str) -> Answered:
     except (LookupError, TypeError, AttributeError):
         raise AgainError("an answer without choices", usage) from None
     tokens = dict(zip(("prompt_tokens", "completion_tokens"), usage or FREE, strict=True))
-    version = " ".join(str(body[part]) for part in ("model", "system_fingerprint") if body.get(part)) or None
+    version = said(" ".join(str(body[part]) for part in ("model", "system_fingerprint") if body.get(part)), None) or None
     if finish == "content_filter" or refusal:
-        reason = f"refused: {' '.join(str(refusal).split())[:200]}" if refusal else "refused by the provider's content filter"
+        reason = f"refused: {said(str(refusal), None)}" if refusal else "refused by the provider's content filter"
         return Answered(Completion(None, name, "refused", reason, None, **tokens), version, usage)
     if isinstance(text, list):  # some answer in parts
         text = "".join(str(part.get("text") or "") for part in text if isinstance(part, dict) and part.get("type") == "text")
@@ -161,7 +167,9 @@ def retry_after(headers: Mapping[str, str], now: float) -> float | None:
     if value.isascii() and value.replace(".", "", 1).isdigit():
         return float(value)
     try:
-        return max(0.0, email.utils.parsedate_to_datetime(value).timestamp() - now)
+        date = email.utils.parsedate_to_datetime(value)
+        # The oldest of the three forms names no zone: it is in UTC too.
+        return max(0.0, (date if date.tzinfo else date.replace(tzinfo=UTC)).timestamp() - now)
     except (ValueError, OverflowError):
         return None
 
@@ -172,8 +180,9 @@ def backoff(first: float, attempt: int) -> float:
 
 
 def said(text: str, key: str | None, most: int = 200) -> str:
-    """What the other side said, in one line, without the key."""
-    return " ".join((text.replace(key, "***") if key else text).split())[:most]
+    """What the other side said, in one line, without the key, and without what would steer a terminal or fit into no file."""
+    text = text.replace(key, "***") if key and len(key) >= SECRET else text
+    return "".join(letter if letter.isprintable() else "\ufffd" for letter in " ".join(text.split())[:most])
 
 
 def _mend(error: dict[str, Any]) -> str | None:
@@ -200,7 +209,7 @@ def _filters(error: dict[str, Any]) -> str:
     if not isinstance(found, dict):
         return ""
     names = [name for name, result in found.items() if isinstance(result, dict) and result.get("filtered")]
-    return f" for {', '.join(names)}" if names else ""
+    return f" for {said(', '.join(names), None)}" if names else ""
 
 
 def _title(content: bytes) -> str:
@@ -223,11 +232,14 @@ def _usage(body: Any) -> Usage | None:
     if not isinstance(usage, dict):
         return None
     prompt, completion = usage.get("prompt_tokens"), usage.get("completion_tokens")
-    return (prompt, completion) if type(prompt) is int and type(completion) is int and min(prompt, completion) >= 0 else None
+    if type(prompt) is not int or type(completion) is not int:
+        return None
+    return (prompt, completion) if min(prompt, completion) >= 0 and max(prompt, completion) <= MOST_TOKENS else None
 
 
 def _logprob(choice: dict[str, Any]) -> float | None:
     try:
-        return sum(float(token["logprob"]) for token in choice["logprobs"]["content"]) if choice["logprobs"]["content"] else None
-    except (LookupError, TypeError, ValueError):
+        found = sum(float(token["logprob"]) for token in choice["logprobs"]["content"]) if choice["logprobs"]["content"] else None
+    except (LookupError, TypeError, ValueError, OverflowError):
         return None
+    return found if found is not None and math.isfinite(found) else None

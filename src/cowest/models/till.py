@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from cowest.errors import BudgetError, CallError, CoWestError
+from cowest.errors import BudgetError, CallError
 from cowest.models.claims import Ask, Claims, Left, Move, Refused, Released, Settled, spent
 from cowest.models.store import Answer, CallStore
 from cowest.protocols import Completion
@@ -115,7 +115,7 @@ class Till:
             batch, self._queue = self._queue, []
             try:
                 found = await asyncio.to_thread(self._do, [move for move, _ in batch])
-            except CoWestError as error:
+            except Exception as error:  # noqa: BLE001  those who wait raise it; they would wait forever
                 for _, future in batch:
                     future.set_exception(error)
                     future.exception()  # whoever waits for it gets it; where nobody does, it is not worth a warning

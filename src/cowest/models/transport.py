@@ -7,6 +7,7 @@ and nothing of the environment's is sent along. One request at a time on a conne
 import asyncio
 import base64
 import json
+import re
 import ssl
 import time
 import zlib
@@ -33,6 +34,11 @@ LARGEST = 32 * 2**20
 """Bytes of a response that is held whole."""
 PIECE = 2**16
 """Bytes that are read at a time at most."""
+REMARKS = 100
+"""Heads before that of the answer, and lines after its last chunk, at most."""
+STATUS = re.compile(r"HTTP/1\.[0-9] ([1-9][0-9]{2})(?: |$)")
+DIGITS = {10: re.compile(rb"[0-9]+"), 16: re.compile(rb"[0-9A-Fa-f]+")}
+"""What a length is written with: Python's int takes more (+5, 0x5, 1_0), which others on the way may read otherwise."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -181,18 +187,30 @@ class Transport:
                 direct = self._ssl if secure and not self._proxy else None
                 port = place.port or (443 if place.scheme == "https" else 80)
                 reader, writer = await asyncio.open_connection(place.hostname, port, ssl=direct)
-                # A name may lead elsewhere than when it was looked up: the other end is looked at before the key goes there.
-                if not self._proxy and self._forbidden(writer.get_extra_info("peername")[0]):
+                try:
+                    await self._secured(reader, writer, place.hostname or "")
+                except BaseException:
                     writer.transport.abort()
-                    raise LostError(f"{place.hostname} leads to a link-local or metadata address, where no model is", reached=False)
-                if secure and self._proxy:
-                    await _tunnel(reader, writer, self._url, self._proxy)
-                    await writer.start_tls(self._ssl or ssl.create_default_context(), server_hostname=_host(self._url).strip("[]"))
+                    raise
+                return _Link(reader, writer, time.monotonic())
         except TimeoutError:
             raise LostError("no connection in time", reached=False) from None
+        except asyncio.LimitOverrunError:
+            raise LostError("what the proxy says is not HTTP", reached=False) from None
         except (OSError, EOFError, ValueError) as error:  # ssl's are OSErrors, a name that none can be is a ValueError
             raise LostError(str(error) or "no connection", reached=False) from None
-        return _Link(reader, writer, time.monotonic())
+
+    async def _secured(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, host: str) -> None:
+        """Makes sure who is at the other end, before the key goes there. Raises LostError, OSError."""
+        # A name may lead elsewhere than when it was looked up.
+        if not self._proxy and self._forbidden(writer.get_extra_info("peername")[0]):
+            raise LostError(f"{host} leads to a link-local or metadata address, where no model is", reached=False)
+        if self._ssl and self._proxy:
+            await _tunnel(reader, writer, self._url, self._proxy)
+            await writer.start_tls(self._ssl, server_hostname=_host(self._url).strip("[]"))
+        # What came unasked was said before TLS began, by nobody knows whom, and would be read as the first call's answer.
+        if _stray(reader):
+            raise OSError("it spoke before it was asked: no endpoint of an API, or a proxy that adds to what it hands on")
 
 
 def _stray(reader: asyncio.StreamReader) -> bool:
@@ -227,19 +245,13 @@ async def _tunnel(reader: asyncio.StreamReader, writer: asyncio.StreamWriter, ur
 
 async def _read(reader: asyncio.StreamReader, into: Sink | None = None) -> tuple[Reply, bool]:
     """A response, and whether the connection may be used again. Raises EOFError, OSError; ValueError for what is not HTTP."""
-    status = 0
-    while status < 200:  # 1xx are remarks on the way
-        head = (await reader.readuntil(b"\r\n\r\n")).decode("latin-1")
-        first, *lines = head[:-4].split("\r\n")
-        if not first.startswith("HTTP/1."):
-            raise ValueError(first)
-        status = int(first[9:12])
-    headers = {name.strip().lower(): value.strip() for name, _, value in (line.partition(":") for line in lines)}
-    framed, content = True, bytearray()
+    status, first, headers = await _headed(reader)
+    framed, content, unpacked = True, bytearray(), None
     whole = into is None or status != 200
     take = _holding(content) if into is None or whole else into
     if headers.get("content-encoding", "").lower() == "gzip":  # some send it unasked
-        take = _unpacking(take)
+        unpacked = zlib.decompressobj(wbits=31)
+        take = _unpacking(unpacked, take)
     if status in (204, 304):
         pass
     elif "chunked" in headers.get("transfer-encoding", "").lower():
@@ -247,16 +259,38 @@ async def _read(reader: asyncio.StreamReader, into: Sink | None = None) -> tuple
             await _copy(reader, size, take)
             if await reader.readexactly(2) != b"\r\n":
                 raise ValueError("a chunk without an end")
-        while await reader.readuntil(b"\r\n") != b"\r\n":
-            pass
+        for _ in range(REMARKS):
+            if await reader.readuntil(b"\r\n") == b"\r\n":
+                break
+        else:
+            raise ValueError("an answer without an end")
     elif "content-length" in headers:
-        await _copy(reader, _size(headers["content-length"], 10, whole), take)
+        await _copy(reader, _size(headers["content-length"].encode("latin-1"), 10, whole), take)
     else:
         framed = False
         while part := await reader.read(PIECE):
             take(part)
-    stays = framed and first.startswith("HTTP/1.1") and headers.get("connection", "").lower() != "close"
+    if unpacked and not whole and not unpacked.eof:  # JSON that is cut says so itself, the lines of a file do not
+        raise EOFError
+    stays = framed and first.startswith("HTTP/1.1") and "close" not in headers.get("connection", "").lower()
     return Reply(status, headers, bytes(content)), stays
+
+
+async def _headed(reader: asyncio.StreamReader) -> tuple[int, str, dict[str, str]]:
+    """Status, first line and headers of a response; 1xx are remarks on the way."""
+    for _ in range(REMARKS):
+        head = (await reader.readuntil(b"\r\n\r\n")).decode("latin-1")
+        first, *lines = head[:-4].split("\r\n")
+        if (found := STATUS.match(first)) is None:
+            raise ValueError(first)
+        if (status := int(found[1])) >= 200:
+            break
+    else:
+        raise ValueError("remarks and no answer")
+    pairs = [(name.strip().lower(), value.strip()) for name, _, value in (line.partition(":") for line in lines)]
+    if len({value for name, value in pairs if name == "content-length"}) > 1:  # where the next answer begins, nobody could tell
+        raise ValueError("several lengths")
+    return status, first, dict(pairs)
 
 
 async def _copy(reader: asyncio.StreamReader, size: int, take: Sink) -> None:
@@ -279,9 +313,7 @@ def _holding(content: bytearray) -> Sink:
     return hold
 
 
-def _unpacking(take: Sink) -> Sink:
-    unpacked = zlib.decompressobj(wbits=31)
-
+def _unpacking(unpacked: "zlib._Decompress", take: Sink) -> Sink:
     def unpack(part: bytes) -> None:
         while part:
             take(unpacked.decompress(part, PIECE))
@@ -290,10 +322,10 @@ def _unpacking(take: Sink) -> Sink:
     return unpack
 
 
-def _size(text: str | bytes, base: int, whole: bool) -> int:
-    size = int(text, base)
-    if size < 0:
+def _size(text: bytes, base: int, whole: bool) -> int:
+    if not DIGITS[base].fullmatch(text.strip()):
         raise ValueError(text)
+    size = int(text, base)
     if whole and size > LARGEST:
         raise LostError(f"an answer of more than {LARGEST} bytes")
     return size
