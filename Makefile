@@ -27,18 +27,18 @@ export OMP_WAIT_POLICY = PASSIVE
 export PATH := $(abspath $(BIN)):$(PATH)
 
 help:
-	@echo "make demo     one turn of the wheel on two small models (STRONG=smollm2: Apache-2.0 models only)"
-	@echo "make test     lint, types, import rules and all tests"
-	@echo "make kill     a hosted stage killed at 20 moments: no answer lost, none paid for twice"
-	@echo "make evidence what alignment by collaborative feedback is worth, against its controls (hours)"
-	@echo "make bench-calls  what calls take, beside other clients (docs/performance.md)"
-	@echo "make install  only the environment, in $(VENV)"
-	@echo "make ui       MLflow's pages of the turns, on http://127.0.0.1:5000"
-	@echo "make serve    the champion and the strong model behind HTTP, on http://127.0.0.1:3000"
-	@echo "make image    the CPU image that runs any stage (needs Docker)"
-	@echo "make bench-data  a million rows prepared and validated, against the plain pandas script: docs/bench/data.json"
-	@echo "make check    lint, types and import rules alone"
-	@echo "make clean    what a turn made; keeps the environment, the models and the answered calls"
+	@echo "make demo         one turn of the wheel on two small models (STRONG=smollm2: Apache-2.0 models only)"
+	@echo "make test         lint, types, import rules and all tests"
+	@echo "make kill         a hosted stage killed at 20 moments: no answer lost, none paid for twice"
+	@echo "make evidence     what alignment by collaborative feedback is worth, against its controls (hours)"
+	@echo "make bench-calls  what calls take, beside other clients: docs/performance.md"
+	@echo "make bench-data   a million rows prepared and validated, beside a plain script: docs/performance-data.md"
+	@echo "make install      only the environment, in $(VENV)"
+	@echo "make ui           MLflow's pages of the turns, on http://127.0.0.1:5000"
+	@echo "make serve        the champion and the strong model behind HTTP, on http://127.0.0.1:3000"
+	@echo "make image        the CPU image that runs any stage (needs Docker)"
+	@echo "make check        lint, types and import rules alone"
+	@echo "make clean        what a turn made; keeps the environment, the models and the answered calls"
 
 install: $(VENV)/.installed
 
