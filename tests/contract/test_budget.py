@@ -231,6 +231,16 @@ def test_a_version_that_changes_in_the_middle_of_a_turn_is_said(stage: store.Acc
         assert later.versions == {config(server).name: {"tiny-2026-01-01 fp_1": 0, "tiny-2027 fp_1": 1}}
 
 
+def test_an_endpoint_that_reports_ever_other_versions_fills_no_log(stage: store.Account, capfd: pytest.CaptureFixture[str]) -> None:
+    with chat_server(
+        otherwise=lambda body: Fate(body=completion("x").replace(b"fp_1", body["messages"][-1]["content"].encode()))
+    ) as server:
+        assert len(answers(config(server, concurrency=1), *range(10, 40))) == 30
+    said = capfd.readouterr().err
+    assert said.count("changed in the middle of the turn") == 5 and said.count("not said again") == 1
+    assert stage.line().endswith("1 by tiny-2026-01-01 14 and 25 more")
+
+
 def test_a_version_that_changes_stops_where_that_is_asked(stage: store.Account) -> None:
     other = Fate(body=completion("other").replace(b"tiny-2026-01-01", b"tiny-2027"))
     with chat_server({"3": [other]}) as server:

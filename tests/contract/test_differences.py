@@ -49,6 +49,20 @@ AZURE = {
 }  # fmt: skip
 
 
+OPENROUTER = {
+    "code": 403, "message": "Input was flagged",
+    "metadata": {"reasons": ["violence", "\ud800"], "flagged_input": "grim", "provider_name": "P", "model_slug": "m"},
+}  # fmt: skip
+
+
+def test_a_prompt_that_a_moderation_flags_is_set_aside_and_stops_nothing() -> None:
+    """A 403 of another kind is about every call."""
+    with chat_server({"grim": [Fate(403, json.dumps({"error": OPENROUTER}).encode())] * 9}) as server:
+        grim, good = answers(config(server), "grim", "good")
+        assert grim.failed == "refused by the provider's content filter for violence, \ufffd (HTTP 403: Input was flagged)"
+        assert (grim.finish, good.text, server.calls) == ("refused", "answer to good", 2)
+
+
 def test_a_prompt_that_a_content_filter_refuses_is_set_aside_once_and_for_all() -> None:
     fate = Fate(400, json.dumps({"error": AZURE}).encode())
     with chat_server({"grim": [fate] * 9}) as server:

@@ -309,7 +309,8 @@ def test_takes_no_adapter(tmp_path: Path) -> None:
      "http://169.254.169.254/latest", "http://169.254.1.1:80/v1", "http://[fe80::1]/v1", "http://[fe80::1%25eth0]/v1",
      "http://metadata.google.internal/v1", "http://Metadata.Google.Internal./v1", "http://2852039166/v1", "http://0xA9FEA9FE/v1",
      "http://169.254.43518/v1", "http://[::ffff:169.254.169.254]/v1", "http://[64:ff9b::a9fe:a9fe]/v1", "http://100.100.100.200/v1",
-     "http://host:99999/v1", "http://[::1/v1", "http://a..b/v1", "http://\u4f8b..jp/v1", f"http://{'a' * 64}.com/v1"],
+     "http://host:99999/v1", "http://[::1/v1", "http://a..b/v1", "http://\u4f8b..jp/v1", f"http://{'a' * 64}.com/v1",
+     "http://h/v1\r\nX-A: b", "http://h /v1", "http://h\x0b/v1", "http://h/v1?", "http://h/v1#"],
 )  # fmt: skip
 def test_base_urls_refused(url: str) -> None:
     with pytest.raises(ConfigError, match="base_url: "):

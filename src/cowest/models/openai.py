@@ -88,7 +88,9 @@ class OpenAIConfig(Config):
         parts = urlsplit(url)
         if parts.scheme not in ("http", "https") or not parts.hostname or parts.port == 0:
             raise ValueError("should be http://... or https://...")
-        if parts.username or parts.password or parts.query or parts.fragment:
+        if not url.isprintable() or " " in url:  # urlsplit takes line ends out by itself
+            raise ValueError("holds a space or a sign that can't be seen")
+        if parts.username or parts.password or "?" in url or "#" in url:
             raise ValueError("holds more than host, port and path: a key belongs into the environment, under the name in key_env")
         try:
             parts.hostname.encode("idna")

@@ -89,7 +89,7 @@ def read(reply: Reply, name: str, key: str | None, patience: float, now: float) 
     if reply.status == 200:
         return read_body(reply.content, name)
     error = _error(reply.content)
-    if str(error.get("code")) in FILTERED:  # the prompt was refused: an ending, as where the completion is
+    if str(error.get("code")) in FILTERED or _moderated(error):  # the prompt was refused: an ending, as where the completion is
         detail = said(str(error.get("message") or ""), key)
         reason = f"refused by the provider's content filter{_filters(error)} (HTTP {reply.status}: {detail})"
         return Answered(Completion(None, name, "refused", reason), None, FREE)
@@ -202,8 +202,17 @@ def _mend(error: dict[str, Any]) -> str | None:
     return f"set `extra: {{{named[0]}: null}}`, which takes it out (or a value that the model takes)"
 
 
+def _moderated(error: dict[str, Any]) -> list[str]:
+    """What a moderation before the model found, as OpenRouter says it: with a 403, which else is about every call."""
+    metadata = error.get("metadata")
+    reasons = metadata.get("reasons") if isinstance(metadata, dict) else None
+    return [str(reason) for reason in reasons] if isinstance(reasons, list) else []
+
+
 def _filters(error: dict[str, Any]) -> str:
-    """What a content filter found, as Azure says it."""
+    """What a content filter found, as Azure and OpenRouter say it."""
+    if reasons := _moderated(error):
+        return f" for {said(', '.join(reasons), None)}"
     inner = error.get("innererror")
     found = inner.get("content_filter_result") if isinstance(inner, dict) else None
     if not isinstance(found, dict):

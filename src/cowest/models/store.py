@@ -26,6 +26,8 @@ SELECT = "SELECT key, text, model, finish, failed, logprob, prompt_tokens, compl
 INSERT = "INSERT INTO calls VALUES (?,?,?,?,?,?,?,?,?,?,?,?,?) ON CONFLICT DO NOTHING"
 REPORTED = "INSERT INTO versions (turn, model, version) VALUES (?,?,?) ON CONFLICT DO NOTHING"
 VERSIONS = "SELECT version FROM versions WHERE turn = ? AND model = ? ORDER BY rowid"
+SAID = 5
+"""Versions of a model that are named: some endpoints report another with every answer."""
 PAID = {"refused", "length"}
 """Endings that are kept even where they brought no text: they were paid for, and the same call would end so again."""
 
@@ -85,8 +87,9 @@ class Account:
             said += f"; {self.hedged} calls were made twice at once (hedge)"
         for model, versions in self.versions.items():
             if len(versions) > 1:
-                counts = ", ".join(f"{count} by {version}" for version, count in versions.items() if count)
-                said += f"; {model} reported several versions: {counts}"
+                counts = [f"{count} by {version}" for version, count in versions.items() if count]
+                rest = f" and {len(counts) - SAID} more" if len(counts) > SAID else ""
+                said += f"; {model} reported several versions: {', '.join(counts[:SAID])}{rest}"
         return said + "".join(f"; {line}" for line in self.egress())
 
     def egress(self) -> list[str]:
@@ -223,10 +226,11 @@ class CallStore:
         if seen is None:
             before = self.read(lambda db: db.execute(VERSIONS, (self.turn(db), model)).fetchall())
             seen = _account.versions.setdefault(model, {known: 0 for (known,) in before})
-        if version not in seen and seen:
+        if version not in seen and 0 < len(seen) <= SAID:
+            more = "" if len(seen) < SAID else "; it reports ever others, which is not said again"
             print(
                 f"cowest: {model} changed in the middle of the turn: it reported {', '.join(seen)} before, and {version} now; "
-                "the ledger holds which answers are whose",
+                f"the ledger holds which answers are whose{more}",
                 file=sys.stderr,
             )
         seen[version] = seen.get(version, 0) + 1

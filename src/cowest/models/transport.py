@@ -160,6 +160,7 @@ class Transport:
         if self._proxy and parts.scheme == "http":
             target = f"http://{host}{port}{target}"
         lines = f"{method} {target} HTTP/1.1\r\nHost: {host}{port}\r\nAccept: application/json\r\nAccept-Encoding: identity\r\n"
+        lines += "User-Agent: cowest\r\n"  # firewalls in front of some APIs refuse who has no name
         lines += self._secret
         if self._proxy and parts.scheme == "http":
             lines += _login(self._proxy)
