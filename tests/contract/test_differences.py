@@ -39,6 +39,20 @@ def test_endings() -> None:
         assert server.calls == len(ENDINGS)
 
 
+@pytest.mark.parametrize("finish", ["error", "abort", "insufficient_system_resource"])
+def test_an_answer_that_failed_half_way_is_none(finish: str) -> None:
+    with chat_server({"x": [Fate(body=completion("It is not", finish))]}) as server:
+        assert answers(config(server), "x")[0].text == "answer to x" and server.calls == 2
+
+
+def test_an_answer_that_comes_as_created_is_one_and_an_error_in_a_200_is_said() -> None:
+    failed = Fate(200, b'{"error": {"message": "Provider is down", "code": 502}}')
+    with chat_server({"x": [failed] * 9}, otherwise=Fate(201)) as server:
+        broken, good = answers(config(server, retries=1), "x", "y")
+        assert broken.failed == "an answer without choices (Provider is down), at the last of 2 attempts"
+        assert (good.text, server.calls) == ("answer to y", 3)
+
+
 AZURE = {
     "message": "The response was filtered due to the prompt triggering Azure OpenAI's content management policy.",
     "param": "prompt", "code": "content_filter", "status": 400,

@@ -29,6 +29,8 @@ HOPELESS = {
 """Statuses that every call would meet."""
 FILTERED = {"content_filter", "content_policy_violation"}
 """Codes of an error by which a prompt is refused for what it says."""
+BROKEN_OFF = {"error", "abort", "insufficient_system_resource"}
+"""How OpenRouter, vLLM and DeepSeek call the end of an answer that failed half-way."""
 UNSUPPORTED = {"unsupported_parameter", "unsupported_value"}
 NO_SYSTEM = re.compile(
     r"(?i)system[ '\"]*(role|message|prompt|instruction)s?\b.{0,60}(not|n't) (be )?(support|allow|enabl|accept|permit)"
@@ -86,7 +88,7 @@ class Answered(NamedTuple):
 def read(reply: Reply, name: str, key: str | None, patience: float, now: float) -> Answered:
     """A response as an answer. Raises AgainError, PoisonError or HopelessError, without the key in it."""
     reply = replace(reply, content=without(reply.content, key))
-    if reply.status == 200:
+    if 200 <= reply.status < 300:  # some gateways say 201 (created) to every POST
         return read_body(reply.content, name)
     error = _error(reply.content)
     if str(error.get("code")) in FILTERED or _moderated(error):  # the prompt was refused: an ending, as where the completion is
@@ -106,7 +108,7 @@ def without(content: bytes, key: str | None) -> bytes:
 
 
 def refuse(reply: Reply, key: str | None, patience: float, now: float) -> NoReturn:
-    """What a status other than 200 means: raises AgainError, PoisonError or HopelessError, without the key in it."""
+    """What a status that brings no answer means: raises AgainError, PoisonError or HopelessError, without the key in it."""
     status = reply.status
     body = _error(reply.content)
     detail = said(str(body.get("message") or body.get("detail") or ""), key)
@@ -142,7 +144,10 @@ def read_body(content: bytes, name: str) -> Answered:
             raise AgainError("a web page for an answer", None, page=_title(content)) from None
         raise AgainError("an answer that is not JSON", None) from None
     except (LookupError, TypeError, AttributeError):
-        raise AgainError("an answer without choices", usage) from None
+        told = said(str(_error(content).get("message") or ""), None)
+        raise AgainError(f"an answer without choices{f' ({told})' if told else ''}", usage) from None
+    if finish in BROKEN_OFF:
+        raise AgainError("an answer that broke off", usage)
     tokens = dict(zip(("prompt_tokens", "completion_tokens"), usage or FREE, strict=True))
     version = said(" ".join(str(body[part]) for part in ("model", "system_fingerprint") if body.get(part)), None) or None
     if finish == "content_filter" or refusal:
