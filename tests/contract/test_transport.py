@@ -148,9 +148,10 @@ def test_goes_through_the_proxy_that_the_environment_names(monkeypatch: pytest.M
         assert post(server.url)[0].status == 200
         assert len(asked) == 1
         monkeypatch.delenv("NO_PROXY")
-        monkeypatch.setenv("HTTP_PROXY", "socks5://127.0.0.1:1")
-        with pytest.raises(ConfigError, match="HTTP_PROXY"):
-            post(server.url)
+        for none in ("socks5://127.0.0.1:1", "http://:1", "http://127.0.0.1:port", "http://[::1"):
+            monkeypatch.setenv("HTTP_PROXY", none)
+            with pytest.raises(ConfigError, match="HTTP_PROXY"):
+                post(server.url)
 
 
 @pytest.fixture

@@ -353,6 +353,11 @@ def _proxy(url: str) -> str | None:
     if not proxy:
         return None
     proxy = proxy if "://" in proxy else f"http://{proxy}"
-    if urlsplit(proxy).scheme != "http":
-        raise ConfigError(f"{parts.scheme.upper()}_PROXY names a proxy that is not spoken to by http://...: name one that is")
+    try:
+        place = urlsplit(proxy)
+        fit = place.scheme == "http" and bool(place.hostname) and place.port != 0
+    except ValueError:
+        fit = False
+    if not fit:  # it may hold a password, and is not shown
+        raise ConfigError(f"{parts.scheme.upper()}_PROXY names no proxy that is spoken to by http://host:port: name one that is")
     return proxy
