@@ -4,6 +4,7 @@ import functools
 import json
 import os
 import random
+import re
 import signal
 import sqlite3
 import subprocess
@@ -157,6 +158,9 @@ def test_at_the_limit_a_stage_stops_and_goes_on_when_the_budget_is_raised(drafts
         assert stopped.returncode == 1 and "the turn's budget is reached" in said.splitlines()[-1]
         assert not (folder / "paid.jsonl").exists() and len(list(folder.glob(".paid*"))) == 0
         bought = server.calls
+        counted = re.search(r"refine stopped: (\d+) completions asked = (\d+) answered \+ 0 set aside \+ (\d+) not come to", said)
+        asked, answered, left = map(int, counted.groups() if counted else ())
+        assert asked == answered + left and answered <= bought and f"{bought} calls brought {bought} answers" in said
         assert 60 < bought == len(_answered(folder / "paid.sqlite")) and bought * 37e-6 <= 0.005
         open_turn(calls, "t", Budget(usd=1))
         assert f"{QUERIES * 3 - bought} calls brought" in finish(start(folder, "paid.jsonl", "paid.sqlite", drafts=drafts))

@@ -78,6 +78,8 @@ class Account:
     def line(self) -> str:
         """What became of all that was asked, in one line."""
         said = f"{self.requests} completions asked = {self.answered} answered + {self.aside} set aside"
+        if left := self.requests - self.answered - self.aside:
+            said += f" + {left} not come to"
         if self.stored:
             said += f"; {self.stored} from the store"
         if self.attempts:

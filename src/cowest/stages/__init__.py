@@ -46,7 +46,12 @@ def run(stage: str, config: Mapping[str, Any], shard: tuple[int, int] | None = N
     extra = {"shard": shard} if shard is not None else {}
     started = time.monotonic()
     with store.accounting(stage) as account:
-        main(**paths, config=settings, **extra)
+        try:
+            main(**paths, config=settings, **extra)
+        except BaseException:
+            if account.requests:
+                print(f"{stage} stopped: {account.line()}", file=sys.stderr)
+            raise
         account.seconds = time.monotonic() - started
         assert account.requests == account.answered + account.aside, f"{stage} lost completions: {account.line()}"
         if account.requests:
