@@ -2,7 +2,7 @@
 # make test   the tests, as CI runs them
 # Both make the environment first. The rest: make help
 .DEFAULT_GOAL := help
-.PHONY: help install demo test kill evidence check image serve ui clean bench-data bench-calls
+.PHONY: help install demo test kill evidence evidence-paper check image serve ui clean bench-data bench-calls
 
 PYTHON ?= python3
 VENV ?= .venv
@@ -67,6 +67,11 @@ kill: install
 evidence: install
 	cowest fetch
 	nice python -m tests.bench.evidence
+
+# The paper's own data sets with the models that come with CoWest: make evidence-paper DATA=folder (ifqa, medmcqa, prosocial in it).
+evidence-paper: install
+	cowest fetch
+	nice python -m tests.bench.evidence.paper $(DATA)
 
 bench-data: install
 	python tests/bench/data.py
