@@ -1,7 +1,7 @@
 """A call store on PostgreSQL when the server, its owner or its address is against it."""
 
 import random
-import select
+import selectors
 import socket
 import threading
 import time
@@ -112,9 +112,12 @@ class Wire:
             threading.Thread(target=self._carry, args=(client, server), daemon=True).start()
 
     def _carry(self, client: socket.socket, server: socket.socket) -> None:
-        ends = {client: server, server: client}
+        ends, ready = {client: server, server: client}, selectors.DefaultSelector()
+        for end in ends:
+            ready.register(end, selectors.EVENT_READ)
         while True:
-            for end in select.select(list(ends), [], [])[0]:
+            for end in (key.fileobj for key, _ in ready.select()):
+                assert isinstance(end, socket.socket)
                 content = end.recv(1 << 16)
                 broken = self.breaks if end is client and b"COMMIT" in content else ""
                 if not content or broken:
@@ -122,7 +125,7 @@ class Wire:
                     if broken == "after":
                         server.sendall(content)
                         assert server.recv(1 << 16), "it was committed"
-                    client.close(), server.close()
+                    client.close(), server.close(), ready.close()
                     return
                 ends[end].sendall(content)
 

@@ -1,6 +1,5 @@
 """A stage that is killed and started again: no answered call is repeated, and the bytes are those of a run in one piece."""
 
-import functools
 import json
 import os
 import random
@@ -56,9 +55,7 @@ def start(
     command = [sys.executable, "-m", "cowest.cli", stage, *flags]
     if limit is not None:
         command = ["prlimit", f"--fsize={limit}", *command]
-    # A shell that starts us in the background has us ignore SIGINT, and a child inherits that.
-    heard = functools.partial(signal.signal, signal.SIGINT, signal.SIG_DFL)
-    return subprocess.Popen(command, cwd=folder, env=surroundings, process_group=0, stderr=subprocess.PIPE, text=True, preexec_fn=heard)
+    return subprocess.Popen(command, cwd=folder, env=surroundings, process_group=0, stderr=subprocess.PIPE, text=True)
 
 
 def finish(process: subprocess.Popen[str]) -> str:

@@ -153,7 +153,7 @@ def test_a_bento_holds_the_code_and_nothing_else(tmp_path: Path) -> None:
     source = service.parent.parent
     held = {path.relative_to(source).parts[0] for path in source.rglob("*") if path.is_file()}
     assert held == {"serving", "src", "params.yaml", "bentofile.yaml"}
-    assert (source / "src" / "cowest" / "stages" / "validate.html.jinja").exists()
+    assert (source / "src" / "cowest" / "report" / "contract.html.jinja").exists()
     assert not list(source.rglob("*.pyc"))
 
 

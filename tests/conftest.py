@@ -1,0 +1,26 @@
+"""What every test starts from and leaves behind."""
+
+import os
+import signal
+from collections.abc import Iterator
+
+import pytest
+
+from cowest.models import store
+from cowest.models.sqlite import Sqlite
+
+# A shell that starts us in the background has us ignore SIGINT, and children inherit that: those that are to be interrupted could not be.
+if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
+@pytest.fixture(autouse=True)
+def _stores_end_with_their_test() -> Iterator[None]:
+    """A process keeps its stores open as long as it lives; this one would have thousands of files open in the end."""
+    stores, files = set(store._open), set(Sqlite._files)
+    yield
+    for place in set(store._open) - stores:
+        del store._open[place]
+    for place in set(Sqlite._files) - files:
+        os.close(Sqlite._files.pop(place))
+        Sqlite._numbers.pop(place, None)
