@@ -156,7 +156,6 @@ def test_a_version_is_bound_to_the_data_it_was_made_of(project: Path) -> None:
         return subprocess.run(command, cwd=project, capture_output=True, text=True, check=True).stdout.strip()
 
     git("init", "-q")
-    subprocess.run([sys.executable, "-m", "dvc", "config", "--unset", "core.no_scm"], cwd=project, check=True)
     assert cowest(project, "data", "add", "data/raw/handbook").returncode == 0
     uncommitted = cowest(project, "turn")
     assert uncommitted.returncode == 1 and "that no commit holds" in uncommitted.stderr

@@ -107,6 +107,11 @@ def test_the_line_is_that_of_the_repository(tmp_path: Path) -> None:
     assert made == ours
 
 
+def test_git_is_kept_from_what_dvc_keeps(tmp_path: Path) -> None:
+    scaffold(tmp_path, quiz(), "t.csv")
+    assert (tmp_path / "made" / ".dvc" / ".gitignore").read_text().split() == ["/config.local", "/tmp", "/cache"]
+
+
 def test_nothing_is_written_over(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     sample = write(tmp_path / "t.csv", quiz())
     for name in ("params.yaml", "dvc.yaml", "data/raw/t/t.csv"):

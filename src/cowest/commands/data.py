@@ -60,10 +60,9 @@ def add(path: Path, name: str | None = None, message: str | None = None) -> None
     if root is None:
         raise InputError(f"{Path.cwd()} is in no DVC project: `dvc init` makes one (`git init` before it, so that versions have revisions)")
     repository = vcs.top(Path())
-    if repository is not None and vcs.ask_dvc(root, "config", "core.no_scm").stdout.strip() == "true":
-        raise InputError(
-            f"{root}/.dvc/config says `no_scm`, from before there was a git repository: take it out with `dvc config --unset core.no_scm`"
-        )
+    if repository is not None and vcs.ask_dvc(root, "config", "core.no_scm").stdout.strip().lower() == "true":
+        # `cowest init` wrote it where there was no git yet; now there is, and versions are to have revisions.
+        vcs.dvc(root, "config", "--unset", "core.no_scm", what=f"{root}/.dvc/config says that there is no git, and there is")
     within = path.resolve().is_relative_to(RAW.resolve()) and path.resolve() != RAW.resolve()
     if within and name is not None:
         raise ConfigError(f"--name {name}: {path} is in {RAW} already, and has its name")

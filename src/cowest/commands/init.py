@@ -139,7 +139,7 @@ def _texts(made: Guess, raw: Path, name: str, sample: Path, out: Path) -> dict[s
     }  # fmt: skip
     names = {"params.yaml": "params.yaml", "dvc.yaml": "dvc.yaml", **KEPT}
     if not any((folder / ".dvc").is_dir() for folder in (out.absolute(), *out.absolute().parents)):
-        names[".dvc/config"] = "dvcconfig"
+        names |= {".dvc/config": "dvcconfig", ".dvc/.gitignore": "dvcgitignore"}
     folder = resources.files("cowest.commands.scaffold")
     texts = {path: (folder / f"{template}.template").read_text(encoding="utf-8") for path, template in names.items()}
     return {path: re.sub(r"@(\w+)@", lambda place: places[place[1]], text) for path, text in texts.items()}
