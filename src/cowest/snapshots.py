@@ -233,7 +233,12 @@ class Found:
         archive, inside = folder / "archive.tar", _real(self.path).relative_to(self.repository).as_posix()
         vcs.git(self.repository, "archive", "--format=tar", f"--output={archive}", self.commit, "--", inside)
         with tarfile.open(archive) as tar:
-            tar.extractall(folder / "files", filter="data")
+            try:
+                tar.extractall(folder / "files", filter="data")
+            except tarfile.FilterError as error:
+                raise InputError(
+                    f"{self.path} at {self.rev}: {error}: a version has the files themselves, and nothing was written"
+                ) from None
         return folder / "files" / inside
 
 
@@ -336,7 +341,7 @@ def _cached_listing(pointer: Pointer, cache: Path) -> dict[str, str] | None:
     except (ValueError, TypeError, KeyError):
         return None
     for name, md5 in found.items():
-        if PurePosixPath(name).is_absolute() or ".." in PurePosixPath(name).parts or not re.fullmatch("[0-9a-f]{32}", md5):
+        if PurePosixPath(name).is_absolute() or ".." in PurePosixPath(name).parts or "\0" in name or not re.fullmatch("[0-9a-f]{32}", md5):
             raise InputError(f"{pointer.file} stands for a folder with a file outside of it ({name!r}): nothing of it was written")
     return found
 

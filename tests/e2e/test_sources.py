@@ -266,3 +266,13 @@ def test_a_split_that_is_none(
     monkeypatch.chdir(tmp_path)
     assert main(["data", "fetch", "hf://a/b", "--name", "b", *wrong]) == 1
     assert "give each of train, dev and test once" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("limit", ["nan", "inf", "-1", "0"])
+def test_a_limit_that_is_none_is_refused(
+    tmp_path: Path, limit: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "t.jsonl").write_text("{}\n")
+    assert main(["data", "fetch", "t.jsonl", f"--limit={limit}"]) == 1
+    assert "--limit" in capsys.readouterr().err and not (tmp_path / "data" / "raw" / "t").exists()

@@ -366,3 +366,14 @@ def test_versions_are_compared_by_revision(project: Path, capsys: pytest.Capture
     assert cli.main(["data", "diff", "three", "nowhere"]) == 1
     assert "'nowhere' is no revision" in capsys.readouterr().err
     assert sorted(Path().iterdir()) == sorted([*before, Path("page.html")]), "nothing is left behind"
+
+
+@pytest.mark.parametrize("to", ["/etc/hostname", "../../../../outside"])
+def test_a_link_that_leaves_the_data_in_git_is_one_error(project: Path, to: str) -> None:
+    Path("kept").mkdir()
+    Path("kept/link.csv").symlink_to(to)
+    git("add", "-A")
+    git("commit", "-qm", "a link")
+    with pytest.raises(InputError, match=r"link\.csv. is a link|link\.csv. would link"):
+        snapshots.lay_out(Path("data/pinned/x"), "HEAD", Path("kept"))
+    assert not Path("data/pinned/x").exists()

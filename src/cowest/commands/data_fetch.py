@@ -7,6 +7,7 @@ cowest data fetch hf://owner/name@a-tag --split train=plain/train-* --split dev=
 
 import argparse
 import re
+from math import inf
 from pathlib import Path, PurePosixPath
 
 from cowest import sources
@@ -29,6 +30,8 @@ def main(argv: list[str]) -> int:
     name = given.name or PurePosixPath(given.source.partition("?")[0].partition("@")[0].rstrip("/")).stem
     if not re.fullmatch(r"[A-Za-z0-9][\w.-]*", name):
         raise ConfigError(f"{name!r} is no name of a data set: letters, digits, points, dashes; give one with --name")
+    if not 0 < given.limit < inf:
+        raise ConfigError(f"--limit {given.limit:g}: give GiB, more than none")
     folder = RAW / name
     found = sources.fetch(given.source, folder, sha256=given.sha256, limit=int(given.limit * 2**30), splits=_splits(given.split))
     for file, size, digest in found:
