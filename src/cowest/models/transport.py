@@ -1,6 +1,6 @@
 """HTTP to an OpenAI-compatible endpoint: one request, and what came back. It knows no retries and no meaning.
 
-HTTP/1.1 on asyncio's streams and not a client library: a call takes a third of the time of aiohttp's and a tenth of the provider's SDK's,
+HTTP/1.1 on asyncio's streams and not a client library: its part of a call is 0.06 ms, and aiohttp's 0.2,
 and nothing of the environment's is sent along. One request at a time on a connection, which is kept for the next.
 """
 
