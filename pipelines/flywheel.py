@@ -45,7 +45,11 @@ def flywheel(params: Path) -> Any:
         made = prepare(raw=data.output, config=config["prepare"])
         queries = validate(rows=made.outputs["queries"], against=data.output, stage="validate@queries", config=config["validate@queries"])
         queries.set_display_name("validate@queries")
-        trained = sft(corpus=made.outputs["corpus"], start=pinned.outputs["start"], config=config["sft"])
+        corpus = validate(
+            rows=made.outputs["corpus"], against=queries.outputs["valid"], stage="validate@corpus", config=config["validate@corpus"]
+        )
+        corpus.set_display_name("validate@corpus")
+        trained = sft(corpus=corpus.outputs["valid"], start=pinned.outputs["start"], config=config["sft"])
         policy = trained.outputs["policy"]
         drafted = draft(queries=queries.outputs["valid"], policy=policy, config=config["draft"])
         refined = refine(drafts=drafted.outputs["drafts"], config=config["refine"])
@@ -81,7 +85,7 @@ def flywheel(params: Path) -> Any:
                 policy=policy,
                 challenger=challenger,
                 queries=queries.outputs["valid"],
-                corpus=made.outputs["corpus"],
+                corpus=corpus.outputs["valid"],
                 pairs=pairs.outputs["valid"],
                 config=config["register"],
             )

@@ -75,6 +75,9 @@ class Demonstration(Record):
     prompt: tuple[Message, ...] = Field(min_length=1)
     completion: str = Field(min_length=1)
     source: str
+    """The raw row, `file:line`."""
+    of_query: bool = False
+    """Whether its raw row is a query as well: it is learned only where that query is fit."""
 
 
 class Fate(Record):

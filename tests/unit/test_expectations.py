@@ -125,6 +125,7 @@ WHOLE: dict[str, dict[str, Any]] = {
         "max_tokens": 9,
         "splits": ["train", "dev", "test"],
     },
+    "corpus": {"queries": {"kind": "queries", "languages": ["en"]}},
     "feedback": {},
     "pairs": {},
 }

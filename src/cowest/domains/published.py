@@ -117,7 +117,7 @@ def taught(queries: Iterable[Query]) -> Iterator[Query | Demonstration]:
         yield query
         if query.split == "train" and query.ideal is not None:
             count += 1
-            yield Demonstration(prompt=query.prompt, completion=query.ideal, source=query.source)
+            yield Demonstration(prompt=query.prompt, completion=query.ideal, source=query.source, of_query=True)
     if not count:
         raise ContractError("prepare: no training row says what its answer rests on: set draft to direct, or give the data that do")
 

@@ -251,7 +251,7 @@ class Source:
             if said is None:
                 intake.leave_out("its completion is empty")
                 return ()
-            made = _demonstration(source, _message(_asked(row, asked, {})), said)
+            made = _demonstration(source, _message(_asked(row, asked, {})), said, of_query=False)
             intake.used += 1
             return (made,)
 
@@ -273,11 +273,11 @@ class Source:
     def _learned(self, row: Row, query: Query) -> Demonstration | None:
         given = self.table.corpus
         if given is None:
-            return _demonstration(query.source, query.prompt, query.ideal or query.targets[0])
+            return _demonstration(query.source, query.prompt, query.ideal or query.targets[0], of_query=True)
         own = _own(query.choices)
         said = filled(row, given.completion, own, optional=True)
         asked = query.prompt if given.prompt is None else _message(_asked(row, given.prompt, own))
-        return None if said is None else _demonstration(query.source, asked, said)
+        return None if said is None else _demonstration(query.source, asked, said, of_query=True)
 
     def _query(self, source: str, row: Row) -> Query | None:
         """The row as a query; None where it is to be left out."""
@@ -361,8 +361,8 @@ def _says(row: Row, text: str) -> bool:
         return True
 
 
-def _demonstration(source: str, prompt: tuple[Message, ...], completion: str) -> Demonstration:
-    return io.build(Demonstration, prompt=prompt, completion=completion, source=source)
+def _demonstration(source: str, prompt: tuple[Message, ...], completion: str, *, of_query: bool) -> Demonstration:
+    return io.build(Demonstration, prompt=prompt, completion=completion, source=source, of_query=of_query)
 
 
 def _message(text: str) -> tuple[Message, ...]:

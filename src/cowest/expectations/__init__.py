@@ -1,6 +1,7 @@
 """What each record kind must meet before it is used. One file a kind of record, named as its rows are:
 
 queries.py      Query: before anything is spent
+corpus.py       Demonstration: before the policy learns it
 feedback.py     Feedback: before preferences are made of it
 pairs.py        PreferencePair: before anything is trained
 
@@ -9,6 +10,7 @@ while the rows stream by. Great Expectations judges the frames and never sees a 
 
 rules.py        what a rule is, and what comes of one that is not met        columns.py    frames that stay narrow
 near.py         near copies, by MinHash                                      language.py   which language a text is in
+benchmarks.py   questions that nothing may be learned of
 instructions.py texts that instruct their reader
 private.py      personal data and secrets
 """
@@ -17,9 +19,10 @@ from typing import Annotated
 
 from pydantic import Field
 
+from cowest.expectations.corpus import CorpusSuite
 from cowest.expectations.feedback import FeedbackSuite
 from cowest.expectations.pairs import PairSuite
 from cowest.expectations.queries import QuerySuite
 
-AnySuite = Annotated[QuerySuite | FeedbackSuite | PairSuite, Field(discriminator="kind")]
-"""`kind: queries`, `feedback` or `pairs`, with its settings."""
+AnySuite = Annotated[QuerySuite | CorpusSuite | FeedbackSuite | PairSuite, Field(discriminator="kind")]
+"""`kind: queries`, `corpus`, `feedback` or `pairs`, with its settings."""

@@ -5,8 +5,13 @@ Texts are told apart by 64-bit digests. A million of them collide with a chance 
 
 import hashlib
 from array import array
-from typing import Any
+from collections.abc import Iterable, Iterator
+from itertools import islice
+from typing import Any, TypeVar
 
+T = TypeVar("T")
+AT_ONCE = 1000
+"""Rows that are held as texts at a time."""
 SPLITS = ("train", "dev", "test")
 """A split's number is its place here: what is held out comes after what is learned."""
 
@@ -28,6 +33,13 @@ class Columns:
         import pandas
 
         return pandas.DataFrame({name: numpy.array(column) for name, column in self._arrays.items()} | more)
+
+
+def parts(rows: Iterable[T]) -> Iterator[list[T]]:
+    """Rows, some at a time."""
+    rest = iter(rows)
+    while part := list(islice(rest, AT_ONCE)):
+        yield part
 
 
 def number(text: str) -> int:

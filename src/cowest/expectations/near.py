@@ -10,6 +10,8 @@ import re
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
+from cowest.expectations.columns import number as number_of
+
 RUN, HASHES = 5, 128
 BANDS = {0.9: 16, 0.0: 32}
 """From which similarity on how many bands. Of pairs that are just as alike, 99.99 % share a band of eight at 0.9, and are compared;
@@ -69,3 +71,33 @@ class Index:
             if alike >= self._least and alike > best[0]:
                 best = alike, number
         return best
+
+
+class Known:
+    """Texts that no other may be, word for word or nearly, each with the words that name it."""
+
+    def __init__(self, least: float | None) -> None:
+        """`least` is the similarity from which on a text is a near copy; None looks for the same words alone."""
+        self._near = None if least is None else Index(least)
+        self._same: dict[int, int] = {}
+        self._places: list[str] = []
+
+    def add(self, places: Sequence[str], texts: Sequence[str]) -> None:
+        """Texts with their names."""
+        said = [plain(text) for text in texts]
+        start = len(self._places)
+        self._same |= {number_of(text): start + at for at, text in enumerate(said)}
+        if self._near is not None:
+            self._near.add(range(start, start + len(said)), said)
+        self._places += places
+
+    def nearest(self, text: str) -> tuple[float, str | None]:
+        """The similarity and the name of what a text, or its longest line, is; 0 and None where it is none of them.
+
+        The longest line is looked at by itself, since a prompt may show options or a template beside its question.
+        """
+        said = list(dict.fromkeys([plain(text), plain(max(text.splitlines(), key=len, default=""))]))
+        alike, other = max(((1.0, self._same[number]) for number in map(number_of, said) if number in self._same), default=(0.0, None))
+        if other is None and self._near is not None:
+            alike, other = max((self._near.nearest(sketch, lambda _: True) for sketch in sketches(said)), key=lambda one: one[0])
+        return alike, None if other is None else self._places[other]

@@ -7,7 +7,7 @@ from cowest import detectors
 from cowest.config import Config, digest
 from cowest.detectors import Detection, Finding
 from cowest.expectations.rules import Rule, Severity
-from cowest.records import Message, PreferencePair, Query
+from cowest.records import Demonstration, Message, PreferencePair, Query
 
 Handling = Literal["report", "mask", "refuse"]
 """report: the page names the rows, which stay as they are; mask: [EMAIL_1] stands in its place; refuse: the row is set aside."""
@@ -70,17 +70,36 @@ def _rule(finding: Finding) -> str:
 
 
 def query_texts(row: Query) -> list[str]:
-    """What a query says, everywhere."""
-    return [*(message.content for message in row.prompt), *row.targets, *row.choices, *([row.ideal] if row.ideal is not None else [])]
+    """What a query says, everywhere; its group last."""
+    said = [*(message.content for message in row.prompt), *row.targets, *row.choices, *row.tags]
+    return [*said, *([row.ideal] if row.ideal is not None else []), row.group]
 
 
 def masked_query(row: Query, found: Sequence[Sequence[Finding]]) -> Query:
-    """A query with placeholders for these findings in its texts, one for each value. It is another query, and its id is new."""
+    """A query with placeholders for these findings in its texts, one for each value. It is another query, and its id is new.
+
+    A group is named by its digest instead, so that groups stay apart.
+    """
     texts = iter(detectors.mask_all(query_texts(row), found)[0])
     prompt = tuple(Message(role=message.role, content=next(texts)) for message in row.prompt)
-    targets, choices = tuple(next(texts) for _ in row.targets), tuple(next(texts) for _ in row.choices)
-    rest = {name: getattr(row, name) for name in ("group", "split", "tags", "source")}
-    return Query.model_validate({**rest, "prompt": prompt, "targets": targets, "choices": choices, "ideal": next(texts, None)})
+    targets, choices, tags = (tuple(next(texts) for _ in those) for those in (row.targets, row.choices, row.tags))
+    ideal = next(texts) if row.ideal is not None else None
+    group = digest(row.group)[:16] if found[-1] else row.group
+    return Query(
+        prompt=prompt, targets=targets, choices=choices, tags=tags, ideal=ideal, group=group, split=row.split, source=row.source
+    )  # fmt: skip
+
+
+def demonstration_texts(row: Demonstration) -> list[str]:
+    """What a demonstration says, everywhere."""
+    return [*(message.content for message in row.prompt), row.completion]
+
+
+def masked_demonstration(row: Demonstration, found: Sequence[Sequence[Finding]]) -> Demonstration:
+    """A demonstration with placeholders for these findings in its texts."""
+    *said, completion = detectors.mask_all(demonstration_texts(row), found)[0]
+    prompt = tuple(Message(role=message.role, content=text) for message, text in zip(row.prompt, said, strict=True))
+    return row.model_copy(update={"prompt": prompt, "completion": completion})
 
 
 def pair_texts(row: PreferencePair) -> list[str]:

@@ -1,41 +1,25 @@
 """What queries must meet, before anything is spent on them."""
 
-from collections.abc import Callable, Iterable, Iterator, Mapping
-from itertools import islice
+from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any, Literal, TypeVar
+from typing import Any, Literal
 
 from pydantic import Field, field_validator
 
 from cowest import io
 from cowest.config import Config
 from cowest.detectors import Finding
-from cowest.errors import ConfigError, InputError, RecordError
-from cowest.expectations import columns, language, near, private
-from cowest.expectations.columns import SPLITS, Columns, number
+from cowest.errors import ConfigError
+from cowest.expectations import benchmarks, columns, language, near, private
+from cowest.expectations.benchmarks import Benchmark
+from cowest.expectations.columns import SPLITS, Columns, number, parts
 from cowest.expectations.private import Private
 from cowest.expectations.rules import SHARE, Remarks, Rule, Seen, Severity, commonest, graded, share_left
 from cowest.models.hf import HFConfig
 from cowest.records import Query, Split
 
-T = TypeVar("T")
-AT_ONCE = 1000
-"""Rows that are held as texts at a time."""
 MANY = 30
 """Queries of a split from which on its classes are counted."""
-
-
-class Benchmark(Config):
-    """Questions that no query may be: a JSONL file in the raw folder."""
-
-    file: Path
-    """Below `turn.raw`, so that a turn's key and its version of the data cover it."""
-    column: str = "text"
-    """The field that holds the question."""
-
-    def model_post_init(self, _: Any) -> None:
-        if self.file.is_absolute() or ".." in self.file.parts:
-            raise ValueError(f"{self.file}: name a file in the raw folder, by its path below that")
 
 
 class QuerySuite(Config):
@@ -139,7 +123,7 @@ class QuerySuite(Config):
         remarks, changed = Remarks(), set()
         more = self._readers(rows, against, remarks)
         start = 0
-        for part in _parts(io.read(rows, Query)):
+        for part in parts(io.read(rows, Query)):
             found = [self.private.found(private.query_texts(row)) for row in part]
             part = [self._masked(row, its) for row, its in zip(part, found, strict=True)]
             extra = [[private.counted(its) for its in found], *(read(start, part) for read in more)]
@@ -172,7 +156,7 @@ class QuerySuite(Config):
         if self.near is not None:
             found.append(_copies(rows, self.near, remarks))
         if self.contamination:
-            found.append(_benchmarks(self.contamination, against, self.near, remarks))
+            found.append(_benchmarks(benchmarks.known(self.contamination, against, self.near), remarks))
         if self.languages is not None:
             found.append(_languages(self.languages))
         return found
@@ -181,9 +165,9 @@ class QuerySuite(Config):
         """What there is to say of the rows that are left."""
         counts = left["split"].value_counts()
         sizes: dict[str, float | None] = {split: int(counts.get(SPLITS.index(split), 0)) for split in self.splits}
-        parts = [part for _, part in left.groupby("split") if len(part) >= MANY]
-        shares = [commonest(part["answer"]) or 0.0 for part in parts]
-        shares += [commonest(part["place"]) or 0.0 for part in parts if (part["place"] >= 0).all()]
+        splits = [part for _, part in left.groupby("split") if len(part) >= MANY]
+        shares = [commonest(part["answer"]) or 0.0 for part in splits]
+        shares += [commonest(part["place"]) or 0.0 for part in splits if (part["place"] >= 0).all()]
         return {**sizes, "commonest": max(shares, default=None), "left": seen.share(left)}
 
     def facts(self, left: Any, seen: Seen) -> dict[str, str]:
@@ -246,7 +230,7 @@ def _copies(rows: io.Paths, least: float, remarks: Remarks) -> Reader:
     """Held-out queries are indexed, and all stream past: the one of two copies that is nearer to training is the copy."""
     index = near.Index(least)
     held: dict[int, tuple[int, str]] = {}
-    for part in _parts(io.held_out(rows)):
+    for part in parts(io.held_out(rows)):
         held |= {number: (SPLITS.index(row.split), place) for place, number, row in part}
         index.add([number for _, number, _ in part], [near.plain(_asked(row)) for *_, row in part])
 
@@ -263,47 +247,15 @@ def _copies(rows: io.Paths, least: float, remarks: Remarks) -> Reader:
     return read
 
 
-def _benchmarks(benchmarks: tuple[Benchmark, ...], against: Path, least: float | None, remarks: Remarks) -> Reader:
-    """A prompt, and its longest line, against the benchmarks' questions: a prompt may show options beside its question."""
-    places: list[str] = []
-    index = near.Index(least or 1.0)
-    same: dict[int, int] = {}
-    for part in _parts(_questions(benchmarks, against)):
-        texts = [near.plain(text) for _, text in part]
-        same |= {number(text): len(places) + at for at, text in enumerate(texts)}
-        if least is not None:
-            index.add(range(len(places), len(places) + len(texts)), texts)
-        places += [place for place, _ in part]
-
+def _benchmarks(known: near.Known, remarks: Remarks) -> Reader:
     def read(start: int, part: list[Query]) -> list[dict[str, float]]:
-        texts = [[near.plain(text) for text in {_asked(row), max(_asked(row).splitlines(), key=len, default="")}] for row in part]
-        found = []
-        for at, said in enumerate(texts, start):
-            alike, other = max(((1.0, same[number(text)]) for text in said if number(text) in same), default=(0.0, None))
-            if other is None and least is not None:
-                alike, other = max((index.nearest(sketch, lambda _: True) for sketch in near.sketches(said)), key=lambda one: one[0])
-            if other is not None:
-                remarks.say(at, f"{alike:.2f} like {places[other]}")
-            found.append({"benchmark": alike})
-        return found
+        found = [known.nearest(_asked(row)) for row in part]
+        for at, (alike, place) in enumerate(found, start):
+            if place is not None:
+                remarks.say(at, f"{alike:.2f} like {place}")
+        return [{"benchmark": alike} for alike, _ in found]
 
     return read
-
-
-def _questions(benchmarks: tuple[Benchmark, ...], against: Path) -> Iterator[tuple[str, str]]:
-    for benchmark in benchmarks:
-        path = against / benchmark.file
-        if against.is_file():
-            raise InputError(f"contamination: {benchmark.file}: turn.raw is one file, {against}: make it a folder, and put both into it")
-        count = 0
-        for line, row in io.json_rows(path):
-            text = row.get(benchmark.column)
-            if not isinstance(text, str) or not text.strip():
-                raise RecordError(f"{path}:{line} has no text under {benchmark.column!r}: name its field, `column`")
-            count += 1
-            yield f"{path}:{line}", text
-        if not count:
-            raise InputError(f"{path} has no rows")
 
 
 def _languages(expected: tuple[str, ...]) -> Reader:
@@ -314,9 +266,3 @@ def _languages(expected: tuple[str, ...]) -> Reader:
         return [{"foreign": word == "foreign", "unsure": word == "unsure"} for word in said]
 
     return read
-
-
-def _parts(rows: Iterable[T]) -> Iterator[list[T]]:
-    rest = iter(rows)
-    while part := list(islice(rest, AT_ONCE)):
-        yield part

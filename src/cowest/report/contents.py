@@ -162,7 +162,7 @@ def gather(root: Path) -> Contents:
     return Contents(
         report=stale if stale else _known(io.read_document, root / "reports/eval.json", EvalReport),
         raw=_known(_raw, root / "data/quarantine.jsonl"),
-        contracts={kind: _known(contracts.read, root / f"reports/{kind}.html") for kind in ("queries", "feedback", "pairs")},
+        contracts={kind: _known(contracts.read, root / f"reports/{kind}.html") for kind in ("queries", "corpus", "feedback", "pairs")},
         gains=_known(gains, root / "data/feedback.jsonl"),
         pairs=_known(_pairs, root / "data/pairs.jsonl", root / "data/pairs.raw.jsonl"),
         examples=stale if stale else _known(examples, root / "data/trials.jsonl"),

@@ -15,9 +15,8 @@ from cowest.errors import ConfigError
 from cowest.ports import config_of, connect, takes_shard
 
 STAGES = (
-    "pin", "prepare", "validate@queries", "sft", "draft", "refine", "score", "validate@feedback", "pair", "validate@pairs",
-    "dpo",
-    "evaluate", "compare", "register",
+    "pin", "prepare", "validate@queries", "validate@corpus", "sft", "draft", "refine", "score", "validate@feedback", "pair",
+    "validate@pairs", "dpo", "evaluate", "compare", "register",
 )  # fmt: skip
 
 

@@ -1,4 +1,4 @@
-"""Rows in, fit rows and a page out: before anything is spent on queries, before preferences are made of feedback, before training."""
+"""Rows in, fit rows and a page out: before anything is spent on queries, learned from the corpus, preferred by feedback, or trained."""
 
 import json
 import sys
@@ -55,7 +55,8 @@ def main(rows: list[In], against: In, valid: Out, page: Out, config: ValidateCon
     """Writes the page, and the rows that meet every rule, byte for byte as they were, but for what is masked.
 
     `against` is what rows are held against: the raw folder for queries (benchmarks lie there), the champion for feedback, the
-    queries for pairs. rows in = rows out + rows set aside. Raises ContractError, and writes no rows, where a rule fails the turn.
+    fit queries for corpus and pairs. rows in = rows out + rows set aside. Raises ContractError, and writes no
+    rows, where a rule fails the turn.
     """
     judged = _judged(rows, against, config.suite)
     pointed = {row for finding in judged.findings for row in finding.rows[:SHOWN]}
@@ -117,7 +118,7 @@ def _places(rows: Sequence[Path], wanted: Collection[int], remarks: Mapping[int,
 def _said(found: Validation) -> str:
     """rows in = rows out + set aside, with the reasons."""
     reasons = [f"{rule.rows}: {rule.says}" for rule in found.rules if rule.severity == "aside" and rule.rows]
-    noted = [f"{rule.says}: {rule.found}" for rule in found.rules if rule.severity == "note" and not rule.met]
+    noted = [f"{rule.says}: {rule.found} ({rule.mend})" for rule in found.rules if rule.severity == "note" and not rule.met]
     why = f" (expected, and not met by {'; by '.join(reasons)})" if reasons else ""
     more = f"; to note: expected that {'; that '.join(noted)}" if noted else ""
     return f"validate {found.kind}: {found.taken} rows in = {found.left} out + {found.aside} set aside{why}{more}"
