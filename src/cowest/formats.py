@@ -46,8 +46,7 @@ def rows(
     others as the format has them. Raises InputError for a file that is unfit or has no rows; a row that is none goes into quarantine,
     and raises RecordError where there is none.
     """
-    if path.exists() and not path.is_file():
-        raise InputError(f"{path} is {'a folder' if path.is_dir() else 'no ordinary file'}, not a table")
+    ordinary(path)
     form, intake = form or format_of(path), intake or Intake()
     if form == "csv":
         found = _csv_rows(path, delimiter or ("\t" if path.suffix.lower() == ".tsv" else ","), intake)
@@ -74,6 +73,12 @@ def raw_rows(path: Path, fields: Collection[str], intake: Intake | None = None) 
             intake.quarantine(path, number, broken, row)
         else:
             yield number, row
+
+
+def ordinary(path: Path) -> None:
+    """Raises InputError for a folder, and for a pipe or a device, which would be waited for."""
+    if path.exists() and not path.is_file():
+        raise InputError(f"{path} is {'a folder' if path.is_dir() else 'no ordinary file'}, not a table")
 
 
 def _broken(row: Row) -> str | None:

@@ -69,8 +69,8 @@ def pointer_of(file: Path, text: str, where: str) -> Pointer:
 def version_of(raw: Path) -> DataSet:
     """The version that lies there, verified against its pointer.
 
-    Without a pointer, or without git, it is `unversioned`, or kept by `git` where that has all the files as they are. Raises
-    InputError for data that are not there or not as their pointer says, and for a pointer that no commit holds.
+    Without a pointer it is kept by `git` where that has the files, and `unversioned` where it has none of them or there is no git.
+    Raises InputError for data that are not there or not as their pointer or git says, and for a pointer that no commit holds.
     """
     repository, pointer = vcs.top(raw.parent), pointer_here(raw)
     if pointer is None or repository is None:
@@ -121,13 +121,25 @@ def _without_pointer(raw: Path, repository: Path | None) -> DataSet:
     if repository is None:
         return found
     place = _real(raw)
-    tracked = set(vcs.git(repository, "ls-files", "-z", "--full-name", "--", str(place)).split("\0"))
-    files = [place] if raw.is_file() else [part for part in place.rglob("*") if part.is_file() and not _hidden(part.relative_to(place))]
-    if not {part.relative_to(repository).as_posix() for part in files} <= tracked:
+    tracked = _seen(vcs.git(repository, "ls-files", "-z", "--full-name", "--", str(place)).split("\0"), repository, place)
+    if not tracked:
         return found
-    if vcs.git(repository, "status", "--porcelain", "--", str(place)):
+    lines = vcs.git(repository, "status", "--porcelain", "-z", "--untracked-files=all", "--no-renames", "--", str(place)).split("\0")
+    if dirty := sorted(_seen([line[3:] for line in lines], repository, place)):
+        more = f" and {len(dirty) - SHOWN} more" if len(dirty) > SHOWN else ""
+        raise InputError(
+            f"{raw} is not the version that git has of it ({', '.join(dirty[:SHOWN])}{more}), so no revision can name it: "
+            f"`git add {raw} && git commit` makes one, `git checkout -- {raw}` brings the last one back"
+        )
+    files = {place} if raw.is_file() else {part for part in place.rglob("*") if part.is_file() and not _hidden(part.relative_to(place))}
+    if not {part.relative_to(repository).as_posix() for part in files} <= tracked:  # git ignores some of them
         return found
     return found.model_copy(update={"kept": "git", "rev": vcs.git(repository, "log", "-1", "--format=%H", "--", str(place))})
+
+
+def _seen(names: list[str], repository: Path, place: Path) -> set[str]:
+    """Of git's names, those of files that count as data."""
+    return {name for name in names if name and (repository / name == place or not _hidden((repository / name).relative_to(place)))}
 
 
 def lay_out(raw: Path, rev: str, path: Path | None = None) -> DataSet:

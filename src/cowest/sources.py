@@ -91,6 +91,8 @@ def _parts(source: str, web: Web, splits: Mapping[str, str]) -> tuple[list[Part]
     path = Path(source)
     if not path.exists():
         raise InputError(f"{path}: no such file or folder")
+    if not path.is_file() and not path.is_dir():
+        raise InputError(f"{path} is no ordinary file: give a file, a folder, or an address")
     files = [path] if path.is_file() else sorted(part for part in path.iterdir() if part.suffix.lower() in ENDINGS)
     if any(part.is_symlink() for part in files):
         raise InputError(f"{path} has links: give the files themselves")

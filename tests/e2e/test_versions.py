@@ -291,8 +291,15 @@ def test_without_git_or_dvc_it_is_as_before_and_says_so(tmp_path: Path, monkeypa
     git("add", "-A")
     git("commit", "-qm", "raw")
     assert (snapshots.version_of(HANDBOOK).kept, snapshots.version_of(HANDBOOK).rev) == ("git", git("rev-parse", "HEAD"))
+    (HANDBOOK / ".notes").write_text("hidden files are no data")
+    assert snapshots.version_of(HANDBOOK).kept == "git"
     (HANDBOOK / "rows.jsonl").write_text("{} \n")
-    assert snapshots.version_of(HANDBOOK).kept == "unversioned"
+    (HANDBOOK / "more.jsonl").write_text("{}\n")
+    with pytest.raises(InputError, match=r"not the version that git has of it \(.*more.jsonl, .*rows.jsonl\).*git checkout -- "):
+        snapshots.version_of(HANDBOOK)
+    (HANDBOOK / "rows.jsonl").write_text("{}\n")
+    Path(".gitignore").write_text("more.jsonl\n")
+    assert snapshots.version_of(HANDBOOK).kept == "unversioned", "git ignores a part: no revision can name the whole"
     monkeypatch.setenv("PATH", str(tmp_path))
     assert snapshots.version_of(HANDBOOK).kept == "unversioned"
 

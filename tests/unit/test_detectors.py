@@ -158,6 +158,7 @@ NEGATIVES = f"""
     Lat 52.5200 N, lon 13.4050 E; 40.7128, -74.0060; scores 21-19 21-17; ratio 16:9; tel
     acmes, pacme, projectfalcon, project the falcon, C+, Müllerin
     M8x1.25, 2x4, A4, RJ45, H2O, IPv4, 5G, 802.11ax, ISO 9001:2015, RFC 9110, EN 60601-1-2
+    Call 1-800-555-0199 or +1 888 555 0123, toll-free; premium rate: phone 1-900-555-0123.
     Phone model 3310, phones 12 and 13, telephone exchange 1878, the tax was 25 percent of 123 456.
     GB12 3456 is a plate, DE12 a road, AB12 CD34 EF56 GH78 IJ90 a key of a game
     0123456789 abcdefghij, 9876543210987, 1111 2222 3333 4444

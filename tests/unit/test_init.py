@@ -1,6 +1,7 @@
 """`cowest init`: a project from a sample, that says what it understood, runs, and writes over nothing."""
 
 import json
+import os
 import re
 from pathlib import Path
 from typing import Any
@@ -203,3 +204,13 @@ def test_any_rows_give_a_mapping_or_a_word(rows: list[dict[str, Any]]) -> None:
         return
     table = Table.model_validate(made.table)
     assert table.columns() <= {"choices"} | {name for row in json.loads(json.dumps(rows)) for key in row for name in (key, f"{key}.text")}
+
+
+@pytest.mark.parametrize("command", [["init"], ["data", "fetch"], ["data", "add"]])
+def test_a_pipe_is_not_waited_for(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, command: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    os.mkfifo("pipe.csv")
+    assert main([*command, "pipe.csv"]) == 1
+    assert "pipe.csv is no ordinary file" in capsys.readouterr().err

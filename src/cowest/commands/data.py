@@ -88,6 +88,8 @@ def _refuse(path: Path) -> None:
         raise InputError(f"{path}: no such file or folder")
     if path.is_file():
         return
+    if not path.is_dir():
+        raise InputError(f"{path} is no ordinary file: give a file or a folder")
     if path.resolve() == Path().resolve() or Path().resolve().is_relative_to(path.resolve()):
         raise InputError(f"{path} is the project itself, or around it: give the folder of the data")
     links = [part for part in path.rglob("*") if part.is_symlink()]

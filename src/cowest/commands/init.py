@@ -79,6 +79,7 @@ def _refuse_to_overwrite(sample: Path, out: Path, raw: Path) -> None:
 
 def _delimiter(sample: Path) -> str | None:
     """What parts the header into most columns; None where it is what the ending says."""
+    formats.ordinary(sample)
     if formats.format_of(sample) != "csv":
         return None
     header = next((line for line in io.text_lines(sample) if line.strip()), "")

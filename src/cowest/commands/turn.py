@@ -71,6 +71,8 @@ def _turn(given: argparse.Namespace) -> int:
     turn = turn_of(raw, PARAMS, champion)
     decided = settled(registry.log(), turn.key)
     if decided is None or given.force:
+        if turn.raw is not None and turn.raw.kept == "unversioned":
+            print(f"data: no commit holds {raw}, so no revision will name what this turn rests on: `cowest data add {raw}` makes a version")
         os.environ["COWEST_TURN"] = turn.key  # what its stages spend counts for it, whoever else uses the store
         forced = given.force or _models_changed(turn)
         stages.run("pin", section(params, "pin"), raw=raw, params=PARAMS, turn=TURN, start=START, champion=CHAMPION)

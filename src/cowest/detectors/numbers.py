@@ -66,7 +66,10 @@ NATIONAL = (
 
 
 def phones(regions: tuple[str, ...]) -> Callable[[str], Iterator[Span]]:
-    """What finds phone numbers: valid ones, grouped as their country groups them, or a word says what they are."""
+    """What finds phone numbers: valid ones, grouped as their country groups them, or a word says what they are.
+
+    A number that anybody may call (toll-free, premium rate, a company's national number) is nobody's.
+    """
 
     def find(text: str) -> Iterator[Span]:
         for match in RUN.finditer(text) if SIX.search(text) else ():
@@ -80,7 +83,7 @@ def phones(regions: tuple[str, ...]) -> Callable[[str], Iterator[Span]]:
 
 
 def _phones_in(text: str, start: int, end: int, regions: tuple[str, ...]) -> Iterator[Span]:
-    from phonenumbers import Leniency, PhoneNumberMatcher
+    from phonenumbers import Leniency, PhoneNumberMatcher, PhoneNumberType, number_type
 
     run = re.sub(r"(?<!\d)00(?=[1-9])", " +", text[start:end])  # as long as before
     told = _told(PHONE, text, start, end)
@@ -91,7 +94,8 @@ def _phones_in(text: str, start: int, end: int, regions: tuple[str, ...]) -> Ite
             begins, ends = start + match.start, start + match.end
             if match.raw_string.startswith("+") and text[begins] == "0":
                 begins -= 1
-            if told or not DECIMAL.fullmatch(match.raw_string):
+            nobodys = number_type(match.number) in (PhoneNumberType.TOLL_FREE, PhoneNumberType.PREMIUM_RATE, PhoneNumberType.UAN)
+            if not nobodys and (told or not DECIMAL.fullmatch(match.raw_string)):
                 yield begins, ends
 
 

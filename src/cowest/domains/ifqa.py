@@ -45,7 +45,7 @@ class IfQA(Config):
 
     def rows(self, raw: Path, intake: Intake) -> Iterator[Query | Demonstration]:
         """Queries and corpus in one pass."""
-        return published.taught(self._queries(raw, intake))
+        return published.taught(self._queries(raw, intake), raw, "context")
 
     def load(self, raw: Path, intake: Intake | None = None) -> Iterator[Query]:
         """The questions of all splits, grouped by their first passage."""
@@ -53,7 +53,7 @@ class IfQA(Config):
 
     def corpus(self, raw: Path) -> Iterator[Demonstration]:
         """The passages and answers of train, in the format of a draft."""
-        return published.demonstrations(self.load(raw))
+        return published.demonstrations(self.rows(raw, Intake()))
 
     def _queries(self, raw: Path, intake: Intake) -> Iterator[Query]:
         return published.queries(raw, {"question"}, _keys, self._query, intake)

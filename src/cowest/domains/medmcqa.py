@@ -56,7 +56,7 @@ class MedMCQA(Config):
 
     def rows(self, raw: Path, intake: Intake) -> Iterator[Query | Demonstration]:
         """Queries and corpus in one pass."""
-        return published.taught(self._queries(raw, intake))
+        return published.taught(self._queries(raw, intake), raw, "exp")
 
     def load(self, raw: Path, intake: Intake | None = None) -> Iterator[Query]:
         """The questions of all splits; near copies (the same words) are of one group. Tags: subject, and single or multi."""
@@ -64,7 +64,7 @@ class MedMCQA(Config):
 
     def corpus(self, raw: Path) -> Iterator[Demonstration]:
         """The explanations and answers of train, in the format of a draft."""
-        return published.demonstrations(self.load(raw))
+        return published.demonstrations(self.rows(raw, Intake()))
 
     def _queries(self, raw: Path, intake: Intake) -> Iterator[Query]:
         return published.queries(raw, {"question", *OPTIONS}, _keys, self._query, intake)

@@ -50,7 +50,7 @@ class Prosocial(Config):
 
     def rows(self, raw: Path, intake: Intake) -> Iterator[Query | Demonstration]:
         """Queries and corpus in one pass."""
-        return published.taught(self._queries(raw, intake))
+        return published.taught(self._queries(raw, intake), raw, "rots or safety_annotation_reasons")
 
     def load(self, raw: Path, intake: Intake | None = None) -> Iterator[Query]:
         """The utterances of all splits, grouped by dialogue where it is known."""
@@ -58,7 +58,7 @@ class Prosocial(Config):
 
     def corpus(self, raw: Path) -> Iterator[Demonstration]:
         """The labels of train with what they rest on, in the format of a draft."""
-        return published.demonstrations(self.load(raw))
+        return published.demonstrations(self.rows(raw, Intake()))
 
     def _queries(self, raw: Path, intake: Intake) -> Iterator[Query]:
         return published.queries(raw, {"context", "safety_label"}, _keys, self._query, intake)

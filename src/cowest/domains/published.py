@@ -107,24 +107,30 @@ def same(text: str, more: str = "") -> str:
     return " ".join(sorted(words if len(words) >= FEW or not more else words | set(re.findall(r"\w+", more.casefold()))))
 
 
-def taught(queries: Iterable[Query]) -> Iterator[Query | Demonstration]:
+def taught(queries: Iterable[Query], raw: Path, fields: str) -> Iterator[Query | Demonstration]:
     """Each query, and after it what the policy learns of it: the ideal draft of a training query, where it is known.
 
-    Raises ContractError where none is.
+    `fields` are those of a raw row that say it, in words. Raises ContractError where none does, or there are no training rows.
     """
-    count = 0
+    train = count = 0
     for query in queries:
         yield query
+        train += query.split == "train"
         if query.split == "train" and query.ideal is not None:
             count += 1
             yield Demonstration(prompt=query.prompt, completion=query.ideal, source=query.source, of_query=True)
+    if not train:
+        raise ContractError(f"prepare: {raw} has no training row, so there is nothing to learn: it needs a file named train, or more rows")
     if not count:
-        raise ContractError("prepare: no training row says what its answer rests on: set draft to direct, or give the data that do")
+        raise ContractError(
+            f"prepare: none of the {train} training rows of {raw} says what its answer rests on (under {fields}): "
+            "set `draft: direct` beside prepare's domain, or give the files that do"
+        )
 
 
-def demonstrations(queries: Iterable[Query]) -> Iterator[Demonstration]:
+def demonstrations(rows: Iterable[Query | Demonstration]) -> Iterator[Demonstration]:
     """What the policy learns, alone."""
-    return (row for row in taught(queries) if isinstance(row, Demonstration))
+    return (row for row in rows if isinstance(row, Demonstration))
 
 
 def _part(group: str) -> Split:

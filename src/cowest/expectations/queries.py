@@ -104,7 +104,8 @@ class QuerySuite(Config):
         sizes = [
             Rule(
                 split, f"split {split!r} is not empty" if least == 1 else f"split {split!r} has {least} queries or more",
-                f"put queries into {split!r}, or leave it out of `splits` if nothing needs it",
+                f"put queries into {split!r}, or leave it out of `splits` if nothing needs it"
+                + (": where dev is what there is, set `splits: [train, dev]` and `evaluate.split: dev`" if split == "test" else ""),
                 "fail", split, low=least, whole=True,
             )
             for split, least in self.splits.items()
