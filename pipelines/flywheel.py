@@ -21,6 +21,7 @@ from components.score import score
 from components.settings import settings
 from components.sft import sft
 from components.validate import validate
+from cowest import checks
 from cowest.config import load, parse, section
 from cowest.ports import config_of
 from cowest.stages import STAGES, main_of
@@ -30,8 +31,8 @@ def flywheel(params: Path) -> Any:
     """The pipeline of one turn with the settings of a params.yaml. Raises ConfigError."""
     sections = load(params)
     config = {stage: section(sections, stage, str(params)) for stage in STAGES}
-    for stage, values in config.items():  # now, and not on the cluster an hour later
-        parse(config_of(main_of(stage)), values, f"{params}: {stage}")
+    # now, and not on the cluster an hour later
+    checks.agree({stage: parse(config_of(main_of(stage)), values, f"{params}: {stage}") for stage, values in config.items()}, str(params))
     text = params.read_text(encoding="utf-8")
 
     @dsl.pipeline(name="flywheel", description="One turn of the wheel, from pin to register.")

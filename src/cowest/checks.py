@@ -6,7 +6,7 @@ import platform
 import shutil
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -87,13 +87,27 @@ def _settings(params: Path) -> tuple[list[Config], list[CoWestError]]:
         for name in values
         if name not in known
     ]
-    settings = []
+    found: dict[str, Any] = {}
     for stage in stages.STAGES:
         try:
-            settings.append(parse(config_of(stages.main_of(stage)), section(values, stage, str(params)), f"{params}: {stage}"))
+            found[stage] = parse(config_of(stages.main_of(stage)), section(values, stage, str(params)), f"{params}: {stage}")
         except CoWestError as error:
             problems.append(error)
-    return settings, problems
+    try:
+        agree(found, str(params))
+    except ConfigError as error:
+        problems.append(error)
+    return list(found.values()), problems
+
+
+def agree(settings: Mapping[str, Any], where: str) -> None:
+    """Raises ConfigError where the corpus has another contract of the queries than the queries: what one masks the other would teach."""
+    queries, corpus = settings.get("validate@queries"), settings.get("validate@corpus")
+    if queries is not None and corpus is not None and corpus.suite.queries != queries.suite:
+        raise ConfigError(
+            f"{where}: validate.corpus.queries is not validate.queries, so what is masked or set aside there would be learned: "
+            "write `queries: &contract {...}` and `corpus: {kind: corpus, queries: *contract}`"
+        )
 
 
 def _raw(params: Path) -> list[CoWestError]:

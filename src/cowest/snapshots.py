@@ -127,12 +127,16 @@ def _without_pointer(raw: Path, repository: Path | None) -> DataSet:
     lines = vcs.git(repository, "status", "--porcelain", "-z", "--untracked-files=all", "--no-renames", "--", str(place)).split("\0")
     if dirty := sorted(_seen([line[3:] for line in lines], repository, place)):
         more = f" and {len(dirty) - SHOWN} more" if len(dirty) > SHOWN else ""
+        how = f"`git checkout -- {raw}` brings the last one back"
+        if not any(name in tracked for name in dirty):
+            how = "or name in .gitignore what git is not to have"
         raise InputError(
             f"{raw} is not the version that git has of it ({', '.join(dirty[:SHOWN])}{more}), so no revision can name it: "
-            f"`git add {raw} && git commit` makes one, `git checkout -- {raw}` brings the last one back"
+            f"`git add {raw} && git commit` makes one, {how}"
         )
     files = {place} if raw.is_file() else {part for part in place.rglob("*") if part.is_file() and not _hidden(part.relative_to(place))}
-    if not {part.relative_to(repository).as_posix() for part in files} <= tracked:  # git ignores some of them
+    if any(part.is_symlink() for part in files) or {part.relative_to(repository).as_posix() for part in files} != tracked:
+        # git ignores some of them, has no more than links to them, or has some that are not checked out
         return found
     return found.model_copy(update={"kept": "git", "rev": vcs.git(repository, "log", "-1", "--format=%H", "--", str(place))})
 

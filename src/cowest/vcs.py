@@ -39,7 +39,7 @@ def ask(folder: Path, *arguments: str) -> "subprocess.CompletedProcess[str]":
     command = shutil.which("git")
     if command is None:
         raise InputError("git is not installed: apt-get install git")
-    return _run([command, "-C", str(folder), *arguments], Path())
+    return _run([command, "--literal-pathspecs", "-C", str(folder), *arguments], Path())
 
 
 def commit_of(repository: Path, rev: str) -> str:

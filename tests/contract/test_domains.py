@@ -81,6 +81,7 @@ def test_its_corpus_knows_no_held_out_query_with_its_target(values: dict[str, An
         pytest.skip(f"what is at hand of the published rows has none in this format: {error}")
     assert corpus
     asked = {query.source for query in source.load(raw)}
+    assert len(asked) == sum(1 for _ in source.load(raw)), "two queries say they come from one row"
     for row in corpus:
         assert row.of_query == (row.source in asked), f"{row.source}: what `validate` sets aside of it would be learned"
         assert row.prompt not in prompts, f"{row.source}: a held-out question is in the corpus"

@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 
 from cowest import io
+from cowest.domains import domain
 from cowest.records import Demonstration, Query
 from cowest.report import contracts
 from cowest.stages import prepare, validate
@@ -115,3 +116,54 @@ def test_tags_and_groups_are_masked_and_groups_stay_apart(tmp_path: Path) -> Non
 def test_a_corpus_needs_the_contract_of_the_queries() -> None:
     with pytest.raises(ValueError, match="queries"):
         validate.ValidateConfig.model_validate({"kind": "corpus"})
+
+
+def test_the_table_named_as_the_corpus_is_no_file_of_its_own(tmp_path: Path) -> None:
+    own = {"file": "t.jsonl", "prompt": "Tell me of {a}!", "completion": "why"}
+    _, corpus = wheel(tmp_path, PLAIN, {}, corpus=own)
+    assert len(corpus) == 9 and all(row.of_query for row in corpus)
+
+
+def test_a_held_out_question_is_known_without_its_options_and_template(tmp_path: Path) -> None:
+    rows = [{**row, "one": row["a"], "two": f"no {row['a']}"} for row in PLAIN]
+    (tmp_path / "raw").mkdir()
+    (tmp_path / "raw" / "replies.jsonl").write_text(
+        json.dumps({"asked": PLAIN[3]["q"], "said": "x"}) + '\n{"asked": "Who?", "said": "nobody"}\n'
+    )
+    own = {"file": "replies.jsonl", "prompt": "asked", "completion": "said"}
+    prompt = "A very long instruction that stands before every question of the table, and says what to do.\n{q}\n{choices}"
+    _, corpus = wheel(tmp_path, rows, {}, corpus=own, prompt=prompt, choices=["one", "two"], keyed="text")
+    assert [row.completion for row in corpus] == ["nobody"]
+
+
+def test_severities_of_the_queries_hold_for_the_corpus_and_its_own_go_first(tmp_path: Path) -> None:
+    rows = [*PLAIN, {"q": "Who answers at the works?", "a": "Ada", "split": "train", "why": "ada@example.org"}]
+    _, corpus = wheel(tmp_path, rows, {"severity": {"personal": "aside"}})
+    assert len(corpus) == 9 and aside(tmp_path) == {"personal": 1}
+    suite = {"kind": "corpus", "queries": {"kind": "queries", "severity": {"personal": "aside"}}, "severity": {"personal": "note"}}
+    rules = validate.ValidateConfig.model_validate(suite).suite.rules()
+    assert {rule.name: rule.severity for rule in rules}["personal"] == "note"
+
+
+def test_masks_hide_no_copy_of_a_benchmark_or_of_what_is_held_out(tmp_path: Path) -> None:
+    asked = "Who at the northern works is to be written to about broken boilers, ada@example.org or the foreman?"
+    (tmp_path / "raw").mkdir()
+    (tmp_path / "raw" / "bench.jsonl").write_text(json.dumps({"text": asked}) + "\n")
+    rows = [*PLAIN, {"q": asked, "a": "Ada", "split": "train", "why": "leaked"}]
+    mask = {"private": {"personal": "mask"}}
+    queries, corpus = wheel(tmp_path, rows, {**mask, "contamination": ["bench.jsonl"]}, file="t.jsonl")
+    assert len(queries) == 12 and len(corpus) == 9
+    rows[-1:] = [{**rows[-1], "q": asked.replace("?", " ...")}, {**rows[-1], "split": "test"}]
+    queries, corpus = wheel(tmp_path, rows, {**mask, "near": 0.9}, file="t.jsonl")
+    assert len(queries) == 13 and len(corpus) == 9 and "leaked" not in (tmp_path / "c").read_text()
+
+
+def test_rows_of_a_list_on_one_line_are_told_apart(tmp_path: Path) -> None:
+    from tests import published
+
+    published.ifqa(tmp_path / "raw")
+    for path in (tmp_path / "raw").iterdir():
+        path.write_text(json.dumps(json.loads(path.read_text())))
+    rows = list(domain({"domain": "ifqa"}).load(tmp_path / "raw"))
+    assert len({row.source for row in rows}) == len(rows) > 2
+    assert rows[0].source.endswith(":1") and rows[1].source.endswith(":1.2")

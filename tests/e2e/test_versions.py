@@ -300,6 +300,15 @@ def test_without_git_or_dvc_it_is_as_before_and_says_so(tmp_path: Path, monkeypa
     (HANDBOOK / "rows.jsonl").write_text("{}\n")
     Path(".gitignore").write_text("more.jsonl\n")
     assert snapshots.version_of(HANDBOOK).kept == "unversioned", "git ignores a part: no revision can name the whole"
+    Path(".gitignore").unlink()
+    (HANDBOOK / "more.jsonl").rename("q*.jsonl")
+    (HANDBOOK.parent / "q2.jsonl").symlink_to(Path("q*.jsonl").resolve())
+    git("add", "-A")
+    git("commit", "-qm", "a link, and a name that is a pattern")
+    assert snapshots.version_of(HANDBOOK.parent).kept == "unversioned", "git has the link alone"
+    assert snapshots.version_of(Path("q*.jsonl")).kept == "git"
+    Path("q2.jsonl").write_text("no part of it")
+    assert snapshots.version_of(Path("q*.jsonl")).kept == "git"
     monkeypatch.setenv("PATH", str(tmp_path))
     assert snapshots.version_of(HANDBOOK).kept == "unversioned"
 

@@ -38,7 +38,7 @@ class Row:
     """A raw row in its split."""
 
     where: str
-    """`file:line`."""
+    """`file:line`, of no other row: `file:line.2` is the second on its line."""
     split: Split
     group: str
     fields: dict[str, Any]
@@ -56,10 +56,12 @@ def queries(
     texts: dict[bytes, Split] = {}
     seen: set[bytes] = set()
     for path, published in files(raw).items():
+        last = nth = 0
         for number, fields_of in formats.raw_rows(path, fields, intake):
+            last, nth = number, nth + 1 if number == last else 1  # a JSON list may have many rows on a line
             group, *shared = keys(fields_of)
             name = digest([published, group])[:20]
-            row = Row(f"{path.name}:{number}", published or _part(name), name, fields_of)
+            row = Row(f"{path.name}:{number}{f'.{nth}' if nth > 1 else ''}", published or _part(name), f"g{name}", fields_of)
             if any([texts.setdefault(bytes.fromhex(digest(text)[:24]), row.split) != row.split for text in shared]):
                 intake.leave_out(f"of {row.split}, shares a text with another split")
                 continue

@@ -199,7 +199,7 @@ class Source:
         learned; ContractError for a split without rows.
         """
         given, path, learned = self.table.corpus, file_of(raw, self.table.file), 0
-        own = given.file if given is not None else None
+        own = given.file if given is not None and given.file is not None and not file_of(raw, given.file).samefile(path) else None
         replies = self._replies(file_of(raw, own), intake) if own is not None else ()
         for row in chain(self._queries(path, intake, learn=own is None), replies):
             learned += isinstance(row, Demonstration)
@@ -293,7 +293,8 @@ class Source:
             raise Unfit(f"the prompt does not show the option {hidden[:40]!r}: put {{choices}} into prepare.table.prompt")
         tags = [f"{name}: {value}" for name in table.tags if (value := text_of(row, name, True)) is not None]
         return io.build(
-            Query, group=group, split=split, prompt=_message(prompt), targets=self._targets(row, choices), choices=choices,
+            Query, group=group if table.group else f"g{group}", split=split, prompt=_message(prompt),
+            targets=self._targets(row, choices), choices=choices,
             ideal=None if table.ideal is None else filled(row, table.ideal, own, optional=True),
             tags=tuple(tags), source=source,
         )  # fmt: skip

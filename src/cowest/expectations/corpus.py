@@ -1,6 +1,7 @@
 """What the corpus must meet, before the policy learns it: what its row's query had to, and nothing of what is held out."""
 
 from pathlib import Path
+from string import ascii_uppercase
 from typing import Any, Literal
 
 from pydantic import Field
@@ -45,7 +46,8 @@ class CorpusSuite(Config):
         if self.queries.languages is not None:
             says = f"it is in {' or '.join(self.queries.languages)}"
             rules.append(_aside("language", says, "leave it out, or add its language to `languages` of the queries", "foreign", 0))
-        return graded([*rules, *self.queries.private.rules("it"), share_left(self.max_aside)], self.severity)
+        inherited = {name: severity for name, severity in self.queries.severity.items() if name in ("language", "personal", "secrets")}
+        return graded([*rules, *self.queries.private.rules("it"), share_left(self.max_aside)], inherited | self.severity)
 
     def see(self, rows: io.Paths, against: Path) -> Seen:
         """The frame of a corpus; `against` are the turn's queries, those that are fit. Raises RecordError."""
@@ -60,7 +62,7 @@ class CorpusSuite(Config):
             if any(self.queries.private.masks(found)):
                 row = self._masked(row, found)
                 changed.add(at)
-            asked = "\n".join(message.content for message in row.prompt if message.role != "system")
+            asked = _asked(row)
             alike, place = held.nearest(asked)
             if place is not None:
                 remarks.say(at, f"{alike:.2f} like {place}")
@@ -94,11 +96,27 @@ class CorpusSuite(Config):
 def _queries(path: Path, least: float | None) -> tuple[set[int], near.Known]:
     """The rows that the queries of train come from, and what is held out."""
     fit, held = set[int](), near.Known(least)
+    template: set[str] | None = None
+    for _, _, row in io.held_out(path):
+        said = set(_asked(row).splitlines())
+        template = said if template is None else template & said
     for part in parts((f"{path}:{at}", row) for at, row in enumerate(io.read(path, Query), 1)):
         fit |= {number(row.source) for _, row in part if row.split == "train"}
         out = [(place, row) for place, row in part if row.split != "train"]
-        held.add([place for place, _ in out], ["\n".join(said.content for said in row.prompt if said.role != "system") for _, row in out])
+        held.add([place for place, _ in out], [_asked(row) for _, row in out])
+        bare = [(place, text) for place, row in out if (text := _bare(row, template or set())) not in ("", _asked(row))]
+        held.add([place for place, _ in bare], [text for _, text in bare])
     return fit, held
+
+
+def _bare(row: Query, template: set[str]) -> str:
+    """What a query asks without its options and what all held-out queries say: as a customer would ask it."""
+    options = {*row.choices, *(f"{ascii_uppercase[at]}. {choice}" for at, choice in enumerate(row.choices[:26]))}
+    return "\n".join(line for line in _asked(row).splitlines() if line.strip() and line not in template | options)
+
+
+def _asked(row: Query | Demonstration) -> str:
+    return "\n".join(message.content for message in row.prompt if message.role != "system")
 
 
 def _aside(name: str, says: str, mend: str, column: str, high: float) -> Rule:

@@ -84,7 +84,7 @@ def masked_query(row: Query, found: Sequence[Sequence[Finding]]) -> Query:
     prompt = tuple(Message(role=message.role, content=next(texts)) for message in row.prompt)
     targets, choices, tags = (tuple(next(texts) for _ in those) for those in (row.targets, row.choices, row.tags))
     ideal = next(texts) if row.ideal is not None else None
-    group = digest(row.group)[:16] if found[-1] else row.group
+    group = f"g{digest(row.group)[:16]}" if found[-1] else row.group
     return Query(
         prompt=prompt, targets=targets, choices=choices, tags=tags, ideal=ideal, group=group, split=row.split, source=row.source
     )  # fmt: skip

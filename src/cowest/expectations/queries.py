@@ -122,12 +122,14 @@ class QuerySuite(Config):
         kept = Columns(id="Q", chars="i", tokens="i", targets="h", split="b", group="Q", prompt="Q", answer="Q", place="b",
                        near="f", benchmark="f", foreign="b", unsure="b", personal="h", secrets="h")  # fmt: skip
         remarks, changed = Remarks(), set()
-        more = self._readers(rows, against, remarks)
+        more = self._readers(rows, remarks)
+        of_raw = [_benchmarks(benchmarks.known(self.contamination, against, self.near), remarks)] if self.contamination else []
         start = 0
         for part in parts(io.read(rows, Query)):
             found = [self.private.found(private.query_texts(row)) for row in part]
+            extra = [[private.counted(its) for its in found], *(read(start, part) for read in of_raw)]  # benchmarks are not masked
             part = [self._masked(row, its) for row, its in zip(part, found, strict=True)]
-            extra = [[private.counted(its) for its in found], *(read(start, part) for read in more)]
+            extra += [read(start, part) for read in more]
             for at, row in enumerate(part):
                 kept.add(**_columns(row) | {name: value for read in extra for name, value in read[at].items()})
                 if said := private.remark(found[at]):
@@ -145,19 +147,20 @@ class QuerySuite(Config):
         masks = self.private.masks(found)
         return private.masked_query(row, masks) if any(masks) else row
 
+    def _as_it_goes_out(self, row: Query) -> Query:
+        masked = "mask" in (self.private.personal, self.private.secrets)
+        return self._masked(row, self.private.found(private.query_texts(row))) if masked else row
+
     def _changed(self, line: bytes) -> bytes:
         """A row that is masked, as it goes out."""
-        row = Query.model_validate_json(line)
-        return self._masked(row, self.private.found(private.query_texts(row))).model_dump_json().encode()
+        return self._as_it_goes_out(Query.model_validate_json(line)).model_dump_json().encode()
 
-    def _readers(self, rows: io.Paths, against: Path, remarks: Remarks) -> "list[Reader]":
+    def _readers(self, rows: io.Paths, remarks: Remarks) -> "list[Reader]":
         found: list[Reader] = []
         if self.policy is not None:
             found.append(_tokens(self.policy))
         if self.near is not None:
-            found.append(_copies(rows, self.near, remarks))
-        if self.contamination:
-            found.append(_benchmarks(benchmarks.known(self.contamination, against, self.near), remarks))
+            found.append(_copies(rows, self.near, remarks, self._as_it_goes_out))
         if self.languages is not None:
             found.append(_languages(self.languages))
         return found
@@ -227,13 +230,13 @@ def _tokens(policy: HFConfig) -> Reader:
     return read
 
 
-def _copies(rows: io.Paths, least: float, remarks: Remarks) -> Reader:
+def _copies(rows: io.Paths, least: float, remarks: Remarks, as_it_goes_out: Callable[[Query], Query]) -> Reader:
     """Held-out queries are indexed, and all stream past: the one of two copies that is nearer to training is the copy."""
     index = near.Index(least)
     held: dict[int, tuple[int, str]] = {}
     for part in parts(io.held_out(rows)):
         held |= {number: (SPLITS.index(row.split), place) for place, number, row in part}
-        index.add([number for _, number, _ in part], [near.plain(_asked(row)) for *_, row in part])
+        index.add([number for _, number, _ in part], [near.plain(_asked(as_it_goes_out(row))) for *_, row in part])
 
     def read(start: int, part: list[Query]) -> list[dict[str, float]]:
         found = []

@@ -47,6 +47,8 @@ def curves(found: Mapping[str, Any], path: Path) -> None:
         axis.grid(axis="y", color="#e3e3e3", lw=0.7)
         if points:
             axis.legend(frameon=False, fontsize=8, loc="best")
+        else:
+            axis.text(0.5, 0.5, "not run", transform=axis.transAxes, ha="center", color=GREY)
     axes[0].set_ylabel("gain over no alignment")
     _save(figure, path)
 
