@@ -48,6 +48,12 @@ def test_a_project_that_is_whole_passes(project: dict[str, Any], capsys: pytest.
     assert "ok       model tiny" in said
 
 
+def test_the_corpus_has_the_contract_of_the_queries(project: dict[str, Any]) -> None:
+    project["validate"]["queries"] = {**project["validate"]["queries"], "private": {"personal": "mask"}}
+    with pytest.raises(ConfigError, match=r"validate\.corpus\.queries is not validate\.queries.*\*contract"):
+        checks.preflight(write(project))
+
+
 def test_one_problem_is_raised_as_it_is(project: dict[str, Any]) -> None:
     project["score"]["scorrer"] = 1
     with pytest.raises(ConfigError, match=r"params\.yaml: score: scorrer: unknown setting"):
