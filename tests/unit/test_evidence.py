@@ -6,12 +6,13 @@ from collections import Counter
 import numpy as np
 import pytest
 
-from cowest.domains import invent
+from cowest.domains import domain, invent
 from cowest.preferences import PairRule
 from cowest.prompts import Template
-from cowest.records import Feedback
+from cowest.records import Feedback, Message
 from tests import factories
 from tests.bench.evidence import arms, pool
+from tests.bench.evidence import run as runs
 
 TEMPLATE = Template(user="{query}")
 RULE = PairRule(per_query=2)
@@ -111,3 +112,20 @@ def test_a_plain_question_asks_for_the_fact_and_no_other_does(asked: dict) -> No
     assert all(stated) if asked is invent.PLAIN else not all(stated)
     held_out = {question["question"] for question in questions}
     assert not held_out & {reply["question"] for reply in replies}
+
+
+def test_a_base_model_is_shown_short_questions_of_different_answers_and_one_note_that_is_of_no_use() -> None:
+    rows = []
+    for number in (4, 0, 2, 1):
+        asked = (Message(role="user", content=f"{number}?{'.' * number}"),)
+        right = ("no", "yes")[number % 2]
+        row = factories.make_query(number, split="train", prompt=asked, targets=(right,), choices=("no", "yes"), ideal=f"note {number}")
+        rows.append(row)
+    shown = runs._shown([*rows, factories.make_query(9, split="test", ideal="held out")], 3)
+    assert [row.ideal for row in shown] == ["note 0", "note 1"]
+    prompts = runs._with_shots(domain({"domain": "handbook"}).prompts, shown)
+    assert [shot.assistant for shot in prompts.solo.shots] == ["A. no", "B. yes"]
+    assert "note 0" in prompts.refine.shots[0].user and "note 0" in prompts.refine.shots[1].user
+    said = prompts.refine.render((Message(role="user", content="Which?"),), "a draft")[-1].content
+    assert said == "Which?\nNotes: a draft\nAnswer:"
+    assert runs._with_shots(prompts, []) == prompts

@@ -11,8 +11,9 @@ import os
 import sys
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
+from string import ascii_uppercase
 from typing import Any, Literal
 
 from pydantic import Field
@@ -20,18 +21,18 @@ from pydantic import Field
 from cowest import collaboration, environment, io, version
 from cowest.config import Config, Sampling, digest, load, parse
 from cowest.domains import domain, invent
+from cowest.domains.formats import MARKER
 from cowest.models import store
 from cowest.models.hf import HFConfig
 from cowest.preferences import PairRule
-from cowest.records import Demonstration, Draft, Feedback, PreferencePair, Query, Split
+from cowest.prompts import Prompts, Shot, Template
+from cowest.records import Demonstration, Draft, Feedback, Message, PreferencePair, Query, Split
 from cowest.stages import dpo, draft, prepare, refine, score, sft
 from tests.bench.evidence.arms import ARMS, HEADLINE
 
 ROOT = Path(__file__).parents[3]
 Modes = dict[str, Sampling]
 NO_IDEAL = "no ideal draft is known"
-LONGEST = 1500
-"""Characters of a demonstration that is learnt from, where there are more than are taken."""
 
 
 class Settings(Config):
@@ -49,13 +50,17 @@ class Settings(Config):
     second_round: bool = False
     """Whether the aligned policy drafts again, and is aligned on what its own drafts were worth (arm `aligned_twice`)."""
     samples: int = 2
-    """Sampled drafts of each held-out question, beside the greedy one."""
+    """Sampled drafts of each held-out question, beside the greedy one; 0 for greedy ones alone."""
     domain: dict[str, Any] = Field(default_factory=lambda: {"domain": "handbook"})
     """Whose prompts and scorer are used."""
     raw: Path | None = None
     """Published files in place of an invented knowledge base."""
     most: dict[str, int] = Field(default_factory=dict)
     """Rows of `corpus`, `train` and the split that is asked, at most: the first by digest."""
+    longest: int | None = None
+    """Characters of what is asked, and of that with its completion, over which rows are left out."""
+    shots: int = 0
+    """Training questions that are shown to the strong model with their answers, in place of its instructions: a base model follows none."""
     changes: dict[str, Any] = Field(default_factory=dict)
     """Settings other than those of params.yaml, by their path: {"dpo.beta": 0.1}."""
 
@@ -81,9 +86,8 @@ class _Run:
         self._settings, self._folder = settings, folder
         params = load(ROOT / "params.yaml")
         self._domain = domain(settings.domain)
+        self._prompts = self._domain.prompts
         params["prepare"] = {"domain": settings.domain}
-        for stage in ("sft", "refine", "pair"):
-            params[stage]["prompts"] = settings.domain
         params["score"]["scorer"] = self._domain.scorer.model_dump()
         for path, value in settings.changes.items():
             *sections, name = path.split(".")
@@ -100,7 +104,7 @@ class _Run:
         self._answering = parse(Sampling, params["refine"]["sampling"], "refine.sampling")
         drafting = parse(Sampling, params["evaluate"]["drafting"], "evaluate.drafting")
         sampled = drafting.model_copy(update={"temperature": params["draft"]["sampling"]["temperature"], "n": settings.samples})
-        self._modes: Modes = {"greedy": drafting, "sampled": sampled}
+        self._modes: Modes = {"greedy": drafting, **({"sampled": sampled} if settings.samples else {})}
 
     def specialise(self) -> None:
         """The policy as SFT leaves it."""
@@ -117,7 +121,11 @@ class _Run:
             "queries.all.jsonl",
             lambda out: prepare.main(raw, out, self._at("corpus.all.jsonl"), self._at("quarantine.jsonl"), config),
         )
-        self._once("choose", "queries.jsonl", self._chosen)
+        shown = _shown(io.read(self._at("queries.all.jsonl"), Query), self._settings.shots)
+        self._prompts = _with_shots(self._prompts, shown)
+        for stage in ("sft", "refine", "pair"):
+            self._params[stage]["prompts"] = self._prompts.model_dump(mode="json")
+        self._once("choose", "queries.jsonl", self._chosen, {query.id for query in shown})
         trained = parse(sft.SFTConfig, self._params["sft"], "sft")
         self._once("sft", "policy", lambda out: sft.main(self._at("corpus.jsonl"), start, out, trained))
 
@@ -158,18 +166,19 @@ class _Run:
         self._once("evaluate_strong", "trials.jsonl", lambda out: io.write(out, self._trials(systems)))
         self._at("run.json").write_text(json.dumps(self._summary(systems), indent=1) + "\n", encoding="utf-8")
 
-    def _chosen(self, out: Path) -> None:
-        """The first rows by digest, where there are to be fewer than all."""
+    def _chosen(self, out: Path, shown: set[str]) -> None:
+        """The first rows by digest, where there are to be fewer than all, without those that the strong model is shown."""
         most = {"train": None, self._settings.split: None} | self._settings.most
-        corpus = list(io.read(self._at("corpus.all.jsonl"), Demonstration))
+        longest = self._settings.longest or sys.maxsize
+        corpus = [row for row in io.read(self._at("corpus.all.jsonl"), Demonstration) if _said(row.prompt, row.completion) <= longest]
         if "corpus" in most:
-            fitting = [row for row in corpus if len(row.completion) + len(row.prompt[-1].content) <= LONGEST]
-            corpus = sorted(fitting, key=digest)[: most["corpus"]]
+            corpus = sorted(corpus, key=digest)[: most["corpus"]]
         io.write(self._at("corpus.jsonl"), corpus)
         kept: list[Query] = []
         for split, count in most.items():
             if split != "corpus":
-                rows = [row for row in io.read(self._at("queries.all.jsonl"), Query) if row.split == split]
+                rows = [row for row in io.read(self._at("queries.all.jsonl"), Query) if row.split == split and row.id not in shown]
+                rows = [row for row in rows if _said(row.prompt) <= longest]
                 kept += rows if count is None else sorted(rows, key=lambda row: row.id)[:count]
         io.write(out, kept)
 
@@ -177,7 +186,7 @@ class _Run:
         def write(out: Path) -> None:
             rule = parse(PairRule, self._params["pair"]["rule"], "pair.rule")
             groups = list(io.groups(self._at(f"{feedback}.jsonl"), Feedback))
-            io.write(out, make(groups, rule, self._domain.prompts.draft, self._settings.seed))
+            io.write(out, make(groups, rule, self._prompts.draft, self._settings.seed))
 
         self._once(f"pair_{arm}", f"pairs_{arm}.jsonl", write)
 
@@ -201,9 +210,7 @@ class _Run:
 
     def _draft(self, out: Path, system: str, sampling: Sampling) -> None:
         with self._policy.open(adapter=self._at(system) / "adapter") as model:
-            io.write(
-                out, collaboration.draft(io.queries(self._at("queries.jsonl"), self._settings.split), model, self._domain.prompts, sampling)
-            )
+            io.write(out, collaboration.draft(io.queries(self._at("queries.jsonl"), self._settings.split), model, self._prompts, sampling))
 
     def _trials(self, systems: list[str]) -> Iterator[Feedback]:
         files = [io.groups(self._at(f"held_{system}_{mode}.jsonl"), Draft) for system in systems for mode in self._modes]
@@ -217,7 +224,7 @@ class _Run:
                 yield [row for group in groups for row in group] + [ideal]
 
         with self._strong.open() as strong, self._domain.scorer.open() as scorer:
-            refined = collaboration.refine(together(), strong, self._domain.prompts, self._answering)
+            refined = collaboration.refine(together(), strong, self._prompts, self._answering)
             yield from collaboration.score(collaboration.by_query(refined), scorer)
 
     def _summary(self, systems: list[str]) -> dict[str, Any]:
@@ -263,6 +270,47 @@ class _Run:
         self._costs[step] = {name: round(value, 1) for name, value in cost.items()} | tokens | {"calls": account.asked}
         io.write_text(self._at("costs.json"), json.dumps(self._costs, indent=1))
         print(f"{self._folder.name}: {step} {cost['cpu_seconds']:.0f} CPU-s, {cost['seconds']:.0f} s", file=sys.stderr, flush=True)
+
+
+def _shown(queries: Iterable[Query], count: int) -> list[Query]:
+    """Short training questions whose ideal draft is known, of as many different answers as there are."""
+    known = sorted(
+        (row for row in queries if row.split == "train" and row.ideal), key=lambda row: (_said(row.prompt, row.ideal or ""), row.id)
+    )
+    found: dict[str, Query] = {}
+    for row in known if count else ():
+        found.setdefault(_answer(row)[:1] if row.choices else row.id, row)
+        if len(found) == count:
+            break
+    return list(found.values())
+
+
+def _answer(query: Query) -> str:
+    """A right answer as the strong model is to give it: an option by its letter and its text."""
+    target = query.targets[0]
+    return f"{ascii_uppercase[query.choices.index(target)]}. {target}" if query.choices else target
+
+
+def _with_shots(prompts: Prompts, shown: Sequence[Query]) -> Prompts:
+    """The strong model's prompts with these examples; the last one's notes are another question's, since notes may be of no use."""
+    if not shown:
+        return prompts
+    notes = [*(row.ideal for row in shown[:-1]), shown[0].ideal]
+    asked = [row.prompt[-1].content for row in shown]
+    refined = [
+        Shot(user=f"{query}\nNotes: {note}\n{MARKER}", assistant=_answer(row)) for query, note, row in zip(asked, notes, shown, strict=True)
+    ]
+    solo = [Shot(user=f"{query}\n{MARKER}", assistant=_answer(row)) for query, row in zip(asked, shown, strict=True)]
+    return prompts.model_copy(
+        update={
+            "refine": Template(shots=tuple(refined), user=f"{{query}}\nNotes: {{draft}}\n{MARKER}"),
+            "solo": Template(shots=tuple(solo), user=f"{{query}}\n{MARKER}"),
+        }
+    )
+
+
+def _said(prompt: Sequence[Message], completion: str = "") -> int:
+    return sum(len(message.content) for message in prompt) + len(completion)
 
 
 def habit(text: str) -> str:
