@@ -19,10 +19,12 @@ PLAIN_SEEDS = range(120, 123)
 def runs() -> dict[str, Settings]:
     """Every run by its name, in the order they are made."""
     found = {f"result-{seed}": Settings(seed=seed, **_curves(seed)) for seed in SEEDS}
-    found |= {f"plain-{seed}": Settings(seed=seed, asked="plain", arms=("aligned", "self_scored", "shuffled")) for seed in PLAIN_SEEDS}
+    found |= {
+        f"plain-{seed}": Settings(seed=seed, asked="plain", arms=("aligned", "self_scored", "shuffled"), samples=0) for seed in PLAIN_SEEDS
+    }
     for share in ANSWER_SHARES:
         found |= {
-            f"answers-{share:g}-{seed}": Settings(seed=seed, mix=with_answers(share), arms=("aligned", "self_scored"))
+            f"answers-{share:g}-{seed}": Settings(seed=seed, mix=with_answers(share), arms=("aligned", "self_scored"), samples=0)
             for seed in SHARE_SEEDS
         }
     return found
