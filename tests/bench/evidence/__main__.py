@@ -4,6 +4,7 @@ python -m tests.bench.evidence [--folder .evidence] [--jobs 2] [--only result]
 """
 
 import argparse
+import json
 import os
 import subprocess
 import sys
@@ -36,8 +37,12 @@ def main() -> None:
 
 def run(name: str, settings: plan.Settings, folder: Path) -> int:
     """One run in a process of its own, with one thread: two such are quicker than one with two."""
-    if (folder / name / "run.json").exists():
-        return 0
+    done = folder / name / "run.json"
+    if done.exists():
+        if plan.Settings.model_validate(json.loads(done.read_text())["settings"]) == settings:
+            return 0
+        for made in (done, folder / name / "trials.jsonl"):  # more is asked of it: what it has stays, and its answers are known
+            made.unlink(missing_ok=True)
     (folder / name).mkdir(parents=True, exist_ok=True)
     command = [sys.executable, "-m", "tests.bench.evidence.run", settings.model_dump_json(), str(folder / name)]
     environment = os.environ | {"OMP_NUM_THREADS": "1", "OMP_WAIT_POLICY": "PASSIVE"}
