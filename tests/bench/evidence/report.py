@@ -13,6 +13,7 @@ NAMES = {
     "strong alone": "strong model alone",
     "policy alone": "policy alone, before",
     "aligned alone": "policy alone, after",
+    "self_scored alone": "policy alone, after self-scored pairs",
     "policy": "collaboration before alignment",
     "shuffled": "... shuffled feedback",
     "self_scored": "... self-scored, same queries",
