@@ -89,7 +89,8 @@ def make_params(model: Path, raw: Path) -> dict[str, Any]:
         "pin": {"registry": registry},
         "prepare": {"domain": "handbook"},
         "validate": {
-            "queries": {"kind": "queries", "splits": ["train", "test"]},
+            "queries": (contract := {"kind": "queries", "splits": ["train", "test"]}),
+            "corpus": {"kind": "corpus", "queries": contract},
             "feedback": {"kind": "feedback"},
             "pairs": {"kind": "pairs", "min_pairs": 5},
         },

@@ -249,12 +249,19 @@ class Found:
         archive, inside = folder / "archive.tar", _real(self.path).relative_to(self.repository).as_posix()
         vcs.git(self.repository, "archive", "--format=tar", f"--output={archive}", self.commit, "--", inside)
         with tarfile.open(archive) as tar:
-            try:
-                tar.extractall(folder / "files", filter="data")
-            except tarfile.FilterError as error:
-                raise InputError(
-                    f"{self.path} at {self.rev}: {error}: a version has the files themselves, and nothing was written"
-                ) from None
+            for member in tar:
+                to, content = folder / "files" / member.name, tar.extractfile(member) if member.isreg() else None
+                if member.isdir():
+                    to.mkdir(parents=True, exist_ok=True)
+                elif content is None or not to.resolve().is_relative_to((folder / "files").resolve()):
+                    raise InputError(
+                        f"{self.path} at {self.rev}: {member.name!r} is a link or no ordinary file: a version has the files themselves, "
+                        "and nothing was written"
+                    )
+                else:
+                    to.parent.mkdir(parents=True, exist_ok=True)
+                    with to.open("wb") as file:
+                        shutil.copyfileobj(content, file)
         return folder / "files" / inside
 
 

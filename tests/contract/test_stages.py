@@ -24,7 +24,7 @@ from tests.lines import AROUND, ROOT
 OUTSIDE = {"raw", "params"}
 """Ports that no stage writes: what a person gives."""
 MORE = {"validate": {"stage"}}
-"""Parameters of a component beside `config`: validate stands in two places."""
+"""Parameters of a component beside `config`: validate stands in four places."""
 SAYS = {"compare": {"passed"}}
 """Parameters that a component gives: the gate's outcome."""
 

@@ -96,7 +96,7 @@ def step(folder: Path, port: str) -> Path:
 
 
 def steps(folder: Path, port: str) -> list[Path]:
-    port, of = ("valid", "validate-3") if port == "pairs" else (port, "*")
+    port, of = ("valid", "validate-4") if port == "pairs" else (port, "*")
     return sorted((folder / "steps").glob(f"flywheel-*/{of}/{port}"))
 
 

@@ -390,6 +390,6 @@ def test_a_link_that_leaves_the_data_in_git_is_one_error(project: Path, to: str)
     Path("kept/link.csv").symlink_to(to)
     git("add", "-A")
     git("commit", "-qm", "a link")
-    with pytest.raises(InputError, match=r"link\.csv. is a link|link\.csv. would link"):
+    with pytest.raises(InputError, match=r"link\.csv' is a link"):
         snapshots.lay_out(Path("data/pinned/x"), "HEAD", Path("kept"))
     assert not Path("data/pinned/x").exists()
