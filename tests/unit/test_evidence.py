@@ -11,7 +11,7 @@ from cowest.preferences import PairRule
 from cowest.prompts import Template
 from cowest.records import Feedback, Message
 from tests import factories
-from tests.bench.evidence import arms, pool
+from tests.bench.evidence import arms, paper, pool
 from tests.bench.evidence import run as runs
 
 TEMPLATE = Template(user="{query}")
@@ -129,3 +129,15 @@ def test_a_base_model_is_shown_short_questions_of_different_answers_and_one_note
     said = prompts.refine.render((Message(role="user", content="Which?"),), "a draft")[-1].content
     assert said == "Which?\nNotes: a draft\nAnswer:"
     assert runs._with_shots(prompts, []) == prompts
+
+
+def test_formats_are_compared_on_the_questions_that_both_were_asked() -> None:
+    """Each format sets other questions aside as examples: the rest are matched by their id, not by their place."""
+    made = {
+        "ifqa-direct": {"asked": ["a", "b", "c"], "products": ["a", "b", "c"], "scores": {"aligned greedy": [0.0, 1.0, 0.5]}},
+        "ifqa-knowledge": {"asked": ["c", "x", "a"], "products": ["c", "x", "a"], "scores": {"aligned greedy": [1.0, 1.0, 0.0]}},
+        "prosocial-direct": {"asked": ["a"], "products": ["a"], "scores": {"aligned greedy": [1.0]}},
+    }
+    found = paper.formats(made)
+    assert list(found) == ["ifqa-knowledge minus direct"]
+    assert found["ifqa-knowledge minus direct"]["mean"] == 0.25 and found["ifqa-knowledge minus direct"]["questions"] == 2

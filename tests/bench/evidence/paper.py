@@ -11,6 +11,7 @@ import argparse
 import json
 import os
 import sys
+from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -52,6 +53,7 @@ def runs(data: Path, rows: float, models: dict[str, str]) -> dict[str, Settings]
                 "sft.training.max_length": 768, "sft.training.epochs": 2, "sft.training.learning_rate": 0.001,
                 "dpo.training.max_length": 768, "draft.sampling.n": 4, "draft.sampling.max_tokens": TOKENS[draft],
                 "evaluate.drafting.max_tokens": TOKENS[draft], "refine.sampling.max_tokens": 24,
+                "models.strong.dtype": "bfloat16",
             }  # fmt: skip
             found[f"{name}-{draft}"] = Settings(
                 seed=0, domain=chosen, raw=data / name, arms=("aligned",), samples=0, split=split, most=most, longest=LONGEST, shots=SHOTS,
@@ -70,18 +72,42 @@ def main() -> None:
     asked.add_argument("--strong", help="another strong model")
     asked.add_argument("--device", help="where both run: cuda")
     asked.add_argument("--rows", type=float, default=1, help="so many times the usual number of rows")
+    asked.add_argument("--only", default="", help="only runs whose name begins so; the table is written once all are there")
     given = asked.parse_args()
     models = {f"models.{which}.model": name for which in ("policy", "strong") if (name := getattr(given, which))}
     if given.device:
         models |= {"models.policy.device": given.device, "models.strong.device": given.device}
-    wanted = runs(given.data.resolve(), given.rows, models)
+    planned = runs(given.data.resolve(), given.rows, models)
+    wanted = {name: settings for name, settings in planned.items() if name.startswith(given.only)}
     with ThreadPoolExecutor(given.jobs) as workers:
         failed = [name for name, code in zip(wanted, workers.map(lambda one: run(*one, given.folder), wanted.items()), strict=True) if code]
     if failed:
         raise SystemExit(f"these runs failed (their log is in their folder): {', '.join(failed)}")
-    found = {name: _said(json.loads((given.folder / name / "run.json").read_text())) for name in wanted}
+    made = {name: json.loads(path.read_text()) for name in planned if (path := given.folder / name / "run.json").exists()}
+    if len(made) < len(planned):
+        return
+    found = {"rows": given.rows, "runs": {name: _said(one) for name, one in made.items()}, "formats": formats(made)}
     (ROOT / "docs" / "evidence-paper.json").write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")
-    fill(ROOT / "docs" / "evidence.md", {"paper": _table(found)})
+    fill(ROOT / "docs" / "evidence.md", {"paper": _table(found["runs"]), "formats": _formats_table(found["formats"])})
+
+
+def formats(made: Mapping[str, Mapping[str, Any]]) -> dict[str, dict[str, Any]]:
+    """Each format's collaboration after alignment less that with direct drafts, on the questions that both were asked."""
+    found = {}
+    for name, one in made.items():
+        domain_name, draft = name.split("-")
+        if draft == "direct" or f"{domain_name}-direct" not in made:
+            continue
+        direct = made[f"{domain_name}-direct"]
+        place = {query: number for number, query in enumerate(direct["asked"])}
+        both = [(number, place[query]) for number, query in enumerate(one["asked"]) if query in place]
+        values = {
+            which: [run["scores"]["aligned greedy"][at] for at in places]
+            for which, run, places in zip(("of", "over"), (one, direct), zip(*both, strict=True), strict=True)
+        }
+        products = [one["products"][number] for number, _ in both]
+        found[f"{name} minus direct"] = pool.difference([{"products": products, "scores": values}], "of", "over")
+    return found
 
 
 def _said(made: dict[str, Any]) -> dict[str, Any]:
@@ -108,6 +134,14 @@ def _table(found: dict[str, Any]) -> str:
             str(one["pairs"]["aligned"]["pairs"]),
         ]
         lines.append(f"| {name.replace('-', ', ').replace('_', ' ')} | {' | '.join(cells)} |")
+    return "\n".join(lines)
+
+
+def _formats_table(found: Mapping[str, Any]) -> str:
+    lines = ["| after alignment | difference | questions |", "| --- | --- | --- |"]
+    for name, one in found.items():
+        said = name.replace("-", ": ").replace("_", " ")
+        lines.append(f"| {said} | {one['mean']:+.3f} [{one['low']:+.3f}, {one['high']:+.3f}] | {one['questions']} |")
     return "\n".join(lines)
 
 

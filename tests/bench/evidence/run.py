@@ -231,12 +231,14 @@ class _Run:
         found: dict[str, list[float]] = {}
         habits: dict[str, Counter[str]] = {}
         products: list[str] = []
+        asked: list[str] = []
         unparsed: Counter[str] = Counter()
         columns = [(system, mode, sample) for system in systems for mode, how in self._modes.items() for sample in range(how.n)]
         for group in io.groups(self._at("trials.jsonl"), Feedback):
             if failed := [row.failed for row in group if row.failed not in (None, NO_IDEAL)]:
                 raise SystemExit(f"{self._folder}: query {group[0].id} failed: {failed[0]}")
             products.append(group[0].group)
+            asked.append(group[0].id)
             scores: dict[str, list[float]] = {"strong alone": [group[0].solo_score or 0.0], "ideal": [group[-1].score or 0.0]}
             unparsed.update(_unparsed(columns, group))
             for (system, mode, _), row in zip(columns, group, strict=False):
@@ -250,7 +252,7 @@ class _Run:
         }
         counts = {name: {"pairs": len(rows), "queries": len({row.query for row in rows})} for name, rows in pairs.items()}
         return {
-            "settings": self._settings.model_dump(mode="json"), "products": products, "scores": found,
+            "settings": self._settings.model_dump(mode="json"), "products": products, "asked": asked, "scores": found,
             "habits": {name: dict(counter.most_common()) for name, counter in habits.items()}, "pairs": counts, "costs": self._costs,
             "unparseable": dict(unparsed),
         }  # fmt: skip
