@@ -1,6 +1,7 @@
 """Feedback becomes preferences: which drafts of a query helped more than which. Pure."""
 
 from collections.abc import Iterable
+from dataclasses import dataclass
 from typing import Literal
 
 from pydantic import Field
@@ -30,13 +31,31 @@ class PairRule(Config):
 def pairs(group: list[Feedback], rule: PairRule, template: Template) -> list[PreferencePair]:
     """The pairs of one query. Failed rows are left out, and drafts cut at their limit; of drafts that say the same, the first
     stands for all."""
-    rows: dict[str, Feedback] = {}
-    for row in group:
-        if row.gain is not None and (rule.allow_cut or not row.cut) and row.draft and row.draft.strip():
-            rows.setdefault(" ".join(row.draft.split()).casefold(), row)
-    found = [_pair(chosen, rejected, template) for chosen, rejected in _candidates(list(rows.values()), rule)]
+    found = [_pair(chosen, rejected, template) for chosen, rejected in _candidates(_distinct(group, rule), rule)]
     found.sort(key=lambda pair: pair.id)
     return found[: rule.per_query]
+
+
+@dataclass(slots=True)
+class Agreement:
+    """Of the comparisons of two drafts of a query that feedback decides, how many the drafts' own scores, which cost no call of the
+    strong model, decide likewise. Near 1, they would have done as feedback; where it is small, they teach something else."""
+
+    told: int = 0
+    """Comparisons that feedback decides."""
+    same: int = 0
+    other: int = 0
+    """The other way; the rest they tie."""
+
+    def add(self, group: list[Feedback], rule: PairRule | None = None) -> None:
+        """Counts one query's."""
+        rule = rule or PairRule()
+        for better, worse in _wide(_distinct(group, rule), rule):
+            if better.draft_score is not None and worse.draft_score is not None:
+                own = better.draft_score - worse.draft_score
+                self.told += 1
+                self.same += own >= rule.min_margin
+                self.other += -own >= rule.min_margin
 
 
 def spread(groups: Iterable[list[Feedback]]) -> Spread:
@@ -53,8 +72,20 @@ def place(gain: float, bins: int = BINS) -> int:
     return round((min(max(gain, -1.0), 1.0) + 1) / 2 * (bins - 1))
 
 
+def _distinct(group: list[Feedback], rule: PairRule) -> list[Feedback]:
+    rows: dict[str, Feedback] = {}
+    for row in group:
+        if row.gain is not None and (rule.allow_cut or not row.cut) and row.draft and row.draft.strip():
+            rows.setdefault(" ".join(row.draft.split()).casefold(), row)
+    return list(rows.values())
+
+
+def _wide(rows: list[Feedback], rule: PairRule) -> list[tuple[Feedback, Feedback]]:
+    return [(a, b) for a in rows for b in rows if _score(a) - _score(b) >= rule.min_margin]
+
+
 def _candidates(rows: list[Feedback], rule: PairRule) -> list[tuple[Feedback, Feedback]]:
-    wide = [(a, b) for a in rows for b in rows if _score(a) - _score(b) >= rule.min_margin]
+    wide = _wide(rows, rule)
     if rule.rule == "sign":
         return [(a, b) for a, b in wide if _gain(a) > 0 >= _gain(b)]
     if rule.rule == "best_worst":

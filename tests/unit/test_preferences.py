@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from cowest.preferences import PairRule, pairs
+from cowest.preferences import Agreement, PairRule, pairs
 from cowest.prompts import Template
 from cowest.records import Feedback, PreferencePair
 from tests.factories import make_feedback
@@ -32,6 +32,15 @@ def test_best_against_worst() -> None:
 def test_the_papers_sign_rule() -> None:
     found = pairs(rows(1.0, 0.8, 0.5, 0.0, solo=0.5), PairRule(rule="sign", per_query=None), TEMPLATE)
     assert texts(found) == {(f"draft {good}", f"draft {bad}") for good in (0, 1) for bad in (2, 3)}
+
+
+def test_whether_the_drafts_own_scores_would_have_done() -> None:
+    scores = [(1.0, 1.0), (1.0, 0.0), (0.0, 0.0), (0.0, 1.0)]
+    found = Agreement()
+    for query in range(2):
+        found.add([make_feedback(query, sample=n, draft=f"{n}", score=s, draft_score=own) for n, (s, own) in enumerate(scores)])
+    found.add([make_feedback(2, sample=n, draft="the same", score=float(n), draft_score=0.0) for n in range(2)])
+    assert (found.told, found.same, found.other) == (8, 2, 2)
 
 
 @given(st.lists(st.sampled_from([0.0, 0.5, 1.0]), min_size=1, max_size=6), st.sampled_from(["all", "best_worst", "sign"]))

@@ -10,7 +10,7 @@ from typing import Any, ParamSpec, TypeVar
 
 from pydantic import ValidationError
 
-from cowest import io, version
+from cowest import io, preferences, version
 from cowest.config import file_digest
 from cowest.errors import CoWestError, InputError
 from cowest.records import DataSet, EvalReport, Fate, Feedback, Outcome, PreferencePair, Trial, Validation
@@ -53,6 +53,8 @@ class Gains:
     failed: int = 0
     total: float = 0.0
     bins: list[int] = field(default_factory=lambda: [0] * BINS)
+    agreement: preferences.Agreement = field(default_factory=preferences.Agreement)
+    """Whether the drafts' own scores would have said the same."""
 
     @property
     def drafts(self) -> int:
@@ -199,6 +201,7 @@ def gains(path: Path) -> Gains:
             found.helped, found.tied, found.hurt = found.helped + (gain > 0), found.tied + (gain == 0), found.hurt + (gain < 0)
             found.bins[round((min(max(gain, -1.0), 1.0) + 1) / 2 * (BINS - 1))] += 1
         found.mixed += len(seen) > 1
+        found.agreement.add(rows)
     return found
 
 

@@ -22,13 +22,21 @@ class PairConfig(Config):
 def main(feedback: list[In], pairs: Out, config: PairConfig) -> None:
     """Writes the pairs, and says what was left out of them."""
     failed = cut = 0
+    agreement = preferences.Agreement()
 
     def found() -> Iterator[PreferencePair]:
         nonlocal failed, cut
         for group in io.groups(feedback, Feedback):
             failed += sum(row.failed is not None for row in group)
             cut += 0 if config.rule.allow_cut else sum(row.cut for row in group)
+            agreement.add(group, config.rule)
             yield from preferences.pairs(group, config.rule, config.prompts.draft)
 
     count = io.write(pairs, found())
     print(f"pair: {count} pairs; left out: {failed} failed rows, {cut} drafts cut at their limit", file=sys.stderr)
+    if agreement.told:
+        print(
+            f"pair: feedback decides {agreement.told} comparisons of two drafts; the drafts' own scores decide "
+            f"{agreement.same / agreement.told:.0%} of them likewise",
+            file=sys.stderr,
+        )

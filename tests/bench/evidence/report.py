@@ -3,9 +3,12 @@
 import json
 import re
 from collections.abc import Mapping, Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+from cowest import io, preferences
+from cowest.records import Feedback
 from tests.bench.evidence import plan, pool
 from tests.bench.evidence.pool import BEST, Run
 
@@ -48,6 +51,7 @@ def write(folder: Path, docs: Path) -> None:
         "systems": {mode: {name: pool.difference(result, _column(name, mode)) for name in NAMES} for mode in MODES},
         "ceiling": pool.difference(result, "ideal"), "gap_closed": pool.gap_closed(result, "policy greedy", "aligned greedy"),
         "gap_closed_sampled": pool.gap_closed(result, "policy sampled", "aligned sampled"),
+        "agreement": {name: asdict(_agreement(folder / name)) for name in runs},
         "curves": curves(runs), "costs": _costs(result), "habits": _habits(result),
         "others": {name: _seed(run) for name, run in runs.items() if not name.startswith("result-")},
     }  # fmt: skip
@@ -59,6 +63,14 @@ def write(folder: Path, docs: Path) -> None:
     plots.systems(found, docs / "evidence.svg")
     plots.curves(found, docs / "evidence-curves.svg")
     fill(docs / "evidence.md", tables(found))
+
+
+def _agreement(run: Path) -> preferences.Agreement:
+    """How often a draft's own score says what collaborative feedback says, over the training questions of a run."""
+    found = preferences.Agreement()
+    for group in io.groups(run / "feedback.jsonl", Feedback):
+        found.add(group)
+    return found
 
 
 def curves(runs: Mapping[str, Run]) -> dict[str, list[dict[str, Any]]]:
