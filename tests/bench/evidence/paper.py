@@ -14,7 +14,7 @@ import sys
 from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from cowest.domains import domain
 from cowest.errors import ContractError
@@ -25,21 +25,31 @@ from tests.bench.evidence.__main__ import ROOT, run
 from tests.bench.evidence.report import fill
 from tests.bench.evidence.run import Settings
 
-DOMAINS: dict[str, dict[str, Any]] = {"ifqa": {"passage": True}, "medmcqa": {}, "prosocial": {"classes": 3}}
+
+class _Domain(NamedTuple):
+    settings: dict[str, Any]
+    tokens: dict[str, int]
+    """Of a draft, at most, by its format: enough for what the corpus teaches it to say."""
+    longest: int
+    """Characters of a question with what is learned of it, over which rows are left out: a step costs as many tokens."""
+    shots: int
+    """Examples that the base strong model is shown."""
+
+
+DOMAINS = {
+    "ifqa": _Domain({"passage": True}, {"direct": 16, "knowledge": 176, "chain_of_thought": 192}, 1500, 2),
+    "medmcqa": _Domain({}, {"direct": 24, "knowledge": 96, "chain_of_thought": 112}, 500, 3),
+    "prosocial": _Domain({"classes": 3}, {"direct": 16, "knowledge": 64, "chain_of_thought": 80}, 1000, 3),
+}
 FORMATS = ("direct", "knowledge", "chain_of_thought")
-TOKENS = {"direct": 16, "knowledge": 48, "chain_of_thought": 64}
-"""Of a draft, at most."""
-ROWS = {"corpus": 160, "train": 40, "held out": 120}
-SHOTS = 3
-LONGEST = 1000
-"""Characters of a question with its passage and what is learned of it: a step costs as many tokens."""
+ROWS = {"corpus": 96, "train": 32, "held out": 80}
 SYSTEMS = ("strong alone", "policy alone greedy", "policy greedy", "aligned greedy", "ideal")
 
 
 def runs(data: Path, rows: float, models: dict[str, str]) -> dict[str, Settings]:
     """A run for each domain and format."""
     found = {}
-    for name, settings in DOMAINS.items():
+    for name, (settings, tokens, longest, shots) in DOMAINS.items():
         for draft in FORMATS:
             chosen = {"domain": name, "draft": draft, **settings}
             try:
@@ -51,12 +61,12 @@ def runs(data: Path, rows: float, models: dict[str, str]) -> dict[str, Settings]
             most = {split if part == "held out" else part: round(count * rows) for part, count in ROWS.items()}
             changes = {
                 "sft.training.max_length": 768, "sft.training.epochs": 2, "sft.training.learning_rate": 0.001,
-                "dpo.training.max_length": 768, "draft.sampling.n": 4, "draft.sampling.max_tokens": TOKENS[draft],
-                "evaluate.drafting.max_tokens": TOKENS[draft], "refine.sampling.max_tokens": 24,
+                "dpo.training.max_length": 768, "draft.sampling.n": 4, "draft.sampling.max_tokens": tokens[draft],
+                "evaluate.drafting.max_tokens": tokens[draft], "refine.sampling.max_tokens": 24,
                 "models.strong.dtype": "bfloat16",
             }  # fmt: skip
             found[f"{name}-{draft}"] = Settings(
-                seed=0, domain=chosen, raw=data / name, arms=("aligned",), samples=0, split=split, most=most, longest=LONGEST, shots=SHOTS,
+                seed=0, domain=chosen, raw=data / name, arms=("aligned",), samples=0, split=split, most=most, longest=longest, shots=shots,
                 changes=changes | models,
             )  # fmt: skip
     return found
