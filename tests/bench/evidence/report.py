@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from cowest import io, preferences
+from cowest.domains import invent
 from cowest.records import Feedback
 from tests.bench.evidence import plan, pool
 from tests.bench.evidence.pool import BEST, Run
@@ -45,14 +46,14 @@ def write(folder: Path, docs: Path) -> None:
     result = [run for name, run in runs.items() if name.startswith("result-")]
     if len(result) < 2:
         raise SystemExit(f"{folder}: {len(result)} runs of the result are finished; there is nothing to pool")
+    agreement = {name: asdict(_agreement(folder / name)) for name in runs}
     found: dict[str, Any] = {
         "plan": "docs/evidence-plan.md", "seeds": [_seed(run) for run in result],
         "pooled": _differences(result, "greedy"), "pooled_sampled": _differences(result, "sampled"),
         "systems": {mode: {name: pool.difference(result, _column(name, mode)) for name in NAMES} for mode in MODES},
         "ceiling": pool.difference(result, "ideal"), "gap_closed": pool.gap_closed(result, "policy greedy", "aligned greedy"),
         "gap_closed_sampled": pool.gap_closed(result, "policy sampled", "aligned sampled"),
-        "agreement": {name: asdict(_agreement(folder / name)) for name in runs},
-        "curves": curves(runs), "costs": _costs(result), "habits": _habits(result),
+        "agreement": agreement, "curves": curves(runs, agreement), "costs": _costs(result), "habits": _habits(result),
         "others": {name: _seed(run) for name, run in runs.items() if not name.startswith("result-")},
     }  # fmt: skip
     (docs / "evidence.json").write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")
@@ -73,10 +74,9 @@ def _agreement(run: Path) -> preferences.Agreement:
     return found
 
 
-def curves(runs: Mapping[str, Run]) -> dict[str, list[dict[str, Any]]]:
+def curves(runs: Mapping[str, Run], agreement: Mapping[str, Mapping[str, int]]) -> dict[str, list[dict[str, Any]]]:
     """What the gain depends on, one thing changed at a time: points with `x`, and the gain of each arm over no alignment."""
     some = [runs[f"result-{seed}"] for seed in plan.CURVE_SEEDS if f"result-{seed}" in runs]
-    plain = [run for name, run in runs.items() if name.startswith("plain-")]
     found: dict[str, list[dict[str, Any]]] = {"pairs": [], "samples": [], "rounds": [], "answers": []}
     if some and all("aligned_twice greedy" in run["scores"] for run in some):
         for arm in ("queries_quarter", "queries_half", "aligned"):
@@ -86,16 +86,27 @@ def curves(runs: Mapping[str, Run]) -> dict[str, list[dict[str, Any]]]:
             found["samples"].append({"x": count, "aligned": _gain(some, arm), "sampled": _gain(some, arm, "sampled")})
         for rounds, arm in enumerate(("policy", "aligned", "aligned_twice")):
             found["rounds"].append({"x": rounds, "aligned": _gain(some, arm), "sampled": _gain(some, arm, "sampled")})
-    shares = {share: [run for name, run in runs.items() if name.startswith(f"answers-{share:g}-")] for share in plan.ANSWER_SHARES}
-    shares[0.4] = [run for name, run in runs.items() if name.startswith("result-")]
-    shares = {share: of_it for share, of_it in sorted(shares.items()) if of_it}
-    for label, of_it in [*shares.items(), *([("plain", plain)] if plain else [])]:
-        before = pool.difference(of_it, "policy greedy")
-        found["answers"].append(
-            {"x": label, "before": before, "aligned": _gain(of_it, "aligned"), "self_scored": _gain(of_it, "self_scored"),
-             "aligned_minus_self_scored": pool.difference(of_it, "aligned greedy", "self_scored greedy")}
-        )  # fmt: skip
+    kinds = {"plain": "plain-", **{share: f"answers-{share:g}-" for share in plan.ANSWER_SHARES}, invent.MIX["answer"]: "result-"}
+    for kind, start in sorted(kinds.items(), key=lambda kind: (kind[0] == "plain", kind[0])):
+        names = [name for name in runs if name.startswith(start)]
+        if names:
+            found["answers"].append({"x": kind, **_habit([runs[name] for name in names], [agreement[name] for name in names])})
     return found
+
+
+def _habit(runs: Sequence[Run], agreement: Sequence[Mapping[str, int]]) -> dict[str, Any]:
+    """One mix of habits: whether feedback had to come from the collaboration, and what told so before."""
+    shares = [one["same"] / one["told"] for one in agreement]
+    return {
+        "agreement": {"mean": round(sum(shares) / len(shares), 4), "runs": [round(share, 4) for share in shares]},
+        "before": pool.difference(runs, "policy greedy"), "policy_alone_before": pool.difference(runs, "policy alone greedy"),
+        "aligned": _gain(runs, "aligned"), "self_scored": _gain(runs, "self_scored"),
+        "aligned_minus_self_scored": pool.difference(runs, "aligned greedy", "self_scored greedy"),
+        "policy_alone": pool.difference(runs, "aligned alone greedy"),
+        "aligned_minus_policy_alone": pool.difference(runs, "aligned greedy", "aligned alone greedy"),
+        "policy_alone_self_scored": pool.difference(runs, "self_scored alone greedy"),
+        "ceiling": pool.difference(runs, "ideal"),
+    }  # fmt: skip
 
 
 def _gain(runs: Sequence[Run], arm: str, mode: str = "greedy") -> dict[str, Any]:
@@ -181,7 +192,28 @@ def tables(found: Mapping[str, Any]) -> dict[str, str]:
         f"| {cost['cpu_seconds']:,.0f} |"
         for arm, cost in found["costs"].items()
     ]
-    return {name: "\n".join(rows) for name, rows in {"systems": lines, "differences": differences, "seeds": seeds, "costs": costs}.items()}
+    made = {"systems": lines, "differences": differences, "seeds": seeds, "costs": costs, "habits": _habits_table(found)}
+    return {name: "\n".join(rows) for name, rows in made.items()}
+
+
+def _habits_table(found: Mapping[str, Any]) -> list[str]:
+    columns = (
+        "own scores agree",
+        "before",
+        "after",
+        "after - before",
+        "self-scored - before",
+        "after - self-scored",
+        "policy alone, after",
+    )
+    lines = [f"| answers among replies | {' | '.join(columns)} |", "| --- " * (len(columns) + 1) + "|"]
+    for one in found["curves"]["answers"]:
+        said = "plain questions" if one["x"] == "plain" else f"{one['x']:.0%}"
+        after = one["before"]["mean"] + one["aligned"]["mean"]
+        cells = [said, f"{one['agreement']['mean']:.0%}", f"{one['before']['mean']:.3f}", f"{after:.3f}"]
+        cells += [_cell(one[name], "+") for name in ("aligned", "self_scored", "aligned_minus_self_scored")]
+        lines.append(f"| {' | '.join(cells)} | {one['policy_alone']['mean']:.3f} |")
+    return lines
 
 
 def _cell(estimate: Mapping[str, Any], sign: str = "") -> str:
