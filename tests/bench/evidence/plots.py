@@ -6,7 +6,7 @@ from typing import Any
 
 from tests.bench.evidence.report import NAMES
 
-BLUE, ORANGE, GREY, PALE = "#1f5fa8", "#c2571a", "#555555", "#b9c6d6"
+BLUE, ORANGE, GREY, PALE = "#1f5fa8", "#c2571a", "#555555", "#7fa6d3"
 
 
 def systems(found: Mapping[str, Any], path: Path) -> None:
@@ -38,32 +38,36 @@ def curves(found: Mapping[str, Any], path: Path) -> None:
     for axis, (name, label) in zip(axes, said.items(), strict=True):
         points = found["curves"][name]
         arms = ("aligned", "self_scored") if name == "answers" else ("aligned", "sampled")
-        for arm, colour in zip(arms, (BLUE, ORANGE if name == "answers" else PALE), strict=True):
-            _line(axis, points, arm, colour, categories=name == "answers")
+        for side, arm, colour in zip((-1, 1), arms, (BLUE, ORANGE if name == "answers" else PALE), strict=True):
+            _line(axis, points, arm, colour, side=side, categories=name == "answers")
         if name == "rounds":
             axis.set_xticks([0, 1, 2])
         axis.axhline(0, color=GREY, lw=0.8)
         axis.set(xlabel=label)
         axis.grid(axis="y", color="#e3e3e3", lw=0.7)
-        if points:
+        if name in ("pairs", "samples"):
+            axis.set_xlim(left=0)
+        if points and name in ("pairs", "answers"):
             axis.legend(frameon=False, fontsize=8, loc="best")
-        else:
+        if not points:
             axis.text(0.5, 0.5, "not run", transform=axis.transAxes, ha="center", color=GREY)
     axes[0].set_ylabel("gain over no alignment")
     _save(figure, path)
 
 
-def _line(axis: Any, points: Sequence[Mapping[str, Any]], arm: str, colour: str, *, categories: bool) -> None:
+def _line(axis: Any, points: Sequence[Mapping[str, Any]], arm: str, colour: str, *, side: int, categories: bool) -> None:
     if not points:
         return
     label = {"aligned": "collaborative feedback", "sampled": "the same, drafts sampled", "self_scored": "self-scored"}[arm]
-    places = list(range(len(points))) if categories else [point["x"] for point in points]
+    where = list(range(len(points))) if categories else [point["x"] for point in points]
+    # Side by side, so that one interval does not hide the other.
+    places = [place + side * 0.012 * (max(where) or 1) * (2 if categories else 1) for place in where]
     means = [point[arm]["mean"] for point in points]
     errors = [[point[arm]["mean"] - point[arm]["low"] for point in points], [point[arm]["high"] - point[arm]["mean"] for point in points]]
     axis.errorbar(places, means, yerr=errors, fmt="o-" if not categories else "o", color=colour, lw=1.6, ms=5, capsize=2.5, label=label)
     if categories:
         names = [f"{point['x']:.0%}" if isinstance(point["x"], float) else "the answer\nis the fact" for point in points]
-        axis.set_xticks(places, names)
+        axis.set_xticks(where, names)
         axis.margins(x=0.15)
 
 
