@@ -34,22 +34,25 @@ class _Domain(NamedTuple):
     """Characters of a question with what is learned of it, over which rows are left out: a step costs as many tokens."""
     shots: int
     """Examples that the base strong model is shown."""
+    rows: dict[str, int]
+    """Of each part: fewer where a question brings a passage, which costs three times as much."""
 
 
+ROWS = {"corpus": 96, "train": 32, "held out": 80}
+PASSAGES = {"corpus": 64, "train": 24, "held out": 60}
 DOMAINS = {
-    "ifqa": _Domain({"passage": True}, {"direct": 16, "knowledge": 176, "chain_of_thought": 192}, 1500, 2),
-    "medmcqa": _Domain({}, {"direct": 24, "knowledge": 96, "chain_of_thought": 112}, 500, 3),
-    "prosocial": _Domain({"classes": 3}, {"direct": 16, "knowledge": 64, "chain_of_thought": 80}, 1000, 3),
+    "ifqa": _Domain({"passage": True}, {"direct": 16, "knowledge": 176, "chain_of_thought": 192}, 1500, 2, PASSAGES),
+    "medmcqa": _Domain({}, {"direct": 24, "knowledge": 96, "chain_of_thought": 112}, 500, 3, ROWS),
+    "prosocial": _Domain({"classes": 3}, {"direct": 16, "knowledge": 64, "chain_of_thought": 80}, 1000, 3, ROWS),
 }
 FORMATS = ("direct", "knowledge", "chain_of_thought")
-ROWS = {"corpus": 96, "train": 32, "held out": 80}
 SYSTEMS = ("strong alone", "policy alone greedy", "policy greedy", "aligned greedy", "ideal")
 
 
 def runs(data: Path, rows: float, models: dict[str, str]) -> dict[str, Settings]:
     """A run for each domain and format."""
     found = {}
-    for name, (settings, tokens, longest, shots) in DOMAINS.items():
+    for name, (settings, tokens, longest, shots, parts) in DOMAINS.items():
         for draft in FORMATS:
             chosen = {"domain": name, "draft": draft, **settings}
             try:
@@ -58,7 +61,7 @@ def runs(data: Path, rows: float, models: dict[str, str]) -> dict[str, Settings]
                 print(f"evidence: {name}, {draft} is left out: {error}", file=sys.stderr)
                 continue
             split: Split = "test" if "test" in splits else "dev"
-            most = {split if part == "held out" else part: round(count * rows) for part, count in ROWS.items()}
+            most = {split if part == "held out" else part: round(count * rows) for part, count in parts.items()}
             changes = {
                 "sft.training.max_length": 768, "sft.training.epochs": 2, "sft.training.learning_rate": 0.001,
                 "dpo.training.max_length": 768, "draft.sampling.n": 4, "draft.sampling.max_tokens": tokens[draft],
