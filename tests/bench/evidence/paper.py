@@ -39,7 +39,7 @@ class _Domain(NamedTuple):
 
 
 ROWS = {"corpus": 96, "train": 32, "held out": 80}
-PASSAGES = {"corpus": 64, "train": 24, "held out": 60}
+PASSAGES = {"corpus": 64, "train": 20, "held out": 50}
 DOMAINS = {
     "ifqa": _Domain({"passage": True}, {"direct": 16, "knowledge": 176, "chain_of_thought": 192}, 1500, 2, PASSAGES),
     "medmcqa": _Domain({}, {"direct": 24, "knowledge": 96, "chain_of_thought": 112}, 500, 3, ROWS),
@@ -68,6 +68,8 @@ def runs(data: Path, rows: float, models: dict[str, str]) -> dict[str, Settings]
                 "evaluate.drafting.max_tokens": tokens[draft], "refine.sampling.max_tokens": 24,
                 "models.strong.dtype": "bfloat16",
             }  # fmt: skip
+            if settings.get("passage"):
+                changes["models.policy.dtype"] = "bfloat16"
             found[f"{name}-{draft}"] = Settings(
                 seed=0, domain=chosen, raw=data / name, arms=("aligned",), samples=0, split=split, most=most, longest=longest, shots=shots,
                 changes=changes | models,
