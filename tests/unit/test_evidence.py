@@ -131,6 +131,12 @@ def test_a_base_model_is_shown_short_questions_of_different_answers_and_one_note
     assert runs._with_shots(prompts, []) == prompts
 
 
+def test_a_question_without_a_score_is_left_out_and_not_wrong() -> None:
+    made = run({"ideal": [1.0, None] * 12, "a": [0.0] * 24})  # type: ignore[list-item]
+    assert pool.difference([made], "ideal")["mean"] == 1.0 == pool.difference([made], "ideal", "a")["mean"]
+    assert pool.difference([made], "ideal")["questions"] == 12
+
+
 def test_formats_are_compared_on_the_questions_that_both_were_asked() -> None:
     """Each format sets other questions aside as examples: the rest are matched by their id, not by their place."""
     made = {

@@ -19,7 +19,8 @@ BEST = "best single"
 
 
 def scores(run: Run, system: str) -> Floats:
-    """A system's score on each question of a run. `best single` is the one model alone that did best in that very run."""
+    """A system's score on each question of a run, NaN where it has none. `best single` is the one model alone that did best in that
+    very run."""
     if system == BEST:
         singles = [name for name in run["scores"] if name == "strong alone" or name.endswith("alone greedy")]
         system = max(singles, key=lambda name: float(np.mean(run["scores"][name])))
@@ -27,9 +28,12 @@ def scores(run: Run, system: str) -> Floats:
 
 
 def difference(runs: Sequence[Run], of: str, over: str | None = None, seed: int = 0) -> dict[str, Any]:
-    """`of` less `over` (or `of` itself): mean, 95 % interval, how many runs, questions, and each run's own mean."""
+    """`of` less `over` (or `of` itself): mean, 95 % interval, how many runs, questions, and each run's own mean. Questions on which
+    one of them has no score are left out."""
     values = [scores(run, of) - (scores(run, over) if over else 0.0) for run in runs]
-    drawn = _resampled([_products(run) for run in runs], [np.stack([value, np.ones_like(value)], axis=1) for value in values], seed)
+    products = [_products(run, ~np.isnan(value)) for run, value in zip(runs, values, strict=True)]
+    values = [value[~np.isnan(value)] for value in values]
+    drawn = _resampled(products, [np.stack([value, np.ones_like(value)], axis=1) for value in values], seed)
     each = [float(value.mean()) for value in values]
     return _said(float(np.mean(each)), (drawn[..., 0] / drawn[..., 1]).mean(axis=1), each, values)
 
@@ -46,8 +50,8 @@ def gap_closed(runs: Sequence[Run], before: str, after: str, ideal: str = "ideal
     return _said(whole, means[:, 0] / means[:, 1], each, tops)
 
 
-def _products(run: Run) -> NDArray[np.intp]:
-    return np.unique(np.asarray(run["products"]), return_inverse=True)[1]
+def _products(run: Run, kept: NDArray[np.bool_] | slice = slice(None)) -> NDArray[np.intp]:
+    return np.unique(np.asarray(run["products"])[kept], return_inverse=True)[1]
 
 
 def _resampled(products: Sequence[NDArray[np.intp]], columns: Sequence[Floats], seed: int) -> Floats:

@@ -228,7 +228,7 @@ class _Run:
             yield from collaboration.score(collaboration.by_query(refined), scorer)
 
     def _summary(self, systems: list[str]) -> dict[str, Any]:
-        found: dict[str, list[float]] = {}
+        found: dict[str, list[float | None]] = {}
         habits: dict[str, Counter[str]] = {}
         products: list[str] = []
         asked: list[str] = []
@@ -239,7 +239,8 @@ class _Run:
                 raise SystemExit(f"{self._folder}: query {group[0].id} failed: {failed[0]}")
             products.append(group[0].group)
             asked.append(group[0].id)
-            scores: dict[str, list[float]] = {"strong alone": [group[0].solo_score or 0.0], "ideal": [group[-1].score or 0.0]}
+            scores: dict[str, list[float]] = {"strong alone": [group[0].solo_score or 0.0]}
+            found.setdefault("ideal", []).append(group[-1].score)  # None where none is known
             unparsed.update(_unparsed(columns, group))
             for (system, mode, _), row in zip(columns, group, strict=False):
                 scores.setdefault(f"{system} {mode}", []).append(row.score or 0.0)
