@@ -16,10 +16,12 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from cowest import io
 from cowest.domains import domain
 from cowest.errors import ContractError
 from cowest.intake import Intake
-from cowest.records import Query, Split
+from cowest.records import Feedback, Query, Split, Trial
+from cowest.scorers.tally import Tally
 from tests.bench.evidence import pool
 from tests.bench.evidence.__main__ import ROOT, run
 from tests.bench.evidence.report import fill
@@ -101,7 +103,7 @@ def main() -> None:
     made = {name: json.loads(path.read_text()) for name in planned if (path := given.folder / name / "run.json").exists()}
     if len(made) < len(planned):
         return
-    found = {"rows": given.rows, "runs": {name: _said(one) for name, one in made.items()}, "formats": formats(made)}
+    found = {"rows": given.rows, "runs": {name: _said(one, given.folder / name) for name, one in made.items()}, "formats": formats(made)}
     (ROOT / "docs" / "evidence-paper.json").write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")
     fill(ROOT / "docs" / "evidence.md", {"paper": _table(found["runs"]), "formats": _formats_table(found["formats"])})
 
@@ -125,29 +127,37 @@ def formats(made: Mapping[str, Mapping[str, Any]]) -> dict[str, dict[str, Any]]:
     return found
 
 
-def _said(made: dict[str, Any]) -> dict[str, Any]:
-    systems = {name: pool.difference([made], name) for name in SYSTEMS}
-    gain = pool.difference([made], "aligned greedy", "policy greedy")
+def _said(made: dict[str, Any], folder: Path) -> dict[str, Any]:
     return {
-        "systems": systems,
-        "aligned_minus_unaligned": gain,
-        "pairs": made["pairs"],
-        "unparseable": made["unparseable"],
-        "costs": made["costs"],
-    }
+        "systems": {name: pool.difference([made], name) for name in SYSTEMS},
+        "aligned_minus_unaligned": pool.difference([made], "aligned greedy", "policy greedy"),
+        "choices": _choices(folder / "trials.jsonl"), "pairs": made["pairs"], "costs": made["costs"],
+    }  # fmt: skip
+
+
+def _choices(trials: Path) -> dict[str, Any]:
+    """How the choices fell, where the answers are choices: one class for all may score well, and macro F1 says so."""
+    tally = Tally()
+    named = (
+        [Trial(**dict(row), system=system) for system, row in zip(("before", "after", "ideal"), group, strict=True)]
+        for group in io.groups(trials, Feedback)
+    )
+    for _ in tally.watch(named):
+        pass
+    return {system: one.model_dump() for system, one in tally.choices().items()}
 
 
 def _table(found: dict[str, Any]) -> str:
-    lines = ["| domain, draft | strong alone | policy alone | before | after | after - before | gold draft | pairs |", "| --- " * 8 + "|"]
+    columns = ("strong alone", "policy alone", "before", "after", "after - before", "macro F1", "gold draft", "pairs")
+    lines = [f"| domain, draft | {' | '.join(columns)} |", "| --- " * (len(columns) + 1) + "|"]
     for name, one in found.items():
         means = [f"{one['systems'][system]['mean']:.3f}" for system in SYSTEMS]
-        gain = one["aligned_minus_unaligned"]
+        gain, fell = one["aligned_minus_unaligned"], one["choices"]
         cells = [
-            *means[:4],
-            f"{gain['mean']:+.3f} [{gain['low']:+.3f}, {gain['high']:+.3f}]",
-            means[4],
+            *means[:4], f"{gain['mean']:+.3f} [{gain['low']:+.3f}, {gain['high']:+.3f}]",
+            f"{fell['before']['macro_f1']:.2f} to {fell['after']['macro_f1']:.2f}" if fell else "", means[4],
             str(one["pairs"]["aligned"]["pairs"]),
-        ]
+        ]  # fmt: skip
         lines.append(f"| {name.replace('-', ', ').replace('_', ' ')} | {' | '.join(cells)} |")
     return "\n".join(lines)
 
