@@ -1,12 +1,17 @@
 """Feedback becomes pairs: a tie is none, a failure is none, and the rules mean what they say."""
 
+from pathlib import Path
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from cowest import io
+from cowest.domains import domain
 from cowest.preferences import Agreement, PairRule, pairs
 from cowest.prompts import Template
 from cowest.records import Feedback, PreferencePair
+from cowest.stages import pair
 from tests.factories import make_feedback
 
 TEMPLATE = Template(user="Q: {query}")
@@ -43,11 +48,25 @@ def test_whether_the_drafts_own_scores_would_have_done() -> None:
     assert (found.told, found.same, found.other) == (8, 2, 2)
 
 
+def test_the_stage_says_it_in_one_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    scores = [(1.0, 1.0), (1.0, 0.0), (0.0, 0.0), (0.0, 1.0)]
+    group = [make_feedback(1, sample=n, draft=f"{n}", score=score, draft_score=own) for n, (score, own) in enumerate(scores)]
+    config = pair.PairConfig(rule=ALL, prompts=domain("handbook").prompts)
+    io.write(tmp_path / "feedback.jsonl", group)
+    pair.main([tmp_path / "feedback.jsonl"], tmp_path / "pairs.jsonl", config)
+    assert len(list(io.read(tmp_path / "pairs.jsonl", PreferencePair))) == 4
+    told = "pair: feedback decides 4 comparisons of two drafts; the drafts' own scores decide 25% of them likewise\n"
+    assert capsys.readouterr().err.endswith(told)
+    io.write(tmp_path / "feedback.jsonl", group[:2])
+    pair.main([tmp_path / "feedback.jsonl"], tmp_path / "pairs.jsonl", config)
+    assert "comparisons" not in capsys.readouterr().err, "nothing was decided"
+
+
 @given(st.lists(st.sampled_from([0.0, 0.5, 1.0]), min_size=1, max_size=6), st.sampled_from(["all", "best_worst", "sign"]))
 def test_a_chosen_draft_always_scored_higher(scores: list[float], rule: str) -> None:
-    for pair in pairs(rows(*scores), PairRule(rule=rule, per_query=None), TEMPLATE):  # type: ignore[arg-type]
-        assert scores[pair.samples[0]] > scores[pair.samples[1]]
-        assert pair.margin == scores[pair.samples[0]] - scores[pair.samples[1]]
+    for made in pairs(rows(*scores), PairRule(rule=rule, per_query=None), TEMPLATE):  # type: ignore[arg-type]
+        assert scores[made.samples[0]] > scores[made.samples[1]]
+        assert made.margin == scores[made.samples[0]] - scores[made.samples[1]]
 
 
 @pytest.mark.parametrize("rule", ["all", "best_worst", "sign"])
@@ -79,5 +98,5 @@ def test_a_query_gives_no_more_than_it_may_and_always_the_same() -> None:
 
 
 def test_the_prompt_is_what_the_policy_saw() -> None:
-    (pair,) = pairs(rows(1.0, 0.0), ALL, TEMPLATE)
-    assert pair.prompt[-1].content.startswith("Q: ")
+    (made,) = pairs(rows(1.0, 0.0), ALL, TEMPLATE)
+    assert made.prompt[-1].content.startswith("Q: ")
