@@ -181,18 +181,13 @@ def tables(found: Mapping[str, Any]) -> dict[str, str]:
         for name in DIFFERENCES
     ]
     differences.append(f"| share of the gap to the ceiling closed | {_cell(found['gap_closed'])} | {_cell(found['gap_closed_sampled'])} |")
-    arms = ("policy", "shuffled", "self_scored", "self_scored_many", "sft_on_chosen", "aligned")
-    seeds = [f"| knowledge base | {' | '.join(arm.replace('_', ' ') for arm in arms)} | ceiling |", "| --- " * (len(arms) + 2) + "|"]
-    for seed in found["seeds"]:
-        cells = [f"{seed['systems'][f'{arm} greedy']['mean']:.3f}" for arm in arms]
-        seeds.append(f"| {seed['seed']} | {' | '.join(cells)} | {seed['systems']['ideal']['mean']:.3f} |")
     costs = ["| | strong calls | strong tokens | pairs | CPU seconds |", "| --- | --- | --- | --- | --- |"]
     costs += [
         f"| {arm.replace('_', ' ')} | {cost['strong_calls']:,.0f} | {cost['strong_tokens']:,.0f} | {cost['pairs']:.0f} "
         f"| {cost['cpu_seconds']:,.0f} |"
         for arm, cost in found["costs"].items()
     ]
-    made = {"systems": lines, "differences": differences, "seeds": seeds, "costs": costs, "habits": _habits_table(found)}
+    made = {"systems": lines, "differences": differences, "costs": costs, "habits": _habits_table(found)}
     return {name: "\n".join(rows) for name, rows in made.items()}
 
 
