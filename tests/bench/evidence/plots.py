@@ -48,7 +48,7 @@ def curves(found: Mapping[str, Any], path: Path) -> None:
         if name in ("pairs", "samples"):
             axis.set_xlim(left=0)
         if points and name in ("pairs", "answers"):
-            axis.legend(frameon=False, fontsize=8, loc="best")
+            axis.legend(frameon=False, fontsize=8, loc="lower right")
         if not points:
             axis.text(0.5, 0.5, "not run", transform=axis.transAxes, ha="center", color=GREY)
     axes[0].set_ylabel("gain over no alignment")
