@@ -52,6 +52,7 @@ def curves(found: Mapping[str, Any], path: Path) -> None:
         if not points:
             axis.text(0.5, 0.5, "not run", transform=axis.transAxes, ha="center", color=GREY)
     axes[0].set_ylabel("gain over no alignment")
+    axes[0].set_ylim(bottom=-0.7)  # room for the legends
     _save(figure, path)
 
 
