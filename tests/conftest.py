@@ -4,10 +4,14 @@ import os
 import signal
 from collections.abc import Iterator
 
+import hypothesis
 import pytest
 
 from cowest.models import store
 from cowest.models.sqlite import Sqlite
+
+hypothesis.settings.register_profile("untimed", deadline=None)  # a machine may be slow, or busy
+hypothesis.settings.load_profile("untimed")
 
 # A shell that starts us in the background has us ignore SIGINT, and children inherit that: those that are to be interrupted could not be.
 if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:
