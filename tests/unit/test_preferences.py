@@ -40,22 +40,22 @@ def test_the_papers_sign_rule() -> None:
 
 
 def test_whether_the_drafts_own_scores_would_have_done() -> None:
-    scores = [(1.0, 1.0), (1.0, 0.0), (0.0, 0.0), (0.0, 1.0)]
+    scores = [(1.0, 1.0), (1.0, 0.0), (0.0, 0.0), (0.0, 0.0), (0.0, 1.0)]
     found = Agreement()
     for query in range(2):
         found.add([make_feedback(query, sample=n, draft=f"{n}", score=s, draft_score=own) for n, (s, own) in enumerate(scores)])
     found.add([make_feedback(2, sample=n, draft="the same", score=float(n), draft_score=0.0) for n in range(2)])
-    assert (found.told, found.same, found.other) == (8, 2, 2)
+    assert (found.told, found.same, found.other) == (12, 4, 2)
 
 
 def test_the_stage_says_it_in_one_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    scores = [(1.0, 1.0), (1.0, 0.0), (0.0, 0.0), (0.0, 1.0)]
+    scores = [(1.0, 1.0), (1.0, 0.0), (0.0, 0.0), (0.0, 0.0), (0.0, 1.0)]
     group = [make_feedback(1, sample=n, draft=f"{n}", score=score, draft_score=own) for n, (score, own) in enumerate(scores)]
     config = pair.PairConfig(rule=ALL, prompts=domain("handbook").prompts)
     io.write(tmp_path / "feedback.jsonl", group)
     pair.main([tmp_path / "feedback.jsonl"], tmp_path / "pairs.jsonl", config)
-    assert len(list(io.read(tmp_path / "pairs.jsonl", PreferencePair))) == 4
-    told = "pair: feedback decides 4 comparisons of two drafts; the drafts' own scores decide 25% of them likewise\n"
+    assert len(list(io.read(tmp_path / "pairs.jsonl", PreferencePair))) == 6
+    told = "pair: feedback decides 6 comparisons of two drafts; the drafts' own scores decide 33% of them likewise\n"
     assert capsys.readouterr().err.endswith(told)
     io.write(tmp_path / "feedback.jsonl", group[:2])
     pair.main([tmp_path / "feedback.jsonl"], tmp_path / "pairs.jsonl", config)

@@ -220,12 +220,12 @@ def test_gains_are_counted(turn: Path):
 def test_the_page_says_whether_the_drafts_own_scores_would_have_done(tmp_path: Path, html: str):
     assert "Was it worth its calls?" not in Page(html).text, "all its drafts say the same: nothing is compared"
     root = a_turn(tmp_path)
-    scores = (("a fact", 1.0, 0.0), ("an answer", 0.0, 1.0), ("both", 1.0, 1.0), ("neither", 0.0, 0.0))
+    scores = (("a fact", 1.0, 0.0), ("an answer", 0.0, 1.0), ("both", 1.0, 1.0), ("neither", 0.0, 0.0), ("nor", 0.0, 0.0))
     rows = (make_feedback(1, sample=k, draft=draft, score=score, draft_score=own) for k, (draft, score, own) in enumerate(scores))
     io.write(root / "data/feedback.jsonl", rows)
     text = Page(rendered(root)).text
-    assert "Feedback decides 4 comparisons" in text
-    assert "decide 25\N{NO-BREAK SPACE}% of them likewise and 25\N{NO-BREAK SPACE}% the other way; the rest they can't tell" in text
+    assert "Feedback decides 6 comparisons" in text
+    assert "decide 33\N{NO-BREAK SPACE}% of them likewise and 17\N{NO-BREAK SPACE}% the other way; the rest they can't tell" in text
 
 
 def validated(root: Path, **fields: object) -> None:
