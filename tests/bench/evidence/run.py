@@ -232,7 +232,6 @@ class _Run:
         habits: dict[str, Counter[str]] = {}
         products: list[str] = []
         asked: list[str] = []
-        unparsed: Counter[str] = Counter()
         columns = [(system, mode, sample) for system in systems for mode, how in self._modes.items() for sample in range(how.n)]
         for group in io.groups(self._at("trials.jsonl"), Feedback):
             if failed := [row.failed for row in group if row.failed not in (None, NO_IDEAL)]:
@@ -241,7 +240,6 @@ class _Run:
             asked.append(group[0].id)
             scores: dict[str, list[float]] = {"strong alone": [group[0].solo_score or 0.0]}
             found.setdefault("ideal", []).append(group[-1].score)  # None where none is known
-            unparsed.update(_unparsed(columns, group))
             for (system, mode, _), row in zip(columns, group, strict=False):
                 scores.setdefault(f"{system} {mode}", []).append(row.score or 0.0)
                 scores.setdefault(f"{system} alone {mode}", []).append(row.draft_score or 0.0)
@@ -255,7 +253,6 @@ class _Run:
         return {
             "settings": self._settings.model_dump(mode="json"), "products": products, "asked": asked, "scores": found,
             "habits": {name: dict(counter.most_common()) for name, counter in habits.items()}, "pairs": counts, "costs": self._costs,
-            "unparseable": dict(unparsed),
         }  # fmt: skip
 
     def _at(self, name: str) -> Path:
@@ -327,12 +324,6 @@ def habit(text: str) -> str:
     if " core." in text:
         return "record" if "made in" in text else "core"
     return "none of them"
-
-
-def _unparsed(columns: list[tuple[str, str, int]], group: list[Feedback]) -> list[str]:
-    """The systems whose final answer names no option that can be told (multiple choice)."""
-    said = [f"{system} {mode}" for system, mode, _ in columns] + ["ideal"]
-    return [name for name, row in zip(said, group, strict=True) if (row.explanation or "").startswith("unparseable")]
 
 
 def _hand_on(policy: Path, out: Path) -> None:
