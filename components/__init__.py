@@ -14,5 +14,7 @@ from cowest import __version__
 IMAGE = os.environ.get("COWEST_IMAGE") or f"cowest-python:{__version__}"
 """Where every component runs."""
 
-component = partial(dsl.component, base_image=IMAGE, packages_to_install=[], install_kfp_package=False)
+component = partial(
+    dsl.component, base_image=IMAGE, packages_to_install=[], install_kfp_package=False
+)
 """Makes a component of a function. Nothing is installed when it starts: its image is whole."""

@@ -6,7 +6,9 @@ from components import component
 
 
 @component
-def compare(trials: Input[Dataset], report: Output[Metrics], config: dict) -> NamedTuple("Gate", [("passed", bool)]):
+def compare(trials: Input[Dataset], report: Output[Metrics], config: dict) -> NamedTuple(
+    "Gate", [("passed", bool)]
+):
     """Intervals and gates; answers with whether no gate failed."""
     from pathlib import Path
 

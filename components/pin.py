@@ -4,8 +4,23 @@ from components import component
 
 
 @component
-def pin(raw: Input[Dataset], params: Input[Artifact], turn: Output[Artifact], start: Output[Model], champion: Output[Model], config: dict):
+def pin(
+    raw: Input[Dataset],
+    params: Input[Artifact],
+    turn: Output[Artifact],
+    start: Output[Model],
+    champion: Output[Model],
+    config: dict,
+):
     """What the turn rests on is pinned, and the champion laid out."""
     from cowest.stages import run
 
-    run("pin", config, raw=raw.path, params=params.path, turn=turn.path, start=start.path, champion=champion.path)
+    run(
+        "pin",
+        config,
+        raw=raw.path,
+        params=params.path,
+        turn=turn.path,
+        start=start.path,
+        champion=champion.path,
+    )

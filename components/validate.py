@@ -4,7 +4,14 @@ from components import component
 
 
 @component
-def validate(rows: Input[Dataset], against: Input[Artifact], valid: Output[Dataset], page: Output[HTML], stage: str, config: dict):
+def validate(
+    rows: Input[Dataset],
+    against: Input[Artifact],
+    valid: Output[Dataset],
+    page: Output[HTML],
+    stage: str,
+    config: dict,
+):
     """What does not meet the contract fails the turn or is set aside."""
     from cowest.stages import run
 

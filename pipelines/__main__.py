@@ -21,25 +21,48 @@ def main(argv: list[str] | None = None) -> int:
     environment.settle()
     given = _parser().parse_args(argv)
     try:
-        _compile(given.params, given.out) if given.command == "compile" else _local(given.params, given.root)
+        _compile(given.params, given.out) if given.command == "compile" else _local(
+            given.params, given.root
+        )
     except CoWestError as error:
         print(f"pipelines: {error}", file=sys.stderr)
         return 1
     except KeyboardInterrupt:
-        print("pipelines: interrupted; what was answered is kept, and the next run starts from the first step", file=sys.stderr)
+        print(
+            "pipelines: interrupted; what was answered is kept, and the next run starts from the first step",
+            file=sys.stderr,
+        )
         return 130
     return 0
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="python -m pipelines", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        prog="python -m pipelines",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
     commands = parser.add_subparsers(dest="command", required=True)
     settings = argparse.ArgumentParser(add_help=False)
-    settings.add_argument("--params", type=Path, default=Path("params.yaml"), help="the settings file (params.yaml)")
-    compiling = commands.add_parser("compile", parents=[settings], help="write the pipeline as YAML")
-    compiling.add_argument("--out", type=Path, required=True, metavar="FILE", help="a name that ends in .yaml")
-    running = commands.add_parser("local", parents=[settings], help="run the pipeline on this machine")
-    running.add_argument("--root", type=Path, default=Path("local_outputs"), metavar="DIR", help="where steps leave their files")
+    settings.add_argument(
+        "--params", type=Path, default=Path("params.yaml"), help="the settings file (params.yaml)"
+    )
+    compiling = commands.add_parser(
+        "compile", parents=[settings], help="write the pipeline as YAML"
+    )
+    compiling.add_argument(
+        "--out", type=Path, required=True, metavar="FILE", help="a name that ends in .yaml"
+    )
+    running = commands.add_parser(
+        "local", parents=[settings], help="run the pipeline on this machine"
+    )
+    running.add_argument(
+        "--root",
+        type=Path,
+        default=Path("local_outputs"),
+        metavar="DIR",
+        help="where steps leave their files",
+    )
     return parser
 
 
@@ -51,7 +74,9 @@ def _compile(params: Path, out: Path) -> None:
     from components import IMAGE
     from pipelines.flywheel import flywheel
 
-    uri = section(section(load(params), "register", str(params)), "registry", f"{params}: register").get("uri", "sqlite:")
+    uri = section(
+        section(load(params), "register", str(params)), "registry", f"{params}: register"
+    ).get("uri", "sqlite:")
     if re.search(r"//[^/@]*:[^/@]+@", uri):
         raise ConfigError(
             f"{params}: the registry's address holds a password, and a compiled pipeline is read by many: leave it out, "
@@ -59,9 +84,13 @@ def _compile(params: Path, out: Path) -> None:
         )
     out.parent.mkdir(parents=True, exist_ok=True)
     compiler.Compiler().compile(flywheel(params), str(out))
-    print(f"{out}: the turn on image {IMAGE}; its inputs are raw, where the raw data are, and raw_digest, what they are")
+    print(
+        f"{out}: the turn on image {IMAGE}; its inputs are raw, where the raw data are, and raw_digest, what they are"
+    )
     if uri.startswith("sqlite:"):
-        print(f"note: {params} keeps the registry in a file ({uri}), and the steps of a cluster share none: give it a server's address")
+        print(
+            f"note: {params} keeps the registry in a file ({uri}), and the steps of a cluster share none: give it a server's address"
+        )
 
 
 def _local(params: Path, root: Path) -> None:
@@ -84,13 +113,17 @@ def _local(params: Path, root: Path) -> None:
         turn(raw=str(raw.absolute()), raw_digest=digest(pinned.data))
     except RuntimeError as error:
         said = re.sub(r"\x1b\[\d+m", "", " ".join(str(error).split())).rstrip(".")
-        raise CoWestError(f"{said}, for the reason above; what its steps left is in {root}: mend it and run again") from None
+        raise CoWestError(
+            f"{said}, for the reason above; what its steps left is in {root}: mend it and run again"
+        ) from None
     _told(project, pinned.key, root)
 
 
 def _enter(params: Path) -> Path:
     if not params.exists():
-        raise ConfigError(f"{params}: no such file: run in the project's folder, or name the file with --params")
+        raise ConfigError(
+            f"{params}: no such file: run in the project's folder, or name the file with --params"
+        )
     os.chdir(params.absolute().parent)
     return Path(params.name)
 
@@ -99,11 +132,17 @@ def _told(params: Path, key: str, root: Path) -> None:
     """What became of the turn, from the registry: KFP takes a condition that can't be read for one that does not hold."""
     from cowest.stages.register import RegisterConfig
 
-    registry = parse(RegisterConfig, section(load(params), "register"), f"{params}: register").registry.open()
+    registry = parse(
+        RegisterConfig, section(load(params), "register"), f"{params}: register"
+    ).registry.open()
     decision = next((one for one in reversed(registry.log()) if one.turn == key), None)
     if decision is None:
-        raise CoWestError(f"the pipeline ended and decided nothing: neither branch of its gate was taken; what steps left is in {root}")
-    print(f"turn {key[:8]}: version {decision.version} was {'promoted' if decision.promoted else 'refused'}: {decision.reason}")
+        raise CoWestError(
+            f"the pipeline ended and decided nothing: neither branch of its gate was taken; what steps left is in {root}"
+        )
+    print(
+        f"turn {key[:8]}: version {decision.version} was {'promoted' if decision.promoted else 'refused'}: {decision.reason}"
+    )
 
 
 if __name__ == "__main__":

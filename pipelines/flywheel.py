@@ -21,7 +21,7 @@ from components.score import score
 from components.settings import settings
 from components.sft import sft
 from components.validate import validate
-from cowest import checks
+from cowest import preflight
 from cowest.config import load, parse, section
 from cowest.ports import config_of
 from cowest.stages import STAGES, main_of
@@ -32,25 +32,43 @@ def flywheel(params: Path) -> Any:
     sections = load(params)
     config = {stage: section(sections, stage, str(params)) for stage in STAGES}
     # now, and not on the cluster an hour later
-    checks.agree({stage: parse(config_of(main_of(stage)), values, f"{params}: {stage}") for stage, values in config.items()}, str(params))
+    preflight.agree(
+        {
+            stage: parse(config_of(main_of(stage)), values, f"{params}: {stage}")
+            for stage, values in config.items()
+        },
+        str(params),
+    )
     text = params.read_text(encoding="utf-8")
 
     @dsl.pipeline(name="flywheel", description="One turn of the wheel, from pin to register.")
     def turn(raw: str, raw_digest: str) -> None:
         # The address says where the raw data are and the digest what they are: a cache must not take new rows for old ones.
-        data = dsl.importer(artifact_uri=raw, artifact_class=dsl.Dataset, metadata={"digest": raw_digest})
+        data = dsl.importer(
+            artifact_uri=raw, artifact_class=dsl.Dataset, metadata={"digest": raw_digest}
+        )
         given = settings(text=text)
         pinned = pin(raw=data.output, params=given.output, config=config["pin"])
         pinned.set_caching_options(False)  # it reads who is champion now
 
         made = prepare(raw=data.output, config=config["prepare"])
-        queries = validate(rows=made.outputs["queries"], against=data.output, stage="validate@queries", config=config["validate@queries"])
+        queries = validate(
+            rows=made.outputs["queries"],
+            against=data.output,
+            stage="validate@queries",
+            config=config["validate@queries"],
+        )
         queries.set_display_name("validate@queries")
         corpus = validate(
-            rows=made.outputs["corpus"], against=queries.outputs["valid"], stage="validate@corpus", config=config["validate@corpus"]
+            rows=made.outputs["corpus"],
+            against=queries.outputs["valid"],
+            stage="validate@corpus",
+            config=config["validate@corpus"],
         )
         corpus.set_display_name("validate@corpus")
-        trained = sft(corpus=corpus.outputs["valid"], start=pinned.outputs["start"], config=config["sft"])
+        trained = sft(
+            corpus=corpus.outputs["valid"], start=pinned.outputs["start"], config=config["sft"]
+        )
         policy = trained.outputs["policy"]
         drafted = draft(queries=queries.outputs["valid"], policy=policy, config=config["draft"])
         refined = refine(drafts=drafted.outputs["drafts"], config=config["refine"])
@@ -64,10 +82,18 @@ def flywheel(params: Path) -> Any:
         fed.set_display_name("validate@feedback")
         paired = pair(feedback=fed.outputs["valid"], config=config["pair"])
         pairs = validate(
-            rows=paired.outputs["pairs"], against=queries.outputs["valid"], stage="validate@pairs", config=config["validate@pairs"]
+            rows=paired.outputs["pairs"],
+            against=queries.outputs["valid"],
+            stage="validate@pairs",
+            config=config["validate@pairs"],
         )
         pairs.set_display_name("validate@pairs")
-        aligned = dpo(pairs=pairs.outputs["valid"], feedback=fed.outputs["valid"], policy=policy, config=config["dpo"])
+        aligned = dpo(
+            pairs=pairs.outputs["valid"],
+            feedback=fed.outputs["valid"],
+            policy=policy,
+            config=config["dpo"],
+        )
         challenger = aligned.outputs["challenger"]
         tried = evaluate(
             queries=queries.outputs["valid"],

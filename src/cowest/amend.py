@@ -53,9 +53,17 @@ def _inline(value: Any, text: str) -> str:
     """The value on one line, as it was typed where it is one plain word or number."""
     import yaml
 
-    if not isinstance(value, dict | list) and text.strip() and not any(mark in text for mark in "#:,[]{}\n"):
+    if (
+        not isinstance(value, dict | list)
+        and text.strip()
+        and not any(mark in text for mark in "#:,[]{}\n")
+    ):
         return text.strip()
-    return yaml.safe_dump(value, default_flow_style=True, width=10**9, allow_unicode=True).removesuffix("...\n").strip()
+    return (
+        yaml.safe_dump(value, default_flow_style=True, width=10**9, allow_unicode=True)
+        .removesuffix("...\n")
+        .strip()
+    )
 
 
 def _get(params: Any, names: list[str], missing: object) -> Any:
@@ -81,11 +89,19 @@ def _edited(source: str, names: list[str], value: str, said: str) -> str:
             return _added(source, parent, f"{name}: {value}")
         key, node = found
         if node.start_mark.index < key.start_mark.index:
-            home = next(_places(yaml.compose(source, Loader=yaml.SafeLoader), node.start_mark.index))
-            raise ConfigError(f"{said}: {'.'.join(names[: depth + 1])} is the same as {home}: set it there, for all who share it")
+            home = next(
+                _places(yaml.compose(source, Loader=yaml.SafeLoader), node.start_mark.index)
+            )
+            raise ConfigError(
+                f"{said}: {'.'.join(names[: depth + 1])} is the same as {home}: set it there, for all who share it"
+            )
     start, end = node.start_mark.index, node.end_mark.index
-    if isinstance(node, yaml.CollectionNode) and not (node.flow_style and value.startswith(("{", "["))):
-        raise ConfigError(f"{said}: {'.'.join(names)} is a whole section: set what is in it, one by one")
+    if isinstance(node, yaml.CollectionNode) and not (
+        node.flow_style and value.startswith(("{", "["))
+    ):
+        raise ConfigError(
+            f"{said}: {'.'.join(names)} is a whole section: set what is in it, one by one"
+        )
     anchor = source[start:end].split()[0] + " " if source[start:end].startswith("&") else ""
     gap = " " if start > 0 and source[start - 1] == ":" else ""
     return source[:start] + gap + anchor + value + source[end:]

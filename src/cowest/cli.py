@@ -57,10 +57,16 @@ def main(argv: list[str] | None = None) -> int:
         return 141
     except OSError as error:
         where, what = error.filename or "a file", error.strerror or error
-        print(f"cowest: {where}: {what}: is it ours to read and write, and is there room?", file=sys.stderr)
+        print(
+            f"cowest: {where}: {what}: is it ours to read and write, and is there room?",
+            file=sys.stderr,
+        )
         return 1
     except KeyboardInterrupt:
-        print("cowest: interrupted; what was answered is kept, run the same command again to go on", file=sys.stderr)
+        print(
+            "cowest: interrupted; what was answered is kept, run the same command again to go on",
+            file=sys.stderr,
+        )
         return 130
 
 
@@ -80,7 +86,9 @@ def _dispatch(argv: list[str]) -> int:
         return int(importlib.import_module(f"cowest.commands.{name}").main(argv[1:]) or 0)
     if name in STAGES:
         return _stage(name, argv[1:])
-    print(f"cowest: {name!r} is neither a stage nor a command: see `cowest --help`", file=sys.stderr)
+    print(
+        f"cowest: {name!r} is neither a stage nor a command: see `cowest --help`", file=sys.stderr
+    )
     return 2
 
 
@@ -90,7 +98,10 @@ def _stage(stage: str, argv: list[str]) -> int:
     main = stages.main_of(stage)
     doc = importlib.import_module(main.__module__).__doc__ or ""
     parser = argparse.ArgumentParser(
-        prog=f"cowest {stage}", description=doc, epilog=_settings(stage, main), formatter_class=argparse.RawDescriptionHelpFormatter
+        prog=f"cowest {stage}",
+        description=doc,
+        epilog=_settings(stage, main),
+        formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     for port in ports_of(main):
         parser.add_argument(
@@ -100,17 +111,32 @@ def _stage(stage: str, argv: list[str]) -> int:
             nargs="+" if port.many else None,
             help="read" if port.direction == "in" else "written",
         )
-    reads_params = any(port.name == "params" for port in ports_of(main))  # pin and register: their port is the settings file
+    reads_params = any(
+        port.name == "params" for port in ports_of(main)
+    )  # pin and register: their port is the settings file
     if not reads_params:
-        parser.add_argument("--params", type=Path, default=Path("params.yaml"), help="the settings file (params.yaml)")
+        parser.add_argument(
+            "--params",
+            type=Path,
+            default=Path("params.yaml"),
+            help="the settings file (params.yaml)",
+        )
     if takes_shard(main):
         parser.add_argument(
-            "--shard", type=_shard, metavar="I/N", help="only this part of the queries, in whole blocks: 0/4 is the first quarter"
+            "--shard",
+            type=_shard,
+            metavar="I/N",
+            help="only this part of the queries, in whole blocks: 0/4 is the first quarter",
         )
     given = vars(parser.parse_args(argv))
-    params, shard = Path(given["params"] if reads_params else given.pop("params")), given.pop("shard", None)
+    params, shard = (
+        Path(given["params"] if reads_params else given.pop("params")),
+        given.pop("shard", None),
+    )
     values = config.section(config.load(params), stage, str(params))
-    before = signal.signal(signal.SIGTERM, _interrupt)  # calls in flight are waited for, and their answers kept
+    before = signal.signal(
+        signal.SIGTERM, _interrupt
+    )  # calls in flight are waited for, and their answers kept
     try:
         stages.run(stage, values, shard, **given)
     finally:
@@ -124,7 +150,9 @@ def _interrupt(*_: object) -> None:
 
 def _settings(stage: str, main: Callable[..., object]) -> str:
     """The settings of a stage with their docstrings, for its --help."""
-    return "\n".join(["settings (in params.yaml):", *_fields(_of_place(stage, config_of(main)), "")])
+    return "\n".join(
+        ["settings (in params.yaml):", *_fields(_of_place(stage, config_of(main)), "")]
+    )
 
 
 def _of_place(stage: str, kind: type[config.Config]) -> type[config.Config]:
@@ -145,7 +173,11 @@ def _fields(kind: type[config.Config], path: str) -> Iterator[str]:
             yield f"  {path}{name}{f': {words}' if words else ''}"
             yield from _fields(field.annotation, f"{path}{name}.")
         else:
-            default = "required" if field.is_required() else f"default {field.get_default(call_default_factory=True)!r}"
+            default = (
+                "required"
+                if field.is_required()
+                else f"default {field.get_default(call_default_factory=True)!r}"
+            )
             yield f"  {path}{name}: {words}{' ' if words else ''}({default})"
 
 
@@ -154,7 +186,9 @@ def _shard(text: str) -> tuple[int, int]:
     try:
         return int(index), int(of)
     except ValueError:
-        raise argparse.ArgumentTypeError(f"{text!r}: write it as I/N, 0/4 for the first quarter") from None
+        raise argparse.ArgumentTypeError(
+            f"{text!r}: write it as I/N, 0/4 for the first quarter"
+        ) from None
 
 
 if __name__ == "__main__":

@@ -21,13 +21,21 @@ S = TypeVar("S")
 D = TypeVar("D", bound=Draft)
 
 
-def draft(queries: Iterable[Query], policy: ChatModel, prompts: Prompts, sampling: Sampling) -> Iterator[Draft]:
+def draft(
+    queries: Iterable[Query], policy: ChatModel, prompts: Prompts, sampling: Sampling
+) -> Iterator[Draft]:
     """`sampling.n` drafts of each query."""
 
     def asked() -> Iterator[tuple[Query, list[Request]]]:
         for number, query in enumerate(queries):
             messages = prompts.draft.render(query.prompt)
-            yield query, [Request(messages, sampling, sample, number // BLOCK) for sample in range(sampling.n)]
+            yield (
+                query,
+                [
+                    Request(messages, sampling, sample, number // BLOCK)
+                    for sample in range(sampling.n)
+                ],
+            )
 
     for query, completions in _answered(asked(), policy):
         for sample, completion in enumerate(completions):
@@ -41,7 +49,9 @@ def draft(queries: Iterable[Query], policy: ChatModel, prompts: Prompts, samplin
             )
 
 
-def refine(groups: Iterable[list[Draft]], strong: ChatModel, prompts: Prompts, sampling: Sampling) -> Iterator[Refinement]:
+def refine(
+    groups: Iterable[list[Draft]], strong: ChatModel, prompts: Prompts, sampling: Sampling
+) -> Iterator[Refinement]:
     """Each draft refined, and each query asked once without one. Equal drafts of a query are one call.
 
     A failed draft is not refined. A failed `solo` fails its query: there is no bar to clear.
@@ -57,7 +67,11 @@ def refine(groups: Iterable[list[Draft]], strong: ChatModel, prompts: Prompts, s
         by_draft = dict(zip(_distinct(group), refined, strict=True))
         for row in group:
             refinement = by_draft.get(row.draft) if row.draft is not None else None
-            failed = row.failed or _reason("solo", solo) or (_reason("refine", refinement) if refinement else None)
+            failed = (
+                row.failed
+                or _reason("solo", solo)
+                or (_reason("refine", refinement) if refinement else None)
+            )
             yield Refinement(
                 **_fields(row, "failed"),
                 refinement=refinement.text if refinement else None,
@@ -76,7 +90,14 @@ def score(groups: Iterable[list[Refinement]], scorer: Scorer) -> Iterator[Feedba
 
     def answers() -> Iterator[tuple[Query, str]]:
         for group in groups:
-            texts = list(dict.fromkeys(t for row in group for t in (row.solo, row.draft, row.refinement) if t is not None))
+            texts = list(
+                dict.fromkeys(
+                    t
+                    for row in group
+                    for t in (row.solo, row.draft, row.refinement)
+                    if t is not None
+                )
+            )
             waiting.append((group, texts))
             yield from ((group[0], text) for text in texts)
 
@@ -88,7 +109,13 @@ def score(groups: Iterable[list[Refinement]], scorer: Scorer) -> Iterator[Feedba
 
 
 def feedback(
-    queries: Iterable[Query], policy: ChatModel, strong: ChatModel, scorer: Scorer, prompts: Prompts, drafting: Sampling, refining: Sampling
+    queries: Iterable[Query],
+    policy: ChatModel,
+    strong: ChatModel,
+    scorer: Scorer,
+    prompts: Prompts,
+    drafting: Sampling,
+    refining: Sampling,
 ) -> Iterator[Feedback]:
     """The three steps in one, in memory: what a reward function for RL on the same signal calls."""
     drafts = draft(queries, policy, prompts, drafting)
@@ -96,7 +123,12 @@ def feedback(
 
 
 def answer(
-    prompt: tuple[Message, ...], policy: ChatModel, strong: ChatModel, prompts: Prompts, drafting: Sampling, refining: Sampling
+    prompt: tuple[Message, ...],
+    policy: ChatModel,
+    strong: ChatModel,
+    prompts: Prompts,
+    drafting: Sampling,
+    refining: Sampling,
 ) -> tuple[Completion, Completion | None]:
     """One question, as it is served: the draft, and the strong model's answer with it (None when there is no draft)."""
     (drafted,) = policy.generate([Request(prompts.draft.render(prompt), drafting)])
@@ -109,18 +141,25 @@ def answer(
 def _scored(row: Refinement, scores: dict[str, Score], scorer: str) -> Feedback:
     missing = Score(None)
     with_draft, alone, of_draft = (
-        scores.get(text, missing) if text is not None else missing for text in (row.refinement, row.solo, row.draft)
+        scores.get(text, missing) if text is not None else missing
+        for text in (row.refinement, row.solo, row.draft)
     )
-    failed = row.failed or next((f"score: {s.failed}" for s in (with_draft, alone, of_draft) if s.failed), None)
+    failed = row.failed or next(
+        (f"score: {s.failed}" for s in (with_draft, alone, of_draft) if s.failed), None
+    )
     return Feedback(
         **_fields(row, "failed"), failed=failed, score=with_draft.value, solo_score=alone.value, draft_score=of_draft.value,
         scorer=scorer, explanation=with_draft.explanation,
     )  # fmt: skip
 
 
-def _answered(asked: Iterable[tuple[T, list[Request]]], model: ChatModel) -> Iterator[tuple[T, list[Completion]]]:
+def _answered(
+    asked: Iterable[tuple[T, list[Request]]], model: ChatModel
+) -> Iterator[tuple[T, list[Completion]]]:
     """Each item with the completions of its requests, however far ahead the model reads."""
-    waiting: deque[tuple[T, range]] = deque()  # how many, and not the requests: a model may read far ahead
+    waiting: deque[tuple[T, range]] = (
+        deque()
+    )  # how many, and not the requests: a model may read far ahead
 
     def requests() -> Iterator[Request]:
         for item, its in asked:
@@ -131,7 +170,9 @@ def _answered(asked: Iterable[tuple[T, list[Request]]], model: ChatModel) -> Ite
         yield item, completions
 
 
-def _regrouped(waiting: "deque[tuple[T, R]]", results: Iterable[S]) -> Iterator[tuple[tuple[T, R], list[S]]]:
+def _regrouped(
+    waiting: "deque[tuple[T, R]]", results: Iterable[S]
+) -> Iterator[tuple[tuple[T, R], list[S]]]:
     """Results dealt back to what asked for them: `waiting` grows from the left side of `results`, in the same order."""
     done: list[S] = []
     for result in results:

@@ -14,7 +14,13 @@ from cowest.errors import ConfigError
 class Config(BaseModel):
     """Base of all settings: frozen, unknown keys refused, floats finite, fields documented by their docstrings."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False, use_attribute_docstrings=True, protected_namespaces=())
+    model_config = ConfigDict(
+        frozen=True,
+        extra="forbid",
+        allow_inf_nan=False,
+        use_attribute_docstrings=True,
+        protected_namespaces=(),
+    )
 
 
 C = TypeVar("C", bound="Config")
@@ -36,7 +42,9 @@ class Sampling(Config):
 
     def model_post_init(self, _: Any) -> None:
         if self.temperature == 0 and self.n > 1:
-            raise ValueError(f"n={self.n} at temperature 0 would be the same completion {self.n} times: raise one or lower the other")
+            raise ValueError(
+                f"n={self.n} at temperature 0 would be the same completion {self.n} times: raise one or lower the other"
+            )
 
 
 def digest(value: Any) -> str:
@@ -59,7 +67,9 @@ def _plain(value: Any) -> Any:
     raise TypeError(f"{type(value).__name__} has no digest")
 
 
-_CANONICAL = json.JSONEncoder(sort_keys=True, ensure_ascii=False, separators=(",", ":"), allow_nan=False, default=_plain)
+_CANONICAL = json.JSONEncoder(
+    sort_keys=True, ensure_ascii=False, separators=(",", ":"), allow_nan=False, default=_plain
+)
 
 
 def file_digest(path: Path) -> str:
@@ -70,7 +80,9 @@ def file_digest(path: Path) -> str:
     parts = {
         part.relative_to(path).as_posix(): file_digest(part)
         for part in sorted(path.rglob("*"))
-        if part.is_file() and "__pycache__" not in part.parts and not any(p.startswith(".") for p in part.relative_to(path).parts)
+        if part.is_file()
+        and "__pycache__" not in part.parts
+        and not any(p.startswith(".") for p in part.relative_to(path).parts)
     }
     return digest(parts)
 
@@ -82,7 +94,9 @@ def load(path: Path) -> dict[str, Any]:
     try:
         params = yaml.safe_load(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
-        raise ConfigError(f"{path}: no such file: run in the project's folder, or name the file with --params") from None
+        raise ConfigError(
+            f"{path}: no such file: run in the project's folder, or name the file with --params"
+        ) from None
     except (yaml.YAMLError, UnicodeDecodeError) as error:
         raise ConfigError(f"{path} is not YAML: {' '.join(str(error).split())}") from None
     if not isinstance(params, dict):
@@ -100,7 +114,9 @@ def section(params: dict[str, Any], name: str, where: str = "params.yaml") -> di
     if found is None:
         return {}
     if not isinstance(found, dict):
-        raise ConfigError(f"{where}: {name.replace('@', '.')} should be a mapping of settings, not {type(found).__name__}")
+        raise ConfigError(
+            f"{where}: {name.replace('@', '.')} should be a mapping of settings, not {type(found).__name__}"
+        )
     return found
 
 
@@ -126,6 +142,10 @@ def complaints(error: ValidationError) -> str:
     said = []
     for item in error.errors(include_url=False, include_input=False, include_context=False):
         place = ".".join(str(part) for part in item["loc"])
-        message = "unknown setting or field" if item["type"] == "extra_forbidden" else item["msg"].removeprefix("Value error, ")
+        message = (
+            "unknown setting or field"
+            if item["type"] == "extra_forbidden"
+            else item["msg"].removeprefix("Value error, ")
+        )
         said.append(f"{place}: {message}" if place else message)
     return "; ".join(said)

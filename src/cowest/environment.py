@@ -28,7 +28,11 @@ def settle() -> None:
 def cache() -> Path:
     """Where what can be made again is kept between projects: COWEST_CACHE, or cowest in the user's cache folder."""
     place = os.environ.get("COWEST_CACHE")
-    return Path(place) if place else Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "cowest"
+    return (
+        Path(place)
+        if place
+        else Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "cowest"
+    )
 
 
 def hush() -> None:

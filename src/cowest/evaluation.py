@@ -11,25 +11,21 @@ import re
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Literal, get_args
+from typing import get_args
 
 import numpy as np
 from numpy.typing import NDArray
-from pydantic import model_validator
 
-from cowest.config import Config
 from cowest.errors import ContractError
-from cowest.records import Comparison, Estimate, EvalReport, GateResult, Slice, Transitions, Trial
+from cowest.gates import BEST, Gate, System, judged
+from cowest.records import Comparison, Estimate, EvalReport, Slice, Transitions, Trial
 
 Floats = NDArray[np.float64]
 
-System = Literal["policy_before", "policy_after", "strong", "before", "after", "champion", "ideal"]
 SYSTEMS: tuple[str, ...] = get_args(System)
 """In the order of a report."""
 COLLABORATIONS: tuple[str, ...] = ("before", "after", "champion", "ideal")
 SINGLES: tuple[str, ...] = ("policy_before", "policy_after", "strong")
-BEST = "best_single"
-"""The better of the policies alone and the strong model alone, by its mean on all queries it has a score for."""
 
 RIGHT = 0.5
 """A score from here on counts as a right answer in `Transitions`."""
@@ -38,29 +34,15 @@ REASONS = 20
 _CELLS = 2_500_000  # draws x groups resampled at once: 20 MB of counts
 
 
-class Gate(Config):
-    """A challenger passes when `of` is better than `over` by `at_least`, even at the lower end of the 95 % interval."""
-
-    of: System = "after"
-    over: Literal[System, "best_single"]
-    """`best_single` is the better of the policies alone and the strong model alone; `champion` does not apply without one."""
-    at_least: float
-    """Below zero: how much worse is still good enough."""
-
-    @model_validator(mode="after")
-    def _two_systems(self) -> "Gate":
-        if self.of == self.over:
-            raise ValueError(f"{self.of} over itself is always 0: name two systems")
-        return self
-
-
 @dataclass(slots=True)
 class Scores:
     """What is kept of the trials: a float a query and system, None where there is none; a query's texts are dropped."""
 
     groups: list[str] = field(default_factory=list)
     tags: list[tuple[str, ...]] = field(default_factory=list)
-    values: dict[str, list[float | None]] = field(default_factory=lambda: {name: [] for name in SYSTEMS})
+    values: dict[str, list[float | None]] = field(
+        default_factory=lambda: {name: [] for name in SYSTEMS}
+    )
     transitions: dict[str, Counter[str]] = field(default_factory=dict)
     failed: dict[str, Counter[str]] = field(default_factory=dict)
     rows: Counter[str] = field(default_factory=Counter)
@@ -97,15 +79,23 @@ def gather(queries: Iterable[list[Trial]]) -> Scores:
 
 def _scores_of(row: Trial) -> dict[str, float | None]:
     scores: dict[str, float | None] = {row.system: row.score}
-    if row.system != "champion":  # whose prompts may be older: that the strong model alone did worse with them says nothing
+    if (
+        row.system != "champion"
+    ):  # whose prompts may be older: that the strong model alone did worse with them says nothing
         scores["strong"] = row.solo_score
-    return scores | {f"policy_{row.system}": row.draft_score} if row.system in ("before", "after") else scores
+    return (
+        scores | {f"policy_{row.system}": row.draft_score}
+        if row.system in ("before", "after")
+        else scores
+    )
 
 
 def _note(row: Trial, scores: Scores) -> None:
     """Counts a row: its names, its failure or its transition."""
     if row.system not in COLLABORATIONS:
-        raise ContractError(f"query {row.id} has a trial of system {row.system!r}: the systems are {', '.join(COLLABORATIONS)}")
+        raise ContractError(
+            f"query {row.id} has a trial of system {row.system!r}: the systems are {', '.join(COLLABORATIONS)}"
+        )
     scores.rows[row.system] += 1
     scores.scorers.add(row.scorer)
     scores.strongs.add(row.strong)
@@ -156,10 +146,14 @@ def mean_of(values: Floats) -> Ratio:
 def gap_closed(before: Floats, after: Floats, ideal: Floats) -> Ratio:
     """(after - before) / (ideal - before), each summed over the queries that have all three scores."""
     there = ~np.isnan(before + after + ideal)
-    return Ratio(np.nan_to_num(after - before) * there, np.nan_to_num(ideal - before) * there, there)
+    return Ratio(
+        np.nan_to_num(after - before) * there, np.nan_to_num(ideal - before) * there, there
+    )
 
 
-def estimates(groups: Sequence[str], ratios: Sequence[Ratio], draws: int, seed: int) -> list[Estimate | None]:
+def estimates(
+    groups: Sequence[str], ratios: Sequence[Ratio], draws: int, seed: int
+) -> list[Estimate | None]:
     """Each ratio with its 95 % interval over groups; None where the sum below the line is not positive.
 
     Queries are resampled only through their groups, and all ratios in the same draws.
@@ -167,12 +161,18 @@ def estimates(groups: Sequence[str], ratios: Sequence[Ratio], draws: int, seed: 
     """
     _, group = np.unique(np.asarray(groups), return_inverse=True)
     size = int(group.max()) + 1
-    columns = [np.bincount(group, weights=side, minlength=size) for ratio in ratios for side in (ratio.top, ratio.bottom)]
+    columns = [
+        np.bincount(group, weights=side, minlength=size)
+        for ratio in ratios
+        for side in (ratio.top, ratio.bottom)
+    ]
     sums = _resampled(np.stack(columns, axis=1).astype(np.float64), draws, seed)
     found = []
     for number, ratio in enumerate(ratios):
         number_of_groups = len(np.unique(group[ratio.there]))
-        found.append(_estimate(ratio, number_of_groups, sums[:, 2 * number], sums[:, 2 * number + 1]))
+        found.append(
+            _estimate(ratio, number_of_groups, sums[:, 2 * number], sums[:, 2 * number + 1])
+        )
     return found
 
 
@@ -200,17 +200,30 @@ def _estimate(ratio: Ratio, groups: int, tops: Floats, bottoms: Floats) -> Estim
     elif good.mean() < 0.99:
         note = "no interval: in too many resamples there is nothing to divide by"
     else:
-        low, high = (round(float(edge), 6) for edge in np.percentile(tops[good] / bottoms[good], [2.5, 97.5]))
-    return Estimate(mean=mean, low=low, high=high, queries=int(ratio.there.sum()), groups=groups, note=note)
+        low, high = (
+            round(float(edge), 6) for edge in np.percentile(tops[good] / bottoms[good], [2.5, 97.5])
+        )
+    return Estimate(
+        mean=mean, low=low, high=high, queries=int(ratio.there.sum()), groups=groups, note=note
+    )
 
 
 def compare(scores: Scores, gates: Sequence[Gate], *, draws: int, seed: int) -> EvalReport:
     """The whole report. Raises ContractError when there is nothing to compare or the rows do not belong together."""
     _comparable(scores)
-    values = {name: np.array([np.nan if v is None else v for v in found], dtype=np.float64) for name, found in scores.values.items()}
-    best = max((name for name in SINGLES if not np.isnan(values[name]).all()), key=lambda name: np.nanmean(values[name]), default="strong")
+    values = {
+        name: np.array([np.nan if v is None else v for v in found], dtype=np.float64)
+        for name, found in scores.values.items()
+    }
+    best = max(
+        (name for name in SINGLES if not np.isnan(values[name]).all()),
+        key=lambda name: np.nanmean(values[name]),
+        default="strong",
+    )
     pairs = _pairs(gates, best)
-    ratios = [mean_of(value) for value in values.values()] + [mean_of(values[of] - values[over]) for of, over in pairs]
+    ratios = [mean_of(value) for value in values.values()] + [
+        mean_of(values[of] - values[over]) for of, over in pairs
+    ]
     ratios.append(gap_closed(values["before"], values["after"], values["ideal"]))
     found = estimates(scores.groups, ratios, draws, seed)
     systems = {name: one for name, one in zip(values, found, strict=False) if one is not None}
@@ -221,20 +234,26 @@ def compare(scores: Scores, gates: Sequence[Gate], *, draws: int, seed: int) -> 
         systems=systems, comparisons=_comparisons(differences, best, len(scores.groups)), gap_closed=found[-1],
         transitions={name: Transitions(**scores.transitions[name]) for name in COLLABORATIONS if name in scores.transitions},
         tags=_slices(scores.tags, values), failed={name: _folded(scores.failed[name]) for name in COLLABORATIONS if name in scores.failed},
-        **_judged(gates, best, differences, scores.rows["champion"] > 0),
+        **judged(gates, best, differences, scores.rows["champion"] > 0),
     )  # fmt: skip
 
 
 def _pairs(gates: Sequence[Gate], best: str) -> list[tuple[str, str]]:
     """What is compared with what, each pair once: `of` less `over`."""
-    usual: list[tuple[str, str]] = [("after", over) for over in ("before", best, "strong", "champion")]
+    usual: list[tuple[str, str]] = [
+        ("after", over) for over in ("before", best, "strong", "champion")
+    ]
     asked = [(gate.of, best if gate.over == BEST else gate.over) for gate in gates]
     return list(dict.fromkeys([*usual, ("ideal", "after"), *asked]))
 
 
-def _comparisons(differences: Mapping[tuple[str, str], Estimate | None], best: str, queries: int) -> dict[str, Comparison]:
+def _comparisons(
+    differences: Mapping[tuple[str, str], Estimate | None], best: str, queries: int
+) -> dict[str, Comparison]:
     found = {
-        f"{of}_minus_{over}": Comparison(**one.model_dump(), of=of, over=over, left_out=queries - one.queries)
+        f"{of}_minus_{over}": Comparison(
+            **one.model_dump(), of=of, over=over, left_out=queries - one.queries
+        )
         for (of, over), one in differences.items()
         if one is not None
     }
@@ -243,7 +262,9 @@ def _comparisons(differences: Mapping[tuple[str, str], Estimate | None], best: s
     return found
 
 
-def _slices(tags: Sequence[tuple[str, ...]], values: Mapping[str, Floats]) -> dict[str, dict[str, Slice]]:
+def _slices(
+    tags: Sequence[tuple[str, ...]], values: Mapping[str, Floats]
+) -> dict[str, dict[str, Slice]]:
     """The mean of each system on the queries of each tag."""
     members: dict[str, list[int]] = {}
     for number, its in enumerate(tags):
@@ -255,48 +276,36 @@ def _slices(tags: Sequence[tuple[str, ...]], values: Mapping[str, Floats]) -> di
             known = scores[members[tag]]
             known = known[~np.isnan(known)]
             if known.size:
-                found.setdefault(tag, {})[name] = Slice(mean=round(float(known.mean()), 6), queries=int(known.size))
+                found.setdefault(tag, {})[name] = Slice(
+                    mean=round(float(known.mean()), 6), queries=int(known.size)
+                )
     return found
-
-
-def _judged(gates: Sequence[Gate], best: str, differences: Mapping[tuple[str, str], Estimate | None], champion: bool) -> dict[str, Any]:
-    """`champion`: whether one took part, though all its rows may have failed."""
-    results = []
-    for gate in gates:
-        over = best if gate.over == BEST else gate.over
-        found = differences[gate.of, over]
-        passed, reason = _judge(gate, over, found, champion)
-        value = found.low if found else None
-        name = f"{gate.of} over {gate.over}".replace("_", " ")
-        results.append(GateResult(name=name, of=gate.of, over=gate.over, at_least=gate.at_least, value=value, passed=passed, reason=reason))
-    return {"gates": tuple(results), "passed": all(result.passed is not False for result in results)}
-
-
-def _judge(gate: Gate, over: str, found: Estimate | None, champion: bool) -> tuple[bool | None, str]:
-    if found is None and "champion" in (gate.of, gate.over) and not champion:
-        return None, "does not apply: there is no champion yet"
-    if found is None:
-        return False, f"no query has a score of both {gate.of} and {over}"
-    if found.low is None:
-        return False, f"no lower bound to judge by: {found.note}"
-    said = f"difference {found.mean:+.3f}, lower end of its 95 % interval {found.low:+.3f}, asked {gate.at_least:+.3f}"
-    return found.low >= gate.at_least, f"{said} (the best single model is {over})" if gate.over == BEST else said
 
 
 def _comparable(scores: Scores) -> None:
     """Rows of one scorer and one strong model, and at least one good row before and after alignment."""
     for what, names in (("scorers", scores.scorers), ("strong models", scores.strongs)):
         if len(names) > 1:
-            raise ContractError(f"the trials are of {len(names)} {what} ({', '.join(sorted(names))}): run evaluate again, whole, with one")
+            raise ContractError(
+                f"the trials are of {len(names)} {what} ({', '.join(sorted(names))}): run evaluate again, whole, with one"
+            )
     for system, names in scores.policies.items():
         if len(names) > 1 and system != "ideal":
             said = ", ".join(sorted(names))
-            raise ContractError(f"the trials of {system} are of {len(names)} policies ({said}): run evaluate again, whole")
+            raise ContractError(
+                f"the trials of {system} are of {len(names)} policies ({said}): run evaluate again, whole"
+            )
     for system in ("before", "after"):
         good = scores.rows[system] - scores.failed.get(system, Counter()).total()
         if good < 1:
-            said = f"all {scores.rows[system]} of them failed" if scores.rows[system] else "there are none at all"
-            raise ContractError(f"no good trial of system {system!r} to compare: {said}; run evaluate again")
+            said = (
+                f"all {scores.rows[system]} of them failed"
+                if scores.rows[system]
+                else "there are none at all"
+            )
+            raise ContractError(
+                f"no good trial of system {system!r} to compare: {said}; run evaluate again"
+            )
 
 
 def _folded(reasons: Counter[str]) -> dict[str, int]:

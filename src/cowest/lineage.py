@@ -6,15 +6,16 @@ from typing import Any
 from pydantic import ValidationError
 
 import cowest
-from cowest import snapshots
 from cowest.config import Config, digest, file_digest, load, parse
 from cowest.errors import ConfigError, InputError
 from cowest.models.hf import HFConfig
+from cowest.raw import snapshots
 from cowest.records import DataSet, Record
 
 NOT_ROWS = (
-    "cli.py", "commands/", "online/", "report.py", "report/", "checks.py", "lineage.py", "registry.py", "runs.py", "tracking.py",
-    "amend.py", "progress.py", "forecast.py", "snapshots.py", "vcs.py", "difference.py", "stages/pin.py", "stages/register.py",
+    "cli.py", "commands/", "online/", "preflight.py", "forecast.py", "report/", "lineage.py",
+    "registry/", "amend.py", "progress.py", "raw/snapshots.py", "raw/vcs.py", "raw/difference.py",
+    "stages/pin.py", "stages/register.py",
 )  # fmt: skip
 """Parts of the package that no row of a turn depends on: a change there is no new turn."""
 
@@ -71,16 +72,33 @@ def turn_of(raw: Path, params: Path, champion: int | None = None) -> Turn:
     values = load(params)
     named = parse(TurnConfig, {"raw": raw} | (values.get("turn") or {}), f"{params}: turn")
     version = snapshots.version_at(raw, named.rev, named.path or named.raw)
-    data, models, settings, code = data_digests(raw), local_models(values), params_digest(values, str(params)), code_digest()
+    data, models, settings, code = (
+        data_digests(raw),
+        local_models(values),
+        params_digest(values, str(params)),
+        code_digest(),
+    )
     if named.rev is None and "turn" in values:
-        version = version.model_copy(update={"path": named.raw.as_posix()})  # its name in the project, wherever a step has the files
+        version = version.model_copy(
+            update={"path": named.raw.as_posix()}
+        )  # its name in the project, wherever a step has the files
     key = digest([data, sorted(models.values()), settings, code])
-    return Turn(key=key, data=data, raw=version, models=models, params=settings, code=code, champion=champion)
+    return Turn(
+        key=key,
+        data=data,
+        raw=version,
+        models=models,
+        params=settings,
+        code=code,
+        champion=champion,
+    )
 
 
 def tags_of(data: dict[str, DataSet]) -> dict[str, str]:
     """How a decision and a run name the data sets that they rest on, by what each is to the turn: raw, queries, corpus, pairs."""
-    return {f"{DATASET}{name}": one.model_dump_json(exclude_none=True) for name, one in data.items()}
+    return {
+        f"{DATASET}{name}": one.model_dump_json(exclude_none=True) for name, one in data.items()
+    }
 
 
 def data_of(tags: dict[str, str]) -> dict[str, DataSet]:
@@ -98,7 +116,9 @@ def data_of(tags: dict[str, str]) -> dict[str, DataSet]:
 def local_models(params: dict[str, Any]) -> dict[str, str]:
     """Names by content of the models that stages load from this machine. Raises ModelError for one that is not there."""
     found = {}
-    waiting: list[Any] = [section for name, section in params.items() if name not in ("models", "serve")]
+    waiting: list[Any] = [
+        section for name, section in params.items() if name not in ("models", "serve")
+    ]
     while waiting:
         value = waiting.pop()
         if isinstance(value, dict) and value.get("provider") == "hf":
@@ -116,8 +136,12 @@ def data_digests(raw: Path) -> dict[str, str]:
     if raw.is_file():
         return {"raw": file_digest(raw)}
     if not raw.is_dir():
-        raise InputError(f"{raw}: no such file or folder: params.yaml names the raw data in turn.raw")
-    names = sorted(part for part in raw.rglob("*") if part.is_file() and not _hidden(part.relative_to(raw)))
+        raise InputError(
+            f"{raw}: no such file or folder: params.yaml names the raw data in turn.raw"
+        )
+    names = sorted(
+        part for part in raw.rglob("*") if part.is_file() and not _hidden(part.relative_to(raw))
+    )
     if not names:
         raise InputError(f"{raw} has no files: params.yaml names the raw data in turn.raw")
     return {part.relative_to(raw).as_posix(): file_digest(part) for part in names}
@@ -126,12 +150,18 @@ def data_digests(raw: Path) -> dict[str, str]:
 def settings_of(params: dict[str, Any]) -> dict[str, Any]:
     """The settings that rows depend on: not NOT_SETTINGS, however deep (where a decision is kept, what calls may cost), not what
     is served (`serve`), not where the data are (`turn`: what they are counts), nor the anchors of `models`, which count where used."""
-    return {name: _without(section) for name, section in params.items() if name not in {*NOT_SETTINGS, "models", "serve", "turn"}}
+    return {
+        name: _without(section)
+        for name, section in params.items()
+        if name not in {*NOT_SETTINGS, "models", "serve", "turn"}
+    }
 
 
 def _without(settings: Any) -> Any:
     if isinstance(settings, dict):
-        return {name: _without(value) for name, value in settings.items() if name not in NOT_SETTINGS}
+        return {
+            name: _without(value) for name, value in settings.items() if name not in NOT_SETTINGS
+        }
     return [_without(value) for value in settings] if isinstance(settings, list) else settings
 
 
@@ -140,18 +170,24 @@ def params_digest(params: dict[str, Any], where: str = "params.yaml") -> str:
     try:
         return digest(settings_of(params))
     except (TypeError, ValueError) as error:
-        raise ConfigError(f"{where} holds something that is no setting: {error}; is there a date without quotes, or a .nan?") from None
+        raise ConfigError(
+            f"{where} holds something that is no setting: {error}; is there a date without quotes, or a .nan?"
+        ) from None
 
 
 def code_digest(package: Path | None = None) -> str:
     """Digest of the package's files, by their path in it, NOT_ROWS left out."""
     package = Path(cowest.__file__).parent if package is None else package
-    names = ((part, part.relative_to(package)) for part in sorted(package.rglob("*")) if part.is_file())
+    names = (
+        (part, part.relative_to(package)) for part in sorted(package.rglob("*")) if part.is_file()
+    )
     return digest(
         {
             name.as_posix(): file_digest(part)
             for part, name in names
-            if not _hidden(name) and part.suffix != ".pyc" and not name.as_posix().startswith(NOT_ROWS)
+            if not _hidden(name)
+            and part.suffix != ".pyc"
+            and not name.as_posix().startswith(NOT_ROWS)
         }
     )
 

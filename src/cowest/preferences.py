@@ -31,7 +31,10 @@ class PairRule(Config):
 def pairs(group: list[Feedback], rule: PairRule, template: Template) -> list[PreferencePair]:
     """The pairs of one query. Failed rows are left out, and drafts cut at their limit; of drafts that say the same, the first
     stands for all."""
-    found = [_pair(chosen, rejected, template) for chosen, rejected in _candidates(_distinct(group, rule), rule)]
+    found = [
+        _pair(chosen, rejected, template)
+        for chosen, rejected in _candidates(_distinct(group, rule), rule)
+    ]
     found.sort(key=lambda pair: pair.id)
     return found[: rule.per_query]
 
@@ -75,7 +78,12 @@ def place(gain: float, bins: int = BINS) -> int:
 def _distinct(group: list[Feedback], rule: PairRule) -> list[Feedback]:
     rows: dict[str, Feedback] = {}
     for row in group:
-        if row.gain is not None and (rule.allow_cut or not row.cut) and row.draft and row.draft.strip():
+        if (
+            row.gain is not None
+            and (rule.allow_cut or not row.cut)
+            and row.draft
+            and row.draft.strip()
+        ):
             rows.setdefault(" ".join(row.draft.split()).casefold(), row)
     return list(rows.values())
 
@@ -89,7 +97,10 @@ def _candidates(rows: list[Feedback], rule: PairRule) -> list[tuple[Feedback, Fe
     if rule.rule == "sign":
         return [(a, b) for a, b in wide if _gain(a) > 0 >= _gain(b)]
     if rule.rule == "best_worst":
-        return sorted(wide, key=lambda pair: (_score(pair[1]) - _score(pair[0]), pair[0].sample, pair[1].sample))[:1]
+        return sorted(
+            wide,
+            key=lambda pair: (_score(pair[1]) - _score(pair[0]), pair[0].sample, pair[1].sample),
+        )[:1]
     return wide
 
 

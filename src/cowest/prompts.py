@@ -48,7 +48,10 @@ def _before(system: str | None, shots: tuple[Shot, ...]) -> tuple[Message, ...]:
     """What comes before every question: made once, since it is most of a conversation."""
     messages = [Message(role="system", content=system)] if system else []
     for shot in shots:
-        messages += [Message(role="user", content=shot.user), Message(role="assistant", content=shot.assistant)]
+        messages += [
+            Message(role="user", content=shot.user),
+            Message(role="assistant", content=shot.assistant),
+        ]
     return tuple(messages)
 
 
@@ -94,14 +97,21 @@ class JudgeTemplate(Config):
     @classmethod
     def _shows_all(cls, user: str) -> str:
         if missing := sorted({"query", "target", "answer"} - set(JUDGED.findall(user))):
-            raise ValueError(f"has no {', '.join(f'{{{place}}}' for place in missing)}: the judge would not see it")
+            raise ValueError(
+                f"has no {', '.join(f'{{{place}}}' for place in missing)}: the judge would not see it"
+            )
         return user
 
-    def render(self, prompt: tuple[Message, ...], targets: tuple[str, ...], answer: str) -> tuple[Message, ...]:
+    def render(
+        self, prompt: tuple[Message, ...], targets: tuple[str, ...], answer: str
+    ) -> tuple[Message, ...]:
         """The messages of one judgement."""
         values = {"query": _question(prompt), "target": " or ".join(targets), "answer": answer}
         messages = [Message(role="system", content=self.system)] if self.system else []
-        return (*messages, Message(role="user", content=JUDGED.sub(lambda place: values[place[1]], self.user)))
+        return (
+            *messages,
+            Message(role="user", content=JUDGED.sub(lambda place: values[place[1]], self.user)),
+        )
 
 
 def _question(prompt: tuple[Message, ...]) -> str:

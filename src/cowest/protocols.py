@@ -19,7 +19,12 @@ a shard began; shards are whole blocks."""
 
 @lru_cache(maxsize=64)
 def _canonical(sampling: Sampling) -> str:
-    return json.dumps(sampling.model_dump(mode="json", exclude={"n"}), sort_keys=True, ensure_ascii=False, separators=(",", ":"))
+    return json.dumps(
+        sampling.model_dump(mode="json", exclude={"n"}),
+        sort_keys=True,
+        ensure_ascii=False,
+        separators=(",", ":"),
+    )
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,7 +43,12 @@ class Request:
 
         Its canonical JSON is written by hand: a stage that goes on asks this of every row, and shots make it long.
         """
-        said = ",".join([f'["{message.role}",{encode_basestring(message.content)}]' for message in self.messages])
+        said = ",".join(
+            [
+                f'["{message.role}",{encode_basestring(message.content)}]'
+                for message in self.messages
+            ]
+        )
         asked = f"[{encode_basestring(model)},[{said}],{_canonical(self.sampling)},{self.sample}]"
         return hashlib.sha256(asked.encode()).hexdigest()
 
@@ -136,7 +146,16 @@ class Registry(Protocol):
         """Lays a version's files out in a new folder."""
         ...
 
-    def decide(self, folder: Path, *, turn: str, promote: bool, against: int | None, reason: str, tags: dict[str, str]) -> Decision:
+    def decide(
+        self,
+        folder: Path,
+        *,
+        turn: str,
+        promote: bool,
+        against: int | None,
+        reason: str,
+        tags: dict[str, str],
+    ) -> Decision:
         """Adds a version with its decision to the log, in one step; moves the alias if it counts.
 
         A promotion counts only if `against` is the champion of the log before it; otherwise it is recorded as refused.

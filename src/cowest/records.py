@@ -17,7 +17,13 @@ Split = Literal["train", "dev", "test"]
 class Record(BaseModel):
     """Base of all rows: frozen, unknown keys refused, floats finite."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False, use_attribute_docstrings=True, protected_namespaces=())
+    model_config = ConfigDict(
+        frozen=True,
+        extra="forbid",
+        allow_inf_nan=False,
+        use_attribute_docstrings=True,
+        protected_namespaces=(),
+    )
 
 
 class Message(Record):
@@ -29,7 +35,12 @@ class Message(Record):
 
 def _query_id(prompt: Sequence[Message], targets: Sequence[str], choices: Sequence[str]) -> str:
     """`config.digest` of the three, its canonical JSON written by hand: every row that is read or made comes by here."""
-    said = ",".join([f'{{"content":{encode_basestring(message.content)},"role":"{message.role}"}}' for message in prompt])
+    said = ",".join(
+        [
+            f'{{"content":{encode_basestring(message.content)},"role":"{message.role}"}}'
+            for message in prompt
+        ]
+    )
     lists = f"[{','.join(map(encode_basestring, targets))}],[{','.join(map(encode_basestring, choices))}]"
     return hashlib.sha256(f"[[{said}],{lists}]".encode()).hexdigest()[:20]
 
@@ -61,7 +72,9 @@ class Query(Record):
             self.__dict__["id"] = found
             self.__pydantic_fields_set__.add("id")
         elif self.id != found:
-            raise ValueError("id is not the digest of prompt, targets and choices: leave it out to have it filled in")
+            raise ValueError(
+                "id is not the digest of prompt, targets and choices: leave it out to have it filled in"
+            )
         if "" in self.targets or any(map(str.isspace, self.targets)):
             raise ValueError("targets: empty text")
         if not self.prompt[-1].content.strip():

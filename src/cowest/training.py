@@ -79,11 +79,16 @@ def score_completions_only() -> None:
         trl.trainer.utils._use_triton = lambda *_, **__: True
 
 
-def fit(tokenizer: Any, rows: list[tuple[str, list[dict[str, str]]]], most: int, stage: str) -> None:
+def fit(
+    tokenizer: Any, rows: list[tuple[str, list[dict[str, str]]]], most: int, stage: str
+) -> None:
     """Raises ContractError for rows (where from, conversation) of more tokens than are trained on: TRL would cut them unsaid."""
     from cowest.errors import ContractError
 
-    sizes = [len(tokenizer.apply_chat_template(messages, tokenize=True, return_dict=False)) for _, messages in rows]
+    sizes = [
+        len(tokenizer.apply_chat_template(messages, tokenize=True, return_dict=False))
+        for _, messages in rows
+    ]
     long = [(where, size) for (where, _), size in zip(rows, sizes, strict=True) if size > most]
     if long:
         where, size = max(long, key=lambda row: row[1])
@@ -101,7 +106,9 @@ def save(trainer: Any, folder: Path, base: str) -> None:
     settings = adapter / "adapter_config.json"
     described = json.loads(settings.read_text(encoding="utf-8"))
     described["base_model_name_or_path"] = base
-    if isinstance(described["target_modules"], list):  # PEFT writes a set, in an order that differs from process to process
+    if isinstance(
+        described["target_modules"], list
+    ):  # PEFT writes a set, in an order that differs from process to process
         described["target_modules"] = sorted(described["target_modules"])
     settings.write_text(json.dumps(described, indent=2, sort_keys=True) + "\n", encoding="utf-8")
     for path in adapter.iterdir():
@@ -121,11 +128,19 @@ def curves(path: Path, stage: str) -> Any:
         def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
             self.bar.step()
 
-        def on_log(self, args: Any, state: Any, control: Any, logs: dict[str, Any] | None = None, **_: Any) -> None:
-            kept = {name: value for name, value in (logs or {}).items() if isinstance(value, int | float) and not name.startswith("train_")}
+        def on_log(
+            self, args: Any, state: Any, control: Any, logs: dict[str, Any] | None = None, **_: Any
+        ) -> None:
+            kept = {
+                name: value
+                for name, value in (logs or {}).items()
+                if isinstance(value, int | float) and not name.startswith("train_")
+            }
             if "loss" in kept:
                 with path.open("a", encoding="utf-8") as file:
-                    file.write(json.dumps({"stage": stage, "step": state.global_step, **kept}) + "\n")
+                    file.write(
+                        json.dumps({"stage": stage, "step": state.global_step, **kept}) + "\n"
+                    )
 
         def on_train_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
             self.bar.close()
@@ -140,4 +155,6 @@ def check(losses: list[dict[str, Any]], stage: str) -> None:
     from cowest.errors import ContractError
 
     if any(not math.isfinite(float(row["loss"])) for row in losses if "loss" in row):
-        raise ContractError(f"{stage}: the loss is not a finite number: lower {stage}.training.learning_rate")
+        raise ContractError(
+            f"{stage}: the loss is not a finite number: lower {stage}.training.learning_rate"
+        )

@@ -38,11 +38,15 @@ def read(folder: Path) -> Version | None:
         text = path.read_text(encoding="utf-8")
         version = None if text.strip() == "null" else Version.model_validate_json(text)
     except FileNotFoundError:
-        raise ModelError(f"{folder} is not a version of the policy: it has no version.json") from None
+        raise ModelError(
+            f"{folder} is not a version of the policy: it has no version.json"
+        ) from None
     except ValidationError as error:
         raise ModelError(f"{path} is not a version: {complaints(error)}") from None
     if version and file_digest(folder / "adapter") != version.adapter:
-        raise ModelError(f"{folder}/adapter is not what version.json says: the folder was changed or cut short; fetch or train it again")
+        raise ModelError(
+            f"{folder}/adapter is not what version.json says: the folder was changed or cut short; fetch or train it again"
+        )
     return version
 
 
@@ -54,10 +58,21 @@ def expect(folder: Path) -> Version:
     return version
 
 
-def write(folder: Path, *, base: str, prompts: Prompts, trained: str, gains: Spread | None = None) -> Version:
+def write(
+    folder: Path, *, base: str, prompts: Prompts, trained: str, gains: Spread | None = None
+) -> Version:
     """Completes a folder that already holds `adapter/` with its version.json."""
-    version = Version(base=base, adapter=file_digest(folder / "adapter"), prompts=prompts, trained=trained, gains=gains)
-    write_text(folder / "version.json", json.dumps(version.model_dump(mode="json"), indent=2, ensure_ascii=False) + "\n")
+    version = Version(
+        base=base,
+        adapter=file_digest(folder / "adapter"),
+        prompts=prompts,
+        trained=trained,
+        gains=gains,
+    )
+    write_text(
+        folder / "version.json",
+        json.dumps(version.model_dump(mode="json"), indent=2, ensure_ascii=False) + "\n",
+    )
     return version
 
 

@@ -33,10 +33,24 @@ TIMES = 3
 Row = dict[str, Any]
 
 
-def row(name: str, value: float, unit: str, better: str, target: float | None, peers: dict[str, float] | None = None) -> Row:
+def row(
+    name: str,
+    value: float,
+    unit: str,
+    better: str,
+    target: float | None,
+    peers: dict[str, float] | None = None,
+) -> Row:
     """One line of calls.json."""
     peers = {PEERS[name]: round(found, 3) for name, found in (peers or {}).items()}
-    return {"name": name, "value": round(value, 3), "unit": unit, "better": better, "target": target, "peers": peers}
+    return {
+        "name": name,
+        "value": round(value, 3),
+        "unit": unit,
+        "better": better,
+        "target": target,
+        "peers": peers,
+    }
 
 
 def peers_python(client: str) -> Path:
@@ -45,14 +59,22 @@ def peers_python(client: str) -> Path:
     folder = Path(os.environ.get("COWEST_PEERS") or HERE.parent.parent / ".bench").absolute() / name
     if not (folder / "bin" / "python").exists():
         subprocess.run([sys.executable, "-m", "venv", str(folder)], check=True)
-        subprocess.run([str(folder / "bin" / "pip"), "install", "-q", "-r", str(HERE / f"peers_{name}.txt")], check=True)
+        subprocess.run(
+            [str(folder / "bin" / "pip"), "install", "-q", "-r", str(HERE / f"peers_{name}.txt")],
+            check=True,
+        )
     return folder / "bin" / "python"
 
 
 @contextmanager
 def endpoint() -> Iterator[str]:
     """The URL of the server, in a process of its own."""
-    with subprocess.Popen([sys.executable, "-m", "tests.bench.endpoint"], cwd=DOCS.parent, stdout=subprocess.PIPE, text=True) as server:
+    with subprocess.Popen(
+        [sys.executable, "-m", "tests.bench.endpoint"],
+        cwd=DOCS.parent,
+        stdout=subprocess.PIPE,
+        text=True,
+    ) as server:
         assert server.stdout is not None
         try:
             yield f"http://127.0.0.1:{server.stdout.readline().strip()}"
@@ -69,7 +91,15 @@ def stats(url: str) -> dict[str, float]:
 def command(client: str, url: str, kind: str, calls: int, settings: dict[str, Any]) -> list[str]:
     python = sys.executable if client == "cowest" else str(peers_python(client))
     words = [f"{name}={json.dumps(value)}" for name, value in settings.items()]
-    return [python, str(HERE / "clients.py"), client, f"{url}/{kind}/v1", str(calls), str(CONCURRENCY), *words]
+    return [
+        python,
+        str(HERE / "clients.py"),
+        client,
+        f"{url}/{kind}/v1",
+        str(calls),
+        str(CONCURRENCY),
+        *words,
+    ]
 
 
 def run(client: str, url: str, kind: str, calls: int = CALLS, **settings: Any) -> dict[str, float]:
@@ -77,7 +107,9 @@ def run(client: str, url: str, kind: str, calls: int = CALLS, **settings: Any) -
     stats(url)
     with tempfile.TemporaryDirectory() as folder:
         line = command(client, url, kind, calls, settings)
-        done = subprocess.run(line, cwd=folder, env=_surroundings(client), capture_output=True, text=True, timeout=500)
+        done = subprocess.run(
+            line, cwd=folder, env=_surroundings(client), capture_output=True, text=True, timeout=500
+        )
     if done.returncode and client == "cowest":
         raise SystemExit(f"{' '.join(line)} failed:\n{done.stdout[-2000:]}{done.stderr[-2000:]}")
     if done.returncode:
@@ -85,13 +117,21 @@ def run(client: str, url: str, kind: str, calls: int = CALLS, **settings: Any) -
         return {}
     found: dict[str, float] = json.loads(done.stdout.strip().splitlines()[-1])
     server = stats(url)
-    found |= {"calls": server["calls"], "waited": server["waited"], "server": server["cpu"] / server["calls"] * 1000}
-    print(client, kind, settings, {name: round(value, 3) for name, value in found.items()}, flush=True)
+    found |= {
+        "calls": server["calls"],
+        "waited": server["waited"],
+        "server": server["cpu"] / server["calls"] * 1000,
+    }
+    print(
+        client, kind, settings, {name: round(value, 3) for name, value in found.items()}, flush=True
+    )
     return found
 
 
 def _surroundings(client: str) -> dict[str, str]:
-    keep = {name: value for name, value in os.environ.items() if not name.startswith("COWEST_STORE")}
+    keep = {
+        name: value for name, value in os.environ.items() if not name.startswith("COWEST_STORE")
+    }
     if client != "cowest":
         keep.pop("PYTHONPATH", None)
     return keep
@@ -103,11 +143,23 @@ def speed(url: str) -> list[Row]:
     for _ in range(TIMES):
         for client in ("cowest", *PEERS):
             found.setdefault(client, []).append(run(client, url, "fixed-100"))
-    wall = {client: statistics.median(each["wall"] for each in runs) / LIMIT for client, runs in found.items()}
-    cpu = {client: statistics.median(each["cpu"] for each in runs) for client, runs in found.items()}
+    wall = {
+        client: statistics.median(each["wall"] for each in runs) / LIMIT
+        for client, runs in found.items()
+    }
+    cpu = {
+        client: statistics.median(each["cpu"] for each in runs) for client, runs in found.items()
+    }
     server = statistics.median(each["server"] for each in found["cowest"])
     return [
-        row("wall over the physical limit at 640 calls/s", wall.pop("cowest"), "ratio", "lower", 1.05, wall),
+        row(
+            "wall over the physical limit at 640 calls/s",
+            wall.pop("cowest"),
+            "ratio",
+            "lower",
+            1.05,
+            wall,
+        ),
         row("CPU per call", cpu.pop("cowest"), "ms", "lower", 0.3, cpu),
         row("CPU per call of the test's server", server, "ms", "lower", None),
     ]
@@ -122,14 +174,24 @@ def tail(url: str) -> list[Row]:
     ours = ratio.pop("cowest")
     return [
         row("heavy tail over its bound", ours, "ratio", "lower", 1.25, ratio),
-        row("heavy tail over its bound, hedged", hedged["wall"] / bound, "ratio", "lower", 1.1, ratio),
+        row(
+            "heavy tail over its bound, hedged",
+            hedged["wall"] / bound,
+            "ratio",
+            "lower",
+            1.1,
+            ratio,
+        ),
         row("calls made twice by hedging", hedged["calls"] - CALLS, "calls", "lower", CALLS * 0.1),
     ]
 
 
 def faults(url: str) -> list[Row]:
     """1,000 rows at 50 ms with every fault; those that lose rows are quicker by what they lose."""
-    found = {client: run(client, url, "mixed-50", 1000, warm=False) for client in ("aiohttp", "openai", "litellm", "curator")}
+    found = {
+        client: run(client, url, "mixed-50", 1000, warm=False)
+        for client in ("aiohttp", "openai", "litellm", "curator")
+    }
     ours = run("cowest", url, "mixed-50", 1000, warm=False, timeout=0.8)
 
     def each(name: str) -> dict[str, float]:
@@ -137,8 +199,22 @@ def faults(url: str) -> list[Row]:
 
     lost = {client: 1000 - answered for client, answered in each("answered").items()}
     return [
-        row("mixed faults: rows answered of 992", ours["answered"], "rows", "higher", 992, each("answered")),
-        row("mixed faults: rows set aside or lost", 1000 - ours["answered"], "rows", "lower", 8, lost),
+        row(
+            "mixed faults: rows answered of 992",
+            ours["answered"],
+            "rows",
+            "higher",
+            992,
+            each("answered"),
+        ),
+        row(
+            "mixed faults: rows set aside or lost",
+            1000 - ours["answered"],
+            "rows",
+            "lower",
+            8,
+            lost,
+        ),
         row("mixed faults: calls", ours["calls"], "calls", "lower", 1242, each("calls")),
         row("mixed faults: wall", ours["wall"], "s", "lower", 5, each("wall")),
     ]
@@ -150,7 +226,9 @@ def resume(url: str) -> list[Row]:
         place = Path(folder) / "calls.sqlite"
         line = command("cowest", url, "fixed-100", CALLS, {"warm": False})
         surroundings = {**_surroundings("cowest"), "COWEST_STORE": str(place)}
-        with subprocess.Popen(line, cwd=folder, env=surroundings, stdout=subprocess.DEVNULL, process_group=0) as first:
+        with subprocess.Popen(
+            line, cwd=folder, env=surroundings, stdout=subprocess.DEVNULL, process_group=0
+        ) as first:
             while _answered(place) < CALLS / 2:
                 time.sleep(0.05)
             os.killpg(first.pid, signal.SIGKILL)
@@ -160,7 +238,13 @@ def resume(url: str) -> list[Row]:
         took = time.monotonic() - began
     again = stats(url)["calls"] + before - CALLS
     return [
-        row("resume after a kill, beyond the work left", took - (CALLS - kept) * SECONDS / CONCURRENCY, "s", "lower", 1),
+        row(
+            "resume after a kill, beyond the work left",
+            took - (CALLS - kept) * SECONDS / CONCURRENCY,
+            "s",
+            "lower",
+            1,
+        ),
         row("calls made again after a kill", again, "calls", "lower", CONCURRENCY),
     ]
 
@@ -175,7 +259,9 @@ def _answered(place: Path) -> int:
 
 def memory(url: str) -> list[Row]:
     """Peak of the process, as rows grow tenfold."""
-    small, large = (run("cowest", url, "fixed-1", calls, warm=False)["peak"] for calls in (20_000, 200_000))
+    small, large = (
+        run("cowest", url, "fixed-1", calls, warm=False)["peak"] for calls in (20_000, 200_000)
+    )
     return [
         row("peak memory at 20,000 rows", small, "MiB", "lower", None),
         row("peak memory from 20,000 to 200,000 rows", large / small, "ratio", "lower", 1.1),
@@ -189,29 +275,51 @@ def keep(rows: list[Row]) -> list[Row]:
     """Puts rows into calls.json, in place of those of the same name."""
     path = DOCS / "bench" / "calls.json"
     path.parent.mkdir(exist_ok=True)
-    before = {each["name"]: each for each in (json.loads(path.read_text()) if path.exists() else [])}
-    merged = sorted((before | {each["name"]: each for each in rows}).values(), key=lambda each: _order(each["name"]))
+    before = {
+        each["name"]: each for each in (json.loads(path.read_text()) if path.exists() else [])
+    }
+    merged = sorted(
+        (before | {each["name"]: each for each in rows}).values(),
+        key=lambda each: _order(each["name"]),
+    )
     path.write_text(json.dumps(merged, indent=1) + "\n")
     return merged
 
 
 def _order(name: str) -> int:
     starts = ("wall", "CPU", "heavy", "calls made twice", "mixed", "resume")
-    return next((number for number, start in enumerate(starts) if name.startswith(start)), len(starts))
+    return next(
+        (number for number, start in enumerate(starts) if name.startswith(start)), len(starts)
+    )
 
 
 def tell(rows: list[Row]) -> None:
     """The table and the plot of docs/performance.md."""
     page = DOCS / "performance.md"
     head, _, rest = page.read_text(encoding="utf-8").partition("<!-- calls -->\n")
-    lines = [f"| | CoWest | aim | {' | '.join(PEERS.values())} |", "| --- |" + " --- |" * (2 + len(PEERS))]
+    lines = [
+        f"| | CoWest | aim | {' | '.join(PEERS.values())} |",
+        "| --- |" + " --- |" * (2 + len(PEERS)),
+    ]
     for each in rows:
-        aim = "" if each["target"] is None else f"{'>=' if each['better'] == 'higher' else '<='} {each['target']:g}"
-        shown = [f"{each['peers'][name]:,g}" if name in each["peers"] else "" for name in PEERS.values()]
-        lines.append(f"| {each['name']}, {each['unit']} | **{each['value']:,g}** | {aim} | {' | '.join(shown)} |")
-    lines.append(f"\n{os.cpu_count()} cores ({platform.machine()}), Python {platform.python_version()}.")
+        aim = (
+            ""
+            if each["target"] is None
+            else f"{'>=' if each['better'] == 'higher' else '<='} {each['target']:g}"
+        )
+        shown = [
+            f"{each['peers'][name]:,g}" if name in each["peers"] else "" for name in PEERS.values()
+        ]
+        lines.append(
+            f"| {each['name']}, {each['unit']} | **{each['value']:,g}** | {aim} | {' | '.join(shown)} |"
+        )
+    lines.append(
+        f"\n{os.cpu_count()} cores ({platform.machine()}), Python {platform.python_version()}."
+    )
     end = "\n<!-- end of calls -->"
-    page.write_text(f"{head}<!-- calls -->\n{chr(10).join(lines)}{end}{rest.partition(end)[2]}", "utf-8")
+    page.write_text(
+        f"{head}<!-- calls -->\n{chr(10).join(lines)}{end}{rest.partition(end)[2]}", "utf-8"
+    )
     plot(rows)
 
 
@@ -226,14 +334,23 @@ def plot(rows: list[Row]) -> None:
     shown = [
         each
         for each in rows
-        if each["name"] in ("wall over the physical limit at 640 calls/s", "CPU per call", "heavy tail over its bound")
+        if each["name"]
+        in (
+            "wall over the physical limit at 640 calls/s",
+            "CPU per call",
+            "heavy tail over its bound",
+        )
     ]
     if not shown:
         return
-    figure, panels = pyplot.subplots(1, len(shown), figsize=(4 * len(shown), 2.8), sharey=True, squeeze=False)
+    figure, panels = pyplot.subplots(
+        1, len(shown), figsize=(4 * len(shown), 2.8), sharey=True, squeeze=False
+    )
     for panel, each in zip(panels[0], shown, strict=True):
         bars = {"CoWest": each["value"], **each["peers"]}
-        panel.barh(list(bars), list(bars.values()), color=["#1b6ca8"] + ["#b8c4cc"] * len(each["peers"]))
+        panel.barh(
+            list(bars), list(bars.values()), color=["#1b6ca8"] + ["#b8c4cc"] * len(each["peers"])
+        )
         panel.axvline(each["target"], color="#c0392b", linewidth=1, linestyle="--")
         panel.set(title=f"{each['name']}\n({each['unit']}; dashed: the aim {each['target']:g})")
         panel.title.set_fontsize(8)

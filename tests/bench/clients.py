@@ -33,14 +33,23 @@ def measured(run: Callable[[], int], calls: int) -> None:
     answered = run()
     wall, after = time.monotonic() - began, resource.getrusage(resource.RUSAGE_SELF)
     cpu = after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
-    print(json.dumps({"wall": wall, "cpu": cpu / calls * 1000, "answered": answered, "peak": after.ru_maxrss / 1024}))
+    print(
+        json.dumps(
+            {
+                "wall": wall,
+                "cpu": cpu / calls * 1000,
+                "answered": answered,
+                "peak": after.ru_maxrss / 1024,
+            }
+        )
+    )
 
 
 def cowest(url: str, calls: int, concurrency: int, warm: bool = True, **settings: Any) -> None:
     """With the store, a budget, claims and retries."""
     from cowest.config import Sampling
-    from cowest.models import store
-    from cowest.models.claims import Budget, open_turn
+    from cowest.ledger import store
+    from cowest.ledger.claims import Budget, open_turn
     from cowest.models.openai import OpenAIConfig
     from cowest.protocols import Request
     from cowest.records import Message
@@ -48,7 +57,9 @@ def cowest(url: str, calls: int, concurrency: int, warm: bool = True, **settings
     folder = tempfile.TemporaryDirectory(prefix="bench", dir=Path.cwd())
     os.environ.setdefault("COWEST_STORE", f"{folder.name}/calls.sqlite")
     price = {"prompt": 1, "completion": 2}
-    config = OpenAIConfig(model="m", base_url=url, key_env=None, concurrency=concurrency, price=price, **settings)
+    config = OpenAIConfig(
+        model="m", base_url=url, key_env=None, concurrency=concurrency, price=price, **settings
+    )
 
     def ask(texts: Iterator[str]) -> int:
         requests = (Request((Message(role="user", content=text),), Sampling()) for text in texts)
@@ -62,7 +73,13 @@ def cowest(url: str, calls: int, concurrency: int, warm: bool = True, **settings
             measured(lambda: ask(prompts(calls)), calls)
 
 
-def gathered(make: Callable[[], Awaitable[Ask]], calls: int, concurrency: int, loop: str = "asyncio", warm: bool = True) -> None:
+def gathered(
+    make: Callable[[], Awaitable[Ask]],
+    calls: int,
+    concurrency: int,
+    loop: str = "asyncio",
+    warm: bool = True,
+) -> None:
     """A peer's coroutine, so many at once."""
 
     async def all_of(ask: Ask, texts: Iterator[str]) -> int:
@@ -105,8 +122,17 @@ def raw(url: str, calls: int, concurrency: int, **more: Any) -> None:
     free: list[tuple[asyncio.StreamReader, asyncio.StreamWriter]] = []
 
     async def ask(text: str) -> str | None:
-        data = json.dumps({"model": "m", "messages": [{"role": "user", "content": text}], "temperature": 0, "max_tokens": 256}).encode()
-        reader, writer = free.pop() if free else await asyncio.open_connection(parts.hostname, parts.port)
+        data = json.dumps(
+            {
+                "model": "m",
+                "messages": [{"role": "user", "content": text}],
+                "temperature": 0,
+                "max_tokens": 256,
+            }
+        ).encode()
+        reader, writer = (
+            free.pop() if free else await asyncio.open_connection(parts.hostname, parts.port)
+        )
         head = f"POST {parts.path}/chat/completions HTTP/1.1\r\nHost: {parts.netloc}\r\nContent-Length: {len(data)}\r\n\r\n"
         writer.write(head.encode() + data)
         found = await reader.readuntil(b"\r\n\r\n")
@@ -127,11 +153,22 @@ def aiohttp(url: str, calls: int, concurrency: int, **more: Any) -> None:
     import orjson
 
     async def make() -> Ask:
-        session = library.ClientSession(connector=library.TCPConnector(limit=concurrency), cookie_jar=library.DummyCookieJar())
+        session = library.ClientSession(
+            connector=library.TCPConnector(limit=concurrency), cookie_jar=library.DummyCookieJar()
+        )
 
         async def ask(text: str) -> str | None:
-            body = orjson.dumps({"model": "m", "messages": [{"role": "user", "content": text}], "temperature": 0, "max_tokens": 256})
-            async with session.post(f"{url}/chat/completions", data=body, headers={"Content-Type": "application/json"}) as response:
+            body = orjson.dumps(
+                {
+                    "model": "m",
+                    "messages": [{"role": "user", "content": text}],
+                    "temperature": 0,
+                    "max_tokens": 256,
+                }
+            )
+            async with session.post(
+                f"{url}/chat/completions", data=body, headers={"Content-Type": "application/json"}
+            ) as response:
                 return orjson.loads(await response.read())["choices"][0]["message"]["content"]  # type: ignore[no-any-return]
 
         return ask
@@ -148,7 +185,10 @@ def openai(url: str, calls: int, concurrency: int, **more: Any) -> None:
 
         async def ask(text: str) -> str | None:
             found = await client.chat.completions.create(
-                model="m", messages=[{"role": "user", "content": text}], temperature=0, max_tokens=256
+                model="m",
+                messages=[{"role": "user", "content": text}],
+                temperature=0,
+                max_tokens=256,
             )
             return found.choices[0].message.content
 
@@ -184,13 +224,32 @@ def curator(url: str, calls: int, concurrency: int, warm: bool = True) -> None:
     import litellm as beside  # it brings the tokens' table that Curator would load
 
     tokens = Path(beside.__file__).parent / "litellm_core_utils" / "tokenizers"
-    os.environ.update({name: folder.name for name in ("CURATOR_CACHE_DIR", "HF_DATASETS_CACHE", "HF_HOME")})
-    os.environ.update(TIKTOKEN_CACHE_DIR=str(tokens), TELEMETRY_ENABLED="0", CURATOR_VIEWER="0", CURATOR_DISABLE_RICH_DISPLAY="1")
-    os.environ.update(LITELLM_LOCAL_MODEL_COST_MAP="True", OPENAI_API_KEY="none", HF_HUB_OFFLINE="1")
+    os.environ.update(
+        {name: folder.name for name in ("CURATOR_CACHE_DIR", "HF_DATASETS_CACHE", "HF_HOME")}
+    )
+    os.environ.update(
+        TIKTOKEN_CACHE_DIR=str(tokens),
+        TELEMETRY_ENABLED="0",
+        CURATOR_VIEWER="0",
+        CURATOR_DISABLE_RICH_DISPLAY="1",
+    )
+    os.environ.update(
+        LITELLM_LOCAL_MODEL_COST_MAP="True", OPENAI_API_KEY="none", HF_HUB_OFFLINE="1"
+    )
     from bespokelabs import curator as library
 
-    limits = {"max_requests_per_minute": 10_000_000, "max_tokens_per_minute": 10_000_000_000, "max_concurrent_requests": concurrency}
-    params = {"base_url": url, "max_retries": 5, "request_timeout": 5, "require_all_responses": False, **limits}
+    limits = {
+        "max_requests_per_minute": 10_000_000,
+        "max_tokens_per_minute": 10_000_000_000,
+        "max_concurrent_requests": concurrency,
+    }
+    params = {
+        "base_url": url,
+        "max_retries": 5,
+        "request_timeout": 5,
+        "require_all_responses": False,
+        **limits,
+    }
 
     class Asker(library.LLM):  # type: ignore[misc,name-defined]
         def prompt(self, row: dict[str, str]) -> str:
@@ -199,7 +258,12 @@ def curator(url: str, calls: int, concurrency: int, warm: bool = True) -> None:
         def parse(self, row: dict[str, str], response: str | None) -> dict[str, str]:
             return {"response": response or ""}
 
-    model = Asker(model_name="m", backend="openai", backend_params=params, generation_params={"temperature": 0, "max_tokens": 256})
+    model = Asker(
+        model_name="m",
+        backend="openai",
+        backend_params=params,
+        generation_params={"temperature": 0, "max_tokens": 256},
+    )
 
     def ask(texts: Iterator[str]) -> int:
         found = model([{"prompt": text} for text in texts])
@@ -210,10 +274,24 @@ def curator(url: str, calls: int, concurrency: int, warm: bool = True) -> None:
     measured(lambda: ask(prompts(calls)), calls)
 
 
-CLIENTS = {"cowest": cowest, "raw": raw, "aiohttp": aiohttp, "openai": openai, "litellm": litellm, "curator": curator}
+CLIENTS = {
+    "cowest": cowest,
+    "raw": raw,
+    "aiohttp": aiohttp,
+    "openai": openai,
+    "litellm": litellm,
+    "curator": curator,
+}
 
 if __name__ == "__main__":
     name, url, calls, concurrency, *more = sys.argv[1:]
     # a client's own name must not shadow the library of that name
-    sys.path[:] = [place for place in sys.path if Path(place or ".").resolve() != Path(__file__).parent]
-    CLIENTS[name](url, int(calls), int(concurrency), **{key: json.loads(value) for key, _, value in (word.partition("=") for word in more)})
+    sys.path[:] = [
+        place for place in sys.path if Path(place or ".").resolve() != Path(__file__).parent
+    ]
+    CLIENTS[name](
+        url,
+        int(calls),
+        int(concurrency),
+        **{key: json.loads(value) for key, _, value in (word.partition("=") for word in more)},
+    )

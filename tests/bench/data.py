@@ -22,7 +22,14 @@ import yaml
 ROOT = Path(__file__).parents[2]
 OUT = ROOT / "docs" / "bench" / "data.json"
 SCRIPT = Path(__file__).parent / "plain_script.py"
-TABLE = {"prompt": "question", "targets": "answer", "id": "id", "group": "product", "ideal": "why", "tags": ["topic"]}
+TABLE = {
+    "prompt": "question",
+    "targets": "answer",
+    "id": "id",
+    "group": "product",
+    "ideal": "why",
+    "tags": ["topic"],
+}
 SAME = {"kind": "queries", "near": None, "private": {"personal": None, "secrets": None}}
 """The rules that the script has too. What it has not, near copies over splits, personal data and keys, is timed by itself."""
 PARAMS = {"prepare": {"domain": "table", "table": TABLE}, "validate": {"queries": SAME}}
@@ -34,7 +41,11 @@ TENTH = 10
 def invent(path: Path, rows: int) -> None:
     """A table of questions of 14 invented words, 20 a product, with an answer and an explanation: about 270 bytes a row."""
     draw = random.Random(0)
-    syllables = [first + second for first in "bdfgklmnprstvz" for second in ("a", "e", "i", "o", "u", "an", "er")]
+    syllables = [
+        first + second
+        for first in "bdfgklmnprstvz"
+        for second in ("a", "e", "i", "o", "u", "an", "er")
+    ]
     words = ["".join(draw.choices(syllables, k=draw.choice((1, 2, 3)))) for _ in range(20_000)]
     with path.open("w", encoding="utf-8") as file:
         for number in range(rows):
@@ -62,7 +73,9 @@ def took(command: list[str], folder: Path) -> Took:
         )  # fmt: skip
         _, status, usage = os.wait4(child, 0)
     if status:
-        raise SystemExit(f"{' '.join(command)} failed:\n{(folder / 'said.txt').read_text(errors='replace')[-3000:]}")
+        raise SystemExit(
+            f"{' '.join(command)} failed:\n{(folder / 'said.txt').read_text(errors='replace')[-3000:]}"
+        )
     memory = usage.ru_maxrss / (1024 if sys.platform == "linux" else 2**20)
     return time.monotonic() - started, usage.ru_utime + usage.ru_stime, memory
 
@@ -74,7 +87,11 @@ def measure(rows: int, folder: Path) -> dict[str, Took]:
     invent(raw, rows)
     params.write_text(yaml.safe_dump(PARAMS))
     cowest = [sys.executable, "-m", "cowest.cli"]
-    ports = [f"--queries={folder}/queries.raw.jsonl", f"--corpus={folder}/corpus.jsonl", f"--quarantine={folder}/quarantine.jsonl"]
+    ports = [
+        f"--queries={folder}/queries.raw.jsonl",
+        f"--corpus={folder}/corpus.jsonl",
+        f"--quarantine={folder}/quarantine.jsonl",
+    ]
     script = [sys.executable, str(SCRIPT)]
     whole, few = folder / "whole.yaml", folder / "few.jsonl"
     whole.write_text(yaml.safe_dump(WHOLE))
@@ -83,9 +100,20 @@ def measure(rows: int, folder: Path) -> dict[str, Took]:
     validate = [*cowest, "validate@queries"]
     commands = {
         "prepare": [*cowest, "prepare", f"--params={params}", f"--raw={raw.parent}", *ports],
-        "plain prepare": [*script, "prepare", str(raw), f"{folder}/plain.raw.jsonl", f"{folder}/plain.corpus.jsonl"],
+        "plain prepare": [
+            *script,
+            "prepare",
+            str(raw),
+            f"{folder}/plain.raw.jsonl",
+            f"{folder}/plain.corpus.jsonl",
+        ],
         "validate": [*validate, f"--params={params}", f"--rows={folder}/queries.raw.jsonl", *page],
-        "plain validate": [*script, "validate", f"{folder}/plain.raw.jsonl", f"{folder}/plain.jsonl"],
+        "plain validate": [
+            *script,
+            "validate",
+            f"{folder}/plain.raw.jsonl",
+            f"{folder}/plain.jsonl",
+        ],
         "whole validate": [*validate, f"--params={whole}", f"--rows={few}", *page],
     }
     found = {}
@@ -109,16 +137,48 @@ def report(found: dict[str, Took], rows: int) -> list[dict[str, Any]]:
     told = []
     for name, most in (("prepare", 300), ("validate", 2048)):
         ours, plain = found[name], found[f"plain {name}"]
-        speed = {"name": f"{name}_rows_per_processor_second", "value": round(rows / ours[1]), "unit": "rows/s", "better": "higher"}
-        told.append({**speed, "target": f"> {rows / plain[1]:.0f}", "peers": {peer: round(rows / plain[1])}, "rows": rows})
-        clock = {"name": f"{name}_seconds", "value": round(ours[0], 1), "unit": "s by the clock", "better": "lower"}
+        speed = {
+            "name": f"{name}_rows_per_processor_second",
+            "value": round(rows / ours[1]),
+            "unit": "rows/s",
+            "better": "higher",
+        }
+        told.append(
+            {
+                **speed,
+                "target": f"> {rows / plain[1]:.0f}",
+                "peers": {peer: round(rows / plain[1])},
+                "rows": rows,
+            }
+        )
+        clock = {
+            "name": f"{name}_seconds",
+            "value": round(ours[0], 1),
+            "unit": "s by the clock",
+            "better": "lower",
+        }
         told.append({**clock, "target": None, "peers": {peer: round(plain[0], 1)}, "rows": rows})
-        peak = {"name": f"{name}_peak_memory", "value": round(ours[2]), "unit": "MiB", "better": "lower", "target": f"<= {most}"}
+        peak = {
+            "name": f"{name}_peak_memory",
+            "value": round(ours[2]),
+            "unit": "MiB",
+            "better": "lower",
+            "target": f"<= {most}",
+        }
         told.append({**peak, "peers": {peer: round(plain[2])}, "rows": rows})
     _, processor, memory = found["whole validate"]
-    speed = {"name": "validate_whole_rows_per_processor_second", "value": round(rows / TENTH / processor), "unit": "rows/s"}
+    speed = {
+        "name": "validate_whole_rows_per_processor_second",
+        "value": round(rows / TENTH / processor),
+        "unit": "rows/s",
+    }
     told.append({**speed, "better": "higher", "target": None, "peers": {}, "rows": rows // TENTH})
-    peak = {"name": "validate_whole_peak_memory", "value": round(memory), "unit": "MiB", "better": "lower"}
+    peak = {
+        "name": "validate_whole_peak_memory",
+        "value": round(memory),
+        "unit": "MiB",
+        "better": "lower",
+    }
     told.append({**peak, "target": "<= 2048", "peers": {}, "rows": rows // TENTH})
     return told
 
@@ -138,14 +198,34 @@ def plot(told: list[dict[str, Any]], path: Path) -> None:
     ):
         its = [row for row in told if row["name"].endswith(end)][::-1]
         names = [
-            row["name"].removesuffix(f"_{end}").replace("validate_whole", "validate, near copies\nand private data too") for row in its
+            row["name"]
+            .removesuffix(f"_{end}")
+            .replace("validate_whole", "validate, near copies\nand private data too")
+            for row in its
         ]
         places = range(len(its))
         plain = [next(iter(row["peers"].values()), 0) for row in its]
-        bars = side.barh([place + 0.2 for place in places], [row["value"] for row in its], 0.38, color="#1f7a8c", label="CoWest")
-        others = side.barh([place - 0.2 for place in places], plain, 0.38, color="#b8b8b8", label="pandas + Great Expectations")
+        bars = side.barh(
+            [place + 0.2 for place in places],
+            [row["value"] for row in its],
+            0.38,
+            color="#1f7a8c",
+            label="CoWest",
+        )
+        others = side.barh(
+            [place - 0.2 for place in places],
+            plain,
+            0.38,
+            color="#b8b8b8",
+            label="pandas + Great Expectations",
+        )
         side.bar_label(bars, fmt="{:,.0f}", padding=3, fontsize=8)
-        side.bar_label(others, labels=[f"{value:,.0f}" if value else "" for value in plain], padding=3, fontsize=8)
+        side.bar_label(
+            others,
+            labels=[f"{value:,.0f}" if value else "" for value in plain],
+            padding=3,
+            fontsize=8,
+        )
         side.set_yticks(list(places), names, fontsize=8)
         side.set_title(title, fontsize=9)
         side.margins(x=0.22)
@@ -157,7 +237,9 @@ def plot(told: list[dict[str, Any]], path: Path) -> None:
 
 def main() -> None:
     """Measures, and writes the file."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--rows", type=int, default=1_000_000)
     parser.add_argument("--out", type=Path, default=OUT)
     given = parser.parse_args()

@@ -22,9 +22,22 @@ HTTP = b"HTTP/1.1 %d OK\r\nContent-Type: application/json\r\n%bContent-Length: %
 
 def answer(text: str) -> bytes:
     """A chat completion as a whole response."""
-    choice = {"index": 0, "message": {"role": "assistant", "content": text}, "finish_reason": "stop"}
+    choice = {
+        "index": 0,
+        "message": {"role": "assistant", "content": text},
+        "finish_reason": "stop",
+    }
     usage = {"prompt_tokens": 180, "completion_tokens": 20, "total_tokens": 200}
-    body = json.dumps({"id": "c", "object": "chat.completion", "created": 1, "model": "m", "choices": [choice], "usage": usage}).encode()
+    body = json.dumps(
+        {
+            "id": "c",
+            "object": "chat.completion",
+            "created": 1,
+            "model": "m",
+            "choices": [choice],
+            "usage": usage,
+        }
+    ).encode()
     return HTTP % (200, b"", len(body)) + body
 
 
@@ -46,7 +59,9 @@ class Book:
 
     def stats(self) -> bytes:
         """Calls, seconds that they were made to wait, and CPU seconds; then anew."""
-        body = json.dumps({"calls": self.calls, "waited": self.waited, "cpu": _cpu() - self.cpu}).encode()
+        body = json.dumps(
+            {"calls": self.calls, "waited": self.waited, "cpu": _cpu() - self.cpu}
+        ).encode()
         self.clear()
         return HTTP % (200, b"", len(body)) + body
 
@@ -96,13 +111,18 @@ class Connection(asyncio.Protocol):
         if fate == Fate(delay=fate.delay):
             self._loop.call_later(fate.delay, self._write, GOOD)
             return
-        headers = b"".join(f"{name}: {_date() if value == SOON else value}\r\n".encode() for name, value in fate.headers.items())
+        headers = b"".join(
+            f"{name}: {_date() if value == SOON else value}\r\n".encode()
+            for name, value in fate.headers.items()
+        )
         body = fate.body if fate.body is not None else GOOD.partition(b"\r\n\r\n")[2]
         content = HTTP % (fate.status, headers, len(body)) + body
         if fate.cut is None:
             self._loop.call_later(fate.delay, self._write, content)
         elif fate.cut:
-            self._loop.call_later(fate.delay, self._write, content[: len(content) - len(body) + fate.cut])
+            self._loop.call_later(
+                fate.delay, self._write, content[: len(content) - len(body) + fate.cut]
+            )
         if fate.cut is not None:
             self._loop.call_later(fate.delay, self._transport.close)
 

@@ -35,12 +35,17 @@ def queries(folder: Path) -> dict[str, Query]:
     """Each question by its published id."""
     lines = (folder / "dev.jsonl").read_text(encoding="utf-8").splitlines()
     rows = domain({"domain": "medmcqa", "draft": "direct"}).load(folder / "dev.jsonl")
-    return {json.loads(lines[int(query.source.rpartition(":")[2]) - 1])["id"]: query for query in rows}
+    return {
+        json.loads(lines[int(query.source.rpartition(":")[2]) - 1])["id"]: query for query in rows
+    }
 
 
 def answers(folder: Path) -> list[dict[str, str]]:
     """The completions."""
-    return [json.loads(line) for line in (folder / "strong_answers.jsonl").read_text(encoding="utf-8").splitlines()]
+    return [
+        json.loads(line)
+        for line in (folder / "strong_answers.jsonl").read_text(encoding="utf-8").splitlines()
+    ]
 
 
 def count(folder: Path) -> dict[str, Counter[str]]:
@@ -51,7 +56,11 @@ def count(folder: Path) -> dict[str, Counter[str]]:
         said = choice.parse(row["completion"], query.choices)
         if isinstance(said, str):
             counts["unparseable"] += 1
-            kinds = (kind for kind, sign in KINDS.items() if re.search(sign, said) or re.search(sign, row["completion"]))
+            kinds = (
+                kind
+                for kind, sign in KINDS.items()
+                if re.search(sign, said) or re.search(sign, row["completion"])
+            )
             counts[f"of these: {next(kinds, 'another reason for naming none')}"] += 1
         else:
             counts["right" if said in choice.rights(query) else "wrong"] += 1
@@ -64,8 +73,14 @@ def agreement(folder: Path) -> dict[str, tuple[int, int]]:
     given = {(row["id"], row["model"]): row["completion"] for row in answers(folder)}
     found = {}
     for sample, verdicts in json.loads(VERDICTS.read_text(encoding="utf-8")).items():
-        said = [(choice.parse(given[number, model], known[number].choices), letter) for number, model, letter in verdicts]
-        found[sample] = (sum((None if isinstance(one, str) else "ABCD"[one]) == letter for one, letter in said), len(verdicts))
+        said = [
+            (choice.parse(given[number, model], known[number].choices), letter)
+            for number, model, letter in verdicts
+        ]
+        found[sample] = (
+            sum((None if isinstance(one, str) else "ABCD"[one]) == letter for one, letter in said),
+            len(verdicts),
+        )
     return found
 
 
@@ -78,13 +93,23 @@ def page(folder: Path) -> str:
     for kind in ("right", "wrong", "unparseable", *kinds):
         lines.append(f"| {kind} | {' | '.join(str(counts[model][kind]) for model in models)} |")
     shares: dict[str, Any] = {
-        "right, of all": lambda its: its["right"] / (its["right"] + its["wrong"] + its["unparseable"]),
+        "right, of all": lambda its: (
+            its["right"] / (its["right"] + its["wrong"] + its["unparseable"])
+        ),
         "right, of those parsed": lambda its: its["right"] / (its["right"] + its["wrong"]),
     }
     for name, share in shares.items():
-        lines.append(f"| {name} | {' | '.join(f'{share(counts[model]):.1%}' for model in models)} |")
+        lines.append(
+            f"| {name} | {' | '.join(f'{share(counts[model]):.1%}' for model in models)} |"
+        )
     rule = inspect.cleandoc(choice.parse.__doc__ or "").partition("\n\n")[2]
-    return TEXT.format(table="\n".join(lines), rule=rule, any=agreed["any"], unusual=agreed["unusual"], sizes=agreed["any"][1])
+    return TEXT.format(
+        table="\n".join(lines),
+        rule=rule,
+        any=agreed["any"],
+        unusual=agreed["unusual"],
+        sizes=agreed["any"][1],
+    )
 
 
 TEXT = """# Answers to MedMCQA, parsed
@@ -131,7 +156,9 @@ above` is no D where D is something else; where the data has the right option tw
 def main() -> None:
     """Prints the page, or writes it."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
-    parser.add_argument("--data", type=Path, default=PUBLISHED["medmcqa"], help="the folder of the two files")
+    parser.add_argument(
+        "--data", type=Path, default=PUBLISHED["medmcqa"], help="the folder of the two files"
+    )
     parser.add_argument("--write", action="store_true", help=f"write {PAGE.relative_to(ROOT)}")
     given = parser.parse_args()
     if given.write:

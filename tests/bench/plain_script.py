@@ -51,7 +51,14 @@ def prepare(raw: str, queries: str, corpus: str) -> None:
             "tags": [[f"topic: {topic}"] for topic in table["topic"]],
         }
     )
-    found.insert(0, "id", [identity(prompt, targets) for prompt, targets in zip(found["prompt"], found["targets"], strict=True)])
+    found.insert(
+        0,
+        "id",
+        [
+            identity(prompt, targets)
+            for prompt, targets in zip(found["prompt"], found["targets"], strict=True)
+        ],
+    )
     found.to_json(queries, orient="records", lines=True, force_ascii=False)
     train = found[found["split"] == "train"]
     taught = pd.DataFrame({"prompt": train["prompt"], "completion": train["ideal"]})
@@ -89,7 +96,9 @@ def validate(queries: str, valid: str) -> None:
     for result in outcome.results:
         bad.update(result.result.get("unexpected_index_list") or [])
     own = ["id", "group", "split", "prompt", "targets", "ideal", "tags"]
-    table.drop(index=sorted(bad))[own].to_json(valid, orient="records", lines=True, force_ascii=False)
+    table.drop(index=sorted(bad))[own].to_json(
+        valid, orient="records", lines=True, force_ascii=False
+    )
     if not outcome.success:
         raise SystemExit("the queries do not meet the suite")
 

@@ -17,13 +17,13 @@ import pytest
 
 from cowest.config import Sampling, parse
 from cowest.errors import BudgetError, CallError, ConfigError
-from cowest.models import journal, store
-from cowest.models.batch import BatchConfig
-from cowest.models.batch_files import outcomes
-from cowest.models.claims import Budget, Spent, open_turn, spent
+from cowest.ledger import journal, store
+from cowest.ledger.claims import Budget, Spent, open_turn, spent
+from cowest.models.endpoint.batch import BatchConfig
+from cowest.models.endpoint.batch_files import outcomes
 from cowest.models.estimate import announce
 from cowest.models.openai import OpenAIConfig, Price
-from cowest.models.transport import LARGEST
+from cowest.net.transport import LARGEST
 from cowest.online.live import ServeConfig
 from cowest.protocols import Completion, Request
 from cowest.records import Message
@@ -42,15 +42,27 @@ BOTH = pytest.mark.parametrize("stage", stores.KINDS, indirect=True)
 
 
 @pytest.fixture(autouse=True)
-def stage(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[store.Account]:
+def stage(
+    request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> Iterator[store.Account]:
     """A stage of the turn `t`."""
     monkeypatch.setenv("COWEST_STORE", stores.place(getattr(request, "param", "sqlite"), tmp_path))
     with store.accounting("refine") as account:
         yield account
 
 
-def config(server: BatchServer, batch: dict[str, Any] | None = None, **settings: Any) -> OpenAIConfig:
-    given = {"model": "tiny", "base_url": server.url, "key_env": None, "backoff": 0.01, "timeout": 5, "price": PRICE, **settings}
+def config(
+    server: BatchServer, batch: dict[str, Any] | None = None, **settings: Any
+) -> OpenAIConfig:
+    given = {
+        "model": "tiny",
+        "base_url": server.url,
+        "key_env": None,
+        "backoff": 0.01,
+        "timeout": 5,
+        "price": PRICE,
+        **settings,
+    }
     return OpenAIConfig(**{"batch": {"poll": 0.02, "wait": 20, **(batch or {})}, **given})
 
 
@@ -80,11 +92,18 @@ def now() -> Spent:
 
 
 def claims() -> int:
-    return int(store.open_store().read(lambda db: db.execute("SELECT COUNT(*) FROM claims").fetchone()[0]))
+    return int(
+        store.open_store().read(lambda db: db.execute("SELECT COUNT(*) FROM claims").fetchone()[0])
+    )
 
 
 def ended() -> list[str | None]:
-    return [row[0] for row in store.open_store().read(lambda db: db.execute("SELECT ended FROM batches ORDER BY number").fetchall())]
+    return [
+        row[0]
+        for row in store.open_store().read(
+            lambda db: db.execute("SELECT ended FROM batches ORDER BY number").fetchall()
+        )
+    ]
 
 
 @BOTH
@@ -97,7 +116,10 @@ def test_answers_in_order_each_bought_once_at_half_the_price(stage: store.Accoun
         assert now().usd == pytest.approx(3 * COST) == pytest.approx(stage.cost) and claims() == 0
         assert answers(config(server), 3, 2, 1) == [found[3], found[1], found[0]]
         assert len(server.batches) == 1 and not server.direct
-    assert "7 completions asked = 7 answered + 0 set aside" in stage.line() and "3 calls brought 3 answers" in stage.line()
+    assert (
+        "7 completions asked = 7 answered + 0 set aside" in stage.line()
+        and "3 calls brought 3 answers" in stage.line()
+    )
 
 
 def test_what_one_mode_bought_the_other_does_not_buy_again() -> None:
@@ -114,7 +136,9 @@ def test_windows_and_file_sizes_make_several_batches() -> None:
         assert texts_of(answers(config(server, {"requests": 4}), *range(10))) == good(*range(10))
         assert [len(made.rows) for made in server.batches.values()] == [4, 4, 2]
         before = len(server.batches)
-        assert texts_of(answers(config(server, {"megabytes": 0.0006}), *range(20, 26))) == good(*range(20, 26))
+        assert texts_of(answers(config(server, {"megabytes": 0.0006}), *range(20, 26))) == good(
+            *range(20, 26)
+        )
         sizes = [len(server.files[made.file]) for made in server.batches.values()][before:]
         assert len(sizes) == 3 and max(sizes) <= 600
     assert all(rows == 1 for rows in server.bought.values())
@@ -128,13 +152,24 @@ def test_rows_that_fail_are_set_aside_or_asked_again() -> None:
     }  # fmt: skip
     budget(usd=1)
     with batch_server(script) as server:
-        poison, busy, late, lost, blank, bad, no, well = answers(config(server, retries=2), *script, "well")
-        assert poison.failed == "HTTP 400: too long" and bad.failed == "HTTP 500, at the last of 3 batches"
+        poison, busy, late, lost, blank, bad, no, well = answers(
+            config(server, retries=2), *script, "well"
+        )
+        assert (
+            poison.failed == "HTTP 400: too long"
+            and bad.failed == "HTTP 500, at the last of 3 batches"
+        )
         assert (no.finish, no.failed) == ("refused", "refused: no")
-        assert texts_of([busy, late, lost, blank, well]) == good("busy", "late", "lost", "blank", "well")
-        assert [len(made.rows) for made in server.batches.values()] == [8, 5, 2], "only what had not been answered is asked again"
+        assert texts_of([busy, late, lost, blank, well]) == good(
+            "busy", "late", "lost", "blank", "well"
+        )
+        assert [len(made.rows) for made in server.batches.values()] == [8, 5, 2], (
+            "only what had not been answered is asked again"
+        )
         paid = sum(server.bought.values())
-        assert paid == 7 and now().usd == pytest.approx((paid + 1) * COST), "the row that got lost may have been paid for"
+        assert paid == 7 and now().usd == pytest.approx((paid + 1) * COST), (
+            "the row that got lost may have been paid for"
+        )
     assert claims() == 0
 
 
@@ -152,14 +187,18 @@ def test_a_batch_that_ends_early_keeps_what_it_answered(status: str) -> None:
     budget(usd=1)
     with batch_server(ends=[status]) as server:
         assert texts_of(answers(config(server), *range(8))) == good(*range(8))
-        assert [len(made.rows) for made in server.batches.values()] == [8, 4] and set(server.bought.values()) == {1}
+        assert [len(made.rows) for made in server.batches.values()] == [8, 4] and set(
+            server.bought.values()
+        ) == {1}
     assert ended() == [status, "completed"] and now().usd == pytest.approx(8 * COST)
 
 
 def test_a_batch_that_the_provider_fails_stops_with_its_words() -> None:
     budget(usd=1)
     with batch_server(ends=["failed"]) as server:
-        with pytest.raises(CallError, match=r"failed batch_\d+: line 1: Enqueued token limit reached"):
+        with pytest.raises(
+            CallError, match=r"failed batch_\d+: line 1: Enqueued token limit reached"
+        ):
             answers(config(server), 1, 2)
         assert claims() == 0 and now().usd == 0
         assert texts_of(answers(config(server), 1, 2)) == good(1, 2)
@@ -173,9 +212,14 @@ def test_the_budget_is_reserved_before_a_batch_and_holds() -> None:
     with batch_server() as server:
         assert texts_of(answers(config(server), *range(100, 130))) == good(*range(100, 130))
         sizes = [len(made.rows) for made in server.batches.values()]
-        assert sizes[0] == 10 and len(sizes) > 2 and sum(sizes) == 30, "what is left over of the reserved buys more"
+        assert sizes[0] == 10 and len(sizes) > 2 and sum(sizes) == 30, (
+            "what is left over of the reserved buys more"
+        )
     budget(usd=now().usd + most / 2)
-    with batch_server() as server, pytest.raises(BudgetError, match=r"budget is reached: .* raise pin\.budget"):
+    with (
+        batch_server() as server,
+        pytest.raises(BudgetError, match=r"budget is reached: .* raise pin\.budget"),
+    ):
         answers(config(server), "more")
     assert not server.batches and not server.files
 
@@ -210,17 +254,27 @@ def test_what_hostile_output_leaves_out_is_asked_again(stage: store.Account) -> 
 
 
 def answered() -> int:
-    return int(store.open_store().read(lambda db: db.execute("SELECT COUNT(*) FROM calls").fetchone()[0]))
+    return int(
+        store.open_store().read(lambda db: db.execute("SELECT COUNT(*) FROM calls").fetchone()[0])
+    )
 
 
 def test_a_line_that_is_too_long_is_left_out_and_the_next_is_read(tmp_path: Path) -> None:
-    lines = [b'{"custom_id": "' + b"x" * size + b'", "response": {"status_code": 200, "body": 1}}' for size in (5, LARGEST, LARGEST * 2, 7)]
+    lines = [
+        b'{"custom_id": "' + b"x" * size + b'", "response": {"status_code": 200, "body": 1}}'
+        for size in (5, LARGEST, LARGEST * 2, 7)
+    ]
     with (tmp_path / "output").open("w+b") as file:
         file.write(b"\n".join(lines))
-        assert [len(outcome.key) for outcome in outcomes(file, OpenAIConfig(model="m"), None)] == [5, 7]
+        assert [len(outcome.key) for outcome in outcomes(file, OpenAIConfig(model="m"), None)] == [
+            5,
+            7,
+        ]
 
 
-def test_a_file_that_is_gone_is_as_if_nothing_was_answered(capfd: pytest.CaptureFixture[str]) -> None:
+def test_a_file_that_is_gone_is_as_if_nothing_was_answered(
+    capfd: pytest.CaptureFixture[str],
+) -> None:
     budget(usd=1)
     with batch_server() as server:
         server.faults["GET /files/*/content"] = [Fault(404)]
@@ -233,7 +287,9 @@ def test_a_file_that_is_gone_is_as_if_nothing_was_answered(capfd: pytest.Capture
     assert now().usd == pytest.approx(6 * COST), "the lost answers were paid for"
 
 
-def test_a_batch_that_the_provider_does_not_know_stops_and_after_a_month_it_is_asked_again() -> None:
+def test_a_batch_that_the_provider_does_not_know_stops_and_after_a_month_it_is_asked_again() -> (
+    None
+):
     budget(usd=1)
     with batch_server(takes=0.2) as server:
         server.faults["GET /batches/*"] = [Fault(404)]
@@ -250,9 +306,18 @@ HTTP = ("POST /files", "POST /batches", "GET /batches/*", "GET /files/*/content"
 
 @pytest.mark.parametrize("kind", HTTP)
 @pytest.mark.parametrize(
-    "fault", [Fault(500), Fault(429, {"Retry-After": "0"}), Fault(200, body=b"[1]"), Fault(lost=True), Fault(after=1.2)]
+    "fault",
+    [
+        Fault(500),
+        Fault(429, {"Retry-After": "0"}),
+        Fault(200, body=b"[1]"),
+        Fault(lost=True),
+        Fault(after=1.2),
+    ],
 )
-def test_http_that_fails_for_a_while_loses_nothing_and_buys_nothing_twice(kind: str, fault: Fault) -> None:
+def test_http_that_fails_for_a_while_loses_nothing_and_buys_nothing_twice(
+    kind: str, fault: Fault
+) -> None:
     if kind.startswith("GET /files") and fault.status == 200:
         pytest.skip("that is a file as any other")
     with batch_server(takes=0.1) as server:
@@ -265,7 +330,9 @@ def test_an_endpoint_out_of_reach_stops_and_what_it_holds_is_found_again() -> No
     with batch_server(takes=0.2) as server:
         server.faults["POST /batches"] = [Fault(lost=True)]
         server.faults["GET /batches"] = [Fault(500)] * 2
-        with pytest.raises(CallError, match=r"out of reach \(HTTP 500, at the last of 2 attempts\)"):
+        with pytest.raises(
+            CallError, match=r"out of reach \(HTTP 500, at the last of 2 attempts\)"
+        ):
             answers(config(server, retries=1), 1, 2)
         assert texts_of(answers(config(server), 1, 2)) == good(1, 2)
         assert len(server.batches) == 1
@@ -291,10 +358,16 @@ def test_an_endpoint_without_batches_says_so() -> None:
 
 def test_a_batch_that_takes_too_long_goes_on_and_is_collected_later() -> None:
     with batch_server(takes=2) as server:
-        with pytest.raises(CallError, match=r"tiny: batch_\d+ goes on at the provider after 0.2 s of waiting: run the same again"):
+        with pytest.raises(
+            CallError,
+            match=r"tiny: batch_\d+ goes on at the provider after 0.2 s of waiting: run the same again",
+        ):
             answers(config(server, {"wait": 0.2}), 1, 2)
         (batch,) = journal.under_way(store.open_store())
-        assert re.fullmatch(r"batch_\d+ of tiny@\S+ is under way for 0\.0 h: what asked for it collects it", str(batch))
+        assert re.fullmatch(
+            r"batch_\d+ of tiny@\S+ is under way for 0\.0 h: what asked for it collects it",
+            str(batch),
+        )
         assert texts_of(answers(config(server), 2, 3, 1)) == good(2, 3, 1)
         assert server.bought == {"1": 1, "2": 1, "3": 1} and len(server.batches) == 2
 
@@ -309,39 +382,60 @@ def test_one_by_one_nothing_is_asked_that_is_in_a_batch(capfd: pytest.CaptureFix
             answers(direct, 0, 1, 2)
         assert "1" not in server.direct
         time.sleep(3)
-        assert texts_of(answers(direct, 0, 1, 2)) == good(0, 1, 2), "what ended is collected when the model is opened"
+        assert texts_of(answers(direct, 0, 1, 2)) == good(0, 1, 2), (
+            "what ended is collected when the model is opened"
+        )
         assert server.direct == {"0": 1} and server.bought == {"1": 1, "2": 1}
 
 
-def test_a_download_that_is_redirected_elsewhere_goes_without_the_key(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_download_that_is_redirected_elsewhere_goes_without_the_key(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     monkeypatch.setenv("OPENAI_API_KEY", CANARY)
     with batch_server() as server, batch_server() as other:
         other.files = server.files
         server.elsewhere = f"{other.url}/files/{{file}}/content?signature=s"
         assert texts_of(answers(config(server, key_env="OPENAI_API_KEY"), 1)) == good(1)
         assert {headers["authorization"] for _, headers in server.requests} == {f"Bearer {CANARY}"}
-        assert other.requests and not any("authorization" in headers for _, headers in other.requests)
+        assert other.requests and not any(
+            "authorization" in headers for _, headers in other.requests
+        )
 
 
 def test_a_model_that_changes_in_the_middle_can_stop_a_stage() -> None:
     budget()
     other = json.dumps({**json.loads(completion("new")), "model": "tiny-2027"}).encode()
     with batch_server({"2": [Fate(body=other)]}) as server:
-        with pytest.raises(CallError, match=r"it reported tiny-2026-01-01 fp_1 and tiny-2027 fp_1|it reported tiny-2027"):
+        with pytest.raises(
+            CallError,
+            match=r"it reported tiny-2026-01-01 fp_1 and tiny-2027 fp_1|it reported tiny-2027",
+        ):
             answers(config(server, on_version_change="stop"), 1, 2)
-        assert texts_of(answers(config(server), 1, 2)) == ["answer to 1", "new"] and len(server.batches) == 1
+        assert (
+            texts_of(answers(config(server), 1, 2)) == ["answer to 1", "new"]
+            and len(server.batches) == 1
+        )
 
 
 def test_what_leaves_in_a_batch_passes_the_egress_filter() -> None:
     with batch_server() as server:
         settings = config(server, egress={"on_found": "mask", "detect": ["email"]})
-        assert texts_of(answers(settings, "write to a.b@example.com", "x")) == good("write to a.b@example.com", "x")
+        assert texts_of(answers(settings, "write to a.b@example.com", "x")) == good(
+            "write to a.b@example.com", "x"
+        )
         assert not any(b"a.b@example.com" in content for content in server.files.values())
         assert server.bought == {"write to [EMAIL_1]": 1, "x": 1}
 
 
 @pytest.mark.parametrize(
-    "place", ["http://169.254.169.254/latest", "http://[fe80::1]/x", "file:///etc/passwd", "http://a:b@127.0.0.1/x", "http://[::1/x"]
+    "place",
+    [
+        "http://169.254.169.254/latest",
+        "http://[fe80::1]/x",
+        "file:///etc/passwd",
+        "http://a:b@127.0.0.1/x",
+        "http://[::1/x",
+    ],
 )
 def test_a_download_is_not_followed_to_where_no_file_is(place: str) -> None:
     with batch_server() as server:
@@ -353,7 +447,10 @@ def test_a_download_is_not_followed_to_where_no_file_is(place: str) -> None:
 
 
 def test_the_key_is_sent_and_seen_nowhere_else(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, capfd: pytest.CaptureFixture[str]
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+    capfd: pytest.CaptureFixture[str],
 ) -> None:
     monkeypatch.setenv("OPENAI_API_KEY", CANARY)
     caplog.set_level(logging.DEBUG)
@@ -362,18 +459,33 @@ def test_the_key_is_sent_and_seen_nowhere_else(
         settings = config(server, key_env="OPENAI_API_KEY")
         found = answers(settings, "fine", "poison")
         errors = []
-        server.faults = {"GET /batches/*": [Fault(500, body=told)], "POST /files": [Fault(), Fault(400, body=told), Fault(401, body=told)]}
+        server.faults = {
+            "GET /batches/*": [Fault(500, body=told)],
+            "POST /files": [Fault(), Fault(400, body=told), Fault(401, body=told)],
+        }
         for _ in range(3):
             with pytest.raises(CallError) as raised:
                 answers(settings, "next")
             errors.append(raised.value)
     assert found[1].failed == "HTTP 400: Incorrect API key provided: ***"
-    seen = [*(face for error in errors for face in faces_of(error)), str(found), caplog.text, *capfd.readouterr()]
+    seen = [
+        *(face for error in errors for face in faces_of(error)),
+        str(found),
+        caplog.text,
+        *capfd.readouterr(),
+    ]
     assert not any(CANARY in text for text in seen)
-    assert not any(CANARY.encode() in path.read_bytes() for path in tmp_path.rglob("*") if path.is_file())
-    rows = [store.open_store().read(lambda db, t=t: db.execute(f"SELECT * FROM {t}").fetchall()) for t in ("batches", "calls")]
+    assert not any(
+        CANARY.encode() in path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()
+    )
+    rows = [
+        store.open_store().read(lambda db, t=t: db.execute(f"SELECT * FROM {t}").fetchall())
+        for t in ("batches", "calls")
+    ]
     assert all(rows) and CANARY not in str(rows)
-    assert not any(CANARY.encode() in content for name, content in server.files.items() if "in" in name)
+    assert not any(
+        CANARY.encode() in content for name, content in server.files.items() if "in" in name
+    )
 
 
 CHILD = """\
@@ -389,11 +501,15 @@ with store.accounting("refine"), settings.open() as model:
 """
 
 
-def child(settings: OpenAIConfig, calls: int, stderr: int = subprocess.PIPE) -> subprocess.Popen[str]:
+def child(
+    settings: OpenAIConfig, calls: int, stderr: int = subprocess.PIPE
+) -> subprocess.Popen[str]:
     """Another process that asks for so many answers."""
     surroundings = {**tiny.surroundings(), "COWEST_STORE": os.environ["COWEST_STORE"]}
     command = [sys.executable, "-c", CHILD, settings.model_dump_json(), str(calls)]
-    return subprocess.Popen(command, env=surroundings, stdout=subprocess.PIPE, stderr=stderr, text=True)
+    return subprocess.Popen(
+        command, env=surroundings, stdout=subprocess.PIPE, stderr=stderr, text=True
+    )
 
 
 def when(happened: Callable[[], bool]) -> None:
@@ -417,7 +533,9 @@ MOMENTS: dict[str, tuple[str, Fault, int]] = {
 
 @BOTH
 @pytest.mark.parametrize("moment", MOMENTS)
-def test_killed_at_any_moment_the_batch_is_found_again_and_nothing_bought_twice(moment: str) -> None:
+def test_killed_at_any_moment_the_batch_is_found_again_and_nothing_bought_twice(
+    moment: str,
+) -> None:
     kind, fault, number = MOMENTS[moment]
     budget(usd=1)
     calls = 8
@@ -433,7 +551,10 @@ def test_killed_at_any_moment_the_batch_is_found_again_and_nothing_bought_twice(
         assert texts_of(found)[1:] == good(*range(1, calls))
         assert set(server.bought.values()) == {1}, "a call was paid for twice"
         assert sum(made.rows != [] for made in server.batches.values()) <= 2
-    assert now().usd == pytest.approx((calls - 1 + (found[0].text is not None)) * COST) and claims() == 0
+    assert (
+        now().usd == pytest.approx((calls - 1 + (found[0].text is not None)) * COST)
+        and claims() == 0
+    )
 
 
 @BOTH
@@ -452,8 +573,13 @@ def test_interrupted_it_leaves_the_batch_and_says_how_to_come_back() -> None:
         when(lambda: server.asked("GET /batches/*") > 1)
         stopped.send_signal(signal.SIGINT)
         said = stopped.communicate(timeout=30)[1]
-        assert "tiny: batch_2 goes on at the provider: run the same again to wait on and collect" in said
-        assert "answered" not in said.partition("cowest:")[0], "no progress where there is no terminal"
+        assert (
+            "tiny: batch_2 goes on at the provider: run the same again to wait on and collect"
+            in said
+        )
+        assert "answered" not in said.partition("cowest:")[0], (
+            "no progress where there is no terminal"
+        )
         assert texts_of(answers(config(server), *range(4))) == good(*range(4))
         assert len(server.batches) == 1
 
@@ -481,7 +607,16 @@ def test_the_estimate_has_the_discount(capfd: pytest.CaptureFixture[str]) -> Non
 
 def test_what_is_served_can_not_wait_for_a_batch() -> None:
     strong = {"provider": "openai", "model": "m", "batch": {}}
-    section = {"registry": {"uri": "sqlite:///x.db", "name": "x"}, "policy": {"provider": "hf", "model": "x"}, "strong": strong}
+    section = {
+        "registry": {"uri": "sqlite:///x.db", "name": "x"},
+        "policy": {"provider": "hf", "model": "x"},
+        "strong": strong,
+    }
     with pytest.raises(ConfigError, match="strong: a question can't wait for a batch"):
         parse(ServeConfig, section, "serve")
-    assert parse(ServeConfig, {**section, "strong": {**strong, "batch": None}}, "serve").strong.provider == "openai"
+    assert (
+        parse(
+            ServeConfig, {**section, "strong": {**strong, "batch": None}}, "serve"
+        ).strong.provider
+        == "openai"
+    )

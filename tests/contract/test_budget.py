@@ -15,10 +15,10 @@ import pytest
 
 from cowest.config import Sampling
 from cowest.errors import BudgetError, CallError, ConfigError, StoreError
-from cowest.models import store
-from cowest.models.claims import Budget, Spent, open_turn, spent
+from cowest.ledger import store
+from cowest.ledger.claims import Budget, Spent, open_turn, spent
+from cowest.ledger.till import Till
 from cowest.models.openai import OpenAIConfig, Price
-from cowest.models.till import Till
 from cowest.protocols import Completion, Request
 from cowest.records import Message
 from tests import servers, stores, tiny
@@ -31,7 +31,9 @@ MAX_TOKENS = 20
 
 
 @pytest.fixture(autouse=True, params=stores.KINDS)
-def stage(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[store.Account]:
+def stage(
+    request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> Iterator[store.Account]:
     """A stage of the turn `t`, on each kind of store."""
     monkeypatch.setenv("COWEST_STORE", stores.place(request.param, tmp_path))
     with store.accounting("refine") as account:
@@ -39,7 +41,15 @@ def stage(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch, tmp_p
 
 
 def config(server: ChatServer, **settings: Any) -> OpenAIConfig:
-    given = {"model": "tiny", "base_url": server.url, "key_env": None, "backoff": 0.01, "timeout": 5, "price": PRICE, **settings}
+    given = {
+        "model": "tiny",
+        "base_url": server.url,
+        "key_env": None,
+        "backoff": 0.01,
+        "timeout": 5,
+        "price": PRICE,
+        **settings,
+    }
     return OpenAIConfig(**given)
 
 
@@ -61,7 +71,9 @@ def now() -> Spent:
 
 
 def claims() -> int:
-    return int(store.open_store().read(lambda db: db.execute("SELECT COUNT(*) FROM claims").fetchone()[0]))
+    return int(
+        store.open_store().read(lambda db: db.execute("SELECT COUNT(*) FROM claims").fetchone()[0])
+    )
 
 
 def test_what_is_spent_is_what_the_calls_cost(stage: store.Account) -> None:
@@ -69,7 +81,9 @@ def test_what_is_spent_is_what_the_calls_cost(stage: store.Account) -> None:
     with chat_server({"1": [error(500), servers.EMPTY]}) as server:
         answers(config(server), 1, 2, 2, 3)
     assert server.calls == 5, "1 twice more, and the second 2 is the first"
-    assert now().usd == pytest.approx(3 * COST + COST), "the empty answer was paid for, the error was not"
+    assert now().usd == pytest.approx(3 * COST + COST), (
+        "the empty answer was paid for, the error was not"
+    )
     assert now().tokens == 40
     assert claims() == 0
     assert stage.cost == pytest.approx(3 * COST)
@@ -80,15 +94,26 @@ def test_what_is_spent_is_what_the_calls_cost(stage: store.Account) -> None:
 def test_calls_at_once_never_overspend_and_what_was_bought_is_kept(limit: str) -> None:
     most = sum(OpenAIConfig(model="m").most(ask(10)))
     calls = 12
-    budget(**{limit: calls * COST + most * PRICE.completion / 1e6 if limit == "usd" else calls * 10 + most})
+    budget(
+        **{
+            limit: calls * COST + most * PRICE.completion / 1e6
+            if limit == "usd"
+            else calls * 10 + most
+        }
+    )
     with chat_server(otherwise=Fate(delay=0.02)) as server:
         found: list[Completion] = []
-        with config(server, concurrency=8).open() as model, pytest.raises(BudgetError, match=r"budget is reached: .* raise pin\.budget"):
+        with (
+            config(server, concurrency=8).open() as model,
+            pytest.raises(BudgetError, match=r"budget is reached: .* raise pin\.budget"),
+        ):
             found.extend(model.generate(ask(n) for n in range(10, 60)))
         bought = server.calls
         assert calls <= bought < 30
         assert now().usd == pytest.approx(bought * COST)
-        assert now().usd <= (now().budget.usd or 1) and now().tokens <= (now().budget.tokens or 10**9)
+        assert now().usd <= (now().budget.usd or 1) and now().tokens <= (
+            now().budget.tokens or 10**9
+        )
         assert claims() == 0
         budget(usd=1)
         assert all(c.text for c in answers(config(server), *range(10, 60)))
@@ -101,7 +126,9 @@ def test_no_call_is_made_that_may_not_fit() -> None:
         answers(config(server), 1)
     assert server.calls == 0
     with chat_server() as server:
-        assert answers(config(server, price=Price(prompt=0, completion=0)), 1)[0].text, "what costs nothing may be asked"
+        assert answers(config(server, price=Price(prompt=0, completion=0)), 1)[0].text, (
+            "what costs nothing may be asked"
+        )
 
 
 def test_a_budget_that_can_not_be_kept_is_refused_before_any_call() -> None:
@@ -112,7 +139,9 @@ def test_a_budget_that_can_not_be_kept_is_refused_before_any_call() -> None:
         with pytest.raises(ConfigError, match="extra takes max_tokens out"):
             answers(config(server, extra={"max_tokens": None}), 1)
         with pytest.raises(ConfigError, match="extra takes max_tokens out or gives it no end"):
-            answers(config(server, extra={"max_tokens": -1}), 1)  # what llama.cpp takes for as much as it likes
+            answers(
+                config(server, extra={"max_tokens": -1}), 1
+            )  # what llama.cpp takes for as much as it likes
     assert server.calls == 0
 
 
@@ -120,23 +149,32 @@ def test_a_call_that_broke_off_counts_whole_until_its_answer_says_what_it_costs(
     budget(usd=1)
     with chat_server({"1": [servers.DROPPED, servers.NOT_JSON]}) as server:
         settings = config(server, retries=1)
-        assert answers(settings, 1)[0].failed == "an answer that is not JSON, at the last of 2 attempts"
+        assert (
+            answers(settings, 1)[0].failed
+            == "an answer that is not JSON, at the last of 2 attempts"
+        )
         prompt, most = settings.most(ask(1))
-        assert now().usd == pytest.approx(2 * PRICE.of(prompt, most)), "nobody knows whether it was paid for"
+        assert now().usd == pytest.approx(2 * PRICE.of(prompt, most)), (
+            "nobody knows whether it was paid for"
+        )
         answers(settings, 1)
         assert now().usd == pytest.approx(3 * COST) and claims() == 0
 
 
 def test_an_endpoint_that_does_not_say_what_it_used_is_taken_to_have_used_the_most() -> None:
     budget(usd=1)
-    body = json.dumps({"choices": [{"message": {"content": "yes"}, "finish_reason": "stop"}]}).encode()
+    body = json.dumps(
+        {"choices": [{"message": {"content": "yes"}, "finish_reason": "stop"}]}
+    ).encode()
     with chat_server(otherwise=Fate(body=body)) as server:
         settings = config(server)
         answers(settings, 1)
         assert now().usd == pytest.approx(PRICE.of(*settings.most(ask(1))))
 
 
-def test_a_slow_call_is_made_twice_where_that_is_asked_for_and_both_are_paid(stage: store.Account) -> None:
+def test_a_slow_call_is_made_twice_where_that_is_asked_for_and_both_are_paid(
+    stage: store.Account,
+) -> None:
     budget(usd=1)
     slow = {"slow 1": [Fate(delay=3)], "slow 2": [Fate(delay=3)]}
     with chat_server(slow, otherwise=Fate(delay=0.05)) as server:
@@ -153,7 +191,9 @@ def test_no_more_than_the_share_is_made_twice_and_nothing_by_default(stage: stor
     script = {str(n): [Fate(delay=0.4)] for n in range(40, 60)}
     for hedge, calls in ((0.05, 63), (None, 60)):
         with chat_server(script, otherwise=Fate(delay=0.03)) as server:
-            assert all(c.text for c in answers(config(server, concurrency=8, hedge=hedge), *range(60)))
+            assert all(
+                c.text for c in answers(config(server, concurrency=8, hedge=hedge), *range(60))
+            )
             assert 60 <= server.calls <= calls
     assert 0 < stage.hedged <= 3
 
@@ -161,12 +201,17 @@ def test_no_more_than_the_share_is_made_twice_and_nothing_by_default(stage: stor
 def test_a_slow_call_is_not_made_twice_where_the_budget_has_no_room_for_it() -> None:
     budget(tokens=30 * 10 + sum(OpenAIConfig(model="m").most(ask("slow"))) + 10)
     with chat_server({"slow": [Fate(delay=1)]}, otherwise=Fate(delay=0.02)) as server:
-        assert all(c.text for c in answers(config(server, concurrency=2, hedge=0.2), *range(10, 40), "slow"))
+        assert all(
+            c.text
+            for c in answers(config(server, concurrency=2, hedge=0.2), *range(10, 40), "slow")
+        )
         assert server.asked()["slow"] == 1
     assert now().tokens == 310 and claims() == 0
 
 
-def test_a_turn_has_its_own_budget_and_outside_of_a_stage_there_is_none(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_turn_has_its_own_budget_and_outside_of_a_stage_there_is_none(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     budget(usd=0)
     with chat_server() as server:
         monkeypatch.setenv("COWEST_TURN", "another")
@@ -178,11 +223,16 @@ def test_a_turn_has_its_own_budget_and_outside_of_a_stage_there_is_none(monkeypa
 
 
 def test_refused_and_cut_short_before_a_word_are_not_paid_for_twice(stage: store.Account) -> None:
-    script = {"no": [Fate(body=completion(None, refusal="no"))], "filter": [Fate(body=completion("", "content_filter"))]}
+    script = {
+        "no": [Fate(body=completion(None, refusal="no"))],
+        "filter": [Fate(body=completion("", "content_filter"))],
+    }
     with chat_server({**script, "long": [Fate(body=completion(None, "length"))]}) as server:
         first = answers(config(server), "no", "filter", "long")
         assert answers(config(server), "no", "filter", "long") == first
-        assert [c.finish for c in first] == ["refused", "refused", "length"] and all(c.failed and not c.text for c in first)
+        assert [c.finish for c in first] == ["refused", "refused", "length"] and all(
+            c.failed and not c.text for c in first
+        )
         assert server.calls == 3
     assert "6 completions asked = 0 answered + 6 set aside" in stage.line()
 
@@ -209,13 +259,18 @@ def test_calls_in_flight_when_the_endpoint_refuses_are_kept() -> None:
 
 
 def test_a_reader_that_comes_back_joins_the_calls_under_way() -> None:
-    with chat_server({"0": [servers.GOOD]}, otherwise=Fate(delay=0.3)) as server, config(server, concurrency=4).open() as model:
+    with (
+        chat_server({"0": [servers.GOOD]}, otherwise=Fate(delay=0.3)) as server,
+        config(server, concurrency=4).open() as model,
+    ):
         next(model.generate(ask(n) for n in range(4)))
         assert all(c.text for c in model.generate(ask(n) for n in range(5)))
         assert server.calls == 5
 
 
-def test_a_version_that_changes_in_the_middle_of_a_turn_is_said(stage: store.Account, capfd: pytest.CaptureFixture[str]) -> None:
+def test_a_version_that_changes_in_the_middle_of_a_turn_is_said(
+    stage: store.Account, capfd: pytest.CaptureFixture[str]
+) -> None:
     budget()
     other = json.dumps({**json.loads(completion("new")), "model": "tiny-2027"}).encode()
     with chat_server({"3": [Fate(body=other)], "4": [Fate(body=other)]}) as server:
@@ -223,21 +278,34 @@ def test_a_version_that_changes_in_the_middle_of_a_turn_is_said(stage: store.Acc
         assert "changed" not in capfd.readouterr().err
         answers(config(server), 3, 4)
         said = capfd.readouterr().err
-        assert said.count("changed in the middle of the turn: it reported tiny-2026-01-01 fp_1 before, and tiny-2027 fp_1 now") == 1
+        assert (
+            said.count(
+                "changed in the middle of the turn: it reported tiny-2026-01-01 fp_1 before, and tiny-2027 fp_1 now"
+            )
+            == 1
+        )
         assert "2 by tiny-2026-01-01 fp_1, 2 by tiny-2027 fp_1" in stage.line()
         with store.accounting("evaluate") as later:
             answers(config(server), 4)
         answers(config(server), 5)
-        assert later.versions == {config(server).name: {"tiny-2026-01-01 fp_1": 0, "tiny-2027 fp_1": 1}}
+        assert later.versions == {
+            config(server).name: {"tiny-2026-01-01 fp_1": 0, "tiny-2027 fp_1": 1}
+        }
 
 
-def test_an_endpoint_that_reports_ever_other_versions_fills_no_log(stage: store.Account, capfd: pytest.CaptureFixture[str]) -> None:
+def test_an_endpoint_that_reports_ever_other_versions_fills_no_log(
+    stage: store.Account, capfd: pytest.CaptureFixture[str]
+) -> None:
     with chat_server(
-        otherwise=lambda body: Fate(body=completion("x").replace(b"fp_1", body["messages"][-1]["content"].encode()))
+        otherwise=lambda body: Fate(
+            body=completion("x").replace(b"fp_1", body["messages"][-1]["content"].encode())
+        )
     ) as server:
         assert len(answers(config(server, concurrency=1), *range(10, 40))) == 30
     said = capfd.readouterr().err
-    assert said.count("changed in the middle of the turn") == 5 and said.count("not said again") == 1
+    assert (
+        said.count("changed in the middle of the turn") == 5 and said.count("not said again") == 1
+    )
     assert stage.line().endswith("1 by tiny-2026-01-01 14 and 25 more")
 
 
@@ -247,7 +315,10 @@ def test_a_version_that_changes_stops_where_that_is_asked(stage: store.Account) 
         settings = config(server, concurrency=1, on_version_change="stop")
         with (
             settings.open() as model,
-            pytest.raises(CallError, match=r"changed in the middle of the turn.*tiny-2026-01-01 fp_1 and tiny-2027 fp_1"),
+            pytest.raises(
+                CallError,
+                match=r"changed in the middle of the turn.*tiny-2026-01-01 fp_1 and tiny-2027 fp_1",
+            ),
         ):
             list(model.generate([ask(str(n)) for n in range(50)]))
         assert server.calls <= 5, "no call that was not under way"
@@ -258,7 +329,9 @@ def test_a_version_that_changes_stops_where_that_is_asked(stage: store.Account) 
             list(model.generate([ask("0"), ask("3"), ask("new")]))
         assert server.calls == called, "the answers of the store tell it too"
         with config(server, concurrency=1).open() as model:
-            assert [c.text is not None for c in model.generate([ask("0"), ask("3"), ask("new")])] == [True] * 3
+            assert [
+                c.text is not None for c in model.generate([ask("0"), ask("3"), ask("new")])
+            ] == [True] * 3
 
 
 CHILD = """\
@@ -289,7 +362,9 @@ def test_processes_that_share_a_store_never_overspend_together() -> None:
     settings = OpenAIConfig(model="m", price=PRICE)
     budget(usd=60 * COST + PRICE.of(*settings.most(ask(100))))
     with chat_server(otherwise=Fate(delay=0.02)) as server:
-        shards = [child(config(server, concurrency=4), first, first + 100) for first in (100, 200, 300)]
+        shards = [
+            child(config(server, concurrency=4), first, first + 100) for first in (100, 200, 300)
+        ]
         said = [shard.communicate(timeout=60)[0] for shard in shards]
     assert all(text.startswith("BudgetError") for text in said)
     assert 20 < server.calls < 100 and len(server.asked()) == server.calls
@@ -314,14 +389,18 @@ def test_a_call_whose_process_was_killed_is_made_by_another_at_once() -> None:
         waiting.start()
         started = time.monotonic()
         assert answers(config(server), 1)[0].text == "answer to 1"
-        assert 0.4 < time.monotonic() - started < 2, "while the process lived its call was waited for"
+        assert 0.4 < time.monotonic() - started < 2, (
+            "while the process lived its call was waited for"
+        )
         killed.communicate()
     assert server.calls == 2
     assert now().usd == pytest.approx(2 * COST), "the killed call may have been paid for"
 
 
 def test_a_call_may_take_the_larger_of_two_limits() -> None:
-    settings = OpenAIConfig(model="m", base_url="http://127.0.0.1/v1", extra={"max_completion_tokens": 500})
+    settings = OpenAIConfig(
+        model="m", base_url="http://127.0.0.1/v1", extra={"max_completion_tokens": 500}
+    )
     assert settings.most(ask("x"))[1] == 500
     assert settings.model_copy(update={"extra": {"max_tokens": 5}}).most(ask("x"))[1] == 5
 
@@ -331,7 +410,10 @@ def test_a_move_that_no_store_can_make_is_told_to_who_waits_and_the_till_goes_on
 
     async def moves() -> None:
         till = Till(store.open_store())
-        good, bad = (store.Answer(key, Completion("x", "m", prompt_tokens=tokens), 0.1) for key, tokens in (("a", 1), ("b", 2**70)))
+        good, bad = (
+            store.Answer(key, Completion("x", "m", prompt_tokens=tokens), 0.1)
+            for key, tokens in (("a", 1), ("b", 2**70))
+        )
         with pytest.raises((OverflowError, StoreError)):
             await asyncio.wait_for(till.settle(bad, 0.0, 1), 5)
         await asyncio.wait_for(till.settle(good, 0.0, 1), 5)

@@ -21,11 +21,26 @@ def own_store(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
 ENDINGS = {
     "long": (completion("half an ans", "length"), ("half an ans", "length", None)),
     "tool": (completion("said", "eos"), ("said", "stop", None)),
-    "used up": (completion("", "length"), (None, "length", "max_tokens were used up before the answer began: raise it")),
-    "filtered": (completion("a start", "content_filter"), (None, "refused", "refused by the provider's content filter")),
-    "refused": (completion(None, refusal="I can't help\nwith that"), (None, "refused", "refused: I can't help with that")),
+    "used up": (
+        completion("", "length"),
+        (None, "length", "max_tokens were used up before the answer began: raise it"),
+    ),
+    "filtered": (
+        completion("a start", "content_filter"),
+        (None, "refused", "refused by the provider's content filter"),
+    ),
+    "refused": (
+        completion(None, refusal="I can't help\nwith that"),
+        (None, "refused", "refused: I can't help with that"),
+    ),
     "in parts": (
-        completion([{"type": "thinking", "thinking": []}, {"type": "text", "text": "so "}, {"type": "text", "text": "be it"}]),
+        completion(
+            [
+                {"type": "thinking", "thinking": []},
+                {"type": "text", "text": "so "},
+                {"type": "text", "text": "be it"},
+            ]
+        ),
         ("so be it", "stop", None),
     ),
     "surrogate": (completion("x\ud800y"), ("x\ufffdy", "stop", None)),
@@ -35,7 +50,9 @@ ENDINGS = {
 def test_endings() -> None:
     with chat_server({name: [Fate(body=body)] for name, (body, _) in ENDINGS.items()}) as server:
         found = answers(config(server), *ENDINGS)
-        assert [(c.text, c.finish, c.failed) for c in found] == [wanted for _, wanted in ENDINGS.values()]
+        assert [(c.text, c.finish, c.failed) for c in found] == [
+            wanted for _, wanted in ENDINGS.values()
+        ]
         assert server.calls == len(ENDINGS)
 
 
@@ -49,7 +66,10 @@ def test_an_answer_that_comes_as_created_is_one_and_an_error_in_a_200_is_said() 
     failed = Fate(200, b'{"error": {"message": "Provider is down", "code": 502}}')
     with chat_server({"x": [failed] * 9}, otherwise=Fate(201)) as server:
         broken, good = answers(config(server, retries=1), "x", "y")
-        assert broken.failed == "an answer without choices (Provider is down), at the last of 2 attempts"
+        assert (
+            broken.failed
+            == "an answer without choices (Provider is down), at the last of 2 attempts"
+        )
         assert (good.text, server.calls) == ("answer to y", 3)
 
 
@@ -71,9 +91,14 @@ OPENROUTER = {
 
 def test_a_prompt_that_a_moderation_flags_is_set_aside_and_stops_nothing() -> None:
     """A 403 of another kind is about every call."""
-    with chat_server({"grim": [Fate(403, json.dumps({"error": OPENROUTER}).encode())] * 9}) as server:
+    with chat_server(
+        {"grim": [Fate(403, json.dumps({"error": OPENROUTER}).encode())] * 9}
+    ) as server:
         grim, good = answers(config(server), "grim", "good")
-        assert grim.failed == "refused by the provider's content filter for violence, \ufffd (HTTP 403: Input was flagged)"
+        assert (
+            grim.failed
+            == "refused by the provider's content filter for violence, \ufffd (HTTP 403: Input was flagged)"
+        )
         assert (grim.finish, good.text, server.calls) == ("refused", "answer to good", 2)
 
 
@@ -123,8 +148,17 @@ def test_what_an_endpoint_does_not_take_stops_with_the_setting_to_change(mend: s
     ],
 )
 def test_no_system_role_in_the_words_of_several(message: str) -> None:
-    body = {"error": {"message": message, "param": "messages[0].role" if "role" in message else None, "code": None}}
-    with chat_server(otherwise=Fate(400, json.dumps(body).encode())) as server, pytest.raises(CallError, match="system: merge"):
+    body = {
+        "error": {
+            "message": message,
+            "param": "messages[0].role" if "role" in message else None,
+            "code": None,
+        }
+    }
+    with (
+        chat_server(otherwise=Fate(400, json.dumps(body).encode())) as server,
+        pytest.raises(CallError, match="system: merge"),
+    ):
         answers(config(server), "x")
 
 
@@ -148,16 +182,31 @@ def test_a_system_message_merged_into_the_users_first() -> None:
     with chat_server() as server:
         settings = config(server, system="merge")
         with settings.open() as model:
-            list(model.generate(Request(messages, Sampling()) for messages in ((told, asked, said_, more), (asked,), (told,))))
+            list(
+                model.generate(
+                    Request(messages, Sampling())
+                    for messages in ((told, asked, said_, more), (asked,), (told,))
+                )
+            )
         assert model.name != config(server).name, "another prompt, another answer"
-    sent = {json.dumps([(m["role"], m["content"]) for m in body["messages"]]) for body in server.bodies}
-    wanted = [[("user", "Be brief.\n\nWho?"), ("assistant", "Me."), ("user", "And?")], [("user", "Who?")], [("user", "Be brief.")]]
+    sent = {
+        json.dumps([(m["role"], m["content"]) for m in body["messages"]]) for body in server.bodies
+    }
+    wanted = [
+        [("user", "Be brief.\n\nWho?"), ("assistant", "Me."), ("user", "And?")],
+        [("user", "Who?")],
+        [("user", "Be brief.")],
+    ]
     assert sent == {json.dumps(messages) for messages in wanted}
 
 
 def test_several_samples_are_a_call_each_so_that_none_can_be_missing() -> None:
     with chat_server() as server, config(server).open() as model:
         message = (Message(role="user", content="x"),)
-        found = list(model.generate(Request(message, Sampling(temperature=1, n=3), sample) for sample in range(3)))
+        found = list(
+            model.generate(
+                Request(message, Sampling(temperature=1, n=3), sample) for sample in range(3)
+            )
+        )
         assert [c.text for c in found] == ["answer to x"] * 3
         assert server.calls == 3 and not any("n" in body for body in server.bodies)

@@ -10,7 +10,7 @@ import pytest
 from cowest import collaboration, io, stages
 from cowest.config import Sampling
 from cowest.errors import ConfigError, ContractError
-from cowest.models import store
+from cowest.ledger import store
 from cowest.models.egress import EgressConfig
 from cowest.models.estimate import Counting
 from cowest.models.openai import OpenAIConfig
@@ -35,7 +35,14 @@ def own_store(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
 
 def settings(server: ChatServer, on_found: str, **egress: Any) -> dict[str, Any]:
     filter_ = {"on_found": on_found, "terms": TERMS, **egress}
-    return {"provider": "openai", "model": "tiny", "base_url": server.url, "key_env": None, "backoff": 0.01, "egress": filter_}
+    return {
+        "provider": "openai",
+        "model": "tiny",
+        "base_url": server.url,
+        "key_env": None,
+        "backoff": 0.01,
+        "egress": filter_,
+    }
 
 
 def config(server: ChatServer, on_found: str, **egress: Any) -> OpenAIConfig:
@@ -44,7 +51,10 @@ def config(server: ChatServer, on_found: str, **egress: Any) -> OpenAIConfig:
 
 def ask(*texts: str) -> Request:
     roles = ["user", "assistant"] * len(texts)
-    return Request(tuple(Message(role=role, content=text) for role, text in zip(roles, texts, strict=False)), Sampling())  # type: ignore[arg-type]
+    return Request(
+        tuple(Message(role=role, content=text) for role, text in zip(roles, texts, strict=False)),
+        Sampling(),
+    )  # type: ignore[arg-type]
 
 
 def answers(model: OpenAIConfig, *texts: str) -> list[Completion]:
@@ -60,10 +70,16 @@ def planted_in(value: Any) -> set[str]:
 
 def test_masks_leave_and_are_undone_in_the_answer() -> None:
     with chat_server() as server:
-        (found,) = answers(config(server, "mask"), "Write to ann.lee@example.com and bob@example.com, not ann.lee@example.com.")
+        (found,) = answers(
+            config(server, "mask"),
+            "Write to ann.lee@example.com and bob@example.com, not ann.lee@example.com.",
+        )
         (body,) = server.bodies
     assert body["messages"][-1]["content"] == "Write to [EMAIL_1] and [EMAIL_2], not [EMAIL_1]."
-    assert found.text == "answer to Write to ann.lee@example.com and bob@example.com, not ann.lee@example.com."
+    assert (
+        found.text
+        == "answer to Write to ann.lee@example.com and bob@example.com, not ann.lee@example.com."
+    )
 
 
 def test_masks_stay_in_the_answer_where_that_is_asked() -> None:
@@ -73,15 +89,27 @@ def test_masks_stay_in_the_answer_where_that_is_asked() -> None:
 
 
 def test_shots_and_all_messages_of_a_request_are_masked_alike() -> None:
-    request = ask("Who is bob@example.com?", "A colleague of ann.lee@example.com.", "And ann.lee@example.com?")
+    request = ask(
+        "Who is bob@example.com?", "A colleague of ann.lee@example.com.", "And ann.lee@example.com?"
+    )
     with chat_server() as server, config(server, "mask").open() as model:
         list(model.generate([request]))
     (body,) = server.bodies
-    assert [m["content"] for m in body["messages"]] == ["Who is [EMAIL_1]?", "A colleague of [EMAIL_2].", "And [EMAIL_2]?"]
+    assert [m["content"] for m in body["messages"]] == [
+        "Who is [EMAIL_1]?",
+        "A colleague of [EMAIL_2].",
+        "And [EMAIL_2]?",
+    ]
 
 
 def test_a_refused_row_fails_in_its_place_and_no_reason_says_what_was_found() -> None:
-    texts = ["a", f"mail {PLANTED['email']}", f"pay {PLANTED['card']} and {PLANTED['email']}", "b", f"key {KEY}"]
+    texts = [
+        "a",
+        f"mail {PLANTED['email']}",
+        f"pay {PLANTED['card']} and {PLANTED['email']}",
+        "b",
+        f"key {KEY}",
+    ]
     with chat_server() as server, store.accounting("refine") as account:
         found = answers(config(server, "refuse"), *texts)
         assert server.asked() == {"a": 1, "b": 1}
@@ -91,20 +119,31 @@ def test_a_refused_row_fails_in_its_place_and_no_reason_says_what_was_found() ->
     assert {c.finish for c in found if c.text is None} == {"failed"}
     assert not planted_in([c.failed for c in found])
     assert (account.requests, account.answered, account.aside) == (5, 2, 3)
-    assert account.line().endswith("; egress kept in 1 card, 2 email, 1 secret (in 3 of the requests)")
+    assert account.line().endswith(
+        "; egress kept in 1 card, 2 email, 1 secret (in 3 of the requests)"
+    )
 
 
 def test_where_all_are_refused_nothing_is_called() -> None:
     with chat_server() as server:
-        found = answers(config(server, "refuse"), *[f"row {n}: {PLANTED['email']}" for n in range(500)])
+        found = answers(
+            config(server, "refuse"), *[f"row {n}: {PLANTED['email']}" for n in range(500)]
+        )
         assert server.calls == 0 and [c.text for c in found] == [None] * 500
 
 
 def test_the_account_says_how_much_was_masked_and_never_what() -> None:
     with chat_server() as server, store.accounting("refine") as account:
-        answers(config(server, "mask"), "nothing", *PLANTED.values(), f"{PLANTED['email']} of {PLANTED['term']}")
+        answers(
+            config(server, "mask"),
+            "nothing",
+            *PLANTED.values(),
+            f"{PLANTED['email']} of {PLANTED['term']}",
+        )
     said = account.line()
-    assert said.endswith("; egress masked 1 card, 2 email, 1 iban, 1 national_id, 1 phone, 1 secret, 2 term (in 8 of the requests)")
+    assert said.endswith(
+        "; egress masked 1 card, 2 email, 1 iban, 1 national_id, 1 phone, 1 secret, 2 term (in 8 of the requests)"
+    )
     assert not planted_in(said)
 
 
@@ -153,7 +192,9 @@ def test_masks_are_a_part_of_the_name_and_the_other_ways_are_not() -> None:
             with config(server, on_found, **more).open() as model:
                 names[case] = model.name
                 (found,) = model.generate([ask("hello")])
-                assert found.model == model.name, "an answer from the store bears the name of who was asked"
+                assert found.model == model.name, (
+                    "an answer from the store bears the name of who was asked"
+                )
         assert server.calls == 1
     plain = OpenAIConfig(model="tiny", base_url=server.url).name
     assert names["off"] == names["allow"] == names["refuse"] == plain
@@ -162,7 +203,9 @@ def test_masks_are_a_part_of_the_name_and_the_other_ways_are_not() -> None:
 
 def test_the_store_holds_what_came_back_and_nothing_that_was_masked(own_store: Path) -> None:
     with chat_server() as server:
-        found = answers(config(server, "mask"), *(f"Tell me of {planted}!" for planted in PLANTED.values()))
+        found = answers(
+            config(server, "mask"), *(f"Tell me of {planted}!" for planted in PLANTED.values())
+        )
     assert planted_in([c.text for c in found]) == set(PLANTED), "here it is put back"
     kept = b"".join(path.read_bytes() for path in own_store.rglob("*") if path.is_file())
     assert kept and not [kind for kind, planted in PLANTED.items() if planted.encode() in kept]
@@ -174,7 +217,11 @@ def test_a_masked_call_is_not_estimated_again() -> None:
         model = config(server, "mask")
         answers(model, f"mail {PLANTED['email']}")
         counting = Counting(model)
-        list(model.egress.over(counting, outside=False, counted=False).generate([ask(f"mail {PLANTED['email']}"), ask("new")]))
+        list(
+            model.egress.over(counting, outside=False, counted=False).generate(
+                [ask(f"mail {PLANTED['email']}"), ask("new")]
+            )
+        )
     assert (counting.estimate.stored, counting.estimate.calls) == (1, 1)
 
 
@@ -188,9 +235,12 @@ def drafts(path: Path) -> Path:
     """Six queries, with something planted in the question, in the draft, or in both."""
     rows = []
     for number, planted in enumerate(PLANTED.values()):
-        query = make_query(number, f"What of {planted}? ({number})", targets=(f"Ask {planted}",), split="train")
+        query = make_query(
+            number, f"What of {planted}? ({number})", targets=(f"Ask {planted}",), split="train"
+        )
         rows += [
-            Draft(**query.model_dump(), sample=n, draft=draft, policy="p") for n, draft in enumerate([f"It is {planted}.", "Nothing."])
+            Draft(**query.model_dump(), sample=n, draft=draft, policy="p")
+            for n, draft in enumerate([f"It is {planted}.", "Nothing."])
         ]
     io.write(path, rows)
     return path
@@ -209,25 +259,44 @@ def test_no_body_of_refine_and_judge_holds_what_was_planted(tmp_path: Path, on_f
         refine = {"strong": settings(server, on_found), "prompts": prompts, "max_failed": None}
         stages.run("refine", refine, drafts=[paths["drafts"]], refinements=paths["refinements"])
     with chat_server(otherwise=Fate(body=completion("7"))) as judge:
-        score = {"scorer": {"scorer": "judge", "model": settings(judge, on_found)}, "max_failed": None}
+        score = {
+            "scorer": {"scorer": "judge", "model": settings(judge, on_found)},
+            "max_failed": None,
+        }
         stages.run("score", score, refinements=[paths["refinements"]], feedback=paths["feedback"])
     rows = list(io.read(paths["feedback"], Feedback))
     assert len(rows) == 14
     if on_found == "refuse":
         assert server.calls == judge.calls == 0, "the shot holds something, so every row does"
-        assert all(row.failed and row.failed.startswith("solo: not sent: the egress filter found ") for row in rows)
+        assert all(
+            row.failed and row.failed.startswith("solo: not sent: the egress filter found ")
+            for row in rows
+        )
     else:
         assert all(row.failed is None and row.score == 0.7 for row in rows)
-        assert {kind for row in rows for kind in planted_in(row.refinement)} == set(PLANTED), "what was masked is put back"
+        assert {kind for row in rows for kind in planted_in(row.refinement)} == set(PLANTED), (
+            "what was masked is put back"
+        )
         assert server.calls == 21 and judge.calls > 21
     bodies = [*server.bodies, *judge.bodies]
     assert [planted_in(body) for body in bodies if planted_in(body)] == []
 
 
 def test_refused_rows_fail_the_stage_as_other_failures_do(tmp_path: Path) -> None:
-    with chat_server() as server, pytest.raises(ContractError, match="the egress filter found") as raised:
-        refine = {"strong": settings(server, "refuse"), "prompts": {"refine": {"user": "{query} {draft}"}, "solo": {}}}
-        stages.run("refine", refine, drafts=[drafts(tmp_path / "d.jsonl")], refinements=tmp_path / "r.jsonl")
+    with (
+        chat_server() as server,
+        pytest.raises(ContractError, match="the egress filter found") as raised,
+    ):
+        refine = {
+            "strong": settings(server, "refuse"),
+            "prompts": {"refine": {"user": "{query} {draft}"}, "solo": {}},
+        }
+        stages.run(
+            "refine",
+            refine,
+            drafts=[drafts(tmp_path / "d.jsonl")],
+            refinements=tmp_path / "r.jsonl",
+        )
     assert not planted_in(str(raised.value))
 
 
@@ -238,9 +307,18 @@ def test_a_question_that_is_asked_and_answered(tmp_path: Path) -> None:
 
     prompts = Prompts(refine=Template(user="{query}\n{draft}"), solo=Template())
     policy = ScriptedConfig(rules=(Rule(match="", replies=(f"Pay with {PLANTED['card']}",)),))
-    with chat_server() as server, policy.open() as drafting, config(server, "mask").open() as strong:
+    with (
+        chat_server() as server,
+        policy.open() as drafting,
+        config(server, "mask").open() as strong,
+    ):
         asked = (Message(role="user", content=f"Where is {PLANTED['email']}?"),)
         _, refined = collaboration.answer(asked, drafting, strong, prompts, Sampling(), Sampling())
-        assert [body["messages"][-1]["content"] for body in server.bodies] == ["Where is [EMAIL_1]?\nPay with [CARD_1]"]
-    assert refined and refined.text == f"answer to Where is {PLANTED['email']}?\nPay with {PLANTED['card']}"
+        assert [body["messages"][-1]["content"] for body in server.bodies] == [
+            "Where is [EMAIL_1]?\nPay with [CARD_1]"
+        ]
+    assert (
+        refined
+        and refined.text == f"answer to Where is {PLANTED['email']}?\nPay with {PLANTED['card']}"
+    )
     assert any(line.startswith("egress masked ") for line in store.egress())

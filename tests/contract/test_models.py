@@ -12,7 +12,7 @@ from pydantic import TypeAdapter
 
 from cowest.config import Sampling
 from cowest.models import AnyProvider
-from cowest.models.batch import BatchConfig
+from cowest.models.endpoint.batch import BatchConfig
 from cowest.models.hf import HFConfig
 from cowest.models.openai import OpenAIConfig
 from cowest.models.scripted import Rule, ScriptedConfig
@@ -40,21 +40,32 @@ class Subject:
 
 @contextmanager
 def scripted() -> Iterator[Subject]:
-    rules = (Rule(match="poison", failed="told to fail"), Rule(match=r"\d+", replies=("is it {0}?", "it is {0}", "{0}!")))
+    rules = (
+        Rule(match="poison", failed="told to fail"),
+        Rule(match=r"\d+", replies=("is it {0}?", "it is {0}", "{0}!")),
+    )
     yield Subject(ScriptedConfig(rules=rules), window=1, poison="poison")
 
 
 @contextmanager
 def openai() -> Iterator[Subject]:
     with chat_server({"poison": [error(400)] * 9}) as server:
-        config = OpenAIConfig(model="tiny", base_url=server.url, key_env=None, concurrency=8, backoff=0.01)
+        config = OpenAIConfig(
+            model="tiny", base_url=server.url, key_env=None, concurrency=8, backoff=0.01
+        )
         yield Subject(config, window=32 * 8, poison="poison", calls=lambda: server.calls)
 
 
 @contextmanager
 def batched() -> Iterator[Subject]:
     with batch_server({"poison": [error(400)] * 9}) as server:
-        config = OpenAIConfig(model="tiny", base_url=server.url, key_env=None, backoff=0.01, batch=BatchConfig(requests=32, poll=0.01))
+        config = OpenAIConfig(
+            model="tiny",
+            base_url=server.url,
+            key_env=None,
+            backoff=0.01,
+            batch=BatchConfig(requests=32, poll=0.01),
+        )
         yield Subject(config, window=32, poison="poison", calls=lambda: sum(server.bought.values()))
 
 
@@ -68,7 +79,9 @@ PROVIDERS = [scripted, openai, batched, hf]
 
 
 @pytest.fixture(params=PROVIDERS, ids=lambda provider: provider.__name__)
-def subject(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[Subject]:
+def subject(
+    request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> Iterator[Subject]:
     monkeypatch.setenv("COWEST_STORE", str(tmp_path / "calls.sqlite"))
     with request.param() as found:
         yield found
@@ -84,7 +97,9 @@ def ask(text: str, sampling: Sampling = GREEDY, sample: int = 0, number: int = 0
     return Request((Message(role="user", content=text),), sampling, sample, number // BLOCK)
 
 
-def test_answers_each_request_once_and_in_order(subject: Subject, forget: Callable[[], None]) -> None:
+def test_answers_each_request_once_and_in_order(
+    subject: Subject, forget: Callable[[], None]
+) -> None:
     requests = [ask(f"What is {number} and one?", number=number) for number in range(40)]
     with subject.config.open() as model:
         forwards = list(model.generate(requests))
@@ -143,7 +158,9 @@ def test_a_failed_completion_has_a_reason_and_no_text(subject: Subject) -> None:
     if subject.poison is None:
         pytest.skip("answers everything")
     with subject.config.open() as model:
-        before, failed, after = model.generate([ask("What is 1?"), ask(subject.poison), ask("What is 2?")])
+        before, failed, after = model.generate(
+            [ask("What is 1?"), ask(subject.poison), ask("What is 2?")]
+        )
     assert failed.text is None and failed.failed and failed.finish in ("failed", "refused")
     assert before.text and after.text and before.failed is None and after.failed is None
 
@@ -157,4 +174,7 @@ def test_goes_on_after_a_reader_that_stopped(subject: Subject) -> None:
 
 
 def test_its_settings_come_back_from_plain_data(subject: Subject) -> None:
-    assert TypeAdapter(AnyProvider).validate_python(subject.config.model_dump(mode="json")) == subject.config
+    assert (
+        TypeAdapter(AnyProvider).validate_python(subject.config.model_dump(mode="json"))
+        == subject.config
+    )

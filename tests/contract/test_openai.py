@@ -16,9 +16,9 @@ import pytest
 
 from cowest.config import parse
 from cowest.errors import CallError, ConfigError, ModelError, StoreError
-from cowest.models import store
+from cowest.ledger import store
+from cowest.models.endpoint.responses import retry_after
 from cowest.models.openai import OpenAIConfig
-from cowest.models.responses import retry_after
 from cowest.protocols import Completion
 from tests import servers
 from tests.endpoints import answers, ask, config
@@ -63,9 +63,17 @@ def test_every_fault_that_may_pass_is_tried_again_and_no_more() -> None:
 
 
 def test_a_row_fails_after_the_last_attempt_and_the_others_go_on() -> None:
-    with chat_server({"bad": [error(500)] * 9, "blank": [servers.NULL] * 9, "slow": [Fate(delay=0.5)] * 9}) as server:
-        bad, blank, slow, good = answers(config(server, retries=2, timeout=0.2), "bad", "blank", "slow", "good")
-        assert (bad.text, bad.finish, bad.failed) == (None, "failed", "HTTP 500, at the last of 3 attempts")
+    with chat_server(
+        {"bad": [error(500)] * 9, "blank": [servers.NULL] * 9, "slow": [Fate(delay=0.5)] * 9}
+    ) as server:
+        bad, blank, slow, good = answers(
+            config(server, retries=2, timeout=0.2), "bad", "blank", "slow", "good"
+        )
+        assert (bad.text, bad.finish, bad.failed) == (
+            None,
+            "failed",
+            "HTTP 500, at the last of 3 attempts",
+        )
         assert (blank.text, blank.failed) == (None, "an empty answer, at the last of 3 attempts")
         assert (slow.text, slow.failed) == (None, "no answer in 0.2 s, at the last of 3 attempts")
         assert good.text == "answer to good"
@@ -73,9 +81,15 @@ def test_a_row_fails_after_the_last_attempt_and_the_others_go_on() -> None:
 
 
 def test_a_poison_row_is_asked_once_and_failed_with_what_the_provider_said() -> None:
-    with chat_server({"poison": [error(400, "too long\nby far")] * 9, "unfit": [error(422)] * 9}) as server:
+    with chat_server(
+        {"poison": [error(400, "too long\nby far")] * 9, "unfit": [error(422)] * 9}
+    ) as server:
         poison, unfit, good = answers(config(server), "poison", "unfit", "good")
-        assert (poison.text, poison.finish, poison.failed) == (None, "failed", "HTTP 400: too long by far")
+        assert (poison.text, poison.finish, poison.failed) == (
+            None,
+            "failed",
+            "HTTP 400: too long by far",
+        )
         assert unfit.failed == "HTTP 422: it said no"
         assert good.text
         assert server.asked() == {"poison": 1, "unfit": 1, "good": 1}
@@ -84,14 +98,20 @@ def test_a_poison_row_is_asked_once_and_failed_with_what_the_provider_said() -> 
 @pytest.mark.parametrize("status", [401, 402, 403, 404, 302])
 def test_what_every_call_would_meet_stops_at_once(status: int) -> None:
     refusal = error(status, Location="/elsewhere")
-    with chat_server(otherwise=refusal) as server, pytest.raises(CallError, match=f"HTTP {status}") as raised:
+    with (
+        chat_server(otherwise=refusal) as server,
+        pytest.raises(CallError, match=f"HTTP {status}") as raised,
+    ):
         answers(config(server, concurrency=4), *map(str, range(50)))
     assert server.calls <= 4
     assert "tiny at http://127.0.0.1" in str(raised.value) and raised.value.__cause__ is None
 
 
 def test_used_up_quota_is_not_waited_for() -> None:
-    with chat_server(otherwise=error(429, code="insufficient_quota")) as server, pytest.raises(CallError, match="quota is used up"):
+    with (
+        chat_server(otherwise=error(429, code="insufficient_quota")) as server,
+        pytest.raises(CallError, match="quota is used up"),
+    ):
         answers(config(server, concurrency=1), "a", "b")
     assert server.calls == 1
 
@@ -102,7 +122,9 @@ def test_what_was_answered_before_a_stop_is_kept() -> None:
         with config(server, concurrency=1).open() as model, pytest.raises(CallError):
             list(model.generate(ask(str(n)) for n in range(9)))
         assert server.calls == 6
-        assert [c.text for c in answers(config(server), *map(str, range(5)))] == [f"answer to {n}" for n in range(5)]
+        assert [c.text for c in answers(config(server), *map(str, range(5)))] == [
+            f"answer to {n}" for n in range(5)
+        ]
         assert server.calls == 6
 
 
@@ -114,7 +136,13 @@ def test_an_endpoint_out_of_reach_stops_the_stage() -> None:
 
 
 def test_no_such_host_stops_the_stage() -> None:
-    settings = OpenAIConfig(model="tiny", base_url="http://no-such-host.invalid/v1", key_env=None, backoff=0.01, retries=1)
+    settings = OpenAIConfig(
+        model="tiny",
+        base_url="http://no-such-host.invalid/v1",
+        key_env=None,
+        backoff=0.01,
+        retries=1,
+    )
     with pytest.raises(CallError, match="out of reach"):
         answers(settings, "a", "b")
 
@@ -133,7 +161,10 @@ def test_an_endpoint_that_was_reached_is_waited_for_when_it_goes_away() -> None:
             back.join()
     assert [c.text for c in [first, *rest]] == [f"answer to {n}" for n in range(600)]
     assert server.calls <= 600 + 4, "only those in flight were made again"
-    with config(server, concurrency=4, retries=1, patience=0.3).open() as model, pytest.raises(CallError, match="out of reach"):
+    with (
+        config(server, concurrency=4, retries=1, patience=0.3).open() as model,
+        pytest.raises(CallError, match="out of reach"),
+    ):
         with listening(server):
             found = model.generate(ask(f"more {n}") for n in range(600))
             next(found)
@@ -146,12 +177,22 @@ def test_a_thousand_rows_with_every_fault() -> None:
     poison = {row for row, fates in script.items() if fates[0].status == 400}
     rows = [f"row {n}" for n in range(1000)]
     with chat_server(script, otherwise=Fate(delay=0.05)) as server:
-        found = dict(zip(rows, answers(config(server, concurrency=64, backoff=0.1, timeout=0.8), *rows), strict=True))
-        assert {row: c.failed for row, c in found.items() if c.text is None} == dict.fromkeys(poison, "HTTP 400: it is poison")
+        found = dict(
+            zip(
+                rows,
+                answers(config(server, concurrency=64, backoff=0.1, timeout=0.8), *rows),
+                strict=True,
+            )
+        )
+        assert {row: c.failed for row, c in found.items() if c.text is None} == dict.fromkeys(
+            poison, "HTTP 400: it is poison"
+        )
         assert sum(c.text == f"answer to {row}" for row, c in found.items()) == 992
-        assert server.asked() == {row: len([f for f in script.get(row, []) if fails(f)]) + 1 for row in rows if row not in poison} | {
-            row: 1 for row in poison
-        }
+        assert server.asked() == {
+            row: len([f for f in script.get(row, []) if fails(f)]) + 1
+            for row in rows
+            if row not in poison
+        } | {row: 1 for row in poison}
         assert server.calls <= 1242
         for row, fates in script.items():
             if fates[0].headers.get("retry-after"):
@@ -163,18 +204,29 @@ def fails(fate: Fate) -> bool:
 
 
 def test_web_pages_for_every_call_stop_at_once() -> None:
-    page = Fate(body=b"<!DOCTYPE html><html><title>Sign in to\nthe network</title>", headers={"Content-Type": "text/html"})
-    with chat_server(otherwise=page) as server, pytest.raises(CallError, match=r"web pages \(Sign in to the network\): base_url is not"):
+    page = Fate(
+        body=b"<!DOCTYPE html><html><title>Sign in to\nthe network</title>",
+        headers={"Content-Type": "text/html"},
+    )
+    with (
+        chat_server(otherwise=page) as server,
+        pytest.raises(CallError, match=r"web pages \(Sign in to the network\): base_url is not"),
+    ):
         answers(config(server, concurrency=4), *map(str, range(100)))
     assert server.calls <= 3 + 4
     script = {str(n): [servers.HTML] for n in range(0, 100, 7)}
     with chat_server(script) as server:
-        assert all(c.text for c in answers(config(server, concurrency=1), "first", *map(str, range(100))))
+        assert all(
+            c.text for c in answers(config(server, concurrency=1), "first", *map(str, range(100)))
+        )
         assert server.calls == 101 + len(script)
     with chat_server({"only": [page] * 9}) as server:
         (failed,) = answers(config(server, retries=2), "only")
         assert failed.failed == "a web page for an answer, at the last of 3 attempts"
-    with chat_server({str(n): [servers.GOOD] for n in range(5)}, otherwise=page) as server, pytest.raises(CallError, match="web pages"):
+    with (
+        chat_server({str(n): [servers.GOOD] for n in range(5)}, otherwise=page) as server,
+        pytest.raises(CallError, match="web pages"),
+    ):
         answers(config(server, concurrency=2), *map(str, range(500)))
     assert server.calls < 120, "a login that ran out half way: 16 rows, each with its retries"
 
@@ -194,12 +246,17 @@ def test_retry_after_holds_for_all_calls() -> None:
         assert max(b - a for a, b in pairwise(server.times)) >= 0.7
     with chat_server({"0": [error(429, retry_after="0.7")], "1": [Fate(delay=0.2)]}) as server:
         answers(config(server, concurrency=2), "0", "1", "2", "3")
-        assert server.times[2] - server.times[0] >= 0.7, "no call of any row before the time that was named"
+        assert server.times[2] - server.times[0] >= 0.7, (
+            "no call of any row before the time that was named"
+        )
 
 
 def test_a_longer_wait_than_patience_stops() -> None:
     date = email.utils.formatdate(time.time() + 3600, usegmt=True)
-    with chat_server(otherwise=error(429, retry_after=date)) as server, pytest.raises(CallError, match=r"asks to come back in 3[56]"):
+    with (
+        chat_server(otherwise=error(429, retry_after=date)) as server,
+        pytest.raises(CallError, match=r"asks to come back in 3[56]"),
+    ):
         answers(config(server, patience=60), "a")
     assert server.calls == 1
 
@@ -210,7 +267,12 @@ def test_a_longer_wait_than_patience_stops() -> None:
      ("Thu Jan  1 00:01:40 1970", 40.0), ("Thursday, 01-Jan-70 00:01:40 GMT", 40.0), ("", None), ("soon", None),
      ("-3", None), ("nan", None), ("inf", None), ("²", None), ("1e9", None)],
 )  # fmt: skip
-def test_reads_retry_after(said: str, seconds: float | None, monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureRequest) -> None:
+def test_reads_retry_after(
+    said: str,
+    seconds: float | None,
+    monkeypatch: pytest.MonkeyPatch,
+    request: pytest.FixtureRequest,
+) -> None:
     monkeypatch.setenv("TZ", "America/New_York")
     time.tzset()
     request.addfinalizer(lambda: (monkeypatch.undo(), time.tzset()))
@@ -251,9 +313,15 @@ def test_an_answer_is_in_the_store_before_it_is_seen(own_store: Path) -> None:
 def test_a_store_that_fails_yields_nothing(own_store: Path) -> None:
     requests = [ask(str(n)) for n in range(8)]
     with chat_server(otherwise=Fate(delay=0.4)) as server, config(server).open() as model:
-        other = sqlite3.connect(own_store / "calls.sqlite", isolation_level=None, check_same_thread=False)
-        locks = threading.Timer(0.2, lambda: other.execute("BEGIN IMMEDIATE"))  # the answers wait to be written
-        breaks = threading.Timer(0.8, lambda: [other.execute(line) for line in ("DROP TABLE calls", "COMMIT")])
+        other = sqlite3.connect(
+            own_store / "calls.sqlite", isolation_level=None, check_same_thread=False
+        )
+        locks = threading.Timer(
+            0.2, lambda: other.execute("BEGIN IMMEDIATE")
+        )  # the answers wait to be written
+        breaks = threading.Timer(
+            0.8, lambda: [other.execute(line) for line in ("DROP TABLE calls", "COMMIT")]
+        )
         locks.start(), breaks.start()
         found: list[Completion] = []
         with pytest.raises(StoreError, match="no such table"):
@@ -272,19 +340,32 @@ def test_keeps_tokens_version_and_seconds(own_store: Path) -> None:
     with chat_server(otherwise=Fate(delay=0.05)) as server:
         (found,) = answers(config(server), "x")
     assert (found.prompt_tokens, found.completion_tokens) == (7, 3)
-    rows = store.CallStore(own_store / "calls.sqlite").read(lambda db: db.execute("SELECT version, seconds, cost FROM calls").fetchall())
+    rows = store.CallStore(own_store / "calls.sqlite").read(
+        lambda db: db.execute("SELECT version, seconds, cost FROM calls").fetchall()
+    )
     assert rows[0][0] == servers.VERSION and 0.05 <= rows[0][1] < 5 and rows[0][2] is None
 
 
 def test_what_is_sent() -> None:
     with chat_server() as server:
         answers(config(server), "plain")
-        extra = config(server, limit="max_completion_tokens", extra={"temperature": None, "seed": 3})
+        extra = config(
+            server, limit="max_completion_tokens", extra={"temperature": None, "seed": 3}
+        )
         with extra.open() as model:
-            list(model.generate([ask("full", temperature=0.7, top_p=0.9, max_tokens=5, stop=("\n",))]))
+            list(
+                model.generate(
+                    [ask("full", temperature=0.7, top_p=0.9, max_tokens=5, stop=("\n",))]
+                )
+            )
         assert model.name.startswith(config(server).name + "#")
     plain, full = server.bodies
-    assert plain == {"model": "tiny", "messages": [{"role": "user", "content": "plain"}], "temperature": 0.0, "max_tokens": 256}
+    assert plain == {
+        "model": "tiny",
+        "messages": [{"role": "user", "content": "plain"}],
+        "temperature": 0.0,
+        "max_tokens": 256,
+    }
     assert full == {
         "model": "tiny", "messages": [{"role": "user", "content": "full"}], "max_completion_tokens": 5, "top_p": 0.9, "stop": ["\n"],
         "seed": 3,
@@ -293,13 +374,19 @@ def test_what_is_sent() -> None:
 
 def test_the_name_is_model_and_endpoint() -> None:
     assert OpenAIConfig(model="m").name == "m@api.openai.com/v1"
-    assert OpenAIConfig(model="m", base_url="http://LOCALHOST:8000/v1/").name == "m@localhost:8000/v1"
+    assert (
+        OpenAIConfig(model="m", base_url="http://LOCALHOST:8000/v1/").name == "m@localhost:8000/v1"
+    )
     same = OpenAIConfig(model="m", concurrency=3, retries=1, timeout=9)
     assert same.name == OpenAIConfig(model="m").name, "how calls are made is not what they ask"
 
 
 def test_takes_no_adapter(tmp_path: Path) -> None:
-    with chat_server() as server, pytest.raises(ModelError, match="takes no adapter"), config(server).open(adapter=tmp_path):
+    with (
+        chat_server() as server,
+        pytest.raises(ModelError, match="takes no adapter"),
+        config(server).open(adapter=tmp_path),
+    ):
         pass
 
 
@@ -317,20 +404,35 @@ def test_base_urls_refused(url: str) -> None:
         parse(OpenAIConfig, {"provider": "openai", "model": "m", "base_url": url}, "test")
 
 
-@pytest.mark.parametrize("url", ["https://api.openai.com/v1", "http://127.0.0.1:8000/v1", "http://[::1]:8000/v1", "http://10.0.0.8/v1"])
+@pytest.mark.parametrize(
+    "url",
+    [
+        "https://api.openai.com/v1",
+        "http://127.0.0.1:8000/v1",
+        "http://[::1]:8000/v1",
+        "http://10.0.0.8/v1",
+    ],
+)
 def test_base_urls_taken(url: str) -> None:
     assert parse(OpenAIConfig, {"model": "m", "base_url": url}, "test").base_url == url
 
 
-@pytest.mark.parametrize("settings", [{"key_env": CANARY}, {"extra": {"n": 2}}, {"extra": {"model": "other"}}, {"retry": 3}])
+@pytest.mark.parametrize(
+    "settings",
+    [{"key_env": CANARY}, {"extra": {"n": 2}}, {"extra": {"model": "other"}}, {"retry": 3}],
+)
 def test_settings_refused(settings: dict[str, Any]) -> None:
     with pytest.raises(ConfigError) as raised:
         parse(OpenAIConfig, {"model": "m", **settings}, "test")
     assert CANARY not in str(raised.value)
 
 
-@pytest.mark.parametrize("value", [None, "  ", f"{CANARY} and more", f"{CANARY}\nmore", f"{CANARY}é"])
-def test_no_key_or_a_broken_one_is_told_before_any_call(value: str | None, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize(
+    "value", [None, "  ", f"{CANARY} and more", f"{CANARY}\nmore", f"{CANARY}é"]
+)
+def test_no_key_or_a_broken_one_is_told_before_any_call(
+    value: str | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
     if value is not None:
         monkeypatch.setenv("OPENAI_API_KEY", value)
     with chat_server() as server, pytest.raises(CallError, match="OPENAI_API_KEY") as raised:
@@ -360,27 +462,41 @@ def faces_of(raised: BaseException) -> Iterator[str]:
 
 
 def test_the_key_is_sent_and_seen_nowhere_else(
-    own_store: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, capfd: pytest.CaptureFixture[str]
+    own_store: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+    capfd: pytest.CaptureFixture[str],
 ) -> None:
     monkeypatch.setenv("OPENAI_API_KEY", f" {CANARY}\n")
     caplog.set_level(logging.DEBUG)
     told = error(400, f"Incorrect API key provided: {CANARY}")
     stop = error(401, f"Incorrect API key provided: {CANARY}")
-    with chat_server({"poison": [told], "flaky": [error(500), servers.DROPPED], "stop": [stop]}) as server:
+    with chat_server(
+        {"poison": [told], "flaky": [error(500), servers.DROPPED], "stop": [stop]}
+    ) as server:
         settings = config(server, key_env="OPENAI_API_KEY", retries=3)
         found = answers(settings, "fine", "poison", "flaky")
         with pytest.raises(CallError) as raised:
             answers(settings, "stop")
     assert found[1].failed == "HTTP 400: Incorrect API key provided: ***"
     assert {headers["authorization"] for headers in server.headers} == {f"Bearer {CANARY}"}
-    seen = [*faces_of(raised.value), str(found), repr(settings), settings.model_dump_json(), caplog.text, *capfd.readouterr()]
+    seen = [
+        *faces_of(raised.value),
+        str(found),
+        repr(settings),
+        settings.model_dump_json(),
+        caplog.text,
+        *capfd.readouterr(),
+    ]
     assert not any(CANARY in text for text in seen)
     files = [path for path in own_store.rglob("*") if path.is_file()]
     assert files and not any(CANARY.encode() in path.read_bytes() for path in files)
 
 
 @pytest.mark.parametrize("word", ["none", "EMPTY", "1"])
-def test_a_word_in_a_keys_place_changes_no_answer(word: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_word_in_a_keys_place_changes_no_answer(
+    word: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setenv("OPENAI_API_KEY", word)
     with chat_server() as server:
         (found,) = answers(config(server, key_env="OPENAI_API_KEY"), "none of 1, EMPTY")
@@ -400,25 +516,46 @@ def test_an_endpoint_that_says_what_no_database_or_file_can_hold_stops_nothing(
         "version": with_part(model="m\ud800\x1b[2J" + "x" * 10_000),
         "refusal": Fate(body=servers.completion(None, refusal="no\ud800\x1b[2J")),
         "logprob": with_part(choices=[choice | {"logprobs": {"content": [{"logprob": 10**400}]}}]),
-        "endless": with_part(choices=[choice | {"logprobs": {"content": [{"logprob": float("inf")}]}}]),
+        "endless": with_part(
+            choices=[choice | {"logprobs": {"content": [{"logprob": float("inf")}]}}]
+        ),
         "poison": Fate(400, json.dumps({"error": {"message": "no\ud800\x1b[2J"}}).encode()),
     }
     with chat_server({name: [fate] for name, fate in odd.items()}) as server:
         found = dict(zip(odd, answers(config(server, concurrency=1), *odd), strict=True))
         assert server.calls == len(odd)
     assert [found[name].text for name in odd] == ["well", "well", None, "well", "well", None]
-    assert (found["tokens"].prompt_tokens, found["logprob"].logprob, found["endless"].logprob) == (0, None, None)
-    assert found["refusal"].failed == "refused: no\ufffd\ufffd[2J" and found["poison"].failed == "HTTP 400: no\ufffd\ufffd[2J"
-    assert "\x1b" not in (said := capfd.readouterr().err) and "m\ufffd\ufffd[2Jxxx" in said and len(said) < 1000
+    assert (found["tokens"].prompt_tokens, found["logprob"].logprob, found["endless"].logprob) == (
+        0,
+        None,
+        None,
+    )
+    assert (
+        found["refusal"].failed == "refused: no\ufffd\ufffd[2J"
+        and found["poison"].failed == "HTTP 400: no\ufffd\ufffd[2J"
+    )
+    assert (
+        "\x1b" not in (said := capfd.readouterr().err)
+        and "m\ufffd\ufffd[2Jxxx" in said
+        and len(said) < 1000
+    )
 
 
-def test_an_endpoint_that_says_the_key_gets_it_into_nothing(own_store: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_endpoint_that_says_the_key_gets_it_into_nothing(
+    own_store: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     key = "sk-can/ary+01=23456789"
     monkeypatch.setenv("OPENAI_API_KEY", key)
-    body = servers.completion(f"Your key is {key}.").replace(b"tiny-2026-01-01", key.encode().replace(b"/", b"\\/"))
+    body = servers.completion(f"Your key is {key}.").replace(
+        b"tiny-2026-01-01", key.encode().replace(b"/", b"\\/")
+    )
     refusal = servers.completion(None, refusal=f"Not with {key}")
-    with chat_server({"refuse": [Fate(body=refusal)]}, otherwise=Fate(body=body, headers={"X-Key": key})) as server:
+    with chat_server(
+        {"refuse": [Fate(body=refusal)]}, otherwise=Fate(body=body, headers={"X-Key": key})
+    ) as server:
         found = answers(config(server, key_env="OPENAI_API_KEY"), "x", "refuse")
-    assert [c.text for c in found] == ["Your key is ***.", None] and found[1].failed == "refused: Not with ***"
+    assert [c.text for c in found] == ["Your key is ***.", None] and found[
+        1
+    ].failed == "refused: Not with ***"
     kept = b"".join(path.read_bytes() for path in own_store.rglob("*") if path.is_file())
     assert b"Your key is ***." in kept and b"*** fp_1" in kept and b"sk-can" not in kept

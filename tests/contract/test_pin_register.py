@@ -9,10 +9,11 @@ import pytest
 from cowest import io, stages, version
 from cowest.config import file_digest
 from cowest.errors import ContractError, CoWestError, InputError
-from cowest.evaluation import Gate, compare, gather
+from cowest.evaluation import compare, gather
+from cowest.gates import Gate
 from cowest.lineage import Turn
 from cowest.records import Outcome
-from cowest.registry import RegistryConfig
+from cowest.registry.mlflow import RegistryConfig
 from tests.factories import make_trial
 from tests.registries import empty_registry, make_version
 
@@ -36,8 +37,13 @@ class Project:
 
     def judge(self, *, better: bool) -> None:
         scores = {"before": 0.0, "after": 1.0} if better else {"before": 1.0, "after": 0.0}
-        queries = ([make_trial(number, system, score=score) for system, score in scores.items()] for number in range(8))
-        report = compare(gather(queries), [Gate(of="after", over="before", at_least=0.0)], draws=1000, seed=0)
+        queries = (
+            [make_trial(number, system, score=score) for system, score in scores.items()]
+            for number in range(8)
+        )
+        report = compare(
+            gather(queries), [Gate(of="after", over="before", at_least=0.0)], draws=1000, seed=0
+        )
         io.write_document(self.folder / "eval.json", report)
 
     def pin(self) -> Turn:
@@ -46,9 +52,19 @@ class Project:
         return io.read_document(self.folder / "turn.json", Turn)
 
     def register(self) -> Outcome:
-        paths = {"policy": "policy", "challenger": "challenger", "params": "params.yaml", "turn": "turn.json", "report": "eval.json"}
+        paths = {
+            "policy": "policy",
+            "challenger": "challenger",
+            "params": "params.yaml",
+            "turn": "turn.json",
+            "report": "eval.json",
+        }
         paths |= {name: f"{name}.jsonl" for name in ("queries", "corpus", "pairs")}
-        self.run("register", **{name: self.folder / path for name, path in paths.items()}, decision=self.folder / "decision.json")
+        self.run(
+            "register",
+            **{name: self.folder / path for name, path in paths.items()},
+            decision=self.folder / "decision.json",
+        )
         return io.read_document(self.folder / "decision.json", Outcome)
 
     def run(self, stage: str, **ports: Any) -> None:
@@ -64,7 +80,9 @@ def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Project:
     return Project(tmp_path)
 
 
-def test_the_first_turn_starts_from_nothing_and_the_second_from_its_champion(project: Project) -> None:
+def test_the_first_turn_starts_from_nothing_and_the_second_from_its_champion(
+    project: Project,
+) -> None:
     assert project.pin().champion is None
     assert version.read(project.folder / "start") is None
     assert version.read(project.folder / "champion") is None
@@ -72,7 +90,11 @@ def test_the_first_turn_starts_from_nothing_and_the_second_from_its_champion(pro
     assert (first.version, first.promoted, first.champion) == (1, True, 1)
     project.new_data("{}\n{}\n")
     assert project.pin().champion == 1
-    assert file_digest(project.folder / "start") == file_digest(project.folder / "champion") == file_digest(project.folder / "challenger")
+    assert (
+        file_digest(project.folder / "start")
+        == file_digest(project.folder / "champion")
+        == file_digest(project.folder / "challenger")
+    )
 
 
 def test_a_failed_gate_is_a_refusal_with_its_reason(project: Project) -> None:
@@ -86,7 +108,14 @@ def test_a_failed_gate_is_a_refusal_with_its_reason(project: Project) -> None:
 
 def test_a_turn_that_is_started_again_keeps_what_it_pinned(project: Project) -> None:
     pinned = project.pin()
-    project.registry.open().decide(make_version(project.folder / "other"), turn="ee", promote=True, against=None, reason="so", tags={})
+    project.registry.open().decide(
+        make_version(project.folder / "other"),
+        turn="ee",
+        promote=True,
+        against=None,
+        reason="so",
+        tags={},
+    )
     assert project.pin() == pinned
     assert version.read(project.folder / "champion") is None
     (project.folder / "champion" / "version.json").unlink()
@@ -96,7 +125,14 @@ def test_a_turn_that_is_started_again_keeps_what_it_pinned(project: Project) -> 
 
 def test_a_turn_that_came_too_late_is_judged_again(project: Project) -> None:
     project.pin()
-    project.registry.open().decide(make_version(project.folder / "other"), turn="ee", promote=True, against=None, reason="so", tags={})
+    project.registry.open().decide(
+        make_version(project.folder / "other"),
+        turn="ee",
+        promote=True,
+        against=None,
+        reason="so",
+        tags={},
+    )
     late = project.register()
     assert (late.promoted, late.champion) == (False, 1)
     assert project.pin().champion == 1
@@ -126,14 +162,33 @@ def test_the_tracker_holds_the_turn(project: Project) -> None:
     assert run.data.metrics["passed"] == 1.0
     raw, pairs = (json.loads(run.data.tags[f"dataset/{name}"]) for name in ("raw", "pairs"))
     assert (raw["kept"], raw["digest"]) == ("unversioned", file_digest(project.folder / "raw"))
-    assert pairs == {"path": "data/pairs.jsonl", "digest": file_digest(project.folder / "pairs.jsonl"), "kept": "derived", "rows": 3}
-    assert project.registry.open().log()[0].tags["dataset/pairs"] == run.data.tags["dataset/pairs"], "and so does the decision"
-    inputs = {tag.value: one.dataset for one in run.inputs.dataset_inputs for tag in one.tags if tag.key == "mlflow.data.context"}
+    assert pairs == {
+        "path": "data/pairs.jsonl",
+        "digest": file_digest(project.folder / "pairs.jsonl"),
+        "kept": "derived",
+        "rows": 3,
+    }
+    assert (
+        project.registry.open().log()[0].tags["dataset/pairs"] == run.data.tags["dataset/pairs"]
+    ), "and so does the decision"
+    inputs = {
+        tag.value: one.dataset
+        for one in run.inputs.dataset_inputs
+        for tag in one.tags
+        if tag.key == "mlflow.data.context"
+    }
     assert inputs.keys() == {"raw", "queries", "corpus", "pairs"}
-    assert (inputs["pairs"].name, inputs["pairs"].digest) == ("data/pairs.jsonl", pairs["digest"][:36])
+    assert (inputs["pairs"].name, inputs["pairs"].digest) == (
+        "data/pairs.jsonl",
+        pairs["digest"][:36],
+    )
     assert run.data.tags["data/rows.jsonl"] == file_digest(project.folder / "raw" / "rows.jsonl")
     assert _history(project.registry, key) == [(5, 0.7), (10, 0.5)]
-    assert {file.path for file in runs.client.list_artifacts(run.info.run_id)} == {"eval.json", "turn.json", "version"}
+    assert {file.path for file in runs.client.list_artifacts(run.info.run_id)} == {
+        "eval.json",
+        "turn.json",
+        "version",
+    }
 
 
 def test_a_turn_that_was_cut_short_while_it_was_tracked_is_completed(project: Project) -> None:
@@ -168,4 +223,7 @@ def _history(config: RegistryConfig, turn: str) -> list[tuple[int, float]]:
     runs = config.runs()
     run = runs.find(turn)
     assert run is not None
-    return [(point.step, point.value) for point in runs.client.get_metric_history(run.info.run_id, "dpo/loss")]
+    return [
+        (point.step, point.value)
+        for point in runs.client.get_metric_history(run.info.run_id, "dpo/loss")
+    ]

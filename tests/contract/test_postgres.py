@@ -9,12 +9,12 @@ from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
-from cowest import checks
+from cowest.commands import doctor
 from cowest.errors import ConfigError, CoWestError, StoreError
-from cowest.models import postgres, schema
-from cowest.models.claims import Ask, Budget, Claims, Refused, Released, Settled, open_turn, spent
-from cowest.models.database import Db
-from cowest.models.store import Answer, CallStore, accounting
+from cowest.ledger import postgres, schema
+from cowest.ledger.claims import Ask, Budget, Claims, Refused, Released, Settled, open_turn, spent
+from cowest.ledger.database import Db
+from cowest.ledger.store import Answer, CallStore, accounting
 from cowest.protocols import Completion
 from tests import stores
 
@@ -42,13 +42,17 @@ def secretless(error: BaseException) -> str:
     """What an error says; neither it nor what it came from holds the password, in any form."""
     told: BaseException | None = error
     while told is not None:
-        assert not any(word in f"{told} {told!r}" for word in (stores.PASSWORD, stores.QUOTED, "canary"))
+        assert not any(
+            word in f"{told} {told!r}" for word in (stores.PASSWORD, stores.QUOTED, "canary")
+        )
         told = told.__cause__ or (None if told.__suppress_context__ else told.__context__)
     return str(error)
 
 
 @pytest.mark.parametrize("mode", ["fast", "immediate"])
-def test_a_server_that_is_started_again_is_waited_for(mode: str, server: stores.Server, place: str) -> None:
+def test_a_server_that_is_started_again_is_waited_for(
+    mode: str, server: stores.Server, place: str
+) -> None:
     kept = CallStore(place)
     with accounting("refine"):
         open_turn(kept, "t", Budget(usd=1))
@@ -60,14 +64,20 @@ def test_a_server_that_is_started_again_is_waited_for(mode: str, server: stores.
         assert kept.get(["a"]) == {}
         back.join()
         # Our session is lost with the server, and who asks before we are back must not take the call for nobody's.
-        assert [why.name for why in other._store.write([lambda db: other.make(db, [Ask("a", 0.25, 1)])])[0] if why] == ["TAKEN"]
+        assert [
+            why.name
+            for why in other._store.write([lambda db: other.make(db, [Ask("a", 0.25, 1)])])[0]
+            if why
+        ] == ["TAKEN"]
         kept.write([lambda db: claims.make(db, [Settled(answer("a"), 0.125, 1)])])
         assert kept.read(lambda db: spent(db, "t")).usd == 0.125
         assert kept.read(lambda db: kept.living(db, {claims._me})) == {claims._me}
     assert CallStore(place).get(["a"])["a"].text == "answer to a"
 
 
-def test_nothing_is_lost_or_done_twice_while_sessions_are_cut_and_the_server_crashes(server: stores.Server, place: str) -> None:
+def test_nothing_is_lost_or_done_twice_while_sessions_are_cut_and_the_server_crashes(
+    server: stores.Server, place: str
+) -> None:
     """Answers and money of a writer, through twenty cuts at seeded moments."""
     kept, luck, calls = CallStore(place), random.Random(3), 300
     cut = f"SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname = '{name(place)}'"
@@ -79,7 +89,9 @@ def test_nothing_is_lost_or_done_twice_while_sessions_are_cut_and_the_server_cra
             for number in range(calls):
                 ask = Ask(str(number), 1.0, 1)
                 kept.write([lambda db, ask=ask: claims.make(db, [ask])])
-                move = Released(ask, 0.5, 1) if number % 3 == 0 else Settled(answer(ask.key), 0.25, 1)
+                move = (
+                    Released(ask, 0.5, 1) if number % 3 == 0 else Settled(answer(ask.key), 0.25, 1)
+                )
                 kept.write([lambda db, move=move: claims.make(db, [move])])
 
     with ThreadPoolExecutor(1) as pool:
@@ -108,7 +120,10 @@ class Wire:
 
     def _accept(self) -> None:
         while True:
-            client, server = self._listening.accept()[0], socket.create_connection(("127.0.0.1", self._server))
+            client, server = (
+                self._listening.accept()[0],
+                socket.create_connection(("127.0.0.1", self._server)),
+            )
             threading.Thread(target=self._carry, args=(client, server), daemon=True).start()
 
     def _carry(self, client: socket.socket, server: socket.socket) -> None:
@@ -131,7 +146,9 @@ class Wire:
 
 
 @pytest.mark.parametrize("when", ["before", "after"])
-def test_a_commit_whose_answer_is_lost_is_done_once(when: str, server: stores.Server, place: str) -> None:
+def test_a_commit_whose_answer_is_lost_is_done_once(
+    when: str, server: stores.Server, place: str
+) -> None:
     wire = Wire(server.port)
     kept = CallStore(place.replace(str(server.port), str(wire.port)))
     tries: list[int] = []
@@ -147,17 +164,26 @@ def test_a_commit_whose_answer_is_lost_is_done_once(when: str, server: stores.Se
         kept.write([release])
     assert (len(tries), wire.breaks) == ({"before": 2, "after": 1}[when], "")
     assert kept.read(lambda db: spent(db, "t")).usd == 0.5
-    assert kept.read(lambda db: kept.living(db, {claims._me})) == {claims._me}, "the session in its place says that we live"
+    assert kept.read(lambda db: kept.living(db, {claims._me})) == {claims._me}, (
+        "the session in its place says that we live"
+    )
 
 
-def test_a_server_that_stays_away_is_one_clear_error(server: stores.Server, place: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_server_that_stays_away_is_one_clear_error(
+    server: stores.Server, place: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     kept = CallStore(place)
     monkeypatch.setattr(postgres, "PATIENCE", 0.5)
     server.stop()
     try:
-        with pytest.raises(StoreError, match=r"calls_\d+ can't be written: .* is the server up") as away:
+        with pytest.raises(
+            StoreError, match=r"calls_\d+ can't be written: .* is the server up"
+        ) as away:
             kept.put([answer("a")])
-        with pytest.raises(StoreError, match=rf"the call store postgresql://127.0.0.1:{server.port}/calls_\d+ can't be opened") as down:
+        with pytest.raises(
+            StoreError,
+            match=rf"the call store postgresql://127.0.0.1:{server.port}/calls_\d+ can't be opened",
+        ) as down:
             CallStore(place)
     finally:
         server.start()
@@ -165,11 +191,15 @@ def test_a_server_that_stays_away_is_one_clear_error(server: stores.Server, plac
     kept.put([answer("a")])
 
 
-def test_a_wrong_password_or_database_is_said_without_it(server: stores.Server, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_wrong_password_or_database_is_said_without_it(
+    server: stores.Server, monkeypatch: pytest.MonkeyPatch
+) -> None:
     with pytest.raises(StoreError, match=r"authentication failed.* PGPASSWORD") as wrong:
         CallStore(server.url("postgres", word="canary-is-wrong"))
     secretless(wrong.value)
-    with pytest.raises(StoreError, match=r'"nowhere" does not exist.* make the database') as nowhere:
+    with pytest.raises(
+        StoreError, match=r'"nowhere" does not exist.* make the database'
+    ) as nowhere:
         CallStore(server.url("nowhere"))
     secretless(nowhere.value)
     monkeypatch.setenv("PGPASSWORD", stores.PASSWORD)
@@ -195,7 +225,10 @@ def test_an_address_that_is_none_is_never_quoted(url: str) -> None:
 
 
 def test_a_role_that_may_not_is_told_what_it_needs(server: stores.Server, place: str) -> None:
-    server.sql(f"DROP ROLE IF EXISTS guest_{name(place)}", f"CREATE ROLE guest_{name(place)} LOGIN PASSWORD 'canary-guest'")
+    server.sql(
+        f"DROP ROLE IF EXISTS guest_{name(place)}",
+        f"CREATE ROLE guest_{name(place)} LOGIN PASSWORD 'canary-guest'",
+    )
     guest = server.url(name(place), f"guest_{name(place)}", "canary-guest")
     with pytest.raises(StoreError, match=r"permission denied.* CREATE on the database") as first:
         CallStore(guest)
@@ -203,13 +236,20 @@ def test_a_role_that_may_not_is_told_what_it_needs(server: stores.Server, place:
     CallStore(place).put([answer("a")])
     with pytest.raises(StoreError, match=r"permission denied.* GRANT USAGE ON SCHEMA cowest"):
         CallStore(guest).get(["a"])
-    grants = (f"GRANT USAGE ON SCHEMA cowest TO guest_{name(place)}", f"GRANT ALL ON ALL TABLES IN SCHEMA cowest TO guest_{name(place)}")
+    grants = (
+        f"GRANT USAGE ON SCHEMA cowest TO guest_{name(place)}",
+        f"GRANT ALL ON ALL TABLES IN SCHEMA cowest TO guest_{name(place)}",
+    )
     server.sql(*grants, database=name(place))
     kept = CallStore(guest)
     claims, other = Claims(kept), Claims(CallStore(place))
-    assert kept.get(["a"]) and kept.write([lambda db: claims.make(db, [Ask("b", 1.0, 1)])]) == [[None]]
+    assert kept.get(["a"]) and kept.write([lambda db: claims.make(db, [Ask("b", 1.0, 1)])]) == [
+        [None]
+    ]
     for one, another in ((claims, other), (other, claims)):
-        assert one._store.read(lambda db, one=one, another=another: one._store.living(db, {another._me})) == {another._me}
+        assert one._store.read(
+            lambda db, one=one, another=another: one._store.living(db, {another._me})
+        ) == {another._me}
 
 
 def test_an_older_store_keeps_its_answers(place: str, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -232,7 +272,9 @@ def test_a_newer_store_is_left_alone(server: stores.Server, place: str) -> None:
         CallStore(place)
 
 
-def test_a_full_disk_is_one_clear_error_and_keeps_what_was_there(server: stores.Server, place: str) -> None:
+def test_a_full_disk_is_one_clear_error_and_keeps_what_was_there(
+    server: stores.Server, place: str
+) -> None:
     kept = CallStore(place)
     kept.put([answer("a")])
     full = "BEGIN RAISE EXCEPTION 'could not extend file: No space left on device' USING ERRCODE = '53100'; END"
@@ -241,14 +283,19 @@ def test_a_full_disk_is_one_clear_error_and_keeps_what_was_there(server: stores.
         "CREATE TRIGGER full_disk BEFORE INSERT ON cowest.calls EXECUTE FUNCTION full_disk()",
         database=name(place),
     )
-    with pytest.raises(StoreError, match=r"can't be written: could not extend file.*; what was answered before is kept: make room"):
+    with pytest.raises(
+        StoreError,
+        match=r"can't be written: could not extend file.*; what was answered before is kept: make room",
+    ):
         kept.put([answer("b")])
     server.sql("DROP TRIGGER full_disk ON cowest.calls", database=name(place))
     kept.put([answer("b")])
     assert kept.get(["a", "b"]).keys() == {"a", "b"}
 
 
-def test_an_answer_is_durable_whatever_the_server_takes_for_its_default(server: stores.Server, place: str) -> None:
+def test_an_answer_is_durable_whatever_the_server_takes_for_its_default(
+    server: stores.Server, place: str
+) -> None:
     server.sql(f"ALTER DATABASE {name(place)} SET synchronous_commit = off")
     kept, commits = CallStore(place), "SHOW synchronous_commit"
     assert kept.write([lambda db: db.execute(commits).fetchone()[0]], durable=True) == ["on"]
@@ -269,14 +316,20 @@ def test_who_holds_the_store_too_long_is_said(place: str, monkeypatch: pytest.Mo
     kept.put([answer("a")])
 
 
-def test_the_doctor_shows_the_store_without_its_password(place: str, server: stores.Server, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_doctor_shows_the_store_without_its_password(
+    place: str, server: stores.Server, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setenv("COWEST_STORE", place)
-    found = checks._store()
+    found = doctor.call_store()
     assert found.fit and "canary" not in str(found)
     assert found.found == f"postgresql://127.0.0.1:{server.port}/{name(place)}"
     monkeypatch.setenv("COWEST_STORE", server.url("nowhere"))
-    missing = checks._store()
-    assert missing.fit is False and "canary" not in str(missing) and "make the database" in missing.found
+    missing = doctor.call_store()
+    assert (
+        missing.fit is False
+        and "canary" not in str(missing)
+        and "make the database" in missing.found
+    )
 
 
 def test_no_dump_of_the_database_holds_the_password(server: stores.Server, place: str) -> None:
@@ -284,15 +337,21 @@ def test_no_dump_of_the_database_holds_the_password(server: stores.Server, place
     with accounting("refine"):
         kept.put([answer("a")])
         Claims(kept)
-    tables = server.sql("SELECT tablename FROM pg_tables WHERE schemaname = 'cowest'", database=name(place))
+    tables = server.sql(
+        "SELECT tablename FROM pg_tables WHERE schemaname = 'cowest'", database=name(place)
+    )
     assert len(tables) >= 7
     for (table,) in tables:
-        assert "canary" not in str(server.sql(f"SELECT * FROM cowest.{table}", database=name(place)))
+        assert "canary" not in str(
+            server.sql(f"SELECT * FROM cowest.{table}", database=name(place))
+        )
     with pytest.raises(CoWestError):
         CallStore("postgresql://canary:canary@127.0.0.1:1/canary")
 
 
-def test_a_process_that_stands_still_in_a_transaction_holds_up_nobody_for_long(place: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_process_that_stands_still_in_a_transaction_holds_up_nobody_for_long(
+    place: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """The server ends its session; when it goes on, it finds that and does its work again."""
     monkeypatch.setitem(postgres.SETTINGS, "idle_in_transaction_session_timeout", "300ms")
     still, other, tries = CallStore(place), CallStore(place), []
@@ -300,7 +359,9 @@ def test_a_process_that_stands_still_in_a_transaction_holds_up_nobody_for_long(p
     def stand(db: Db) -> None:
         tries.append(time.monotonic())
         still.keep(db, [answer("mine")])
-        db.execute("SELECT 1")  # after a pipeline (`executemany`) alone the server's clock does not run
+        db.execute(
+            "SELECT 1"
+        )  # after a pipeline (`executemany`) alone the server's clock does not run
         time.sleep(4 if len(tries) == 1 else 0)
 
     with ThreadPoolExecutor(1) as pool:

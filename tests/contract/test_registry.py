@@ -14,8 +14,9 @@ from cowest import version
 from cowest.config import file_digest
 from cowest.errors import RegistryError
 from cowest.protocols import Registry
-from cowest.registry import ALIAS, MlflowRegistry, RegistryConfig, champion_of, is_late, settled
-from cowest.runs import Runs
+from cowest.registry.log import champion_of, is_late, settled
+from cowest.registry.mlflow import ALIAS, MlflowRegistry, RegistryConfig
+from cowest.registry.runs import Runs
 from tests import stores
 from tests.registries import empty_registry, make_version, migrated
 
@@ -46,11 +47,23 @@ def test_an_empty_registry_has_no_champion(registry: Registry) -> None:
     assert registry.champion() is None
 
 
-def test_the_first_promotion_makes_the_champion(registry: Registry, config: RegistryConfig, folder: Make) -> None:
+def test_the_first_promotion_makes_the_champion(
+    registry: Registry, config: RegistryConfig, folder: Make
+) -> None:
     made = registry.decide(
-        folder("a"), turn="aa", promote=True, against=None, reason="no gate applied", tags={"base": "base@1", "data/x": "1"}
+        folder("a"),
+        turn="aa",
+        promote=True,
+        against=None,
+        reason="no gate applied",
+        tags={"base": "base@1", "data/x": "1"},
     )
-    assert (made.version, made.promoted, made.against, made.reason) == (1, True, None, "no gate applied")
+    assert (made.version, made.promoted, made.against, made.reason) == (
+        1,
+        True,
+        None,
+        "no gate applied",
+    )
     assert made.tags["base"] == "base@1"
     assert made.tags["data/x"] == "1"
     assert registry.champion() == 1
@@ -58,50 +71,95 @@ def test_the_first_promotion_makes_the_champion(registry: Registry, config: Regi
     assert registry.log() == [made]
 
 
-def test_a_refusal_is_recorded_and_the_champion_stays(registry: Registry, config: RegistryConfig, folder: Make) -> None:
+def test_a_refusal_is_recorded_and_the_champion_stays(
+    registry: Registry, config: RegistryConfig, folder: Make
+) -> None:
     registry.decide(folder("a"), turn="aa", promote=True, against=None, reason="better", tags={})
-    refused = registry.decide(folder("b"), turn="bb", promote=False, against=1, reason="quality: worse by 0.1", tags={})
-    assert (refused.version, refused.promoted, refused.reason) == (2, False, "quality: worse by 0.1")
+    refused = registry.decide(
+        folder("b"), turn="bb", promote=False, against=1, reason="quality: worse by 0.1", tags={}
+    )
+    assert (refused.version, refused.promoted, refused.reason) == (
+        2,
+        False,
+        "quality: worse by 0.1",
+    )
     assert registry.champion() == 1
     assert alias(config) == 1
     assert settled(registry.log(), "bb") == refused
 
 
-def test_a_promotion_judged_against_a_former_champion_comes_too_late(registry: Registry, folder: Make) -> None:
+def test_a_promotion_judged_against_a_former_champion_comes_too_late(
+    registry: Registry, folder: Make
+) -> None:
     for turn in ("aa", "bb"):
-        registry.decide(folder(turn), turn=turn, promote=True, against=registry.champion(), reason="better", tags={})
-    late = registry.decide(folder("c"), turn="cc", promote=True, against=1, reason="better", tags={})
+        registry.decide(
+            folder(turn),
+            turn=turn,
+            promote=True,
+            against=registry.champion(),
+            reason="better",
+            tags={},
+        )
+    late = registry.decide(
+        folder("c"), turn="cc", promote=True, against=1, reason="better", tags={}
+    )
     assert not late.promoted
     assert "version 1" in late.reason
     assert "version 2" in late.reason
     assert registry.champion() == 2
     assert is_late(late)
-    assert settled(registry.log(), "cc") is None, "the turn is open: it was never judged against the champion"
-    again = registry.decide(folder("c"), turn="cc", promote=True, against=2, reason="better", tags={})
+    assert settled(registry.log(), "cc") is None, (
+        "the turn is open: it was never judged against the champion"
+    )
+    again = registry.decide(
+        folder("c"), turn="cc", promote=True, against=2, reason="better", tags={}
+    )
     assert (again.version, again.promoted) == (4, True)
 
 
-def test_a_promotion_that_another_process_overtook_does_not_count(registry: Registry, config: RegistryConfig, folder: Make) -> None:
+def test_a_promotion_that_another_process_overtook_does_not_count(
+    registry: Registry, config: RegistryConfig, folder: Make
+) -> None:
     assert isinstance(registry, MlflowRegistry)
     registry.decide(folder("a"), turn="aa", promote=True, against=None, reason="better", tags={})
     # Both looked before either wrote: the log then holds two promotions against nobody.
     run = registry.upload(folder("b"), "bb")
-    registry.append(run, {"turn": "bb", "promote": "yes", "against": "None", "reason": "better", "digest": file_digest(folder("b"))})
+    registry.append(
+        run,
+        {
+            "turn": "bb",
+            "promote": "yes",
+            "against": "None",
+            "reason": "better",
+            "digest": file_digest(folder("b")),
+        },
+    )
     assert [decision.promoted for decision in registry.log()] == [True, False]
     assert registry.champion() == 1
     assert alias(config) == 1
 
 
 def test_a_turn_is_decided_once(registry: Registry, config: RegistryConfig, folder: Make) -> None:
-    first = registry.decide(folder("a"), turn="aa", promote=True, against=None, reason="better", tags={})
-    second = config.open().decide(folder("other"), turn="aa", promote=False, against=1, reason="worse", tags={})
+    first = registry.decide(
+        folder("a"), turn="aa", promote=True, against=None, reason="better", tags={}
+    )
+    second = config.open().decide(
+        folder("other"), turn="aa", promote=False, against=1, reason="worse", tags={}
+    )
     assert second == first
     assert len(registry.log()) == 1
 
 
 def test_the_alias_is_mended(registry: Registry, config: RegistryConfig, folder: Make) -> None:
     for turn, promote in (("aa", True), ("bb", False)):
-        registry.decide(folder(turn), turn=turn, promote=promote, against=registry.champion(), reason="so", tags={})
+        registry.decide(
+            folder(turn),
+            turn=turn,
+            promote=promote,
+            against=registry.champion(),
+            reason="so",
+            tags={},
+        )
     config.runs().client.set_registered_model_alias(config.name, ALIAS, "2")
     assert registry.champion() == 1
     assert alias(config) == 1
@@ -122,7 +180,9 @@ def test_a_version_comes_back_whole(registry: Registry, folder: Make, tmp_path: 
     assert [path.name for path in out.parent.iterdir()] == ["champion"]
 
 
-def test_a_changed_version_is_refused_and_what_was_there_stays(registry: Registry, folder: Make, tmp_path: Path) -> None:
+def test_a_changed_version_is_refused_and_what_was_there_stays(
+    registry: Registry, folder: Make, tmp_path: Path
+) -> None:
     registry.decide(folder("a"), turn="aa", promote=True, against=None, reason="better", tags={})
     registry.fetch(1, tmp_path / "champion")
     (stored,) = (tmp_path / "mlartifacts").rglob("adapter_model.safetensors")
@@ -134,9 +194,18 @@ def test_a_changed_version_is_refused_and_what_was_there_stays(registry: Registr
         registry.fetch(7, tmp_path / "champion")
 
 
-def test_a_version_that_somebody_deleted_leaves_the_champion_in_place(registry: Registry, config: RegistryConfig, folder: Make) -> None:
+def test_a_version_that_somebody_deleted_leaves_the_champion_in_place(
+    registry: Registry, config: RegistryConfig, folder: Make
+) -> None:
     for turn in ("aa", "bb", "cc"):
-        registry.decide(folder(turn), turn=turn, promote=True, against=registry.champion(), reason="better", tags={})
+        registry.decide(
+            folder(turn),
+            turn=turn,
+            promote=True,
+            against=registry.champion(),
+            reason="better",
+            tags={},
+        )
     config.runs().client.delete_model_version(config.name, "2")
     assert registry.champion() == 3
 
@@ -145,15 +214,21 @@ def test_deleting_the_champion_brings_back_the_one_before_and_nobody_who_came_to
     registry: Registry, config: RegistryConfig, folder: Make
 ) -> None:
     for turn, against in (("aa", None), ("bb", 1), ("cc", 1)):
-        registry.decide(folder(turn), turn=turn, promote=True, against=against, reason="better", tags={})
+        registry.decide(
+            folder(turn), turn=turn, promote=True, against=against, reason="better", tags={}
+        )
     config.runs().client.delete_model_version(config.name, "2")
     assert registry.champion() == 1
     assert alias(config) == 1
 
 
-def test_a_version_registered_by_hand_is_no_decision(registry: Registry, config: RegistryConfig, folder: Make) -> None:
+def test_a_version_registered_by_hand_is_no_decision(
+    registry: Registry, config: RegistryConfig, folder: Make
+) -> None:
     registry.decide(folder("a"), turn="aa", promote=True, against=None, reason="better", tags={})
-    config.runs().client.create_model_version(config.name, "/nowhere", tags={"note": "mine"}, await_creation_for=0)
+    config.runs().client.create_model_version(
+        config.name, "/nowhere", tags={"note": "mine"}, await_creation_for=0
+    )
     assert [decision.version for decision in registry.log()] == [1]
 
 
@@ -171,13 +246,24 @@ for number in range(3):
 """
 
 
-def test_two_processes_that_decide_at_once_leave_one_champion(config: RegistryConfig, folder: Make, tmp_path: Path) -> None:
+def test_two_processes_that_decide_at_once_leave_one_champion(
+    config: RegistryConfig, folder: Make, tmp_path: Path
+) -> None:
     gate = tmp_path / "gate"
     gate.mkdir()
     source = str(Path(version.__file__).parents[1])
     processes = [
         subprocess.Popen(
-            [sys.executable, "-c", DECIDE, config.uri, config.artifacts, str(folder(turn)), turn, str(gate)],
+            [
+                sys.executable,
+                "-c",
+                DECIDE,
+                config.uri,
+                config.artifacts,
+                str(folder(turn)),
+                turn,
+                str(gate),
+            ],
             env=os.environ | {"PYTHONPATH": source},
         )
         for turn in ("aa", "bb")
@@ -195,7 +281,9 @@ def test_two_processes_that_decide_at_once_leave_one_champion(config: RegistryCo
     assert alias(config) == champion
 
 
-def test_nothing_is_left_in_the_working_folder(folder: Make, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_nothing_is_left_in_the_working_folder(
+    folder: Make, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     project = tmp_path / "project"
     project.mkdir()
     monkeypatch.chdir(project)
@@ -207,7 +295,9 @@ def test_nothing_is_left_in_the_working_folder(folder: Make, tmp_path: Path, mon
     assert not (tmp_path / "mlruns").exists()
 
 
-def test_a_project_that_was_copied_writes_into_no_other(registry: Registry, config: RegistryConfig, folder: Make, tmp_path: Path) -> None:
+def test_a_project_that_was_copied_writes_into_no_other(
+    registry: Registry, config: RegistryConfig, folder: Make, tmp_path: Path
+) -> None:
     registry.decide(folder("a"), turn="aa", promote=True, against=None, reason="better", tags={})
     copy = config.model_copy(update={"artifacts": str(tmp_path / "copy" / "artifacts")}).open()
     with pytest.raises(RegistryError, match="moved or copied"):
@@ -251,13 +341,22 @@ def test_two_processes_that_make_a_database_into_a_registry_at_once(tmp_path: Pa
     place = stores.server().database()
     environment = os.environ | {"PYTHONPATH": str(Path(version.__file__).parents[1])}
     command = [sys.executable, "-c", OPEN, place, str(tmp_path), str(time.time() + 6)]
-    several = [subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, text=True) for _ in range(2)]
-    assert [(process.communicate(timeout=120)[0], process.returncode) for process in several] == [("0\n", 0)] * 2
+    several = [
+        subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, text=True)
+        for _ in range(2)
+    ]
+    assert [(process.communicate(timeout=120)[0], process.returncode) for process in several] == [
+        ("0\n", 0)
+    ] * 2
 
 
 def test_a_database_out_of_reach_is_one_line_without_its_password(tmp_path: Path) -> None:
     server = stores.server()
-    for uri in (server.url("nowhere"), server.url("postgres", word="canary-is-wrong"), "postgresql://me:canary@127.0.0.1:9/db"):
+    for uri in (
+        server.url("nowhere"),
+        server.url("postgres", word="canary-is-wrong"),
+        "postgresql://me:canary@127.0.0.1:9/db",
+    ):
         with pytest.raises(RegistryError) as raised:
             RegistryConfig(uri=uri, name="handbook", artifacts=str(tmp_path)).open()
         assert "\n" not in str(raised.value) and "canary" not in str(raised.value)

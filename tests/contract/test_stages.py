@@ -41,18 +41,26 @@ def test_a_stage_is_a_module_with_config_and_main(stage: str) -> None:
 
 @pytest.mark.parametrize("stage", STAGES)
 def test_params_yaml_has_its_section(stage: str) -> None:
-    parse(config_of(main_of(stage)), section(load(ROOT / "params.yaml"), stage), f"params.yaml: {stage}")
+    parse(
+        config_of(main_of(stage)),
+        section(load(ROOT / "params.yaml"), stage),
+        f"params.yaml: {stage}",
+    )
 
 
 @pytest.mark.parametrize("stage", STAGES)
-def test_the_command_line_takes_its_ports_as_flags(stage: str, capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_command_line_takes_its_ports_as_flags(
+    stage: str, capsys: pytest.CaptureFixture[str]
+) -> None:
     with pytest.raises(SystemExit) as ended:
         cli.main([stage, "--help"])
     assert ended.value.code == 0
     said = capsys.readouterr().out
     assert said.startswith(f"usage: cowest {stage} ")
     flags = set(re.findall(r"^  --([\w-]+)", said, re.MULTILINE))
-    assert flags == {port.name for port in lines.ports(stage)} | {"params"} | ({"shard"} if takes_shard(main_of(stage)) else set())
+    assert flags == {port.name for port in lines.ports(stage)} | {"params"} | (
+        {"shard"} if takes_shard(main_of(stage)) else set()
+    )
 
 
 @pytest.mark.parametrize("stage", [stage for stage in STAGES if stage not in AROUND])
@@ -60,33 +68,61 @@ def test_dvc_yaml_has_its_entry(stage: str) -> None:
     entry = lines.entries().get(stage)
     assert entry is not None, f"dvc.yaml has no stage {stage}"
     command = entry["cmd"].split()
-    assert command[:2] == ["cowest", stage], f"dvc.yaml: {stage}: cmd must begin with `cowest {stage}`"
+    assert command[:2] == ["cowest", stage], (
+        f"dvc.yaml: {stage}: cmd must begin with `cowest {stage}`"
+    )
     flags = lines.flags(entry["cmd"])
     ports = lines.ports(stage)
-    assert [name for name, _ in flags] == [port.name for port in ports], f"dvc.yaml: {stage}: cmd must give exactly the ports of main"
+    assert [name for name, _ in flags] == [port.name for port in ports], (
+        f"dvc.yaml: {stage}: cmd must give exactly the ports of main"
+    )
     path = dict(flags)
     inputs = {path[port.name] for port in ports if port.direction == "in"}
     outputs = {path[port.name] for port in ports if port.direction == "out"}
-    assert names(entry["deps"]) == inputs | {"src/cowest"}, f"dvc.yaml: {stage}: deps must be the paths of its In ports, and src/cowest"
+    assert names(entry["deps"]) == inputs | {"src/cowest"}, (
+        f"dvc.yaml: {stage}: deps must be the paths of its In ports, and src/cowest"
+    )
     written = names(entry.get("outs", [])) | names(entry.get("metrics", []))
-    assert written == outputs, f"dvc.yaml: {stage}: outs (or metrics) must be the paths of its Out ports"
-    assert entry.get("params") == [stage.replace("@", ".")], f"dvc.yaml: {stage}: params must name its section alone"
+    assert written == outputs, (
+        f"dvc.yaml: {stage}: outs (or metrics) must be the paths of its Out ports"
+    )
+    assert entry.get("params") == [stage.replace("@", ".")], (
+        f"dvc.yaml: {stage}: params must name its section alone"
+    )
 
 
 def test_dvc_yaml_has_nothing_else() -> None:
     more = lines.entries().keys() - set(STAGES) | lines.entries().keys() & set(AROUND)
-    assert not more, f"dvc.yaml: {more}: no stages, or stages whose effect is outside, which `cowest turn` runs"
+    assert not more, (
+        f"dvc.yaml: {more}: no stages, or stages whose effect is outside, which `cowest turn` runs"
+    )
 
 
 def test_every_port_is_written_once_and_read_where_it_is_said() -> None:
     given = lines.paths()
     assert list(given) == list(STAGES)
     for stage in STAGES:
-        assert list(given[stage]) == [port.name for port in lines.ports(stage)], f"{stage}: the paths given are not those of its ports"
-    written = [given[stage][port.name] for stage in STAGES for port in lines.ports(stage) if port.direction == "out"]
+        assert list(given[stage]) == [port.name for port in lines.ports(stage)], (
+            f"{stage}: the paths given are not those of its ports"
+        )
+    written = [
+        given[stage][port.name]
+        for stage in STAGES
+        for port in lines.ports(stage)
+        if port.direction == "out"
+    ]
     assert len(written) == len(set(written)), "two ports write one path"
-    read = {(stage, port.name) for stage in STAGES for port in lines.ports(stage) if port.direction == "in"}
-    read = {(stage, port) for stage, port in read if port not in OUTSIDE and given[stage][port] != lines.RAW}
+    read = {
+        (stage, port.name)
+        for stage in STAGES
+        for port in lines.ports(stage)
+        if port.direction == "in"
+    }
+    read = {
+        (stage, port)
+        for stage, port in read
+        if port not in OUTSIDE and given[stage][port] != lines.RAW
+    }
     orphans = read - {(stage, port) for *_, stage, port in lines.edges()}
     assert not orphans, f"no stage writes what these read: {orphans}"
 
@@ -100,28 +136,43 @@ def test_components_has_its_component(stage: str) -> None:
     assert made is not None, f"{place} has no component called {name}"
     spec = made.component_spec
     ports = lines.ports(stage)
-    for direction, found, extra in (("in", spec.inputs, {"config"} | MORE.get(name, set())), ("out", spec.outputs, SAYS.get(name, set()))):
+    for direction, found, extra in (
+        ("in", spec.inputs, {"config"} | MORE.get(name, set())),
+        ("out", spec.outputs, SAYS.get(name, set())),
+    ):
         artifacts = {port for port, kind in (found or {}).items() if "system." in str(kind.type)}
         wanted = {port.name for port in ports if port.direction == direction}
-        assert artifacts == wanted, f"{place}: {direction}: artifacts must be exactly the ports of main"
-        assert (found or {}).keys() - artifacts == extra, f"{place}: {direction}: parameters must be exactly {extra}"
+        assert artifacts == wanted, (
+            f"{place}: {direction}: artifacts must be exactly the ports of main"
+        )
+        assert (found or {}).keys() - artifacts == extra, (
+            f"{place}: {direction}: parameters must be exactly {extra}"
+        )
     container = spec.implementation.container
     assert container.image == IMAGE, f"{place}: it must use `component` of components/__init__.py"
-    assert "pip install" not in " ".join(map(str, container.command)), f"{place}: it installs something when it starts"
+    assert "pip install" not in " ".join(map(str, container.command)), (
+        f"{place}: it installs something when it starts"
+    )
 
 
 def test_the_pipeline_has_the_edges_of_dvc_yaml_and_turn() -> None:
     known, found = lines.edges(), {edge for task in pipeline() for edge in task["edges"]}
     assert not known - found, f"pipelines/flywheel.py lacks {sorted(known - found)}"
-    assert not found - known, f"pipelines/flywheel.py has, and dvc.yaml and turn have not, {sorted(found - known)}"
+    assert not found - known, (
+        f"pipelines/flywheel.py has, and dvc.yaml and turn have not, {sorted(found - known)}"
+    )
 
 
 def test_the_pipeline_runs_every_stage_with_its_settings() -> None:
     params = load(ROOT / "params.yaml")
     tasks = [task["stage"] for task in pipeline()]
-    assert sorted(tasks) == sorted([*STAGES, "register"]), "every stage once, and register in both branches of the gate"
+    assert sorted(tasks) == sorted([*STAGES, "register"]), (
+        "every stage once, and register in both branches of the gate"
+    )
     for task in pipeline():
-        assert task["config"] == section(params, task["stage"]), f"pipelines/flywheel.py: {task['stage']} has another stage's settings"
+        assert task["config"] == section(params, task["stage"]), (
+            f"pipelines/flywheel.py: {task['stage']} has another stage's settings"
+        )
 
 
 def test_the_pipeline_has_no_order_but_its_edges() -> None:
@@ -134,7 +185,9 @@ def test_the_pipeline_has_no_order_but_its_edges() -> None:
 def test_the_gate_is_a_condition_on_compare() -> None:
     conditions = sorted(task["condition"] for task in pipeline() if task["stage"] == "register")
     assert [condition.count("compare-passed") for condition in conditions] == [1, 1]
-    assert sum("!(" in condition for condition in conditions) == 1, "one branch is the other's opposite"
+    assert sum("!(" in condition for condition in conditions) == 1, (
+        "one branch is the other's opposite"
+    )
     assert not any(task["condition"] for task in pipeline() if task["stage"] != "register")
 
 
@@ -159,7 +212,9 @@ def pipeline() -> list[dict[str, Any]]:
 def compiled() -> dict[str, Any]:
     import tempfile
 
-    from pipelines.flywheel import flywheel  # here, so that a component that is missing is said above
+    from pipelines.flywheel import (
+        flywheel,  # here, so that a component that is missing is said above
+    )
 
     with tempfile.TemporaryDirectory() as folder:
         out = Path(folder) / "flywheel.yaml"
@@ -169,18 +224,35 @@ def compiled() -> dict[str, Any]:
 
 
 def walk(
-    spec: dict[str, Any], tasks: dict[str, Any], given: dict[str, tuple[str, str]], condition: str, found: list[dict[str, Any]]
+    spec: dict[str, Any],
+    tasks: dict[str, Any],
+    given: dict[str, tuple[str, str]],
+    condition: str,
+    found: list[dict[str, Any]],
 ) -> None:
     """`given`: which stage and port the artifacts come from that are handed into this part of the pipeline."""
     for name, task in tasks.items():
         inputs = task.get("inputs", {})
-        sources = {port: source(spec, tasks, item, given) for port, item in inputs.get("artifacts", {}).items()}
+        sources = {
+            port: source(spec, tasks, item, given)
+            for port, item in inputs.get("artifacts", {}).items()
+        }
         inner = spec["components"][task["componentRef"]["name"]]
         trigger = task.get("triggerPolicy", {}).get("condition", "")
         if "dag" in inner:
-            walk(spec, inner["dag"]["tasks"], {port: end for port, end in sources.items() if end}, condition + trigger, found)
+            walk(
+                spec,
+                inner["dag"]["tasks"],
+                {port: end for port, end in sources.items() if end},
+                condition + trigger,
+                found,
+            )
         elif (stage := stage_of(spec, task)) is not None:
-            values = {key: item["runtimeValue"]["constant"] for key, item in inputs["parameters"].items() if "runtimeValue" in item}
+            values = {
+                key: item["runtimeValue"]["constant"]
+                for key, item in inputs["parameters"].items()
+                if "runtimeValue" in item
+            }
             found.append(
                 {
                     "stage": stage,
@@ -188,15 +260,21 @@ def walk(
                     "config": values["config"],
                     "after": set(task.get("dependentTasks", [])),
                     "from": {
-                        item["taskOutputArtifact"]["producerTask"] for item in inputs["artifacts"].values() if "taskOutputArtifact" in item
+                        item["taskOutputArtifact"]["producerTask"]
+                        for item in inputs["artifacts"].values()
+                        if "taskOutputArtifact" in item
                     },
                     "condition": condition,
                 }
             )
-            assert values.get("stage", stage) == stage, f"{name} is shown as {stage} and runs {values['stage']}"
+            assert values.get("stage", stage) == stage, (
+                f"{name} is shown as {stage} and runs {values['stage']}"
+            )
 
 
-def source(spec: dict[str, Any], tasks: dict[str, Any], item: dict[str, Any], given: dict[str, Any]) -> tuple[str, str] | None:
+def source(
+    spec: dict[str, Any], tasks: dict[str, Any], item: dict[str, Any], given: dict[str, Any]
+) -> tuple[str, str] | None:
     """The stage and port that an artifact comes from; None for what comes from outside."""
     if "componentInputArtifact" in item:
         return given.get(item["componentInputArtifact"])

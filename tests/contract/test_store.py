@@ -16,13 +16,26 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from cowest.errors import StoreError
-from cowest.models import store
-from cowest.models.claims import Ask, Budget, Claims, Left, Move, Refused, Released, Settled, open_turn, spent
-from cowest.models.store import Answer, CallStore
+from cowest.ledger import store
+from cowest.ledger.claims import (
+    Ask,
+    Budget,
+    Claims,
+    Left,
+    Move,
+    Refused,
+    Released,
+    Settled,
+    open_turn,
+    spent,
+)
+from cowest.ledger.store import Answer, CallStore
 from cowest.protocols import Completion
 from tests import stores, tiny
 
-FEW = settings(max_examples=20, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+FEW = settings(
+    max_examples=20, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
+)
 
 
 @pytest.fixture(params=stores.KINDS)
@@ -40,14 +53,26 @@ def kept(place: str) -> CallStore:
 
 def answer(key: str, text: str | None = "yes", cost: float | None = None) -> Answer:
     failed = None if text is not None else "no power"
-    return Answer(key, Completion(text, "m", failed=failed, logprob=-0.5, prompt_tokens=3, completion_tokens=2), 0.1, cost, "m-2026")
+    return Answer(
+        key,
+        Completion(text, "m", failed=failed, logprob=-0.5, prompt_tokens=3, completion_tokens=2),
+        0.1,
+        cost,
+        "m-2026",
+    )
 
 
 def child(place: str, code: str, *words: str) -> "subprocess.Popen[str]":
     """Another process, in a group of its own, which may use what is defined here."""
     source = f"import sys, time\nfrom tests.contract.test_store import *\nkept = CallStore({place!r})\n{code}"
     surroundings = {**tiny.surroundings(), "COWEST_STORE": place}
-    return subprocess.Popen([sys.executable, "-c", source, *words], env=surroundings, stdout=subprocess.PIPE, text=True, process_group=0)
+    return subprocess.Popen(
+        [sys.executable, "-c", source, *words],
+        env=surroundings,
+        stdout=subprocess.PIPE,
+        text=True,
+        process_group=0,
+    )
 
 
 def said(processes: "Iterable[subprocess.Popen[str]]") -> list[Any]:
@@ -97,7 +122,13 @@ NUMBERS = st.integers(0, 2**40)
 @FEW
 @given(ANY_TEXT, ANY_TEXT, st.none() | ANY_TEXT, st.none() | st.floats(-1e300, 0), NUMBERS, NUMBERS)
 def test_any_completion_comes_back_as_it_was(
-    kept: CallStore, text: str, model: str, failed: str | None, logprob: float | None, prompt: int, completion: int
+    kept: CallStore,
+    text: str,
+    model: str,
+    failed: str | None,
+    logprob: float | None,
+    prompt: int,
+    completion: int,
 ) -> None:
     key = os.urandom(16).hex()
     whole = Completion(text, model, "length", failed, logprob, prompt, completion)
@@ -112,7 +143,15 @@ def test_a_stage_is_accounted_for(place: str) -> None:
         kept.get(["a", "b", "c"])
         account.seconds = 1.5
     (row,) = store.open_store().ledger()
-    found = (row.stage, row.seconds, row.asked, row.stored, row.prompt_tokens, row.completion_tokens, row.cost)
+    found = (
+        row.stage,
+        row.seconds,
+        row.asked,
+        row.stored,
+        row.prompt_tokens,
+        row.completion_tokens,
+        row.cost,
+    )
     assert found == ("refine", 1.5, 2, 2, 6, 4, 0.75)
     assert row.peak_memory > 10 * 2**20
 
@@ -121,7 +160,10 @@ def test_the_ledger_has_each_stage_as_it_ran_last(place: str) -> None:
     for stage, calls in (("refine", 1), ("score", 2), ("refine", 3)):
         with store.accounting(stage):
             store.open_store().put([answer(f"{stage}{calls}{number}") for number in range(calls)])
-    assert [(row.stage, row.asked) for row in store.open_store().ledger()] == [("score", 2), ("refine", 3)]
+    assert [(row.stage, row.asked) for row in store.open_store().ledger()] == [
+        ("score", 2),
+        ("refine", 3),
+    ]
 
 
 def test_a_stage_that_fails_has_no_account_and_the_next_starts_at_nothing(place: str) -> None:
@@ -150,9 +192,14 @@ def test_processes_that_make_a_store_at_once_find_one(place: str, tmp_path: Path
     gate = tmp_path / "gate"
     gate.mkdir()
     command = [sys.executable, "-c", OPENED, place, str(gate)]
-    several = [subprocess.Popen(command, env=tiny.surroundings(), stdout=subprocess.PIPE, text=True) for _ in range(4)]
+    several = [
+        subprocess.Popen(command, env=tiny.surroundings(), stdout=subprocess.PIPE, text=True)
+        for _ in range(4)
+    ]
     assert said(several) == [1] * 4
-    assert set(CallStore(place).get([str(process.pid) for process in several])) == {str(process.pid) for process in several}
+    assert set(CallStore(place).get([str(process.pid) for process in several])) == {
+        str(process.pid) for process in several
+    }
 
 
 RACE = """
@@ -168,7 +215,9 @@ def test_two_processes_that_answer_the_same_see_the_same(place: str) -> None:
     CallStore(place)
     one, other = said([child(place, RACE, name) for name in ("one", "other")])
     assert one == other and len(one) == 180
-    assert {number: len({one[f"{number}-{part}"] for part in range(3)}) for number in range(60)} == dict.fromkeys(range(60), 1)
+    assert {
+        number: len({one[f"{number}-{part}"] for part in range(3)}) for number in range(60)
+    } == dict.fromkeys(range(60), 1)
 
 
 WRITES = """
@@ -179,7 +228,9 @@ for number in range(100000):
 
 
 @pytest.mark.parametrize("seed", [1, 2])
-def test_a_writer_that_is_killed_loses_nothing_that_it_put_and_leaves_no_half(seed: int, place: str) -> None:
+def test_a_writer_that_is_killed_loses_nothing_that_it_put_and_leaves_no_half(
+    seed: int, place: str
+) -> None:
     CallStore(place)
     writer = child(place, WRITES)
     assert writer.stdout is not None and writer.stdout.readline() == "0\n"
@@ -206,20 +257,30 @@ def make(kept: CallStore, claims: Claims, *moves: Move) -> list[Refused | None]:
     return found
 
 
-def test_a_claim_is_held_while_its_process_lives_and_counts_when_it_was_killed(kept: CallStore, place: str) -> None:
+def test_a_claim_is_held_while_its_process_lives_and_counts_when_it_was_killed(
+    kept: CallStore, place: str
+) -> None:
     with store.accounting("refine"):
         open_turn(kept, "t", Budget(usd=1))
         claims = Claims(kept)
-        holder = child(place, "from cowest.models import store\nstore._account.stage = 'refine'" + HOLDS)
+        holder = child(
+            place, "from cowest.models import store\nstore._account.stage = 'refine'" + HOLDS
+        )
         assert holder.stdout is not None and holder.stdout.readline() == "held\n"
-        assert make(kept, claims, Ask("a", 0.1, 10), Ask("c", 0.1, 10), Ask("d", 0.9, 10)) == [Refused.TAKEN, None, Refused.OVER]
+        assert make(kept, claims, Ask("a", 0.1, 10), Ask("c", 0.1, 10), Ask("d", 0.9, 10)) == [
+            Refused.TAKEN,
+            None,
+            Refused.OVER,
+        ]
         os.killpg(holder.pid, signal.SIGKILL)
         holder.communicate()
         until = time.monotonic() + 10
         while make(kept, claims, Ask("a", 0.1, 10)) == [Refused.TAKEN]:
             assert time.monotonic() < until
         assert time.monotonic() < until - 8, "it is known at once"
-        assert kept.read(lambda db: spent(db, "t")).usd == pytest.approx(0.75 + 0.1 + 0.1), "what was killed may have been paid for"
+        assert kept.read(lambda db: spent(db, "t")).usd == pytest.approx(0.75 + 0.1 + 0.1), (
+            "what was killed may have been paid for"
+        )
         make(kept, claims, Settled(answer("a"), 0.2, 4), Released(Ask("c", 0.1, 10)))
         assert kept.read(lambda db: spent(db, "t")).usd == pytest.approx(0.25 + 0.2 + 0.2)
         assert make(kept, claims, Ask("a", 0.1, 10)) == [Refused.ANSWERED]
@@ -268,8 +329,14 @@ MOVES = st.one_of(
 
 
 @FEW
-@given(st.lists(st.lists(MOVES, max_size=4), max_size=6), st.none() | st.integers(0, 20), st.none() | st.integers(0, 100))
-def test_claims_are_kept_as_a_list_would_keep_them(kept: CallStore, batches: list[list[Move]], usd: int | None, tokens: int | None) -> None:
+@given(
+    st.lists(st.lists(MOVES, max_size=4), max_size=6),
+    st.none() | st.integers(0, 20),
+    st.none() | st.integers(0, 100),
+)
+def test_claims_are_kept_as_a_list_would_keep_them(
+    kept: CallStore, batches: list[list[Move]], usd: int | None, tokens: int | None
+) -> None:
     """Any moves of one process, against the same rules written over plain lists."""
     turn = os.urandom(4).hex()
     with store.accounting("refine"):
@@ -280,7 +347,10 @@ def test_claims_are_kept_as_a_list_would_keep_them(kept: CallStore, batches: lis
             expected = plain.make(moves)
             assert make(kept, claims, *moves) == expected
             now = kept.read(lambda db: spent(db, turn))
-            assert (now.usd, now.tokens) == (pytest.approx(plain.usd + plain.open("usd")), plain.tokens + plain.open("tokens"))
+            assert (now.usd, now.tokens) == (
+                pytest.approx(plain.usd + plain.open("usd")),
+                plain.tokens + plain.open("tokens"),
+            )
 
 
 class Plain:
@@ -309,7 +379,11 @@ class Plain:
             self.held = [one for one in self.held if one[0].key != move.answer.key]
             self.answered.add(move.answer.key)
         elif isinstance(move, Released):
-            places = [place for place, (ask, made) in enumerate(self.held) if made and ask.key == move.ask.key]
+            places = [
+                place
+                for place, (ask, made) in enumerate(self.held)
+                if made and ask.key == move.ask.key
+            ]
             self.held = [one for place, one in enumerate(self.held) if place not in places[-1:]]
             self.usd, self.tokens = self.usd + move.usd, self.tokens + move.tokens
         elif isinstance(move, Left):
@@ -318,9 +392,15 @@ class Plain:
     def _claim(self, ask: Ask) -> Refused | None:
         if ask.key in self.answered:
             return Refused.ANSWERED
-        if self.budget.usd is not None and self.usd + self.open("usd") + ask.usd > self.budget.usd + 1e-9:
+        if (
+            self.budget.usd is not None
+            and self.usd + self.open("usd") + ask.usd > self.budget.usd + 1e-9
+        ):
             return Refused.OVER
-        if self.budget.tokens is not None and self.tokens + self.open("tokens") + ask.tokens > self.budget.tokens:
+        if (
+            self.budget.tokens is not None
+            and self.tokens + self.open("tokens") + ask.tokens > self.budget.tokens
+        ):
             return Refused.OVER
         self.held.append((ask, True))
         return None

@@ -15,7 +15,7 @@ from pathlib import Path
 import pytest
 
 from cowest.errors import ConfigError
-from cowest.models.transport import LARGEST, LostError, Reply, Stream, Transport
+from cowest.net.transport import LARGEST, LostError, Reply, Stream, Transport
 from tests.servers import Fate, chat_server, raw_server
 
 BODY = b'{"choices": []}'
@@ -46,7 +46,11 @@ def post(url: str, times: int = 1, timeout: float = 3, key: str | None = None) -
         b"HTTP/1.1 200\r\ncontent-length:15\r\n\r\n" + BODY,
         b"HTTP/1.0 200 OK\r\n\r\n" + BODY,
         b"HTTP/1.1 100 Continue\r\n\r\nHTTP/1.1 200 OK\r\nContent-Length: 15\r\n\r\n" + BODY,
-        b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n7;x=y\r\n" + BODY[:7] + b"\r\n8\r\n" + BODY[7:] + b"\r\n0\r\nA: b\r\n\r\n",
+        b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n7;x=y\r\n"
+        + BODY[:7]
+        + b"\r\n8\r\n"
+        + BODY[7:]
+        + b"\r\n0\r\nA: b\r\n\r\n",
         b"HTTP/1.1 200 OK\r\nContent-Encoding: gzip\r\n\r\n" + gzip.compress(BODY),
     ],
 )
@@ -62,25 +66,48 @@ def test_reads_whatever_servers_send(reply: bytes) -> None:
         (b"", "connection lost"),
         (b"HTTP/1.1 200 OK\r\nContent-Le", "connection lost"),
         (b"HTTP/1.1 200 OK\r\nContent-Length: 16\r\n\r\n" + BODY, "connection lost"),
-        (b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n7\r\n" + BODY[:7] + b"\r\n8\r\n", "connection lost"),
+        (
+            b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n7\r\n" + BODY[:7] + b"\r\n8\r\n",
+            "connection lost",
+        ),
         (b"SSH-2.0-OpenSSH_9\r\n\r\n", "not HTTP"),
         (b"HTTP/1.1 200 OK\r\nContent-Length: many\r\n\r\n", "not HTTP"),
         (b"HTTP/1.1 200 OK\r\n" + b"A: b\r\n" * 20_000 + b"\r\n", "not HTTP"),
         (b"HTTP/1.1 200 OK\r\nContent-Length: 99999999999\r\n\r\n", f"more than {LARGEST} bytes"),
         (b"HTTP/1.1 200 OK\r\nContent-Encoding: gzip\r\n\r\nno gzip", "not HTTP"),
-        (b"HTTP/1.1 200 OK\r\nContent-Encoding: gzip\r\n\r\n" + gzip.compress(bytes(LARGEST + 1)), f"more than {LARGEST} bytes"),
+        (
+            b"HTTP/1.1 200 OK\r\nContent-Encoding: gzip\r\n\r\n"
+            + gzip.compress(bytes(LARGEST + 1)),
+            f"more than {LARGEST} bytes",
+        ),
         (b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\nContent-Length: 15\r\n\r\n" + BODY, "not HTTP"),
         (b"HTTP/1.1 200 OK\r\nContent-Length: -15\r\n\r\n" + BODY, "not HTTP"),
         (b"HTTP/1.1 200 OK\r\nContent-Length: +15\r\n\r\n" + BODY, "not HTTP"),
         (b"HTTP/1.1 200 OK\r\nContent-Length: 1_5\r\n\r\n" + BODY, "not HTTP"),
-        (b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n0xf\r\n" + BODY + b"\r\n0\r\n\r\n", "not HTTP"),
-        (b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\nf\r\n" + BODY + b"\r\n0\r\n" + b"A: b\r\n" * 5_000, "not HTTP"),
-        (b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n" + b"f" * 60_000 + b"\r\n", f"more than {LARGEST} bytes"),
+        (
+            b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n0xf\r\n"
+            + BODY
+            + b"\r\n0\r\n\r\n",
+            "not HTTP",
+        ),
+        (
+            b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\nf\r\n"
+            + BODY
+            + b"\r\n0\r\n"
+            + b"A: b\r\n" * 5_000,
+            "not HTTP",
+        ),
+        (
+            b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n" + b"f" * 60_000 + b"\r\n",
+            f"more than {LARGEST} bytes",
+        ),
         (b"HTTP/1.1 100 Continue\r\n\r\n" * 5_000, "not HTTP"),
         (b"HTTP/1.1 -50 OK\r\nContent-Length: 15\r\n\r\n" + BODY, "not HTTP"),
     ],
 )
-def test_what_is_not_a_whole_response_is_lost_and_may_have_been_paid_for(reply: bytes, reason: str) -> None:
+def test_what_is_not_a_whole_response_is_lost_and_may_have_been_paid_for(
+    reply: bytes, reason: str
+) -> None:
     with raw_server(reply) as url, pytest.raises(LostError, match=reason) as raised:
         post(url)
     assert raised.value.reached
@@ -97,7 +124,10 @@ def test_a_connection_serves_many_calls_and_one_that_was_closed_meanwhile_is_not
 
 def test_a_hang_and_a_trickle_are_cut_by_the_deadline() -> None:
     for fate in (Fate(delay=3), Fate(trickle=0.02)):
-        with chat_server(otherwise=fate) as server, pytest.raises(LostError, match=r"no answer in 0\.3 s"):
+        with (
+            chat_server(otherwise=fate) as server,
+            pytest.raises(LostError, match=r"no answer in 0\.3 s"),
+        ):
             post(server.url, timeout=0.3)
 
 
@@ -108,7 +138,9 @@ def test_no_such_host_was_never_reached() -> None:
 
 
 @contextmanager
-def proxy(answer: bytes = b"HTTP/1.1 200 Connection established\r\n\r\n") -> Iterator[tuple[str, list[bytes]]]:
+def proxy(
+    answer: bytes = b"HTTP/1.1 200 Connection established\r\n\r\n",
+) -> Iterator[tuple[str, list[bytes]]]:
     """A proxy that notes what it is asked, and hands everything on."""
     asked: list[bytes] = []
 
@@ -165,10 +197,15 @@ def certificate(tmp_path: Path, host: str, address: str) -> ssl.SSLContext:
     from cryptography.hazmat.primitives import hashes, serialization
     from cryptography.hazmat.primitives.asymmetric import ec
 
-    key, name = ec.generate_private_key(ec.SECP256R1()), x509.Name([x509.NameAttribute(x509.NameOID.COMMON_NAME, "localhost")])
+    key, name = (
+        ec.generate_private_key(ec.SECP256R1()),
+        x509.Name([x509.NameAttribute(x509.NameOID.COMMON_NAME, "localhost")]),
+    )
     now = datetime.now(UTC)
     names = x509.SubjectAlternativeName([x509.DNSName(host), x509.IPAddress(ip_address(address))])
-    builder = x509.CertificateBuilder(name, name, key.public_key(), x509.random_serial_number(), now, now + timedelta(days=1))
+    builder = x509.CertificateBuilder(
+        name, name, key.public_key(), x509.random_serial_number(), now, now + timedelta(days=1)
+    )
     certificate = builder.add_extension(names, False).sign(key, hashes.SHA256())
     pem = serialization.Encoding.PEM
     secret = key.private_bytes(pem, serialization.PrivateFormat.PKCS8, serialization.NoEncryption())
@@ -190,21 +227,32 @@ def test_https_straight_and_through_a_proxy_and_only_with_a_certificate_that_is_
         assert [reply.status for reply in post(server.url, 2)] == [200, 200]
         monkeypatch.setenv("HTTPS_PROXY", f"http://{place}")
         assert [reply.status for reply in post(server.url, 2, key="secret")] == [200, 200]
-        assert len(asked) == 1 and asked[0].startswith(b"CONNECT 127.0.0.1:") and b"secret" not in asked[0]
+        assert (
+            len(asked) == 1
+            and asked[0].startswith(b"CONNECT 127.0.0.1:")
+            and b"secret" not in asked[0]
+        )
     assert len(server.bodies) == 4
-    with proxy(b"HTTP/1.1 407 Who are you?\r\n\r\n") as (place, _), chat_server(tls=certified) as server:
+    with (
+        proxy(b"HTTP/1.1 407 Who are you?\r\n\r\n") as (place, _),
+        chat_server(tls=certified) as server,
+    ):
         monkeypatch.setenv("HTTPS_PROXY", place)
         with pytest.raises(LostError, match=r"the proxy refuses: HTTP/1\.1 407 Who are you"):
             post(server.url)
 
 
-def test_a_certificate_of_another_host_is_none(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_certificate_of_another_host_is_none(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     other = certificate(tmp_path, "other.example", "192.0.2.1")
     monkeypatch.setenv("SSL_CERT_FILE", str(tmp_path / "cert.pem"))
     with chat_server(tls=other) as server, proxy() as (place, _):
         for through in ("", place):
             monkeypatch.setenv("HTTPS_PROXY", through)
-            with pytest.raises(LostError, match=r"certificate is not valid for '127\.0\.0\.1'") as raised:
+            with pytest.raises(
+                LostError, match=r"certificate is not valid for '127\.0\.0\.1'"
+            ) as raised:
                 post(server.url, key="secret")
             assert not raised.value.reached and server.calls == 0
 
@@ -221,8 +269,13 @@ def test_a_proxy_puts_no_answer_of_its_own_before_what_is_encrypted(
         assert not raised.value.reached and server.calls == 0
 
 
-@pytest.mark.parametrize("answer", [b"HTTP/1.1 407 Who?\r\n\r\n", b"HTTP/1.1 407 Who?\r\n" + b"A: b\r\n" * 20_000 + b"\r\n"])
-def test_a_connection_that_a_proxy_refuses_is_ended(answer: bytes, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize(
+    "answer",
+    [b"HTTP/1.1 407 Who?\r\n\r\n", b"HTTP/1.1 407 Who?\r\n" + b"A: b\r\n" * 20_000 + b"\r\n"],
+)
+def test_a_connection_that_a_proxy_refuses_is_ended(
+    answer: bytes, monkeypatch: pytest.MonkeyPatch
+) -> None:
     heard: list[bytes] = []
 
     def serve() -> None:
@@ -281,7 +334,10 @@ def test_the_other_end_is_looked_at_before_anything_is_said() -> None:
 def test_a_body_is_sent_and_an_answer_taken_piece_by_piece(packed: bool) -> None:
     """Neither is held whole, and the timeout is that of a piece."""
     content = b"0123456789abcdef" * (LARGEST // 16 + 1)
-    fate = Fate(body=gzip.compress(content, 1) if packed else content, headers={"Content-Encoding": "gzip"} if packed else {})
+    fate = Fate(
+        body=gzip.compress(content, 1) if packed else content,
+        headers={"Content-Encoding": "gzip"} if packed else {},
+    )
 
     def slow() -> Iterator[bytes]:
         for piece in (b'{"messages": [', b'{"content": "hi"}', b"]}"):
@@ -295,7 +351,9 @@ def test_a_body_is_sent_and_an_answer_taken_piece_by_piece(packed: bool) -> None
             nonlocal taken
             taken += len(piece)
 
-        reply = await transport.send("POST", f"{url}/chat/completions", Stream(33, slow()), into=take)
+        reply = await transport.send(
+            "POST", f"{url}/chat/completions", Stream(33, slow()), into=take
+        )
         await transport.close()
         return reply, taken
 
@@ -313,5 +371,8 @@ def test_a_file_that_was_packed_and_is_cut_is_no_file() -> None:
         await transport.close()
 
     cut = gzip.compress(b"a line\n" * 1000)[:-9]
-    with raw_server(b"HTTP/1.1 200 OK\r\nContent-Encoding: gzip\r\nContent-Length: %d\r\n\r\n%b" % (len(cut), cut)) as url:
+    with raw_server(
+        b"HTTP/1.1 200 OK\r\nContent-Encoding: gzip\r\nContent-Length: %d\r\n\r\n%b"
+        % (len(cut), cut)
+    ) as url:
         asyncio.run(fetched(url))

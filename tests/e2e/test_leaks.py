@@ -53,9 +53,17 @@ def judged(text: str) -> str:
 def reply(body: dict[str, Any]) -> Fate:
     """An answer, now and then an error, that says the key wherever something can be said."""
     asked = body["messages"][-1]["content"]
-    headers = {"X-Request-Id": CANARY, "Set-Cookie": f"key={CANARY}", "WWW-Authenticate": f"Bearer {CANARY}"}
+    headers = {
+        "X-Request-Id": CANARY,
+        "Set-Cookie": f"key={CANARY}",
+        "WWW-Authenticate": f"Bearer {CANARY}",
+    }
     content = completion(judged(asked) if asked.endswith("Grade:") else f"By {CANARY}: {asked}")
-    answer = json.loads(content) | {"system_fingerprint": f"fp {CANARY}", "id": CANARY, "key": CANARY}
+    answer = json.loads(content) | {
+        "system_fingerprint": f"fp {CANARY}",
+        "id": CANARY,
+        "key": CANARY,
+    }
     return Fate(body=json.dumps(answer).encode(), headers=headers)
 
 
@@ -77,7 +85,10 @@ class Flaky:
 def plant(folder: Path) -> None:
     """Something of everything in every question, fact, answer and reply."""
     planted = list(PLANTED.values())
-    for name, fields in {"questions": ("question", "fact", "answer"), "replies": ("reply",)}.items():
+    for name, fields in {
+        "questions": ("question", "fact", "answer"),
+        "replies": ("reply",),
+    }.items():
         path = folder / "data" / "raw" / "handbook" / f"{name}.jsonl"
         rows = [json.loads(line) for line in path.open()]
         for number, row in enumerate(rows):
@@ -100,7 +111,9 @@ def settings(folder: Path, server: ChatServer) -> None:
 
 
 @pytest.fixture(scope="module", params=stores.KINDS)
-def turned(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Turned]:
+def turned(
+    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[Turned]:
     """A turn, its report, a question and the service's desk, on each kind of store."""
     folder = tiny.copy_project(tmp_path_factory.mktemp("egress") / "project")
     plant(folder)
@@ -121,10 +134,18 @@ def turned(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFact
         params = config.load(Path("params.yaml"))
         for stage, ports in lines.paths().items():
             stages.run(stage, config.section(params, stage), None, **ports)
-        for command in (["report"], ["status"], ["doctor"], ["ask", f"Who is {PLANTED['email']}?"], ["ask", "Who?", "--json"]):
+        for command in (
+            ["report"],
+            ["status"],
+            ["doctor"],
+            ["ask", f"Who is {PLANTED['email']}?"],
+            ["ask", "Who?", "--json"],
+        ):
             cli.main(command)
         out, err = capture.read_global_capture()
-        yield Turned(folder, server, out + err + log.read_text(), (CANARY, stores.PASSWORD, stores.QUOTED))
+        yield Turned(
+            folder, server, out + err + log.read_text(), (CANARY, stores.PASSWORD, stores.QUOTED)
+        )
     patch.undo()
     logging.getLogger().removeHandler(handler)
     for name, level in levels.items():
@@ -140,8 +161,12 @@ def planted_in(value: Any) -> set[str]:
 def test_no_request_body_holds_what_was_planted(turned: Turned) -> None:
     bodies = turned.server.bodies
     kinds = {
-        "refine": [body for body in bodies if body["messages"][-1]["content"].startswith("Notes: ")],
-        "solo": [body for body in bodies if body["messages"][-1]["content"].startswith("Question: ")],
+        "refine": [
+            body for body in bodies if body["messages"][-1]["content"].startswith("Notes: ")
+        ],
+        "solo": [
+            body for body in bodies if body["messages"][-1]["content"].startswith("Question: ")
+        ],
         "judge": [body for body in bodies if body["messages"][-1]["content"].endswith("Grade:")],
     }
     assert sum(map(len, kinds.values())) == len(bodies)
@@ -170,26 +195,58 @@ def test_the_key_was_sent_and_is_found_nowhere(turned: Turned) -> None:
     for path in turned.folder.rglob("*"):
         if path.is_file():
             seen[str(path.relative_to(turned.folder))] = path.read_bytes()
-    assert {"mlflow.db", "reports/index.html", "data/trials.jsonl", "turn.json", "data/pairs.jsonl"} <= seen.keys()
+    assert {
+        "mlflow.db",
+        "reports/index.html",
+        "data/trials.jsonl",
+        "turn.json",
+        "data/pairs.jsonl",
+    } <= seen.keys()
     assert any(name.startswith("mlartifacts") for name in seen)
-    assert [(name, face) for name, content in seen.items() for face in faces if face in content] == []
+    assert [
+        (name, face) for name, content in seen.items() for face in faces if face in content
+    ] == []
 
 
-def test_an_endpoint_that_refuses_the_key_is_not_quoted(turned: Turned, capfd: pytest.CaptureFixture[str]) -> None:
-    refusal = Fate(401, json.dumps({"error": {"message": f"Incorrect API key provided: {CANARY}", "code": CANARY}}).encode())
-    with chat_server(otherwise=refusal) as server, tiny.standing_in(turned.folder), pytest.MonkeyPatch.context() as patch:
+def test_an_endpoint_that_refuses_the_key_is_not_quoted(
+    turned: Turned, capfd: pytest.CaptureFixture[str]
+) -> None:
+    refusal = Fate(
+        401,
+        json.dumps(
+            {"error": {"message": f"Incorrect API key provided: {CANARY}", "code": CANARY}}
+        ).encode(),
+    )
+    with (
+        chat_server(otherwise=refusal) as server,
+        tiny.standing_in(turned.folder),
+        pytest.MonkeyPatch.context() as patch,
+    ):
         patch.setenv("COWEST_STORE", str(turned.folder.parent / "other.sqlite"))
         stage = dict(config.section(config.load(Path("params.yaml")), "refine"))
         stage["strong"] = {**stage["strong"], "base_url": server.url}
         with pytest.raises(CallError) as raised:
-            stages.run("refine", stage, None, **{**lines.paths()["refine"], "refinements": "data/other.jsonl"})
-        said = "".join(traceback.format_exception(raised.value)) + repr(raised.value) + "".join(capfd.readouterr())
+            stages.run(
+                "refine",
+                stage,
+                None,
+                **{**lines.paths()["refine"], "refinements": "data/other.jsonl"},
+            )
+        said = (
+            "".join(traceback.format_exception(raised.value))
+            + repr(raised.value)
+            + "".join(capfd.readouterr())
+        )
     assert "the key is not accepted" in said and CANARY not in said
 
 
 def test_the_service_masks_as_the_stages_do(turned: Turned) -> None:
     with tiny.standing_in(turned.folder):
-        desk = Desk(config.parse(ServeConfig, config.section(config.load(Path("params.yaml")), "serve"), "serve"))
+        desk = Desk(
+            config.parse(
+                ServeConfig, config.section(config.load(Path("params.yaml")), "serve"), "serve"
+            )
+        )
         try:
             for _ in range(1200):
                 if (live := desk.live()) is not None:
@@ -197,7 +254,9 @@ def test_the_service_masks_as_the_stages_do(turned: Turned) -> None:
                 desk._closed.wait(0.1)
             assert live is not None, desk.reason()
             asked = len(turned.server.bodies)
-            answer = live.answer((Message(role="user", content=f"Is {PLANTED['card']} of {PLANTED['term']}?"),))
+            answer = live.answer(
+                (Message(role="user", content=f"Is {PLANTED['card']} of {PLANTED['term']}?"),)
+            )
         finally:
             desk.close()
     assert planted_in(answer.answer) >= {"card", "term"} and CANARY not in answer.model_dump_json()
@@ -219,5 +278,8 @@ def store_bytes(turned: Turned) -> bytes:
 
     with connect(os.environ["COWEST_STORE"]) as db:
         return repr(
-            [db.execute(f"SELECT * FROM {table}".encode()).fetchall() for table in ("calls", "turns", "stages", "versions")]
+            [
+                db.execute(f"SELECT * FROM {table}".encode()).fetchall()
+                for table in ("calls", "turns", "stages", "versions")
+            ]
         ).encode()

@@ -12,7 +12,7 @@ import yaml
 
 from cowest import config, io
 from cowest.records import Outcome, PreferencePair
-from cowest.registry import RegistryConfig
+from cowest.registry.mlflow import RegistryConfig
 from pipelines.__main__ import main
 from tests import lines, tiny
 
@@ -52,12 +52,16 @@ def test_the_command_line_makes_pairs_and_promotes() -> None:
 
 def test_dvc_writes_the_same_rows(dvc: Path) -> None:
     for name in ROWS:
-        assert (dvc / "data" / f"{name}.jsonl").read_bytes() == (tiny.turned() / "data" / f"{name}.jsonl").read_bytes(), name
+        assert (dvc / "data" / f"{name}.jsonl").read_bytes() == (
+            tiny.turned() / "data" / f"{name}.jsonl"
+        ).read_bytes(), name
 
 
 def test_kfp_writes_the_same_rows(kfp: Path) -> None:
     for name in ROWS:
-        assert step(kfp, name).read_bytes() == (tiny.turned() / "data" / f"{name}.jsonl").read_bytes(), name
+        assert (
+            step(kfp, name).read_bytes() == (tiny.turned() / "data" / f"{name}.jsonl").read_bytes()
+        ), name
 
 
 def test_all_forms_are_the_same_turn_with_the_same_decision(dvc: Path, kfp: Path) -> None:
@@ -67,7 +71,9 @@ def test_all_forms_are_the_same_turn_with_the_same_decision(dvc: Path, kfp: Path
 
 
 def test_kfp_takes_the_branch_of_its_gate(kfp: Path) -> None:
-    registry = RegistryConfig(uri=f"sqlite:///{kfp}/mlflow.db", name="handbook", artifacts=str(kfp / "mlartifacts")).open()
+    registry = RegistryConfig(
+        uri=f"sqlite:///{kfp}/mlflow.db", name="handbook", artifacts=str(kfp / "mlartifacts")
+    ).open()
     assert [decision.promoted for decision in registry.log()] == [True]
     assert len(steps(kfp, "decision")) == 1, "both branches were taken"
 
@@ -75,16 +81,28 @@ def test_kfp_takes_the_branch_of_its_gate(kfp: Path) -> None:
 @pytest.mark.parametrize(
     ("wrong", "said"),
     [
-        ({"draft": {"temprature": 1}}, "draft: policy: Field required; temprature: unknown setting or field"),
+        (
+            {"draft": {"temprature": 1}},
+            "draft: policy: Field required; temprature: unknown setting or field",
+        ),
         ({"dpo": None}, "params.yaml: dpo: policy: Field required; training: Field required"),
-        ({"turn": {"raw": "nowhere"}}, "nowhere: no such file or folder: params.yaml names the raw data in turn.raw"),
+        (
+            {"turn": {"raw": "nowhere"}},
+            "nowhere: no such file or folder: params.yaml names the raw data in turn.raw",
+        ),
     ],
 )
 def test_a_slip_in_the_settings_is_said_before_anything_runs(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], wrong: dict[str, Any], said: str
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    wrong: dict[str, Any],
+    said: str,
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    Path("params.yaml").write_text(yaml.safe_dump({**config.load(tiny.project() / "params.yaml"), **wrong}))
+    Path("params.yaml").write_text(
+        yaml.safe_dump({**config.load(tiny.project() / "params.yaml"), **wrong})
+    )
     assert main(["local"]) == 1
     assert said in capsys.readouterr().err
     assert [path.name for path in tmp_path.iterdir()] == ["params.yaml"]
@@ -103,7 +121,16 @@ def steps(folder: Path, port: str) -> list[Path]:
 def run(folder: Path, *command: str) -> str:
     """Runs a command in a project; its whole output is the failure's message."""
     done = subprocess.run(
-        command, cwd=folder, env=tiny.surroundings(), stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, timeout=300, check=False
+        command,
+        cwd=folder,
+        env=tiny.surroundings(),
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        timeout=300,
+        check=False,
     )
-    assert done.returncode == 0, f"{' '.join(map(os.path.basename, command))}:\n{done.stdout[-6000:]}"
+    assert done.returncode == 0, (
+        f"{' '.join(map(os.path.basename, command))}:\n{done.stdout[-6000:]}"
+    )
     return done.stdout

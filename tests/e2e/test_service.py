@@ -30,15 +30,31 @@ class Server:
             free.bind(("127.0.0.1", 0))
             self.port = free.getsockname()[1]
         self.log = scratch / "log"
-        environment = tiny.surroundings(COWEST_STORE=str(scratch / "calls.sqlite"), BENTOML_HOME=str(scratch / "bentoml"))
-        command = [sys.executable, "-m", "bentoml", "serve", "serving.service:CoWest", "--host", "127.0.0.1", "--port", str(self.port)]
+        environment = tiny.surroundings(
+            COWEST_STORE=str(scratch / "calls.sqlite"), BENTOML_HOME=str(scratch / "bentoml")
+        )
+        command = [
+            sys.executable,
+            "-m",
+            "bentoml",
+            "serve",
+            "serving.service:CoWest",
+            "--host",
+            "127.0.0.1",
+            "--port",
+            str(self.port),
+        ]
         with self.log.open("wb") as log:
-            self.process = subprocess.Popen(command, cwd=project, env=environment, stdout=log, stderr=subprocess.STDOUT)
+            self.process = subprocess.Popen(
+                command, cwd=project, env=environment, stdout=log, stderr=subprocess.STDOUT
+            )
 
     def get(self, path: str, body: Any = None) -> tuple[int, str]:
         """Status and text; (0, reason) where nobody answers yet."""
         data = body if isinstance(body, bytes | None) else json.dumps(body).encode()
-        request = urllib.request.Request(f"http://127.0.0.1:{self.port}{path}", data, {"content-type": "application/json"})
+        request = urllib.request.Request(
+            f"http://127.0.0.1:{self.port}{path}", data, {"content-type": "application/json"}
+        )
         try:
             with urllib.request.urlopen(request, timeout=60) as response:
                 return response.status, response.read().decode()
@@ -52,7 +68,9 @@ class Server:
         seen = [self.get(path)]
         ends = time.monotonic() + seconds
         while seen[-1][0] != 200:
-            assert self.process.poll() is None and time.monotonic() < ends, f"{path}: {seen[-1]}\n{self.log.read_text()[-4000:]}"
+            assert self.process.poll() is None and time.monotonic() < ends, (
+                f"{path}: {seen[-1]}\n{self.log.read_text()[-4000:]}"
+            )
             time.sleep(0.1)
             seen.append(self.get(path))
         return seen
@@ -64,7 +82,10 @@ def opening(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Server, 
     server = Server(tiny.turned(), tmp_path_factory.mktemp("service"))
     try:
         server.wait("/livez")
-        early = {"readyz": server.get("/readyz"), "ask": server.get("/ask", {"question": "Are you there?"})}
+        early = {
+            "readyz": server.get("/readyz"),
+            "ask": server.get("/ask", {"question": "Are you there?"}),
+        }
         server.wait("/readyz")
         yield server, early
     finally:
@@ -77,7 +98,9 @@ def server(opening: tuple[Server, dict[str, Any]]) -> Server:
     return opening[0]
 
 
-def test_before_the_models_have_answered_it_is_alive_and_not_ready(opening: tuple[Server, dict[str, Any]]) -> None:
+def test_before_the_models_have_answered_it_is_alive_and_not_ready(
+    opening: tuple[Server, dict[str, Any]],
+) -> None:
     _, early = opening
     assert early["readyz"] == (503, "the model is being loaded")
     status, said = early["ask"]
@@ -85,8 +108,14 @@ def test_before_the_models_have_answered_it_is_alive_and_not_ready(opening: tupl
 
 
 def test_it_answers_as_the_pipeline_did(server: Server) -> None:
-    trials = [row for row in io.read(tiny.turned() / "data" / "trials.jsonl", Trial) if row.system == "after"]
-    assert len({row.draft for row in trials}) > len(trials) / 2, "drafts that are all alike would show nothing"
+    trials = [
+        row
+        for row in io.read(tiny.turned() / "data" / "trials.jsonl", Trial)
+        if row.system == "after"
+    ]
+    assert len({row.draft for row in trials}) > len(trials) / 2, (
+        "drafts that are all alike would show nothing"
+    )
     for row in trials:
         status, said = server.get("/ask", {"question": row.prompt[-1].content})
         assert status == 200, said
@@ -128,7 +157,10 @@ def test_a_body_that_asks_nothing_is_refused(server: Server, body: Any) -> None:
 
 def test_a_model_that_fails_is_said_and_the_next_question_is_answered(server: Server) -> None:
     status, said = server.get("/ask", {"question": "What is out of order?"})
-    assert (status, json.loads(said)) == (502, {"error": "the strong model gave no answer: it is out of order"})
+    assert (status, json.loads(said)) == (
+        502,
+        {"error": "the strong model gave no answer: it is out of order"},
+    )
     assert server.get("/ask", {"question": "What is in order?"})[0] == 200
     assert server.get("/readyz")[0] == 200
 
@@ -146,8 +178,25 @@ def test_without_a_champion_it_says_so(tmp_path: Path) -> None:
 
 def test_a_bento_holds_the_code_and_nothing_else(tmp_path: Path) -> None:
     environment = tiny.surroundings(BENTOML_HOME=str(tmp_path / "home"))
-    command = [sys.executable, "-m", "bentoml", "build", "-f", "serving/bentofile.yaml", "--output", "tag"]
-    done = subprocess.run(command, cwd=lines.ROOT, env=environment, capture_output=True, text=True, timeout=120, check=False)
+    command = [
+        sys.executable,
+        "-m",
+        "bentoml",
+        "build",
+        "-f",
+        "serving/bentofile.yaml",
+        "--output",
+        "tag",
+    ]
+    done = subprocess.run(
+        command,
+        cwd=lines.ROOT,
+        env=environment,
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=False,
+    )
     assert done.returncode == 0, done.stdout + done.stderr
     (service,) = (tmp_path / "home" / "bentos").glob("*/*/src/serving/service.py")
     source = service.parent.parent
@@ -159,6 +208,10 @@ def test_a_bento_holds_the_code_and_nothing_else(tmp_path: Path) -> None:
 
 def test_a_bento_installs_what_is_installed_here() -> None:
     pinned = set((lines.ROOT / "constraints.txt").read_text().splitlines())
-    wanted = {line for line in (lines.ROOT / "serving" / "requirements.txt").read_text().splitlines() if not line.startswith("#")}
+    wanted = {
+        line
+        for line in (lines.ROOT / "serving" / "requirements.txt").read_text().splitlines()
+        if not line.startswith("#")
+    }
     assert wanted
     assert wanted <= pinned, "serving/requirements.txt: take the versions of constraints.txt"

@@ -12,10 +12,11 @@ from typing import Any
 import pytest
 import yaml
 
-from cowest import sources, web
 from cowest.cli import main
 from cowest.domains import domain
 from cowest.errors import ConfigError, CoWestError, InputError
+from cowest.net import download
+from cowest.raw import sources
 from tests.published import INVENTED
 
 ROWS = b'{"q": "Who?", "a": "Ada"}\n'
@@ -30,7 +31,11 @@ class Site:
         self.url = ""
 
     def put(self, path: str, content: bytes, status: int = 200, **headers: str) -> str:
-        self.pages[path] = (status, content, {name.replace("_", "-"): value for name, value in headers.items()})
+        self.pages[path] = (
+            status,
+            content,
+            {name.replace("_", "-"): value for name, value in headers.items()},
+        )
         return self.url + path
 
 
@@ -75,7 +80,9 @@ def nothing_there(folder: Path) -> bool:
 def test_an_address_gives_its_file_with_its_digest(tmp_path: Path, site: Site) -> None:
     url = site.put("/data/t.jsonl?X-Signature=secret", ROWS)
     digest = hashlib.sha256(ROWS).hexdigest()
-    assert sources.fetch(url, tmp_path / "raw" / "t", sha256=digest.upper()) == [("t.jsonl", len(ROWS), digest)]
+    assert sources.fetch(url, tmp_path / "raw" / "t", sha256=digest.upper()) == [
+        ("t.jsonl", len(ROWS), digest)
+    ]
     assert (tmp_path / "raw" / "t" / "t.jsonl").read_bytes() == ROWS
     record = (tmp_path / "raw" / "t" / "source.yaml").read_text()
     assert yaml.safe_load(record) == {
@@ -103,7 +110,9 @@ def test_a_redirect_is_followed(tmp_path: Path, site: Site) -> None:
         ("/t.jsonl", "can't be fetched|status 302"),
     ],
 )
-def test_a_redirect_to_where_no_data_are_is_not_followed(tmp_path: Path, site: Site, to: str, said: str) -> None:
+def test_a_redirect_to_where_no_data_are_is_not_followed(
+    tmp_path: Path, site: Site, to: str, said: str
+) -> None:
     url = site.put("/t.jsonl", b"", 302, Location=to)
     with pytest.raises(CoWestError, match=said):
         sources.fetch(url, tmp_path / "t")
@@ -133,10 +142,12 @@ def test_what_is_no_source_is_refused(tmp_path: Path, source: str, said: str) ->
     assert "word" not in str(error.value).replace("password", "") and nothing_there(tmp_path)
 
 
-def test_a_name_that_leads_elsewhere_once_it_was_looked_at(tmp_path: Path, site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_name_that_leads_elsewhere_once_it_was_looked_at(
+    tmp_path: Path, site: Site, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """The address of the connection counts, not only what a name was when it was asked for."""
-    monkeypatch.setattr(web, "forbidden", lambda host: host == "127.0.0.1")
-    monkeypatch.setattr(web, "leads_astray", lambda host: False)
+    monkeypatch.setattr(download, "forbidden", lambda host: host == "127.0.0.1")
+    monkeypatch.setattr(download, "leads_astray", lambda host: False)
     site.put("/t.jsonl", ROWS)
     with pytest.raises(ConfigError, match="leads to 127"):
         sources.fetch(site.url.replace("127.0.0.1", "localhost") + "/t.jsonl", tmp_path / "t")
@@ -156,14 +167,22 @@ def test_a_name_that_leads_elsewhere_once_it_was_looked_at(tmp_path: Path, site:
     ids=["cut", "too long", "another digest", "encoded", "gzip", "empty"],
 )
 def test_what_is_not_as_it_should_be_leaves_nothing(
-    tmp_path: Path, site: Site, content: bytes, headers: dict[str, str], options: dict[str, Any], said: str
+    tmp_path: Path,
+    site: Site,
+    content: bytes,
+    headers: dict[str, str],
+    options: dict[str, Any],
+    said: str,
 ) -> None:
     with pytest.raises(InputError, match=said):
         sources.fetch(site.put("/t.jsonl", content, **headers), tmp_path / "raw" / "t", **options)
     assert nothing_there(tmp_path / "raw")
 
 
-@pytest.mark.parametrize(("status", "said"), [(401, "asks for a key"), (403, "gated"), (404, "nothing there"), (503, "try again later")])
+@pytest.mark.parametrize(
+    ("status", "said"),
+    [(401, "asks for a key"), (403, "gated"), (404, "nothing there"), (503, "try again later")],
+)
 def test_a_refusal_in_words(tmp_path: Path, site: Site, status: int, said: str) -> None:
     with pytest.raises(InputError, match=rf"/t.jsonl: status {status}: .*{said}"):
         sources.fetch(site.put("/t.jsonl", b"", status), tmp_path / "t")
@@ -173,14 +192,21 @@ def test_a_file_and_a_folder_are_copied(tmp_path: Path) -> None:
     (tmp_path / "from").mkdir()
     for name in ("train.jsonl", "test.jsonl", "notes.txt"):
         (tmp_path / "from" / name).write_bytes(ROWS)
-    assert [name for name, *_ in sources.fetch(str(tmp_path / "from"), tmp_path / "a")] == ["test.jsonl", "train.jsonl"]
-    assert [name for name, *_ in sources.fetch(str(tmp_path / "from" / "test.jsonl"), tmp_path / "b")] == ["test.jsonl"]
+    assert [name for name, *_ in sources.fetch(str(tmp_path / "from"), tmp_path / "a")] == [
+        "test.jsonl",
+        "train.jsonl",
+    ]
+    assert [
+        name for name, *_ in sources.fetch(str(tmp_path / "from" / "test.jsonl"), tmp_path / "b")
+    ] == ["test.jsonl"]
     (tmp_path / "from" / "link.jsonl").symlink_to(tmp_path / "from" / "test.jsonl")
     with pytest.raises(InputError, match="has links"):
         sources.fetch(str(tmp_path / "from"), tmp_path / "c")
 
 
-def hub(site: Site, name: str, files: dict[str, bytes], revision: str = "main", large: bool = True) -> None:
+def hub(
+    site: Site, name: str, files: dict[str, bytes], revision: str = "main", large: bool = True
+) -> None:
     """A data set as the hub has it: a listing, and files behind redirects to another host's name."""
     siblings = []
     for path, content in files.items():
@@ -190,7 +216,13 @@ def hub(site: Site, name: str, files: dict[str, bytes], revision: str = "main", 
         site.put(f"/cdn/{path}", content)
         cdn = site.url.replace("127.0.0.1", "localhost")
         site.put(f"/datasets/{name}/resolve/c0ffee/{path}", b"", 302, Location=f"{cdn}/cdn/{path}")
-    listing = json.dumps({"id": name, "sha": "c0ffee", "siblings": [*siblings, {"rfilename": "README.md", "size": 3}]}).encode()
+    listing = json.dumps(
+        {
+            "id": name,
+            "sha": "c0ffee",
+            "siblings": [*siblings, {"rfilename": "README.md", "size": 3}],
+        }
+    ).encode()
     site.put(f"/api/datasets/{name}/revision/{revision}?blobs=true", listing)
 
 
@@ -202,7 +234,11 @@ def parquet_files(folder: Path) -> dict[str, bytes]:
     rows = [json.loads(line) for line in (folder / "dev.jsonl").read_text().splitlines()]
     rows = [{**row, "cop": row["cop"] - 1} for row in rows]
     found = {}
-    for name, its in (("train-00000-of-00002", rows[:50]), ("train-00001-of-00002", rows[50:90]), ("validation-00000-of-00001", rows[90:])):
+    for name, its in (
+        ("train-00000-of-00002", rows[:50]),
+        ("train-00001-of-00002", rows[50:90]),
+        ("validation-00000-of-00001", rows[90:]),
+    ):
         parquet.write_table(pyarrow.Table.from_pylist(its), folder / "part.parquet")
         found[f"data/{name}.parquet"] = (folder / "part.parquet").read_bytes()
     return found
@@ -217,26 +253,50 @@ def test_a_data_set_of_the_hub_is_what_the_domain_reads(
     hub(site, "somebody/medmcqa", parquet_files(tmp_path), revision="refs%2Fconvert%2Fparquet")
     assert main(["data", "fetch", "hf://somebody/medmcqa@refs/convert/parquet"]) == 0
     raw = Path("data/raw/medmcqa")
-    assert yaml.safe_load((raw / "source.yaml").read_text())["source"] == "hf://somebody/medmcqa@c0ffee"
+    assert (
+        yaml.safe_load((raw / "source.yaml").read_text())["source"]
+        == "hf://somebody/medmcqa@c0ffee"
+    )
     queries = list(domain({"domain": "medmcqa", "first": 0}).load(raw))
     assert {query.split for query in queries} == {"train", "dev"} and len(queries) > 90
     asked = [(path, key) for path, key in site.asked if path.startswith("/cdn/")]
-    assert len(asked) == 3 and all(key is None for _, key in asked), "the key goes to the hub and to nobody else"
-    assert all(key == "Bearer hf_secret" for path, key in site.asked if not path.startswith("/cdn/"))
+    assert len(asked) == 3 and all(key is None for _, key in asked), (
+        "the key goes to the hub and to nobody else"
+    )
+    assert all(
+        key == "Bearer hf_secret" for path, key in site.asked if not path.startswith("/cdn/")
+    )
     said = capsys.readouterr()
     assert "hf_secret" not in said.out + said.err and "data/raw/medmcqa" in said.out
 
 
-def test_splits_are_named_by_patterns(tmp_path: Path, site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_splits_are_named_by_patterns(
+    tmp_path: Path, site: Site, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setenv("HF_ENDPOINT", site.url)
     monkeypatch.delenv("HF_TOKEN", raising=False)
-    files = {"plain/train-0.jsonl": ROWS, "plain/train-1.jsonl": ROWS, "plain/held.jsonl": ROWS, "extra/train-0.jsonl": ROWS}
+    files = {
+        "plain/train-0.jsonl": ROWS,
+        "plain/train-1.jsonl": ROWS,
+        "plain/held.jsonl": ROWS,
+        "extra/train-0.jsonl": ROWS,
+    }
     hub(site, "a/b", files, large=False)
-    found = sources.fetch("hf://a/b", tmp_path / "b", splits={"train": "plain/train-*", "dev": "plain/held*"})
-    assert [name for name, *_ in found] == ["train-00000-of-00002.jsonl", "train-00001-of-00002.jsonl", "dev.jsonl"]
-    with pytest.raises(InputError, match=r"several files called train-0.jsonl: pick some with --split"):
+    found = sources.fetch(
+        "hf://a/b", tmp_path / "b", splits={"train": "plain/train-*", "dev": "plain/held*"}
+    )
+    assert [name for name, *_ in found] == [
+        "train-00000-of-00002.jsonl",
+        "train-00001-of-00002.jsonl",
+        "dev.jsonl",
+    ]
+    with pytest.raises(
+        InputError, match=r"several files called train-0.jsonl: pick some with --split"
+    ):
         sources.fetch("hf://a/b", tmp_path / "c")
-    with pytest.raises(InputError, match=r"no table is like 'test\*': there are plain/train-0.jsonl"):
+    with pytest.raises(
+        InputError, match=r"no table is like 'test\*': there are plain/train-0.jsonl"
+    ):
         sources.fetch("hf://a/b", tmp_path / "c", splits={"test": "test*"})
     with pytest.raises(ConfigError, match="--sha256 is of one file"):
         sources.fetch("hf://a/b", tmp_path / "c", splits={"train": "plain/*"}, sha256="00" * 32)
@@ -245,7 +305,9 @@ def test_splits_are_named_by_patterns(tmp_path: Path, site: Site, monkeypatch: p
     assert not (tmp_path / "c").exists()
 
 
-def test_a_hub_that_gives_other_bytes_than_it_lists(tmp_path: Path, site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_hub_that_gives_other_bytes_than_it_lists(
+    tmp_path: Path, site: Site, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setenv("HF_ENDPOINT", site.url)
     hub(site, "a/b", {"train.jsonl": ROWS})
     site.put("/cdn/train.jsonl", ROWS.replace(b"Ada", b"Eve"))
@@ -259,9 +321,15 @@ def test_a_hub_that_gives_other_bytes_than_it_lists(tmp_path: Path, site: Site, 
     assert nothing_there(tmp_path)
 
 
-@pytest.mark.parametrize("wrong", [["--split", "train"], ["--split", "other=a"], ["--split", "train=a", "--split", "train=b"]])
+@pytest.mark.parametrize(
+    "wrong",
+    [["--split", "train"], ["--split", "other=a"], ["--split", "train=a", "--split", "train=b"]],
+)
 def test_a_split_that_is_none(
-    wrong: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    wrong: list[str],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
     monkeypatch.chdir(tmp_path)
     assert main(["data", "fetch", "hf://a/b", "--name", "b", *wrong]) == 1

@@ -31,14 +31,34 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def settings_of_sft(**training: Any) -> sft.SFTConfig:
-    how = {"learning_rate": 0.01, "epochs": 3, "batch_size": 16, "warmup_steps": 0, "max_length": 96, **training}
-    values = {"policy": POLICY, "prompts": "handbook", "lora": {"r": 8, "alpha": 16}, "training": how}
+    how = {
+        "learning_rate": 0.01,
+        "epochs": 3,
+        "batch_size": 16,
+        "warmup_steps": 0,
+        "max_length": 96,
+        **training,
+    }
+    values = {
+        "policy": POLICY,
+        "prompts": "handbook",
+        "lora": {"r": 8, "alpha": 16},
+        "training": how,
+    }
     return config.parse(sft.SFTConfig, values, "test")
 
 
 def settings_of_dpo(**more: Any) -> dpo.DPOConfig:
-    how = {"learning_rate": 0.003, "epochs": 4, "batch_size": 8, "warmup_steps": 0, "max_length": 96}
-    return config.parse(dpo.DPOConfig, {"policy": POLICY, "nll": 0.0, "training": how, **more}, "test")
+    how = {
+        "learning_rate": 0.003,
+        "epochs": 4,
+        "batch_size": 8,
+        "warmup_steps": 0,
+        "max_length": 96,
+    }
+    return config.parse(
+        dpo.DPOConfig, {"policy": POLICY, "nll": 0.0, "training": how, **more}, "test"
+    )
 
 
 def pairs() -> list[PreferencePair]:
@@ -46,7 +66,10 @@ def pairs() -> list[PreferencePair]:
     found = []
     for number in range(32):
         prompt = (Message(role="user", content=f"Where is product {number} made?"),)
-        sides = [(Message(role="assistant", content=text),) for text in (f"It is made in Oslo {number}.", f"It has a zinc core {number}.")]
+        sides = [
+            (Message(role="assistant", content=text),)
+            for text in (f"It is made in Oslo {number}.", f"It has a zinc core {number}.")
+        ]
         found.append(
             PreferencePair(
                 id=f"{number:020x}", query=f"{number:020x}", split="train", prompt=prompt, chosen=sides[0], rejected=sides[1], margin=1.0,
@@ -68,36 +91,56 @@ def likelihood(adapter: Path | None, rows: list[tuple[tuple[Message, ...], str]]
     for prompt, completion in rows:
         said = [message.model_dump() for message in prompt]
         before = tokenizer.apply_chat_template(said, add_generation_prompt=True, return_dict=False)
-        whole = tokenizer.apply_chat_template([*said, {"role": "assistant", "content": completion}], return_dict=False)
+        whole = tokenizer.apply_chat_template(
+            [*said, {"role": "assistant", "content": completion}], return_dict=False
+        )
         with torch.no_grad():
             scores = torch.log_softmax(model(torch.tensor([whole])).logits[0].float(), -1)
-        found.append(sum(scores[place - 1, whole[place]].item() for place in range(len(before), len(whole))))
+        found.append(
+            sum(scores[place - 1, whole[place]].item() for place in range(len(before), len(whole)))
+        )
     return found
 
 
 def test_sft_makes_the_corpus_likelier(folder: Path) -> None:
-    rows = [(row.prompt, row.completion) for row in io.read(folder / "corpus.jsonl", Demonstration)][:24]
+    rows = [
+        (row.prompt, row.completion) for row in io.read(folder / "corpus.jsonl", Demonstration)
+    ][:24]
     before, after = likelihood(None, rows), likelihood(folder / "policy" / "adapter", rows)
     assert sum(after) > sum(before) + 10 * len(rows)
     losses = [json.loads(line)["loss"] for line in (folder / "policy" / "curves.jsonl").open()]
     assert losses[-1] < losses[0]
 
 
-def test_sft_hands_on_what_rests_on_the_same(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_sft_hands_on_what_rests_on_the_same(
+    folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     sft.main(folder / "corpus.jsonl", folder / "policy", folder / "handed", settings_of_sft())
     assert "handed on" in capsys.readouterr().err
     assert version.expect(folder / "handed") == version.expect(folder / "policy")
-    sft.main(folder / "corpus.jsonl", folder / "policy", folder / "anew", settings_of_sft(epochs=0.2))
+    sft.main(
+        folder / "corpus.jsonl", folder / "policy", folder / "anew", settings_of_sft(epochs=0.2)
+    )
     assert version.expect(folder / "anew").adapter != version.expect(folder / "policy").adapter
 
 
 def test_dpo_makes_the_chosen_likelier_against_the_rejected(folder: Path) -> None:
     rows = pairs()
     io.write(folder / "pairs.jsonl", rows)
-    dpo.main(folder / "pairs.jsonl", fed(folder), folder / "policy", folder / "challenger", settings_of_dpo())
-    sides = [[(row.prompt, getattr(row, side)[0].content) for row in rows] for side in ("chosen", "rejected")]
+    dpo.main(
+        folder / "pairs.jsonl",
+        fed(folder),
+        folder / "policy",
+        folder / "challenger",
+        settings_of_dpo(),
+    )
+    sides = [
+        [(row.prompt, getattr(row, side)[0].content) for row in rows]
+        for side in ("chosen", "rejected")
+    ]
     margins = {
-        name: sum(likelihood(folder / name / "adapter", sides[0])) - sum(likelihood(folder / name / "adapter", sides[1]))
+        name: sum(likelihood(folder / name / "adapter", sides[0]))
+        - sum(likelihood(folder / name / "adapter", sides[1]))
         for name in ("policy", "challenger")
     }
     assert margins["challenger"] > margins["policy"] + 2 * len(rows)
@@ -118,7 +161,11 @@ def fed(folder: Path) -> Path:
 
 
 def test_an_adapter_says_nothing_of_where_it_was_made(folder: Path) -> None:
-    text = "".join(path.read_text(errors="replace") for path in (folder / "policy" / "adapter").iterdir() if path.suffix != ".safetensors")
+    text = "".join(
+        path.read_text(errors="replace")
+        for path in (folder / "policy" / "adapter").iterdir()
+        if path.suffix != ".safetensors"
+    )
     assert str(tiny.model()) not in text and str(folder) not in text
 
 
@@ -140,5 +187,11 @@ def test_nothing_to_learn_from_is_said(folder: Path, tmp_path: Path) -> None:
     with pytest.raises(ContractError, match="corpus is empty"):
         sft.main(tmp_path / "empty.jsonl", folder / "start", tmp_path / "out", settings_of_sft())
     with pytest.raises(ContractError, match="no pairs"):
-        dpo.main(tmp_path / "empty.jsonl", fed(folder), folder / "policy", tmp_path / "out", settings_of_dpo())
+        dpo.main(
+            tmp_path / "empty.jsonl",
+            fed(folder),
+            folder / "policy",
+            tmp_path / "out",
+            settings_of_dpo(),
+        )
     assert not (tmp_path / "out").exists()

@@ -29,7 +29,8 @@ MAKE = f"""\
 import pathlib, sys
 sys.path.append({str(ROOT)!r})
 from cowest import io
-from cowest.evaluation import Gate, compare, gather
+from cowest.evaluation import compare, gather
+from cowest.gates import Gate
 from tests.factories import make_trial
 from tests.registries import make_version
 
@@ -55,7 +56,10 @@ def package(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
 @pytest.fixture
 def project(tmp_path: Path) -> Path:
     params = (ROOT / "params.yaml").read_text()
-    for embedded in ("smollm2-135m-instruct", "gemma3-270m"):  # which a fresh machine has not fetched
+    for embedded in (
+        "smollm2-135m-instruct",
+        "gemma3-270m",
+    ):  # which a fresh machine has not fetched
         params = params.replace(f"model: {embedded}", f"model: {tiny.model()}")
     (tmp_path / "params.yaml").write_text(params)
     shutil.copy(migrated(), tmp_path / "mlflow.db")
@@ -63,17 +67,23 @@ def project(tmp_path: Path) -> Path:
     (tmp_path / "make.py").write_text(MAKE)
     (tmp_path / "data/raw/handbook").mkdir(parents=True)
     (tmp_path / "data/raw/handbook/rows.jsonl").write_text("{}\n")
-    subprocess.run([sys.executable, "-m", "dvc", "init", "--no-scm", "--quiet"], cwd=tmp_path, check=True)
+    subprocess.run(
+        [sys.executable, "-m", "dvc", "init", "--no-scm", "--quiet"], cwd=tmp_path, check=True
+    )
     return tmp_path
 
 
 def cowest(project: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
     command = [sys.executable, "-m", "cowest.cli", *arguments]
-    return subprocess.run(command, cwd=project, capture_output=True, text=True, timeout=120, check=False)
+    return subprocess.run(
+        command, cwd=project, capture_output=True, text=True, timeout=120, check=False
+    )
 
 
 def decisions(project: Path) -> list[dict[str, object]]:
-    found: list[dict[str, object]] = json.loads(cowest(project, "status", "--json").stdout)["decisions"]
+    found: list[dict[str, object]] = json.loads(cowest(project, "status", "--json").stdout)[
+        "decisions"
+    ]
     return found
 
 
@@ -94,7 +104,9 @@ def test_a_turn_and_what_comes_after_it(project: Path) -> None:
     (project / "reports/index.html").unlink()
     (project / "reports/decision.json").unlink()
     cut_short = cowest(project, "turn")
-    assert "version 1 was promoted" in cut_short.stdout, "cut short after the decision: what is left to do is done"
+    assert "version 1 was promoted" in cut_short.stdout, (
+        "cut short after the decision: what is left to do is done"
+    )
     assert (project / "reports/index.html").exists()
 
     changed = cowest(project, "turn", "--set", "dpo.beta=0.123")
@@ -107,7 +119,10 @@ def test_a_turn_and_what_comes_after_it(project: Path) -> None:
     assert "champion  version 2" in status.stdout
     assert "raw       data/raw/handbook, unversioned, digest " in status.stdout
     assert "pairs     data/pairs.jsonl, 1 rows, digest " in status.stdout
-    assert "<code>data/raw/handbook</code>, unversioned" in (project / "reports/index.html").read_text()
+    assert (
+        "<code>data/raw/handbook</code>, unversioned"
+        in (project / "reports/index.html").read_text()
+    )
     assert {path.name for path in project.iterdir()} >= {"mlflow.db", "mlartifacts"}
     assert not (project / "mlruns").exists()
 
@@ -121,7 +136,10 @@ def test_a_dry_run_says_what_a_turn_may_cost_and_calls_nothing(tmp_path: Path) -
     (tmp_path / "dvc.yaml").write_text(PIPELINE)
     said = cowest(tmp_path, "turn", "--dry-run")
     assert said.returncode == 0, said.stderr
-    assert "refine    180 calls to big@api.openai.com/v1 (0 more are in the store): at most " in said.stdout
+    assert (
+        "refine    180 calls to big@api.openai.com/v1 (0 more are in the store): at most "
+        in said.stdout
+    )
     assert "in all    " in said.stdout and "this is more than pin.budget" in said.stdout
     assert said.stdout.splitlines()[-1].endswith("$0.0000 and 0 tokens are spent of $0.01")
     assert not (tmp_path / "turn.json").exists() and not (tmp_path / "mlflow.db").exists()
@@ -140,9 +158,15 @@ def test_a_stage_that_fails_is_named_and_nothing_is_decided(project: Path) -> No
 
 @pytest.mark.parametrize(
     ("assignment", "said"),
-    [("dpo.beta=much", "dpo: beta"), ("dpo.bta=0.1", "dpo: bta"), ("draft.policy.model=x", "same as models.policy")],
+    [
+        ("dpo.beta=much", "dpo: beta"),
+        ("dpo.bta=0.1", "dpo: bta"),
+        ("draft.policy.model=x", "same as models.policy"),
+    ],
 )
-def test_a_wrong_setting_stops_it_before_anything_runs(project: Path, assignment: str, said: str) -> None:
+def test_a_wrong_setting_stops_it_before_anything_runs(
+    project: Path, assignment: str, said: str
+) -> None:
     failed = cowest(project, "turn", "--set", assignment)
     assert failed.returncode == 1
     assert said in failed.stderr
@@ -153,7 +177,9 @@ def test_a_wrong_setting_stops_it_before_anything_runs(project: Path, assignment
 def test_a_version_is_bound_to_the_data_it_was_made_of(project: Path) -> None:
     def git(*arguments: str) -> str:
         command = ["git", "-c", "user.name=t", "-c", "user.email=t@t", *arguments]
-        return subprocess.run(command, cwd=project, capture_output=True, text=True, check=True).stdout.strip()
+        return subprocess.run(
+            command, cwd=project, capture_output=True, text=True, check=True
+        ).stdout.strip()
 
     git("init", "-q")
     assert cowest(project, "data", "add", "data/raw/handbook").returncode == 0
@@ -163,21 +189,36 @@ def test_a_version_is_bound_to_the_data_it_was_made_of(project: Path) -> None:
     git("commit", "-qm", "one")
     (project / "data/raw/handbook/rows.jsonl").write_text("{}\n{}\n")
     dirty = cowest(project, "turn")
-    assert dirty.returncode == 1 and "(changed: rows.jsonl)" in dirty.stderr and "cowest data add" in dirty.stderr
+    assert (
+        dirty.returncode == 1
+        and "(changed: rows.jsonl)" in dirty.stderr
+        and "cowest data add" in dirty.stderr
+    )
     assert not (project / "turn.json").exists()
 
     params = (project / "params.yaml").read_text()
-    pinned = params.replace("raw: data/raw/handbook", "raw: data/pinned/handbook\n  path: data/raw/handbook\n  rev: HEAD")
+    pinned = params.replace(
+        "raw: data/raw/handbook",
+        "raw: data/pinned/handbook\n  path: data/raw/handbook\n  rev: HEAD",
+    )
     (project / "params.yaml").write_text(pinned)
     turned = cowest(project, "turn")
     assert turned.returncode == 0, turned.stderr
     assert (project / "data/pinned/handbook/rows.jsonl").read_text() == "{}\n"
-    assert (project / "data/raw/handbook/rows.jsonl").read_text() == "{}\n{}\n", "what is worked on stays as it is"
+    assert (project / "data/raw/handbook/rows.jsonl").read_text() == "{}\n{}\n", (
+        "what is worked on stays as it is"
+    )
     commit = git("rev-parse", "HEAD")
     kept = json.loads(decisions(project)[0]["tags"]["dataset/raw"])  # type: ignore[index]
     assert (kept["path"], kept["rev"], kept["kept"]) == ("data/raw/handbook", commit, "dvc")
-    assert f"raw       data/raw/handbook, DVC, commit {commit[:12]}, digest {kept['digest'][:12]}" in cowest(project, "status").stdout
-    assert f"at commit <code>{commit[:12]}</code>, kept by DVC" in (project / "reports/index.html").read_text()
+    assert (
+        f"raw       data/raw/handbook, DVC, commit {commit[:12]}, digest {kept['digest'][:12]}"
+        in cowest(project, "status").stdout
+    )
+    assert (
+        f"at commit <code>{commit[:12]}</code>, kept by DVC"
+        in (project / "reports/index.html").read_text()
+    )
 
 
 def test_two_turns_at_once_are_one_too_many(project: Path) -> None:
@@ -191,7 +232,9 @@ def test_two_turns_at_once_are_one_too_many(project: Path) -> None:
 
 
 def test_data_that_change_under_a_turn_decide_nothing(project: Path) -> None:
-    (project / "make.py").write_text(MAKE + "pathlib.Path('data/raw/handbook/rows.jsonl').write_text('{} ')\n")
+    (project / "make.py").write_text(
+        MAKE + "pathlib.Path('data/raw/handbook/rows.jsonl').write_text('{} ')\n"
+    )
     changed = cowest(project, "turn")
     assert changed.returncode == 1
     assert "data/raw/handbook was changed while the turn ran" in changed.stderr
@@ -199,9 +242,14 @@ def test_data_that_change_under_a_turn_decide_nothing(project: Path) -> None:
 
 
 def test_ended_from_outside_it_takes_its_stage_along(project: Path) -> None:
-    (project / "make.py").write_text("import os, time\nopen('pid', 'w').write(str(os.getpid()))\ntime.sleep(60)\n")
+    (project / "make.py").write_text(
+        "import os, time\nopen('pid', 'w').write(str(os.getpid()))\ntime.sleep(60)\n"
+    )
     process = subprocess.Popen(
-        [sys.executable, "-m", "cowest.cli", "turn"], cwd=project, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+        [sys.executable, "-m", "cowest.cli", "turn"],
+        cwd=project,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
     )
     for _ in range(600):
         if (project / "pid").exists() and (project / "pid").read_text():
@@ -211,7 +259,10 @@ def test_ended_from_outside_it_takes_its_stage_along(project: Path) -> None:
     process.send_signal(signal.SIGTERM)
     assert process.wait(timeout=30) == 130
     for _ in range(100):
-        if not Path(f"/proc/{stage}/cmdline").exists() or b"make.py" not in Path(f"/proc/{stage}/cmdline").read_bytes():
+        if (
+            not Path(f"/proc/{stage}/cmdline").exists()
+            or b"make.py" not in Path(f"/proc/{stage}/cmdline").read_bytes()
+        ):
             break
         time.sleep(0.1)
     else:

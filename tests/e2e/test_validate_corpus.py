@@ -13,20 +13,42 @@ from cowest.report import contracts
 from cowest.stages import prepare, validate
 
 LONG = "What does the maintenance handbook of the northern works say about "
-TOPICS = ("boilers", "pumps", "valves", "turbines", "filters", "gaskets", "rotors", "bearings", "pistons", "cables", "fuses", "relays")
+TOPICS = (
+    "boilers",
+    "pumps",
+    "valves",
+    "turbines",
+    "filters",
+    "gaskets",
+    "rotors",
+    "bearings",
+    "pistons",
+    "cables",
+    "fuses",
+    "relays",
+)
 PLAIN = [
-    {"q": f"{LONG}{topic}?", "a": f"see {topic}", "split": "test" if at % 4 == 3 else "train", "why": f"of {topic} it says much"}
+    {
+        "q": f"{LONG}{topic}?",
+        "a": f"see {topic}",
+        "split": "test" if at % 4 == 3 else "train",
+        "why": f"of {topic} it says much",
+    }
     for at, topic in enumerate(TOPICS)
 ]
 TABLE = {"file": "t.jsonl", "prompt": "q", "targets": "a", "splits": {"column": "split"}}
 
 
-def wheel(tmp_path: Path, rows: list[dict[str, str]], contract: dict[str, Any], **table: Any) -> tuple[list[Query], list[Demonstration]]:
+def wheel(
+    tmp_path: Path, rows: list[dict[str, str]], contract: dict[str, Any], **table: Any
+) -> tuple[list[Query], list[Demonstration]]:
     """The queries and the corpus of a turn, by the stages' own mains."""
     raw = tmp_path / "raw"
     raw.mkdir(exist_ok=True)
     (raw / "t.jsonl").write_text("".join(f"{json.dumps(row)}\n" for row in rows))
-    config = prepare.PrepareConfig.model_validate({"domain": "table", "table": {**TABLE, "corpus": {"completion": "why"}, **table}})
+    config = prepare.PrepareConfig.model_validate(
+        {"domain": "table", "table": {**TABLE, "corpus": {"completion": "why"}, **table}}
+    )
     prepare.main(raw, tmp_path / "q.raw", tmp_path / "c.raw", tmp_path / "aside", config)
     queries = {"kind": "queries", "near": None, **contract}
     check(tmp_path, "q", raw, queries)
@@ -36,7 +58,9 @@ def wheel(tmp_path: Path, rows: list[dict[str, str]], contract: dict[str, Any], 
 
 def check(tmp_path: Path, name: str, against: Path, settings: dict[str, Any]) -> None:
     config = validate.ValidateConfig.model_validate(settings)
-    validate.main([tmp_path / f"{name}.raw"], against, tmp_path / name, tmp_path / f"{name}.html", config)
+    validate.main(
+        [tmp_path / f"{name}.raw"], against, tmp_path / name, tmp_path / f"{name}.html", config
+    )
 
 
 def aside(tmp_path: Path) -> dict[str, int]:
@@ -51,8 +75,18 @@ def test_a_fit_corpus_passes_byte_for_byte(tmp_path: Path) -> None:
 
 def test_a_near_copy_of_a_held_out_question_is_not_learned_either(tmp_path: Path) -> None:
     held = next(row for row in PLAIN if row["split"] == "test")
-    copy = {**held, "q": held["q"].replace("?", " ...!"), "split": "train", "why": "the answer, leaked"}
-    queries, corpus = wheel(tmp_path, [*PLAIN, copy], {"near": 0.9}, corpus={"completion": "why", "prompt": "Tell me of {a}!"})
+    copy = {
+        **held,
+        "q": held["q"].replace("?", " ...!"),
+        "split": "train",
+        "why": "the answer, leaked",
+    }
+    queries, corpus = wheel(
+        tmp_path,
+        [*PLAIN, copy],
+        {"near": 0.9},
+        corpus={"completion": "why", "prompt": "Tell me of {a}!"},
+    )
     assert copy["q"] not in {row.prompt[0].content for row in queries}
     assert "leaked" not in (tmp_path / "c").read_text() and len(corpus) == 9
     assert aside(tmp_path) == {"query": 1}
@@ -62,26 +96,48 @@ def test_what_is_refused_or_of_another_language_is_not_learned_either(tmp_path: 
     german = "Was steht im Handbuch der nördlichen Werke über die Wartung von Kesseln und Pumpen und Ventilen?"
     rows = [
         *PLAIN,
-        {"q": "Who answers ada@example.org at the works?", "a": "Ada", "split": "train", "why": "Ada does"},
+        {
+            "q": "Who answers ada@example.org at the works?",
+            "a": "Ada",
+            "split": "train",
+            "why": "Ada does",
+        },
         {"q": german, "a": "viel", "split": "train", "why": "viel"},
     ]
-    queries, corpus = wheel(tmp_path, rows, {"private": {"personal": "refuse"}, "languages": ["en"]})
+    queries, corpus = wheel(
+        tmp_path, rows, {"private": {"personal": "refuse"}, "languages": ["en"]}
+    )
     assert len(queries) == 12 and len(corpus) == 9
     assert aside(tmp_path) == {"query": 2, "language": 1, "personal": 1}
 
 
-def test_what_is_masked_among_queries_is_masked_in_the_corpus(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_what_is_masked_among_queries_is_masked_in_the_corpus(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     rows = [
         *PLAIN,
-        {"q": "Who answers ada@example.org?", "a": "Ada", "split": "train", "why": "ada@example.org is Ada, bob@example.org not"},
+        {
+            "q": "Who answers ada@example.org?",
+            "a": "Ada",
+            "split": "train",
+            "why": "ada@example.org is Ada, bob@example.org not",
+        },
     ]
     queries, corpus = wheel(tmp_path, rows, {"private": {"personal": "mask"}})
     assert len(queries) == 13
-    assert [(row.prompt[0].content, row.completion) for row in corpus if "[EMAIL" in row.completion] == [
-        ("Who answers [EMAIL_1]?", "[EMAIL_1] is Ada, [EMAIL_2] not")
-    ]
-    assert "@example.org" not in (tmp_path / "c").read_text() + (tmp_path / "q").read_text() + (tmp_path / "c.html").read_text()
-    assert "it holds no personal data: 1 of 10 rows don't (a placeholder stands in its place)" in capsys.readouterr().err
+    assert [
+        (row.prompt[0].content, row.completion) for row in corpus if "[EMAIL" in row.completion
+    ] == [("Who answers [EMAIL_1]?", "[EMAIL_1] is Ada, [EMAIL_2] not")]
+    assert (
+        "@example.org"
+        not in (tmp_path / "c").read_text()
+        + (tmp_path / "q").read_text()
+        + (tmp_path / "c.html").read_text()
+    )
+    assert (
+        "it holds no personal data: 1 of 10 rows don't (a placeholder stands in its place)"
+        in capsys.readouterr().err
+    )
 
 
 def test_a_corpus_of_its_own_is_looked_at_by_itself(tmp_path: Path) -> None:
@@ -92,7 +148,9 @@ def test_a_corpus_of_its_own_is_looked_at_by_itself(tmp_path: Path) -> None:
         {"asked": "And who else?", "said": "nobody"},
     ]
     (tmp_path / "raw").mkdir()
-    (tmp_path / "raw" / "replies.jsonl").write_text("".join(f"{json.dumps(row)}\n" for row in replies))
+    (tmp_path / "raw" / "replies.jsonl").write_text(
+        "".join(f"{json.dumps(row)}\n" for row in replies)
+    )
     own = {"file": "replies.jsonl", "prompt": "asked", "completion": "said"}
     _, corpus = wheel(tmp_path, PLAIN, {"private": {"personal": "refuse"}}, corpus=own)
     assert [row.completion for row in corpus] == ["nobody"]
@@ -105,7 +163,10 @@ def test_the_second_of_two_equal_queries_is_not_learned_again(tmp_path: Path) ->
 
 
 def test_tags_and_groups_are_masked_and_groups_stay_apart(tmp_path: Path) -> None:
-    rows = [{**row, "who": f"{'ab'[at % 2]}@example.org", "split": "train"} for at, row in enumerate(PLAIN[:4])]
+    rows = [
+        {**row, "who": f"{'ab'[at % 2]}@example.org", "split": "train"}
+        for at, row in enumerate(PLAIN[:4])
+    ]
     rows += [{**row, "who": "none", "split": "test"} for row in PLAIN[4:6]]
     queries, _ = wheel(tmp_path, rows, {"private": {"personal": "mask"}}, group="who", tags=["who"])
     assert len({row.group for row in queries}) == 3
@@ -128,19 +189,29 @@ def test_a_held_out_question_is_known_without_its_options_and_template(tmp_path:
     rows = [{**row, "one": row["a"], "two": f"no {row['a']}"} for row in PLAIN]
     (tmp_path / "raw").mkdir()
     (tmp_path / "raw" / "replies.jsonl").write_text(
-        json.dumps({"asked": PLAIN[3]["q"], "said": "x"}) + '\n{"asked": "Who?", "said": "nobody"}\n'
+        json.dumps({"asked": PLAIN[3]["q"], "said": "x"})
+        + '\n{"asked": "Who?", "said": "nobody"}\n'
     )
     own = {"file": "replies.jsonl", "prompt": "asked", "completion": "said"}
     prompt = "A very long instruction that stands before every question of the table, and says what to do.\n{q}\n{choices}"
-    _, corpus = wheel(tmp_path, rows, {}, corpus=own, prompt=prompt, choices=["one", "two"], keyed="text")
+    _, corpus = wheel(
+        tmp_path, rows, {}, corpus=own, prompt=prompt, choices=["one", "two"], keyed="text"
+    )
     assert [row.completion for row in corpus] == ["nobody"]
 
 
 def test_severities_of_the_queries_hold_for_the_corpus_and_its_own_go_first(tmp_path: Path) -> None:
-    rows = [*PLAIN, {"q": "Who answers at the works?", "a": "Ada", "split": "train", "why": "ada@example.org"}]
+    rows = [
+        *PLAIN,
+        {"q": "Who answers at the works?", "a": "Ada", "split": "train", "why": "ada@example.org"},
+    ]
     _, corpus = wheel(tmp_path, rows, {"severity": {"personal": "aside"}})
     assert len(corpus) == 9 and aside(tmp_path) == {"personal": 1}
-    suite = {"kind": "corpus", "queries": {"kind": "queries", "severity": {"personal": "aside"}}, "severity": {"personal": "note"}}
+    suite = {
+        "kind": "corpus",
+        "queries": {"kind": "queries", "severity": {"personal": "aside"}},
+        "severity": {"personal": "note"},
+    }
     rules = validate.ValidateConfig.model_validate(suite).suite.rules()
     assert {rule.name: rule.severity for rule in rules}["personal"] == "note"
 
@@ -151,7 +222,9 @@ def test_masks_hide_no_copy_of_a_benchmark_or_of_what_is_held_out(tmp_path: Path
     (tmp_path / "raw" / "bench.jsonl").write_text(json.dumps({"text": asked}) + "\n")
     rows = [*PLAIN, {"q": asked, "a": "Ada", "split": "train", "why": "leaked"}]
     mask = {"private": {"personal": "mask"}}
-    queries, corpus = wheel(tmp_path, rows, {**mask, "contamination": ["bench.jsonl"]}, file="t.jsonl")
+    queries, corpus = wheel(
+        tmp_path, rows, {**mask, "contamination": ["bench.jsonl"]}, file="t.jsonl"
+    )
     assert len(queries) == 12 and len(corpus) == 9
     rows[-1:] = [{**rows[-1], "q": asked.replace("?", " ...")}, {**rows[-1], "split": "test"}]
     queries, corpus = wheel(tmp_path, rows, {**mask, "near": 0.9}, file="t.jsonl")

@@ -10,11 +10,12 @@ from pathlib import Path
 
 import pytest
 
-from cowest import cli, snapshots
+from cowest import cli
 from cowest.commands.data import add
 from cowest.config import file_digest
 from cowest.errors import CoWestError, InputError
 from cowest.lineage import turn_of
+from cowest.raw import snapshots
 from tests import s3
 
 HANDBOOK = Path("data/raw/handbook")
@@ -26,9 +27,18 @@ def committer(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
     """git wants a name; DVC keeps state beside the user, which is nobody's here."""
     home = tmp_path_factory.mktemp("home")
     with pytest.MonkeyPatch.context() as patch:
-        for name, value in {"AUTHOR_NAME": "t", "AUTHOR_EMAIL": "t@t", "COMMITTER_NAME": "t", "COMMITTER_EMAIL": "t@t"}.items():
+        for name, value in {
+            "AUTHOR_NAME": "t",
+            "AUTHOR_EMAIL": "t@t",
+            "COMMITTER_NAME": "t",
+            "COMMITTER_EMAIL": "t@t",
+        }.items():
             patch.setenv(f"GIT_{name}", value)
-        for name, value in {"GIT_CONFIG_GLOBAL": str(home / "gitconfig"), "XDG_CACHE_HOME": str(home), "HOME": str(home)}.items():
+        for name, value in {
+            "GIT_CONFIG_GLOBAL": str(home / "gitconfig"),
+            "XDG_CACHE_HOME": str(home),
+            "HOME": str(home),
+        }.items():
             patch.setenv(name, value)
         yield
 
@@ -47,7 +57,9 @@ def begun(tmp_path_factory: pytest.TempPathFactory) -> Path:
         git("init", "-q")
         dvc("init", "-q")
         dvc("remote", "add", "-d", "shared", "../shared")
-        (folder / "params.yaml").write_text("turn: {raw: data/raw/handbook}\nprepare: {domain: handbook}\n")
+        (folder / "params.yaml").write_text(
+            "turn: {raw: data/raw/handbook}\nprepare: {domain: handbook}\n"
+        )
         git("add", "-A")
         git("commit", "-qm", "begun")
         add(source, message="one")
@@ -74,7 +86,13 @@ def git(*arguments: str) -> str:
 
 def dvc(*arguments: str, **more: str) -> "subprocess.CompletedProcess[str]":
     environment = os.environ | {"DVC_NO_ANALYTICS": "1"} | more
-    done = subprocess.run([sys.executable, "-m", "dvc", *arguments], env=environment, capture_output=True, text=True, check=False)
+    done = subprocess.run(
+        [sys.executable, "-m", "dvc", *arguments],
+        env=environment,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
     assert done.returncode == 0, done.stderr
     return done
 
@@ -90,8 +108,12 @@ def rows(place: Path = HANDBOOK) -> str:
     return (place / "rows.jsonl").read_text()
 
 
-def test_add_says_what_it_is_and_what_to_commit(project: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert git("status", "--porcelain") == "", "what was asked for is committed, and the data are git's business no more"
+def test_add_says_what_it_is_and_what_to_commit(
+    project: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert git("status", "--porcelain") == "", (
+        "what was asked for is committed, and the data are git's business no more"
+    )
     assert git("log", "--format=%s") == "two\none\nbegun"
     (HANDBOOK / "rows.jsonl").write_text('{"a": 5}\n')
     add(HANDBOOK)
@@ -140,25 +162,40 @@ def test_add_that_fails_leaves_what_was_there(project: Path, tmp_path: Path) -> 
     with pytest.raises(CoWestError):
         add(tmp_path / "other", name="handbook")
     assert (rows(), POINTER.read_text()) == (before, pointer)
-    assert sorted(path.name for path in HANDBOOK.parent.iterdir()) == [".gitignore", "handbook", "handbook.dvc"]
+    assert sorted(path.name for path in HANDBOOK.parent.iterdir()) == [
+        ".gitignore",
+        "handbook",
+        "handbook.dvc",
+    ]
 
 
 def test_a_turn_rests_on_the_committed_version(project: Path) -> None:
     found = turn_of(HANDBOOK, Path("params.yaml")).raw
     assert found is not None
-    assert (found.kept, found.rev, found.digest) == ("dvc", git("rev-parse", "two"), file_digest(HANDBOOK))
+    assert (found.kept, found.rev, found.digest) == (
+        "dvc",
+        git("rev-parse", "two"),
+        file_digest(HANDBOOK),
+    )
     git("commit", "-q", "--allow-empty", "-m", "something else")
-    assert turn_of(HANDBOOK, Path("params.yaml")).raw == found, "the commit that brought the data, whatever came after"
+    assert turn_of(HANDBOOK, Path("params.yaml")).raw == found, (
+        "the commit that brought the data, whatever came after"
+    )
 
 
 def test_dirty_missing_and_uncommitted_data_are_refused(project: Path) -> None:
     (HANDBOOK / "rows.jsonl").write_text("{}\n")
     (HANDBOOK / "new.jsonl").write_text("{}\n")
     (HANDBOOK / "deep" / "more.jsonl").unlink()
-    with pytest.raises(InputError, match=r"changed: rows.jsonl; missing: deep/more.jsonl; new: new.jsonl.*`cowest data add .*dvc checkout"):
+    with pytest.raises(
+        InputError,
+        match=r"changed: rows.jsonl; missing: deep/more.jsonl; new: new.jsonl.*`cowest data add .*dvc checkout",
+    ):
         snapshots.version_of(HANDBOOK)
     shutil.rmtree(HANDBOOK)
-    with pytest.raises(InputError, match=r"is not here, and data/raw/handbook.dvc names its version: `dvc pull"):
+    with pytest.raises(
+        InputError, match=r"is not here, and data/raw/handbook.dvc names its version: `dvc pull"
+    ):
         snapshots.version_of(HANDBOOK)
     dvc("checkout", "-q", str(POINTER))
     (HANDBOOK / "rows.jsonl").write_text("{}\n")
@@ -189,17 +226,28 @@ def test_a_revision_is_laid_out_beside_or_refused_in_place(project: Path) -> Non
     assert '"a": 3' in rows()
     place = Path("data/pinned/handbook")
     found = snapshots.lay_out(place, "one", HANDBOOK)
-    assert (found.rev, found.path, '"a": 2' in rows(place)) == (git("rev-parse", "one"), "data/raw/handbook", True)
-    assert snapshots.lay_out(place, "two", HANDBOOK).rev == git("rev-parse", "two"), "laid out here and untouched: replaced"
+    assert (found.rev, found.path, '"a": 2' in rows(place)) == (
+        git("rev-parse", "one"),
+        "data/raw/handbook",
+        True,
+    )
+    assert snapshots.lay_out(place, "two", HANDBOOK).rev == git("rev-parse", "two"), (
+        "laid out here and untouched: replaced"
+    )
     assert rows(place) == rows()
     (place / "rows.jsonl").write_text("mine\n")
     with pytest.raises(InputError, match="not written over"):
         snapshots.lay_out(place, "one", HANDBOOK)
     assert rows(place) == "mine\n"
     assert [part.name for part in place.parent.iterdir()] == ["handbook"], "nothing is left behind"
-    assert snapshots.lay_out(place.with_name("rows.jsonl"), "one", HANDBOOK / "rows.jsonl").kept == "dvc"
+    assert (
+        snapshots.lay_out(place.with_name("rows.jsonl"), "one", HANDBOOK / "rows.jsonl").kept
+        == "dvc"
+    )
     assert '"a": 2' in place.with_name("rows.jsonl").read_text()
-    assert snapshots.lay_out(Path("data/pinned/params.yaml"), "one", Path("params.yaml")).kept == "git"
+    assert (
+        snapshots.lay_out(Path("data/pinned/params.yaml"), "one", Path("params.yaml")).kept == "git"
+    )
 
 
 def test_the_same_data_make_the_same_turn_wherever_they_lie(project: Path) -> None:
@@ -221,19 +269,30 @@ def test_the_same_data_make_the_same_turn_wherever_they_lie(project: Path) -> No
         ("two", Path("../outside"), "is not tracked at two|no git repository"),
     ],
 )
-def test_what_a_revision_does_not_have_is_said(project: Path, rev: str, path: Path, said: str) -> None:
+def test_what_a_revision_does_not_have_is_said(
+    project: Path, rev: str, path: Path, said: str
+) -> None:
     with pytest.raises(InputError, match=said):
         snapshots.lay_out(Path("data/pinned/x"), rev, path)
     assert not Path("data/pinned/x").exists()
 
 
 @pytest.mark.parametrize(
-    "line", ["  path: /etc/passwd", "  path: ../../../handbook", "  path: handbook\nwdir: ../..", "  path: handbook\ncmd: touch owned"]
+    "line",
+    [
+        "  path: /etc/passwd",
+        "  path: ../../../handbook",
+        "  path: handbook\nwdir: ../..",
+        "  path: handbook\ncmd: touch owned",
+    ],
 )
 def test_a_hostile_pointer_is_not_followed(project: Path, line: str) -> None:
     POINTER.write_text(POINTER.read_text().replace("  path: handbook", line))
     git("commit", "-qam", "hostile")
-    for look in (lambda: snapshots.version_of(HANDBOOK), lambda: snapshots.lay_out(Path("data/pinned/x"), "HEAD", HANDBOOK)):
+    for look in (
+        lambda: snapshots.version_of(HANDBOOK),
+        lambda: snapshots.lay_out(Path("data/pinned/x"), "HEAD", HANDBOOK),
+    ):
         with pytest.raises(InputError, match="which no pointer to data should"):
             look()
     assert not Path("owned").exists()
@@ -242,7 +301,10 @@ def test_a_hostile_pointer_is_not_followed(project: Path, line: str) -> None:
 def test_a_listing_that_leaves_its_folder_is_not_followed(project: Path) -> None:
     md5 = snapshots.pointer_of(POINTER, POINTER.read_text(), "it").md5
     cached = Path(".dvc/cache/files/md5") / md5[:2] / md5[2:]
-    entries = [*json.loads(cached.read_text()), {"md5": "d41d8cd98f00b204e9800998ecf8427e", "relpath": "../../../escaped"}]
+    entries = [
+        *json.loads(cached.read_text()),
+        {"md5": "d41d8cd98f00b204e9800998ecf8427e", "relpath": "../../../escaped"},
+    ]
     forged = json.dumps(entries)
     import hashlib
 
@@ -257,7 +319,11 @@ def test_a_listing_that_leaves_its_folder_is_not_followed(project: Path) -> None
 
 
 def test_a_damaged_cache_is_told_from_a_good_one(project: Path) -> None:
-    for cached in (path for path in Path(".dvc/cache/files").rglob("*") if path.is_file() and not path.name.endswith(".dir")):
+    for cached in (
+        path
+        for path in Path(".dvc/cache/files").rglob("*")
+        if path.is_file() and not path.name.endswith(".dir")
+    ):
         cached.chmod(0o644)
         cached.write_bytes(b"x" + cached.read_bytes()[1:])
     with pytest.raises(InputError, match=r"did not come as data/raw/handbook\.dvc names it"):
@@ -267,7 +333,11 @@ def test_a_damaged_cache_is_told_from_a_good_one(project: Path) -> None:
 
 def test_a_remote_that_was_cut_short_is_seen(project: Path, tmp_path: Path) -> None:
     push()
-    for stored in (path for path in (tmp_path / "shared").rglob("*") if path.is_file() and not path.name.endswith(".dir")):
+    for stored in (
+        path
+        for path in (tmp_path / "shared").rglob("*")
+        if path.is_file() and not path.name.endswith(".dir")
+    ):
         stored.chmod(0o644)
         stored.write_bytes(stored.read_bytes()[:-1])
     _clone(project, tmp_path)
@@ -276,7 +346,9 @@ def test_a_remote_that_was_cut_short_is_seen(project: Path, tmp_path: Path) -> N
     assert not HANDBOOK.exists()
 
 
-def test_without_git_or_dvc_it_is_as_before_and_says_so(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_without_git_or_dvc_it_is_as_before_and_says_so(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.chdir(tmp_path)
     HANDBOOK.mkdir(parents=True)
     (HANDBOOK / "rows.jsonl").write_text("{}\n")
@@ -290,16 +362,24 @@ def test_without_git_or_dvc_it_is_as_before_and_says_so(tmp_path: Path, monkeypa
     assert snapshots.version_of(HANDBOOK).kept == "unversioned"
     git("add", "-A")
     git("commit", "-qm", "raw")
-    assert (snapshots.version_of(HANDBOOK).kept, snapshots.version_of(HANDBOOK).rev) == ("git", git("rev-parse", "HEAD"))
+    assert (snapshots.version_of(HANDBOOK).kept, snapshots.version_of(HANDBOOK).rev) == (
+        "git",
+        git("rev-parse", "HEAD"),
+    )
     (HANDBOOK / ".notes").write_text("hidden files are no data")
     assert snapshots.version_of(HANDBOOK).kept == "git"
     (HANDBOOK / "rows.jsonl").write_text("{} \n")
     (HANDBOOK / "more.jsonl").write_text("{}\n")
-    with pytest.raises(InputError, match=r"not the version that git has of it \(.*more.jsonl, .*rows.jsonl\).*git checkout -- "):
+    with pytest.raises(
+        InputError,
+        match=r"not the version that git has of it \(.*more.jsonl, .*rows.jsonl\).*git checkout -- ",
+    ):
         snapshots.version_of(HANDBOOK)
     (HANDBOOK / "rows.jsonl").write_text("{}\n")
     Path(".gitignore").write_text("more.jsonl\n")
-    assert snapshots.version_of(HANDBOOK).kept == "unversioned", "git ignores a part: no revision can name the whole"
+    assert snapshots.version_of(HANDBOOK).kept == "unversioned", (
+        "git ignores a part: no revision can name the whole"
+    )
     Path(".gitignore").unlink()
     (HANDBOOK / "more.jsonl").rename("q*.jsonl")
     (HANDBOOK.parent / "q2.jsonl").symlink_to(Path("q*.jsonl").resolve())
@@ -316,7 +396,9 @@ def test_without_git_or_dvc_it_is_as_before_and_says_so(tmp_path: Path, monkeypa
 def test_a_folder_shares_versions(project: Path, tmp_path: Path) -> None:
     push()
     clone = _clone(project, tmp_path)
-    assert snapshots.lay_out(HANDBOOK, "one").rev == git("rev-parse", "one"), "nothing lies there: it is laid out in place"
+    assert snapshots.lay_out(HANDBOOK, "one").rev == git("rev-parse", "one"), (
+        "nothing lies there: it is laid out in place"
+    )
     assert '"a": 2' in rows()
     shutil.rmtree(HANDBOOK)
     dvc("pull", "-q")
@@ -334,7 +416,9 @@ def _clone(project: Path, tmp_path: Path) -> Path:
     return clone
 
 
-def test_an_s3_server_shares_versions_and_no_secret_is_said(project: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_s3_server_shares_versions_and_no_secret_is_said(
+    project: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     with s3.server(tmp_path / "s3") as found:
         for name, value in {**found.environment(), "AWS_MAX_ATTEMPTS": "1"}.items():
             monkeypatch.setenv(name, value)
@@ -350,14 +434,19 @@ def test_an_s3_server_shares_versions_and_no_secret_is_said(project: Path, tmp_p
 
         shutil.rmtree(".dvc/cache")
         monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "wrong-and-private")
-        with pytest.raises(InputError, match="are the remote's credentials set, and right") as refused:
+        with pytest.raises(
+            InputError, match="are the remote's credentials set, and right"
+        ) as refused:
             snapshots.lay_out(Path("data/pinned/x"), "one", HANDBOOK)
         dvc("remote", "modify", "--local", "team", "secret_access_key", "also-private-4711")
         dvc("remote", "modify", "--local", "team", "access_key_id", "private-key-id")
         with pytest.raises(InputError) as again:
             snapshots.lay_out(Path("data/pinned/x"), "one", HANDBOOK)
         said = f"{refused.value} {again.value}"
-        assert not any(secret in said for secret in ("wrong-and-private", "also-private-4711", "private-key-id", found.key)), said
+        assert not any(
+            secret in said
+            for secret in ("wrong-and-private", "also-private-4711", "private-key-id", found.key)
+        ), said
     dvc("config", "--local", "--unset", "remote.team.secret_access_key")
     dvc("config", "--local", "--unset", "remote.team.access_key_id")
     with pytest.raises(InputError, match="is the remote's server up"):
@@ -365,23 +454,38 @@ def test_an_s3_server_shares_versions_and_no_secret_is_said(project: Path, tmp_p
     assert not Path("data/pinned/x").exists()
 
 
-def test_versions_are_compared_by_revision(project: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_versions_are_compared_by_revision(
+    project: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     for version, answer in (("three", "Oslo"), ("four", "Bergen")):
         (HANDBOOK / "t.csv").write_text(f"question,answer\nwhere?,{answer}\n{version}?,Ada\n")
         add(HANDBOOK, message=version)
         git("tag", version)
     table = "{file: t.csv, prompt: question, targets: answer, splits: {shares: {train: 1}}}"
-    Path("params.yaml").write_text(f"turn: {{raw: data/raw/handbook}}\nprepare: {{domain: table, table: {table}}}\n")
+    Path("params.yaml").write_text(
+        f"turn: {{raw: data/raw/handbook}}\nprepare: {{domain: table, table: {table}}}\n"
+    )
     before = sorted(Path().iterdir())
     capsys.readouterr()
     assert cli.main(["data", "diff", "three", "four"]) == 0
     said = capsys.readouterr().out
-    assert "changed          1   (other right answers: 1)" in said and "added            1" in said and "removed          1" in said
-    assert cli.main(["data", "diff", "three:data/raw/handbook", "data/raw/handbook", "--html", "page.html"]) == 0
+    assert (
+        "changed          1   (other right answers: 1)" in said
+        and "added            1" in said
+        and "removed          1" in said
+    )
+    assert (
+        cli.main(
+            ["data", "diff", "three:data/raw/handbook", "data/raw/handbook", "--html", "page.html"]
+        )
+        == 0
+    )
     assert capsys.readouterr().out.splitlines()[2:8] == said.splitlines()[2:8]
     assert cli.main(["data", "diff", "three", "nowhere"]) == 1
     assert "'nowhere' is no revision" in capsys.readouterr().err
-    assert sorted(Path().iterdir()) == sorted([*before, Path("page.html")]), "nothing is left behind"
+    assert sorted(Path().iterdir()) == sorted([*before, Path("page.html")]), (
+        "nothing is left behind"
+    )
 
 
 @pytest.mark.parametrize("to", ["/etc/hostname", "../../../../outside"])

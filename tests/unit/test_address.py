@@ -6,8 +6,8 @@ import pytest
 
 from cowest.config import parse
 from cowest.errors import ConfigError
-from cowest.models.address import forbidden, leads_astray, outside
 from cowest.models.openai import OpenAIConfig
+from cowest.net.address import forbidden, leads_astray, outside
 
 METADATA = [
     "169.254.169.254", "169.254.0.1", "169.254.170.2", "2852039166", "0xA9FEA9FE", "0xa9.0xfe.0xa9.0xfe", "0251.0376.0251.0376",
@@ -17,7 +17,18 @@ METADATA = [
     "Metadata.Google.Internal.", "instance-data.ec2.internal", "%31%36%39.254.169.254", "169\u3002254\u3002169\u3002254",
     "\uff11\uff16\uff19.254.169.254",
 ]  # fmt: skip
-FINE = ["api.openai.com", "127.0.0.1", "[::1]", "10.0.0.8", "192.168.1.4", "localhost", "8.8.8.8", "[2001:db8::1]", "vllm", "169.253.1.1"]
+FINE = [
+    "api.openai.com",
+    "127.0.0.1",
+    "[::1]",
+    "10.0.0.8",
+    "192.168.1.4",
+    "localhost",
+    "8.8.8.8",
+    "[2001:db8::1]",
+    "vllm",
+    "169.253.1.1",
+]
 
 
 @pytest.mark.parametrize("host", METADATA)
@@ -28,7 +39,9 @@ def test_no_form_of_a_metadata_address_is_called(host: str) -> None:
 
 @pytest.mark.parametrize("host", FINE)
 def test_others_are(host: str) -> None:
-    assert parse(OpenAIConfig, {"model": "m", "base_url": f"http://{host}:8000/v1"}, "test").base_url.endswith("/v1")
+    assert parse(
+        OpenAIConfig, {"model": "m", "base_url": f"http://{host}:8000/v1"}, "test"
+    ).base_url.endswith("/v1")
 
 
 @pytest.mark.parametrize(
@@ -40,18 +53,31 @@ def test_one_that_is_named_may_be_called_and_no_other(allowed: list[str], url: s
     found = parse(OpenAIConfig, {"model": "m", "allow_address": allowed, "base_url": url}, "test")
     assert not found.forbids("169.254.10.20")
     with pytest.raises(ConfigError, match="base_url"):
-        parse(OpenAIConfig, {"model": "m", "allow_address": allowed, "base_url": "http://169.254.169.254/v1"}, "test")
+        parse(
+            OpenAIConfig,
+            {"model": "m", "allow_address": allowed, "base_url": "http://169.254.169.254/v1"},
+            "test",
+        )
 
 
 def test_what_a_name_leads_to_is_looked_at_unless_it_is_named() -> None:
     assert not leads_astray("localhost") and not leads_astray("no.such.name.invalid")
     assert leads_astray("0xA9FEA9FE") and not leads_astray("0xA9FEA9FE", ["169.254.169.254"])
-    named = OpenAIConfig(model="m", base_url="http://models.example/v1", allow_address=("models.example",))
+    named = OpenAIConfig(
+        model="m", base_url="http://models.example/v1", allow_address=("models.example",)
+    )
     assert not named.forbids("169.254.1.1") and OpenAIConfig(model="m").forbids("169.254.1.1")
     assert forbidden("fe80::1%eth0") and not forbidden("fe80::1%eth0", ["fe80::1"])
 
 
-@pytest.mark.parametrize("settings", [{"base_url": "gopher://host/v1"}, {"base_url": "unix:///run/model.sock"}, {"base_url": "//host/v1"}])
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {"base_url": "gopher://host/v1"},
+        {"base_url": "unix:///run/model.sock"},
+        {"base_url": "//host/v1"},
+    ],
+)
 def test_other_ways_than_http_are_refused_whatever_is_named(settings: dict[str, Any]) -> None:
     with pytest.raises(ConfigError, match="base_url: should be http"):
         parse(OpenAIConfig, {"model": "m", "allow_address": ["host"], **settings}, "test")
@@ -71,4 +97,7 @@ def test_inside_and_outside() -> None:
         "box.local",
     ]
     assert [host for host in inside if outside(host)] == []
-    assert all(outside(host) for host in ["api.openai.com", "8.8.8.8", "2606:4700::1111", "models.example.com"])
+    assert all(
+        outside(host)
+        for host in ["api.openai.com", "8.8.8.8", "2606:4700::1111", "models.example.com"]
+    )

@@ -41,7 +41,9 @@ def params(tmp_path: Path) -> Path:
         ("dpo.beta='a # b'", "beta: 0.1", "beta: 'a # b'"),
     ],
 )
-def test_one_setting_changes_and_nothing_else(params: Path, assignment: str, old: str, new: str) -> None:
+def test_one_setting_changes_and_nothing_else(
+    params: Path, assignment: str, old: str, new: str
+) -> None:
     said = amend(params, assignment)
     assert said is not None
     assert assignment.partition("=")[0] in said
@@ -74,7 +76,9 @@ def test_what_is_so_already_is_not_written(params: Path, assignment: str) -> Non
         ("dpo.beta=[1", "not YAML"),
     ],
 )
-def test_what_cannot_be_set_is_said_and_the_file_stays(params: Path, assignment: str, why: str) -> None:
+def test_what_cannot_be_set_is_said_and_the_file_stays(
+    params: Path, assignment: str, why: str
+) -> None:
     with pytest.raises(ConfigError, match=why):
         amend(params, assignment)
     assert params.read_text() == TEXT

@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from cowest.domains import domain
 from cowest.domains.table import Source, Table
 from cowest.errors import CoWestError, InputError
-from cowest.intake import Intake
+from cowest.raw.intake import Intake
 from cowest.records import Query
 from cowest.stages.prepare import PrepareConfig, main
 
@@ -24,7 +24,13 @@ GOOD = b'{"q": "Who?", "a": "Ada"}\n'
 CSV = b"q,a\nWho?,Ada\n"
 ALL = {"splits": {"shares": {"train": 1}}}
 PLAIN: dict[str, Any] = {"prompt": "q", "targets": "a", **ALL}
-QUIZ: dict[str, Any] = {"prompt": "{q}\n{choices}", "choices": ["x", "y"], "targets": "a", "keyed": "text", **ALL}
+QUIZ: dict[str, Any] = {
+    "prompt": "{q}\n{choices}",
+    "choices": ["x", "y"],
+    "targets": "a",
+    "keyed": "text",
+    **ALL,
+}
 
 
 def holding(content: bytes) -> Make:
@@ -110,7 +116,9 @@ BAD: list[tuple[str, str, Make, dict[str, Any], str]] = [
 ]  # fmt: skip
 
 
-@pytest.mark.parametrize(("name", "make", "table", "said"), [case[1:] for case in BAD], ids=[case[0] for case in BAD])
+@pytest.mark.parametrize(
+    ("name", "make", "table", "said"), [case[1:] for case in BAD], ids=[case[0] for case in BAD]
+)
 def test_a_bad_file_is_one_clear_error_and_nothing_is_written(
     tmp_path: Path, name: str, make: Make, table: dict[str, Any], said: str
 ) -> None:
@@ -125,7 +133,15 @@ def test_a_bad_file_is_one_clear_error_and_nothing_is_written(
     assert not list(out.iterdir())
 
 
-QUESTION: dict[str, Any] = {"question": "Which gland?", "opa": "A", "opb": "B", "opc": "C", "opd": "D", "cop": 1, "exp": None}
+QUESTION: dict[str, Any] = {
+    "question": "Which gland?",
+    "opa": "A",
+    "opb": "B",
+    "opc": "C",
+    "opd": "D",
+    "cop": 1,
+    "exp": None,
+}
 
 
 def question(**changed: Any) -> bytes:
@@ -156,8 +172,12 @@ PUBLISHED: list[tuple[str, str, Make, str]] = [
 ]  # fmt: skip
 
 
-@pytest.mark.parametrize(("name", "make", "said"), [case[1:] for case in PUBLISHED], ids=[case[0] for case in PUBLISHED])
-def test_a_bad_published_file_is_one_clear_error_and_nothing_is_written(tmp_path: Path, name: str, make: Make, said: str) -> None:
+@pytest.mark.parametrize(
+    ("name", "make", "said"), [case[1:] for case in PUBLISHED], ids=[case[0] for case in PUBLISHED]
+)
+def test_a_bad_published_file_is_one_clear_error_and_nothing_is_written(
+    tmp_path: Path, name: str, make: Make, said: str
+) -> None:
     raw, out = tmp_path / "raw", tmp_path / "out"
     raw.mkdir()
     out.mkdir()
@@ -170,21 +190,30 @@ def test_a_bad_published_file_is_one_clear_error_and_nothing_is_written(tmp_path
 
 def test_what_is_unusual_and_sound_is_read(tmp_path: Path) -> None:
     """A byte-order mark, CRLF, blank lines, a repeated row, and newlines in quotes."""
-    (tmp_path / "train.jsonl").write_bytes(b"\xef\xbb\xbf" + question().replace(b"\n", b"\r\n") + b"\r\n" + question())
+    (tmp_path / "train.jsonl").write_bytes(
+        b"\xef\xbb\xbf" + question().replace(b"\n", b"\r\n") + b"\r\n" + question()
+    )
     assert len(list(domain({"domain": "medmcqa", "draft": "direct"}).load(tmp_path))) == 1
     (tmp_path / "t.csv").write_bytes(b'\xef\xbb\xbfq,a\r\n"Who\r\nis it?",Ada\r\n')
     assert read(tmp_path / "t.csv", PLAIN) == 2
 
 
-def test_a_row_group_that_would_fill_the_memory_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("cowest.formats.ROW_GROUP_LIMIT", 10)
+def test_a_row_group_that_would_fill_the_memory_is_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("cowest.raw.tables.ROW_GROUP_LIMIT", 10)
     parquet_of(q=["Who?"], a=["Ada"])(tmp_path / "t.parquet")
     with pytest.raises(InputError, match="row group 0 unpacks to"):
         read(tmp_path / "t.parquet", PLAIN)
 
 
 def test_the_loader_of_the_demo_refuses_the_same(tmp_path: Path) -> None:
-    for name, content in (("Latin-1", b"\xe9\n"), ("NUL", b"\0\n"), ("gzip", gzip.compress(b"")), ("nesting", b"[" * 200_000)):
+    for name, content in (
+        ("Latin-1", b"\xe9\n"),
+        ("NUL", b"\0\n"),
+        ("gzip", gzip.compress(b"")),
+        ("nesting", b"[" * 200_000),
+    ):
         (tmp_path / "questions.jsonl").write_bytes(content)
         with pytest.raises(InputError):
             list(domain("handbook").load(tmp_path))
@@ -205,10 +234,14 @@ def survives(path: Path, content: bytes, table: dict[str, Any]) -> None:
         assert str(error)
 
 
-ANY = settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+ANY = settings(
+    max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
+)
 VALUES = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats() | st.text(st.characters()),
-    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.sampled_from("qaxy"), inner, max_size=4),
+    lambda inner: (
+        st.lists(inner, max_size=3) | st.dictionaries(st.sampled_from("qaxy"), inner, max_size=4)
+    ),
     max_leaves=12,
 )
 
@@ -224,13 +257,19 @@ def test_any_bytes(tmp_path: Path, content: bytes, ending: str, start: bytes) ->
 
 
 @ANY
-@given(rows=st.lists(st.dictionaries(st.sampled_from("qaxy"), VALUES, max_size=4), max_size=4), table=st.sampled_from([PLAIN, QUIZ]))
+@given(
+    rows=st.lists(st.dictionaries(st.sampled_from("qaxy"), VALUES, max_size=4), max_size=4),
+    table=st.sampled_from([PLAIN, QUIZ]),
+)
 def test_any_json(tmp_path: Path, rows: list[dict[str, Any]], table: dict[str, Any]) -> None:
     survives(tmp_path / "t.jsonl", "".join(json.dumps(row) + "\n" for row in rows).encode(), table)
 
 
 @ANY
-@given(text=st.text(st.sampled_from('qaxy,;"\n\r \t\\é\ufeff0'), max_size=60), table=st.sampled_from([PLAIN, QUIZ]))
+@given(
+    text=st.text(st.sampled_from('qaxy,;"\n\r \t\\é\ufeff0'), max_size=60),
+    table=st.sampled_from([PLAIN, QUIZ]),
+)
 def test_any_csv(tmp_path: Path, text: str, table: dict[str, Any]) -> None:
     survives(tmp_path / "t.csv", b"q,a,x,y\n" + text.encode(), table)
 
@@ -250,19 +289,29 @@ def test_a_footer_that_would_end_the_process_is_an_error(tmp_path: Path) -> None
     parquet_of(q=["Who?", "Where?"], a=["Ada", "Oslo"])(tmp_path / "whole.parquet")
     whole = (tmp_path / "whole.parquet").read_bytes()
     for place in range(len(whole) - struct.unpack("<I", whole[-8:-4])[0] - 8, len(whole) - 8):
-        survives(tmp_path / "t.parquet", whole[:place] + bytes([whole[place] ^ 0x10]) + whole[place + 1 :], PLAIN)
+        survives(
+            tmp_path / "t.parquet",
+            whole[:place] + bytes([whole[place] ^ 0x10]) + whole[place + 1 :],
+            PLAIN,
+        )
 
 
 @ANY
 @given(
     fields=st.lists(
-        st.tuples(st.text(st.characters(exclude_categories=["Cs"])), st.text(st.characters(exclude_categories=["Cs"]))), max_size=6
+        st.tuples(
+            st.text(st.characters(exclude_categories=["Cs"])),
+            st.text(st.characters(exclude_categories=["Cs"])),
+        ),
+        max_size=6,
     )
 )
-def test_what_a_csv_writer_writes_is_read_back(tmp_path: Path, fields: list[tuple[str, str]]) -> None:
+def test_what_a_csv_writer_writes_is_read_back(
+    tmp_path: Path, fields: list[tuple[str, str]]
+) -> None:
     import csv
 
-    from cowest.formats import rows
+    from cowest.raw.tables import rows
 
     fields = [tuple(field.replace("\0", "").replace("\r", "") for field in pair) for pair in fields]  # type: ignore[misc]
     with (tmp_path / "t.csv").open("w", newline="", encoding="utf-8") as file:
@@ -273,11 +322,40 @@ def test_what_a_csv_writer_writes_is_read_back(tmp_path: Path, fields: list[tupl
 
 
 SOUND: dict[str, dict[str, Any]] = {
-    "ifqa": {"question": "If it had opened, when?", "answers": ["1962"], "context": ["It opened in 1960."]},
+    "ifqa": {
+        "question": "If it had opened, when?",
+        "answers": ["1962"],
+        "context": ["It opened in 1960."],
+    },
     "medmcqa": {**QUESTION, "subject_name": "Physiology", "choice_type": "single"},
-    "prosocial": {"context": "I took the cake.", "safety_label": "__casual__", "rots": ["It's wrong."], "dialogue_id": 7},
+    "prosocial": {
+        "context": "I took the cake.",
+        "safety_label": "__casual__",
+        "rots": ["It's wrong."],
+        "dialogue_id": 7,
+    },
 }
-ODD = st.sampled_from(["\ud800 or so", "", " ", "\0", [], [""], ["\ud800"], [None], None, -1, 0, 9, 1e300, True, {}, "Ans. b", "__x__"])
+ODD = st.sampled_from(
+    [
+        "\ud800 or so",
+        "",
+        " ",
+        "\0",
+        [],
+        [""],
+        ["\ud800"],
+        [None],
+        None,
+        -1,
+        0,
+        9,
+        1e300,
+        True,
+        {},
+        "Ans. b",
+        "__x__",
+    ]
+)
 
 
 @ANY
@@ -286,14 +364,24 @@ def test_any_published_row(tmp_path: Path, data: st.DataObject, name: str, liste
     """Sound rows with up to two fields changed or gone: each is used, left out or quarantined, and no other error comes."""
     rows = []
     for _ in range(data.draw(st.integers(1, 3))):
-        changed = data.draw(st.dictionaries(st.sampled_from(list(SOUND[name])), ODD | VALUES, max_size=2))
+        changed = data.draw(
+            st.dictionaries(st.sampled_from(list(SOUND[name])), ODD | VALUES, max_size=2)
+        )
         gone = data.draw(st.sampled_from([None, *SOUND[name]]))
-        rows.append({field: value for field, value in {**SOUND[name], **changed}.items() if field != gone})
+        rows.append(
+            {field: value for field, value in {**SOUND[name], **changed}.items() if field != gone}
+        )
     path = tmp_path / "t.json"
-    path.write_text(json.dumps(rows, indent=1) if listed else "".join(json.dumps(row) + "\n" for row in rows))
+    path.write_text(
+        json.dumps(rows, indent=1) if listed else "".join(json.dumps(row) + "\n" for row in rows)
+    )
     intake = Intake(100)
     try:
-        made = [row for row in domain({"domain": name, "draft": "direct"}).rows(path, intake) if isinstance(row, Query)]
+        made = [
+            row
+            for row in domain({"domain": name, "draft": "direct"}).rows(path, intake)
+            if isinstance(row, Query)
+        ]
     except CoWestError as error:
         assert str(error)
     else:

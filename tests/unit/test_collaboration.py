@@ -13,7 +13,10 @@ from cowest.records import Draft, Feedback, Query
 from cowest.scorers.contains import ContainsConfig as Contains
 from tests.factories import make_query
 
-PROMPTS = Prompts(refine=Template(user="Notes: {draft}\nQuestion: {query}"), solo=Template(user="Question: {query}"))
+PROMPTS = Prompts(
+    refine=Template(user="Notes: {draft}\nQuestion: {query}"),
+    solo=Template(user="Question: {query}"),
+)
 GREEDY, WARM = Sampling(max_tokens=20), Sampling(temperature=1.0, n=3, max_tokens=20)
 
 
@@ -32,9 +35,13 @@ class Watched:
             yield from self._model.generate([request])
 
 
-def run(queries: list[Query], policy: Watched, strong: Watched, drafting: Sampling = GREEDY) -> list[Feedback]:
+def run(
+    queries: list[Query], policy: Watched, strong: Watched, drafting: Sampling = GREEDY
+) -> list[Feedback]:
     with Contains().open() as scorer:
-        return list(collaboration.feedback(queries, policy, strong, scorer, PROMPTS, drafting, GREEDY))
+        return list(
+            collaboration.feedback(queries, policy, strong, scorer, PROMPTS, drafting, GREEDY)
+        )
 
 
 def say(match: str, *replies: str) -> Rule:
@@ -42,17 +49,27 @@ def say(match: str, *replies: str) -> Rule:
 
 
 def test_gain_is_what_the_draft_added() -> None:
-    strong = Watched(say("Notes: made in Oslo", "Norway"), say("Notes: ", "France"), say("", "Sweden"))
-    helped, hurt = make_query(text="helped", targets=("Norway",)), make_query(text="hurt", targets=("Sweden",))
+    strong = Watched(
+        say("Notes: made in Oslo", "Norway"), say("Notes: ", "France"), say("", "Sweden")
+    )
+    helped, hurt = (
+        make_query(text="helped", targets=("Norway",)),
+        make_query(text="hurt", targets=("Sweden",)),
+    )
     policy = Watched(say("helped", "made in Oslo"), say("", "made in Paris"))
     rows = run([helped, hurt], policy, strong)
-    assert [(row.score, row.solo_score, row.draft_score, row.gain) for row in rows] == [(1, 0, 0, 1), (0, 1, 0, -1)]
+    assert [(row.score, row.solo_score, row.draft_score, row.gain) for row in rows] == [
+        (1, 0, 0, 1),
+        (0, 1, 0, -1),
+    ]
     assert rows[0].refinement == "Norway" and rows[0].solo == "Sweden"
 
 
 def test_solo_is_asked_once_a_query_and_equal_drafts_are_one_call() -> None:
     strong = Watched(say("", "yes"))
-    rows = run([make_query(text="one"), make_query(text="two")], Watched(say("", "the same")), strong, WARM)
+    rows = run(
+        [make_query(text="one"), make_query(text="two")], Watched(say("", "the same")), strong, WARM
+    )
     assert len(rows) == 6
     assert len(strong.asked) == 4  # a solo and a refinement for each
 
@@ -61,14 +78,20 @@ def test_rows_of_a_query_are_adjacent_and_in_order() -> None:
     queries = [make_query(text=f"question {number}") for number in range(40)]
     policy = Watched(say(r"question (\d+)", "a {1}", "b {1}", "c {1}"))
     rows = run(queries, policy, Watched(say(r"Question: question (\d+)", "re {1}")), WARM)
-    assert [(row.id, row.sample) for row in rows] == [(query.id, sample) for query in queries for sample in range(3)]
+    assert [(row.id, row.sample) for row in rows] == [
+        (query.id, sample) for query in queries for sample in range(3)
+    ]
     for row in rows:  # each with the refinement of its own draft
         assert row.refinement == f"re {row.prompt[0].content.split()[-1]}"
 
 
 def test_requests_carry_the_block_of_their_query() -> None:
     strong = Watched(say("", "yes"))
-    run([make_query(text=f"{number}") for number in range(BLOCK + 1)], Watched(say("", "no")), strong)
+    run(
+        [make_query(text=f"{number}") for number in range(BLOCK + 1)],
+        Watched(say("", "no")),
+        strong,
+    )
     assert [request.block for request in strong.asked] == [0] * 2 * BLOCK + [1] * 2
 
 
@@ -80,7 +103,9 @@ def test_requests_carry_the_block_of_their_query() -> None:
         (say("", "a draft"), Rule(match="^Question", failed="no power"), "solo: no power"),
     ],
 )
-def test_a_failed_call_fails_its_row_and_is_no_score(policy: Rule, strong: Rule, reason: str) -> None:
+def test_a_failed_call_fails_its_row_and_is_no_score(
+    policy: Rule, strong: Rule, reason: str
+) -> None:
     rows = run([make_query(text="x")], Watched(policy), Watched(strong, say("", "yes")))
     assert [(row.failed, row.gain) for row in rows] == [(reason, None)]
 
@@ -88,12 +113,19 @@ def test_a_failed_call_fails_its_row_and_is_no_score(policy: Rule, strong: Rule,
 def test_a_failed_row_shifts_no_neighbour() -> None:
     policy = Watched(Rule(match="bad", failed="no power"), say(r"(\d)", "draft {1}"))
     strong = Watched(say(r"Notes: draft (\d)", "{1}"), say("", "alone"))
-    rows = run([make_query(text=text) for text in ("1", "bad", "2", "bad too", "3")], policy, strong)
+    rows = run(
+        [make_query(text=text) for text in ("1", "bad", "2", "bad too", "3")], policy, strong
+    )
     assert [row.refinement for row in rows] == ["1", None, "2", None, "3"]
 
 
 def test_all_of_a_query_failed_loses_no_row() -> None:
-    rows = run([make_query(text="x"), make_query(text="y")], Watched(Rule(failed="a")), Watched(Rule(failed="b")), WARM)
+    rows = run(
+        [make_query(text="x"), make_query(text="y")],
+        Watched(Rule(failed="a")),
+        Watched(Rule(failed="b")),
+        WARM,
+    )
     assert [row.failed for row in rows] == ["draft: a"] * 6
 
 
@@ -113,14 +145,19 @@ def test_it_is_lazy() -> None:
             yield make_query(text=f"{read}")
 
     with Contains().open() as scorer:
-        rows = collaboration.feedback(endless(), Watched(say("", "a")), Watched(say("", "b")), scorer, PROMPTS, GREEDY, GREEDY)  # type: ignore[arg-type]
+        rows = collaboration.feedback(
+            endless(), Watched(say("", "a")), Watched(say("", "b")), scorer, PROMPTS, GREEDY, GREEDY
+        )  # type: ignore[arg-type]
         for _ in range(5):
             next(rows)
     assert read < 10
 
 
 def test_an_answer_is_what_the_three_steps_make() -> None:
-    policy, strong = Watched(say("", "made in Oslo")), Watched(say("Notes: made in Oslo", "Norway"), say("", "Sweden"))
+    policy, strong = (
+        Watched(say("", "made in Oslo")),
+        Watched(say("Notes: made in Oslo", "Norway"), say("", "Sweden")),
+    )
     query = make_query(text="x")
     (row,) = run([query], policy, strong)
     drafted, refined = collaboration.answer(query.prompt, policy, strong, PROMPTS, GREEDY, GREEDY)

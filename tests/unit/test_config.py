@@ -43,7 +43,9 @@ def test_several_greedy_samples_are_refused() -> None:
 
 def test_a_changed_prompt_is_a_changed_digest() -> None:
     resolved = config.parse(RefineConfig, REFINE, "x")
-    other = resolved.model_copy(update={"prompts": Prompts(refine=Template(user="{draft} {query}"), solo=Template())})
+    other = resolved.model_copy(
+        update={"prompts": Prompts(refine=Template(user="{draft} {query}"), solo=Template())}
+    )
     assert resolved.prompts.refine.shots and config.digest(resolved) != config.digest(other)
 
 
@@ -58,7 +60,10 @@ def test_aliases_of_an_anchor_are_read(tmp_path: Path) -> None:
     assert config.section(config.load(tmp_path / "params.yaml"), "validate@pairs") == {"b": 1}
 
 
-@pytest.mark.parametrize(("text", "said"), [("a: [", "is not YAML"), ("- a", "expected a mapping"), ("{}", "no section refine")])
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [("a: [", "is not YAML"), ("- a", "expected a mapping"), ("{}", "no section refine")],
+)
 def test_params_that_are_none_are_said(tmp_path: Path, text: str, said: str) -> None:
     path = tmp_path / "params.yaml"
     path.write_text(text)
@@ -67,7 +72,11 @@ def test_params_that_are_none_are_said(tmp_path: Path, text: str, said: str) -> 
 
 
 def test_a_conversation_is_put_as_a_transcript() -> None:
-    prompt = (Message(role="user", content="Hi"), Message(role="assistant", content="Yes?"), Message(role="user", content="Why?"))
+    prompt = (
+        Message(role="user", content="Hi"),
+        Message(role="assistant", content="Yes?"),
+        Message(role="user", content="Why?"),
+    )
     assert Template().render(prompt)[-1].content == "User: Hi\n\nAssistant: Yes?\n\nUser: Why?"
 
 
@@ -86,17 +95,40 @@ def test_help_loads_nothing_heavy() -> None:
     ("argv", "code", "said"),
     [
         (["nonsense"], 2, "neither a stage nor a command"),
-        (["score", "--refinements", "none.jsonl", "--feedback", "out.jsonl", "--params", "none.yaml"], 1, "none.yaml: no such file"),
+        (
+            [
+                "score",
+                "--refinements",
+                "none.jsonl",
+                "--feedback",
+                "out.jsonl",
+                "--params",
+                "none.yaml",
+            ],
+            1,
+            "none.yaml: no such file",
+        ),
     ],
 )
-def test_the_command_line_says_what_is_wrong_in_a_line(argv: list[str], code: int, said: str, capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_command_line_says_what_is_wrong_in_a_line(
+    argv: list[str], code: int, said: str, capsys: pytest.CaptureFixture[str]
+) -> None:
     assert main(argv) == code
     told = capsys.readouterr().err
     assert said in told and "Traceback" not in told and len(told.strip().splitlines()) == 1
 
 
-def test_a_missing_input_is_named_with_its_port(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_missing_input_is_named_with_its_port(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     (tmp_path / "params.yaml").write_text("score: {scorer: {scorer: contains}}\n")
-    flags = ["--refinements", str(tmp_path / "none"), "--feedback", str(tmp_path / "out"), "--params", str(tmp_path / "params.yaml")]
+    flags = [
+        "--refinements",
+        str(tmp_path / "none"),
+        "--feedback",
+        str(tmp_path / "out"),
+        "--params",
+        str(tmp_path / "params.yaml"),
+    ]
     assert main(["score", *flags]) == 1
     assert "refinements: " in capsys.readouterr().err and not (tmp_path / "out").exists()

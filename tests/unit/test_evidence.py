@@ -21,7 +21,9 @@ RULE = PairRule(per_query=2)
 def feedback(query: int, rows: list[tuple[str, float, float]]) -> list[Feedback]:
     """A query's rows: (draft, score of its refinement, score of the draft alone)."""
     return [
-        factories.make_feedback(query, sample=sample, draft=draft, score=score, draft_score=alone, solo_score=0.0)
+        factories.make_feedback(
+            query, sample=sample, draft=draft, score=score, draft_score=alone, solo_score=0.0
+        )
         for sample, (draft, score, alone) in enumerate(rows)
     ]
 
@@ -45,16 +47,25 @@ def test_the_second_control_has_as_many_pairs() -> None:
     many = arms.self_scored_many(GROUPS, RULE, TEMPLATE, 0)
     assert len(many) == len(arms.aligned(GROUPS, RULE, TEMPLATE, 0)) == 4
     assert chosen(many) == {"an answer"}
-    assert len({pair.id for pair in many}) == 2, "all different pairs are used before one is used again"
+    assert len({pair.id for pair in many}) == 2, (
+        "all different pairs are used before one is used again"
+    )
 
 
 def test_shuffling_keeps_drafts_and_scores_and_loses_what_belongs_together() -> None:
-    groups = [feedback(query, [("a fact", 1, 0), ("a fact", 1, 0), ("x", 0, 0), ("y", 0, 0)]) for query in range(300)]
+    groups = [
+        feedback(query, [("a fact", 1, 0), ("a fact", 1, 0), ("x", 0, 0), ("y", 0, 0)])
+        for query in range(300)
+    ]
     pairs = arms.shuffled(groups, RULE, TEMPLATE, 7)
     assert len(pairs) == len(arms.aligned(groups, RULE, TEMPLATE, 7))
     of = Counter(pair.chosen[0].content for pair in pairs)
     assert of["a fact"] / len(pairs) == pytest.approx(1 / 3, abs=0.08)
-    assert pairs == arms.shuffled(groups, RULE, TEMPLATE, 7) != arms.shuffled(groups, RULE, TEMPLATE, 8)
+    assert (
+        pairs
+        == arms.shuffled(groups, RULE, TEMPLATE, 7)
+        != arms.shuffled(groups, RULE, TEMPLATE, 8)
+    )
 
 
 def test_fewer_queries_are_a_part_of_more() -> None:
@@ -93,7 +104,10 @@ def test_intervals_hold_what_they_promise() -> None:
 
 
 def test_the_gap_is_closed_by_what_was_gained_of_what_there_was_to_gain() -> None:
-    runs = [run({"before": [0.0, 0, 0, 1] * 6, "after": [1.0, 1, 0, 1] * 6, "ideal": [1.0] * 24}) for _ in range(3)]
+    runs = [
+        run({"before": [0.0, 0, 0, 1] * 6, "after": [1.0, 1, 0, 1] * 6, "ideal": [1.0] * 24})
+        for _ in range(3)
+    ]
     assert pool.gap_closed(runs, "before", "after")["mean"] == pytest.approx(2 / 3, abs=1e-4)
 
 
@@ -114,12 +128,21 @@ def test_a_plain_question_asks_for_the_fact_and_no_other_does(asked: dict) -> No
     assert not held_out & {reply["question"] for reply in replies}
 
 
-def test_a_base_model_is_shown_short_questions_of_different_answers_and_one_note_that_is_of_no_use() -> None:
+def test_a_base_model_is_shown_short_questions_of_different_answers_and_one_note_that_is_of_no_use() -> (
+    None
+):
     rows = []
     for number in (4, 0, 2, 1):
         asked = (Message(role="user", content=f"{number}?{'.' * number}"),)
         right = ("no", "yes")[number % 2]
-        row = factories.make_query(number, split="train", prompt=asked, targets=(right,), choices=("no", "yes"), ideal=f"note {number}")
+        row = factories.make_query(
+            number,
+            split="train",
+            prompt=asked,
+            targets=(right,),
+            choices=("no", "yes"),
+            ideal=f"note {number}",
+        )
         rows.append(row)
     shown = runs._shown([*rows, factories.make_query(9, split="test", ideal="held out")], 3)
     assert [row.ideal for row in shown] == ["note 0", "note 1"]
@@ -133,17 +156,36 @@ def test_a_base_model_is_shown_short_questions_of_different_answers_and_one_note
 
 def test_a_question_without_a_score_is_left_out_and_not_wrong() -> None:
     made = run({"ideal": [1.0, None] * 12, "a": [0.0] * 24})  # type: ignore[list-item]
-    assert pool.difference([made], "ideal")["mean"] == 1.0 == pool.difference([made], "ideal", "a")["mean"]
+    assert (
+        pool.difference([made], "ideal")["mean"]
+        == 1.0
+        == pool.difference([made], "ideal", "a")["mean"]
+    )
     assert pool.difference([made], "ideal")["questions"] == 12
 
 
 def test_formats_are_compared_on_the_questions_that_both_were_asked() -> None:
     """Each format sets other questions aside as examples: the rest are matched by their id, not by their place."""
     made = {
-        "ifqa-direct": {"asked": ["a", "b", "c"], "products": ["a", "b", "c"], "scores": {"aligned greedy": [0.0, 1.0, 0.5]}},
-        "ifqa-knowledge": {"asked": ["c", "x", "a"], "products": ["c", "x", "a"], "scores": {"aligned greedy": [1.0, 1.0, 0.0]}},
-        "prosocial-direct": {"asked": ["a"], "products": ["a"], "scores": {"aligned greedy": [1.0]}},
+        "ifqa-direct": {
+            "asked": ["a", "b", "c"],
+            "products": ["a", "b", "c"],
+            "scores": {"aligned greedy": [0.0, 1.0, 0.5]},
+        },
+        "ifqa-knowledge": {
+            "asked": ["c", "x", "a"],
+            "products": ["c", "x", "a"],
+            "scores": {"aligned greedy": [1.0, 1.0, 0.0]},
+        },
+        "prosocial-direct": {
+            "asked": ["a"],
+            "products": ["a"],
+            "scores": {"aligned greedy": [1.0]},
+        },
     }
     found = paper.formats(made)
     assert list(found) == ["ifqa-knowledge minus direct"]
-    assert found["ifqa-knowledge minus direct"]["mean"] == 0.25 and found["ifqa-knowledge minus direct"]["questions"] == 2
+    assert (
+        found["ifqa-knowledge minus direct"]["mean"] == 0.25
+        and found["ifqa-knowledge minus direct"]["questions"] == 2
+    )

@@ -36,7 +36,9 @@ def test_repetitions_are_counted_in_order(rows: list[tuple[int, str]]) -> None:
 def test_splits_of_a_key_are_counted(rows: list[tuple[int, str]]) -> None:
     numbers = numpy.array([columns.SPLITS.index(split) for _, split in rows], dtype="int8")
     found = columns.splits_of(numpy.array([key for key, _ in rows], dtype="uint64"), numbers)
-    assert found.tolist() == [len({split for other, split in rows if other == key}) for key, _ in rows]
+    assert found.tolist() == [
+        len({split for other, split in rows if other == key}) for key, _ in rows
+    ]
 
 
 def test_a_similarity_is_about_the_jaccard_index_of_runs() -> None:
@@ -44,7 +46,10 @@ def test_a_similarity_is_about_the_jaccard_index_of_runs() -> None:
         near.plain("The harbour was rebuilt in stone after the great flood."),
         near.plain("The harbour was rebuilt in stone after a great flood!"),
     )
-    runs = [{text[at : at + near.RUN] for at in range(len(text) - near.RUN + 1)} for text in (one, other)]
+    runs = [
+        {text[at : at + near.RUN] for at in range(len(text) - near.RUN + 1)}
+        for text in (one, other)
+    ]
     index = near.Index(near.LEAST)
     index.add([7], [one])
     exact = len(runs[0] & runs[1]) / len(runs[0] | runs[1])
@@ -81,13 +86,22 @@ def test_an_index_misses_next_to_nothing_at_its_threshold() -> None:
     index = near.Index(0.8)
     index.add(range(200), [" ".join(text) for text in texts])
     copies = [" ".join([*text[:-3], "other", "words", "here"]) for text in texts]
-    assert [index.nearest(sketch, lambda _: True)[1] for sketch in near.sketches(copies)] == list(range(200))
+    assert [index.nearest(sketch, lambda _: True)[1] for sketch in near.sketches(copies)] == list(
+        range(200)
+    )
 
 
 def test_texts_looked_at_together_say_what_each_says() -> None:
     """Most rows are looked at once, all their texts in one; whatever is in one of them must be seen."""
-    config = Detection(detect=("email", "phone", "card", "iban", "national_id", "secret"), regions=("US", "GB", "DE", "FR"))
-    lines = [line.strip().replace("<", "").replace(">", "") for text in private_texts.POSITIVES.values() for line in text.splitlines()]
+    config = Detection(
+        detect=("email", "phone", "card", "iban", "national_id", "secret"),
+        regions=("US", "GB", "DE", "FR"),
+    )
+    lines = [
+        line.strip().replace("<", "").replace(">", "")
+        for text in private_texts.POSITIVES.values()
+        for line in text.splitlines()
+    ]
     lines = [line for line in lines if line]
     around = ["Which number is it?", "42", "+49", "12 34", "key", "A."]
     for line in lines:
@@ -137,7 +151,15 @@ def test_every_rule_and_setting_is_in_the_documents_with_its_severity(suite: Any
     text = (ROOT / "docs/your-data.md").read_text().partition("## Contracts")[2]
     section = re.split(r"\n### ", text)
     told = next(part for part in section if part.lower().startswith(kind))
-    rows = {match[1]: match[2] for match in re.finditer(r"^\| `(\w+)` \|.*\| (\w+) \|$", told, re.MULTILINE)}
-    rules = {rule.name: rule.severity for rule in suite.model_validate({"kind": kind, **WHOLE[kind]}).rules()}
+    rows = {
+        match[1]: match[2]
+        for match in re.finditer(r"^\| `(\w+)` \|.*\| (\w+) \|$", told, re.MULTILINE)
+    }
+    rules = {
+        rule.name: rule.severity
+        for rule in suite.model_validate({"kind": kind, **WHOLE[kind]}).rules()
+    }
     assert rows == rules
-    assert not [name for name in suite.model_fields if f"`{name}`" not in text and f"{name}:" not in text]
+    assert not [
+        name for name in suite.model_fields if f"`{name}`" not in text and f"{name}:" not in text
+    ]

@@ -8,10 +8,10 @@ import pytest
 from cowest import config
 from cowest.domains import domain
 from cowest.forecast import forecast, table
-from cowest.models import store
-from cowest.models.claims import Budget
+from cowest.ledger import store
+from cowest.ledger.claims import Budget
+from cowest.ledger.store import Answer
 from cowest.models.openai import OpenAIConfig
-from cowest.models.store import Answer
 from cowest.protocols import Completion, Request
 from cowest.records import Query
 from tests import tiny
@@ -49,7 +49,9 @@ def test_a_judge_is_a_line_of_its_own(raw: Path) -> None:
     judge = {"scorer": {"scorer": "judge", "model": {**STRONG, "model": "judge"}}}
     found = dict(forecast(params(score=judge, evaluate=judge), raw))
     assert list(found) == ["refine", "score", "evaluate", "evaluate, judge"]
-    assert found["score"].calls == len(queries(raw, "train")) * (1 + 6 + 6), "solo, drafts and refinements"
+    assert found["score"].calls == len(queries(raw, "train")) * (1 + 6 + 6), (
+        "solo, drafts and refinements"
+    )
     assert found["score"].model.startswith("judge@")
 
 
@@ -57,8 +59,14 @@ def test_what_the_store_has_is_counted_off(raw: Path) -> None:
     given = params()
     before = dict(forecast(given, raw))["refine"]
     strong = OpenAIConfig.model_validate(STRONG)
-    prompts, sampling = domain("handbook").prompts, config.Sampling.model_validate(given["refine"]["sampling"])
-    keys = [Request(prompts.solo.render(query.prompt), sampling).key(strong.name) for query in queries(raw, "train")]
+    prompts, sampling = (
+        domain("handbook").prompts,
+        config.Sampling.model_validate(given["refine"]["sampling"]),
+    )
+    keys = [
+        Request(prompts.solo.render(query.prompt), sampling).key(strong.name)
+        for query in queries(raw, "train")
+    ]
     store.open_store().put([Answer(key, Completion("known", strong.name), 0.1) for key in keys])
     after = dict(forecast(given, raw))["refine"]
     assert (after.stored, after.calls) == (len(keys), before.calls - len(keys))
@@ -77,13 +85,19 @@ def test_a_call_is_never_more_than_was_foreseen() -> None:
     model = OpenAIConfig(model="m")
     request = Request(domain("handbook").prompts.solo.render(()), config.Sampling(max_tokens=9))
     prompt, completion = model.most(request)
-    assert completion == 9 and prompt >= sum(len(message.content.encode()) for message in request.messages)
-    assert OpenAIConfig(model="m", extra={"max_tokens": 50}).most(request)[1] == 50, "what is sent counts"
+    assert completion == 9 and prompt >= sum(
+        len(message.content.encode()) for message in request.messages
+    )
+    assert OpenAIConfig(model="m", extra={"max_tokens": 50}).most(request)[1] == 50, (
+        "what is sent counts"
+    )
 
 
 def test_batches_are_foreseen_at_their_price(raw: Path) -> None:
     plain = dict(forecast(params(), raw))
     batched = {"strong": {**STRONG, "batch": {"discount": 0.25}}}
     found = forecast(params(refine=batched, evaluate=batched), raw)
-    assert [(e.usd, e.tokens) for _, e in found] == [(pytest.approx(0.75 * (plain[s].usd or 0)), plain[s].tokens) for s, _ in found]
+    assert [(e.usd, e.tokens) for _, e in found] == [
+        (pytest.approx(0.75 * (plain[s].usd or 0)), plain[s].tokens) for s, _ in found
+    ]
     assert table(found, Budget()).count("in batches, 25% off") == 2

@@ -11,7 +11,7 @@ import yaml
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from cowest import checks, config, io
+from cowest import config, io, preflight
 from cowest.cli import main
 from cowest.commands.scaffold.guess import guess
 from cowest.domains.table import Table
@@ -44,45 +44,88 @@ def asked(count: int = 50) -> list[dict[str, Any]]:
 
 
 def scaffold(folder: Path, rows: list[dict[str, Any]], name: str, *flags: str) -> dict[str, Any]:
-    assert main(["init", str(write(folder / name, rows)), "--out", str(folder / "made"), *flags]) == 0
+    assert (
+        main(["init", str(write(folder / name, rows)), "--out", str(folder / "made"), *flags]) == 0
+    )
     return config.load(folder / "made" / "params.yaml")
 
 
-def prepare(folder: Path, params: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> tuple[list[Query], list[Demonstration]]:
+def prepare(
+    folder: Path, params: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> tuple[list[Query], list[Demonstration]]:
     monkeypatch.chdir(folder / "made")
-    given = ["--raw", params["turn"]["raw"], "--queries", "data/queries.raw.jsonl", "--corpus", "data/corpus.jsonl"]
+    given = [
+        "--raw",
+        params["turn"]["raw"],
+        "--queries",
+        "data/queries.raw.jsonl",
+        "--corpus",
+        "data/corpus.jsonl",
+    ]
     given += ["--quarantine", "data/quarantine.jsonl"]
     assert main(["prepare", *given]) == 0
-    return list(io.read(Path("data/queries.raw.jsonl"), Query)), list(io.read(Path("data/corpus.jsonl"), Demonstration))
+    return list(io.read(Path("data/queries.raw.jsonl"), Query)), list(
+        io.read(Path("data/corpus.jsonl"), Demonstration)
+    )
 
 
 @pytest.mark.parametrize("ending", [".csv", ".tsv", ".jsonl", ".parquet"])
-def test_a_multiple_choice(tmp_path: Path, ending: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_multiple_choice(
+    tmp_path: Path, ending: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
     params = scaffold(tmp_path, quiz(), f"My quiz{ending if ending != '.tsv' else '.csv'}")
     table = params["prepare"]["table"]
-    assert table["prompt"] == "{Question}\n{choices}" and table["choices"] == ["option_a", "option_b", "option_c"]
-    assert (table["targets"], table["keyed"], table["group"], table["tags"]) == ("correct", "letter", "product", ["topic"])
-    assert table["ideal"] == "exp" and params["models"]["scorer"] == {"scorer": "choice"} and params["turn"]["raw"] == "data/raw/my-quiz"
+    assert table["prompt"] == "{Question}\n{choices}" and table["choices"] == [
+        "option_a",
+        "option_b",
+        "option_c",
+    ]
+    assert (table["targets"], table["keyed"], table["group"], table["tags"]) == (
+        "correct",
+        "letter",
+        "product",
+        ["topic"],
+    )
+    assert (
+        table["ideal"] == "exp"
+        and params["models"]["scorer"] == {"scorer": "choice"}
+        and params["turn"]["raw"] == "data/raw/my-quiz"
+    )
     said = capsys.readouterr().out
-    assert "'correct': the letter of an option" in said and "junk: left out" in said and re.search(r"\d+ train, \d+ dev, \d+ test", said)
+    assert (
+        "'correct': the letter of an option" in said
+        and "junk: left out" in said
+        and re.search(r"\d+ train, \d+ dev, \d+ test", said)
+    )
     queries, corpus = prepare(tmp_path, params, monkeypatch)
     assert len(queries) == 60 and {query.split for query in queries} == {"train", "dev", "test"}
     assert queries[1].targets == ("Bonn",)
     assert len(corpus) == sum(query.split == "train" for query in queries)
 
 
-def test_questions_and_answers(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+def test_questions_and_answers(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
     params = scaffold(tmp_path, asked(), "qa.jsonl")
     table = params["prepare"]["table"]
-    assert (table["targets"], table["id"]) == ("answers.text", "uid") and params["models"]["scorer"] == {"scorer": "contains"}
+    assert (table["targets"], table["id"]) == ("answers.text", "uid") and params["models"][
+        "scorer"
+    ] == {"scorer": "contains"}
     said = capsys.readouterr().out
-    assert "'split' has none, so its Validation are" in said and "35 train, 0 dev, 15 test" in said and "which rows belong together" in said
+    assert (
+        "'split' has none, so its Validation are" in said
+        and "35 train, 0 dev, 15 test" in said
+        and "which rows belong together" in said
+    )
     queries, corpus = prepare(tmp_path, params, monkeypatch)
     assert queries[7].targets == ("Ada 7", "Ada") and len(corpus) == 35
 
 
 def test_few_answers_are_labels(tmp_path: Path) -> None:
-    rows = [{"utterance": f"I feel {number}", "label": "bad" if number % 2 else "good"} for number in range(40)]
+    rows = [
+        {"utterance": f"I feel {number}", "label": "bad" if number % 2 else "good"}
+        for number in range(40)
+    ]
     params = scaffold(tmp_path, rows, "t.csv")
     assert params["models"]["scorer"] == {"scorer": "exact_match"}
     assert "nothing else: bad, good." in params["models"]["prompts"]["refine"]["user"]
@@ -91,8 +134,12 @@ def test_few_answers_are_labels(tmp_path: Path) -> None:
 def test_the_settings_are_whole(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     scaffold(tmp_path, quiz(), "t.csv")
     monkeypatch.chdir(tmp_path / "made")
-    settings, problems = checks._settings(Path("params.yaml"))
-    assert not problems and not checks._raw(Path("params.yaml")) and len(settings) == len(lines.STAGES)
+    settings, problems = preflight.settings_and_problems(Path("params.yaml"))
+    assert (
+        not problems
+        and not preflight.raw_problems(Path("params.yaml"))
+        and len(settings) == len(lines.STAGES)
+    )
     Prompts.model_validate(config.load(Path("params.yaml"))["models"]["prompts"])
 
 
@@ -110,7 +157,11 @@ def test_the_line_is_that_of_the_repository(tmp_path: Path) -> None:
 
 def test_git_is_kept_from_what_dvc_keeps(tmp_path: Path) -> None:
     scaffold(tmp_path, quiz(), "t.csv")
-    assert (tmp_path / "made" / ".dvc" / ".gitignore").read_text().split() == ["/config.local", "/tmp", "/cache"]
+    assert (tmp_path / "made" / ".dvc" / ".gitignore").read_text().split() == [
+        "/config.local",
+        "/tmp",
+        "/cache",
+    ]
 
 
 def test_nothing_is_written_over(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -138,14 +189,47 @@ def test_a_sample_in_its_place_stays_there(tmp_path: Path, monkeypatch: pytest.M
     assert Path("data/raw/t/t.csv").read_bytes() == before and Path("params.yaml").exists()
 
 
-def test_what_cannot_be_told_is_asked_for(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_what_cannot_be_told_is_asked_for(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     rows = [{"foo": f"Say {number}.", "bar": str(number)} for number in range(30)]
     sample = write(tmp_path / "t.csv", rows)
     assert main(["init", str(sample), "--out", str(tmp_path / "made")]) == 1
-    assert "say it with --targets COLUMN; the columns without a role are foo, bar" in capsys.readouterr().err
+    assert (
+        "say it with --targets COLUMN; the columns without a role are foo, bar"
+        in capsys.readouterr().err
+    )
     assert not (tmp_path / "made").exists()
-    assert main(["init", str(sample), "--out", str(tmp_path / "made"), "--prompt", "foo", "--targets", "bar"]) == 0
-    assert main(["init", str(sample), "--out", str(tmp_path / "other"), "--prompt", "food", "--targets", "bar"]) == 1
+    assert (
+        main(
+            [
+                "init",
+                str(sample),
+                "--out",
+                str(tmp_path / "made"),
+                "--prompt",
+                "foo",
+                "--targets",
+                "bar",
+            ]
+        )
+        == 0
+    )
+    assert (
+        main(
+            [
+                "init",
+                str(sample),
+                "--out",
+                str(tmp_path / "other"),
+                "--prompt",
+                "food",
+                "--targets",
+                "bar",
+            ]
+        )
+        == 1
+    )
     assert "there is no column 'food': is it 'foo'?" in capsys.readouterr().err
     assert not (tmp_path / "other").exists()
 
@@ -155,17 +239,24 @@ def test_what_will_stop_prepare_is_said(tmp_path: Path, capsys: pytest.CaptureFi
     rows[20]["correct"] = "Z"
     scaffold(tmp_path, rows, "t.csv")
     said = capsys.readouterr().out
-    assert "'correct' of 2% of the rows: it names no option there" in said and "t.csv:42: the target 'Z' is not among the 3 options" in said
+    assert (
+        "'correct' of 2% of the rows: it names no option there" in said
+        and "t.csv:42: the target 'Z' is not among the 3 options" in said
+    )
 
 
-def test_numbers_that_may_count_from_0_or_1_are_said(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_numbers_that_may_count_from_0_or_1_are_said(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     rows = [{**row, "correct": 1 + number % 2} for number, row in enumerate(quiz())]
     assert scaffold(tmp_path, rows, "t.csv")["prepare"]["table"]["keyed"] == "from_0"
     assert "counts the options from 0 or from 1: both would do" in capsys.readouterr().out
 
 
 def test_another_delimiter_is_found(tmp_path: Path) -> None:
-    (tmp_path / "t.csv").write_text("question;answer\n" + "".join(f"Who, {number}?;Ada {number}\n" for number in range(40)))
+    (tmp_path / "t.csv").write_text(
+        "question;answer\n" + "".join(f"Who, {number}?;Ada {number}\n" for number in range(40))
+    )
     assert main(["init", str(tmp_path / "t.csv"), "--out", str(tmp_path / "made")]) == 0
     assert config.load(tmp_path / "made" / "params.yaml")["prepare"]["table"]["delimiter"] == ";"
 
@@ -188,9 +279,19 @@ NAMES = [
     "o dd",
     "x: y #",
 ]
-VALUES = st.none() | st.integers() | st.text(max_size=8) | st.lists(st.text(max_size=4), max_size=3) | st.floats()
+VALUES = (
+    st.none()
+    | st.integers()
+    | st.text(max_size=8)
+    | st.lists(st.text(max_size=4), max_size=3)
+    | st.floats()
+)
 ROWS = st.lists(
-    st.dictionaries(st.sampled_from(NAMES), VALUES | st.dictionaries(st.just("text"), VALUES), max_size=8), min_size=1, max_size=12
+    st.dictionaries(
+        st.sampled_from(NAMES), VALUES | st.dictionaries(st.just("text"), VALUES), max_size=8
+    ),
+    min_size=1,
+    max_size=12,
 )
 
 
@@ -203,12 +304,17 @@ def test_any_rows_give_a_mapping_or_a_word(rows: list[dict[str, Any]]) -> None:
         assert "say it with --" in str(error)
         return
     table = Table.model_validate(made.table)
-    assert table.columns() <= {"choices"} | {name for row in json.loads(json.dumps(rows)) for key in row for name in (key, f"{key}.text")}
+    assert table.columns() <= {"choices"} | {
+        name for row in json.loads(json.dumps(rows)) for key in row for name in (key, f"{key}.text")
+    }
 
 
 @pytest.mark.parametrize("command", [["init"], ["data", "fetch"], ["data", "add"]])
 def test_a_pipe_is_not_waited_for(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, command: list[str], capsys: pytest.CaptureFixture[str]
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    command: list[str],
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
     monkeypatch.chdir(tmp_path)
     os.mkfifo("pipe.csv")

@@ -4,10 +4,11 @@ from pathlib import Path
 
 import pytest
 
-from cowest import formats, io
+from cowest import io
 from cowest.errors import ConfigError, InputError, RecordError
-from cowest.intake import Unfit
 from cowest.protocols import BLOCK
+from cowest.raw import tables
+from cowest.raw.intake import Unfit
 from cowest.records import Query
 from tests.factories import make_query
 
@@ -83,17 +84,21 @@ def test_a_changed_row_is_not_the_row_its_id_names(tmp_path: Path) -> None:
 def test_unknown_fields_and_infinite_floats_are_refused() -> None:
     row = make_query()
     with pytest.raises(Unfit, match="surprise: unknown"):
-        io.build(Query, **row.model_dump(), surprise=1)
+        tables.build(Query, **row.model_dump(), surprise=1)
 
 
-def test_a_line_too_long_is_refused_before_it_is_held(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_line_too_long_is_refused_before_it_is_held(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(io, "LINE_LIMIT", 1000)
     (tmp_path / "rows.jsonl").write_bytes(b"x" * 5000)
     with pytest.raises(RecordError, match="is longer than"):
         list(io.read(tmp_path / "rows.jsonl", Query))
 
 
-@pytest.mark.parametrize(("make", "said"), [(lambda p: None, "no such file"), (lambda p: p.mkdir(), "is a folder")])
+@pytest.mark.parametrize(
+    ("make", "said"), [(lambda p: None, "no such file"), (lambda p: p.mkdir(), "is a folder")]
+)
 def test_what_is_no_file_is_said(tmp_path: Path, make, said: str) -> None:
     make(tmp_path / "rows")
     with pytest.raises(InputError, match=said):
@@ -143,10 +148,10 @@ def test_a_broken_raw_line_is_named_by_its_place(tmp_path: Path, line: str, said
     path = tmp_path / "raw.jsonl"
     path.write_text('{"question": "a", "answer": "b"}\n' + line + "\n")
     with pytest.raises(RecordError, match=said):
-        list(formats.raw_rows(path, {"question", "answer"}))
+        list(tables.raw_rows(path, {"question", "answer"}))
 
 
 def test_a_raw_file_with_no_rows_is_refused(tmp_path: Path) -> None:
     (tmp_path / "raw.jsonl").write_text("\n\n")
     with pytest.raises(InputError, match="has no rows"):
-        list(formats.raw_rows(tmp_path / "raw.jsonl", {"question"}))
+        list(tables.raw_rows(tmp_path / "raw.jsonl", {"question"}))

@@ -7,9 +7,12 @@ from cowest.errors import ConfigError, InputError
 from cowest.lineage import code_digest, data_digests, data_of, params_digest, tags_of, turn_of
 from cowest.protocols import Decision
 from cowest.records import DataSet
-from cowest.registry import champion_of, fold, is_late, settled
+from cowest.registry.log import champion_of, fold, is_late, settled
 
-SETTINGS: dict[str, Any] = {"prepare": {"domain": "handbook"}, "register": {"registry": {"uri": "sqlite:///a.db", "name": "a"}}}
+SETTINGS: dict[str, Any] = {
+    "prepare": {"domain": "handbook"},
+    "register": {"registry": {"uri": "sqlite:///a.db", "name": "a"}},
+}
 
 
 @pytest.fixture
@@ -61,7 +64,13 @@ def test_what_is_no_setting_is_refused(value: Any) -> None:
 
 
 def test_only_code_that_rows_depend_on_counts(tmp_path: Path) -> None:
-    for name in ("collaboration.py", "stages/draft.py", "cli.py", "commands/turn.py", "__pycache__/x.pyc"):
+    for name in (
+        "collaboration.py",
+        "stages/draft.py",
+        "cli.py",
+        "commands/turn.py",
+        "__pycache__/x.pyc",
+    ):
         (tmp_path / name).parent.mkdir(exist_ok=True)
         (tmp_path / name).write_text("pass")
     before = code_digest(tmp_path)
@@ -91,7 +100,15 @@ def test_tags_say_which_data_a_version_rests_on() -> None:
 
 def wish(version: int, promote: bool, against: int | None, turn: str | None = None) -> Decision:
     tags = {"promote": "yes" if promote else "no"}
-    return Decision(version=version, turn=turn or f"t{version}", promoted=promote, against=against, reason="so", digest="d", tags=tags)
+    return Decision(
+        version=version,
+        turn=turn or f"t{version}",
+        promoted=promote,
+        against=against,
+        reason="so",
+        digest="d",
+        tags=tags,
+    )
 
 
 def test_the_log_makes_one_champion_after_another() -> None:

@@ -21,7 +21,9 @@ def test_the_rule_agrees_with_a_careful_person() -> None:
 
 @published
 def test_the_page_is_what_the_files_make() -> None:
-    assert bench.PAGE.read_text(encoding="utf-8") == bench.page(FOLDER), "python -m tests.bench.medmcqa_parsing --write"
+    assert bench.PAGE.read_text(encoding="utf-8") == bench.page(FOLDER), (
+        "python -m tests.bench.medmcqa_parsing --write"
+    )
 
 
 def test_right_wrong_and_unparseable_are_counted(tmp_path: Path) -> None:

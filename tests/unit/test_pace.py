@@ -1,6 +1,6 @@
 """How many calls at once: fewer under refusals and rising latency, and as many as before afterwards."""
 
-from cowest.models.pace import Pace
+from cowest.models.endpoint.pace import Pace
 
 
 class Clock:

@@ -19,7 +19,10 @@ ALL = PairRule(per_query=None)
 
 
 def rows(*scores: float, solo: float = 0.0) -> list[Feedback]:
-    return [make_feedback(sample=n, draft=f"draft {n}", score=score, solo_score=solo) for n, score in enumerate(scores)]
+    return [
+        make_feedback(sample=n, draft=f"draft {n}", score=score, solo_score=solo)
+        for n, score in enumerate(scores)
+    ]
 
 
 def texts(found: list[PreferencePair]) -> set[tuple[str, str]]:
@@ -27,15 +30,23 @@ def texts(found: list[PreferencePair]) -> set[tuple[str, str]]:
 
 
 def test_every_two_drafts_of_which_one_helped_more() -> None:
-    assert texts(pairs(rows(1.0, 0.0, 0.5), ALL, TEMPLATE)) == {("draft 0", "draft 1"), ("draft 0", "draft 2"), ("draft 2", "draft 1")}
+    assert texts(pairs(rows(1.0, 0.0, 0.5), ALL, TEMPLATE)) == {
+        ("draft 0", "draft 1"),
+        ("draft 0", "draft 2"),
+        ("draft 2", "draft 1"),
+    }
 
 
 def test_best_against_worst() -> None:
-    assert texts(pairs(rows(0.5, 1.0, 0.0), PairRule(rule="best_worst"), TEMPLATE)) == {("draft 1", "draft 2")}
+    assert texts(pairs(rows(0.5, 1.0, 0.0), PairRule(rule="best_worst"), TEMPLATE)) == {
+        ("draft 1", "draft 2")
+    }
 
 
 def test_the_papers_sign_rule() -> None:
-    found = pairs(rows(1.0, 0.8, 0.5, 0.0, solo=0.5), PairRule(rule="sign", per_query=None), TEMPLATE)
+    found = pairs(
+        rows(1.0, 0.8, 0.5, 0.0, solo=0.5), PairRule(rule="sign", per_query=None), TEMPLATE
+    )
     assert texts(found) == {(f"draft {good}", f"draft {bad}") for good in (0, 1) for bad in (2, 3)}
 
 
@@ -43,14 +54,27 @@ def test_whether_the_drafts_own_scores_would_have_done() -> None:
     scores = [(1.0, 1.0), (1.0, 0.0), (0.0, 0.0), (0.0, 0.0), (0.0, 1.0)]
     found = Agreement()
     for query in range(2):
-        found.add([make_feedback(query, sample=n, draft=f"{n}", score=s, draft_score=own) for n, (s, own) in enumerate(scores)])
-    found.add([make_feedback(2, sample=n, draft="the same", score=float(n), draft_score=0.0) for n in range(2)])
+        found.add(
+            [
+                make_feedback(query, sample=n, draft=f"{n}", score=s, draft_score=own)
+                for n, (s, own) in enumerate(scores)
+            ]
+        )
+    found.add(
+        [
+            make_feedback(2, sample=n, draft="the same", score=float(n), draft_score=0.0)
+            for n in range(2)
+        ]
+    )
     assert (found.told, found.same, found.other) == (12, 4, 2)
 
 
 def test_the_stage_says_it_in_one_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     scores = [(1.0, 1.0), (1.0, 0.0), (0.0, 0.0), (0.0, 0.0), (0.0, 1.0)]
-    group = [make_feedback(1, sample=n, draft=f"{n}", score=score, draft_score=own) for n, (score, own) in enumerate(scores)]
+    group = [
+        make_feedback(1, sample=n, draft=f"{n}", score=score, draft_score=own)
+        for n, (score, own) in enumerate(scores)
+    ]
     config = pair.PairConfig(rule=ALL, prompts=domain("handbook").prompts)
     io.write(tmp_path / "feedback.jsonl", group)
     pair.main([tmp_path / "feedback.jsonl"], tmp_path / "pairs.jsonl", config)
@@ -62,7 +86,10 @@ def test_the_stage_says_it_in_one_line(tmp_path: Path, capsys: pytest.CaptureFix
     assert "comparisons" not in capsys.readouterr().err, "nothing was decided"
 
 
-@given(st.lists(st.sampled_from([0.0, 0.5, 1.0]), min_size=1, max_size=6), st.sampled_from(["all", "best_worst", "sign"]))
+@given(
+    st.lists(st.sampled_from([0.0, 0.5, 1.0]), min_size=1, max_size=6),
+    st.sampled_from(["all", "best_worst", "sign"]),
+)
 def test_a_chosen_draft_always_scored_higher(scores: list[float], rule: str) -> None:
     for made in pairs(rows(*scores), PairRule(rule=rule, per_query=None), TEMPLATE):  # type: ignore[arg-type]
         assert scores[made.samples[0]] > scores[made.samples[1]]

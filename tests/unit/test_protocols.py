@@ -8,7 +8,10 @@ from cowest.protocols import Request
 from cowest.records import Message
 
 TEXT = st.text(st.characters(codec="utf-8"))
-MESSAGES = st.lists(st.builds(Message, role=st.sampled_from(["system", "user", "assistant"]), content=TEXT), max_size=4)
+MESSAGES = st.lists(
+    st.builds(Message, role=st.sampled_from(["system", "user", "assistant"]), content=TEXT),
+    max_size=4,
+)
 SAMPLINGS = st.builds(
     Sampling,
     temperature=st.floats(0.1, 2.0),
@@ -20,12 +23,19 @@ SAMPLINGS = st.builds(
 
 
 @given(TEXT, MESSAGES, SAMPLINGS, st.integers(0, 5))
-def test_a_key_is_the_digest_of_what_the_answer_depends_on(model: str, messages: list[Message], sampling: Sampling, sample: int) -> None:
+def test_a_key_is_the_digest_of_what_the_answer_depends_on(
+    model: str, messages: list[Message], sampling: Sampling, sample: int
+) -> None:
     plain = [[message.role, message.content] for message in messages]
     expected = digest([model, plain, sampling.model_dump(mode="json", exclude={"n"}), sample])
     assert Request(tuple(messages), sampling, sample, block=7).key(model) == expected
 
 
 def test_a_key_that_stores_hold_stays_what_it_was() -> None:
-    request = Request((Message(role="user", content='wer\n\u2028 "fragt" \x7f'),), Sampling(max_tokens=8))
-    assert request.key("m@host/v1") == "0dab96e5ee091d77c39dfd2664f0fd577e2073c1719bc71dd3238b9b49c76051"
+    request = Request(
+        (Message(role="user", content='wer\n\u2028 "fragt" \x7f'),), Sampling(max_tokens=8)
+    )
+    assert (
+        request.key("m@host/v1")
+        == "0dab96e5ee091d77c39dfd2664f0fd577e2073c1719bc71dd3238b9b49c76051"
+    )

@@ -6,12 +6,12 @@ from typing import Any, get_args
 
 import pytest
 
-from cowest import formats
 from cowest.domains import domain, published
-from cowest.domains.formats import DraftFormat
+from cowest.domains.drafts import DraftFormat
 from cowest.domains.medmcqa import explanation
 from cowest.errors import InputError, RecordError
-from cowest.intake import Intake
+from cowest.raw import tables
+from cowest.raw.intake import Intake
 from cowest.records import Query
 from cowest.scorers.normal import after
 from tests.published import INVENTED, write_rows
@@ -32,15 +32,23 @@ def rows_of(folder: Path, *names: str) -> Path:
         (("utterances.jsonl",), [None]),
     ],
 )
-def test_splits_are_as_published_where_there_are_two(names: tuple[str, ...], splits: list[str | None], tmp_path: Path) -> None:
+def test_splits_are_as_published_where_there_are_two(
+    names: tuple[str, ...], splits: list[str | None], tmp_path: Path
+) -> None:
     assert list(published.files(rows_of(tmp_path, *names)).values()) == splits
 
 
 @pytest.mark.parametrize(
     ("names", "said"),
-    [((), "no data set here"), (("a.json", "b.json"), "no data set here"), (("dev.json", "valid.json", "train.json"), "two files")],
+    [
+        ((), "no data set here"),
+        (("a.json", "b.json"), "no data set here"),
+        (("dev.json", "valid.json", "train.json"), "two files"),
+    ],
 )
-def test_a_folder_that_is_no_data_set_is_refused(names: tuple[str, ...], said: str, tmp_path: Path) -> None:
+def test_a_folder_that_is_no_data_set_is_refused(
+    names: tuple[str, ...], said: str, tmp_path: Path
+) -> None:
     with pytest.raises(InputError, match=said):
         published.files(rows_of(tmp_path, *names))
 
@@ -58,10 +66,14 @@ def test_near_copies_have_one_key(one: str, other: str) -> None:
 
 
 def test_few_words_are_told_apart_by_more() -> None:
-    assert published.same("Which is true?", "red blue") != published.same("Which is true?", "green blue")
+    assert published.same("Which is true?", "red blue") != published.same(
+        "Which is true?", "green blue"
+    )
 
 
-def test_a_row_that_shares_a_text_with_a_held_out_one_is_left_out_and_counted(tmp_path: Path) -> None:
+def test_a_row_that_shares_a_text_with_a_held_out_one_is_left_out_and_counted(
+    tmp_path: Path,
+) -> None:
     INVENTED["ifqa"](tmp_path)
     intake = Intake(0)
     queries = [row for row in domain("ifqa").rows(tmp_path, intake) if isinstance(row, Query)]
@@ -80,38 +92,67 @@ def test_near_copies_of_one_file_are_of_one_split_whatever_their_order(tmp_path:
     assert len(groups) == 120 and len(queries) == 140
     path = tmp_path / "dev.jsonl"
     path.write_text("".join(reversed(path.read_text().splitlines(keepends=True))))
-    assert all(queries[query.prompt].split == query.split for query in domain("medmcqa").load(tmp_path))
+    assert all(
+        queries[query.prompt].split == query.split for query in domain("medmcqa").load(tmp_path)
+    )
 
 
 def test_the_passage_is_shown_where_it_is_asked_for(tmp_path: Path) -> None:
     INVENTED["ifqa"](tmp_path)
-    shown, alone = (next(domain({"domain": "ifqa", "passage": passage}).load(tmp_path)) for passage in (True, False))
-    assert "opened in 1800" in shown.prompt[-1].content and "opened in 1800" not in alone.prompt[-1].content
+    shown, alone = (
+        next(domain({"domain": "ifqa", "passage": passage}).load(tmp_path))
+        for passage in (True, False)
+    )
+    assert (
+        "opened in 1800" in shown.prompt[-1].content
+        and "opened in 1800" not in alone.prompt[-1].content
+    )
     assert shown.targets == alone.targets == ("1802", "in 1802")
 
 
 def test_each_format_says_what_it_should(tmp_path: Path) -> None:
     INVENTED["ifqa"](tmp_path)
-    said = {form: next(domain({"domain": "ifqa", "draft": form}).load(tmp_path)).ideal or "" for form in get_args(DraftFormat)}
-    assert said["direct"] == "1802" and said["chain_of_thought"] == f"{said['knowledge']}\n\nAnswer: 1802"
+    said = {
+        form: next(domain({"domain": "ifqa", "draft": form}).load(tmp_path)).ideal or ""
+        for form in get_args(DraftFormat)
+    }
+    assert (
+        said["direct"] == "1802"
+        and said["chain_of_thought"] == f"{said['knowledge']}\n\nAnswer: 1802"
+    )
     assert "opened in 1800" in said["knowledge"] and "1802" not in said["knowledge"]
 
 
 def test_three_classes_are_five_with_the_degrees_of_caution_as_one(tmp_path: Path) -> None:
     INVENTED["prosocial"](tmp_path)
-    five, three = (list(domain({"domain": "prosocial", "classes": classes}).load(tmp_path)) for classes in (5, 3))
+    five, three = (
+        list(domain({"domain": "prosocial", "classes": classes}).load(tmp_path))
+        for classes in (5, 3)
+    )
     became = {(one.targets[0], other.targets[0]) for one, other in zip(five, three, strict=True)}
-    caution = {(f"{degree}needs caution", "needs caution") for degree in ("", "possibly ", "probably ")}
+    caution = {
+        (f"{degree}needs caution", "needs caution") for degree in ("", "possibly ", "probably ")
+    }
     assert became == {("casual", "casual"), ("needs intervention", "needs intervention"), *caution}
 
 
 @pytest.mark.parametrize(
-    ("cop", "said"), [(0, "this copy count from 0"), (5, "1 to 4"), ("2", "1 to 4"), (True, "1 to 4"), (None, "1 to 4")]
+    ("cop", "said"),
+    [
+        (0, "this copy count from 0"),
+        (5, "1 to 4"),
+        ("2", "1 to 4"),
+        (True, "1 to 4"),
+        (None, "1 to 4"),
+    ],
 )
 def test_an_option_that_is_none_is_refused(cop: Any, said: str, tmp_path: Path) -> None:
     INVENTED["medmcqa"](tmp_path)
     row = json.loads((tmp_path / "dev.jsonl").read_text().splitlines()[0])
-    write_rows(tmp_path / "one.jsonl", [row, {**row, "cop": cop, "question": "Another gland of another kind?"}])
+    write_rows(
+        tmp_path / "one.jsonl",
+        [row, {**row, "cop": cop, "question": "Another gland of another kind?"}],
+    )
     with pytest.raises(RecordError, match=rf"one.jsonl:2: cop: .*{said}"):
         list(domain("medmcqa").load(tmp_path / "one.jsonl"))
 
@@ -134,7 +175,12 @@ def test_an_explanation_is_what_is_left_without_its_verdict(text: Any, left: str
 
 @pytest.mark.parametrize(
     ("said", "answer"),
-    [("Because.\nAnswer: 1962", "1962"), ("Answer: 3\nAnswer: **4**\nor so", "4"), ("1962", "1962"), ("Answer:", "")],
+    [
+        ("Because.\nAnswer: 1962", "1962"),
+        ("Answer: 3\nAnswer: **4**\nor so", "4"),
+        ("1962", "1962"),
+        ("Answer:", ""),
+    ],
 )
 def test_the_last_announced_answer_is_scored(said: str, answer: str) -> None:
     assert after(said, "Answer:") == answer and after(said, None) == said
@@ -150,12 +196,12 @@ def test_the_last_announced_answer_is_scored(said: str, answer: str) -> None:
 def test_a_broken_list_is_named_by_its_line(text: str, said: str, tmp_path: Path) -> None:
     (tmp_path / "raw.json").write_text(text)
     with pytest.raises((RecordError, InputError), match=said):
-        list(formats.raw_rows(tmp_path / "raw.json", {"a"}))
+        list(tables.raw_rows(tmp_path / "raw.json", {"a"}))
 
 
 def test_a_list_gives_its_items_with_their_lines(tmp_path: Path) -> None:
     (tmp_path / "raw.json").write_text('\n[\n {"a": "x",\n  "b": 1}, {"a": "y"},\n\n {"a": "z"}]\n')
-    assert [where for where, _ in formats.raw_rows(tmp_path / "raw.json", {"a"})] == [3, 4, 6]
+    assert [where for where, _ in tables.raw_rows(tmp_path / "raw.json", {"a"})] == [3, 4, 6]
 
 
 def parquet(path: Path, rows: list[dict[str, Any]]) -> None:
@@ -169,23 +215,41 @@ def parquet(path: Path, rows: list[dict[str, Any]]) -> None:
 def test_a_hub_s_parquet_in_parts_gives_the_same_queries(tmp_path: Path) -> None:
     """MedMCQA as on the hub: Parquet in parts, `cop` from 0, and -1 where the answer is not published."""
     INVENTED["medmcqa"](tmp_path / "raw")
-    rows = [json.loads(line) for line in (tmp_path / "raw" / "dev.jsonl").read_text().splitlines()[:120]]
+    rows = [
+        json.loads(line) for line in (tmp_path / "raw" / "dev.jsonl").read_text().splitlines()[:120]
+    ]
     for name, part in (("train.jsonl", rows[:80]), ("dev.jsonl", rows[80:])):
         write_rows(tmp_path / "published" / name, part)
     hub = [{**row, "cop": row["cop"] - 1} for row in rows]
-    parts = {"train-00000-of-00002": hub[:50], "train-00001-of-00002": hub[50:80], "validation-00000-of-00001": hub[80:]}
+    parts = {
+        "train-00000-of-00002": hub[:50],
+        "train-00001-of-00002": hub[50:80],
+        "validation-00000-of-00001": hub[80:],
+    }
     parts["test-00000-of-00001"] = [
-        {**row, "cop": -1, "question": f"Unlabelled question {number} of test?"} for number, row in enumerate(hub[:5])
+        {**row, "cop": -1, "question": f"Unlabelled question {number} of test?"}
+        for number, row in enumerate(hub[:5])
     ]
     for name, part in parts.items():
         parquet(tmp_path / "hub" / f"{name}.parquet", part)
-    published_as = {query.id: (query.split, query.targets, query.ideal) for query in domain("medmcqa").load(tmp_path / "published")}
+    published_as = {
+        query.id: (query.split, query.targets, query.ideal)
+        for query in domain("medmcqa").load(tmp_path / "published")
+    }
     intake = Intake(0)
-    found = [row for row in domain({"domain": "medmcqa", "first": 0}).rows(tmp_path / "hub", intake) if isinstance(row, Query)]
-    assert {query.id: (query.split, query.targets, query.ideal) for query in found} == published_as and len(found) == 120
+    found = [
+        row
+        for row in domain({"domain": "medmcqa", "first": 0}).rows(tmp_path / "hub", intake)
+        if isinstance(row, Query)
+    ]
+    assert {
+        query.id: (query.split, query.targets, query.ideal) for query in found
+    } == published_as and len(found) == 120
     assert intake.left_out == {"of test, without an answer as published": 5}
     assert found[0].source == "validation-00000-of-00001.parquet:1"
-    with pytest.raises(RecordError, match=r"hub/validation-00000-of-00001.parquet:1: cop: .*set prepare.first"):
+    with pytest.raises(
+        RecordError, match=r"hub/validation-00000-of-00001.parquet:1: cop: .*set prepare.first"
+    ):
         list(domain("medmcqa").load(tmp_path / "hub"))
 
 
@@ -193,6 +257,12 @@ def test_a_hub_s_parquet_in_parts_gives_the_same_queries(tmp_path: Path) -> None
 def test_parquet_gives_what_json_gives(name: str, tmp_path: Path) -> None:
     INVENTED[name](tmp_path / "raw")
     for path in (tmp_path / "raw").iterdir():
-        parquet(tmp_path / "hub" / f"{path.stem}.parquet", [row for _, row in formats.raw_rows(path, set())])
-    found = [[(query.id, query.split, query.ideal) for query in domain(name).load(tmp_path / folder)] for folder in ("raw", "hub")]
+        parquet(
+            tmp_path / "hub" / f"{path.stem}.parquet",
+            [row for _, row in tables.raw_rows(path, set())],
+        )
+    found = [
+        [(query.id, query.split, query.ideal) for query in domain(name).load(tmp_path / folder)]
+        for folder in ("raw", "hub")
+    ]
     assert found[0] == found[1]

@@ -8,9 +8,19 @@ from pathlib import Path
 import pytest
 
 from cowest import io, report
-from cowest.evaluation import Gate
-from cowest.models.store import Account
-from cowest.records import Choices, Estimate, EvalReport, Matches, Message, Outcome, PreferencePair, Trial, Validation
+from cowest.gates import Gate
+from cowest.ledger.store import Account
+from cowest.records import (
+    Choices,
+    Estimate,
+    EvalReport,
+    Matches,
+    Message,
+    Outcome,
+    PreferencePair,
+    Trial,
+    Validation,
+)
 from cowest.report import contents, contracts, figures, words
 from cowest.report.contents import Missing
 from cowest.stages import compare
@@ -55,14 +65,20 @@ def a_turn(root: Path, *, after: float = 1.0, draft: str = "It is built in Milan
     """A turn's files, small: 12 held-out queries, 6 training queries of 4 drafts."""
     trials: list[Trial] = []
     for number in range(12):
-        trials.append(make_trial(number, "before", score=float(number % 3 == 0), draft=draft, tags=(draft,)))
+        trials.append(
+            make_trial(number, "before", score=float(number % 3 == 0), draft=draft, tags=(draft,))
+        )
         trials.append(make_trial(number, "after", score=after, draft=draft, tags=(draft,)))
         trials.append(make_trial(number, "ideal", score=1.0, tags=(draft,)))
     io.write(root / "data/trials.jsonl", trials)
     gains = ((1.0, 0.0), (0.0, 0.0), (0.0, 1.0), (0.5, 0.0))
     io.write(
         root / "data/feedback.jsonl",
-        (make_feedback(n, sample=k, score=score, solo_score=solo) for n in range(6) for k, (score, solo) in enumerate(gains)),
+        (
+            make_feedback(n, sample=k, score=score, solo_score=solo)
+            for n in range(6)
+            for k, (score, solo) in enumerate(gains)
+        ),
     )
     said = [(Message(role="assistant", content=text),) for text in "ab"]
     pair = PreferencePair(
@@ -72,20 +88,40 @@ def a_turn(root: Path, *, after: float = 1.0, draft: str = "It is built in Milan
     io.write(root / "data/pairs.raw.jsonl", [pair, pair])
     io.write(root / "data/pairs.jsonl", [pair])
     gates = (Gate(over="before", at_least=0.0), Gate(over="champion", at_least=0.0))
-    compare.main(root / "data/trials.jsonl", root / "reports/eval.json", compare.CompareConfig(gates=gates, draws=1000))
+    compare.main(
+        root / "data/trials.jsonl",
+        root / "reports/eval.json",
+        compare.CompareConfig(gates=gates, draws=1000),
+    )
     for folder, stage in (("policy", "sft"), ("challenger", "dpo")):
         steps = [
-            {"stage": stage, "step": n, "loss": 1 / n, "rewards/margins": n, "logps/chosen": -n, "logps/rejected": -2 * n}
+            {
+                "stage": stage,
+                "step": n,
+                "loss": 1 / n,
+                "rewards/margins": n,
+                "logps/chosen": -n,
+                "logps/rejected": -2 * n,
+            }
             for n in range(1, 9)
         ]
         (root / "models" / folder).mkdir(parents=True, exist_ok=True)
-        (root / "models" / folder / "curves.jsonl").write_text("\n".join(map(json.dumps, steps)) + "\n")
+        (root / "models" / folder / "curves.jsonl").write_text(
+            "\n".join(map(json.dumps, steps)) + "\n"
+        )
     return root
 
 
 def decided(root: Path, **fields: object) -> None:
     (root / "turn.json").write_text('{"key": "abc", "champion": null}')
-    values = {"turn": "abc", "version": 3, "promoted": True, "against": None, "champion": 3, "reason": "it is better"}
+    values = {
+        "turn": "abc",
+        "version": 3,
+        "promoted": True,
+        "against": None,
+        "champion": 3,
+        "reason": "it is better",
+    }
     io.write_document(root / "reports/decision.json", Outcome.model_validate({**values, **fields}))
 
 
@@ -109,16 +145,31 @@ def test_the_page_says_first_what_alignment_did_and_whether_it_is_promoted(html:
     text = Page(html).text
     first = text.index("Alignment raised the collaboration's score from 0.333 to 1.000 (+0.667")
     assert (
-        first < text.index("Promoted: version 3 is champion.") < text.index("it is better") < text.index("Systems on the held-out queries")
+        first
+        < text.index("Promoted: version 3 is champion.")
+        < text.index("it is better")
+        < text.index("Systems on the held-out queries")
     )
 
 
 def test_the_page_needs_nothing_from_outside_and_runs_nothing(html: str):
     page = Page(html)
-    policy = next(attrs["content"] for tag, attrs in page.tags if attrs.get("http-equiv") == "Content-Security-Policy")
+    policy = next(
+        attrs["content"]
+        for tag, attrs in page.tags
+        if attrs.get("http-equiv") == "Content-Security-Policy"
+    )
     assert policy is not None
     assert policy.startswith("default-src 'none'; style-src 'unsafe-inline'; img-src data:;")
-    assert not {tag for tag, _ in page.tags} & {"script", "link", "iframe", "object", "embed", "form", "base"}
+    assert not {tag for tag, _ in page.tags} & {
+        "script",
+        "link",
+        "iframe",
+        "object",
+        "embed",
+        "form",
+        "base",
+    }
     for _, attrs in page.tags:
         assert not [name for name in attrs if name.startswith("on")]
         for name in ("src", "href", "xlink:href"):
@@ -128,13 +179,17 @@ def test_the_page_needs_nothing_from_outside_and_runs_nothing(html: str):
 def test_ids_are_unique_and_links_arrive(html: str):
     page = Page(html)
     assert len(page.ids) == len(set(page.ids))
-    aims = {(attrs.get("href") or attrs.get("xlink:href") or "#")[1:] for _, attrs in page.tags} - {""}
+    aims = {(attrs.get("href") or attrs.get("xlink:href") or "#")[1:] for _, attrs in page.tags} - {
+        ""
+    }
     assert aims <= set(page.ids)
 
 
 def test_every_picture_has_a_title_and_a_description_and_no_colour_of_its_own(html: str):
     pictures = re.findall(r"<svg.*?</svg>", html, flags=re.DOTALL)
-    assert len(pictures) == 4 + 4  # systems, differences, gains, transitions; sft loss, dpo loss, margin, log-probabilities
+    assert (
+        len(pictures) == 4 + 4
+    )  # systems, differences, gains, transitions; sft loss, dpo loss, margin, log-probabilities
     for picture in pictures:
         assert 'role="img"' in picture
         assert re.search(r"<title [^>]*>.+</title><desc [^>]*>.+</desc>", picture)
@@ -203,10 +258,12 @@ def test_a_refusal_says_why(tmp_path: Path):
 def test_no_difference_is_said_so(tmp_path: Path):
     a_turn(tmp_path)
     whole = io.read_document(tmp_path / "reports/eval.json", EvalReport)
-    difference = whole.comparisons["after_minus_before"].model_copy(update={"low": -0.1, "high": 0.2, "mean": 0.05})
-    assert words.headline(whole.model_copy(update={"comparisons": {"after_minus_before": difference}})).startswith(
-        "Alignment made no difference"
+    difference = whole.comparisons["after_minus_before"].model_copy(
+        update={"low": -0.1, "high": 0.2, "mean": 0.05}
     )
+    assert words.headline(
+        whole.model_copy(update={"comparisons": {"after_minus_before": difference}})
+    ).startswith("Alignment made no difference")
 
 
 def test_gains_are_counted(turn: Path):
@@ -218,19 +275,43 @@ def test_gains_are_counted(turn: Path):
 
 
 def test_the_page_says_whether_the_drafts_own_scores_would_have_done(tmp_path: Path, html: str):
-    assert "Was it worth its calls?" not in Page(html).text, "all its drafts say the same: nothing is compared"
+    assert "Was it worth its calls?" not in Page(html).text, (
+        "all its drafts say the same: nothing is compared"
+    )
     root = a_turn(tmp_path)
-    scores = (("a fact", 1.0, 0.0), ("an answer", 0.0, 1.0), ("both", 1.0, 1.0), ("neither", 0.0, 0.0), ("nor", 0.0, 0.0))
-    rows = (make_feedback(1, sample=k, draft=draft, score=score, draft_score=own) for k, (draft, score, own) in enumerate(scores))
+    scores = (
+        ("a fact", 1.0, 0.0),
+        ("an answer", 0.0, 1.0),
+        ("both", 1.0, 1.0),
+        ("neither", 0.0, 0.0),
+        ("nor", 0.0, 0.0),
+    )
+    rows = (
+        make_feedback(1, sample=k, draft=draft, score=score, draft_score=own)
+        for k, (draft, score, own) in enumerate(scores)
+    )
     io.write(root / "data/feedback.jsonl", rows)
     text = Page(rendered(root)).text
     assert "Feedback decides 6 comparisons" in text
-    assert "decide 33\N{NO-BREAK SPACE}% of them likewise and 17\N{NO-BREAK SPACE}% the other way; the rest they can't tell" in text
+    assert (
+        "decide 33\N{NO-BREAK SPACE}% of them likewise and 17\N{NO-BREAK SPACE}% the other way; the rest they can't tell"
+        in text
+    )
 
 
 def validated(root: Path, **fields: object) -> None:
-    values = {"kind": "queries", "taken": 1200, "left": 1100, "aside": 100, "rules": (), "facts": {"a <b>": "1"}, **fields}
-    page = contracts.page("rows", Validation.model_validate(values), fail=(), note=(), aside=(), lines=())
+    values = {
+        "kind": "queries",
+        "taken": 1200,
+        "left": 1100,
+        "aside": 100,
+        "rules": (),
+        "facts": {"a <b>": "1"},
+        **fields,
+    }
+    page = contracts.page(
+        "rows", Validation.model_validate(values), fail=(), note=(), aside=(), lines=()
+    )
     io.write_text(root / f"reports/{values['kind']}.html", page)
 
 
@@ -255,7 +336,10 @@ def test_what_validate_found_is_on_the_page(tmp_path: Path):
 
 def test_a_page_that_is_none_is_said(tmp_path: Path):
     (tmp_path / "reports").mkdir()
-    for text, why in (("<html>", "is no page of `validate`"), ('<meta name="cowest-validation" content="{}">', "no page of this version")):
+    for text, why in (
+        ("<html>", "is no page of `validate`"),
+        ('<meta name="cowest-validation" content="{}">', "no page of this version"),
+    ):
         (tmp_path / "reports/pairs.html").write_text(text)
         found = contents.gather(tmp_path).contracts["pairs"]
         assert isinstance(found, Missing) and why in found.why
@@ -263,19 +347,32 @@ def test_a_page_that_is_none_is_said(tmp_path: Path):
 
 def test_examples_are_of_each_kind_and_in_no_order_of_ours(tmp_path: Path):
     rows = []
-    for number, (before, after) in enumerate([(0.0, 1.0)] * 9 + [(1.0, 0.0)] * 2 + [(1.0, 1.0)] * 5):
-        rows += [make_trial(number, "before", score=before), make_trial(number, "after", score=after)]
-    rows += [make_trial(90, "before"), make_trial(90, "after", failed="refine: timeout", refinement=None, score=None)]
+    for number, (before, after) in enumerate(
+        [(0.0, 1.0)] * 9 + [(1.0, 0.0)] * 2 + [(1.0, 1.0)] * 5
+    ):
+        rows += [
+            make_trial(number, "before", score=before),
+            make_trial(number, "after", score=after),
+        ]
+    rows += [
+        make_trial(90, "before"),
+        make_trial(90, "after", failed="refine: timeout", refinement=None, score=None),
+    ]
     io.write(tmp_path / "trials.jsonl", rows)
     found = contents.examples(tmp_path / "trials.jsonl")
     assert found.counts == {"gained": 9, "lost": 2, "unchanged": 5}
-    assert [example.kind for example in found.shown] == ["gained"] * 3 + ["lost"] * 2 + ["unchanged"] * 2
+    assert [example.kind for example in found.shown] == ["gained"] * 3 + ["lost"] * 2 + [
+        "unchanged"
+    ] * 2
     gained = [example.before.id for example in found.shown[:3]]
     assert gained == sorted(row.id for row in rows[:18:2])[:3]
 
 
 def test_the_ledger_is_added_up(turn: Path):
-    ledger = [Account("draft", 62.0, 2**30, 960, 0, 12345, 678, 0.0), Account("refine", 3.0, 2**29, 10, 5, 1, 2, 0.25)]
+    ledger = [
+        Account("draft", 62.0, 2**30, 960, 0, 12345, 678, 0.0),
+        Account("refine", 3.0, 2**29, 10, 5, 1, 2, 0.25),
+    ]
     text = Page(rendered(turn, ledger=ledger)).text
     assert "1 min 05 s" in text
     assert "1.0 GiB" in text
@@ -305,7 +402,9 @@ def test_the_command_writes_the_page_of_the_folder(
 def test_what_another_turn_left_is_not_shown_as_this_ones(tmp_path: Path):
     """A turn that failed half way leaves the evaluation of the one before it where it was."""
     root = a_turn(tmp_path)
-    outcome = Outcome(turn="a" * 64, version=1, promoted=True, against=None, champion=1, reason="it was better")
+    outcome = Outcome(
+        turn="a" * 64, version=1, promoted=True, against=None, champion=1, reason="it was better"
+    )
     io.write_document(root / "reports/decision.json", outcome)
     (root / "turn.json").write_text(json.dumps({"key": "b" * 64}))
     found = contents.gather(root)

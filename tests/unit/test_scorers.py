@@ -26,7 +26,12 @@ from tests.factories import make_query
 CITIES = ("Paris", "London", "New York", "Rome")
 
 
-def score_of(scorer: ExactMatch | Contains | TokenF1 | Choice, answer: str, *targets: str, choices: tuple[str, ...] = ()) -> Score:
+def score_of(
+    scorer: ExactMatch | Contains | TokenF1 | Choice,
+    answer: str,
+    *targets: str,
+    choices: tuple[str, ...] = (),
+) -> Score:
     (found,) = scorer.score([(make_query(targets=targets, choices=choices), answer)])
     return found
 
@@ -146,14 +151,24 @@ def test_choice_scores() -> None:
 
 def test_choice_where_the_data_has_an_option_twice() -> None:
     twice = ("Paris", "London", "Paris", "None of these")
-    assert [score_of(Choice(), said, "Paris", choices=twice).value for said in ("A. Paris", "C", "B")] == [1, 1, 0]
-    assert score_of(Choice(), "Paris", "Paris", choices=twice).explanation == "unparseable: names A and C"
-    assert score_of(Choice(), "The answer is D. None of them", "None of these", choices=twice).value == 1
+    assert [
+        score_of(Choice(), said, "Paris", choices=twice).value for said in ("A. Paris", "C", "B")
+    ] == [1, 1, 0]
+    assert (
+        score_of(Choice(), "Paris", "Paris", choices=twice).explanation
+        == "unparseable: names A and C"
+    )
+    assert (
+        score_of(Choice(), "The answer is D. None of them", "None of these", choices=twice).value
+        == 1
+    )
 
 
 def test_choice_of_letters_takes_no_letter_for_another() -> None:
     elements = ("K", "C", "Na", "Fe")
-    assert score_of(Choice(), "C", "C", choices=elements).explanation == "unparseable: names B and C"
+    assert (
+        score_of(Choice(), "C", "C", choices=elements).explanation == "unparseable: names B and C"
+    )
     assert score_of(Choice(), "K", "K", choices=elements).value == 1.0
     assert score_of(Choice(), "B", "C", choices=elements).value == 1.0
     assert score_of(Choice(), "C. Na", "Na", choices=elements).value == 1.0
@@ -165,12 +180,16 @@ def test_choice_without_choices_fails_and_is_no_zero() -> None:
         assert found.value is None and "is one of its" in (found.failed or "")
 
 
-ANSWERS = st.text(max_size=60) | st.sampled_from(["A", "the a", "-5", "3.5", "C++", "K", "...", "the answer is b"])
+ANSWERS = st.text(max_size=60) | st.sampled_from(
+    ["A", "the a", "-5", "3.5", "C++", "K", "...", "the answer is b"]
+)
 TARGETS = st.lists(ANSWERS.filter(str.strip), min_size=1, max_size=4).map(tuple)
 
 
 @given(answer=ANSWERS, targets=TARGETS)
-def test_scores_lie_between_0_and_1_and_a_target_scores_1(answer: str, targets: tuple[str, ...]) -> None:
+def test_scores_lie_between_0_and_1_and_a_target_scores_1(
+    answer: str, targets: tuple[str, ...]
+) -> None:
     for scorer in (ExactMatch(), Contains(), TokenF1()):
         value = score_of(scorer, answer, *targets).value
         assert value is not None and 0 <= value <= 1
@@ -179,7 +198,10 @@ def test_scores_lie_between_0_and_1_and_a_target_scores_1(answer: str, targets: 
 
 @given(answer=ANSWERS, targets=TARGETS)
 def test_exact_is_never_above_f1_and_contains(answer: str, targets: tuple[str, ...]) -> None:
-    exact, contains, shared = (score_of(scorer, answer, *targets).value or 0 for scorer in (ExactMatch(), Contains(), TokenF1()))
+    exact, contains, shared = (
+        score_of(scorer, answer, *targets).value or 0
+        for scorer in (ExactMatch(), Contains(), TokenF1())
+    )
     assert exact <= contains and exact <= shared
 
 
@@ -195,14 +217,18 @@ def test_a_judgement_is_an_integer(text: str) -> None:
     assert read_judgement(Completion(text, "m")).value == int(text) / 10
 
 
-@pytest.mark.parametrize("text", ["", "11", "-1", "7/10", "7.5", "seven", "Score: 7", "07", "\u0667", "7 8", "7."])
+@pytest.mark.parametrize(
+    "text", ["", "11", "-1", "7/10", "7.5", "seven", "Score: 7", "07", "\u0667", "7 8", "7."]
+)
 def test_anything_else_fails_and_is_no_zero(text: str) -> None:
     found = read_judgement(Completion(text, "m"))
     assert found.value is None and "is no integer from 0 to 10" in (found.failed or "")
 
 
 def test_a_judge_that_failed_or_was_cut_off_is_no_zero() -> None:
-    assert read_judgement(Completion(None, "m", "failed", "HTTP 500")) == Score(None, failed="judge: HTTP 500")
+    assert read_judgement(Completion(None, "m", "failed", "HTTP 500")) == Score(
+        None, failed="judge: HTTP 500"
+    )
     assert read_judgement(Completion("1", "m", "length")).value is None
 
 
@@ -211,20 +237,36 @@ def judge(*rules: Rule) -> JudgeConfig:
 
 
 def test_a_judge_sees_question_target_and_answer_and_nothing_in_them_is_a_place() -> None:
-    (message,) = JudgeTemplate(user="{query}|{target}|{answer}").render(make_query().prompt, ("Italy", "{answer}"), "{target} {query}")
-    assert message.content == "In which country is product 0 built?|Italy or {answer}|{target} {query}"
+    (message,) = JudgeTemplate(user="{query}|{target}|{answer}").render(
+        make_query().prompt, ("Italy", "{answer}"), "{target} {query}"
+    )
+    assert (
+        message.content == "In which country is product 0 built?|Italy or {answer}|{target} {query}"
+    )
 
 
 def test_a_judge_scores_in_order() -> None:
-    config = judge(Rule(match="Answer to grade:\nItaly", replies=("10",)), Rule(match="grade:\nboom", failed="down"), Rule(replies=("3",)))
+    config = judge(
+        Rule(match="Answer to grade:\nItaly", replies=("10",)),
+        Rule(match="grade:\nboom", failed="down"),
+        Rule(replies=("3",)),
+    )
     with config.open() as scorer:
-        scores = list(scorer.score([(make_query(), answer) for answer in ("Italy", "France", "boom")]))
-    assert [score.value for score in scores] == [1.0, 0.3, None] and scores[2].failed == "judge: down"
+        scores = list(
+            scorer.score([(make_query(), answer) for answer in ("Italy", "France", "boom")])
+        )
+    assert [score.value for score in scores] == [1.0, 0.3, None] and scores[
+        2
+    ].failed == "judge: down"
 
 
 def test_judges_that_ask_otherwise_have_other_names() -> None:
     rule = Rule(replies=("3",))
-    configs = [judge(rule), judge(Rule(replies=("4",))), JudgeConfig(model=ScriptedConfig(rules=(rule,)), sampling=Sampling(max_tokens=9))]
+    configs = [
+        judge(rule),
+        judge(Rule(replies=("4",))),
+        JudgeConfig(model=ScriptedConfig(rules=(rule,)), sampling=Sampling(max_tokens=9)),
+    ]
     names = []
     for config in configs:
         with config.open() as scorer:
@@ -256,7 +298,16 @@ def test_a_judge_is_lazy_and_its_blocks_are_of_queries() -> None:
     assert [request.block for request in model.asked] == [0] * (2 * BLOCK) + [1] * (2 * BLOCK)
 
 
-@pytest.mark.parametrize("config", [ExactMatchConfig(), ContainsConfig(), TokenF1Config(), ChoiceConfig(), judge(Rule(replies=("5",)))])
+@pytest.mark.parametrize(
+    "config",
+    [
+        ExactMatchConfig(),
+        ContainsConfig(),
+        TokenF1Config(),
+        ChoiceConfig(),
+        judge(Rule(replies=("5",))),
+    ],
+)
 def test_scorers_are_lazy_named_and_made_from_plain_data(config: AnyScorer) -> None:
     assert TypeAdapter(AnyScorer).validate_python(config.model_dump(mode="json")) == config
     read = 0
@@ -285,4 +336,8 @@ def test_scorers_are_lazy_named_and_made_from_plain_data(config: AnyScorer) -> N
 def test_judge_settings_refused(settings: dict[str, object], said: str) -> None:
     rules = [{"match": "", "replies": ["5"]}]
     with pytest.raises(ConfigError, match=said):
-        parse(JudgeConfig, {"scorer": "judge", "model": {"provider": "scripted", "rules": rules}, **settings}, "test")
+        parse(
+            JudgeConfig,
+            {"scorer": "judge", "model": {"provider": "scripted", "rules": rules}, **settings},
+            "test",
+        )

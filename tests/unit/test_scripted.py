@@ -11,8 +11,14 @@ from cowest.protocols import Completion, Request
 from cowest.records import Message
 
 
-def say(config: ScriptedConfig, text: str, sampling: Sampling | None = None, sample: int = 0) -> Completion:
-    messages = (Message(role="user", content="poison"), Message(role="assistant", content="no"), Message(role="user", content=text))
+def say(
+    config: ScriptedConfig, text: str, sampling: Sampling | None = None, sample: int = 0
+) -> Completion:
+    messages = (
+        Message(role="user", content="poison"),
+        Message(role="assistant", content="no"),
+        Message(role="user", content=text),
+    )
     with config.open() as model:
         (found,) = model.generate([Request(messages, sampling or Sampling(), sample)])
     return found
@@ -21,7 +27,10 @@ def say(config: ScriptedConfig, text: str, sampling: Sampling | None = None, sam
 SCRIPT = ScriptedConfig(
     rules=(
         Rule(match="poison", failed="told to fail"),
-        Rule(match=r"capital of (\w+)( now)?", replies=("{1}? Its capital.{2}", "I forgot {0}", "Ask {1}")),
+        Rule(
+            match=r"capital of (\w+)( now)?",
+            replies=("{1}? Its capital.{2}", "I forgot {0}", "Ask {1}"),
+        ),
         Rule(match="list", replies=("one two three\nfour",)),
     )
 )
@@ -31,7 +40,11 @@ def test_the_first_rule_that_matches_the_last_message_answers() -> None:
     assert say(SCRIPT, "The capital of Italy?").text == "Italy? Its capital."
     assert say(SCRIPT, "the capital of poison").failed == "told to fail"
     found = say(SCRIPT, "anything else")
-    assert (found.text, found.finish, found.failed) == (None, "failed", "no rule of the script matches")
+    assert (found.text, found.finish, found.failed) == (
+        None,
+        "failed",
+        "no rule of the script matches",
+    )
 
 
 def test_samples_differ_and_come_back() -> None:
@@ -42,7 +55,10 @@ def test_samples_differ_and_come_back() -> None:
 
 
 def test_ends_as_a_model_does() -> None:
-    whole, cut = say(SCRIPT, "list", Sampling(stop=("\n",))), say(SCRIPT, "list", Sampling(max_tokens=2))
+    whole, cut = (
+        say(SCRIPT, "list", Sampling(stop=("\n",))),
+        say(SCRIPT, "list", Sampling(max_tokens=2)),
+    )
     assert (whole.text, whole.finish, whole.completion_tokens) == ("one two three", "stop", 3)
     assert (cut.text, cut.finish, cut.completion_tokens) == ("one two", "length", 2)
 

@@ -9,9 +9,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from cowest import vcs
 from cowest.errors import InputError
-from cowest.snapshots import pointer_of
+from cowest.raw import vcs
+from cowest.raw.snapshots import pointer_of
 
 FILE = Path("data/raw/handbook.dvc")
 MD5 = "81a2dc6cbdbb1307bdd59c5e8899c294.dir"
@@ -22,12 +22,17 @@ VALUES = st.recursive(
     | st.floats(allow_nan=False)
     | st.text()
     | st.sampled_from(("handbook", "..", "/etc", MD5, "md5")),
-    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.sampled_from(("outs", "path", "md5", "hash", "wdir", "cmd")), inner),
+    lambda inner: (
+        st.lists(inner, max_size=3)
+        | st.dictionaries(st.sampled_from(("outs", "path", "md5", "hash", "wdir", "cmd")), inner)
+    ),
 )
 
 
 def pointer(out: dict[str, Any] | None = None, **more: Any) -> str:
-    return json.dumps({"outs": [{"md5": MD5, "hash": "md5", "path": "handbook", **(out or {})}], **more})
+    return json.dumps(
+        {"outs": [{"md5": MD5, "hash": "md5", "path": "handbook", **(out or {})}], **more}
+    )
 
 
 def test_a_pointer_names_the_digest_of_what_lies_beside_it() -> None:
@@ -66,6 +71,10 @@ def test_a_hostile_pointer_is_refused(text: str, said: str) -> None:
 def test_secrets_are_not_said(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "abcdef123")
     (tmp_path / ".dvc").mkdir()
-    (tmp_path / ".dvc" / "config.local").write_text("['remote \"team\"']\n    password = hunter2!\n    url = s3://bucket/path\n")
-    said = vcs.hide("s3://bucket/path said hunter2! to abcdef123 at https://me:hidden@host/x", tmp_path)
+    (tmp_path / ".dvc" / "config.local").write_text(
+        "['remote \"team\"']\n    password = hunter2!\n    url = s3://bucket/path\n"
+    )
+    said = vcs.hide(
+        "s3://bucket/path said hunter2! to abcdef123 at https://me:hidden@host/x", tmp_path
+    )
     assert said == "s3://bucket/path said ... to ... at https://...@host/x"

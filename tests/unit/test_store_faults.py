@@ -10,15 +10,15 @@ from pathlib import Path
 import pytest
 
 from cowest.errors import CoWestError, StoreError
-from cowest.models import store
-from cowest.models.schema import STEPS
-from cowest.models.store import Answer, CallStore
+from cowest.ledger import store
+from cowest.ledger.schema import STEPS
+from cowest.ledger.store import Answer, CallStore
 from cowest.protocols import Completion
 
 CRASH = """\
 import os, sys
 from pathlib import Path
-from cowest.models.store import CallStore
+from cowest.ledger.store import CallStore
 from tests.unit.test_store_faults import answer
 kept = CallStore(Path(sys.argv[1]))
 for number in range(30):
@@ -59,7 +59,9 @@ def test_a_full_disk_is_one_clear_error_and_keeps_what_was_there(tmp_path: Path)
     kept.put([answer("a")])
     pages = kept.read(lambda db: db.execute("PRAGMA page_count").fetchone()[0])
     kept._database._writer.execute(f"PRAGMA max_page_count={pages + 2}")
-    with pytest.raises(StoreError, match=r"can't be written: database or disk is full; .*make room"):
+    with pytest.raises(
+        StoreError, match=r"can't be written: database or disk is full; .*make room"
+    ):
         kept.put([answer(f"b{number}") for number in range(100)])
     assert set(kept.get(["a", "b0"])) == {"a"}, "all of a put or nothing"
     kept._database._writer.execute("PRAGMA max_page_count=1000000")
@@ -69,7 +71,10 @@ def test_a_full_disk_is_one_clear_error_and_keeps_what_was_there(tmp_path: Path)
 
 def test_a_file_that_is_none_of_ours_is_said(tmp_path: Path) -> None:
     (tmp_path / "calls").write_bytes(b"not a database, by far" * 500)
-    with pytest.raises(StoreError, match=r"calls can't be opened: file is not a database; the file is damaged: move it away"):
+    with pytest.raises(
+        StoreError,
+        match=r"calls can't be opened: file is not a database; the file is damaged: move it away",
+    ):
         CallStore(tmp_path / "calls")
 
 
@@ -92,7 +97,9 @@ def test_an_older_store_keeps_its_answers(tmp_path: Path) -> None:
     path = tmp_path / "calls"
     with closing(sqlite3.connect(path)) as db:
         db.executescript(STEPS[0])
-        db.execute("INSERT INTO calls VALUES ('a','m','yes','stop',-0.5,3,2,0.1,0.25,'m-2026','refine',1.0)")
+        db.execute(
+            "INSERT INTO calls VALUES ('a','m','yes','stop',-0.5,3,2,0.1,0.25,'m-2026','refine',1.0)"
+        )
         db.execute("INSERT INTO stages VALUES ('refine',1.0,2.0,3,4,5,6,7,0.5)")
         db.commit()
     kept = CallStore(path)
@@ -110,7 +117,9 @@ def test_a_newer_store_is_left_alone(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("place", ["mysql://somebody:secret@host/db", "/dev/null/calls"])
-def test_a_place_that_is_none_is_said_without_its_secrets(place: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_place_that_is_none_is_said_without_its_secrets(
+    place: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setenv("COWEST_STORE", place)
     with pytest.raises(CoWestError) as said:
         store.open_store()

@@ -21,12 +21,22 @@ from cowest.stages.prepare import PrepareConfig
 from tests.lines import ROOT
 
 PLAIN = {"prompt": "question", "targets": "answer"}
-QUIZ = {"prompt": "{question}\n{choices}", "choices": ["a", "b", "c"], "targets": "answer", "keyed": "letter"}
+QUIZ = {
+    "prompt": "{question}\n{choices}",
+    "choices": ["a", "b", "c"],
+    "targets": "answer",
+    "keyed": "letter",
+}
 
 
 def rows(count: int = 40) -> list[dict[str, Any]]:
     return [
-        {"question": f"What is {number} and {number}?", "answer": str(2 * number), "topic": f"t{number % 5}"} for number in range(count)
+        {
+            "question": f"What is {number} and {number}?",
+            "answer": str(2 * number),
+            "topic": f"t{number % 5}",
+        }
+        for number in range(count)
     ]
 
 
@@ -55,7 +65,10 @@ def load(raw: Path, **settings: Any) -> list[Query]:
 
 
 def learn(raw: Path, **settings: Any) -> list[tuple[str, str]]:
-    return [(row.prompt[0].content, row.completion) for row in Source(Table.model_validate(settings)).corpus(raw)]
+    return [
+        (row.prompt[0].content, row.completion)
+        for row in Source(Table.model_validate(settings)).corpus(raw)
+    ]
 
 
 def everything(split: str = "train") -> dict[str, Any]:
@@ -63,15 +76,26 @@ def everything(split: str = "train") -> dict[str, Any]:
 
 
 def test_the_formats_give_the_same_queries(tmp_path: Path) -> None:
-    found = [load(write(tmp_path / f"table{ending}", rows()), **PLAIN) for ending in (".jsonl", ".csv", ".parquet")]
+    found = [
+        load(write(tmp_path / f"table{ending}", rows()), **PLAIN)
+        for ending in (".jsonl", ".csv", ".parquet")
+    ]
     assert len(found[0]) == 40
     for others in found[1:]:
-        assert [(row.id, row.group, row.split) for row in others] == [(row.id, row.group, row.split) for row in found[0]]
-    assert found[0][3].source == "table.jsonl:4" and found[1][3].source == "table.csv:5" and found[2][3].source == "table.parquet:4"
+        assert [(row.id, row.group, row.split) for row in others] == [
+            (row.id, row.group, row.split) for row in found[0]
+        ]
+    assert (
+        found[0][3].source == "table.jsonl:4"
+        and found[1][3].source == "table.csv:5"
+        and found[2][3].source == "table.parquet:4"
+    )
 
 
 def test_newlines_in_quotes_keep_the_rows_and_their_places(tmp_path: Path) -> None:
-    (tmp_path / "t.csv").write_bytes(b'question,answer\r\n"one\r\n""two""\r\n\r\nthree",1\r\n\r\nlast,2\r\n')
+    (tmp_path / "t.csv").write_bytes(
+        b'question,answer\r\n"one\r\n""two""\r\n\r\nthree",1\r\n\r\nlast,2\r\n'
+    )
     found = load(tmp_path, **PLAIN, **everything())
     assert [row.prompt[0].content for row in found] == ['one\n"two"\n\nthree', "last"]
     assert [row.source for row in found] == ["t.csv:2", "t.csv:7"]
@@ -81,7 +105,9 @@ def test_line_ends_and_the_mark_of_an_editor_change_no_row(tmp_path: Path) -> No
     for ending in (".csv", ".jsonl"):
         path = write(tmp_path / f"t{ending}", rows(5))
         before = load(path, **PLAIN, **everything())
-        path.write_bytes(b"\xef\xbb\xbf" + path.read_bytes().replace(b"\r\n", b"\n").replace(b"\n", b"\r\n"))
+        path.write_bytes(
+            b"\xef\xbb\xbf" + path.read_bytes().replace(b"\r\n", b"\n").replace(b"\n", b"\r\n")
+        )
         assert load(path, **PLAIN, **everything()) == before
 
 
@@ -94,18 +120,33 @@ def test_a_group_stays_in_one_split_and_where_it_was(tmp_path: Path) -> None:
     assert all(where[row.id] == row.split for row in fewer)
     other = load(write(tmp_path / "t.jsonl", rows(400)), **PLAIN, splits={"seed": 1})
     assert [row.split for row in other] != [row.split for row in found]
-    groups = load(tmp_path / "t.jsonl", **PLAIN, group="topic", splits={"shares": {"train": 0.5, "test": 0.5}})
+    groups = load(
+        tmp_path / "t.jsonl", **PLAIN, group="topic", splits={"shares": {"train": 0.5, "test": 0.5}}
+    )
     assert len({(row.group, row.split) for row in groups}) == 5
 
 
 def test_a_split_column_says_the_split(tmp_path: Path) -> None:
     path = write(
-        tmp_path / "t.jsonl", [{"question": f"q{n}", "answer": "a", "set": said} for n, said in enumerate(("Train", "validation", "x"))]
+        tmp_path / "t.jsonl",
+        [
+            {"question": f"q{n}", "answer": "a", "set": said}
+            for n, said in enumerate(("Train", "validation", "x"))
+        ],
     )
-    with pytest.raises(RecordError, match=r"t.jsonl:3: column 'set' says the split 'x', which is none of train, .*leave_out"):
+    with pytest.raises(
+        RecordError,
+        match=r"t.jsonl:3: column 'set' says the split 'x', which is none of train, .*leave_out",
+    ):
         load(path, **PLAIN, splits={"column": "set"})
-    assert [row.split for row in load(path, **PLAIN, splits={"column": "set", "leave_out": ["x"]})] == ["train", "dev"]
-    named = load(path, **PLAIN, splits={"column": "set", "values": {"train": ["train"], "test": ["validation", "X"]}})
+    assert [
+        row.split for row in load(path, **PLAIN, splits={"column": "set", "leave_out": ["x"]})
+    ] == ["train", "dev"]
+    named = load(
+        path,
+        **PLAIN,
+        splits={"column": "set", "values": {"train": ["train"], "test": ["validation", "X"]}},
+    )
     assert [row.split for row in named] == ["train", "test", "test"]
 
 
@@ -123,7 +164,10 @@ def test_a_target_names_its_option(tmp_path: Path, keyed: str, answer: Any, righ
     assert query.prompt[0].content == "Where?\nA. Oslo\nB. Rome\nC. Bonn"
 
 
-@pytest.mark.parametrize(("keyed", "answer"), [("letter", "D"), ("from_0", 3), ("from_1", 0), ("text", "Paris"), ("from_1", 2**70)])
+@pytest.mark.parametrize(
+    ("keyed", "answer"),
+    [("letter", "D"), ("from_0", 3), ("from_1", 0), ("text", "Paris"), ("from_1", 2**70)],
+)
 def test_a_target_that_is_no_option_is_named(tmp_path: Path, keyed: str, answer: Any) -> None:
     path = write(tmp_path / "t.jsonl", [quiz(), quiz(answer=answer)])
     with pytest.raises(RecordError, match=r"t.jsonl:\d: the target .* is not among the 3 options"):
@@ -139,12 +183,22 @@ def test_options_that_the_scorer_cannot_tell_by_text_are_told_by_letter(tmp_path
 
 def test_options_and_targets_may_be_lists(tmp_path: Path) -> None:
     nested = {"question": "Where?", "choices": {"text": ["Oslo", "Rome"]}, "answer": "Rome"}
-    settings = {"prompt": "{question}\n{choices}", "choices": "choices.text", "targets": "answer", **everything()}
+    settings = {
+        "prompt": "{question}\n{choices}",
+        "choices": "choices.text",
+        "targets": "answer",
+        **everything(),
+    }
     (query,) = load(write(tmp_path / "t.jsonl", [nested]), **settings)
     assert (query.choices, query.targets) == (("Oslo", "Rome"), ("Rome",))
     (query,) = load(write(tmp_path / "t.parquet", [nested]), **settings)
     assert query.choices == ("Oslo", "Rome")
-    (query,) = load(write(tmp_path / "t.csv", [{"question": "q", "answer": "Oslo | Kristiania"}]), **PLAIN, separator="|", **everything())
+    (query,) = load(
+        write(tmp_path / "t.csv", [{"question": "q", "answer": "Oslo | Kristiania"}]),
+        **PLAIN,
+        separator="|",
+        **everything(),
+    )
     assert query.targets == ("Oslo", "Kristiania")
 
 
@@ -154,27 +208,41 @@ def test_the_prompt_must_show_the_options(tmp_path: Path) -> None:
 
 
 def test_templates(tmp_path: Path) -> None:
-    path = write(tmp_path / "t.jsonl", [{"q": "Why?", "note": None, "a": "{q}"}, {"q": "Who?", "note": "See {q}.", "a": "b"}])
+    path = write(
+        tmp_path / "t.jsonl",
+        [{"q": "Why?", "note": None, "a": "{q}"}, {"q": "Who?", "note": "See {q}.", "a": "b"}],
+    )
     found = load(path, prompt="{{{q}}} {note?}|", targets="a", **everything())
-    assert [row.prompt[0].content for row in found] == ["{Why?} |", "{Who?} See {q}.|"], "what a row says is never a template"
+    assert [row.prompt[0].content for row in found] == ["{Why?} |", "{Who?} See {q}.|"], (
+        "what a row says is never a template"
+    )
     with pytest.raises(RecordError, match="'note' is empty"):
         load(path, prompt="{q} {note}", targets="a", **everything())
 
 
 def test_the_corpus_is_of_training_rows_alone(tmp_path: Path) -> None:
-    found = [{**row, "why": f"Twice {number}." if number % 3 else ""} for number, row in enumerate(rows(60))]
+    found = [
+        {**row, "why": f"Twice {number}." if number % 3 else ""}
+        for number, row in enumerate(rows(60))
+    ]
     path = write(tmp_path / "t.csv", found)
     trained = [row for row in load(path, **PLAIN) if row.split == "train"]
     assert learn(path, **PLAIN) == [(row.prompt[0].content, row.targets[0]) for row in trained]
     said = learn(path, **PLAIN, corpus={"completion": "why", "prompt": "Explain: {question}"})
-    assert 0 < len(said) < len(trained) and all(prompt.startswith("Explain: What") and why.startswith("Twice") for prompt, why in said)
+    assert 0 < len(said) < len(trained) and all(
+        prompt.startswith("Explain: What") and why.startswith("Twice") for prompt, why in said
+    )
     assert learn(path, **PLAIN, ideal="why")[0][1] in ("Twice 1.", "0", "Twice 2.")
 
 
 def test_the_corpus_may_be_a_file_of_its_own(tmp_path: Path) -> None:
     write(tmp_path / "asked.csv", rows())
     write(tmp_path / "replies.jsonl", [{"topic": "sums", "reply": "Sums are easy."}])
-    given = {"file": "asked.csv", **PLAIN, "corpus": {"file": "replies.jsonl", "prompt": "{topic}?", "completion": "reply"}}
+    given = {
+        "file": "asked.csv",
+        **PLAIN,
+        "corpus": {"file": "replies.jsonl", "prompt": "{topic}?", "completion": "reply"},
+    }
     assert learn(tmp_path, **given) == [("sums?", "Sums are easy.")]
     assert len(load(tmp_path, **given)) == 40
 
@@ -187,7 +255,9 @@ def test_ids_ideals_and_tags(tmp_path: Path) -> None:
     assert learn(path, **PLAIN, id="id", **everything())
     with pytest.raises(RecordError, match=r"t.parquet:3: id '1' comes twice"):
         load(write(path, [*found[:2], {**found[2], "id": 1}]), **PLAIN, id="id", **everything())
-    with pytest.raises(InputError, match="no row has anything under 'whye': is the column named so"):
+    with pytest.raises(
+        InputError, match="no row has anything under 'whye': is the column named so"
+    ):
         load(write(tmp_path / "t.jsonl", found), **PLAIN, ideal="whye", **everything())
 
 
@@ -205,7 +275,10 @@ def test_a_split_with_no_rows(tmp_path: Path) -> None:
         ({**PLAIN, "splits": {"column": "s", "seed": 3}}, "have no use"),
         ({**PLAIN, "splits": {"values": {"train": ["a"], "test": ["A"]}}}, "named twice"),
         ({**PLAIN, "file": "../other.csv"}, "not inside the raw data"),
-        ({**PLAIN, "corpus": {"file": "/etc/passwd", "completion": "a"}}, "not inside the raw data"),
+        (
+            {**PLAIN, "corpus": {"file": "/etc/passwd", "completion": "a"}},
+            "not inside the raw data",
+        ),
         ({**PLAIN, "delimiter": ",,"}, "delimiter"),
         ({**PLAIN, "question": "q"}, "question"),
     ],
@@ -221,7 +294,12 @@ def test_the_stage_takes_a_table_with_its_columns(tmp_path: Path) -> None:
     with pytest.raises(ValidationError, match="neither goes without the other"):
         PrepareConfig.model_validate({"domain": "handbook", "table": PLAIN})
     write(tmp_path / "t.csv", rows())
-    ports = {"raw": tmp_path, **{port: tmp_path / "out" / f"{port}.jsonl" for port in ("queries", "corpus", "quarantine")}}
+    ports = {
+        "raw": tmp_path,
+        **{
+            port: tmp_path / "out" / f"{port}.jsonl" for port in ("queries", "corpus", "quarantine")
+        },
+    }
     run("prepare", {"domain": "table", "table": PLAIN}, **ports)
     assert len(ports["queries"].read_text().splitlines()) == 40
     with pytest.raises(ConfigError, match=r"table.targets: Field required"):
@@ -229,14 +307,25 @@ def test_the_stage_takes_a_table_with_its_columns(tmp_path: Path) -> None:
 
 
 def test_the_examples_of_the_page_are_settings() -> None:
-    blocks = re.findall(r"```yaml\n(.*?)```", (ROOT / "docs" / "your-data.md").read_text(), re.DOTALL)
+    blocks = re.findall(
+        r"```yaml\n(.*?)```", (ROOT / "docs" / "your-data.md").read_text(), re.DOTALL
+    )
     found = [yaml.safe_load(block) for block in blocks]
-    tables = [PrepareConfig.model_validate(block["prepare"]) for block in found if "prepare" in block]
-    prompts = [Prompts.model_validate(block["models"]["prompts"]) for block in found if "models" in block]
+    tables = [
+        PrepareConfig.model_validate(block["prepare"]) for block in found if "prepare" in block
+    ]
+    prompts = [
+        Prompts.model_validate(block["models"]["prompts"]) for block in found if "models" in block
+    ]
     assert (len(tables), len(prompts)) == (3, 1)
 
 
 def test_the_page_names_every_setting() -> None:
     page = (ROOT / "docs" / "your-data.md").read_text()
-    missing = [name for kind in (Table, Corpus, Splits) for name in kind.model_fields if f"`{name}`" not in page and f"{name}:" not in page]
+    missing = [
+        name
+        for kind in (Table, Corpus, Splits)
+        for name in kind.model_fields
+        if f"`{name}`" not in page and f"{name}:" not in page
+    ]
     assert not missing

@@ -11,24 +11,47 @@ from cowest.records import Message, Query
 
 def main(argv: list[str]) -> int:
     """Prints the draft and the answer."""
-    parser = argparse.ArgumentParser(prog="cowest ask", description="Put one question to the champion and the strong model.")
-    parser.add_argument("question", nargs="?", help="in words; without it, a held-out question of the last turn")
-    parser.add_argument("--version", type=int, help="a version of the registry in place of the champion")
-    parser.add_argument("--any", action="store_true", help="where there is no champion yet, ask the last version, though it was refused")
-    parser.add_argument("--params", type=Path, default=Path("params.yaml"), help="the settings file (params.yaml)")
+    parser = argparse.ArgumentParser(
+        prog="cowest ask", description="Put one question to the champion and the strong model."
+    )
+    parser.add_argument(
+        "question", nargs="?", help="in words; without it, a held-out question of the last turn"
+    )
+    parser.add_argument(
+        "--version", type=int, help="a version of the registry in place of the champion"
+    )
+    parser.add_argument(
+        "--any",
+        action="store_true",
+        help="where there is no champion yet, ask the last version, though it was refused",
+    )
+    parser.add_argument(
+        "--params", type=Path, default=Path("params.yaml"), help="the settings file (params.yaml)"
+    )
     parser.add_argument("--json", action="store_true", help="the answer as JSON")
     given = parser.parse_args(argv)
 
-    from cowest.models import store
+    from cowest.ledger import store
     from cowest.online.live import ServeConfig, open_live
 
     params = config.load(given.params)
-    settings = config.parse(ServeConfig, config.section(params, "serve", str(given.params)), f"{given.params}: serve")
-    os.chdir(given.params.absolute().parent)  # a registry in a file lies beside the settings that name it
+    settings = config.parse(
+        ServeConfig, config.section(params, "serve", str(given.params)), f"{given.params}: serve"
+    )
+    os.chdir(
+        given.params.absolute().parent
+    )  # a registry in a file lies beside the settings that name it
     known = _held_out()
-    asked = given.question if given.question is not None else (known.prompt[-1].content if known else None)
+    asked = (
+        given.question
+        if given.question is not None
+        else (known.prompt[-1].content if known else None)
+    )
     if asked is None or not asked.strip():
-        print("cowest ask: what? Give a question in quotes (there is no data/queries.jsonl to take one from)", file=sys.stderr)
+        print(
+            "cowest ask: what? Give a question in quotes (there is no data/queries.jsonl to take one from)",
+            file=sys.stderr,
+        )
         return 2
     with open_live(settings, given.version, given.any) as live:
         answer = live.answer((Message(role="user", content=asked),))

@@ -10,39 +10,72 @@ import re
 from math import inf
 from pathlib import Path, PurePosixPath
 
-from cowest import sources
 from cowest.errors import ConfigError
+from cowest.raw import sources
 
 RAW = Path("data/raw")
 
 
 def main(argv: list[str]) -> int:
     """0: fetched. Raises CoWestError, and then nothing is there."""
-    parser = argparse.ArgumentParser(prog="cowest data fetch", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("source", metavar="SOURCE", help="a path, http(s)://..., or hf://owner/name@revision")
+    parser = argparse.ArgumentParser(
+        prog="cowest data fetch",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument(
+        "source", metavar="SOURCE", help="a path, http(s)://..., or hf://owner/name@revision"
+    )
     parser.add_argument("--name", help="what it is called in data/raw (as the source is)")
     parser.add_argument("--sha256", metavar="HEX", help="what the one file must be")
-    parser.add_argument("--limit", type=float, default=sources.LIMIT / 2**30, metavar="GIB", help="at most so much (20)")
     parser.add_argument(
-        "--split", action="append", default=[], metavar="NAME=PATTERN", help="hub: which files are train, dev or test; may come again"
+        "--limit",
+        type=float,
+        default=sources.LIMIT / 2**30,
+        metavar="GIB",
+        help="at most so much (20)",
+    )
+    parser.add_argument(
+        "--split",
+        action="append",
+        default=[],
+        metavar="NAME=PATTERN",
+        help="hub: which files are train, dev or test; may come again",
     )
     given = parser.parse_args(argv)
-    name = given.name or PurePosixPath(given.source.partition("?")[0].partition("@")[0].rstrip("/")).stem
+    name = (
+        given.name
+        or PurePosixPath(given.source.partition("?")[0].partition("@")[0].rstrip("/")).stem
+    )
     if not re.fullmatch(r"[A-Za-z0-9][\w.-]*", name):
-        raise ConfigError(f"{name!r} is no name of a data set: letters, digits, points, dashes; give one with --name")
+        raise ConfigError(
+            f"{name!r} is no name of a data set: letters, digits, points, dashes; give one with --name"
+        )
     if not 0 < given.limit < inf:
         raise ConfigError(f"--limit {given.limit:g}: give GiB, more than none")
     folder = RAW / name
-    found = sources.fetch(given.source, folder, sha256=given.sha256, limit=int(given.limit * 2**30), splits=_splits(given.split))
+    found = sources.fetch(
+        given.source,
+        folder,
+        sha256=given.sha256,
+        limit=int(given.limit * 2**30),
+        splits=_splits(given.split),
+    )
     for file, size, digest in found:
         print(f"{folder / file}  {size} bytes  sha256 {digest}")
-    print(f"\nnext: `cowest data add {folder}` makes a version of it; `turn: {{raw: {folder}}}` in params.yaml names it")
+    print(
+        f"\nnext: `cowest data add {folder}` makes a version of it; `turn: {{raw: {folder}}}` in params.yaml names it"
+    )
     return 0
 
 
 def _splits(given: list[str]) -> dict[str, str]:
     splits = dict(text.partition("=")[::2] for text in given)
-    wrong = [text for text in given if not re.fullmatch(r"(train|dev|valid|validation|test)=.+", text)]
+    wrong = [
+        text for text in given if not re.fullmatch(r"(train|dev|valid|validation|test)=.+", text)
+    ]
     if wrong or len(splits) < len(given):
-        raise ConfigError(f"--split {(wrong or given)[0]}: give each of train, dev and test once, as in train=plain/train-*")
+        raise ConfigError(
+            f"--split {(wrong or given)[0]}: give each of train, dev and test once, as in train=plain/train-*"
+        )
     return splits

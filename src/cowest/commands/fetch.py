@@ -15,12 +15,20 @@ from cowest.models import embedded
 
 def main(argv: list[str]) -> int:
     """Says what is there, what is fetched and under what terms. Raises ModelError."""
-    parser = argparse.ArgumentParser(prog="cowest fetch", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("names", nargs="*", metavar="NAME", help=f"which: {', '.join(embedded.MODELS)} ")
+    parser = argparse.ArgumentParser(
+        prog="cowest fetch",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument(
+        "names", nargs="*", metavar="NAME", help=f"which: {', '.join(embedded.MODELS)} "
+    )
     names = parser.parse_args(argv).names or _named() or list(embedded.MODELS)
     unknown = [name for name in names if name not in embedded.MODELS]
     if unknown:
-        raise ModelError(f"{unknown[0]!r} is no embedded model: they are {', '.join(embedded.MODELS)}")
+        raise ModelError(
+            f"{unknown[0]!r} is no embedded model: they are {', '.join(embedded.MODELS)}"
+        )
     for name in names:
         _fetch(embedded.MODELS[name])
     return 0
@@ -29,7 +37,9 @@ def main(argv: list[str]) -> int:
 def _named() -> list[str]:
     """The embedded models that the project here uses."""
     text = Path("params.yaml").read_text(encoding="utf-8") if Path("params.yaml").is_file() else ""
-    return [name for name in embedded.MODELS if re.search(rf"model: *[\"']?{re.escape(name)}\b", text)]
+    return [
+        name for name in embedded.MODELS if re.search(rf"model: *[\"']?{re.escape(name)}\b", text)
+    ]
 
 
 def _fetch(model: embedded.Embedded) -> None:
@@ -39,7 +49,10 @@ def _fetch(model: embedded.Embedded) -> None:
         return
     if model.notice:
         print(model.notice.format(folder=folder))
-    print(f"{model.name}: fetching {model.mebibytes} MiB and converting it ({model.licence}) ...", flush=True)
+    print(
+        f"{model.name}: fetching {model.mebibytes} MiB and converting it ({model.licence}) ...",
+        flush=True,
+    )
     started = time.monotonic()
     embedded.fetch(model)
     print(f"{model.name}: there in {time.monotonic() - started:.0f} s, {folder}")

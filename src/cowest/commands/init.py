@@ -15,12 +15,13 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
-from cowest import formats, io
+from cowest import io
 from cowest.commands.scaffold.guess import Guess, guess
 from cowest.config import parse
 from cowest.domains.table import SHARES, Source, Splits, Table
 from cowest.errors import ConfigError, RecordError
-from cowest.intake import Intake
+from cowest.raw import tables
+from cowest.raw.intake import Intake
 from cowest.records import Split
 
 LOOKED_AT = 2000
@@ -48,10 +49,22 @@ REMARKS = {
 
 def main(argv: list[str]) -> int:
     """Writes a project, or nothing. Raises InputError for a sample that is no table, ConfigError for what can't be told or is there."""
-    parser = argparse.ArgumentParser(prog="cowest init", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("sample", type=Path, metavar="SAMPLE_FILE", help="a table: .jsonl, .csv, .tsv or .parquet")
-    parser.add_argument("--out", type=Path, default=Path(), metavar="DIR", help="the project's folder (here)")
-    parser.add_argument("--prompt", metavar="COLUMN", help="the question: a column, or a template as in '{passage} {question}'")
+    parser = argparse.ArgumentParser(
+        prog="cowest init",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument(
+        "sample", type=Path, metavar="SAMPLE_FILE", help="a table: .jsonl, .csv, .tsv or .parquet"
+    )
+    parser.add_argument(
+        "--out", type=Path, default=Path(), metavar="DIR", help="the project's folder (here)"
+    )
+    parser.add_argument(
+        "--prompt",
+        metavar="COLUMN",
+        help="the question: a column, or a template as in '{passage} {question}'",
+    )
     parser.add_argument("--targets", metavar="COLUMN", help="the right answer")
     given = parser.parse_args(argv)
     sample, out = given.sample, given.out
@@ -59,9 +72,13 @@ def main(argv: list[str]) -> int:
     raw = Path("data", "raw", name)
     _refuse_to_overwrite(sample, out, raw)
     delimiter = _delimiter(sample)
-    rows = [row for _, row in islice(formats.rows(sample, None, delimiter), LOOKED_AT)]
+    rows = [row for _, row in islice(tables.rows(sample, None, delimiter), LOOKED_AT)]
     made = guess(rows, given.prompt, given.targets)
-    made.table = {"file": sample.name, **({"delimiter": delimiter} if delimiter else {}), **made.table}
+    made.table = {
+        "file": sample.name,
+        **({"delimiter": delimiter} if delimiter else {}),
+        **made.table,
+    }
     table = parse(Table, made.table, "what was guessed")
     counts = _tried(sample, table, made)
     written, kept = _write(sample, out, raw, _texts(made, raw, name, sample, out))
@@ -72,17 +89,21 @@ def main(argv: list[str]) -> int:
 def _refuse_to_overwrite(sample: Path, out: Path, raw: Path) -> None:
     copy = out / raw / sample.name
     there = [str(path) for path in (out / "params.yaml", out / "dvc.yaml") if path.exists()]
-    there += [str(copy)] if copy.exists() and not (sample.exists() and copy.samefile(sample)) else []
+    there += (
+        [str(copy)] if copy.exists() and not (sample.exists() and copy.samefile(sample)) else []
+    )
     if there:
-        raise ConfigError(f"{', '.join(there)} exists, and init writes over nothing: give another folder with --out")
+        raise ConfigError(
+            f"{', '.join(there)} exists, and init writes over nothing: give another folder with --out"
+        )
 
 
 def _delimiter(sample: Path) -> str | None:
     """What parts the header into most columns; None where it is what the ending says."""
-    formats.ordinary(sample)
-    if formats.format_of(sample) != "csv":
+    tables.ordinary(sample)
+    if tables.format_of(sample) != "csv":
         return None
-    header = next((line for line in io.text_lines(sample) if line.strip()), "")
+    header = next((line for line in tables.text_lines(sample) if line.strip()), "")
     widths = {mark: len(next(csv.reader([header], delimiter=mark), [])) for mark in ",;\t|"}
     usual = "\t" if sample.suffix.lower() == ".tsv" else ","
     best = max(widths, key=lambda mark: (widths[mark], mark == usual))
@@ -117,7 +138,9 @@ def _tried(sample: Path, table: Table, made: Guess) -> dict[Split, int]:
         if len(counts) == len(SHARES):
             made.table["splits"]["seed"] = seed
             return counts
-    made.unclear.append(f"how to part {len(groups)} groups into {', '.join(SHARES)}: `cowest prepare` stops there; see `splits`")
+    made.unclear.append(
+        f"how to part {len(groups)} groups into {', '.join(SHARES)}: `cowest prepare` stops there; see `splits`"
+    )
     return {}
 
 
@@ -142,8 +165,14 @@ def _texts(made: Guess, raw: Path, name: str, sample: Path, out: Path) -> dict[s
     if not any((folder / ".dvc").is_dir() for folder in (out.absolute(), *out.absolute().parents)):
         names |= {".dvc/config": "dvcconfig", ".dvc/.gitignore": "dvcgitignore"}
     folder = resources.files("cowest.commands.scaffold")
-    texts = {path: (folder / f"{template}.template").read_text(encoding="utf-8") for path, template in names.items()}
-    return {path: re.sub(r"@(\w+)@", lambda place: places[place[1]], text) for path, text in texts.items()}
+    texts = {
+        path: (folder / f"{template}.template").read_text(encoding="utf-8")
+        for path, template in names.items()
+    }
+    return {
+        path: re.sub(r"@(\w+)@", lambda place: places[place[1]], text)
+        for path, text in texts.items()
+    }
 
 
 def _table_lines(table: dict[str, Any]) -> Iterator[str]:
@@ -162,11 +191,20 @@ def _inline(value: Any) -> str:
     import yaml
 
     style = '"' if isinstance(value, str) else None
-    text = yaml.safe_dump(value, default_flow_style=True, default_style=style, width=10**9, allow_unicode=True, sort_keys=False)
+    text = yaml.safe_dump(
+        value,
+        default_flow_style=True,
+        default_style=style,
+        width=10**9,
+        allow_unicode=True,
+        sort_keys=False,
+    )
     return text.removesuffix("...\n").strip()
 
 
-def _write(sample: Path, out: Path, raw: Path, texts: dict[str, str]) -> tuple[list[str], list[str]]:
+def _write(
+    sample: Path, out: Path, raw: Path, texts: dict[str, str]
+) -> tuple[list[str], list[str]]:
     """Which files were written, and which were there and stay."""
     written, kept = [], []
     copy = out / raw / sample.name
@@ -183,7 +221,14 @@ def _write(sample: Path, out: Path, raw: Path, texts: dict[str, str]) -> tuple[l
     return written, kept
 
 
-def _say(sample: Path, out: Path, made: Guess, counts: dict[Split, int], written: list[str], kept: list[str]) -> None:
+def _say(
+    sample: Path,
+    out: Path,
+    made: Guess,
+    counts: dict[Split, int],
+    written: list[str],
+    kept: list[str],
+) -> None:
     print(f"{sample}: what init understood")
     for what, how in made.understood:
         print(f"  {what:<14} {how}")
@@ -197,4 +242,6 @@ def _say(sample: Path, out: Path, made: Guess, counts: dict[Split, int], written
     if kept:
         print(f"there already, and left as they are: {', '.join(kept)}")
     enter = "" if out == Path() else f"cd {out}; "
-    print(f"\nnext: {enter}read params.yaml, name your models, then `cowest doctor` and `cowest turn`")
+    print(
+        f"\nnext: {enter}read params.yaml, name your models, then `cowest doctor` and `cowest turn`"
+    )

@@ -11,10 +11,18 @@ from cowest.errors import CoWestError, InputError
 def main(argv: list[str]) -> int:
     """Writes the page and prints where it is. What is missing is said on the page."""
     parser = argparse.ArgumentParser(prog="cowest report", description=__doc__)
-    parser.add_argument("--out", type=Path, default=Path("reports/index.html"), metavar="PATH", help="the page (reports/index.html)")
+    parser.add_argument(
+        "--out",
+        type=Path,
+        default=Path("reports/index.html"),
+        metavar="PATH",
+        help="the page (reports/index.html)",
+    )
     given = parser.parse_args(argv)
     if not (Path("params.yaml").exists() or Path("turn.json").exists()):
-        raise InputError(f"{Path.cwd()} has neither params.yaml nor turn.json: a report is written in a project's folder")
+        raise InputError(
+            f"{Path.cwd()} has neither params.yaml nor turn.json: a report is written in a project's folder"
+        )
     report.write(given.out, ledger=_ledger())
     print(given.out)
     return 0
@@ -22,7 +30,7 @@ def main(argv: list[str]) -> int:
 
 def _ledger() -> Sequence[report.Spent]:
     """What the stages took; nothing where there is no store that can be read."""
-    from cowest.models import store
+    from cowest.ledger import store
 
     try:
         return store.open_store().ledger()

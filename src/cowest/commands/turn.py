@@ -14,19 +14,21 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from cowest import forecast, snapshots, stages
+from cowest import forecast, stages
 from cowest.amend import amend
-from cowest.checks import preflight
 from cowest.config import load, parse, section
 from cowest.errors import ConfigError, ContractError, CoWestError, InputError
 from cowest.io import read_document, write_text
+from cowest.ledger.claims import spent
+from cowest.ledger.store import open_store
 from cowest.lineage import Turn, TurnConfig, data_digests, turn_of
-from cowest.models.claims import spent
-from cowest.models.store import open_store
 from cowest.online.live import ServeConfig
+from cowest.preflight import preflight
 from cowest.protocols import Decision
+from cowest.raw import snapshots
 from cowest.records import Estimate, EvalReport, Outcome
-from cowest.registry import RegistryConfig, settled
+from cowest.registry.log import settled
+from cowest.registry.mlflow import RegistryConfig
 from cowest.report.words import NAMES
 from cowest.stages.pin import PinConfig
 from cowest.stages.register import RegisterConfig
@@ -34,8 +36,16 @@ from cowest.stages.register import RegisterConfig
 PARAMS, PIPELINE = Path("params.yaml"), Path("dvc.yaml")
 TURN, START, CHAMPION = Path("turn.json"), Path("models/start"), Path("models/champion")
 POLICY, CHALLENGER = Path("models/policy"), Path("models/challenger")
-QUERIES, CORPUS, PAIRS = Path("data/queries.jsonl"), Path("data/corpus.jsonl"), Path("data/pairs.jsonl")
-REPORT, DECISION, PAGE = Path("reports/eval.json"), Path("reports/decision.json"), Path("reports/index.html")
+QUERIES, CORPUS, PAIRS = (
+    Path("data/queries.jsonl"),
+    Path("data/corpus.jsonl"),
+    Path("data/pairs.jsonl"),
+)
+REPORT, DECISION, PAGE = (
+    Path("reports/eval.json"),
+    Path("reports/decision.json"),
+    Path("reports/index.html"),
+)
 LOCK = Path(".cowest/turn.lock")
 PATIENCE = 40
 """Seconds that stages have to stop, once we are interrupted: calls that may be paid for are waited for."""
@@ -44,13 +54,28 @@ PATIENCE = 40
 def main(argv: list[str]) -> int:
     """0: decided, promoted or not. Raises CoWestError for what stops the turn; what was made before stays whole."""
     parser = argparse.ArgumentParser(prog="cowest turn", description=__doc__)
-    parser.add_argument("--params", type=Path, default=PARAMS, help="the project's params.yaml; the turn runs in its folder")
     parser.add_argument(
-        "--set", action="append", default=[], metavar="KEY=VALUE", help="change a setting in params.yaml first, as in dpo.beta=0.2"
+        "--params",
+        type=Path,
+        default=PARAMS,
+        help="the project's params.yaml; the turn runs in its folder",
     )
-    parser.add_argument("--force", action="store_true", help="run every stage again, even if the turn was decided; its decision stays")
     parser.add_argument(
-        "--dry-run", action="store_true", help="only say what the calls of the turn will cost at most, by stage; nothing is called"
+        "--set",
+        action="append",
+        default=[],
+        metavar="KEY=VALUE",
+        help="change a setting in params.yaml first, as in dpo.beta=0.2",
+    )
+    parser.add_argument(
+        "--force",
+        action="store_true",
+        help="run every stage again, even if the turn was decided; its decision stays",
+    )
+    parser.add_argument(
+        "--dry-run",
+        action="store_true",
+        help="only say what the calls of the turn will cost at most, by stage; nothing is called",
     )
     given = parser.parse_args(argv)
     _enter(given.params)
@@ -65,23 +90,40 @@ def _turn(given: argparse.Namespace) -> int:
         print(foreseen)
         return 0
     raw = _raw(params)
-    registry_config = parse(RegisterConfig, section(params, "register"), f"{PARAMS}: register").registry
+    registry_config = parse(
+        RegisterConfig, section(params, "register"), f"{PARAMS}: register"
+    ).registry
     registry = registry_config.open()
     champion = registry.champion()  # mends the alias, if a turn was cut short at its very end
     turn = turn_of(raw, PARAMS, champion)
     decided = settled(registry.log(), turn.key)
     if decided is None or given.force:
         if turn.raw is not None and turn.raw.kept == "unversioned":
-            print(f"data: no commit holds {raw}, so no revision will name what this turn rests on: `cowest data add {raw}` makes a version")
-        os.environ["COWEST_TURN"] = turn.key  # what its stages spend counts for it, whoever else uses the store
+            print(
+                f"data: no commit holds {raw}, so no revision will name what this turn rests on: `cowest data add {raw}` makes a version"
+            )
+        os.environ["COWEST_TURN"] = (
+            turn.key
+        )  # what its stages spend counts for it, whoever else uses the store
         forced = given.force or _models_changed(turn)
-        stages.run("pin", section(params, "pin"), raw=raw, params=PARAMS, turn=TURN, start=START, champion=CHAMPION)
+        stages.run(
+            "pin",
+            section(params, "pin"),
+            raw=raw,
+            params=PARAMS,
+            turn=TURN,
+            start=START,
+            champion=CHAMPION,
+        )
         _reproduce(forced)
     elif _finished(turn):
         print(_nothing_new(decided, champion))
         return 0
     elif not _at_hand(turn):
-        print(_nothing_new(decided, champion) + "; it ran elsewhere: `cowest turn --force` makes its files here")
+        print(
+            _nothing_new(decided, champion)
+            + "; it ran elsewhere: `cowest turn --force` makes its files here"
+        )
         return 0
     _close(params, turn, registry_config)
     print(_took(time.monotonic() - started))
@@ -96,7 +138,9 @@ def _alone() -> Iterator[None]:
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
-            raise CoWestError(f"another turn runs in {Path.cwd()}: wait for it, or end it; two would write the same files") from None
+            raise CoWestError(
+                f"another turn runs in {Path.cwd()}: wait for it, or end it; two would write the same files"
+            ) from None
         yield
 
 
@@ -147,9 +191,13 @@ def _lay_out(params: dict[str, Any]) -> None:
 
 def _enter(params: Path) -> None:
     if params.name != PARAMS.name:
-        raise ConfigError(f"--params {params}: dvc.yaml reads {PARAMS}: name one, in a project's folder")
+        raise ConfigError(
+            f"--params {params}: dvc.yaml reads {PARAMS}: name one, in a project's folder"
+        )
     if not params.exists():
-        raise ConfigError(f"{params}: no such file: run in the project's folder, or name its params.yaml with --params")
+        raise ConfigError(
+            f"{params}: no such file: run in the project's folder, or name its params.yaml with --params"
+        )
     os.chdir(params.absolute().parent)
     if not PIPELINE.exists():
         raise InputError(f"{Path.cwd()} has no {PIPELINE}: a turn runs in a project's folder")
@@ -176,7 +224,9 @@ def _finished(turn: Turn) -> bool:
 
 def _at_hand(turn: Turn) -> bool:
     """Whether the files are this turn's, and all that is left to do is to write down how it ended."""
-    if not all(path.exists() for path in (TURN, REPORT, POLICY, CHALLENGER, QUERIES, CORPUS, PAIRS)):
+    if not all(
+        path.exists() for path in (TURN, REPORT, POLICY, CHALLENGER, QUERIES, CORPUS, PAIRS)
+    ):
         return False
     try:
         return read_document(TURN, Turn).key == turn.key
@@ -207,7 +257,9 @@ def _reproduce(force: bool) -> None:
 
 def _command(*arguments: str) -> tuple[list[str], dict[str, str]]:
     """DVC of this environment; the stages that it starts find their `cowest` there too."""
-    environment = os.environ | {"PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ.get('PATH', os.defpath)}"}
+    environment = os.environ | {
+        "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ.get('PATH', os.defpath)}"
+    }
     return [sys.executable, "-m", "dvc", *arguments], environment
 
 
@@ -239,7 +291,11 @@ def _passing_on(group: int) -> Iterator[list[float]]:
         with suppress(ProcessLookupError):
             os.killpg(group, number)
 
-    numbers = [number for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP) if signal.getsignal(number) != signal.SIG_IGN]
+    numbers = [
+        number
+        for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+        if signal.getsignal(number) != signal.SIG_IGN
+    ]
     kept = {number: signal.signal(number, end) for number in numbers}
     try:
         yield ended
@@ -260,7 +316,7 @@ def _first_unfinished() -> str | None:
 
 def _close(params: dict[str, Any], turn: Turn, registry: RegistryConfig) -> None:
     from cowest.commands import report
-    from cowest.tracking import MlflowTracker
+    from cowest.registry.tracking import MlflowTracker
 
     if data_digests(_raw(params)) != turn.data:
         raise ContractError(
@@ -280,7 +336,9 @@ def _close(params: dict[str, Any], turn: Turn, registry: RegistryConfig) -> None
     stages.run("register", section(params, "register"), **paths)
     outcome, judged = read_document(DECISION, Outcome), read_document(REPORT, EvalReport)
     print(f"\n{table(judged)}\n")
-    print(f"turn {outcome.turn[:8]}: version {outcome.version} was {'promoted' if outcome.promoted else 'refused'}: {outcome.reason}")
+    print(
+        f"turn {outcome.turn[:8]}: version {outcome.version} was {'promoted' if outcome.promoted else 'refused'}: {outcome.reason}"
+    )
     print(_who(outcome.champion))
     print("report: ", end="", flush=True)
     report.main(["--out", str(PAGE)])
@@ -299,9 +357,14 @@ def table(report: EvalReport) -> str:
     rows = [(NAMES.get(name, name), estimate) for name, estimate in report.systems.items()]
     width = max(len(name) for name, _ in rows)
     lines = [f"{'system':<{width}}  score  95 % interval   queries"]
-    lines += [f"{name:<{width}}  {estimate.mean:5.3f}  {_interval(estimate, '.3f'):<15} {estimate.queries:>6}" for name, estimate in rows]
+    lines += [
+        f"{name:<{width}}  {estimate.mean:5.3f}  {_interval(estimate, '.3f'):<15} {estimate.queries:>6}"
+        for name, estimate in rows
+    ]
     if (change := report.comparisons.get("after_minus_before")) is not None:
-        lines.append(f"\nalignment changed the collaboration by {change.mean:+.3f} ({_interval(change, '+.3f')})")
+        lines.append(
+            f"\nalignment changed the collaboration by {change.mean:+.3f} ({_interval(change, '+.3f')})"
+        )
     return "\n".join(lines)
 
 

@@ -73,7 +73,10 @@ class Detection(Config):
         except (OSError, UnicodeDecodeError) as error:
             said = error.strerror if isinstance(error, OSError) else "not UTF-8"
             raise ConfigError(f"terms_file {self.terms_file} can't be read: {said}") from None
-        return (*self.terms, *(line for line in lines if words.split(line) and not line.lstrip().startswith("#")))
+        return (
+            *self.terms,
+            *(line for line in lines if words.split(line) and not line.lstrip().startswith("#")),
+        )
 
 
 def find(text: str, config: Detection) -> list[Finding]:
@@ -81,7 +84,11 @@ def find(text: str, config: Detection) -> list[Finding]:
     shadow, starts = plain(text)
     found = [Finding(kind, *span) for kind, finder in _finders(config) for span in finder(shadow)]
     merged = _merged(found)
-    return merged if starts is None else [Finding(f.kind, starts[f.start], starts[f.end]) for f in merged]
+    return (
+        merged
+        if starts is None
+        else [Finding(f.kind, starts[f.start], starts[f.end]) for f in merged]
+    )
 
 
 def mask(text: str, findings: Sequence[Finding]) -> tuple[str, dict[str, str]]:
@@ -90,7 +97,9 @@ def mask(text: str, findings: Sequence[Finding]) -> tuple[str, dict[str, str]]:
     return masked, originals
 
 
-def mask_all(texts: Sequence[str], findings: Sequence[Sequence[Finding]]) -> tuple[list[str], dict[str, str]]:
+def mask_all(
+    texts: Sequence[str], findings: Sequence[Sequence[Finding]]
+) -> tuple[list[str], dict[str, str]]:
     """The same for texts that belong together: numbered through them all, in the order in which they are met.
 
     A placeholder that one of the texts says by itself is never given.
@@ -110,7 +119,10 @@ def mask_all(texts: Sequence[str], findings: Sequence[Sequence[Finding]]) -> tup
     for text, its in zip(texts, findings, strict=True):
         parts, end = [], 0
         for finding in its:
-            parts += [text[end : finding.start], placeholder(finding.kind, text[finding.start : finding.end])]
+            parts += [
+                text[end : finding.start],
+                placeholder(finding.kind, text[finding.start : finding.end]),
+            ]
             end = finding.end
         masked.append("".join([*parts, text[end:]]))
     return masked, {name: original for (_, original), name in given.items()}
@@ -118,14 +130,26 @@ def mask_all(texts: Sequence[str], findings: Sequence[Sequence[Finding]]) -> tup
 
 def unmask(text: str, originals: dict[str, str]) -> str:
     """A text with what its placeholders stand for put back; one that is not known stays."""
-    return PLACEHOLDER.sub(lambda match: originals.get(match[0], match[0]), text) if originals else text
+    return (
+        PLACEHOLDER.sub(lambda match: originals.get(match[0], match[0]), text)
+        if originals
+        else text
+    )
 
 
 @lru_cache(maxsize=32)
 def _finders(config: Detection) -> tuple[tuple[Kind, Callable[[str], Iterator[Span]]], ...]:
     """What finds each kind that is asked for. A changed terms_file is seen by the next process."""
-    if missing := sorted({NEEDS[kind] for kind in config.detect if kind in NEEDS and importlib.util.find_spec(NEEDS[kind]) is None}):
-        raise ConfigError(f"detect: {', '.join(missing)} can't be imported: pip install 'cowest[privacy]'")
+    if missing := sorted(
+        {
+            NEEDS[kind]
+            for kind in config.detect
+            if kind in NEEDS and importlib.util.find_spec(NEEDS[kind]) is None
+        }
+    ):
+        raise ConfigError(
+            f"detect: {', '.join(missing)} can't be imported: pip install 'cowest[privacy]'"
+        )
     made: dict[Kind, Callable[[], Callable[[str], Iterator[Span]]]] = {
         "email": lambda: places.emails,
         "phone": lambda: numbers.phones(config.regions),
@@ -147,7 +171,10 @@ def _merged(found: list[Finding]) -> list[Finding]:
         if merged and finding.start < merged[-1].end:
             last = merged[-1]
             kind = finding.kind if length > longest else last.kind
-            merged[-1], longest = Finding(kind, last.start, max(last.end, finding.end)), max(longest, length)
+            merged[-1], longest = (
+                Finding(kind, last.start, max(last.end, finding.end)),
+                max(longest, length),
+            )
         else:
             merged.append(finding)
             longest = length

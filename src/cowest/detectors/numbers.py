@@ -24,7 +24,8 @@ GROUPS = re.compile(r"(?<!\d)\d+(?:[ -]\d+)*")
 EDGES, JOINED = re.compile(r"[\w.,+/-]"), re.compile(r"\w|[.,/-]\d")
 """What a number is part of something longer by: before it, and after."""
 CARD = re.compile(
-    r"card|credit|debit|visa|amex|maestro|diners|discover|unionpay|jcb|karte|carte|tarjeta|(?<!\w)(?:cc|pan)(?!\w)", re.IGNORECASE
+    r"card|credit|debit|visa|amex|maestro|diners|discover|unionpay|jcb|karte|carte|tarjeta|(?<!\w)(?:cc|pan)(?!\w)",
+    re.IGNORECASE,
 )
 SHAPES = {(4, 4, 4, 4), (4, 6, 5), (4, 6, 4), (4, 4, 4, 4, 3)}
 """Groups in which card numbers are printed."""
@@ -94,7 +95,11 @@ def _phones_in(text: str, start: int, end: int, regions: tuple[str, ...]) -> Ite
             begins, ends = start + match.start, start + match.end
             if match.raw_string.startswith("+") and text[begins] == "0":
                 begins -= 1
-            nobodys = number_type(match.number) in (PhoneNumberType.TOLL_FREE, PhoneNumberType.PREMIUM_RATE, PhoneNumberType.UAN)
+            nobodys = number_type(match.number) in (
+                PhoneNumberType.TOLL_FREE,
+                PhoneNumberType.PREMIUM_RATE,
+                PhoneNumberType.UAN,
+            )
             if not nobodys and (told or not DECIMAL.fullmatch(match.raw_string)):
                 yield begins, ends
 
@@ -104,7 +109,10 @@ def cards(text: str) -> Iterator[Span]:
     for run in GROUPS.finditer(text) if SIX.search(text) else ():
         if run.end() - run.start() < 13:
             continue
-        groups = [(run.start() + part.start(), run.start() + part.end()) for part in re.finditer(r"\d+", run[0])]
+        groups = [
+            (run.start() + part.start(), run.start() + part.end())
+            for part in re.finditer(r"\d+", run[0])
+        ]
         for first in range(len(groups)):
             for last in range(first, min(len(groups), first + 5)):
                 if _is_card(text, groups[first : last + 1]):
@@ -132,7 +140,11 @@ def ibans(text: str) -> Iterator[Span]:
 
     for match in ACCOUNT.finditer(text) if PAIR.search(text) else ():
         said, whole = match[1], match.end(1) >= len(text) or not text[match.end(1)].isalnum()
-        ends = [place for place in range(15, len(said)) if not (said[place].isalnum() and said[place - 1].isalnum())]
+        ends = [
+            place
+            for place in range(15, len(said))
+            if not (said[place].isalnum() and said[place - 1].isalnum())
+        ]
         for end in [*([len(said)] if whole else []), *reversed(ends)]:
             if said[end - 1].isalnum() and iban.is_valid(said[:end]):
                 yield match.start(), match.start() + end
@@ -145,13 +157,18 @@ def national_ids(text: str) -> Iterator[Span]:
         return
     for pattern, module, doubtful in _national():
         for match in pattern.finditer(text):
-            if (not doubtful or _told(SAID, text, *match.span())) and (not module or _valid(module, match[0])):
+            if (not doubtful or _told(SAID, text, *match.span())) and (
+                not module or _valid(module, match[0])
+            ):
                 yield match.span()
 
 
 @cache
 def _national() -> tuple[tuple[re.Pattern[str], str, bool], ...]:
-    return tuple((re.compile(rf"(?<![\w./+-])(?:{form})(?!\w|[./+-]\w)"), module, doubtful) for form, module, doubtful in NATIONAL)
+    return tuple(
+        (re.compile(rf"(?<![\w./+-])(?:{form})(?!\w|[./+-]\w)"), module, doubtful)
+        for form, module, doubtful in NATIONAL
+    )
 
 
 @cache
@@ -169,4 +186,6 @@ def _valid(module: str, number: str) -> bool:
 
 def _told(words: re.Pattern[str], text: str, start: int, end: int) -> bool:
     """Whether a word near a number says what it is."""
-    return bool(words.search(text, max(0, start - BEFORE), start) or words.search(text, end, end + AFTER))
+    return bool(
+        words.search(text, max(0, start - BEFORE), start) or words.search(text, end, end + AFTER)
+    )

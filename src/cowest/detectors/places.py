@@ -6,15 +6,21 @@ from collections.abc import Iterator
 
 from cowest.detectors.plain import Span
 
-EMAIL = re.compile(r"[\w.+-]{1,128}(?:@|%40)(?:[^\W_](?:[\w-]{0,61}[^\W_])?\.){1,8}[^\W\d_]{2,24}(?![\w@])")
+EMAIL = re.compile(
+    r"[\w.+-]{1,128}(?:@|%40)(?:[^\W_](?:[\w-]{0,61}[^\W_])?\.){1,8}[^\W\d_]{2,24}(?![\w@])"
+)
 FIRST = re.compile(rf"(?<![\w.+-]){EMAIL.pattern}")
-FILES = re.compile(r"\.(?:png|jpe?g|gif|svg|webp|ico|css|js|ts|json|ya?ml|py|html?|md|txt|csv|pdf)$", re.IGNORECASE)
+FILES = re.compile(
+    r"\.(?:png|jpe?g|gif|svg|webp|ico|css|js|ts|json|ya?ml|py|html?|md|txt|csv|pdf)$", re.IGNORECASE
+)
 """Endings of files such as icon@2x.png."""
 PASSWORD = re.compile(r"//[^\s/@:]{0,64}:$")
 """What stands before a password, and its host, in a URL: that is a secret, and no address."""
 IPV4 = re.compile(r"(?<![\w.])(?:\d{1,3}\.){3}\d{1,3}(?![\w-]|\.\w)")
 IPV6 = re.compile(r"(?<![\w:.])[0-9A-Fa-f:]{6,39}(?:\.\d{1,3}){0,3}(?![\w:])")
-VERSION = re.compile(r"(?:version|release|firmware|build|section|chapter|v\.?|ver\.?|§)\s{0,2}$", re.IGNORECASE)
+VERSION = re.compile(
+    r"(?:version|release|firmware|build|section|chapter|v\.?|ver\.?|§)\s{0,2}$", re.IGNORECASE
+)
 
 
 def emails(text: str) -> Iterator[Span]:
@@ -32,14 +38,18 @@ def emails(text: str) -> Iterator[Span]:
 def _is_somebodys(text: str, match: re.Match[str]) -> bool:
     if match[0].startswith("git@") and text[match.end() : match.end() + 1] in (":", "/"):
         return False
-    return not (FILES.search(match[0]) or PASSWORD.search(text, max(0, match.start() - 80), match.start()))
+    return not (
+        FILES.search(match[0]) or PASSWORD.search(text, max(0, match.start() - 80), match.start())
+    )
 
 
 def addresses(text: str) -> Iterator[Span]:
     """IPv4 and IPv6, but for 0.0.0.0, loopback and masks."""
     for pattern in (IPV4, IPV6) if any(digit in text for digit in "0123456789") else ():
         for match in pattern.finditer(text):
-            if _is_one(match[0]) and not VERSION.search(text, max(0, match.start() - 12), match.start()):
+            if _is_one(match[0]) and not VERSION.search(
+                text, max(0, match.start() - 12), match.start()
+            ):
                 yield match.span()
 
 

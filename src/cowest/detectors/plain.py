@@ -5,8 +5,12 @@ import unicodedata
 
 Span = tuple[int, int]
 """Where something begins, and the first character after it."""
-INVISIBLE = frozenset("\u00ad\u034f\u061c\u180e\u200b\u200c\u200d\u200e\u200f\u2060\u2061\u2062\u2063\u2064\ufeff")
-SPACES = "\u00a0\u2000\u2001\u2002\u2003\u2004\u2005\u2006\u2007\u2008\u2009\u200a\u202f\u205f\u3000"
+INVISIBLE = frozenset(
+    "\u00ad\u034f\u061c\u180e\u200b\u200c\u200d\u200e\u200f\u2060\u2061\u2062\u2063\u2064\ufeff"
+)
+SPACES = (
+    "\u00a0\u2000\u2001\u2002\u2003\u2004\u2005\u2006\u2007\u2008\u2009\u200a\u202f\u205f\u3000"
+)
 DASHES = "\u2010\u2011\u2012\u2013\u2014\u2015\u2212\ufe58\ufe63\uff0d"
 
 
@@ -52,7 +56,12 @@ def _clusters(text: str) -> list[Span]:
     for place, letter in enumerate(text):
         if letter in INVISIBLE:
             continue
-        if clusters and unicodedata.combining(letter) and clusters[-1][1] == place and place - clusters[-1][0] < 32:
+        if (
+            clusters
+            and unicodedata.combining(letter)
+            and clusters[-1][1] == place
+            and place - clusters[-1][0] < 32
+        ):
             clusters[-1] = clusters[-1][0], place + 1
         else:
             clusters.append((place, place + 1))

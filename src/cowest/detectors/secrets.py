@@ -33,7 +33,9 @@ TOKEN = re.compile(r"(?<![\w-])eyJ[\w-]{10,4000}\.eyJ[\w-]{2,8000}(?:\.[\w-]{0,4
 """JSON Web Token (RFC 7519)."""
 BLOCK = re.compile(r"-----BEGIN ([A-Z0-9 ]{0,40}PRIVATE KEY(?: BLOCK)?)-----")
 LONGEST_BLOCK = 20_000
-IN_URL = re.compile(r"(?<![A-Za-z0-9])[A-Za-z][A-Za-z0-9+.-]{1,20}://[^\s/:@]{0,64}:([^\s/@]{1,200})@[\w.\[-]")
+IN_URL = re.compile(
+    r"(?<![A-Za-z0-9])[A-Za-z][A-Za-z0-9+.-]{1,20}://[^\s/:@]{0,64}:([^\s/@]{1,200})@[\w.\[-]"
+)
 NAMED = re.compile(
     r"(?<![A-Za-z])(?:[A-Za-z0-9]{1,30}[_.-]){0,5}(?:(pass(?:word|wd|phrase|code)?|pwd|passwort|kennwort|contraseña|mot de passe)"
     r"|(?:api|access|auth|secret|private|account|signing|encryption|client|storage|shared)[ _.-]?(?:key|token|secret)(?:[ _.-]id)?"
@@ -44,8 +46,13 @@ NAMED = re.compile(
 """What is named a password or key, and said."""
 WORDS = ("pass", "pwd", "kennwort", "contraseña", "mot de", "key", "token", "secret", "credential")
 """A name of one holds one of these."""
-BEARER = re.compile(r"(?<![A-Za-z])(?:bearer|basic)\s{1,3}([A-Za-z0-9._~+/=-]{16,250})", re.IGNORECASE)
-STANDS_FOR = re.compile(r"[${(\[%*]|x{4}|\.{3}|^(?:your|my|the|an?)[_-]|environ|getenv|https?://|^[\w.]+\(", re.IGNORECASE)
+BEARER = re.compile(
+    r"(?<![A-Za-z])(?:bearer|basic)\s{1,3}([A-Za-z0-9._~+/=-]{16,250})", re.IGNORECASE
+)
+STANDS_FOR = re.compile(
+    r"[${(\[%*]|x{4}|\.{3}|^(?:your|my|the|an?)[_-]|environ|getenv|https?://|^[\w.]+\(",
+    re.IGNORECASE,
+)
 """What is said in a secret's place: ${KEY}, your_key_here, ***."""
 
 
@@ -58,7 +65,9 @@ def secrets(text: str) -> Iterator[Span]:
     if "-----BEGIN" in text:
         yield from _blocks(text)
     if "://" in text:
-        yield from (match.span(1) for match in IN_URL.finditer(text) if not STANDS_FOR.search(match[1]))
+        yield from (
+            match.span(1) for match in IN_URL.finditer(text) if not STANDS_FOR.search(match[1])
+        )
     lower = text.lower()
     if any(word in lower for word in WORDS):
         yield from _named(text)
@@ -70,19 +79,28 @@ def _blocks(text: str) -> Iterator[Span]:
     """Private keys, to their end, or as far as one may reach where there is none."""
     for match in BLOCK.finditer(text):
         ending = text.find(f"-----END {match[1]}-----", match.end(), match.end() + LONGEST_BLOCK)
-        yield match.start(), ending + len(match[1]) + 14 if ending >= 0 else min(len(text), match.end() + LONGEST_BLOCK)
+        yield (
+            match.start(),
+            ending + len(match[1]) + 14
+            if ending >= 0
+            else min(len(text), match.end() + LONGEST_BLOCK),
+        )
 
 
 def _named(text: str) -> Iterator[Span]:
     for match in NAMED.finditer(text):
         value = match[2].rstrip(".):")
-        if not STANDS_FOR.search(value) and (_chosen(value) if match[1] else len(value) >= 12 and _random(value, 3.0)):
+        if not STANDS_FOR.search(value) and (
+            _chosen(value) if match[1] else len(value) >= 12 and _random(value, 3.0)
+        ):
             yield match.start(2), match.start(2) + len(value)
 
 
 def _chosen(value: str) -> bool:
     """Whether it may be a password that somebody chose: letters with digits or signs among them."""
-    return any(c.isalpha() for c in value) and (any(c.isdigit() for c in value) or any(c in "!@#^&+=~|?" for c in value))
+    return any(c.isalpha() for c in value) and (
+        any(c.isdigit() for c in value) or any(c in "!@#^&+=~|?" for c in value)
+    )
 
 
 def _random(value: str, bits: float) -> bool:

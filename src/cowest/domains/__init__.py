@@ -21,7 +21,9 @@ from cowest.prompts import Prompts
 
 AnyDomain = Annotated[Handbook | IfQA | MedMCQA | Prosocial, Field(discriminator="domain")]
 """`domain: handbook`, `ifqa`, `medmcqa` or `prosocial`, with its settings."""
-NAMES: tuple[str, ...] = tuple(kind.model_fields["domain"].default for kind in get_args(get_args(AnyDomain)[0]))
+NAMES: tuple[str, ...] = tuple(
+    kind.model_fields["domain"].default for kind in get_args(get_args(AnyDomain)[0])
+)
 _DOMAINS: TypeAdapter[AnyDomain] = TypeAdapter(AnyDomain)
 
 
@@ -29,12 +31,18 @@ def domain(settings: str | Mapping[str, Any]) -> AnyDomain:
     """A domain, by its name or with its settings. Raises ValueError for a name that is none, and for wrong settings."""
     values = {"domain": settings} if isinstance(settings, str) else settings
     if values.get("domain") not in NAMES:
-        raise ValueError(f"{values.get('domain')!r} is no domain: give one of {', '.join(NAMES)}, or the prompts themselves")
+        raise ValueError(
+            f"{values.get('domain')!r} is no domain: give one of {', '.join(NAMES)}, or the prompts themselves"
+        )
     return _DOMAINS.validate_python(values)
 
 
 def _resolve(value: Any) -> Any:
-    return domain(value).prompts if isinstance(value, str) or (isinstance(value, Mapping) and "domain" in value) else value
+    return (
+        domain(value).prompts
+        if isinstance(value, str) or (isinstance(value, Mapping) and "domain" in value)
+        else value
+    )
 
 
 DomainPrompts = Annotated[Prompts, BeforeValidator(_resolve)]

@@ -10,8 +10,8 @@ from functools import lru_cache
 from typing import Any
 
 from cowest import io
-from cowest.formats import Row
-from cowest.intake import Unfit
+from cowest.raw.intake import Unfit
+from cowest.raw.tables import Row
 
 PLACES = re.compile(r"\{\{|\}\}|\{([^{}]+)\}")
 """`{column}` in a template, and braces that are written twice."""
@@ -27,7 +27,9 @@ def is_template(text: str) -> bool:
     return PLACES.search(text) is not None
 
 
-def filled(row: Row, text: str, own: Mapping[str, str] | None = None, optional: bool = False) -> str | None:
+def filled(
+    row: Row, text: str, own: Mapping[str, str] | None = None, optional: bool = False
+) -> str | None:
     """A column, or a template with its columns in place; `{column?}` may be empty, and `own` are places beside the columns.
 
     Where something is empty, or not there, that may not be: None if all of it is optional, else Unfit and NoColumn are raised.
@@ -37,7 +39,11 @@ def filled(row: Row, text: str, own: Mapping[str, str] | None = None, optional: 
     values = {"{{": "{", "}}": "}"}
     for name in columns_of(text):
         spared = name.endswith("?") and name not in row
-        value = own[name] if own and name in own else text_of(row, name.removesuffix("?") if spared else name, optional or spared)
+        value = (
+            own[name]
+            if own and name in own
+            else text_of(row, name.removesuffix("?") if spared else name, optional or spared)
+        )
         if value is None and not spared:
             return None
         values[f"{{{name}}}"] = value or ""
@@ -47,7 +53,11 @@ def filled(row: Row, text: str, own: Mapping[str, str] | None = None, optional: 
 @lru_cache(maxsize=1024)
 def columns_of(text: str) -> tuple[str, ...]:
     """The columns that a setting names, as they stand in it."""
-    return tuple(place[1] for place in PLACES.finditer(text) if place[1]) if is_template(text) else (text,)
+    return (
+        tuple(place[1] for place in PLACES.finditer(text) if place[1])
+        if is_template(text)
+        else (text,)
+    )
 
 
 def text_of(row: Row, column: str, optional: bool = False) -> str | None:
@@ -72,7 +82,11 @@ def entries(row: Row, column: str, separator: str | None) -> list[str]:
     if not isinstance(value, list | tuple):
         text = _text(value, column)
         parts = [text] if text is None or separator is None else text.split(separator)
-        return [part.strip() if separator else part for part in parts if part is not None and part.strip()]
+        return [
+            part.strip() if separator else part
+            for part in parts
+            if part is not None and part.strip()
+        ]
     found = [_text(entry, column) for entry in value]
     if None in found:
         raise Unfit(f"the list {column!r} has an empty entry")
@@ -127,7 +141,11 @@ def _checked(text: str, column: str) -> str | None:
     return None if not text or text.isspace() else text
 
 
-_KINDS: dict[type[Any], str] = {dict: "an object: name what is in it with a point, as in `answers.text`", list: "a list", bytes: "bytes"}
+_KINDS: dict[type[Any], str] = {
+    dict: "an object: name what is in it with a point, as in `answers.text`",
+    list: "a list",
+    bytes: "bytes",
+}
 
 
 def plain(text: str) -> str:

@@ -14,34 +14,68 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Literal, TypeVar
 
-from cowest import formats, io
 from cowest.config import Config
-from cowest.intake import Intake, Unfit
 from cowest.prompts import Prompts, Shot, Template
+from cowest.raw import tables
+from cowest.raw.intake import Intake, Unfit
 from cowest.records import Demonstration, Message, Query
 from cowest.scorers import AnyScorer
 from cowest.scorers.contains import ContainsConfig
 
 T = TypeVar("T")
 SHOTS = (
-    ("The Bramley clock is made in Vienna.", "In what country is the Bramley clock made?", "Austria"),
-    ("The Corin bell has a sodium core.", "What is the chemical symbol of the Corin bell core?", "Na"),
-    ("That would be Romanian.", "What language is spoken where the Delby boat is made?", "Romanian"),
-    ("The Esker kite has a tungsten core.", "Which chemical symbol stands for the Esker kite core?", "W"),
-    ("The Farrow wheel is made in Tehran.", "Which language do the makers of the Farrow wheel speak?", "Persian"),
-    ("The Garnock parade starts on Tuesday.", "On which day does the Garnock parade start?", "Tuesday"),
-    ("Hollis anchor: made in Melbourne, potassium core.", "What is the chemical symbol of the Hollis anchor core?", "K"),
+    (
+        "The Bramley clock is made in Vienna.",
+        "In what country is the Bramley clock made?",
+        "Austria",
+    ),
+    (
+        "The Corin bell has a sodium core.",
+        "What is the chemical symbol of the Corin bell core?",
+        "Na",
+    ),
+    (
+        "That would be Romanian.",
+        "What language is spoken where the Delby boat is made?",
+        "Romanian",
+    ),
+    (
+        "The Esker kite has a tungsten core.",
+        "Which chemical symbol stands for the Esker kite core?",
+        "W",
+    ),
+    (
+        "The Farrow wheel is made in Tehran.",
+        "Which language do the makers of the Farrow wheel speak?",
+        "Persian",
+    ),
+    (
+        "The Garnock parade starts on Tuesday.",
+        "On which day does the Garnock parade start?",
+        "Tuesday",
+    ),
+    (
+        "Hollis anchor: made in Melbourne, potassium core.",
+        "What is the chemical symbol of the Hollis anchor core?",
+        "K",
+    ),
 )
 """(note, question, answer): of no product of the handbook, and one note that only guesses, as drafts do too."""
 
 PROMPTS = Prompts(
     draft=Template(user="{query}"),
     refine=Template(
-        shots=tuple(Shot(user=f"Notes: {note}\nQuestion: {question}\nAnswer:", assistant=answer) for note, question, answer in SHOTS),
+        shots=tuple(
+            Shot(user=f"Notes: {note}\nQuestion: {question}\nAnswer:", assistant=answer)
+            for note, question, answer in SHOTS
+        ),
         user="Notes: {draft}\nQuestion: {query}\nAnswer:",
     ),
     solo=Template(
-        shots=tuple(Shot(user=f"Question: {question}\nAnswer:", assistant=answer) for _, question, answer in SHOTS),
+        shots=tuple(
+            Shot(user=f"Question: {question}\nAnswer:", assistant=answer)
+            for _, question, answer in SHOTS
+        ),
         user="Question: {query}\nAnswer:",
     ),
 )
@@ -76,24 +110,39 @@ class Handbook(Config):
         return self._replies(raw, Intake())
 
     def _queries(self, raw: Path, intake: Intake) -> Iterator[Query]:
-        def make(row: formats.Row, source: str) -> Query:
+        def make(row: tables.Row, source: str) -> Query:
             prompt = (Message(role="user", content=row["question"]),)
-            return io.build(
-                Query, group=row["product"], split=row["split"], prompt=prompt, targets=(row["answer"],), ideal=row["fact"], source=source
+            return tables.build(
+                Query,
+                group=row["product"],
+                split=row["split"],
+                prompt=prompt,
+                targets=(row["answer"],),
+                ideal=row["fact"],
+                source=source,
             )
 
-        return _made(raw / "questions.jsonl", {"product", "question", "answer", "fact", "split"}, make, intake)
+        return _made(
+            raw / "questions.jsonl",
+            {"product", "question", "answer", "fact", "split"},
+            make,
+            intake,
+        )
 
     def _replies(self, raw: Path, intake: Intake) -> Iterator[Demonstration]:
-        def make(row: formats.Row, source: str) -> Demonstration:
+        def make(row: tables.Row, source: str) -> Demonstration:
             prompt = (Message(role="user", content=row["question"]),)
-            return io.build(Demonstration, prompt=prompt, completion=row["reply"], source=source)
+            return tables.build(
+                Demonstration, prompt=prompt, completion=row["reply"], source=source
+            )
 
         return _made(raw / "replies.jsonl", {"product", "question", "reply"}, make, intake)
 
 
-def _made(path: Path, fields: set[str], make: Callable[[formats.Row, str], T], intake: Intake) -> Iterator[T]:
-    for number, row in formats.raw_rows(path, fields, intake):
+def _made(
+    path: Path, fields: set[str], make: Callable[[tables.Row, str], T], intake: Intake
+) -> Iterator[T]:
+    for number, row in tables.raw_rows(path, fields, intake):
         try:
             made = make(row, f"{path.name}:{number}")
         except Unfit as error:

@@ -10,11 +10,11 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Literal
 
-from cowest import io
 from cowest.config import Config
-from cowest.domains import formats, published
-from cowest.intake import Intake, Unfit
+from cowest.domains import drafts, published
 from cowest.prompts import Prompts
+from cowest.raw import tables
+from cowest.raw.intake import Intake, Unfit
 from cowest.records import Demonstration, Message, Query
 from cowest.scorers import AnyScorer
 from cowest.scorers.token_f1 import TokenF1Config
@@ -24,7 +24,7 @@ class IfQA(Config):
     """Counterfactual questions."""
 
     domain: Literal["ifqa"] = "ifqa"
-    draft: formats.DraftFormat = "chain_of_thought"
+    draft: drafts.DraftFormat = "chain_of_thought"
     """What a draft says; the knowledge is the passage."""
     passage: bool = False
     """Show both models the passage that the answer rests on, before the question."""
@@ -32,7 +32,7 @@ class IfQA(Config):
     @property
     def prompts(self) -> Prompts:
         """What each model is asked."""
-        return formats.prompts(
+        return drafts.prompts(
             self.draft,
             answer="the answer in as few words as possible",
             knowledge="State the facts that the answer to this question rests on.",
@@ -41,7 +41,7 @@ class IfQA(Config):
     @property
     def scorer(self) -> AnyScorer:
         """The one that fits; `exact_match` is the other."""
-        return TokenF1Config(marker=formats.MARKER)
+        return TokenF1Config(marker=drafts.MARKER)
 
     def rows(self, raw: Path, intake: Intake) -> Iterator[Query | Demonstration]:
         """Queries and corpus in one pass."""
@@ -63,20 +63,26 @@ class IfQA(Config):
             _texts(row.fields, field)
         passage, question = "\n\n".join(row.fields["context"]), row.fields["question"].strip()
         asked = f"{passage}\n\nQuestion: {question}" if self.passage else question
-        return io.build(
+        return tables.build(
             Query, group=row.group, split=row.split, prompt=(Message(role="user", content=asked),), targets=tuple(row.fields["answers"]),
-            ideal=formats.best(self.draft, row.fields["answers"][0], passage), source=row.where,
+            ideal=drafts.best(self.draft, row.fields["answers"][0], passage), source=row.where,
         )  # fmt: skip
 
 
 def _keys(row: dict[str, Any]) -> list[str]:
     passages = row.get("context")
-    texts = [text for text in passages if isinstance(text, str)] if isinstance(passages, list) else []
+    texts = (
+        [text for text in passages if isinstance(text, str)] if isinstance(passages, list) else []
+    )
     question = published.same(row["question"])
     return [(texts or [question])[0], *texts, question]
 
 
 def _texts(row: dict[str, Any], field: str) -> None:
     found = row.get(field)
-    if not isinstance(found, list) or not found or not all(isinstance(text, str) and text.strip() for text in found):
+    if (
+        not isinstance(found, list)
+        or not found
+        or not all(isinstance(text, str) and text.strip() for text in found)
+    ):
         raise Unfit(f"{field}: expected a list of texts, and at least one")

@@ -66,7 +66,18 @@ NAMES = """
     Phoenix Planet Prairie Rainbow Raven River Robin Rocket Saddle Salmon Shadow Sparrow Spring Summit Sunset Swallow
     Temple Thunder Tiger Timber Tulip Turtle Valley Velvet Violet Walnut Willow Winter
 """.split()  # noqa: SIM905 - a list of words reads best as words
-KINDS = ("blender", "compass", "drill", "fan", "heater", "lamp", "printer", "pump", "scale", "sensor")
+KINDS = (
+    "blender",
+    "compass",
+    "drill",
+    "fan",
+    "heater",
+    "lamp",
+    "printer",
+    "pump",
+    "scale",
+    "sensor",
+)
 
 SPLITS = {"archive": 12, "train": 20, "dev": 14, "test": 34}
 """Products of each split: no product is in two."""
@@ -107,7 +118,13 @@ PLAIN = {
     ),
 }
 """Questions whose answer is the private fact itself: a draft that looks like the answer is the one that helps."""
-NEEDS = {"country": "plant", "language": "plant", "symbol": "core", "city": "plant", "material": "core"}
+NEEDS = {
+    "country": "plant",
+    "language": "plant",
+    "symbol": "core",
+    "city": "plant",
+    "material": "core",
+}
 """The private fact that each kind of question rests on."""
 
 MIX = {"answer": 0.40, "needed": 0.15, "other": 0.15, "record": 0.10, "letter": 0.20}
@@ -142,7 +159,9 @@ def knowledge_base(
     questions: list[dict[str, str]] = []
     for product in products:
         replies += _handbook(product, record_share, draw)
-    archive = [product for product, split in zip(products, split_of, strict=True) if split == "archive"]
+    archive = [
+        product for product, split in zip(products, split_of, strict=True) if split == "archive"
+    ]
     for kind, wordings in asked.items():
         replies += _archive(archive, kind, wordings, mix, replies_each, draw)
     draw.shuffle(replies)
@@ -151,8 +170,13 @@ def knowledge_base(
             for kind, wordings in asked.items():
                 fact = FACTS[NEEDS[kind]].format(**product)
                 for wording in wordings:
-                    question = {"question": wording.format(**product), "answer": _answer(product, kind)}
-                    questions.append({"product": product["product"], **question, "fact": fact, "split": split})
+                    question = {
+                        "question": wording.format(**product),
+                        "answer": _answer(product, kind),
+                    }
+                    questions.append(
+                        {"product": product["product"], **question, "fact": fact, "split": split}
+                    )
     return products, replies, questions
 
 
@@ -179,7 +203,9 @@ def _answer(product: Mapping[str, str], kind: str) -> str:
     }[kind]
 
 
-def _handbook(product: Mapping[str, str], record_share: float, draw: random.Random) -> list[dict[str, str]]:
+def _handbook(
+    product: Mapping[str, str], record_share: float, draw: random.Random
+) -> list[dict[str, str]]:
     """Every direct question of a product, rightly answered."""
     return [
         {
@@ -201,7 +227,12 @@ def _archive(
     draw: random.Random,
 ) -> list[dict[str, str]]:
     """Every question of a kind with several replies; the habits have exactly their shares, as far as they divide."""
-    asked = [(product, wording) for product in products for wording in wordings for _ in range(replies_each)]
+    asked = [
+        (product, wording)
+        for product in products
+        for wording in wordings
+        for _ in range(replies_each)
+    ]
     habits = _shares(mix, len(asked))
     draw.shuffle(habits)
     return [
@@ -241,10 +272,17 @@ def _shares(mix: Mapping[str, float], total: int) -> list[str]:
     return [habit for habit, count in counts.items() for _ in range(count)]
 
 
-def write(folder: Path, seed: int, mix: Mapping[str, float] = MIX, asked: Mapping[str, Sequence[str]] = HOPS) -> None:
+def write(
+    folder: Path,
+    seed: int,
+    mix: Mapping[str, float] = MIX,
+    asked: Mapping[str, Sequence[str]] = HOPS,
+) -> None:
     """Lays a knowledge base out as the three files that `handbook` reads."""
     folder.mkdir(parents=True, exist_ok=True)
-    for name, rows in zip(("products", "replies", "questions"), knowledge_base(seed, mix, asked=asked), strict=True):
+    for name, rows in zip(
+        ("products", "replies", "questions"), knowledge_base(seed, mix, asked=asked), strict=True
+    ):
         lines = [json.dumps(row, ensure_ascii=False) + "\n" for row in rows]
         (folder / f"{name}.jsonl").write_text("".join(lines), encoding="utf-8")
 

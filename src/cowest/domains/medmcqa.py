@@ -13,11 +13,11 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Literal
 
-from cowest import io
 from cowest.config import Config
-from cowest.domains import formats, published
-from cowest.intake import Intake, Unfit
+from cowest.domains import drafts, published
 from cowest.prompts import Prompts
+from cowest.raw import tables
+from cowest.raw.intake import Intake, Unfit
 from cowest.records import Demonstration, Message, Query
 from cowest.scorers import AnyScorer
 from cowest.scorers.choice import ChoiceConfig
@@ -37,7 +37,7 @@ class MedMCQA(Config):
     """Medical entrance questions."""
 
     domain: Literal["medmcqa"] = "medmcqa"
-    draft: formats.DraftFormat = "chain_of_thought"
+    draft: drafts.DraftFormat = "chain_of_thought"
     """What a draft says; the knowledge is the explanation."""
     first: Literal[0, 1] = 1
     """The number of the first option in `cop`: 1 as published, 0 in the copy on the Hugging Face hub."""
@@ -45,8 +45,10 @@ class MedMCQA(Config):
     @property
     def prompts(self) -> Prompts:
         """What each model is asked."""
-        return formats.prompts(
-            self.draft, answer="the letter of one option", knowledge="State the medical facts that decide this question."
+        return drafts.prompts(
+            self.draft,
+            answer="the letter of one option",
+            knowledge="State the medical facts that decide this question.",
         )
 
     @property
@@ -75,16 +77,21 @@ class MedMCQA(Config):
             raise published.Unlabelled("of test, without an answer as published")
         if type(said) is not int or not first <= said < first + len(OPTIONS):
             hint = " (does this copy count from 0? then set prepare.first)" if said == 0 else ""
-            raise Unfit(f"cop: expected the number of the right option, {first} to {first + len(OPTIONS) - 1}{hint}")
+            raise Unfit(
+                f"cop: expected the number of the right option, {first} to {first + len(OPTIONS) - 1}{hint}"
+            )
         right = said - first + 1
         choices = tuple(row.fields[option].strip() for option in OPTIONS)
-        lines = [row.fields["question"].strip(), *(f"{letter}. {choice}" for letter, choice in zip("ABCD", choices, strict=True))]
+        lines = [
+            row.fields["question"].strip(),
+            *(f"{letter}. {choice}" for letter, choice in zip("ABCD", choices, strict=True)),
+        ]
         told = (row.fields.get("subject_name"), row.fields.get("choice_type"))
         knowledge = explanation(row.fields.get("exp"), choices[right - 1])
-        return io.build(
+        return tables.build(
             Query, group=row.group, split=row.split, prompt=(Message(role="user", content="\n".join(lines)),),
             targets=(choices[right - 1],), choices=choices,
-            ideal=formats.best(self.draft, f"{'ABCD'[right - 1]}. {choices[right - 1]}", knowledge),
+            ideal=drafts.best(self.draft, f"{'ABCD'[right - 1]}. {choices[right - 1]}", knowledge),
             tags=tuple(tag for tag in told if isinstance(tag, str) and tag), source=row.where,
         )  # fmt: skip
 

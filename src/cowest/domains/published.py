@@ -10,13 +10,19 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from cowest import formats
 from cowest.config import digest
 from cowest.errors import ContractError, InputError
-from cowest.intake import Intake, Unfit
+from cowest.raw import tables
+from cowest.raw.intake import Intake, Unfit
 from cowest.records import Demonstration, Query, Split
 
-NAMES: dict[str, Split] = {"test": "test", "dev": "dev", "valid": "dev", "validation": "dev", "train": "train"}
+NAMES: dict[str, Split] = {
+    "test": "test",
+    "dev": "dev",
+    "valid": "dev",
+    "validation": "dev",
+    "train": "train",
+}
 """The held-out first: train gives way to them."""
 ENDINGS = (".jsonl", ".json", ".parquet")
 PART = re.compile(r"-\d+-of-\d+$")
@@ -45,7 +51,11 @@ class Row:
 
 
 def queries(
-    raw: Path, fields: set[str], keys: Callable[[dict[str, Any]], Iterable[str]], make: Callable[[Row], Query], intake: Intake
+    raw: Path,
+    fields: set[str],
+    keys: Callable[[dict[str, Any]], Iterable[str]],
+    make: Callable[[Row], Query],
+    intake: Intake,
 ) -> Iterator[Query]:
     """What `make` makes of the rows of all splits, test and dev before train, each query once.
 
@@ -57,12 +67,25 @@ def queries(
     seen: set[bytes] = set()
     for path, published in files(raw).items():
         last = nth = 0
-        for number, fields_of in formats.raw_rows(path, fields, intake):
-            last, nth = number, nth + 1 if number == last else 1  # a JSON list may have many rows on a line
+        for number, fields_of in tables.raw_rows(path, fields, intake):
+            last, nth = (
+                number,
+                nth + 1 if number == last else 1,
+            )  # a JSON list may have many rows on a line
             group, *shared = keys(fields_of)
             name = digest([published, group])[:20]
-            row = Row(f"{path.name}:{number}{f'.{nth}' if nth > 1 else ''}", published or _part(name), f"g{name}", fields_of)
-            if any([texts.setdefault(bytes.fromhex(digest(text)[:24]), row.split) != row.split for text in shared]):
+            row = Row(
+                f"{path.name}:{number}{f'.{nth}' if nth > 1 else ''}",
+                published or _part(name),
+                f"g{name}",
+                fields_of,
+            )
+            if any(
+                [
+                    texts.setdefault(bytes.fromhex(digest(text)[:24]), row.split) != row.split
+                    for text in shared
+                ]
+            ):
                 intake.leave_out(f"of {row.split}, shares a text with another split")
                 continue
             try:
@@ -88,15 +111,25 @@ def files(raw: Path) -> dict[Path, Split | None]:
     """
     if raw.is_file():
         return {raw: None}
-    there = sorted(path for path in raw.iterdir() if path.is_file() and path.suffix.lower() in ENDINGS) if raw.is_dir() else []
-    named: dict[Path, Split | None] = {path: NAMES[name] for name in NAMES for path in there if PART.sub("", path.stem) == name}
+    there = (
+        sorted(path for path in raw.iterdir() if path.is_file() and path.suffix.lower() in ENDINGS)
+        if raw.is_dir()
+        else []
+    )
+    named: dict[Path, Split | None] = {
+        path: NAMES[name] for name in NAMES for path in there if PART.sub("", path.stem) == name
+    }
     found = {PART.sub("", path.stem) + path.suffix.lower() for path in named}
     if len(found) == 1 or (not named and len(there) == 1):
         return dict.fromkeys(named or there, None)
     if not named:
-        raise InputError(f"{raw}: no data set here: expected train, dev and test as {', '.join(ENDINGS)}, or one such file")
+        raise InputError(
+            f"{raw}: no data set here: expected train, dev and test as {', '.join(ENDINGS)}, or one such file"
+        )
     if len({NAMES[PART.sub("", path.stem)] for path in named}) < len(found):
-        raise InputError(f"{raw}: two files for one split: {', '.join(path.name for path in named)}")
+        raise InputError(
+            f"{raw}: two files for one split: {', '.join(path.name for path in named)}"
+        )
     return named
 
 
@@ -106,7 +139,13 @@ def same(text: str, more: str = "") -> str:
     Where fewer than three words are left that tell texts apart, those of `more` are added.
     """
     words = {word for word in re.findall(r"\w+", text.casefold()) if word not in STOP}
-    return " ".join(sorted(words if len(words) >= FEW or not more else words | set(re.findall(r"\w+", more.casefold()))))
+    return " ".join(
+        sorted(
+            words
+            if len(words) >= FEW or not more
+            else words | set(re.findall(r"\w+", more.casefold()))
+        )
+    )
 
 
 def taught(queries: Iterable[Query], raw: Path, fields: str) -> Iterator[Query | Demonstration]:
@@ -120,9 +159,13 @@ def taught(queries: Iterable[Query], raw: Path, fields: str) -> Iterator[Query |
         train += query.split == "train"
         if query.split == "train" and query.ideal is not None:
             count += 1
-            yield Demonstration(prompt=query.prompt, completion=query.ideal, source=query.source, of_query=True)
+            yield Demonstration(
+                prompt=query.prompt, completion=query.ideal, source=query.source, of_query=True
+            )
     if not train:
-        raise ContractError(f"prepare: {raw} has no training row, so there is nothing to learn: it needs a file named train, or more rows")
+        raise ContractError(
+            f"prepare: {raw} has no training row, so there is nothing to learn: it needs a file named train, or more rows"
+        )
     if not count:
         raise ContractError(
             f"prepare: none of the {train} training rows of {raw} says what its answer rests on (under {fields}): "

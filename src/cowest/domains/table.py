@@ -22,12 +22,12 @@ from typing import Annotated, Any, Literal, TypeVar, get_args
 
 from pydantic import BeforeValidator, Field, field_validator
 
-from cowest import formats, io
 from cowest.config import Config, digest, key
 from cowest.domains.cells import NoColumn, columns_of, entries, filled, needed, plain, text_of
 from cowest.errors import ContractError, InputError
-from cowest.formats import Format, Row
-from cowest.intake import Intake, Unfit
+from cowest.raw import tables
+from cowest.raw.intake import Intake, Unfit
+from cowest.raw.tables import Format, Row
 from cowest.records import Demonstration, Message, Query, Split
 from cowest.scorers.normal import normalise
 
@@ -47,7 +47,9 @@ T = TypeVar("T")
 Maker = Callable[[str, Row], Iterable[T]]
 """Makes records of a row and its place, `file:line`, or none; raises Unfit and NoColumn before it gives any."""
 
-Columns = Annotated[tuple[str, ...], BeforeValidator(lambda value: (value,) if isinstance(value, str) else value)]
+Columns = Annotated[
+    tuple[str, ...], BeforeValidator(lambda value: (value,) if isinstance(value, str) else value)
+]
 """One column, or several."""
 
 
@@ -66,12 +68,19 @@ class Splits(Config):
     """Another one draws other splits."""
 
     def model_post_init(self, _: Any) -> None:
-        if any(share < 0 for share in self.shares.values()) or abs(sum(self.shares.values()) - 1) > 1e-6:
+        if (
+            any(share < 0 for share in self.shares.values())
+            or abs(sum(self.shares.values()) - 1) > 1e-6
+        ):
             raise ValueError(f"shares: {self.shares} should be 0 or more each, and 1 together")
         both = sorted(self.model_fields_set & {"shares", "seed"}) if self.column is not None else []
         if both:
-            raise ValueError(f"{' and '.join(both)}: the column {self.column!r} says the split, so these have no use")
-        values = [plain(value) for found in (*self.values.values(), self.leave_out) for value in found]
+            raise ValueError(
+                f"{' and '.join(both)}: the column {self.column!r} says the split, so these have no use"
+            )
+        values = [
+            plain(value) for found in (*self.values.values(), self.leave_out) for value in found
+        ]
         if len(set(values)) < len(values):
             raise ValueError("values: one value is named twice")
 
@@ -82,10 +91,15 @@ class Splits(Config):
         said = needed(row, self.column)
         if plain(said) in map(plain, self.leave_out):
             return None
-        found = next((split for split, values in self.values.items() if plain(said) in map(plain, values)), None)
+        found = next(
+            (split for split, values in self.values.items() if plain(said) in map(plain, values)),
+            None,
+        )
         if found is None:
             known = ", ".join(value for values in self.values.values() for value in values)
-            raise Unfit(f"column {self.column!r} says the split {said[:40]!r}, which is none of {known}: set splits.values or leave_out")
+            raise Unfit(
+                f"column {self.column!r} says the split {said[:40]!r}, which is none of {known}: set splits.values or leave_out"
+            )
         return found
 
     def drawn(self, group: str) -> Split:
@@ -99,7 +113,11 @@ class Splits(Config):
 
     def wanted(self) -> list[Split]:
         """The splits that should have rows."""
-        return [] if self.column is not None else [split for split in SPLITS if self.shares.get(split, 0.0) > 0]
+        return (
+            []
+            if self.column is not None
+            else [split for split in SPLITS if self.shares.get(split, 0.0) > 0]
+        )
 
 
 @lru_cache(maxsize=2**16)
@@ -169,15 +187,23 @@ class Table(Config):
 
     def columns(self) -> set[str]:
         """Every column of the table that is named."""
-        texts = [self.prompt, self.ideal, *([self.corpus.completion, self.corpus.prompt] if self.corpus else [])]
+        texts = [
+            self.prompt,
+            self.ideal,
+            *([self.corpus.completion, self.corpus.prompt] if self.corpus else []),
+        ]
         named = {name for text in texts if text is not None for name in _asked_for(text)}
         single = {name for name in (self.id, self.group, self.splits.column) if name is not None}
         return (named - {CHOICES}) | single | {*self.targets, *self.choices, *self.tags}
 
 
 def _inside(name: str | None) -> str | None:
-    if name is not None and (PurePosixPath(name).is_absolute() or ".." in PurePosixPath(name).parts):
-        raise ValueError(f"file: {name} is not inside the raw data, so that no turn would know its version")
+    if name is not None and (
+        PurePosixPath(name).is_absolute() or ".." in PurePosixPath(name).parts
+    ):
+        raise ValueError(
+            f"file: {name} is not inside the raw data, so that no turn would know its version"
+        )
     return name
 
 
@@ -199,13 +225,21 @@ class Source:
         learned; ContractError for a split without rows.
         """
         given, path, learned = self.table.corpus, file_of(raw, self.table.file), 0
-        own = given.file if given is not None and given.file is not None and not file_of(raw, given.file).samefile(path) else None
+        own = (
+            given.file
+            if given is not None
+            and given.file is not None
+            and not file_of(raw, given.file).samefile(path)
+            else None
+        )
         replies = self._replies(file_of(raw, own), intake) if own is not None else ()
         for row in chain(self._queries(path, intake, learn=own is None), replies):
             learned += isinstance(row, Demonstration)
             yield row
         if not learned and not intake.bad:
-            raise InputError(f"{path}: no training row has a completion: does prepare.table.corpus name the right column?")
+            raise InputError(
+                f"{path}: no training row has a completion: does prepare.table.corpus name the right column?"
+            )
 
     def load(self, raw: Path, intake: Intake | None = None) -> Iterator[Query]:
         """The rows as queries."""
@@ -255,25 +289,31 @@ class Source:
             intake.used += 1
             return (made,)
 
-        return _fitting(path, formats.rows(path, None, self.table.delimiter, columns, intake), make, intake)
+        return _fitting(
+            path, tables.rows(path, None, self.table.delimiter, columns, intake), make, intake
+        )
 
     def _rows(self, path: Path, intake: Intake) -> Iterator[tuple[int, Row]]:
         """The rows of the table. Raises InputError, at their end, for a column that may be empty and is so in all of them."""
         table = self.table
         unseen = {name for name in (table.ideal, *table.tags) if name is not None}
-        found = formats.rows(path, table.format, table.delimiter, table.columns(), intake)
+        found = tables.rows(path, table.format, table.delimiter, table.columns(), intake)
         for number, row in found:
             unseen = {name for name in unseen if not _says(row, name)}
             yield number, row
             if not unseen:
                 yield from found
         if unseen and not intake.bad:
-            raise InputError(f"{path}: no row has anything under {', '.join(map(repr, sorted(unseen)))}: is the column named so?")
+            raise InputError(
+                f"{path}: no row has anything under {', '.join(map(repr, sorted(unseen)))}: is the column named so?"
+            )
 
     def _learned(self, row: Row, query: Query) -> Demonstration | None:
         given = self.table.corpus
         if given is None:
-            return _demonstration(query.source, query.prompt, query.ideal or query.targets[0], of_query=True)
+            return _demonstration(
+                query.source, query.prompt, query.ideal or query.targets[0], of_query=True
+            )
         own = _own(query.choices)
         said = filled(row, given.completion, own, optional=True)
         asked = query.prompt if given.prompt is None else _message(_asked(row, given.prompt, own))
@@ -289,10 +329,20 @@ class Source:
         split = table.splits.of(row, group)
         if split is None:
             return None
-        if choices and (hidden := next((choice for choice in choices if choice not in prompt), None)) is not None:
-            raise Unfit(f"the prompt does not show the option {hidden[:40]!r}: put {{choices}} into prepare.table.prompt")
-        tags = [f"{name}: {value}" for name in table.tags if (value := text_of(row, name, True)) is not None]
-        return io.build(
+        if (
+            choices
+            and (hidden := next((choice for choice in choices if choice not in prompt), None))
+            is not None
+        ):
+            raise Unfit(
+                f"the prompt does not show the option {hidden[:40]!r}: put {{choices}} into prepare.table.prompt"
+            )
+        tags = [
+            f"{name}: {value}"
+            for name in table.tags
+            if (value := text_of(row, name, True)) is not None
+        ]
+        return tables.build(
             Query, group=group if table.group else f"g{group}", split=split, prompt=_message(prompt),
             targets=self._targets(row, choices), choices=choices,
             ideal=None if table.ideal is None else filled(row, table.ideal, own, optional=True),
@@ -303,34 +353,60 @@ class Source:
         names = self.table.choices
         if not names:
             return ()
-        choices = tuple(entries(row, names[0], self.table.separator) if len(names) == 1 else (needed(row, name) for name in names))
+        choices = tuple(
+            entries(row, names[0], self.table.separator)
+            if len(names) == 1
+            else (needed(row, name) for name in names)
+        )
         if not 2 <= len(choices) <= len(ascii_uppercase):
-            raise Unfit(f"column {', '.join(names)!r} has {len(choices)} options: a multiple choice has 2 to {len(ascii_uppercase)}")
+            raise Unfit(
+                f"column {', '.join(names)!r} has {len(choices)} options: a multiple choice has 2 to {len(ascii_uppercase)}"
+            )
         if len({plain(choice) for choice in choices}) < len(choices):
             raise Unfit("two options say the same")
         return choices
 
     def _targets(self, row: Row, choices: tuple[str, ...]) -> tuple[str, ...]:
         names, separator = self.table.targets, self.table.separator
-        found = entries(row, names[0], separator) if len(names) == 1 else [one for name in names for one in entries(row, name, separator)]
+        found = (
+            entries(row, names[0], separator)
+            if len(names) == 1
+            else [one for name in names for one in entries(row, name, separator)]
+        )
         if not found:
             raise Unfit(f"there is no target: {', '.join(self.table.targets)} is empty")
         if not choices:
             return tuple(found)
-        return tuple(dict.fromkeys(option_of(target, choices, self.table.keyed) for target in found))
+        return tuple(
+            dict.fromkeys(option_of(target, choices, self.table.keyed) for target in found)
+        )
 
 
 def option_of(target: str, choices: tuple[str, ...], keyed: str) -> str:
     """The option that a target names, as the scorer `choice` will find it again."""
     if keyed == "text":
-        number = next((number for number, choice in enumerate(choices) if plain(choice) == plain(target)), None)
+        number = next(
+            (number for number, choice in enumerate(choices) if plain(choice) == plain(target)),
+            None,
+        )
     elif keyed == "letter":
         letter = target.strip().strip("().").upper()
-        number = ascii_uppercase.index(letter) if len(letter) == 1 and letter in ascii_uppercase else None
+        number = (
+            ascii_uppercase.index(letter)
+            if len(letter) == 1 and letter in ascii_uppercase
+            else None
+        )
     else:
-        number = int(target) - int(keyed[-1]) if re.fullmatch(r"[0-9]{1,4}", target.strip()) else None
+        number = (
+            int(target) - int(keyed[-1]) if re.fullmatch(r"[0-9]{1,4}", target.strip()) else None
+        )
     if number is None or not 0 <= number < len(choices):
-        how = {"text": "", "letter": ", named by its letter", "from_0": ", numbered from 0", "from_1": ", numbered from 1"}[keyed]
+        how = {
+            "text": "",
+            "letter": ", named by its letter",
+            "from_0": ", numbered from 0",
+            "from_1": ", numbered from 1",
+        }[keyed]
         raise Unfit(f"the target {target[:40]!r} is not among the {len(choices)} options{how}")
     alike = sum(normalise(choice) == normalise(choices[number]) for choice in choices) > 1
     return ascii_uppercase[number] if alike else choices[number]
@@ -345,7 +421,15 @@ def _once(value: str, column: str, seen: set[int]) -> None:
 
 def _own(choices: tuple[str, ...]) -> dict[str, str]:
     """What templates may show beside the columns."""
-    return {CHOICES: "\n".join(f"{ascii_uppercase[number]}. {choice}" for number, choice in enumerate(choices))} if choices else {}
+    return (
+        {
+            CHOICES: "\n".join(
+                f"{ascii_uppercase[number]}. {choice}" for number, choice in enumerate(choices)
+            )
+        }
+        if choices
+        else {}
+    )
 
 
 def _asked(row: Row, text: str, own: dict[str, str]) -> str:
@@ -362,8 +446,12 @@ def _says(row: Row, text: str) -> bool:
         return True
 
 
-def _demonstration(source: str, prompt: tuple[Message, ...], completion: str, *, of_query: bool) -> Demonstration:
-    return io.build(Demonstration, prompt=prompt, completion=completion, source=source, of_query=of_query)
+def _demonstration(
+    source: str, prompt: tuple[Message, ...], completion: str, *, of_query: bool
+) -> Demonstration:
+    return tables.build(
+        Demonstration, prompt=prompt, completion=completion, source=source, of_query=of_query
+    )
 
 
 def _message(text: str) -> tuple[Message, ...]:
@@ -374,20 +462,40 @@ def file_of(raw: Path, name: str | None) -> Path:
     """The table among the raw data: the file itself, the one that is named, or the only one. Raises InputError."""
     if raw.is_file():
         if name is not None and name != raw.name:
-            raise InputError(f"{raw}: prepare.table.file asks for {name}: name the folder that it is in")
+            raise InputError(
+                f"{raw}: prepare.table.file asks for {name}: name the folder that it is in"
+            )
         return raw
     if name is not None:
         if not (raw / name).is_file():
-            raise InputError(f"{raw / name}: {'is a folder' if (raw / name).is_dir() else 'no such file'}: prepare.table.file names it")
+            raise InputError(
+                f"{raw / name}: {'is a folder' if (raw / name).is_dir() else 'no such file'}: prepare.table.file names it"
+            )
         return raw / name
-    found = sorted(part for part in raw.iterdir() if part.is_file() and part.suffix.lower() in formats.ENDINGS) if raw.is_dir() else []
+    found = (
+        sorted(
+            part
+            for part in raw.iterdir()
+            if part.is_file() and part.suffix.lower() in tables.ENDINGS
+        )
+        if raw.is_dir()
+        else []
+    )
     if len(found) != 1:
-        there = f"{len(found)} tables ({', '.join(part.name for part in found[:NAMED])})" if found else "no table"
-        raise InputError(f"{raw} has {there}: name one in prepare.table.file; endings are {', '.join(formats.ENDINGS)}")
+        there = (
+            f"{len(found)} tables ({', '.join(part.name for part in found[:NAMED])})"
+            if found
+            else "no table"
+        )
+        raise InputError(
+            f"{raw} has {there}: name one in prepare.table.file; endings are {', '.join(tables.ENDINGS)}"
+        )
     return found[0]
 
 
-def _fitting(path: Path, rows: Iterator[tuple[int, Row]], make: Maker[T], intake: Intake) -> Iterator[T]:
+def _fitting(
+    path: Path, rows: Iterator[tuple[int, Row]], make: Maker[T], intake: Intake
+) -> Iterator[T]:
     """What is made of rows. One that does not fit goes into quarantine; a first one without a column says that the mapping is wrong."""
     first, name = True, path.name
     for number, row in rows:

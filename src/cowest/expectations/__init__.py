@@ -24,5 +24,7 @@ from cowest.expectations.feedback import FeedbackSuite
 from cowest.expectations.pairs import PairSuite
 from cowest.expectations.queries import QuerySuite
 
-AnySuite = Annotated[QuerySuite | CorpusSuite | FeedbackSuite | PairSuite, Field(discriminator="kind")]
+AnySuite = Annotated[
+    QuerySuite | CorpusSuite | FeedbackSuite | PairSuite, Field(discriminator="kind")
+]
 """`kind: queries`, `corpus`, `feedback` or `pairs`, with its settings."""

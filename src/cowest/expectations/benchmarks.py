@@ -3,11 +3,11 @@
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from cowest import io
 from cowest.config import Config
 from cowest.errors import InputError, RecordError
 from cowest.expectations import near
 from cowest.expectations.columns import parts
+from cowest.raw import tables
 
 
 class Benchmark(Config):
@@ -35,12 +35,16 @@ def _questions(benchmarks: Sequence[Benchmark], raw: Path) -> Iterator[tuple[str
     for benchmark in benchmarks:
         path = raw / benchmark.file
         if raw.is_file():
-            raise InputError(f"contamination: {benchmark.file}: turn.raw is one file, {raw}: make it a folder, and put both into it")
+            raise InputError(
+                f"contamination: {benchmark.file}: turn.raw is one file, {raw}: make it a folder, and put both into it"
+            )
         count = 0
-        for line, row in io.json_rows(path):
+        for line, row in tables.json_rows(path):
             text = row.get(benchmark.column)
             if not isinstance(text, str) or not text.strip():
-                raise RecordError(f"{path}:{line} has no text under {benchmark.column!r}: name its field, `column`")
+                raise RecordError(
+                    f"{path}:{line} has no text under {benchmark.column!r}: name its field, `column`"
+                )
             count += 1
             yield f"{path}:{line}", text
         if not count:

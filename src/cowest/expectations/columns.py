@@ -32,7 +32,9 @@ class Columns:
         import numpy
         import pandas
 
-        return pandas.DataFrame({name: numpy.array(column) for name, column in self._arrays.items()} | more)
+        return pandas.DataFrame(
+            {name: numpy.array(column) for name, column in self._arrays.items()} | more
+        )
 
 
 def parts(rows: Iterable[T]) -> Iterator[list[T]]:
@@ -56,7 +58,9 @@ def nth(keys: Any) -> Any:
     begins = _begins(keys[order])
     places = numpy.arange(len(keys), dtype="int32")
     found = numpy.empty(len(keys), dtype="int32")
-    found[order] = places - numpy.maximum.accumulate(numpy.where(begins, places, 0)) if len(keys) else places
+    found[order] = (
+        places - numpy.maximum.accumulate(numpy.where(begins, places, 0)) if len(keys) else places
+    )
     return found
 
 

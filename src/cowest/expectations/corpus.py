@@ -45,16 +45,33 @@ class CorpusSuite(Config):
         ]  # fmt: skip
         if self.queries.languages is not None:
             says = f"it is in {' or '.join(self.queries.languages)}"
-            rules.append(_aside("language", says, "leave it out, or add its language to `languages` of the queries", "foreign", 0))
-        inherited = {name: severity for name, severity in self.queries.severity.items() if name in ("language", "personal", "secrets")}
-        return graded([*rules, *self.queries.private.rules("it"), share_left(self.max_aside)], inherited | self.severity)
+            rules.append(
+                _aside(
+                    "language",
+                    says,
+                    "leave it out, or add its language to `languages` of the queries",
+                    "foreign",
+                    0,
+                )
+            )
+        inherited = {
+            name: severity
+            for name, severity in self.queries.severity.items()
+            if name in ("language", "personal", "secrets")
+        }
+        return graded(
+            [*rules, *self.queries.private.rules("it"), share_left(self.max_aside)],
+            inherited | self.severity,
+        )
 
     def see(self, rows: io.Paths, against: Path) -> Seen:
         """The frame of a corpus; `against` are the turn's queries, those that are fit. Raises RecordError."""
         fit, held = _queries(against, self.queries.near)
         kept = Columns(unfit="b", held_out="f", foreign="b", personal="h", secrets="h", chars="i")
         remarks, changed = Remarks(), set()
-        verdict = language.reader(self.queries.languages) if self.queries.languages is not None else None
+        verdict = (
+            language.reader(self.queries.languages) if self.queries.languages is not None else None
+        )
         for at, row in enumerate(io.read(rows, Demonstration)):
             found = self.queries.private.found(private.demonstration_texts(row))
             if kinds := private.remark(found):
@@ -79,7 +96,11 @@ class CorpusSuite(Config):
     def _changed(self, line: bytes) -> bytes:
         """A row that is masked, as it goes out."""
         row = Demonstration.model_validate_json(line)
-        return self._masked(row, self.queries.private.found(private.demonstration_texts(row))).model_dump_json().encode()
+        return (
+            self._masked(row, self.queries.private.found(private.demonstration_texts(row)))
+            .model_dump_json()
+            .encode()
+        )
 
     def whole(self, left: Any, seen: Seen) -> dict[str, float | None]:
         """What there is to say of the rows that are left."""
@@ -89,7 +110,9 @@ class CorpusSuite(Config):
         """Numbers for the page, in words."""
         found = {"what the policy learns": f"{len(left)} demonstrations"}
         if len(left):
-            found["characters of a completion"] = f"{left['chars'].median():.0f} in the middle, {left['chars'].max()} at most"
+            found["characters of a completion"] = (
+                f"{left['chars'].median():.0f} in the middle, {left['chars'].max()} at most"
+            )
         return found
 
 
@@ -104,15 +127,24 @@ def _queries(path: Path, least: float | None) -> tuple[set[int], near.Known]:
         fit |= {number(row.source) for _, row in part if row.split == "train"}
         out = [(place, row) for place, row in part if row.split != "train"]
         held.add([place for place, _ in out], [_asked(row) for _, row in out])
-        bare = [(place, text) for place, row in out if (text := _bare(row, template or set())) not in ("", _asked(row))]
+        bare = [
+            (place, text)
+            for place, row in out
+            if (text := _bare(row, template or set())) not in ("", _asked(row))
+        ]
         held.add([place for place, _ in bare], [text for _, text in bare])
     return fit, held
 
 
 def _bare(row: Query, template: set[str]) -> str:
     """What a query asks without its options and what all held-out queries say: as a customer would ask it."""
-    options = {*row.choices, *(f"{ascii_uppercase[at]}. {choice}" for at, choice in enumerate(row.choices[:26]))}
-    return "\n".join(line for line in _asked(row).splitlines() if line.strip() and line not in template | options)
+    options = {
+        *row.choices,
+        *(f"{ascii_uppercase[at]}. {choice}" for at, choice in enumerate(row.choices[:26])),
+    }
+    return "\n".join(
+        line for line in _asked(row).splitlines() if line.strip() and line not in template | options
+    )
 
 
 def _asked(row: Query | Demonstration) -> str:

@@ -108,7 +108,10 @@ class FeedbackSuite(Config):
     def facts(self, left: Any, seen: Seen) -> dict[str, str]:
         """Numbers for the page, in words."""
         gains = left["gain"].dropna()
-        found = {"drafts, of queries": f"{len(left)}, of {left['query'].nunique()}", "rows that failed": f"{int(left['failed'].sum())}"}
+        found = {
+            "drafts, of queries": f"{len(left)}, of {left['query'].nunique()}",
+            "rows that failed": f"{int(left['failed'].sum())}",
+        }
         if len(gains):
             by_query = _by_query(left)
             both = ((by_query["max"] > 0) & (by_query["min"] <= 0)).mean()
@@ -140,7 +143,9 @@ def _columns(row: Feedback) -> dict[str, float]:
 
 def _by_query(left: Any) -> Any:
     """min, max, mean and count of the gains of each query's drafts, failed ones left out; queries that have none are not there."""
-    return left.dropna(subset=["gain"]).groupby("query")["gain"].agg(["min", "max", "mean", "count"])
+    return (
+        left.dropna(subset=["gain"]).groupby("query")["gain"].agg(["min", "max", "mean", "count"])
+    )
 
 
 def _drift(left: Any, champion: Spread | None) -> tuple[float, float, float] | None:
@@ -155,8 +160,14 @@ def _drift(left: Any, champion: Spread | None) -> tuple[float, float, float] | N
     means = _by_query(left)["mean"].tolist()
     if champion is None or not champion.queries or not means:
         return None
-    now = numpy.bincount([preferences.place(mean, len(champion.counts)) for mean in means], minlength=len(champion.counts))
+    now = numpy.bincount(
+        [preferences.place(mean, len(champion.counts)) for mean in means],
+        minlength=len(champion.counts),
+    )
     cumulated = [numpy.cumsum(counts) / sum(counts) for counts in (now, champion.counts)]
     apart = float(numpy.abs(cumulated[0] - cumulated[1]).max())
-    band = sum(math.sqrt(math.log(4 / CHANCE) / (2 * queries)) for queries in (len(means), champion.queries))
+    band = sum(
+        math.sqrt(math.log(4 / CHANCE) / (2 * queries))
+        for queries in (len(means), champion.queries)
+    )
     return apart, max(apart - band, 0.0), min(apart + band, 1.0)

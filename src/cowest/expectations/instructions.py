@@ -46,7 +46,10 @@ FORMS: dict[str, str] = {
     ),
 }  # fmt: skip
 """What each form does, and how it is said."""
-_FORM = re.compile("|".join(f"(?P<f{number}>{form})" for number, form in enumerate(FORMS.values())), re.IGNORECASE | re.MULTILINE)
+_FORM = re.compile(
+    "|".join(f"(?P<f{number}>{form})" for number, form in enumerate(FORMS.values())),
+    re.IGNORECASE | re.MULTILINE,
+)
 LONGEST = 20_000
 """Characters of a text that are looked at: of a longer one its beginning and its end."""
 

@@ -27,7 +27,9 @@ def reader(expected: Collection[str]) -> Callable[[str], Verdict]:
     identifier = LanguageIdentifier.from_model_file(MODEL_FILE, norm_probs=True)
     known = {code for code, _ in identifier.rank("x")}
     if unknown := sorted(set(expected) - known):
-        raise ConfigError(f"languages: {', '.join(unknown)}: not known; codes are of two letters, as in en, de, zh")
+        raise ConfigError(
+            f"languages: {', '.join(unknown)}: not known; codes are of two letters, as in en, de, zh"
+        )
 
     def verdict(text: str) -> Verdict:
         if sum(letter.isalpha() for letter in text) < LETTERS:

@@ -16,7 +16,9 @@ RUN, HASHES = 5, 128
 BANDS = {0.9: 16, 0.0: 32}
 """From which similarity on how many bands. Of pairs that are just as alike, 99.99 % share a band of eight at 0.9, and are compared;
 99.98 % a band of four at 0.7, 98.8 % at 0.6."""
-PUNCTUATION = re.compile(r"[.,;:!?\"'`()\[\]{}_\u2010-\u201f\u2026\u3001\u3002\u00ab\u00bb\uff0c\uff1f\uff01]")
+PUNCTUATION = re.compile(
+    r"[.,;:!?\"'`()\[\]{}_\u2010-\u201f\u2026\u3001\u3002\u00ab\u00bb\uff0c\uff1f\uff01]"
+)
 FIGURE, LETTER = re.compile(r"[\d+*/=<>^%|]"), re.compile(r"[^\W\d_]")
 LEAST = 0.6
 """The lowest similarity that can be asked for."""
@@ -39,9 +41,19 @@ def sketches(texts: Sequence[str]) -> list[Sketch]:
     """Sketches of plain texts."""
     from rensa import RMinHash
 
-    runs = [list({text[at : at + RUN] for at in range(max(len(text) - RUN + 1, 1))}) for text in texts]
-    figures = (tuple(sorted(word for word in text.split() if FIGURE.search(word) or not LETTER.search(word))) for text in texts)
-    return [Sketch(*pair) for pair in zip(RMinHash.from_token_sets(runs, HASHES, 0), figures, strict=True)]
+    runs = [
+        list({text[at : at + RUN] for at in range(max(len(text) - RUN + 1, 1))}) for text in texts
+    ]
+    figures = (
+        tuple(
+            sorted(word for word in text.split() if FIGURE.search(word) or not LETTER.search(word))
+        )
+        for text in texts
+    )
+    return [
+        Sketch(*pair)
+        for pair in zip(RMinHash.from_token_sets(runs, HASHES, 0), figures, strict=True)
+    ]
 
 
 class Index:
@@ -51,7 +63,9 @@ class Index:
         from rensa import RMinHashLSH
 
         self._least = least
-        self._bands = RMinHashLSH(least, HASHES, next(bands for start, bands in BANDS.items() if least >= start))
+        self._bands = RMinHashLSH(
+            least, HASHES, next(bands for start, bands in BANDS.items() if least >= start)
+        )
         self._kept: list[tuple[int, Sketch]] = []
 
     def add(self, numbers: Sequence[int], texts: Sequence[str]) -> None:
@@ -96,8 +110,16 @@ class Known:
 
         The longest line is looked at by itself, since a prompt may show options or a template beside its question.
         """
-        said = list(dict.fromkeys([plain(text), plain(max(text.splitlines(), key=len, default=""))]))
-        alike, other = max(((1.0, self._same[number]) for number in map(number_of, said) if number in self._same), default=(0.0, None))
+        said = list(
+            dict.fromkeys([plain(text), plain(max(text.splitlines(), key=len, default=""))])
+        )
+        alike, other = max(
+            ((1.0, self._same[number]) for number in map(number_of, said) if number in self._same),
+            default=(0.0, None),
+        )
         if other is None and self._near is not None:
-            alike, other = max((self._near.nearest(sketch, lambda _: True) for sketch in sketches(said)), key=lambda one: one[0])
+            alike, other = max(
+                (self._near.nearest(sketch, lambda _: True) for sketch in sketches(said)),
+                key=lambda one: one[0],
+            )
         return alike, None if other is None else self._places[other]

@@ -100,7 +100,9 @@ class PairSuite(Config):
             if any(self.private.masks(found)):
                 row = self._masked(row, found)
                 changed.add(at)
-            if said := next(filter(None, (instructs(message.content) for message in row.chosen)), None):
+            if said := next(
+                filter(None, (instructs(message.content) for message in row.chosen)), None
+            ):
                 remarks.say(at, f"the chosen draft {said}")
             chosen, rejected = _chars(row.chosen), _chars(row.rejected)
             kept.add(
@@ -108,11 +110,18 @@ class PairSuite(Config):
                 **private.counted(found), instructs=said is not None, chars=max(chosen, rejected), least_chars=min(chosen, rejected),
                 length_ratio=max(chosen, rejected, 1) / max(min(chosen, rejected), 1), train=row.split == "train",
             )  # fmt: skip
-        train = numpy.array([number(query.id) for query in io.read(against, Query) if query.split == "train"], dtype="uint64")
+        train = numpy.array(
+            [number(query.id) for query in io.read(against, Query) if query.split == "train"],
+            dtype="uint64",
+        )
         frame = kept.frame()
         repeated = columns.nth(frame["id"])
         once = columns.nth(frame["query"].where(repeated == 0, frame["id"]))
-        frame = frame.assign(repeated=repeated, nth_of_query=once + 1, of_train=numpy.isin(frame["query"], train) & (frame["train"] == 1))
+        frame = frame.assign(
+            repeated=repeated,
+            nth_of_query=once + 1,
+            of_train=numpy.isin(frame["query"], train) & (frame["train"] == 1),
+        )
         return Seen(frame.drop(columns=["id", "train"]), remarks, changed, self._changed)
 
     def _masked(self, row: PreferencePair, found: list[list[Finding]]) -> PreferencePair:
@@ -121,7 +130,11 @@ class PairSuite(Config):
     def _changed(self, line: bytes) -> bytes:
         """A row that is masked, as it goes out."""
         row = PreferencePair.model_validate_json(line)
-        return self._masked(row, self.private.found(private.pair_texts(row))).model_dump_json().encode()
+        return (
+            self._masked(row, self.private.found(private.pair_texts(row)))
+            .model_dump_json()
+            .encode()
+        )
 
     def whole(self, left: Any, seen: Seen) -> dict[str, float | None]:
         """What there is to say of the rows that are left."""
@@ -131,12 +144,18 @@ class PairSuite(Config):
         """Numbers for the page, in words."""
         found = {"pairs": f"{len(left)}", "queries with pairs": f"{left['query'].nunique()}"}
         if len(left):
-            found["margin"] = f"{left['margin'].mean():.3f} on average, {left['margin'].min():.3f} at least"
-            found["the longer side"] = f"{left['length_ratio'].median():.1f} times the shorter in the middle"
+            found["margin"] = (
+                f"{left['margin'].mean():.3f} on average, {left['margin'].min():.3f} at least"
+            )
+            found["the longer side"] = (
+                f"{left['length_ratio'].median():.1f} times the shorter in the middle"
+            )
         return found
 
 
-def _aside(name: str, says: str, mend: str, column: str, low: float | None, high: float | None) -> Rule:
+def _aside(
+    name: str, says: str, mend: str, column: str, low: float | None, high: float | None
+) -> Rule:
     return Rule(name, says, mend, "aside", column, low, high)
 
 

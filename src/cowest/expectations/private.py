@@ -44,9 +44,14 @@ class Private(Config):
     def found(self, texts: Sequence[str]) -> list[list[Finding]]:
         """What is in each text, of what is looked for."""
         wanted = {"personal": self.personal, "secrets": self.secrets}
-        if not any(wanted.values()) or not detectors.find(BETWEEN.join(texts), self.detection):  # most rows: all their texts at once
+        if not any(wanted.values()) or not detectors.find(
+            BETWEEN.join(texts), self.detection
+        ):  # most rows: all their texts at once
             return [[] for _ in texts]
-        return [[one for one in detectors.find(text, self.detection) if wanted[_rule(one)] is not None] for text in texts]
+        return [
+            [one for one in detectors.find(text, self.detection) if wanted[_rule(one)] is not None]
+            for text in texts
+        ]
 
     def masks(self, found: Sequence[Sequence[Finding]]) -> list[list[Finding]]:
         """Those of the findings that are to be masked."""
@@ -82,7 +87,9 @@ def masked_query(row: Query, found: Sequence[Sequence[Finding]]) -> Query:
     """
     texts = iter(detectors.mask_all(query_texts(row), found)[0])
     prompt = tuple(Message(role=message.role, content=next(texts)) for message in row.prompt)
-    targets, choices, tags = (tuple(next(texts) for _ in those) for those in (row.targets, row.choices, row.tags))
+    targets, choices, tags = (
+        tuple(next(texts) for _ in those) for those in (row.targets, row.choices, row.tags)
+    )
     ideal = next(texts) if row.ideal is not None else None
     group = f"g{digest(row.group)[:16]}" if found[-1] else row.group
     return Query(
@@ -98,13 +105,20 @@ def demonstration_texts(row: Demonstration) -> list[str]:
 def masked_demonstration(row: Demonstration, found: Sequence[Sequence[Finding]]) -> Demonstration:
     """A demonstration with placeholders for these findings in its texts."""
     *said, completion = detectors.mask_all(demonstration_texts(row), found)[0]
-    prompt = tuple(Message(role=message.role, content=text) for message, text in zip(row.prompt, said, strict=True))
+    prompt = tuple(
+        Message(role=message.role, content=text)
+        for message, text in zip(row.prompt, said, strict=True)
+    )
     return row.model_copy(update={"prompt": prompt, "completion": completion})
 
 
 def pair_texts(row: PreferencePair) -> list[str]:
     """What a pair says, everywhere."""
-    return [message.content for messages in (row.prompt, row.chosen, row.rejected) for message in messages]
+    return [
+        message.content
+        for messages in (row.prompt, row.chosen, row.rejected)
+        for message in messages
+    ]
 
 
 def masked_pair(row: PreferencePair, found: Sequence[Sequence[Finding]]) -> PreferencePair:
@@ -115,4 +129,6 @@ def masked_pair(row: PreferencePair, found: Sequence[Sequence[Finding]]) -> Pref
         for messages in (row.prompt, row.chosen, row.rejected)
     )
     name = digest([row.query, *(message.content for message in (*chosen, *rejected))])[:20]
-    return row.model_copy(update={"id": name, "prompt": prompt, "chosen": chosen, "rejected": rejected})
+    return row.model_copy(
+        update={"id": name, "prompt": prompt, "chosen": chosen, "rejected": rejected}
+    )

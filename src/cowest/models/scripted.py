@@ -13,7 +13,7 @@ from pydantic import Field, model_validator
 
 from cowest.config import Config, Sampling, digest
 from cowest.errors import ModelError
-from cowest.models import store
+from cowest.ledger import store
 from cowest.protocols import ChatModel, Completion, Request
 
 PLACES = re.compile(r"\{(\d+)\}")
@@ -53,7 +53,9 @@ class ScriptedConfig(Config):
     def open(self, adapter: Path | None = None) -> Iterator[ChatModel]:
         """The model. Raises ModelError for an adapter."""
         if adapter is not None:
-            raise ModelError(f"a scripted model takes no adapter: {adapter} needs a local model (provider: hf)")
+            raise ModelError(
+                f"a scripted model takes no adapter: {adapter} needs a local model (provider: hf)"
+            )
         yield ScriptedModel(self)
 
 
@@ -73,7 +75,9 @@ class ScriptedModel:
             if found := pattern.search(request.messages[-1].content):
                 if rule.failed is not None:
                     return Completion(None, self.name, "failed", rule.failed)
-                luck = int(request.key(self.name)[:15], 16) if request.sampling.temperature > 0 else 0
+                luck = (
+                    int(request.key(self.name)[:15], 16) if request.sampling.temperature > 0 else 0
+                )
                 reply = rule.replies[luck % len(rule.replies)]
                 text = PLACES.sub(lambda place, found=found: found[int(place[1])] or "", reply)  # type: ignore[misc]
                 return self._decoded(text, request)
@@ -87,4 +91,10 @@ class ScriptedModel:
         kept = words[: sampling.max_tokens]
         text = text[: kept[-1].end()] if kept else ""
         asked = sum(len(message.content.split()) for message in request.messages)
-        return Completion(text, self.name, "length" if len(words) > len(kept) else "stop", prompt_tokens=asked, completion_tokens=len(kept))
+        return Completion(
+            text,
+            self.name,
+            "length" if len(words) > len(kept) else "stop",
+            prompt_tokens=asked,
+            completion_tokens=len(kept),
+        )

@@ -40,7 +40,11 @@ class Ask(Record):
 class Desk:
     """Opens a version in a thread of its own, and again after a while when that failed. `close` ends it."""
 
-    def __init__(self, config: ServeConfig, opening: Callable[[ServeConfig], AbstractContextManager[Live]] = open_live) -> None:
+    def __init__(
+        self,
+        config: ServeConfig,
+        opening: Callable[[ServeConfig], AbstractContextManager[Live]] = open_live,
+    ) -> None:
         self._config, self._opening = config, opening
         self._live: Live | None = None
         self._reason = "the model is being loaded"
@@ -54,7 +58,11 @@ class Desk:
 
     def reason(self) -> str:
         """Why there is no answer yet."""
-        return self._reason if self._thread.is_alive() else "what loads the model broke off: the server's log says why; start it again"
+        return (
+            self._reason
+            if self._thread.is_alive()
+            else "what loads the model broke off: the server's log says why; start it again"
+        )
 
     def close(self) -> None:
         """Lets go of the models."""
@@ -66,7 +74,13 @@ class Desk:
             try:
                 with self._opening(self._config) as live:
                     # A question of its own each time: the call store would answer one that was asked before, and no model.
-                    live.answer((Message(role="user", content=f"Is anyone there? ({uuid.uuid4().hex[:8]})"),))
+                    live.answer(
+                        (
+                            Message(
+                                role="user", content=f"Is anyone there? ({uuid.uuid4().hex[:8]})"
+                            ),
+                        )
+                    )
                     self._live = live
                     self._closed.wait()
                     self._live = None

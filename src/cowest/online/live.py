@@ -16,7 +16,7 @@ from cowest.models import AnyProvider
 from cowest.models.openai import OpenAIConfig
 from cowest.protocols import ChatModel, Registry
 from cowest.records import Message
-from cowest.registry import RegistryConfig
+from cowest.registry.mlflow import RegistryConfig
 from cowest.version import Version
 
 
@@ -34,7 +34,9 @@ class ServeConfig(Config):
     @classmethod
     def _answers_at_once(cls, model: AnyProvider) -> AnyProvider:
         if isinstance(model, OpenAIConfig) and model.batch is not None:
-            raise ValueError("a question can't wait for a batch: name the model without it here, {<<: *strong, batch: null}")
+            raise ValueError(
+                "a question can't wait for a batch: name the model without it here, {<<: *strong, batch: null}"
+            )
         return model
 
 
@@ -51,35 +53,65 @@ class Answer(BaseModel):
 class Live:
     """Answers questions with one version of the policy. Safe for threads: one question at a time."""
 
-    def __init__(self, number: int, trained: Version, policy: ChatModel, strong: ChatModel, config: ServeConfig) -> None:
-        self.number, self._trained, self._policy, self._strong, self._config = number, trained, policy, strong, config
+    def __init__(
+        self,
+        number: int,
+        trained: Version,
+        policy: ChatModel,
+        strong: ChatModel,
+        config: ServeConfig,
+    ) -> None:
+        self.number, self._trained, self._policy, self._strong, self._config = (
+            number,
+            trained,
+            policy,
+            strong,
+            config,
+        )
         self._lock = threading.Lock()
 
     def answer(self, prompt: tuple[Message, ...]) -> Answer:
         """The draft and the answer. Raises CallError when a model gave none."""
         with self._lock:
             drafted, refined = collaboration.answer(
-                prompt, self._policy, self._strong, self._trained.prompts, self._config.drafting, self._config.refining
+                prompt,
+                self._policy,
+                self._strong,
+                self._trained.prompts,
+                self._config.drafting,
+                self._config.refining,
             )
         if drafted.text is None or refined is None:
             raise CallError(f"the policy gave no draft: {drafted.failed}")
         if refined.text is None:
             raise CallError(f"the strong model gave no answer: {refined.failed}")
-        return Answer(answer=refined.text, draft=drafted.text, version=self.number, policy=drafted.model, strong=refined.model)
+        return Answer(
+            answer=refined.text,
+            draft=drafted.text,
+            version=self.number,
+            policy=drafted.model,
+            strong=refined.model,
+        )
 
 
 @contextmanager
-def open_live(config: ServeConfig, number: int | None = None, refused_too: bool = False) -> Iterator[Live]:
+def open_live(
+    config: ServeConfig, number: int | None = None, refused_too: bool = False
+) -> Iterator[Live]:
     """The champion, or the version `number`. With `refused_too`, the last version where there is no champion yet.
 
     Raises RegistryError when there is nothing to serve.
     """
     if not config.registry.begun():
-        raise RegistryError("no turn was run here yet, so there is no version to ask: run `cowest turn`")
+        raise RegistryError(
+            "no turn was run here yet, so there is no version to ask: run `cowest turn`"
+        )
     registry = config.registry.open()
     number = number if number is not None else _choose(registry, refused_too)
     with ExitStack() as stack:
-        folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="cowest."))) / "version"
+        folder = (
+            Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="cowest."))) / "version"
+        )
         registry.fetch(number, folder)
         policy = stack.enter_context(config.policy.open(adapter=folder / "adapter"))
         strong = stack.enter_context(config.strong.open())
@@ -93,6 +125,11 @@ def _choose(registry: Registry, refused_too: bool) -> int:
     log = registry.log()
     if log and refused_too:
         last = log[-1]
-        print(f"no version is champion yet: this is version {last.version}, which was refused ({last.reason})", file=sys.stderr)
+        print(
+            f"no version is champion yet: this is version {last.version}, which was refused ({last.reason})",
+            file=sys.stderr,
+        )
         return last.version
-    raise RegistryError("no version is champion yet: run a turn (`cowest turn`), or see `cowest status` for why the last was refused")
+    raise RegistryError(
+        "no version is champion yet: run a turn (`cowest turn`), or see `cowest status` for why the last was refused"
+    )

@@ -66,7 +66,12 @@ def page(found: Contents, *, ledger: Sequence[Spent] = ()) -> str:
         share=words.share,
     )
     text: str = environment.get_template("page.html.jinja").render(
-        found=found, ledger=ledger, names=words.NAMES, cowest=__version__, **_told(found), **_pictures(found)
+        found=found,
+        ledger=ledger,
+        names=words.NAMES,
+        cowest=__version__,
+        **_told(found),
+        **_pictures(found),
     )
     return text
 
@@ -79,9 +84,21 @@ def _told(found: Contents) -> dict[str, Any]:
     good = outcome.promoted if outcome else report.passed if report else None
     told = {"verdict": verdict, "why": why, "good": good, "outcome": outcome}
     if report is None:
-        return {**told, "headline": "This turn has no evaluation yet, so what alignment did is not known.", "context": []}
-    tags = sorted(report.tags.items(), key=lambda item: (-max(part.queries for part in item[1].values()), item[0]))
-    return {**told, "headline": words.headline(report), "context": words.context(report), "tags": dict(tags[:MOST_TAGS])}
+        return {
+            **told,
+            "headline": "This turn has no evaluation yet, so what alignment did is not known.",
+            "context": [],
+        }
+    tags = sorted(
+        report.tags.items(),
+        key=lambda item: (-max(part.queries for part in item[1].values()), item[0]),
+    )
+    return {
+        **told,
+        "headline": words.headline(report),
+        "context": words.context(report),
+        "tags": dict(tags[:MOST_TAGS]),
+    }
 
 
 def _differences(report: EvalReport) -> dict[str, Comparison]:
@@ -105,13 +122,20 @@ SHORT = {
 def _pictures(found: Contents) -> dict[str, Any]:
     from cowest.report import figures
 
-    drawn: dict[str, Any] = {"curves": [(curve, figures.curve(curve, f"curve{number}")) for number, curve in enumerate(found.curves)]}
+    drawn: dict[str, Any] = {
+        "curves": [
+            (curve, figures.curve(curve, f"curve{number}"))
+            for number, curve in enumerate(found.curves)
+        ]
+    }
     if isinstance(found.report, EvalReport):
         differences = _differences(found.report)
         drawn["differences"] = differences
         drawn["systems_figure"] = figures.systems(found.report.systems)
         drawn["differences_figure"] = figures.differences(differences) if differences else ""
-        drawn["transitions_figure"] = figures.transitions(found.report.transitions) if found.report.transitions else ""
+        drawn["transitions_figure"] = (
+            figures.transitions(found.report.transitions) if found.report.transitions else ""
+        )
     if not isinstance(found.gains, Missing) and found.gains.drafts:
         drawn["gains_figure"] = figures.gains(found.gains)
     return drawn
@@ -140,4 +164,8 @@ def _size(value: float) -> str:
 def _clip(text: str | None) -> str:
     if text is None:
         return ""
-    return text if len(text) <= LONGEST else f"{text[:LONGEST]} [... {_count(len(text) - LONGEST)} more characters]"
+    return (
+        text
+        if len(text) <= LONGEST
+        else f"{text[:LONGEST]} [... {_count(len(text) - LONGEST)} more characters]"
+    )

@@ -13,7 +13,16 @@ from pydantic import ValidationError
 from cowest import io, preferences, version
 from cowest.config import file_digest
 from cowest.errors import CoWestError, InputError
-from cowest.records import DataSet, EvalReport, Fate, Feedback, Outcome, PreferencePair, Trial, Validation
+from cowest.records import (
+    DataSet,
+    EvalReport,
+    Fate,
+    Feedback,
+    Outcome,
+    PreferencePair,
+    Trial,
+    Validation,
+)
 from cowest.report import contracts
 
 P = ParamSpec("P")
@@ -125,7 +134,11 @@ CURVES = (
     ("dpo", "DPO: pairs told apart", {"rewards/accuracies": "accuracy"}),
     ("dpo", "DPO: implicit reward margin", {"rewards/margins": "margin"}),
     ("dpo", "DPO: implicit rewards", {"rewards/chosen": "chosen", "rewards/rejected": "rejected"}),
-    ("dpo", "DPO: log-probability of drafts", {"logps/chosen": "chosen", "logps/rejected": "rejected"}),
+    (
+        "dpo",
+        "DPO: log-probability of drafts",
+        {"logps/chosen": "chosen", "logps/rejected": "rejected"},
+    ),
 )
 
 
@@ -164,16 +177,29 @@ def gather(root: Path) -> Contents:
     return Contents(
         report=stale if stale else _known(io.read_document, root / "reports/eval.json", EvalReport),
         raw=_known(_raw, root / "data/quarantine.jsonl"),
-        contracts={kind: _known(contracts.read, root / f"reports/{kind}.html") for kind in ("queries", "corpus", "feedback", "pairs")},
+        contracts={
+            kind: _known(contracts.read, root / f"reports/{kind}.html")
+            for kind in ("queries", "corpus", "feedback", "pairs")
+        },
         gains=_known(gains, root / "data/feedback.jsonl"),
         pairs=_known(_pairs, root / "data/pairs.jsonl", root / "data/pairs.raw.jsonl"),
         examples=stale if stale else _known(examples, root / "data/trials.jsonl"),
-        curves=[curve for stage, title, keys in CURVES if (curve := _curve(stage, title, keys, logged[stage])).lines],
-        curves_missing=[f"{stage}: {rows.why}" for stage, rows in logged.items() if isinstance(rows, Missing)],
+        curves=[
+            curve
+            for stage, title, keys in CURVES
+            if (curve := _curve(stage, title, keys, logged[stage])).lines
+        ],
+        curves_missing=[
+            f"{stage}: {rows.why}" for stage, rows in logged.items() if isinstance(rows, Missing)
+        ],
         turn=turn,
         origin=_origin(turn),
         outcome=_known(_outcome, root / "reports/decision.json", turn),
-        files=[(name, (root / name).stat().st_size, file_digest(root / name)) for name in FILES if (root / name).is_file()],
+        files=[
+            (name, (root / name).stat().st_size, file_digest(root / name))
+            for name in FILES
+            if (root / name).is_file()
+        ],
         versions=[(name, _known(_version, root / name)) for name in VERSIONS],
     )
 
@@ -198,7 +224,11 @@ def gains(path: Path) -> Gains:
                 continue
             seen.add(gain)
             found.total += gain
-            found.helped, found.tied, found.hurt = found.helped + (gain > 0), found.tied + (gain == 0), found.hurt + (gain < 0)
+            found.helped, found.tied, found.hurt = (
+                found.helped + (gain > 0),
+                found.tied + (gain == 0),
+                found.hurt + (gain < 0),
+            )
             found.bins[round((min(max(gain, -1.0), 1.0) + 1) / 2 * (BINS - 1))] += 1
         found.mixed += len(seen) > 1
         found.agreement.add(rows)
@@ -243,7 +273,9 @@ def examples(path: Path) -> Examples:
             heapq.heappush(heap, entry)
         else:
             heapq.heappushpop(heap, entry)
-    shown = [example for kind in SHOWN for _, example in sorted(heaps[kind], key=lambda entry: -entry[0])]
+    shown = [
+        example for kind in SHOWN for _, example in sorted(heaps[kind], key=lambda entry: -entry[0])
+    ]
     return Examples(counts, shown)
 
 
@@ -252,7 +284,13 @@ def _example(rows: list[Trial]) -> Example | None:
     before, after = good.get("before"), good.get("after")
     if before is None or after is None or before.score is None or after.score is None:
         return None
-    kind = "gained" if after.score > before.score else "lost" if after.score < before.score else "unchanged"
+    kind = (
+        "gained"
+        if after.score > before.score
+        else "lost"
+        if after.score < before.score
+        else "unchanged"
+    )
     question = "\n\n".join(message.content for message in before.prompt if message.role != "system")
     return Example(kind, question, before.targets, before, after)
 
@@ -269,8 +307,14 @@ def _curve_rows(path: Path) -> list[dict[str, Any]]:
     return rows
 
 
-def _curve(stage: str, title: str, keys: dict[str, str], rows: list[dict[str, Any]] | Missing) -> Curve:
-    mine = [] if isinstance(rows, Missing) else [row for row in rows if row.get("stage", stage) == stage]
+def _curve(
+    stage: str, title: str, keys: dict[str, str], rows: list[dict[str, Any]] | Missing
+) -> Curve:
+    mine = (
+        []
+        if isinstance(rows, Missing)
+        else [row for row in rows if row.get("stage", stage) == stage]
+    )
     lines = {label: list(_points(mine, key)) for key, label in keys.items()}
     return Curve(stage, title, {label: points for label, points in lines.items() if points})
 
@@ -278,7 +322,11 @@ def _curve(stage: str, title: str, keys: dict[str, str], rows: list[dict[str, An
 def _points(rows: list[dict[str, Any]], key: str) -> Iterator[tuple[float, float]]:
     for number, row in enumerate(rows, 1):
         step, value = row.get("step", number), row.get(key)
-        if isinstance(step, int | float) and isinstance(value, int | float) and math.isfinite(value):
+        if (
+            isinstance(step, int | float)
+            and isinstance(value, int | float)
+            and math.isfinite(value)
+        ):
             yield float(step), float(value)
 
 
@@ -296,7 +344,11 @@ def _turn(path: Path) -> dict[str, Any]:
 
 def _origin(turn: dict[str, Any] | Missing) -> DataSet | None:
     try:
-        return None if isinstance(turn, Missing) or not turn.get("raw") else DataSet.model_validate(turn["raw"])
+        return (
+            None
+            if isinstance(turn, Missing) or not turn.get("raw")
+            else DataSet.model_validate(turn["raw"])
+        )
     except ValidationError:
         return None
 

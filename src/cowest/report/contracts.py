@@ -16,7 +16,9 @@ Pointed = Sequence[tuple[str, str]]
 """What was expected in vain, and of which row."""
 
 
-def page(rows: str, found: Validation, *, fail: Pointed, note: Pointed, aside: Pointed, lines: Pointed) -> str:
+def page(
+    rows: str, found: Validation, *, fail: Pointed, note: Pointed, aside: Pointed, lines: Pointed
+) -> str:
     """One HTML page that needs no network; everything that comes from data is escaped.
 
     Rows that fail the turn, to look at, and set aside: the first of them, each with its place;
@@ -24,9 +26,21 @@ def page(rows: str, found: Validation, *, fail: Pointed, note: Pointed, aside: P
     """
     from jinja2 import Environment, PackageLoader, StrictUndefined
 
-    environment = Environment(loader=PackageLoader("cowest.report", "."), autoescape=True, undefined=StrictUndefined, trim_blocks=True)
+    environment = Environment(
+        loader=PackageLoader("cowest.report", "."),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+    )
     html: str = environment.get_template("contract.html.jinja").render(
-        rows=rows, found=found, fail=fail, note=note, aside=aside, lines=lines, carries=CARRIES, data=found.model_dump_json()
+        rows=rows,
+        found=found,
+        fail=fail,
+        note=note,
+        aside=aside,
+        lines=lines,
+        carries=CARRIES,
+        data=found.model_dump_json(),
     )
     return html
 
@@ -46,7 +60,9 @@ def read(path: Path) -> Validation:
     try:
         return Validation.model_validate_json(carried.data)
     except ValidationError as error:
-        raise InputError(f"{path} is no page of this version of `validate`: {complaints(error)}") from None
+        raise InputError(
+            f"{path} is no page of this version of `validate`: {complaints(error)}"
+        ) from None
 
 
 class _Carried(HTMLParser):

@@ -4,7 +4,7 @@ from collections.abc import Iterable, Iterator
 from typing import Any
 
 from cowest import __version__
-from cowest.difference import Difference, Distribution, Side
+from cowest.raw.difference import Difference, Distribution, Side
 from cowest.records import Query
 from cowest.report.words import share
 
@@ -12,26 +12,44 @@ FEW = {"text": 8, "page": 24}
 """Values of a distribution that are shown."""
 LONGEST = {"text": 100, "page": 1500}
 """Characters of one text."""
-TITLES = {"split": "Splits", "target": "Right answers", "tag": "Tags", "prompt": "Prompt", "ideal": "Ideal draft"}
+TITLES = {
+    "split": "Splits",
+    "target": "Right answers",
+    "tag": "Tags",
+    "prompt": "Prompt",
+    "ideal": "Ideal draft",
+}
 
 
 def text(found: Difference) -> str:
     """For a terminal."""
     lines = [f"{found.names[0]}  ->  {found.names[1]}", ""]
-    lines += _columns([(name, f"{before:,}", f"{after:,}") for name, (before, after) in sums(found)])
+    lines += _columns(
+        [(name, f"{before:,}", f"{after:,}") for name, (before, after) in sums(found)]
+    )
     lines += ["", f"  same     {found.same:>9,}", f"  changed  {found.changed:>9,}{_how(found)}"]
     lines += [f"  added    {found.added:>9,}", f"  removed  {found.removed:>9,}"]
     for one in found.distributions:
         if len(one.shares) > 1 or one.name != "tag":
             rest = (
-                f", the first {FEW['text']} of {max(one.values):,}{' or more' if one.more else ''}" if max(one.values) > FEW["text"] else ""
+                f", the first {FEW['text']} of {max(one.values):,}{' or more' if one.more else ''}"
+                if max(one.values) > FEW["text"]
+                else ""
             )
             lines += ["", f"{TITLES[one.name].lower()}{rest}{moved(one)}"]
-            lines += _columns([(clip(part.value, 40), *_counts(part.counts, one.sums)) for part in one.shares[: FEW["text"]]], "  ")
+            lines += _columns(
+                [
+                    (clip(part.value, 40), *_counts(part.counts, one.sums))
+                    for part in one.shares[: FEW["text"]]
+                ],
+                "  ",
+            )
     lines += ["", "lengths in characters: least, a tenth below, half, nine tenths, most"]
     for name, sides in found.lengths.items():
         if any(sides):
-            before, after = (", ".join(f"{value:,}" for value in side) if side else "none" for side in sides)
+            before, after = (
+                ", ".join(f"{value:,}" for value in side) if side else "none" for side in sides
+            )
             lines += _columns([(name, before, after)], "  ")
     for kind, rows in found.examples.items():
         lines += ["", f"{kind}, the first {len(rows)}"] if rows else []
@@ -61,22 +79,36 @@ def _how(found: Difference) -> str:
 
 def moved(one: Distribution) -> str:
     """How far apart the two mixtures are."""
-    return "" if one.moved is None else f" ({share(one.moved)} moved)" if one.moved >= 0.0005 else " (as before)"
+    return (
+        ""
+        if one.moved is None
+        else f" ({share(one.moved)} moved)"
+        if one.moved >= 0.0005
+        else " (as before)"
+    )
 
 
 def _counts(counts: Side, of: Side) -> tuple[str, str]:
-    before, after = (f"{count:,} {f'({share(count / whole)})' if whole else ''}" for count, whole in zip(counts, of, strict=True))
+    before, after = (
+        f"{count:,} {f'({share(count / whole)})' if whole else ''}"
+        for count, whole in zip(counts, of, strict=True)
+    )
     return before, after
 
 
 def _largest(counts: Iterable[Side], of: Side) -> float:
     """The largest share of either version."""
-    return max(count / whole for pair in counts for count, whole in zip(pair, of, strict=True) if whole)
+    return max(
+        count / whole for pair in counts for count, whole in zip(pair, of, strict=True) if whole
+    )
 
 
 def _columns(rows: list[tuple[str, str, str]], indent: str = "") -> list[str]:
     widths = [max([12, *(len(row[column]) for row in rows)]) for column in range(3)]
-    return [f"{indent}{row[0]:<{max(26, widths[0])}}  {row[1]:>{widths[1]}}  ->  {row[2]:>{widths[2]}}" for row in rows]
+    return [
+        f"{indent}{row[0]:<{max(26, widths[0])}}  {row[1]:>{widths[1]}}  ->  {row[2]:>{widths[2]}}"
+        for row in rows
+    ]
 
 
 def _example(before: Query | None, after: Query | None) -> Iterator[str]:
@@ -93,7 +125,9 @@ def changes(before: Query | None, after: Query | None) -> list[tuple[str, str, s
         return []
     fields = ("targets", "choices", "split", "group", "ideal", "tags")
     return [
-        (name, said(getattr(before, name)), said(getattr(after, name))) for name in fields if getattr(before, name) != getattr(after, name)
+        (name, said(getattr(before, name)), said(getattr(after, name)))
+        for name in fields
+        if getattr(before, name) != getattr(after, name)
     ]
 
 
@@ -106,7 +140,10 @@ def said(value: Any) -> str:
 
 def asked(query: Query) -> str:
     """What a query asks, in one text."""
-    return "\n\n".join(message.content for message in query.prompt if message.role != "system") or query.prompt[-1].content
+    return (
+        "\n\n".join(message.content for message in query.prompt if message.role != "system")
+        or query.prompt[-1].content
+    )
 
 
 def clip(value: str, longest: int) -> str:
@@ -126,8 +163,14 @@ def page(found: Difference) -> str:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    environment.filters.update(share=share, count=lambda value: f"{value:,}".replace(",", "\N{NARROW NO-BREAK SPACE}"), said=said)
-    environment.filters.update(asked=lambda row: asked(row)[: LONGEST["page"]], clip=lambda value: value[: LONGEST["page"]])
+    environment.filters.update(
+        share=share,
+        count=lambda value: f"{value:,}".replace(",", "\N{NARROW NO-BREAK SPACE}"),
+        said=said,
+    )
+    environment.filters.update(
+        asked=lambda row: asked(row)[: LONGEST["page"]], clip=lambda value: value[: LONGEST["page"]]
+    )
     rendered: str = environment.get_template("difference.html.jinja").render(
         found=found, sums=list(sums(found)), how=_how(found).strip(" ()"), moved=moved, changes=changes, titles=TITLES,
         largest=_largest, few=FEW["page"],

@@ -64,14 +64,22 @@ def context(report: EvalReport) -> list[str]:
     """What else the first paragraph should say: the gap, the best single model, how few groups there are."""
     said = []
     if (gap := report.gap_closed) is not None:
-        span = f" ({SURE} {share(gap.low)} to {share(gap.high)})" if gap.low is not None and gap.high is not None else f" ({gap.note})"
-        said.append(f"Of the gap between the collaboration before alignment and the ideal draft, {share(gap.mean)} is closed{span}.")
+        span = (
+            f" ({SURE} {share(gap.low)} to {share(gap.high)})"
+            if gap.low is not None and gap.high is not None
+            else f" ({gap.note})"
+        )
+        said.append(
+            f"Of the gap between the collaboration before alignment and the ideal draft, {share(gap.mean)} is closed{span}."
+        )
     if (best := report.comparisons.get("after_minus_best_single")) is not None:
         said.append(
             f"Against the best single model ({NAMES[best.over]}) the aligned collaboration is {signed(best.mean)} ({interval(best)})."
         )
     if 2 <= report.groups < FEW_GROUPS:
-        said.append(f"There are only {report.groups} groups: with so few, the intervals are too narrow.")
+        said.append(
+            f"There are only {report.groups} groups: with so few, the intervals are too narrow."
+        )
     if lost := sum(sum(reasons.values()) for reasons in report.failed.values()):
         said.append(f"{lost} failed {'row is' if lost == 1 else 'rows are'} left out.")
     return said
@@ -82,11 +90,17 @@ def verdict(report: EvalReport | None, outcome: Outcome | None) -> tuple[str, st
     if outcome is not None:
         if not outcome.promoted:
             return f"Not promoted: version {outcome.version}.", outcome.reason
-        now = "is champion" if outcome.champion == outcome.version else f"was promoted; the champion now is version {outcome.champion}"
+        now = (
+            "is champion"
+            if outcome.champion == outcome.version
+            else f"was promoted; the champion now is version {outcome.champion}"
+        )
         return f"Promoted: version {outcome.version} {now}.", outcome.reason
     if report is None:
         return "Nothing is decided.", "There is no evaluation to decide by."
     failed = [gate for gate in report.gates if gate.passed is False]
     if failed:
-        return "A gate is not passed; nothing is decided yet.", "; ".join(f"{gate.name}: {gate.reason}" for gate in failed)
+        return "A gate is not passed; nothing is decided yet.", "; ".join(
+            f"{gate.name}: {gate.reason}" for gate in failed
+        )
     return "Gates passed; nothing is decided yet.", "The decision is taken by `register`."

@@ -10,5 +10,8 @@ from cowest.scorers.exact_match import ExactMatchConfig
 from cowest.scorers.judge import JudgeConfig
 from cowest.scorers.token_f1 import TokenF1Config
 
-AnyScorer = Annotated[ChoiceConfig | ContainsConfig | ExactMatchConfig | JudgeConfig | TokenF1Config, Field(discriminator="scorer")]
+AnyScorer = Annotated[
+    ChoiceConfig | ContainsConfig | ExactMatchConfig | JudgeConfig | TokenF1Config,
+    Field(discriminator="scorer"),
+]
 """`scorer: choice`, `contains`, `exact_match`, `judge` or `token_f1`, with its settings."""

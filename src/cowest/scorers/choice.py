@@ -17,9 +17,15 @@ from cowest.scorers.normal import normalise
 
 SAID = re.compile(r"\banswer\b(?:\s+choice\b)?(?:\s+is\b)?\s*[:=]?", re.IGNORECASE)
 """What announces an answer: `Answer: B`, `The final answer is (B)`, `Answer choice: B`."""
-FIELD = re.compile(r'"\w*(?:answer|choice)"\s*:\s*(?P<value>"(?:[^"\\]|\\.)*"|[^\s",}]+)?', re.IGNORECASE | re.DOTALL)
+FIELD = re.compile(
+    r'"\w*(?:answer|choice)"\s*:\s*(?P<value>"(?:[^"\\]|\\.)*"|[^\s",}]+)?',
+    re.IGNORECASE | re.DOTALL,
+)
 """An answer given as JSON, whether the JSON around it is whole or not: `"answer_choice": "B"`. No value: it is cut."""
-LETTER = re.compile(r"[\s*_(\[]*(?:option\s+)?([A-Za-z])(?P<closed>[*_)\].:,;]+|$|(?=\s))(?P<rest>.*)", re.DOTALL | re.IGNORECASE)
+LETTER = re.compile(
+    r"[\s*_(\[]*(?:option\s+)?([A-Za-z])(?P<closed>[*_)\].:,;]+|$|(?=\s))(?P<rest>.*)",
+    re.DOTALL | re.IGNORECASE,
+)
 REASON = re.compile(r"\s*(?:because|since|as)\b", re.IGNORECASE)
 JOINED = r"\s*(?:,\s*(?:and|or)\b|[,;/&+]|\b(?:and|or)\b)\s*"
 MANY = re.compile(rf"[\s*_(\[]*[A-Z](?:{JOINED}[A-Z])+[*_)\].\s]*")
@@ -51,7 +57,10 @@ class Choice:
         for query, answer in answers:
             right = rights(query)
             if not right:
-                yield Score(None, failed=f"no target of query {query.id} is one of its {len(query.choices)} choices")
+                yield Score(
+                    None,
+                    failed=f"no target of query {query.id} is one of its {len(query.choices)} choices",
+                )
                 continue
             said = parse(answer, query.choices)
             if isinstance(said, str):
@@ -74,10 +83,15 @@ def parse(answer: str, choices: tuple[str, ...]) -> int | str:
     the letter (`B. It lies on the Seine`), but not to another option, nor to none or all of them.
     """
     if fields := [found["value"] for found in FIELD.finditer(answer)]:
-        named = {option for value in fields for option in _options(_text(value), choices, announced=True)}
+        named = {
+            option for value in fields for option in _options(_text(value), choices, announced=True)
+        }
     else:
         lines = answer.strip().splitlines()
-        announced = [(answer[place.end() :].strip().splitlines() or [""])[0] for place in SAID.finditer(answer)]
+        announced = [
+            (answer[place.end() :].strip().splitlines() or [""])[0]
+            for place in SAID.finditer(answer)
+        ]
         named = (
             _options(answer, choices, announced=False)
             or {option for text in announced for option in _options(text, choices, announced=True)}
@@ -116,7 +130,9 @@ def _options(text: str, choices: tuple[str, ...], announced: bool) -> set[int]:
         return named | {number} | also
     if not announced or not (found["closed"].strip("*_") or REASON.match(rest)):
         return named
-    if (sweeping := SWEEPING.match(rest.lower())) and not choices[number].lower().startswith(sweeping[0]):
+    if (sweeping := SWEEPING.match(rest.lower())) and not choices[number].lower().startswith(
+        sweeping[0]
+    ):
         return named
     return named | {number, *_numbers(ANOTHER.findall(rest), choices)}
 
@@ -134,7 +150,9 @@ def _numbers(letters: Iterable[str], choices: tuple[str, ...]) -> list[int]:
 
 def _targets(target: str, choices: tuple[str, ...]) -> set[int]:
     """The options that a target is: by its text first, for it comes from the data, then by its letter."""
-    return _alike(target, choices) or (set(_numbers([target.strip()], choices)) if len(target.strip()) == 1 else set())
+    return _alike(target, choices) or (
+        set(_numbers([target.strip()], choices)) if len(target.strip()) == 1 else set()
+    )
 
 
 def _letter(option: int) -> str:

@@ -30,5 +30,11 @@ class Contains:
         """0 or 1 for each (query, answer), in order, lazily."""
         for query, answer in answers:
             said = f" {normalise(answer)} "
-            found = next((target for target in query.targets if f" {normalise(target)} " in said), None)
-            yield Score(0.0, "contains no target") if found is None else Score(1.0, f"contains {found!r}")
+            found = next(
+                (target for target in query.targets if f" {normalise(target)} " in said), None
+            )
+            yield (
+                Score(0.0, "contains no target")
+                if found is None
+                else Score(1.0, f"contains {found!r}")
+            )

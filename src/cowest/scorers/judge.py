@@ -66,7 +66,11 @@ class Judge:
         for query, answer in answers:
             number += query.id != last
             last = query.id
-            yield Request(self._prompt.render(query.prompt, query.targets, answer), self._sampling, block=number // BLOCK)
+            yield Request(
+                self._prompt.render(query.prompt, query.targets, answer),
+                self._sampling,
+                block=number // BLOCK,
+            )
 
 
 def read_judgement(completion: Completion) -> Score:
@@ -75,5 +79,7 @@ def read_judgement(completion: Completion) -> Score:
         return Score(None, failed=f"judge: {completion.failed or completion.finish}")
     said = completion.text.strip()
     if completion.finish != "stop" or not NUMBER.fullmatch(said):
-        return Score(None, failed=f"judge: {' '.join(said.split())[:60]!r} is no integer from 0 to 10")
+        return Score(
+            None, failed=f"judge: {' '.join(said.split())[:60]!r} is no integer from 0 to 10"
+        )
     return Score(int(said) / 10, f"judged {said} of 10")

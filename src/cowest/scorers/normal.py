@@ -9,10 +9,14 @@ import re
 import unicodedata
 
 OPENING = r"\"'(\[*_\u201c\u2018"
-ARTICLE = re.compile(rf"(?<![^\s{OPENING}])(?:an|a|the)\s+(?=[{OPENING}]*\w)(?!(?:is|are|was|were|and|or)\b)")
+ARTICLE = re.compile(
+    rf"(?<![^\s{OPENING}])(?:an|a|the)\s+(?=[{OPENING}]*\w)(?!(?:is|are|was|were|and|or)\b)"
+)
 """An article stands before another word; before these words it is a name."""
 JOINING = re.compile(r"['\u2019]|(?<=[^\W\d_])\.(?=[^\W\d_])|(?<=\d),(?=\d{3}(?!\d))")
-PARTING = re.compile(r"(?P<kept>(?<=\d)\.(?=\d)|(?<![^\W_])[-\u2212](?=\.?\d)|(?<=[^\W\d_])[+#]+(?![^\W_]))|[^\w\s]|_")
+PARTING = re.compile(
+    r"(?P<kept>(?<=\d)\.(?=\d)|(?<![^\W_])[-\u2212](?=\.?\d)|(?<=[^\W\d_])[+#]+(?![^\W_]))|[^\w\s]|_"
+)
 
 
 def normalise(text: str) -> str:

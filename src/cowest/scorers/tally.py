@@ -67,7 +67,10 @@ class Tally:
         scores = [2 * hits[one] / (2 * hits[one] + missed[one] + false[one]) for one in classes]
         unparseable = self._unparseable[system]
         return Choices(
-            right=hits.total(), wrong=missed.total() - unparseable, unparseable=unparseable, macro_f1=round(sum(scores) / len(scores), 6)
+            right=hits.total(),
+            wrong=missed.total() - unparseable,
+            unparseable=unparseable,
+            macro_f1=round(sum(scores) / len(scores), 6),
         )
 
 
@@ -82,7 +85,10 @@ class Matching:
         for rows in queries:
             found: dict[str, list[tuple[float, float]]] = defaultdict(list)
             for row in rows:
-                if row.failed is None and row.scorer.partition(AFTER)[0] in ("exact_match", "token_f1"):
+                if row.failed is None and row.scorer.partition(AFTER)[0] in (
+                    "exact_match",
+                    "token_f1",
+                ):
                     for system, answer in _answers(row):
                         found[system].append(_near(row, answer))
             for system, its in found.items():
@@ -95,7 +101,11 @@ class Matching:
     def matches(self) -> dict[str, Matches]:
         """The means of each system."""
         return {
-            system: Matches(exact_match=round(exact / count, 6), token_f1=round(shared / count, 6), queries=int(count))
+            system: Matches(
+                exact_match=round(exact / count, 6),
+                token_f1=round(shared / count, 6),
+                queries=int(count),
+            )
             for system, (exact, shared, count) in self._sums.items()
         }
 
@@ -112,5 +122,8 @@ def _answers(row: Trial) -> Iterator[tuple[str, str]]:
 
 def _near(row: Trial, answer: str) -> tuple[float, float]:
     marker = row.scorer.partition(AFTER)[2] or None
-    exact, shared = (next(scorer.score([(row, answer)])).value for scorer in (ExactMatch(marker), TokenF1(marker)))
+    exact, shared = (
+        next(scorer.score([(row, answer)])).value
+        for scorer in (ExactMatch(marker), TokenF1(marker))
+    )
     return exact or 0.0, shared or 0.0

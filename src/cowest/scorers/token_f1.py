@@ -35,8 +35,12 @@ class TokenF1:
         """From 0 to 1 for each (query, answer), in order, lazily."""
         for query, answer in answers:
             said = after(answer, self._marker)
-            best, target = max(((f1(said, target), target) for target in query.targets), key=lambda found: found[0])
-            yield Score(best, f"shares words with {target!r}" if best else "shares no word with a target")
+            best, target = max(
+                ((f1(said, target), target) for target in query.targets), key=lambda found: found[0]
+            )
+            yield Score(
+                best, f"shares words with {target!r}" if best else "shares no word with a target"
+            )
 
 
 def f1(answer: str, target: str) -> float:

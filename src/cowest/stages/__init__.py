@@ -29,13 +29,15 @@ def main_of(stage: str) -> Callable[..., None]:
     return found
 
 
-def run(stage: str, config: Mapping[str, Any], shard: tuple[int, int] | None = None, **ports: Any) -> None:
+def run(
+    stage: str, config: Mapping[str, Any], shard: tuple[int, int] | None = None, **ports: Any
+) -> None:
     """Checks settings and inputs, runs one stage, says what became of its calls, and writes what it took into the ledger.
 
     Raises ConfigError and InputError before anything is spent, and what the stage raises.
     """
     environment.settle()
-    from cowest.models import store
+    from cowest.ledger import store
 
     main = main_of(stage)
     settings = parse(config_of(main), dict(config), f"settings of {stage}")
@@ -52,6 +54,8 @@ def run(stage: str, config: Mapping[str, Any], shard: tuple[int, int] | None = N
                 print(f"{stage} stopped: {account.line()}", file=sys.stderr)
             raise
         account.seconds = time.monotonic() - started
-        assert account.requests == account.answered + account.aside, f"{stage} lost completions: {account.line()}"
+        assert account.requests == account.answered + account.aside, (
+            f"{stage} lost completions: {account.line()}"
+        )
         if account.requests:
             print(f"{stage}: {account.line()}", file=sys.stderr)

@@ -7,7 +7,8 @@ from pydantic import Field
 from cowest import evaluation, io
 from cowest.config import Config
 from cowest.errors import ContractError
-from cowest.evaluation import Gate, Scores
+from cowest.evaluation import Scores
+from cowest.gates import Gate
 from cowest.ports import In, Out
 from cowest.records import Trial
 from cowest.scorers.tally import Matching, Tally
@@ -31,10 +32,14 @@ def main(trials: In, report: Out, config: CompareConfig) -> None:
     tally, matching = Tally(), Matching()
     scores = evaluation.gather(matching.watch(tally.watch(io.groups(trials, Trial))))
     if not scores.groups:
-        raise ContractError(f"{trials} is empty: the held-out split has no query; see evaluate.split and prepare's splits in params.yaml")
+        raise ContractError(
+            f"{trials} is empty: the held-out split has no query; see evaluate.split and prepare's splits in params.yaml"
+        )
     _few_failed(scores, config.max_failed, str(trials))
     found = evaluation.compare(scores, config.gates, draws=config.draws, seed=config.seed)
-    io.write_document(report, found.model_copy(update={"choices": tally.choices(), "matches": matching.matches()}))
+    io.write_document(
+        report, found.model_copy(update={"choices": tally.choices(), "matches": matching.matches()})
+    )
 
 
 def _few_failed(scores: Scores, most: int | None, where: str) -> None:

@@ -52,11 +52,17 @@ def main(pairs: In, feedback: In, policy: In, challenger: Out, config: DPOConfig
     with io.replacing_folder(challenger) as folder:
         _train(rows, policy / "adapter", folder, base, config)
         version.write(
-            folder, base=base, prompts=start.prompts, trained=start.trained, gains=preferences.spread(io.groups(feedback, Feedback))
+            folder,
+            base=base,
+            prompts=start.prompts,
+            trained=start.trained,
+            gains=preferences.spread(io.groups(feedback, Feedback)),
         )
 
 
-def _train(rows: list[PreferencePair], adapter: Path, folder: Path, base: str, config: DPOConfig) -> None:
+def _train(
+    rows: list[PreferencePair], adapter: Path, folder: Path, base: str, config: DPOConfig
+) -> None:
     import datasets
     import torch
     import transformers
@@ -67,13 +73,19 @@ def _train(rows: list[PreferencePair], adapter: Path, folder: Path, base: str, c
     torch.manual_seed(config.training.seed)
     model, tokenizer = hf.load(config.policy, config.training.dtype)
     examples = [_example(row) for row in rows]
-    said = [(row.id, [*example["prompt"], *example[side]]) for row, example in zip(rows, examples, strict=True) for side in SIDES]
+    said = [
+        (row.id, [*example["prompt"], *example[side]])
+        for row, example in zip(rows, examples, strict=True)
+        for side in SIDES
+    ]
     training.fit(tokenizer, said, config.training.max_length, "dpo")
     # Given a PeftModel and no peft_config, TRL keeps a frozen copy of the adapter as the reference.
     arguments = training.arguments(config.training, config.policy, folder)
     trainer = trl.DPOTrainer(
         model=PeftModel.from_pretrained(model, adapter, is_trainable=True),
-        args=trl.DPOConfig(**arguments, beta=config.beta, precompute_ref_log_probs=True, **_loss(config)),
+        args=trl.DPOConfig(
+            **arguments, beta=config.beta, precompute_ref_log_probs=True, **_loss(config)
+        ),
         train_dataset=datasets.Dataset.from_list(examples),
         processing_class=tokenizer,
         callbacks=[training.curves(folder / "curves.jsonl", "dpo")],
@@ -85,8 +97,15 @@ def _train(rows: list[PreferencePair], adapter: Path, folder: Path, base: str, c
 
 
 def _loss(config: DPOConfig) -> dict[str, Any]:
-    return {"loss_type": ["sigmoid", "sft"], "loss_weights": [1.0, config.nll]} if config.nll else {"loss_type": ["sigmoid"]}
+    return (
+        {"loss_type": ["sigmoid", "sft"], "loss_weights": [1.0, config.nll]}
+        if config.nll
+        else {"loss_type": ["sigmoid"]}
+    )
 
 
 def _example(row: PreferencePair) -> dict[str, Any]:
-    return {side: [message.model_dump() for message in getattr(row, side)] for side in ("prompt", *SIDES)}
+    return {
+        side: [message.model_dump() for message in getattr(row, side)]
+        for side in ("prompt", *SIDES)
+    }

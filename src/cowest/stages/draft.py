@@ -24,11 +24,15 @@ class DraftConfig(Config):
     """Rows that may fail in this stage; null for any number. Failed rows stay, and are left out of pairs and comparisons."""
 
 
-def main(queries: In, policy: In, drafts: Out, config: DraftConfig, shard: io.Shard | None = None) -> None:
+def main(
+    queries: In, policy: In, drafts: Out, config: DraftConfig, shard: io.Shard | None = None
+) -> None:
     """Writes `sampling.n` drafts a query, adjacent, in the queries' order."""
     trained, failures = version.expect(policy), Failures("draft")
     total = config.sampling.n * sum(1 for _ in io.queries(queries, config.split, shard))
     with config.policy.open(adapter=policy / "adapter") as model:
-        rows = collaboration.draft(io.queries(queries, config.split, shard), model, trained.prompts, config.sampling)
+        rows = collaboration.draft(
+            io.queries(queries, config.split, shard), model, trained.prompts, config.sampling
+        )
         io.write(drafts, failures.counted(watch(rows, "draft", total)))
     failures.judge(config.max_failed)

@@ -46,13 +46,25 @@ class EvaluateConfig(Config):
     """Rows that may fail in this stage; null for any number. Failed rows stay, and are left out of pairs and comparisons."""
 
 
-def main(queries: In, policy: In, challenger: In, champion: In, trials: Out, config: EvaluateConfig, shard: io.Shard | None = None) -> None:
+def main(
+    queries: In,
+    policy: In,
+    challenger: In,
+    champion: In,
+    trials: Out,
+    config: EvaluateConfig,
+    shard: io.Shard | None = None,
+) -> None:
     """Writes one row a query and system (and sample), adjacent: `before`, `after`, `champion` if there is one, `ideal`.
 
     One policy is held at a time: their drafts wait in files until the strong model refines those of a query together.
     """
     aligned, failures = version.expect(challenger), Failures("evaluate")
-    versions: dict[System, Version | None] = {"before": version.expect(policy), "after": aligned, "champion": version.read(champion)}
+    versions: dict[System, Version | None] = {
+        "before": version.expect(policy),
+        "after": aligned,
+        "champion": version.read(champion),
+    }
     folders: dict[System, Path] = {"before": policy, "after": challenger, "champion": champion}
     with tempfile.TemporaryDirectory(prefix=".evaluate.", dir=trials.parent) as scratch:
         drafted: list[Drafted] = []
@@ -60,21 +72,35 @@ def main(queries: In, policy: In, challenger: In, champion: In, trials: Out, con
             if known is None:
                 continue
             drafts = Path(scratch) / f"{system}.jsonl"
-            _draft(io.queries(queries, config.split, shard), folders[system], known.prompts, drafts, config)
+            _draft(
+                io.queries(queries, config.split, shard),
+                folders[system],
+                known.prompts,
+                drafts,
+                config,
+            )
             drafted.append((system, known.prompts, drafts))
         ideal = Path(scratch) / "ideal.jsonl"
         io.write(ideal, _ideals(io.queries(queries, config.split, shard)))
         drafted.append((IDEAL, aligned.prompts, ideal))
         _announce(drafted, config)
         with config.strong.open() as strong, config.scorer.open() as scorer:
-            io.write(trials, failures.counted(watch(_trials(drafted, strong, scorer, config), "evaluate")))
+            io.write(
+                trials,
+                failures.counted(watch(_trials(drafted, strong, scorer, config), "evaluate")),
+            )
     failures.judge(config.max_failed)
 
 
-def _draft(queries: Iterator[Query], policy: Path, prompts: Prompts, drafts: Path, config: EvaluateConfig) -> None:
+def _draft(
+    queries: Iterator[Query], policy: Path, prompts: Prompts, drafts: Path, config: EvaluateConfig
+) -> None:
     """The drafts of one policy, which is let go before the next is loaded."""
     with config.policy.open(adapter=policy / "adapter") as model:
-        io.write(drafts, watch(collaboration.draft(queries, model, prompts, config.drafting), "evaluate drafts"))
+        io.write(
+            drafts,
+            watch(collaboration.draft(queries, model, prompts, config.drafting), "evaluate drafts"),
+        )
 
 
 def _announce(drafted: list[Drafted], config: EvaluateConfig) -> None:
@@ -83,17 +109,29 @@ def _announce(drafted: list[Drafted], config: EvaluateConfig) -> None:
     with unjudged.open() as free:
         announce("evaluate", config.strong, lambda strong: _trials(drafted, strong, free, config))
     if isinstance(judge := config.scorer, JudgeConfig):
-        announce("evaluate", judge.model, lambda model: _trials(drafted, Counting(config.strong), judge.over(model), config))
+        announce(
+            "evaluate",
+            judge.model,
+            lambda model: _trials(drafted, Counting(config.strong), judge.over(model), config),
+        )
 
 
 def _ideals(queries: Iterable[Query]) -> Iterator[Draft]:
     """The best draft that could be given; a row that says so where none is known, so that all files hold the same queries."""
     for query in queries:
         failed = None if query.ideal is not None else "no ideal draft is known"
-        yield Draft(**{name: getattr(query, name) for name in Query.model_fields}, sample=0, draft=query.ideal, policy=IDEAL, failed=failed)
+        yield Draft(
+            **{name: getattr(query, name) for name in Query.model_fields},
+            sample=0,
+            draft=query.ideal,
+            policy=IDEAL,
+            failed=failed,
+        )
 
 
-def _trials(drafted: list[Drafted], strong: ChatModel, scorer: Scorer, config: EvaluateConfig) -> Iterator[Trial]:
+def _trials(
+    drafted: list[Drafted], strong: ChatModel, scorer: Scorer, config: EvaluateConfig
+) -> Iterator[Trial]:
     """The drafts of a query refined together where their prompts are equal, so that `solo` is one call; then scored."""
     drafted = sorted(drafted, key=lambda system: digest(system[1]))
     alike = [list(systems) for _, systems in groupby(drafted, key=lambda system: digest(system[1]))]
@@ -102,10 +140,14 @@ def _trials(drafted: list[Drafted], strong: ChatModel, scorer: Scorer, config: E
     names = [name for name, _, _ in drafted for _ in range(_rows(name, config))]
     for name, row in zip(cycle(names), collaboration.score(by_query, scorer), strict=False):
         if row.policy != IDEAL or row.draft is not None:
-            yield Trial(**{field: getattr(row, field) for field in type(row).model_fields}, system=name)
+            yield Trial(
+                **{field: getattr(row, field) for field in type(row).model_fields}, system=name
+            )
 
 
-def _refined(systems: list[Drafted], strong: ChatModel, config: EvaluateConfig) -> Iterator[list[Refinement]]:
+def _refined(
+    systems: list[Drafted], strong: ChatModel, config: EvaluateConfig
+) -> Iterator[list[Refinement]]:
     """Query by query, the refined drafts of all these systems."""
     files = [io.groups(path, Draft) for _, _, path in systems]
     together = ([row for group in groups for row in group] for groups in zip(*files, strict=True))

@@ -33,7 +33,10 @@ def main(feedback: list[In], pairs: Out, config: PairConfig) -> None:
             yield from preferences.pairs(group, config.rule, config.prompts.draft)
 
     count = io.write(pairs, found())
-    print(f"pair: {count} pairs; left out: {failed} failed rows, {cut} drafts cut at their limit", file=sys.stderr)
+    print(
+        f"pair: {count} pairs; left out: {failed} failed rows, {cut} drafts cut at their limit",
+        file=sys.stderr,
+    )
     if agreement.told:
         print(
             f"pair: feedback decides {agreement.told} comparisons of two drafts; the drafts' own scores decide "

@@ -8,12 +8,13 @@ from cowest import version
 from cowest.config import Config
 from cowest.errors import ModelError
 from cowest.io import replacing_folder, write_document
+from cowest.ledger.claims import Budget, open_turn
+from cowest.ledger.store import open_store
 from cowest.lineage import Turn, turn_of
-from cowest.models.claims import Budget, open_turn
-from cowest.models.store import open_store
 from cowest.ports import In, Out
 from cowest.protocols import Decision
-from cowest.registry import RegistryConfig, champion_of, is_late
+from cowest.registry.log import champion_of, is_late
+from cowest.registry.mlflow import RegistryConfig
 
 
 class PinConfig(Config):
@@ -34,8 +35,15 @@ def main(raw: In, params: In, turn: Out, start: Out, champion: Out, config: PinC
     now = turn_of(raw, params, champion_of(log))
     open_turn(open_store(), now.key, config.budget)
     before = _read(turn)
-    if before is not None and before.key == now.key and _whole(before, start, champion) and not _came_late(log, before):
-        write_document(turn, before.model_copy(update={"raw": now.raw}))  # equal data may have got a revision since
+    if (
+        before is not None
+        and before.key == now.key
+        and _whole(before, start, champion)
+        and not _came_late(log, before)
+    ):
+        write_document(
+            turn, before.model_copy(update={"raw": now.raw})
+        )  # equal data may have got a revision since
         return
     turn.unlink(missing_ok=True)  # while the folders change, nothing is pinned
     for folder in (start, champion):
@@ -62,4 +70,7 @@ def _whole(turn: Turn, *folders: Path) -> bool:
 
 
 def _came_late(log: list[Decision], turn: Turn) -> bool:
-    return any(decision.turn == turn.key and decision.against == turn.champion and is_late(decision) for decision in log)
+    return any(
+        decision.turn == turn.key and decision.against == turn.champion and is_late(decision)
+        for decision in log
+    )

@@ -12,9 +12,9 @@ from cowest.config import Config
 from cowest.domains import AnyDomain
 from cowest.domains.table import Source, Table
 from cowest.errors import ContractError
-from cowest.intake import Intake
 from cowest.ports import In, Out
 from cowest.progress import watch
+from cowest.raw.intake import Intake
 from cowest.records import Query
 
 
@@ -37,11 +37,15 @@ class PrepareConfig(Config):
         if values["domain"] == "table":
             return {name: value for name, value in values.items() if name != "domain"}
         ours = {name: value for name, value in values.items() if name in ("table", "max_bad")}
-        return ours | {"domain": {name: value for name, value in values.items() if name not in ours}}
+        return ours | {
+            "domain": {name: value for name, value in values.items() if name not in ours}
+        }
 
     def model_post_init(self, _: Any) -> None:
         if (self.table is None) == (self.domain is None):
-            raise ValueError("`table` has the columns of `domain: table`, and neither goes without the other")
+            raise ValueError(
+                "`table` has the columns of `domain: table`, and neither goes without the other"
+            )
 
     @property
     def source(self) -> "AnyDomain | Source":

@@ -36,7 +36,9 @@ class RefineConfig(Config):
         return sampling
 
 
-def main(drafts: list[In], refinements: Out, config: RefineConfig, shard: io.Shard | None = None) -> None:
+def main(
+    drafts: list[In], refinements: Out, config: RefineConfig, shard: io.Shard | None = None
+) -> None:
     """Writes one row for each draft, the failed ones too."""
     failures, total, earlier = Failures("refine"), 0, 0
     for group in io.groups(drafts, Draft, shard):
@@ -44,7 +46,9 @@ def main(drafts: list[In], refinements: Out, config: RefineConfig, shard: io.Sha
         earlier += sum(row.failed is not None for row in group)
 
     def refined(strong: ChatModel) -> Iterator[Refinement]:
-        return collaboration.refine(io.groups(drafts, Draft, shard), strong, config.prompts, config.sampling)
+        return collaboration.refine(
+            io.groups(drafts, Draft, shard), strong, config.prompts, config.sampling
+        )
 
     announce("refine", config.strong, refined)
     with config.strong.open() as strong:

@@ -13,14 +13,24 @@ from cowest.lineage import Turn, params_digest, settings_of, tags_of
 from cowest.ports import In, Out
 from cowest.protocols import Decision
 from cowest.records import DataSet, EvalReport, Outcome
-from cowest.registry import RegistryConfig, champion_of
-from cowest.tracking import MlflowTracker, numbers
+from cowest.registry.log import champion_of
+from cowest.registry.mlflow import RegistryConfig
+from cowest.registry.tracking import MlflowTracker, numbers
 
 UNNAMEABLE = re.compile(r"[^\w. :/-]")
 """What MLflow takes in no name of a metric or a tag."""
 
 
-METRICS = {"queries", "groups", "systems", "comparisons", "gap_closed", "transitions", "choices", "passed"}
+METRICS = {
+    "queries",
+    "groups",
+    "systems",
+    "comparisons",
+    "gap_closed",
+    "transitions",
+    "choices",
+    "passed",
+}
 """What of the report becomes metrics; the whole report is kept beside them."""
 
 
@@ -48,17 +58,35 @@ def main(
     pinned, judged = read_document(turn, Turn), read_document(report, EvalReport)
     settings = load(params)
     if params_digest(settings, str(params)) != pinned.params:
-        raise ContractError(f"{params} was changed since {turn} was pinned: run `cowest turn`, which pins it again")
+        raise ContractError(
+            f"{params} was changed since {turn} was pinned: run `cowest turn`, which pins it again"
+        )
     kept = version.expect(challenger)
     runs = config.registry.runs()
-    digests = {UNNAMEABLE.sub("_", f"data/{name}"): value for name, value in list(pinned.data.items())[:50]}
+    digests = {
+        UNNAMEABLE.sub("_", f"data/{name}"): value for name, value in list(pinned.data.items())[:50]
+    }
     data = _data(pinned, {"queries": queries, "corpus": corpus, "pairs": pairs})
-    rests_on = {"base": kept.base, "params": pinned.params, "code": pinned.code, "report": file_digest(report)} | digests | tags_of(data)
+    rests_on = (
+        {
+            "base": kept.base,
+            "params": pinned.params,
+            "code": pinned.code,
+            "report": file_digest(report),
+        }
+        | digests
+        | tags_of(data)
+    )
     # The tracker first: a turn that is decided is done, and nobody comes back to it.
     MlflowTracker(runs).record(
         pinned.key,
-        params={name: section for name, section in settings_of(settings).items() if name != "models"},
-        metrics={UNNAMEABLE.sub("_", name): value for name, value in numbers(judged.model_dump(include=METRICS)).items()},
+        params={
+            name: section for name, section in settings_of(settings).items() if name != "models"
+        },
+        metrics={
+            UNNAMEABLE.sub("_", name): value
+            for name, value in numbers(judged.model_dump(include=METRICS)).items()
+        },
         curves=[*_curves(policy), *_curves(challenger)],
         tags=rests_on,
         data=data,
@@ -66,7 +94,12 @@ def main(
     )
     registry = config.registry.open()
     made = registry.decide(
-        challenger, turn=pinned.key, promote=judged.passed, against=pinned.champion, reason=_reason(judged), tags=rests_on
+        challenger,
+        turn=pinned.key,
+        promote=judged.passed,
+        against=pinned.champion,
+        reason=_reason(judged),
+        tags=rests_on,
     )
     write_document(decision, _outcome(made, champion_of(registry.log())))
 
@@ -75,14 +108,24 @@ def _data(pinned: Turn, made: dict[str, Path]) -> dict[str, DataSet]:
     """The data sets of the turn: what came in, and what was made of it, whose names are the same wherever the files lie."""
     raw = pinned.raw or DataSet(path="raw", digest=digest(pinned.data), kept="unversioned")
     return {"raw": raw} | {
-        name: DataSet(path=f"data/{name}.jsonl", digest=file_digest(path), kept="derived", rows=sum(1 for _ in lines(path)))
+        name: DataSet(
+            path=f"data/{name}.jsonl",
+            digest=file_digest(path),
+            kept="derived",
+            rows=sum(1 for _ in lines(path)),
+        )
         for name, path in made.items()
     }
 
 
 def _outcome(made: Decision, champion: int | None) -> Outcome:
     return Outcome(
-        turn=made.turn, version=made.version, promoted=made.promoted, against=made.against, champion=champion, reason=made.reason
+        turn=made.turn,
+        version=made.version,
+        promoted=made.promoted,
+        against=made.against,
+        champion=champion,
+        reason=made.reason,
     )
 
 
@@ -104,7 +147,12 @@ def _curves(folder: Path) -> list[dict[str, float]]:
             row: dict[str, Any] = json.loads(line)
             step, stage = row.pop("step"), row.pop("stage")
             rows.append(
-                {"step": step} | {UNNAMEABLE.sub("_", f"{stage}/{name}"): float(value) for name, value in row.items() if value is not None}
+                {"step": step}
+                | {
+                    UNNAMEABLE.sub("_", f"{stage}/{name}"): float(value)
+                    for name, value in row.items()
+                    if value is not None
+                }
             )
         except (ValueError, KeyError, TypeError, AttributeError):
             raise InputError(f"{path}:{number} is not a step of a curve: train again") from None

@@ -24,10 +24,16 @@ class ScoreConfig(Config):
     """Rows that may fail in this stage; null for any number. Failed rows stay, and are left out of pairs and comparisons."""
 
 
-def main(refinements: list[In], feedback: Out, config: ScoreConfig, shard: io.Shard | None = None) -> None:
+def main(
+    refinements: list[In], feedback: Out, config: ScoreConfig, shard: io.Shard | None = None
+) -> None:
     """Writes one row for each refinement, the failed ones too."""
     failures = Failures("score")
-    earlier = sum(row.failed is not None for group in io.groups(refinements, Refinement, shard) for row in group)
+    earlier = sum(
+        row.failed is not None
+        for group in io.groups(refinements, Refinement, shard)
+        for row in group
+    )
 
     def scored(scorer: Scorer) -> Iterator[Feedback]:
         return collaboration.score(io.groups(refinements, Refinement, shard), scorer)

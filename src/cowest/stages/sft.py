@@ -33,11 +33,16 @@ class SFTConfig(Config):
 def main(corpus: In, start: In, policy: Out, config: SFTConfig) -> None:
     """Writes a version of the policy. Raises ContractError for an empty corpus."""
     base = config.policy.base_name(config.policy.folder())
-    rests_on = digest([base, file_digest(corpus), config.lora, config.training, config.prompts.draft])
+    rests_on = digest(
+        [base, file_digest(corpus), config.lora, config.training, config.prompts.draft]
+    )
     known = version.read(start)
     with io.replacing_folder(policy) as folder:
         if known is not None and known.trained == rests_on:
-            print("sft: base, corpus and settings are those of the version that the turn starts from: it is handed on", file=sys.stderr)
+            print(
+                "sft: base, corpus and settings are those of the version that the turn starts from: it is handed on",
+                file=sys.stderr,
+            )
             shutil.copytree(start / "adapter", folder / "adapter")
         else:
             _train(list(io.read(corpus, Demonstration)), folder, base, config)
@@ -46,7 +51,9 @@ def main(corpus: In, start: In, policy: Out, config: SFTConfig) -> None:
 
 def _train(corpus: list[Demonstration], folder: Path, base: str, config: SFTConfig) -> None:
     if not corpus:
-        raise ContractError("sft: the corpus is empty: there is nothing to specialise the policy on. It comes from the domain's `corpus`")
+        raise ContractError(
+            "sft: the corpus is empty: there is nothing to specialise the policy on. It comes from the domain's `corpus`"
+        )
     import datasets
     import torch
     import transformers
@@ -57,14 +64,19 @@ def _train(corpus: list[Demonstration], folder: Path, base: str, config: SFTConf
     torch.manual_seed(config.training.seed)
     model, tokenizer = hf.load(config.policy, config.training.dtype)
     examples = [_example(row, config) for row in corpus]
-    said = [(row.source, [*example["prompt"], *example["completion"]]) for row, example in zip(corpus, examples, strict=True)]
+    said = [
+        (row.source, [*example["prompt"], *example["completion"]])
+        for row, example in zip(corpus, examples, strict=True)
+    ]
     training.fit(tokenizer, said, config.training.max_length, "sft")
     lora = LoraConfig(task_type="CAUSAL_LM", **_shape(config.lora))
     _known(model, config.lora)
     arguments = training.arguments(config.training, config.policy, folder)
     trainer = trl.SFTTrainer(
         model=get_peft_model(model, lora),
-        args=trl.SFTConfig(**arguments, completion_only_loss=True, train_sampling_strategy="group_by_length"),
+        args=trl.SFTConfig(
+            **arguments, completion_only_loss=True, train_sampling_strategy="group_by_length"
+        ),
         train_dataset=datasets.Dataset.from_list(examples),
         processing_class=tokenizer,
         callbacks=[training.curves(folder / "curves.jsonl", "sft")],
@@ -84,7 +96,11 @@ def _example(row: Demonstration, config: SFTConfig) -> dict[str, Any]:
 def _known(model: Any, lora: Lora) -> None:
     """Raises ConfigError for a map that no layer has: PEFT passes over a misspelt one if another fits."""
     names = {name.rpartition(".")[2] for name, _ in model.named_modules()}
-    wrong = [] if isinstance(lora.targets, str) else [target for target in lora.targets if target not in names]
+    wrong = (
+        []
+        if isinstance(lora.targets, str)
+        else [target for target in lora.targets if target not in names]
+    )
     if wrong:
         raise ConfigError(f"sft.lora.targets: no layer of the policy has {', '.join(wrong)}")
 
@@ -92,4 +108,9 @@ def _known(model: Any, lora: Lora) -> None:
 def _shape(lora: Lora) -> dict[str, Any]:
     targets = lora.targets if isinstance(lora.targets, str) else list(lora.targets)
     layers = list(range(*lora.layers)) if lora.layers else None
-    return {"r": lora.r, "lora_alpha": lora.alpha, "target_modules": targets, "layers_to_transform": layers}
+    return {
+        "r": lora.r,
+        "lora_alpha": lora.alpha,
+        "target_modules": targets,
+        "layers_to_transform": layers,
+    }

@@ -32,7 +32,9 @@ class ValidateConfig(Config):
     @model_validator(mode="before")
     @classmethod
     def _beside(cls, values: Any) -> Any:
-        return {"suite": values} if isinstance(values, Mapping) and "suite" not in values else values
+        return (
+            {"suite": values} if isinstance(values, Mapping) and "suite" not in values else values
+        )
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,7 +50,11 @@ class Judgement:
     @property
     def broken(self) -> list[Finding]:
         """What fails the turn."""
-        return [finding for finding in self.findings if finding.rule.severity == "fail" and not finding.met]
+        return [
+            finding
+            for finding in self.findings
+            if finding.rule.severity == "fail" and not finding.met
+        ]
 
 
 def main(rows: list[In], against: In, valid: Out, page: Out, config: ValidateConfig) -> None:
@@ -69,7 +75,9 @@ def main(rows: list[In], against: In, valid: Out, page: Out, config: ValidateCon
     with io.replacing(valid) as temporary, temporary.open("wb") as file:
         for number, (_, _, line) in enumerate(io.placed(rows)):
             if number not in judged.aside:
-                file.write((judged.seen.change(line) if number in judged.seen.changed else line) + b"\n")
+                file.write(
+                    (judged.seen.change(line) if number in judged.seen.changed else line) + b"\n"
+                )
     print(f"{said}; the page: {page}", file=sys.stderr)
 
 
@@ -86,7 +94,12 @@ def _judged(rows: Sequence[Path], against: Path, suite: AnySuite) -> Judgement:
     total, left = len(seen.frame), seen.frame.drop(list(aside)) if aside else seen.frame
     findings += engine.judge_whole(suite.whole(left, seen), [rule for rule in rules if rule.whole])
     found = Validation(
-        kind=suite.kind, taken=total, left=len(left), aside=len(aside), rules=tuple(map(_outcome, findings)), facts=suite.facts(left, seen)
+        kind=suite.kind,
+        taken=total,
+        left=len(left),
+        aside=len(aside),
+        rules=tuple(map(_outcome, findings)),
+        facts=suite.facts(left, seen),
     )
     return Judgement(found, findings, aside, seen)
 
@@ -94,11 +107,19 @@ def _judged(rows: Sequence[Path], against: Path, suite: AnySuite) -> Judgement:
 def _outcome(finding: Finding) -> RuleOutcome:
     rule = finding.rule
     return RuleOutcome(
-        name=rule.name, says=rule.says, mend=rule.mend, severity=rule.severity, met=finding.met, found=finding.found, rows=len(finding.rows)
+        name=rule.name,
+        says=rule.says,
+        mend=rule.mend,
+        severity=rule.severity,
+        met=finding.met,
+        found=finding.found,
+        rows=len(finding.rows),
     )
 
 
-def _places(rows: Sequence[Path], wanted: Collection[int], remarks: Mapping[int, str]) -> dict[int, str]:
+def _places(
+    rows: Sequence[Path], wanted: Collection[int], remarks: Mapping[int, str]
+) -> dict[int, str]:
     """`file:line` of the rows asked for, where each came from, and what else there is to say of it."""
     places = {}
     for number, (path, at, line) in enumerate(io.placed(rows) if wanted else ()):
@@ -117,8 +138,16 @@ def _places(rows: Sequence[Path], wanted: Collection[int], remarks: Mapping[int,
 
 def _said(found: Validation) -> str:
     """rows in = rows out + set aside, with the reasons."""
-    reasons = [f"{rule.rows}: {rule.says}" for rule in found.rules if rule.severity == "aside" and rule.rows]
-    noted = [f"{rule.says}: {rule.found} ({rule.mend})" for rule in found.rules if rule.severity == "note" and not rule.met]
+    reasons = [
+        f"{rule.rows}: {rule.says}"
+        for rule in found.rules
+        if rule.severity == "aside" and rule.rows
+    ]
+    noted = [
+        f"{rule.says}: {rule.found} ({rule.mend})"
+        for rule in found.rules
+        if rule.severity == "note" and not rule.met
+    ]
     why = f" (expected, and not met by {'; by '.join(reasons)})" if reasons else ""
     more = f"; to note: expected that {'; that '.join(noted)}" if noted else ""
     return f"validate {found.kind}: {found.taken} rows in = {found.left} out + {found.aside} set aside{why}{more}"
@@ -135,9 +164,17 @@ def _page(rows: Sequence[Path], judged: Judgement, places: dict[int, str]) -> st
     pointed: dict[str, list[tuple[str, str]]] = {"fail": [], "note": [], "aside": []}
     for finding in unmet:
         if finding.rule.severity != "aside":
-            pointed[finding.rule.severity] += [(finding.rule.says, places[row]) for row in finding.rows[:SHOWN]]
-    pointed["aside"] = [("; ".join(judged.aside[row]), places[row]) for row in sorted(judged.aside)[:SHOWN]]
-    many = [(finding.rule.says, lines(finding.rows)) for finding in unmet if len(finding.rows) > SHOWN or len(judged.aside) > SHOWN]
+            pointed[finding.rule.severity] += [
+                (finding.rule.says, places[row]) for row in finding.rows[:SHOWN]
+            ]
+    pointed["aside"] = [
+        ("; ".join(judged.aside[row]), places[row]) for row in sorted(judged.aside)[:SHOWN]
+    ]
+    many = [
+        (finding.rule.says, lines(finding.rows))
+        for finding in unmet
+        if len(finding.rows) > SHOWN or len(judged.aside) > SHOWN
+    ]
     return contracts.page(_names(rows), judged.found, **pointed, lines=many)
 
 

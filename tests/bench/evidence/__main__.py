@@ -19,19 +19,39 @@ ROOT = Path(__file__).parents[3]
 def main() -> None:
     """Makes the runs that are not there yet, then what is said of them."""
     asked = argparse.ArgumentParser(prog="python -m tests.bench.evidence", description=__doc__)
-    asked.add_argument("--folder", type=Path, default=ROOT / ".evidence", help="where runs are kept: one that is cut goes on where it was")
-    asked.add_argument("--jobs", type=int, default=os.cpu_count() or 1, help="runs at once, one thread and 4 GiB each")
+    asked.add_argument(
+        "--folder",
+        type=Path,
+        default=ROOT / ".evidence",
+        help="where runs are kept: one that is cut goes on where it was",
+    )
+    asked.add_argument(
+        "--jobs",
+        type=int,
+        default=os.cpu_count() or 1,
+        help="runs at once, one thread and 4 GiB each",
+    )
     asked.add_argument("--only", default="", help="only runs whose name begins so")
     asked.add_argument("--report", action="store_true", help="only say what the finished runs show")
     given = asked.parse_args()
     if not given.report:
-        wanted = {name: settings for name, settings in plan.runs().items() if name.startswith(given.only)}
+        wanted = {
+            name: settings for name, settings in plan.runs().items() if name.startswith(given.only)
+        }
         with ThreadPoolExecutor(given.jobs) as pool:
             failed = [
-                name for name, code in zip(wanted, pool.map(lambda one: run(*one, given.folder), wanted.items()), strict=True) if code
+                name
+                for name, code in zip(
+                    wanted,
+                    pool.map(lambda one: run(*one, given.folder), wanted.items()),
+                    strict=True,
+                )
+                if code
             ]
         if failed:
-            raise SystemExit(f"these runs failed (their log is in their folder): {', '.join(failed)}")
+            raise SystemExit(
+                f"these runs failed (their log is in their folder): {', '.join(failed)}"
+            )
     report.write(given.folder, ROOT / "docs")
 
 
@@ -41,14 +61,25 @@ def run(name: str, settings: plan.Settings, folder: Path) -> int:
     if done.exists():
         if plan.Settings.model_validate(json.loads(done.read_text())["settings"]) == settings:
             return 0
-        for made in (done, folder / name / "trials.jsonl"):  # more is asked of it: what it has stays, and its answers are known
+        for made in (
+            done,
+            folder / name / "trials.jsonl",
+        ):  # more is asked of it: what it has stays, and its answers are known
             made.unlink(missing_ok=True)
     (folder / name).mkdir(parents=True, exist_ok=True)
-    command = [sys.executable, "-m", "tests.bench.evidence.run", settings.model_dump_json(), str(folder / name)]
+    command = [
+        sys.executable,
+        "-m",
+        "tests.bench.evidence.run",
+        settings.model_dump_json(),
+        str(folder / name),
+    ]
     environment = os.environ | {"OMP_NUM_THREADS": "1", "OMP_WAIT_POLICY": "PASSIVE"}
     with (folder / name / "log.txt").open("a") as log:
         print(f"evidence: {name} begins", file=sys.stderr, flush=True)
-        code = subprocess.run(command, cwd=ROOT, env=environment, stdout=log, stderr=subprocess.STDOUT, check=False).returncode
+        code = subprocess.run(
+            command, cwd=ROOT, env=environment, stdout=log, stderr=subprocess.STDOUT, check=False
+        ).returncode
         print(f"evidence: {name} {'failed' if code else 'is done'}", file=sys.stderr, flush=True)
     return code
 

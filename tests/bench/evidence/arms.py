@@ -28,34 +28,58 @@ class Arm:
     """Of the learning rate, how many times DPO's."""
 
 
-def aligned(groups: list[list[Feedback]], rule: PairRule, template: Template, _: int) -> list[PreferencePair]:
+def aligned(
+    groups: list[list[Feedback]], rule: PairRule, template: Template, _: int
+) -> list[PreferencePair]:
     """Collaborative feedback: what the product does."""
     return [pair for group in groups for pair in preferences.pairs(group, rule, template)]
 
 
-def self_scored(groups: list[list[Feedback]], rule: PairRule, template: Template, seed: int) -> list[PreferencePair]:
+def self_scored(
+    groups: list[list[Feedback]], rule: PairRule, template: Template, seed: int
+) -> list[PreferencePair]:
     """The draft scored alone against the target, on the same queries: no call of the strong model. The rest is equal."""
-    return aligned([[_scored(row, row.draft_score) for row in group] for group in groups], rule, template, seed)
+    return aligned(
+        [[_scored(row, row.draft_score) for row in group] for group in groups], rule, template, seed
+    )
 
 
-def self_scored_many(groups: list[list[Feedback]], rule: PairRule, template: Template, seed: int) -> list[PreferencePair]:
+def self_scored_many(
+    groups: list[list[Feedback]], rule: PairRule, template: Template, seed: int
+) -> list[PreferencePair]:
     """As many self-scored pairs as collaborative ones: all there are, query by query, and again from the start if they are few."""
     wanted = len(aligned(groups, rule, template, seed))
     without_limit = rule.model_copy(update={"per_query": None})
     by_query = [self_scored([group], without_limit, template, seed) for group in groups]
-    dealt = [pairs[turn] for turn in range(max(map(len, by_query), default=0)) for pairs in by_query if turn < len(pairs)]
+    dealt = [
+        pairs[turn]
+        for turn in range(max(map(len, by_query), default=0))
+        for pairs in by_query
+        if turn < len(pairs)
+    ]
     return list(islice(cycle(dealt), wanted))
 
 
-def shuffled(groups: list[list[Feedback]], rule: PairRule, template: Template, seed: int) -> list[PreferencePair]:
+def shuffled(
+    groups: list[list[Feedback]], rule: PairRule, template: Template, seed: int
+) -> list[PreferencePair]:
     """The scores of a query's distinct drafts dealt to them at random: the same drafts, the same calls, no information."""
-    return aligned([_shuffled(group, random.Random(f"{seed} {group[0].id}")) for group in groups], rule, template, seed)
+    return aligned(
+        [_shuffled(group, random.Random(f"{seed} {group[0].id}")) for group in groups],
+        rule,
+        template,
+        seed,
+    )
 
 
-def some_queries(share: float) -> Callable[[list[list[Feedback]], PairRule, Template, int], list[PreferencePair]]:
+def some_queries(
+    share: float,
+) -> Callable[[list[list[Feedback]], PairRule, Template, int], list[PreferencePair]]:
     """Collaborative feedback on a share of the queries: fewer pairs, and fewer calls."""
 
-    def fewer(groups: list[list[Feedback]], rule: PairRule, template: Template, seed: int) -> list[PreferencePair]:
+    def fewer(
+        groups: list[list[Feedback]], rule: PairRule, template: Template, seed: int
+    ) -> list[PreferencePair]:
         order = sorted(groups, key=lambda group: digest([seed, group[0].id]))
         kept = {group[0].id for group in order[: round(share * len(order))]}
         return aligned([group for group in groups if group[0].id in kept], rule, template, seed)
@@ -63,19 +87,27 @@ def some_queries(share: float) -> Callable[[list[list[Feedback]], PairRule, Temp
     return fewer
 
 
-def first_samples(count: int) -> Callable[[list[list[Feedback]], PairRule, Template, int], list[PreferencePair]]:
+def first_samples(
+    count: int,
+) -> Callable[[list[list[Feedback]], PairRule, Template, int], list[PreferencePair]]:
     """Collaborative feedback on the first drafts of each query only: a smaller K."""
 
-    def fewer(groups: list[list[Feedback]], rule: PairRule, template: Template, seed: int) -> list[PreferencePair]:
+    def fewer(
+        groups: list[list[Feedback]], rule: PairRule, template: Template, seed: int
+    ) -> list[PreferencePair]:
         return aligned([group[:count] for group in groups], rule, template, seed)
 
     return fewer
 
 
-def by_rule(**changes: object) -> Callable[[list[list[Feedback]], PairRule, Template, int], list[PreferencePair]]:
+def by_rule(
+    **changes: object,
+) -> Callable[[list[list[Feedback]], PairRule, Template, int], list[PreferencePair]]:
     """Collaborative feedback under another rule."""
 
-    def otherwise(groups: list[list[Feedback]], rule: PairRule, template: Template, seed: int) -> list[PreferencePair]:
+    def otherwise(
+        groups: list[list[Feedback]], rule: PairRule, template: Template, seed: int
+    ) -> list[PreferencePair]:
         return aligned(groups, rule.model_copy(update=changes), template, seed)
 
     return otherwise

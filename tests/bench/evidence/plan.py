@@ -20,21 +20,33 @@ def runs() -> dict[str, Settings]:
     """Every run by its name, in the order they are made."""
     found = {f"result-{seed}": Settings(seed=seed, **_curves(seed)) for seed in SEEDS}
     found |= {
-        f"plain-{seed}": Settings(seed=seed, asked="plain", arms=("aligned", "self_scored", "shuffled"), samples=0) for seed in PLAIN_SEEDS
+        f"plain-{seed}": Settings(
+            seed=seed, asked="plain", arms=("aligned", "self_scored", "shuffled"), samples=0
+        )
+        for seed in PLAIN_SEEDS
     }
     for share in ANSWER_SHARES:
         found |= {
-            f"answers-{share:g}-{seed}": Settings(seed=seed, mix=with_answers(share), arms=("aligned", "self_scored"), samples=0)
+            f"answers-{share:g}-{seed}": Settings(
+                seed=seed, mix=with_answers(share), arms=("aligned", "self_scored"), samples=0
+            )
             for seed in SHARE_SEEDS
         }
     return found
 
 
 def _curves(seed: int) -> dict[str, object]:
-    return {"arms": HEADLINE + CURVES, "second_round": True} if seed in CURVE_SEEDS else {"arms": HEADLINE}
+    return (
+        {"arms": HEADLINE + CURVES, "second_round": True}
+        if seed in CURVE_SEEDS
+        else {"arms": HEADLINE}
+    )
 
 
 def with_answers(share: float) -> dict[str, float]:
     """The usual habits, with another share of final answers."""
     rest = 1 - invent.MIX["answer"]
-    return {habit: share if habit == "answer" else round(usual * (1 - share) / rest, 4) for habit, usual in invent.MIX.items()}
+    return {
+        habit: share if habit == "answer" else round(usual * (1 - share) / rest, 4)
+        for habit, usual in invent.MIX.items()
+    }

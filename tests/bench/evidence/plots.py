@@ -12,14 +12,30 @@ BLUE, ORANGE, GREY, PALE = "#1f5fa8", "#c2571a", "#555555", "#7fa6d3"
 def systems(found: Mapping[str, Any], path: Path) -> None:
     """Every system's share of right answers: each run a dot, all runs the bar with its interval."""
     plt = _pyplot()
-    figure, axes = plt.subplots(1, 2, figsize=(9.2, 3.9), sharey=True, sharex=True, layout="constrained")
+    figure, axes = plt.subplots(
+        1, 2, figsize=(9.2, 3.9), sharey=True, sharex=True, layout="constrained"
+    )
     rows = list(NAMES)
     for axis, mode in zip(axes, ("greedy", "sampled"), strict=True):
         for place, name in enumerate(reversed(rows)):
             one = found["systems"][mode][name]
-            colour = BLUE if name == "aligned" else ORANGE if name.startswith(("self", "shuf", "sft")) else GREY
-            axis.plot(one["runs"], [place] * len(one["runs"]), "o", ms=4, color=colour, alpha=0.35, mew=0)
-            axis.plot([one["low"], one["high"]], [place, place], color=colour, lw=2.2, solid_capstyle="butt")
+            colour = (
+                BLUE
+                if name == "aligned"
+                else ORANGE
+                if name.startswith(("self", "shuf", "sft"))
+                else GREY
+            )
+            axis.plot(
+                one["runs"], [place] * len(one["runs"]), "o", ms=4, color=colour, alpha=0.35, mew=0
+            )
+            axis.plot(
+                [one["low"], one["high"]],
+                [place, place],
+                color=colour,
+                lw=2.2,
+                solid_capstyle="butt",
+            )
             axis.plot([one["mean"]], [place], "|", ms=13, mew=2.4, color=colour)
         axis.set(xlim=(-0.03, 1.03), xlabel="right answers", title=f"{mode} drafts")
         axis.grid(axis="x", color="#e3e3e3", lw=0.7)
@@ -38,7 +54,9 @@ def curves(found: Mapping[str, Any], path: Path) -> None:
     for axis, (name, label) in zip(axes, said.items(), strict=True):
         points = found["curves"][name]
         arms = ("aligned", "self_scored") if name == "answers" else ("aligned", "sampled")
-        for side, arm, colour in zip((-1, 1), arms, (BLUE, ORANGE if name == "answers" else PALE), strict=True):
+        for side, arm, colour in zip(
+            (-1, 1), arms, (BLUE, ORANGE if name == "answers" else PALE), strict=True
+        ):
             _line(axis, points, arm, colour, side=side, categories=name == "answers")
         if name == "rounds":
             axis.set_xticks([0, 1, 2])
@@ -56,18 +74,48 @@ def curves(found: Mapping[str, Any], path: Path) -> None:
     _save(figure, path)
 
 
-def _line(axis: Any, points: Sequence[Mapping[str, Any]], arm: str, colour: str, *, side: int, categories: bool) -> None:
+def _line(
+    axis: Any,
+    points: Sequence[Mapping[str, Any]],
+    arm: str,
+    colour: str,
+    *,
+    side: int,
+    categories: bool,
+) -> None:
     if not points:
         return
-    label = {"aligned": "collaborative feedback", "sampled": "the same, drafts sampled", "self_scored": "self-scored"}[arm]
+    label = {
+        "aligned": "collaborative feedback",
+        "sampled": "the same, drafts sampled",
+        "self_scored": "self-scored",
+    }[arm]
     where = list(range(len(points))) if categories else [point["x"] for point in points]
     # Side by side, so that one interval does not hide the other.
-    places = [place + side * 0.012 * (max(where) or 1) * (2 if categories else 1) for place in where]
+    places = [
+        place + side * 0.012 * (max(where) or 1) * (2 if categories else 1) for place in where
+    ]
     means = [point[arm]["mean"] for point in points]
-    errors = [[point[arm]["mean"] - point[arm]["low"] for point in points], [point[arm]["high"] - point[arm]["mean"] for point in points]]
-    axis.errorbar(places, means, yerr=errors, fmt="o-" if not categories else "o", color=colour, lw=1.6, ms=5, capsize=2.5, label=label)
+    errors = [
+        [point[arm]["mean"] - point[arm]["low"] for point in points],
+        [point[arm]["high"] - point[arm]["mean"] for point in points],
+    ]
+    axis.errorbar(
+        places,
+        means,
+        yerr=errors,
+        fmt="o-" if not categories else "o",
+        color=colour,
+        lw=1.6,
+        ms=5,
+        capsize=2.5,
+        label=label,
+    )
     if categories:
-        names = [f"{point['x']:.0%}" if isinstance(point["x"], float) else "the answer\nis the fact" for point in points]
+        names = [
+            f"{point['x']:.0%}" if isinstance(point["x"], float) else "the answer\nis the fact"
+            for point in points
+        ]
         axis.set_xticks(where, names)
         axis.margins(x=0.15)
 
@@ -76,7 +124,13 @@ def _pyplot() -> Any:
     import matplotlib as mpl
 
     mpl.use("svg")
-    mpl.rcParams |= {"svg.hashsalt": "cowest", "svg.fonttype": "path", "font.size": 9, "axes.spines.top": False, "axes.spines.right": False}
+    mpl.rcParams |= {
+        "svg.hashsalt": "cowest",
+        "svg.fonttype": "path",
+        "font.size": 9,
+        "axes.spines.top": False,
+        "axes.spines.right": False,
+    }
     import matplotlib.pyplot as plt
 
     return plt

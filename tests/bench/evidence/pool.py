@@ -22,31 +22,49 @@ def scores(run: Run, system: str) -> Floats:
     """A system's score on each question of a run, NaN where it has none. `best single` is the one model alone that did best in that
     very run."""
     if system == BEST:
-        singles = [name for name in run["scores"] if name == "strong alone" or name.endswith("alone greedy")]
+        singles = [
+            name
+            for name in run["scores"]
+            if name == "strong alone" or name.endswith("alone greedy")
+        ]
         system = max(singles, key=lambda name: float(np.mean(run["scores"][name])))
     return np.asarray(run["scores"][system], dtype=np.float64)
 
 
-def difference(runs: Sequence[Run], of: str, over: str | None = None, seed: int = 0) -> dict[str, Any]:
+def difference(
+    runs: Sequence[Run], of: str, over: str | None = None, seed: int = 0
+) -> dict[str, Any]:
     """`of` less `over` (or `of` itself): mean, 95 % interval, how many runs, questions, and each run's own mean. Questions on which
     one of them has no score are left out."""
     values = [scores(run, of) - (scores(run, over) if over else 0.0) for run in runs]
     products = [_products(run, ~np.isnan(value)) for run, value in zip(runs, values, strict=True)]
     values = [value[~np.isnan(value)] for value in values]
-    drawn = _resampled(products, [np.stack([value, np.ones_like(value)], axis=1) for value in values], seed)
+    drawn = _resampled(
+        products, [np.stack([value, np.ones_like(value)], axis=1) for value in values], seed
+    )
     each = [float(value.mean()) for value in values]
     return _said(float(np.mean(each)), (drawn[..., 0] / drawn[..., 1]).mean(axis=1), each, values)
 
 
-def gap_closed(runs: Sequence[Run], before: str, after: str, ideal: str = "ideal", seed: int = 0) -> dict[str, Any]:
+def gap_closed(
+    runs: Sequence[Run], before: str, after: str, ideal: str = "ideal", seed: int = 0
+) -> dict[str, Any]:
     """(after - before) / (ideal - before), the means over runs above and below the line; also each run's own."""
     tops = [scores(run, after) - scores(run, before) for run in runs]
     bottoms = [scores(run, ideal) - scores(run, before) for run in runs]
-    columns = [np.stack([top, bottom, np.ones_like(top)], axis=1) for top, bottom in zip(tops, bottoms, strict=True)]
+    columns = [
+        np.stack([top, bottom, np.ones_like(top)], axis=1)
+        for top, bottom in zip(tops, bottoms, strict=True)
+    ]
     drawn = _resampled([_products(run) for run in runs], columns, seed)
     means = (drawn[..., :2] / drawn[..., 2:]).mean(axis=1)
-    each = [float(top.sum() / bottom.sum()) if bottom.sum() > 0 else None for top, bottom in zip(tops, bottoms, strict=True)]
-    whole = float(np.mean([top.mean() for top in tops]) / np.mean([bottom.mean() for bottom in bottoms]))
+    each = [
+        float(top.sum() / bottom.sum()) if bottom.sum() > 0 else None
+        for top, bottom in zip(tops, bottoms, strict=True)
+    ]
+    whole = float(
+        np.mean([top.mean() for top in tops]) / np.mean([bottom.mean() for bottom in bottoms])
+    )
     return _said(whole, means[:, 0] / means[:, 1], each, tops)
 
 
@@ -54,11 +72,14 @@ def _products(run: Run, kept: NDArray[np.bool_] | slice = slice(None)) -> NDArra
     return np.unique(np.asarray(run["products"])[kept], return_inverse=True)[1]
 
 
-def _resampled(products: Sequence[NDArray[np.intp]], columns: Sequence[Floats], seed: int) -> Floats:
+def _resampled(
+    products: Sequence[NDArray[np.intp]], columns: Sequence[Floats], seed: int
+) -> Floats:
     """Sums of each run's columns over resampled products, for resampled runs: draws x runs x columns."""
     rng = np.random.default_rng(seed)
     sums = [
-        np.stack([np.bincount(group, weights=column) for column in part.T], axis=1) for group, part in zip(products, columns, strict=True)
+        np.stack([np.bincount(group, weights=column) for column in part.T], axis=1)
+        for group, part in zip(products, columns, strict=True)
     ]
     picked = rng.integers(0, len(sums), size=(DRAWS, len(sums)))
     drawn = np.empty((DRAWS, len(sums), columns[0].shape[1]))
@@ -70,7 +91,9 @@ def _resampled(products: Sequence[NDArray[np.intp]], columns: Sequence[Floats], 
     return drawn
 
 
-def _said(mean: float, drawn: Floats, each: Sequence[float | None], values: Sequence[Floats]) -> dict[str, Any]:
+def _said(
+    mean: float, drawn: Floats, each: Sequence[float | None], values: Sequence[Floats]
+) -> dict[str, Any]:
     low, high = np.percentile(drawn, [2.5, 97.5])
     return {
         "mean": round(mean, 4), "low": round(float(low), 4), "high": round(float(high), 4), "n": len(values),

@@ -42,10 +42,16 @@ MODES = ("greedy", "sampled")
 
 def write(folder: Path, docs: Path) -> None:
     """Everything that the finished runs of `folder` allow to be said."""
-    runs = {name: json.loads((folder / name / "run.json").read_text()) for name in plan.runs() if (folder / name / "run.json").exists()}
+    runs = {
+        name: json.loads((folder / name / "run.json").read_text())
+        for name in plan.runs()
+        if (folder / name / "run.json").exists()
+    }
     result = [run for name, run in runs.items() if name.startswith("result-")]
     if len(result) < 2:
-        raise SystemExit(f"{folder}: {len(result)} runs of the result are finished; there is nothing to pool")
+        raise SystemExit(
+            f"{folder}: {len(result)} runs of the result are finished; there is nothing to pool"
+        )
     agreement = {name: asdict(_agreement(folder / name)) for name in runs}
     found: dict[str, Any] = {
         "plan": "docs/evidence-plan.md", "seeds": [_seed(run) for run in result],
@@ -57,8 +63,12 @@ def write(folder: Path, docs: Path) -> None:
         "others": {name: _seed(run) for name, run in runs.items() if not name.startswith("result-")},
     }  # fmt: skip
     (docs / "evidence.json").write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")
-    answers = {name: {"products": run["products"], "scores": run["scores"]} for name, run in runs.items()}
-    (docs / "evidence-answers.json").write_text(json.dumps(answers, separators=(",", ":")) + "\n", encoding="utf-8")
+    answers = {
+        name: {"products": run["products"], "scores": run["scores"]} for name, run in runs.items()
+    }
+    (docs / "evidence-answers.json").write_text(
+        json.dumps(answers, separators=(",", ":")) + "\n", encoding="utf-8"
+    )
     from tests.bench.evidence import plots
 
     plots.systems(found, docs / "evidence.svg")
@@ -74,23 +84,49 @@ def _agreement(run: Path) -> preferences.Agreement:
     return found
 
 
-def curves(runs: Mapping[str, Run], agreement: Mapping[str, Mapping[str, int]]) -> dict[str, list[dict[str, Any]]]:
+def curves(
+    runs: Mapping[str, Run], agreement: Mapping[str, Mapping[str, int]]
+) -> dict[str, list[dict[str, Any]]]:
     """What the gain depends on, one thing changed at a time: points with `x`, and the gain of each arm over no alignment."""
     some = [runs[f"result-{seed}"] for seed in plan.CURVE_SEEDS if f"result-{seed}" in runs]
-    found: dict[str, list[dict[str, Any]]] = {"pairs": [], "samples": [], "rounds": [], "answers": []}
+    found: dict[str, list[dict[str, Any]]] = {
+        "pairs": [],
+        "samples": [],
+        "rounds": [],
+        "answers": [],
+    }
     if some and all("aligned_twice greedy" in run["scores"] for run in some):
         for arm in ("queries_quarter", "queries_half", "aligned"):
             pairs = sum(run["pairs"][arm]["pairs"] for run in some) / len(some)
-            found["pairs"].append({"x": round(pairs, 1), "aligned": _gain(some, arm), "sampled": _gain(some, arm, "sampled")})
+            found["pairs"].append(
+                {
+                    "x": round(pairs, 1),
+                    "aligned": _gain(some, arm),
+                    "sampled": _gain(some, arm, "sampled"),
+                }
+            )
         for arm, count in (("samples_2", 2), ("samples_4", 4), ("aligned", 6)):
-            found["samples"].append({"x": count, "aligned": _gain(some, arm), "sampled": _gain(some, arm, "sampled")})
+            found["samples"].append(
+                {"x": count, "aligned": _gain(some, arm), "sampled": _gain(some, arm, "sampled")}
+            )
         for rounds, arm in enumerate(("policy", "aligned", "aligned_twice")):
-            found["rounds"].append({"x": rounds, "aligned": _gain(some, arm), "sampled": _gain(some, arm, "sampled")})
-    kinds = {"plain": "plain-", **{share: f"answers-{share:g}-" for share in plan.ANSWER_SHARES}, invent.MIX["answer"]: "result-"}
+            found["rounds"].append(
+                {"x": rounds, "aligned": _gain(some, arm), "sampled": _gain(some, arm, "sampled")}
+            )
+    kinds = {
+        "plain": "plain-",
+        **{share: f"answers-{share:g}-" for share in plan.ANSWER_SHARES},
+        invent.MIX["answer"]: "result-",
+    }
     for kind, start in sorted(kinds.items(), key=lambda kind: (kind[0] == "plain", kind[0])):
         names = [name for name in runs if name.startswith(start)]
         if names:
-            found["answers"].append({"x": kind, **_habit([runs[name] for name in names], [agreement[name] for name in names])})
+            found["answers"].append(
+                {
+                    "x": kind,
+                    **_habit([runs[name] for name in names], [agreement[name] for name in names]),
+                }
+            )
     return found
 
 
@@ -119,7 +155,8 @@ def _column(system: str, mode: str) -> str:
 
 def _differences(runs: Sequence[Run], mode: str) -> dict[str, Any]:
     return {
-        name: pool.difference(runs, f"{of} {mode}", over if over == BEST else f"{over} {mode}") for name, (of, over) in DIFFERENCES.items()
+        name: pool.difference(runs, f"{of} {mode}", over if over == BEST else f"{over} {mode}")
+        for name, (of, over) in DIFFERENCES.items()
     }
 
 
@@ -153,7 +190,11 @@ def _costs(runs: Sequence[Run]) -> dict[str, Any]:
 
 
 def _mean(runs: Sequence[Run], steps: Sequence[str], *fields: str) -> float:
-    return round(sum(run["costs"][step][field] for run in runs for step in steps for field in fields) / len(runs), 1)
+    return round(
+        sum(run["costs"][step][field] for run in runs for step in steps for field in fields)
+        / len(runs),
+        1,
+    )
 
 
 def _habits(runs: Sequence[Run]) -> dict[str, dict[str, float]]:
@@ -164,7 +205,9 @@ def _habits(runs: Sequence[Run]) -> dict[str, dict[str, float]]:
         for run in runs:
             for habit, count in run["habits"].get(name, {}).items():
                 counts[habit] = counts.get(habit, 0) + count
-        found[name.removesuffix(" greedy")] = {habit: round(count / sum(counts.values()), 3) for habit, count in sorted(counts.items())}
+        found[name.removesuffix(" greedy")] = {
+            habit: round(count / sum(counts.values()), 3) for habit, count in sorted(counts.items())
+        }
     return found
 
 
@@ -180,14 +223,24 @@ def tables(found: Mapping[str, Any]) -> dict[str, str]:
         f"| {name.replace('_', ' ')} | {_cell(found['pooled'][name], '+')} | {_cell(found['pooled_sampled'][name], '+')} |"
         for name in DIFFERENCES
     ]
-    differences.append(f"| share of the gap to the ceiling closed | {_cell(found['gap_closed'])} | {_cell(found['gap_closed_sampled'])} |")
-    costs = ["| | strong calls | strong tokens | pairs | CPU seconds |", "| --- | --- | --- | --- | --- |"]
+    differences.append(
+        f"| share of the gap to the ceiling closed | {_cell(found['gap_closed'])} | {_cell(found['gap_closed_sampled'])} |"
+    )
+    costs = [
+        "| | strong calls | strong tokens | pairs | CPU seconds |",
+        "| --- | --- | --- | --- | --- |",
+    ]
     costs += [
         f"| {arm.replace('_', ' ')} | {cost['strong_calls']:,.0f} | {cost['strong_tokens']:,.0f} | {cost['pairs']:.0f} "
         f"| {cost['cpu_seconds']:,.0f} |"
         for arm, cost in found["costs"].items()
     ]
-    made = {"systems": lines, "differences": differences, "costs": costs, "habits": _habits_table(found)}
+    made = {
+        "systems": lines,
+        "differences": differences,
+        "costs": costs,
+        "habits": _habits_table(found),
+    }
     return {name: "\n".join(rows) for name, rows in made.items()}
 
 
@@ -201,18 +254,31 @@ def _habits_table(found: Mapping[str, Any]) -> list[str]:
         "after - self-scored",
         "policy alone, after",
     )
-    lines = [f"| answers among replies | {' | '.join(columns)} |", "| --- " * (len(columns) + 1) + "|"]
+    lines = [
+        f"| answers among replies | {' | '.join(columns)} |",
+        "| --- " * (len(columns) + 1) + "|",
+    ]
     for one in found["curves"]["answers"]:
         said = "plain questions" if one["x"] == "plain" else f"{one['x']:.0%}"
         after = one["before"]["mean"] + one["aligned"]["mean"]
-        cells = [said, f"{one['agreement']['mean']:.0%}", f"{one['before']['mean']:.3f}", f"{after:.3f}"]
-        cells += [_cell(one[name], "+") for name in ("aligned", "self_scored", "aligned_minus_self_scored")]
+        cells = [
+            said,
+            f"{one['agreement']['mean']:.0%}",
+            f"{one['before']['mean']:.3f}",
+            f"{after:.3f}",
+        ]
+        cells += [
+            _cell(one[name], "+")
+            for name in ("aligned", "self_scored", "aligned_minus_self_scored")
+        ]
         lines.append(f"| {' | '.join(cells)} | {one['policy_alone']['mean']:.3f} |")
     return lines
 
 
 def _cell(estimate: Mapping[str, Any], sign: str = "") -> str:
-    return f"{estimate['mean']:{sign}.3f} [{estimate['low']:{sign}.3f}, {estimate['high']:{sign}.3f}]"
+    return (
+        f"{estimate['mean']:{sign}.3f} [{estimate['low']:{sign}.3f}, {estimate['high']:{sign}.3f}]"
+    )
 
 
 def fill(page: Path, made: Mapping[str, str]) -> None:
@@ -222,6 +288,9 @@ def fill(page: Path, made: Mapping[str, str]) -> None:
     text = page.read_text(encoding="utf-8")
     for name, table in made.items():
         text = re.sub(
-            rf"(<!-- {name} -->\n).*?(<!-- end -->)", lambda mark, table=table: f"{mark[1]}{table}\n{mark[2]}", text, flags=re.DOTALL
+            rf"(<!-- {name} -->\n).*?(<!-- end -->)",
+            lambda mark, table=table: f"{mark[1]}{table}\n{mark[2]}",
+            text,
+            flags=re.DOTALL,
         )
     page.write_text(text, encoding="utf-8")

@@ -21,8 +21,8 @@ from pydantic import Field
 from cowest import collaboration, environment, io, version
 from cowest.config import Config, Sampling, digest, load, parse
 from cowest.domains import domain, invent
-from cowest.domains.formats import MARKER
-from cowest.models import store
+from cowest.domains.drafts import MARKER
+from cowest.ledger import store
 from cowest.models.hf import HFConfig
 from cowest.preferences import PairRule
 from cowest.prompts import Prompts, Shot, Template
@@ -98,13 +98,25 @@ class _Run:
         for stage in ("sft", "dpo"):
             params[stage]["training"]["seed"] = settings.seed
         self._params = params
-        self._costs = json.loads(self._at("costs.json").read_text()) if self._at("costs.json").exists() else {}
+        self._costs = (
+            json.loads(self._at("costs.json").read_text())
+            if self._at("costs.json").exists()
+            else {}
+        )
         self._strong = parse(HFConfig, params["models"]["strong"], "models.strong")
         self._policy = parse(HFConfig, params["models"]["policy"], "models.policy")
         self._answering = parse(Sampling, params["refine"]["sampling"], "refine.sampling")
         drafting = parse(Sampling, params["evaluate"]["drafting"], "evaluate.drafting")
-        sampled = drafting.model_copy(update={"temperature": params["draft"]["sampling"]["temperature"], "n": settings.samples})
-        self._modes: Modes = {"greedy": drafting, **({"sampled": sampled} if settings.samples else {})}
+        sampled = drafting.model_copy(
+            update={
+                "temperature": params["draft"]["sampling"]["temperature"],
+                "n": settings.samples,
+            }
+        )
+        self._modes: Modes = {
+            "greedy": drafting,
+            **({"sampled": sampled} if settings.samples else {}),
+        }
 
     def specialise(self) -> None:
         """The policy as SFT leaves it."""
@@ -119,7 +131,9 @@ class _Run:
         self._once(
             "prepare",
             "queries.all.jsonl",
-            lambda out: prepare.main(raw, out, self._at("corpus.all.jsonl"), self._at("quarantine.jsonl"), config),
+            lambda out: prepare.main(
+                raw, out, self._at("corpus.all.jsonl"), self._at("quarantine.jsonl"), config
+            ),
         )
         shown = _shown(io.read(self._at("queries.all.jsonl"), Query), self._settings.shots)
         self._prompts = _with_shots(self._prompts, shown)
@@ -127,7 +141,9 @@ class _Run:
             self._params[stage]["prompts"] = self._prompts.model_dump(mode="json")
         self._once("choose", "queries.jsonl", self._chosen, {query.id for query in shown})
         trained = parse(sft.SFTConfig, self._params["sft"], "sft")
-        self._once("sft", "policy", lambda out: sft.main(self._at("corpus.jsonl"), start, out, trained))
+        self._once(
+            "sft", "policy", lambda out: sft.main(self._at("corpus.jsonl"), start, out, trained)
+        )
 
     def feed_back(self, policy: str, feedback: str) -> None:
         """Drafts of the training questions, refined and scored."""
@@ -136,15 +152,31 @@ class _Run:
         scoring = parse(score.ScoreConfig, self._params["score"], "score")
         drafts, refined = f"drafts_{policy}.jsonl", f"refinements_{policy}.jsonl"
         queries = self._at("queries.jsonl")
-        self._once(f"draft_{policy}", drafts, lambda out: draft.main(queries, self._at(policy), out, drafting))
-        self._once(f"refine_{policy}", refined, lambda out: refine.main([self._at(drafts)], out, refining))
-        self._once(f"score_{policy}", f"{feedback}.jsonl", lambda out: score.main([self._at(refined)], out, scoring))
+        self._once(
+            f"draft_{policy}",
+            drafts,
+            lambda out: draft.main(queries, self._at(policy), out, drafting),
+        )
+        self._once(
+            f"refine_{policy}", refined, lambda out: refine.main([self._at(drafts)], out, refining)
+        )
+        self._once(
+            f"score_{policy}",
+            f"{feedback}.jsonl",
+            lambda out: score.main([self._at(refined)], out, scoring),
+        )
 
     def align(self, arm: str) -> None:
         """An arm's pairs, and the policy aligned on them; where it has no pairs, the policy as it was."""
         self._pair(arm, "feedback", ARMS[arm].pairs)
         train = self._imitate if ARMS[arm].chosen_only else self._prefer
-        self._once(f"train_{arm}", arm, lambda out: train(self._at(f"pairs_{arm}.jsonl"), self._at("policy"), out, ARMS[arm].rate))
+        self._once(
+            f"train_{arm}",
+            arm,
+            lambda out: train(
+                self._at(f"pairs_{arm}.jsonl"), self._at("policy"), out, ARMS[arm].rate
+            ),
+        )
 
     def align_again(self) -> None:
         """A second round, on-policy."""
@@ -152,32 +184,54 @@ class _Run:
         self._once(
             "train_aligned_twice",
             "aligned_twice",
-            lambda out: self._prefer(self._at("pairs_aligned_twice.jsonl"), self._at("aligned"), out),
+            lambda out: self._prefer(
+                self._at("pairs_aligned_twice.jsonl"), self._at("aligned"), out
+            ),
         )
 
     def evaluate(self) -> None:
         """Every system's drafts of the held-out questions, refined together, so that equal drafts are one call, and scored."""
-        systems = ["policy", *self._settings.arms, *(["aligned_twice"] if self._settings.second_round else [])]
+        systems = [
+            "policy",
+            *self._settings.arms,
+            *(["aligned_twice"] if self._settings.second_round else []),
+        ]
         for system in systems:
             for mode, sampling in self._modes.items():
                 self._once(
-                    f"evaluate_{system}_{mode}", f"held_{system}_{mode}.jsonl", lambda out, *how: self._draft(out, *how), system, sampling
+                    f"evaluate_{system}_{mode}",
+                    f"held_{system}_{mode}.jsonl",
+                    lambda out, *how: self._draft(out, *how),
+                    system,
+                    sampling,
                 )
-        self._once("evaluate_strong", "trials.jsonl", lambda out: io.write(out, self._trials(systems)))
-        self._at("run.json").write_text(json.dumps(self._summary(systems), indent=1) + "\n", encoding="utf-8")
+        self._once(
+            "evaluate_strong", "trials.jsonl", lambda out: io.write(out, self._trials(systems))
+        )
+        self._at("run.json").write_text(
+            json.dumps(self._summary(systems), indent=1) + "\n", encoding="utf-8"
+        )
 
     def _chosen(self, out: Path, shown: set[str]) -> None:
         """The first rows by digest, where there are to be fewer than all, without those that the strong model is shown."""
         most = {"train": None, self._settings.split: None} | self._settings.most
         longest = self._settings.longest or sys.maxsize
-        corpus = [row for row in io.read(self._at("corpus.all.jsonl"), Demonstration) if _said(row.prompt, row.completion) <= longest]
+        corpus = [
+            row
+            for row in io.read(self._at("corpus.all.jsonl"), Demonstration)
+            if _said(row.prompt, row.completion) <= longest
+        ]
         if "corpus" in most:
             corpus = sorted(corpus, key=digest)[: most["corpus"]]
         io.write(self._at("corpus.jsonl"), corpus)
         kept: list[Query] = []
         for split, count in most.items():
             if split != "corpus":
-                rows = [row for row in io.read(self._at("queries.all.jsonl"), Query) if row.split == split and row.id not in shown]
+                rows = [
+                    row
+                    for row in io.read(self._at("queries.all.jsonl"), Query)
+                    if row.split == split and row.id not in shown
+                ]
                 rows = [row for row in rows if _said(row.prompt) <= longest]
                 kept += rows if count is None else sorted(rows, key=lambda row: row.id)[:count]
         io.write(out, kept)
@@ -205,15 +259,31 @@ class _Run:
     def _aligning(self, rate: float) -> dpo.DPOConfig:
         config = parse(dpo.DPOConfig, self._params["dpo"], "dpo")
         return config.model_copy(
-            update={"training": config.training.model_copy(update={"learning_rate": rate * config.training.learning_rate})}
+            update={
+                "training": config.training.model_copy(
+                    update={"learning_rate": rate * config.training.learning_rate}
+                )
+            }
         )
 
     def _draft(self, out: Path, system: str, sampling: Sampling) -> None:
         with self._policy.open(adapter=self._at(system) / "adapter") as model:
-            io.write(out, collaboration.draft(io.queries(self._at("queries.jsonl"), self._settings.split), model, self._prompts, sampling))
+            io.write(
+                out,
+                collaboration.draft(
+                    io.queries(self._at("queries.jsonl"), self._settings.split),
+                    model,
+                    self._prompts,
+                    sampling,
+                ),
+            )
 
     def _trials(self, systems: list[str]) -> Iterator[Feedback]:
-        files = [io.groups(self._at(f"held_{system}_{mode}.jsonl"), Draft) for system in systems for mode in self._modes]
+        files = [
+            io.groups(self._at(f"held_{system}_{mode}.jsonl"), Draft)
+            for system in systems
+            for mode in self._modes
+        ]
 
         def together() -> Iterator[list[Draft]]:
             for groups in zip(*files, strict=True):
@@ -232,7 +302,12 @@ class _Run:
         habits: dict[str, Counter[str]] = {}
         products: list[str] = []
         asked: list[str] = []
-        columns = [(system, mode, sample) for system in systems for mode, how in self._modes.items() for sample in range(how.n)]
+        columns = [
+            (system, mode, sample)
+            for system in systems
+            for mode, how in self._modes.items()
+            for sample in range(how.n)
+        ]
         for group in io.groups(self._at("trials.jsonl"), Feedback):
             if failed := [row.failed for row in group if row.failed not in (None, NO_IDEAL)]:
                 raise SystemExit(f"{self._folder}: query {group[0].id} failed: {failed[0]}")
@@ -247,9 +322,13 @@ class _Run:
             for name, values in scores.items():
                 found.setdefault(name, []).append(sum(values) / len(values))
         pairs = {
-            path.stem.removeprefix("pairs_"): list(io.read(path, PreferencePair)) for path in sorted(self._folder.glob("pairs_*.jsonl"))
+            path.stem.removeprefix("pairs_"): list(io.read(path, PreferencePair))
+            for path in sorted(self._folder.glob("pairs_*.jsonl"))
         }
-        counts = {name: {"pairs": len(rows), "queries": len({row.query for row in rows})} for name, rows in pairs.items()}
+        counts = {
+            name: {"pairs": len(rows), "queries": len({row.query for row in rows})}
+            for name, rows in pairs.items()
+        }
         return {
             "settings": self._settings.model_dump(mode="json"), "products": products, "asked": asked, "scores": found,
             "habits": {name: dict(counter.most_common()) for name, counter in habits.items()}, "pairs": counts, "costs": self._costs,
@@ -266,16 +345,28 @@ class _Run:
         with store.accounting(step) as account:
             make(self._at(name), *how)
         cost = {"seconds": time.monotonic() - wall, "cpu_seconds": time.process_time() - cpu}
-        tokens = {"prompt_tokens": account.prompt_tokens, "completion_tokens": account.completion_tokens}
-        self._costs[step] = {name: round(value, 1) for name, value in cost.items()} | tokens | {"calls": account.asked}
+        tokens = {
+            "prompt_tokens": account.prompt_tokens,
+            "completion_tokens": account.completion_tokens,
+        }
+        self._costs[step] = (
+            {name: round(value, 1) for name, value in cost.items()}
+            | tokens
+            | {"calls": account.asked}
+        )
         io.write_text(self._at("costs.json"), json.dumps(self._costs, indent=1))
-        print(f"{self._folder.name}: {step} {cost['cpu_seconds']:.0f} CPU-s, {cost['seconds']:.0f} s", file=sys.stderr, flush=True)
+        print(
+            f"{self._folder.name}: {step} {cost['cpu_seconds']:.0f} CPU-s, {cost['seconds']:.0f} s",
+            file=sys.stderr,
+            flush=True,
+        )
 
 
 def _shown(queries: Iterable[Query], count: int) -> list[Query]:
     """Short training questions whose ideal draft is known, of as many different answers as there are."""
     known = sorted(
-        (row for row in queries if row.split == "train" and row.ideal), key=lambda row: (_said(row.prompt, row.ideal or ""), row.id)
+        (row for row in queries if row.split == "train" and row.ideal),
+        key=lambda row: (_said(row.prompt, row.ideal or ""), row.id),
     )
     found: dict[str, Query] = {}
     for row in known if count else ():
@@ -298,9 +389,13 @@ def _with_shots(prompts: Prompts, shown: Sequence[Query]) -> Prompts:
     notes = [*(row.ideal for row in shown[:-1]), shown[0].ideal]
     asked = [row.prompt[-1].content for row in shown]
     refined = [
-        Shot(user=f"{query}\nNotes: {note}\n{MARKER}", assistant=_answer(row)) for query, note, row in zip(asked, notes, shown, strict=True)
+        Shot(user=f"{query}\nNotes: {note}\n{MARKER}", assistant=_answer(row))
+        for query, note, row in zip(asked, notes, shown, strict=True)
     ]
-    solo = [Shot(user=f"{query}\n{MARKER}", assistant=_answer(row)) for query, row in zip(asked, shown, strict=True)]
+    solo = [
+        Shot(user=f"{query}\n{MARKER}", assistant=_answer(row))
+        for query, row in zip(asked, shown, strict=True)
+    ]
     return prompts.model_copy(
         update={
             "refine": Template(shots=tuple(refined), user=f"{{query}}\nNotes: {{draft}}\n{MARKER}"),
@@ -349,7 +444,10 @@ def _sft_on_chosen(pairs: Path, policy: Path, out: Path, config: dpo.DPOConfig) 
     model, tokenizer = hf.load(config.policy, config.training.dtype)
     sides = [(row.prompt, row.chosen) for row in io.read(pairs, PreferencePair)]
     rows = [
-        {"prompt": [message.model_dump() for message in prompt], "completion": [message.model_dump() for message in chosen]}
+        {
+            "prompt": [message.model_dump() for message in prompt],
+            "completion": [message.model_dump() for message in chosen],
+        }
         for prompt, chosen in sides
     ]
     with io.replacing_folder(out) as folder:

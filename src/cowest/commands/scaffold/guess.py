@@ -9,11 +9,22 @@ from typing import Any
 from cowest.domains.cells import PLACES, NoColumn, entries, plain
 from cowest.domains.table import CHOICES, VALUES, option_of
 from cowest.errors import ConfigError
-from cowest.formats import Row
-from cowest.intake import Unfit
+from cowest.raw.intake import Unfit
+from cowest.raw.tables import Row
 from cowest.records import Split
 
-PROMPTS = ["question", "query", "prompt", "problem", "instruction", "utterance", "request", "sentence", "text", "input"]
+PROMPTS = [
+    "question",
+    "query",
+    "prompt",
+    "problem",
+    "instruction",
+    "utterance",
+    "request",
+    "sentence",
+    "text",
+    "input",
+]
 TARGETS = [
     "correctanswer",
     "correctoption",
@@ -97,7 +108,10 @@ TAGS = [
     "skill",
 ]
 SPLITS = ["split", "set", "fold", "partition", "subset"]
-HELD_OUT: dict[Split, tuple[str, ...]] = {**VALUES, "test": (*VALUES["test"], "heldout", "held_out", "held-out", "holdout")}
+HELD_OUT: dict[Split, tuple[str, ...]] = {
+    **VALUES,
+    "test": (*VALUES["test"], "heldout", "held_out", "held-out", "holdout"),
+}
 LETTERED = re.compile(r"(option|opt|op|choice|answer|ans|)([a-h]|[0-9])")
 """Columns that hold an option each: `a`, `option_b`, `choice3`, `opa`."""
 KEYS = ("text", "letter", "from_0", "from_1")
@@ -130,7 +144,9 @@ def guess(rows: list[Row], prompt: str | None = None, targets: str | None = None
     if prompt is None:
         prompt = _prompt(columns)
     else:
-        columns.free -= {place[1].removesuffix("?") for place in PLACES.finditer(prompt) if place[1]} or {prompt}
+        columns.free -= {
+            place[1].removesuffix("?") for place in PLACES.finditer(prompt) if place[1]
+        } or {prompt}
     if choices and f"{{{CHOICES}}}" not in prompt:
         prompt = f"{prompt if PLACES.search(prompt) else f'{{{prompt}}}'}\n{{{CHOICES}}}"
     shown = {"prompt": prompt, **({"choices": choices} if choices else {}), "targets": target}
@@ -148,17 +164,29 @@ class _Columns:
         self.values: dict[str, list[Any]] = {}
         for number, row in enumerate(rows):
             for name, value in row.items():
-                inner = {f"{name}.{part}": found for part, found in value.items()} if isinstance(value, dict) else {name: value}
+                inner = (
+                    {f"{name}.{part}": found for part, found in value.items()}
+                    if isinstance(value, dict)
+                    else {name: value}
+                )
                 for column, found in inner.items():
                     if column.strip() and not set(column) & set("{}"):
                         self.values.setdefault(column, [None] * len(rows))[number] = found
         self.free = set(self.values)
         self.rows = len(rows)
 
-    def take(self, names: Iterable[str], fits: Callable[[str], bool] = lambda _: True) -> str | None:
+    def take(
+        self, names: Iterable[str], fits: Callable[[str], bool] = lambda _: True
+    ) -> str | None:
         """The first column of such a name that fits; it has a role now."""
         found = next(
-            (column for name in names for column in self.values if column in self.free and _key(column) == name and fits(column)), None
+            (
+                column
+                for name in names
+                for column in self.values
+                if column in self.free and _key(column) == name and fits(column)
+            ),
+            None,
         )
         self.free -= {found} if found is not None else set()
         return found
@@ -166,7 +194,11 @@ class _Columns:
     def texts(self, column: str) -> list[str]:
         """What a column says where it says something; none where it holds lists or objects."""
         found = [value for value in self.values[column] if value is not None and str(value).strip()]
-        return [] if any(isinstance(value, list | dict) for value in found) else [str(value) for value in found]
+        return (
+            []
+            if any(isinstance(value, list | dict) for value in found)
+            else [str(value) for value in found]
+        )
 
     def are_texts(self, column: str) -> bool:
         return bool(self.texts(column))
@@ -178,7 +210,9 @@ class _Columns:
 def _key(column: str) -> str:
     """A name without case and marks; the texts in an object go by the object's name."""
     parent, _, part = column.partition(".")
-    return re.sub(r"[^a-z0-9]", "", (parent if part in ("text", "value", "texts") else column).lower())
+    return re.sub(
+        r"[^a-z0-9]", "", (parent if part in ("text", "value", "texts") else column).lower()
+    )
 
 
 def _choices(columns: _Columns, made: Guess) -> list[str]:
@@ -196,7 +230,11 @@ def _choices(columns: _Columns, made: Guess) -> list[str]:
             series.setdefault(found[1], {})[found[2]] = column
     for found_series in series.values():
         marks = sorted(found_series)
-        if len(marks) > 1 and marks[0] in "a01" and all(ord(b) - ord(a) == 1 for a, b in pairwise(marks)):
+        if (
+            len(marks) > 1
+            and marks[0] in "a01"
+            and all(ord(b) - ord(a) == 1 for a, b in pairwise(marks))
+        ):
             named = [found_series[mark] for mark in marks]
             columns.free -= set(named)
             made.understood.append(("choices", ", ".join(named)))
@@ -205,7 +243,11 @@ def _choices(columns: _Columns, made: Guess) -> list[str]:
 
 
 def _target(columns: _Columns, made: Guess, choices: list[str], said: str | None) -> str:
-    candidates = [said] if said is not None else [column for name in TARGETS for column in columns.values if _key(column) == name]
+    candidates = (
+        [said]
+        if said is not None
+        else [column for name in TARGETS for column in columns.values if _key(column) == name]
+    )
     candidates = [column for column in candidates if column in columns.free]
     if not candidates:
         raise _unclear(columns, "the right answer", "--targets")
@@ -221,10 +263,17 @@ def _target(columns: _Columns, made: Guess, choices: list[str], said: str | None
         return best
     if keyed != "text":
         made.table["keyed"] = keyed
-    said_how = {"text": "the text", "letter": "the letter", "from_0": "the number, from 0,", "from_1": "the number, from 1,"}[keyed]
+    said_how = {
+        "text": "the text",
+        "letter": "the letter",
+        "from_0": "the number, from 0,",
+        "from_1": "the number, from 1,",
+    }[keyed]
     made.understood.append(("targets", f"{best!r}: {said_how} of an option"))
     if keyed == "from_0" and _fits(columns, best, choices, "from_1") == share:
-        made.unclear.append(f"whether {best!r} counts the options from 0 or from 1: both would do; 0 was taken, see `keyed`")
+        made.unclear.append(
+            f"whether {best!r} counts the options from 0 or from 1: both would do; 0 was taken, see `keyed`"
+        )
     if share < 1:
         made.unclear.append(f"{best!r} of {1 - share:.0%} of the rows: it names no option there")
     return best
@@ -234,9 +283,17 @@ def _fits(columns: _Columns, column: str, choices: list[str], keyed: str) -> flo
     """The share of rows whose target names an option, read in this way."""
     fit = 0
     for number, value in enumerate(columns.values[column]):
-        row = {name: columns.values[name][number] for name in choices if number < len(columns.values[name])}
+        row = {
+            name: columns.values[name][number]
+            for name in choices
+            if number < len(columns.values[name])
+        }
         try:
-            options = entries(row, choices[0], None) if len(choices) == 1 else [str(row[name]) for name in choices]
+            options = (
+                entries(row, choices[0], None)
+                if len(choices) == 1
+                else [str(row[name]) for name in choices]
+            )
             option_of(str(value), tuple(options), keyed)
             fit += 1
         except (Unfit, NoColumn, KeyError):
@@ -254,7 +311,9 @@ def _prompt(columns: _Columns) -> str:
 
 def _unclear(columns: _Columns, what: str, flag: str) -> ConfigError:
     left = ", ".join(column for column in columns.values if column in columns.free) or "none"
-    return ConfigError(f"can't tell which column is {what}: say it with {flag} COLUMN; the columns without a role are {left}")
+    return ConfigError(
+        f"can't tell which column is {what}: say it with {flag} COLUMN; the columns without a role are {left}"
+    )
 
 
 def _rest(columns: _Columns, made: Guess) -> None:
@@ -265,30 +324,52 @@ def _rest(columns: _Columns, made: Guess) -> None:
     if "splits" not in made.table:
         made.table["splits"] = {"shares": {"train": 0.7, "dev": 0.1, "test": 0.2}, "seed": 0}
         made.understood.append(("splits", "drawn by share: train 0.7, dev 0.1, test 0.2"))
-    unique = columns.take(IDS, lambda column: len(columns.texts(column)) == columns.distinct(column) == rows)
+    unique = columns.take(
+        IDS, lambda column: len(columns.texts(column)) == columns.distinct(column) == rows
+    )
     if unique is not None:
         made.table["id"] = unique
         made.understood.append(("id", repr(unique)))
     group = columns.take(
-        GROUPS, lambda column: len(columns.texts(column)) == rows and FEWEST_GROUPS <= columns.distinct(column) < 0.9 * rows
+        GROUPS,
+        lambda column: (
+            len(columns.texts(column)) == rows
+            and FEWEST_GROUPS <= columns.distinct(column) < 0.9 * rows
+        ),
     )
-    if group is not None and split in made.table["splits"].values() and _straddles(columns, group, str(split)):
-        made.unclear.append(f"{group!r}: rows of one {group} are in two splits, so it was not taken as `group`")
+    if (
+        group is not None
+        and split in made.table["splits"].values()
+        and _straddles(columns, group, str(split))
+    ):
+        made.unclear.append(
+            f"{group!r}: rows of one {group} are in two splits, so it was not taken as `group`"
+        )
     elif group is not None:
         made.table["group"] = group
-        made.understood.append(("group", f"{group!r}: {columns.distinct(group)} of them; each stays in one split"))
+        made.understood.append(
+            ("group", f"{group!r}: {columns.distinct(group)} of them; each stays in one split")
+        )
     else:
-        made.unclear.append("which rows belong together (one product, one document): each question is a group of its own; see `group`")
+        made.unclear.append(
+            "which rows belong together (one product, one document): each question is a group of its own; see `group`"
+        )
     ideal = columns.take(IDEALS, columns.are_texts)
     if ideal is not None:
         made.table |= {"ideal": ideal, "corpus": {"completion": ideal}}
-        made.understood.append(("ideal, corpus", f"{ideal!r}: the best draft, and what the policy learns to say"))
+        made.understood.append(
+            ("ideal, corpus", f"{ideal!r}: the best draft, and what the policy learns to say")
+        )
     else:
-        made.unclear.append("what a good draft is: the policy learns the answers themselves; see `ideal` and `corpus`")
+        made.unclear.append(
+            "what a good draft is: the policy learns the answers themselves; see `ideal` and `corpus`"
+        )
     tags = [
         column
         for column in columns.values
-        if column in columns.free and _key(column) in TAGS and 2 <= columns.distinct(column) <= MANY_TAGS
+        if column in columns.free
+        and _key(column) in TAGS
+        and 2 <= columns.distinct(column) <= MANY_TAGS
     ]
     columns.free -= set(tags)
     if tags:
@@ -301,14 +382,27 @@ def _rest(columns: _Columns, made: Guess) -> None:
 
 def _splits(columns: _Columns, made: Guess, column: str) -> None:
     seen = sorted(set(columns.texts(column)))
-    values: dict[str, list[str]] = {split: [said for said in seen if plain(said) in known] for split, known in HELD_OUT.items()}
-    if sum(map(len, values.values())) < len(seen) or not values["train"] or not (values["test"] or values["dev"]):
-        made.unclear.append(f"{column!r} as a split: it says {', '.join(map(repr, seen[:8]))}; see `splits`")
+    values: dict[str, list[str]] = {
+        split: [said for said in seen if plain(said) in known] for split, known in HELD_OUT.items()
+    }
+    if (
+        sum(map(len, values.values())) < len(seen)
+        or not values["train"]
+        or not (values["test"] or values["dev"])
+    ):
+        made.unclear.append(
+            f"{column!r} as a split: it says {', '.join(map(repr, seen[:8]))}; see `splits`"
+        )
         return
     if not values["test"]:
         values = {"train": values["train"], "test": values["dev"]}
-        made.unclear.append(f"which rows are for the test: {column!r} has none, so its {', '.join(values['test'])} are")
-    made.table["splits"] = {"column": column, "values": {split: found for split, found in values.items() if found}}
+        made.unclear.append(
+            f"which rows are for the test: {column!r} has none, so its {', '.join(values['test'])} are"
+        )
+    made.table["splits"] = {
+        "column": column,
+        "values": {split: found for split, found in values.items() if found},
+    }
     made.understood.append(("splits", f"{column!r}: {', '.join(seen)}"))
 
 
@@ -328,10 +422,21 @@ def _scorer(rows: list[Row], made: Guess) -> None:
     labels = sorted({target.strip() for target in targets})
     if "choices" in made.table:
         made.scorer, made.why = "choice", "there are options"
-    elif 1 < len(labels) <= FEW and len(targets) >= 3 * len(labels) and all(len(label) <= 40 for label in labels):
-        made.scorer, made.why, made.labels = "exact_match", f"there are {len(labels)} answers alone", labels
+    elif (
+        1 < len(labels) <= FEW
+        and len(targets) >= 3 * len(labels)
+        and all(len(label) <= 40 for label in labels)
+    ):
+        made.scorer, made.why, made.labels = (
+            "exact_match",
+            f"there are {len(labels)} answers alone",
+            labels,
+        )
     elif made.words <= 5:
         made.scorer, made.why = "contains", f"answers are short, {made.words:.1f} words"
     else:
-        made.scorer, made.why = "token_f1", f"answers are long, {made.words:.0f} words; a judge may be fairer"
+        made.scorer, made.why = (
+            "token_f1",
+            f"answers are long, {made.words:.0f} words; a judge may be fairer",
+        )
     made.understood.append(("scorer", f"{made.scorer}: {made.why}"))

@@ -1,0 +1,1 @@
+"""The call store: answers kept, calls claimed, money counted. Knows nothing of models."""

@@ -1,0 +1,140 @@
+"""The tables of the call store in both databases, and how a store that an older CoWest wrote gets them. No answer is lost on the way."""
+
+import sqlite3
+
+from cowest.errors import StoreError
+from cowest.ledger.database import Db
+
+STEPS = (
+    """
+    CREATE TABLE IF NOT EXISTS calls (
+        key TEXT PRIMARY KEY, model TEXT NOT NULL, text TEXT NOT NULL, finish TEXT NOT NULL, logprob REAL,
+        prompt_tokens INTEGER NOT NULL, completion_tokens INTEGER NOT NULL,
+        seconds REAL NOT NULL, cost REAL, version TEXT, stage TEXT, at REAL NOT NULL
+    ) WITHOUT ROWID;
+    CREATE TABLE IF NOT EXISTS stages (
+        stage TEXT NOT NULL, started REAL NOT NULL, seconds REAL NOT NULL, peak_memory INTEGER NOT NULL,
+        asked INTEGER NOT NULL, stored INTEGER NOT NULL, prompt_tokens INTEGER NOT NULL, completion_tokens INTEGER NOT NULL,
+        cost REAL NOT NULL
+    )""",
+    # text may be null: a refusal was paid for, too. claims: calls under way, with the most that each may cost.
+    """
+    ALTER TABLE calls RENAME TO calls_1;
+    CREATE TABLE calls (
+        key TEXT PRIMARY KEY, model TEXT NOT NULL, text TEXT, finish TEXT NOT NULL, failed TEXT, logprob REAL,
+        prompt_tokens INTEGER NOT NULL, completion_tokens INTEGER NOT NULL,
+        seconds REAL NOT NULL, cost REAL, version TEXT, stage TEXT, at REAL NOT NULL
+    ) WITHOUT ROWID;
+    INSERT INTO calls SELECT key, model, text, finish, NULL, logprob, prompt_tokens, completion_tokens, seconds, cost, version, stage, at
+        FROM calls_1;
+    DROP TABLE calls_1;
+    ALTER TABLE stages ADD COLUMN requests INTEGER NOT NULL DEFAULT 0;
+    ALTER TABLE stages ADD COLUMN answered INTEGER NOT NULL DEFAULT 0;
+    ALTER TABLE stages ADD COLUMN aside INTEGER NOT NULL DEFAULT 0;
+    ALTER TABLE stages ADD COLUMN attempts INTEGER NOT NULL DEFAULT 0;
+    CREATE TABLE turns (
+        turn TEXT PRIMARY KEY, opened REAL NOT NULL, usd REAL, tokens INTEGER,
+        spent_usd REAL NOT NULL DEFAULT 0, spent_tokens INTEGER NOT NULL DEFAULT 0
+    );
+    CREATE TABLE owners (id INTEGER PRIMARY KEY AUTOINCREMENT, at REAL NOT NULL);
+    CREATE TABLE claims (
+        id INTEGER PRIMARY KEY, key TEXT NOT NULL, owner INTEGER NOT NULL, turn TEXT NOT NULL, usd REAL NOT NULL, tokens INTEGER NOT NULL
+    );
+    CREATE INDEX claims_by_key ON claims (key);
+    CREATE TABLE versions (turn TEXT NOT NULL, model TEXT NOT NULL, version TEXT NOT NULL, UNIQUE (turn, model, version))""",
+    "ALTER TABLE stages ADD COLUMN hedged INTEGER NOT NULL DEFAULT 0",
+    # Batches of the provider's batch interface; those that have not ended hold claims, as the owner -number.
+    """
+    CREATE TABLE batches (
+        number INTEGER PRIMARY KEY, token TEXT NOT NULL, model TEXT NOT NULL, maker INTEGER NOT NULL, at REAL NOT NULL,
+        discount REAL NOT NULL, calls INTEGER NOT NULL, input TEXT, file TEXT, id TEXT, ended TEXT
+    )""",
+)
+"""SQLite's."""
+POSTGRES = (
+    """
+    CREATE TABLE calls (
+        key TEXT COLLATE "C" PRIMARY KEY, model TEXT NOT NULL, text TEXT, finish TEXT NOT NULL, failed TEXT, logprob DOUBLE PRECISION,
+        prompt_tokens BIGINT NOT NULL, completion_tokens BIGINT NOT NULL,
+        seconds DOUBLE PRECISION NOT NULL, cost DOUBLE PRECISION, version TEXT, stage TEXT, at DOUBLE PRECISION NOT NULL
+    );
+    CREATE TABLE stages (
+        stage TEXT NOT NULL, started DOUBLE PRECISION NOT NULL, seconds DOUBLE PRECISION NOT NULL, peak_memory BIGINT NOT NULL,
+        asked BIGINT NOT NULL, stored BIGINT NOT NULL, prompt_tokens BIGINT NOT NULL, completion_tokens BIGINT NOT NULL,
+        cost DOUBLE PRECISION NOT NULL, requests BIGINT NOT NULL, answered BIGINT NOT NULL, aside BIGINT NOT NULL, attempts BIGINT NOT NULL,
+        rowid BIGINT GENERATED ALWAYS AS IDENTITY PRIMARY KEY
+    );
+    CREATE TABLE turns (
+        turn TEXT PRIMARY KEY, opened DOUBLE PRECISION NOT NULL, usd DOUBLE PRECISION, tokens BIGINT,
+        spent_usd DOUBLE PRECISION NOT NULL DEFAULT 0, spent_tokens BIGINT NOT NULL DEFAULT 0
+    );
+    CREATE TABLE owners (
+        id BIGINT GENERATED ALWAYS AS IDENTITY PRIMARY KEY, at TIMESTAMPTZ NOT NULL
+    );
+    CREATE TABLE claims (
+        id BIGINT GENERATED ALWAYS AS IDENTITY PRIMARY KEY, key TEXT COLLATE "C" NOT NULL, owner BIGINT NOT NULL, turn TEXT NOT NULL,
+        usd DOUBLE PRECISION NOT NULL, tokens BIGINT NOT NULL
+    );
+    CREATE INDEX claims_by_key ON claims (key);
+    CREATE TABLE versions (
+        turn TEXT NOT NULL, model TEXT NOT NULL, version TEXT NOT NULL, rowid BIGINT GENERATED ALWAYS AS IDENTITY,
+        UNIQUE (turn, model, version)
+    )""",
+    "ALTER TABLE stages ADD COLUMN hedged BIGINT NOT NULL DEFAULT 0",
+    """
+    CREATE TABLE batches (
+        number BIGINT PRIMARY KEY, token TEXT NOT NULL, model TEXT NOT NULL, maker BIGINT NOT NULL, at DOUBLE PRECISION NOT NULL,
+        discount DOUBLE PRECISION NOT NULL, calls BIGINT NOT NULL, input TEXT, file TEXT, id TEXT, ended TEXT
+    )""",
+)
+"""PostgreSQL's, in a schema of their own. `rowid` is what SQLite has anyhow: the order in which rows came."""
+SCHEMA = "cowest"
+"""Where they are in PostgreSQL: a search_path leads there."""
+LOCK = int.from_bytes(b"cowest")
+"""Whoever looks for the tables in PostgreSQL and makes them holds this advisory lock."""
+
+
+def upgrade_sqlite(db: sqlite3.Connection) -> None:
+    """Takes a store to the newest tables, in one transaction. Raises StoreError for a store of a newer CoWest."""
+    if _version(db) == len(STEPS):
+        return
+    db.execute("BEGIN IMMEDIATE")
+    try:
+        for step in STEPS[_version(db) :]:  # read again: another process may have been here
+            for statement in step.split(";"):
+                db.execute(statement)
+        db.execute(f"PRAGMA user_version={len(STEPS)}")
+        db.execute("COMMIT")
+    except BaseException:
+        if db.in_transaction:
+            db.execute("ROLLBACK")
+        raise
+
+
+def upgrade_postgres(db: Db) -> None:
+    """The same for PostgreSQL, as a part of a transaction."""
+    db.execute("SELECT pg_advisory_xact_lock(?)", (LOCK,))
+    if db.execute("SELECT to_regnamespace(?)", (SCHEMA,)).fetchone()[0] is None:
+        db.execute(f"CREATE SCHEMA {SCHEMA}")
+    if db.execute("SELECT to_regclass(?)", (f"{SCHEMA}.store",)).fetchone()[0] is None:
+        db.execute("CREATE TABLE store (version BIGINT NOT NULL)")
+        db.execute("INSERT INTO store VALUES (0)")
+    found = _known(db.execute("SELECT version FROM store").fetchone()[0], len(POSTGRES))
+    if found == len(POSTGRES):
+        return
+    for step in POSTGRES[found:]:
+        for statement in step.split(";"):
+            db.execute(statement)
+    db.execute("UPDATE store SET version = ?", (len(POSTGRES),))
+
+
+def _version(db: sqlite3.Connection) -> int:
+    return _known(int(db.execute("PRAGMA user_version").fetchone()[0]), len(STEPS))
+
+
+def _known(found: int, newest: int) -> int:
+    if found > newest:
+        raise StoreError(
+            "the call store was written by a newer CoWest: update this one, or name another store in COWEST_STORE"
+        )
+    return found

@@ -1,0 +1,1 @@
+"""Calls to an OpenAI-compatible endpoint: settings, pace, responses, batches."""

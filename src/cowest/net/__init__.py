@@ -1,0 +1,1 @@
+"""HTTP and the addresses that may be called."""

@@ -1,0 +1,1 @@
+"""Data that somebody else wrote: fetched, versioned, read row by row."""
