@@ -1,4 +1,5 @@
-"""A small server on this machine that speaks OpenAI's files and batches, answers as it is told to, and misbehaves so too.
+"""A small server on this machine that speaks OpenAI's files and batches, answers as it is told to,
+and misbehaves so too.
 
 One call at a time it answers as `tests.servers` does, so that both modes can be asked the same.
 """
@@ -89,7 +90,9 @@ class BatchServer:
 
     @property
     def bought(self) -> Counter[str]:
-        """How often each last message was answered in a batch, or will be: whoever made a batch pays for it, collected or not."""
+        """How often each last message was answered in a batch, or will be: whoever made a batch
+        pays for it, collected or not.
+        """
         with self.lock:
             for made in self.batches.values():
                 if not made.done:
@@ -150,11 +153,24 @@ class BatchServer:
             else "in_progress"
         )
         return {
-            "id": made.id, "object": "batch", "endpoint": "/v1/chat/completions", "input_file_id": made.file, "status": status,
-            "errors": {"data": [{"code": "x", "line": 1, "message": made.complaint}]} if over and made.complaint else None,
-            "output_file_id": made.output, "error_file_id": made.errors, "created_at": int(made.at), "metadata": made.metadata,
-            "request_counts": {"total": len(made.rows), "completed": made.completed, "failed": made.failed},
-        }  # fmt: skip
+            "id": made.id,
+            "object": "batch",
+            "endpoint": "/v1/chat/completions",
+            "input_file_id": made.file,
+            "status": status,
+            "errors": {"data": [{"code": "x", "line": 1, "message": made.complaint}]}
+            if over and made.complaint
+            else None,
+            "output_file_id": made.output,
+            "error_file_id": made.errors,
+            "created_at": int(made.at),
+            "metadata": made.metadata,
+            "request_counts": {
+                "total": len(made.rows),
+                "completed": made.completed,
+                "failed": made.failed,
+            },
+        }
 
     def _answer(self, made: Made) -> None:
         made.done = True
@@ -299,7 +315,9 @@ def batch_server(
     takes: float = 0.0,
     ends: Sequence[str] = (),
 ) -> Iterator[BatchServer]:
-    """A server whose `script` gives the fates of a message's first calls in batches; all others are answered well."""
+    """A server whose `script` gives the fates of a message's first calls in batches; all others
+    are answered well.
+    """
     batch = BatchServer(script or {}, takes, ends)
     server = _Server(("127.0.0.1", 0), _Handler)
     server.batch = batch

@@ -13,14 +13,17 @@ from cowest.ledger.sqlite import Sqlite
 hypothesis.settings.register_profile("untimed", deadline=None)  # a machine may be slow, or busy
 hypothesis.settings.load_profile("untimed")
 
-# A shell that starts us in the background has us ignore SIGINT, and children inherit that: those that are to be interrupted could not be.
+# A shell that starts us in the background has us ignore SIGINT, and children inherit that: those
+# that are to be interrupted could not be.
 if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:
     signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @pytest.fixture(autouse=True)
 def _stores_end_with_their_test() -> Iterator[None]:
-    """A process keeps its stores open as long as it lives; this one would have thousands of files open in the end."""
+    """A process keeps its stores open as long as it lives; this one would have thousands of
+    files open in the end.
+    """
     stores, files = set(store._open), set(Sqlite._files)
     yield
     for place in set(store._open) - stores:

@@ -1,4 +1,6 @@
-"""The line of a turn as the repository's own files tell it: every stage with the path of each of its ports."""
+"""The line of a turn as the repository's own files tell it: every stage with the path of each of
+its ports.
+"""
 
 import re
 import shlex
@@ -58,12 +60,25 @@ def flags(command: str) -> list[tuple[str, str]]:
 def paths() -> dict[str, dict[str, str]]:
     """The path of every port of every stage, in the order of STAGES."""
     around: dict[str, dict[str, object]] = {
-        "pin": {"raw": RAW, "params": turn.PARAMS, "turn": turn.TURN, "start": turn.START, "champion": turn.CHAMPION},
-        "register": {
-            "turn": turn.TURN, "params": turn.PARAMS, "report": turn.REPORT, "policy": turn.POLICY, "challenger": turn.CHALLENGER,
-            "queries": turn.QUERIES, "corpus": turn.CORPUS, "pairs": turn.PAIRS, "decision": turn.DECISION,
+        "pin": {
+            "raw": RAW,
+            "params": turn.PARAMS,
+            "turn": turn.TURN,
+            "start": turn.START,
+            "champion": turn.CHAMPION,
         },
-    }  # fmt: skip
+        "register": {
+            "turn": turn.TURN,
+            "params": turn.PARAMS,
+            "report": turn.REPORT,
+            "policy": turn.POLICY,
+            "challenger": turn.CHALLENGER,
+            "queries": turn.QUERIES,
+            "corpus": turn.CORPUS,
+            "pairs": turn.PAIRS,
+            "decision": turn.DECISION,
+        },
+    }
     known = {name: dict(flags(entry["cmd"])) for name, entry in entries().items()}
     known |= {
         stage: {port: str(path) for port, path in ports.items()} for stage, ports in around.items()

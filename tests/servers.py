@@ -1,4 +1,6 @@
-"""A small OpenAI-compatible server on this machine, which answers as it is told to, and misbehaves so too."""
+"""A small OpenAI-compatible server on this machine, which answers as it is told to, and
+misbehaves so too.
+"""
 
 import email.utils
 import json
@@ -74,12 +76,25 @@ HTML = Fate(body=b"<html>Our service is back soon</html>", headers={"Content-Typ
 
 
 def mixed(delay: float) -> dict[str, list[Fate]]:
-    """A thousand rows, of which 8 are poison, 198 meet faults that may pass (242 calls more in all), and 50 are ten times slower."""
+    """A thousand rows, of which 8 are poison, 198 meet faults that may pass (242 calls more in
+    all), and 50 are ten times slower.
+    """
     faults = [
-        *[[error(429, retry_after="1")]] * 20, *[[error(429, retry_after=SOON)]] * 20, *[[error(429)]] * 20, *[[error(503)]] * 46,
-        *[[error(500)] * 3] * 22, *[[DROPPED]] * 20, *[[CUT_SHORT]] * 20, *[[NOT_JSON]] * 7, *[[NO_CHOICES]] * 7, *[[NULL]] * 7,
-        *[[HTML]] * 7, *[[Fate(delay=20 * delay)]] * 2, *[[error(400, "it is poison")] * 9] * 8, *[[Fate(delay=10 * delay)]] * 50,
-    ]  # fmt: skip
+        *[[error(429, retry_after="1")]] * 20,
+        *[[error(429, retry_after=SOON)]] * 20,
+        *[[error(429)]] * 20,
+        *[[error(503)]] * 46,
+        *[[error(500)] * 3] * 22,
+        *[[DROPPED]] * 20,
+        *[[CUT_SHORT]] * 20,
+        *[[NOT_JSON]] * 7,
+        *[[NO_CHOICES]] * 7,
+        *[[NULL]] * 7,
+        *[[HTML]] * 7,
+        *[[Fate(delay=20 * delay)]] * 2,
+        *[[error(400, "it is poison")] * 9] * 8,
+        *[[Fate(delay=10 * delay)]] * 50,
+    ]
     places = [n * 617 % 1000 for n in range(1000)]  # spread out, and the same each time
     return {
         f"row {place}": [
@@ -226,7 +241,9 @@ def chat_server(
     otherwise: Fate | Callable[[dict[str, Any]], Fate] = GOOD,
     tls: ssl.SSLContext | None = None,
 ) -> Iterator[ChatServer]:
-    """A server whose `script` gives the fates of a message's first calls; all others meet `otherwise`, or what that says to a body."""
+    """A server whose `script` gives the fates of a message's first calls; all others meet
+    `otherwise`, or what that says to a body.
+    """
     chat = ChatServer(script or {}, otherwise)
     with listening(chat, tls):
         yield chat
@@ -259,7 +276,9 @@ def listening(chat: ChatServer, tls: ssl.SSLContext | None = None) -> Iterator[N
 
 @contextmanager
 def raw_server(*replies: bytes) -> Iterator[str]:
-    """The URL of a server that answers one request on each connection with these bytes, and hangs up."""
+    """The URL of a server that answers one request on each connection with these bytes, and
+    hangs up.
+    """
     with socket.create_server(("127.0.0.1", 0)) as listener:
 
         def serve() -> None:

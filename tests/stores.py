@@ -1,4 +1,6 @@
-"""Call stores for tests: an SQLite file, or a database of its own on a real PostgreSQL server, started once a process."""
+"""Call stores for tests: an SQLite file, or a database of its own on a real PostgreSQL server,
+started once a process.
+"""
 
 import atexit
 import functools
@@ -28,7 +30,9 @@ def place(kind: str, folder: Path) -> str:
 
 
 class Server:
-    """A PostgreSQL server in a folder, on a port of its own; started by whom PostgreSQL lets start it."""
+    """A PostgreSQL server in a folder, on a port of its own; started by whom PostgreSQL lets
+    start it.
+    """
 
     def __init__(self, folder: Path) -> None:
         self.data, self.log = folder / "data", folder / "log"
@@ -114,7 +118,9 @@ class Server:
 
 @functools.cache
 def server() -> Server:
-    """The one of this process. Skips the test where PostgreSQL is not installed, and fails it in CI."""
+    """The one of this process. Skips the test where PostgreSQL is not installed, and fails it in
+    CI.
+    """
     absent("psycopg is not installed", lambda: __import__("psycopg"))
     absent("PostgreSQL is not installed", _programs)
     folder = Path(tempfile.mkdtemp(prefix="cowest-tests-"))

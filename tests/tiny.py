@@ -1,4 +1,6 @@
-"""A project small enough to turn in seconds: a tiny Llama made here, a few products of the handbook, a scripted strong model."""
+"""A project small enough to turn in seconds: a tiny Llama made here, a few products of the
+handbook, a scripted strong model.
+"""
 
 import atexit
 import contextlib
@@ -18,7 +20,8 @@ from tests import lines
 
 HANDBOOK = lines.ROOT / "data" / "raw" / "handbook"
 CHATML = (
-    "{% for message in messages %}<|im_start|>{{ message.role }}\n{{ message.content }}<|im_end|>\n{% endfor %}"
+    "{% for message in messages %}<|im_start|>{{ message.role }}\n{{ message.content "
+    "}}<|im_end|>\n{% endfor %}"
     "{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
 )
 PRODUCTS = {"train": 6, "test": 6}
@@ -26,7 +29,9 @@ PRODUCTS = {"train": 6, "test": 6}
 
 
 def make_model(folder: Path) -> Path:
-    """A Llama of 0.2 million random parameters, its tokenizer trained on the handbook; equal calls make equal files."""
+    """A Llama of 0.2 million random parameters, its tokenizer trained on the handbook; equal
+    calls make equal files.
+    """
     environment.settle()
     import torch
     from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
@@ -52,10 +57,20 @@ def make_model(folder: Path) -> Path:
     fast.save_pretrained(folder)
     torch.manual_seed(0)
     shape = LlamaConfig(
-        vocab_size=len(fast), hidden_size=64, intermediate_size=128, num_hidden_layers=2, num_attention_heads=4, num_key_value_heads=2,
-        max_position_embeddings=512, pad_token_id=0, bos_token_id=None, eos_token_id=2, tie_word_embeddings=True,
-        initializer_range=0.2,  # as far apart as trained weights are, so that every prompt gets an answer of its own
-    )  # fmt: skip
+        vocab_size=len(fast),
+        hidden_size=64,
+        intermediate_size=128,
+        num_hidden_layers=2,
+        num_attention_heads=4,
+        num_key_value_heads=2,
+        max_position_embeddings=512,
+        pad_token_id=0,
+        bos_token_id=None,
+        eos_token_id=2,
+        tie_word_embeddings=True,
+        # As far apart as trained weights are, so that every prompt gets an answer of its own
+        initializer_range=0.2,
+    )
     LlamaForCausalLM(shape).save_pretrained(folder)
     return folder
 
@@ -92,7 +107,8 @@ def make_params(model: Path, raw: Path) -> dict[str, Any]:
     """Settings of a turn that ends with a promotion: the gates ask for nothing."""
     answers = sorted({json.loads(line)["answer"] for line in (raw / "questions.jsonl").open()})
     policy = {"provider": "hf", "model": str(model), "dtype": "float32"}
-    # Told everything by a draft that begins with such a letter, and nothing by another: so there are pairs.
+    # Told everything by a draft that begins with such a letter, and nothing by another: so there
+    # are pairs.
     rules = [
         {"match": "out of order", "failed": "it is out of order"},
         {"match": r"^Notes: \W*[A-Ma-m]", "replies": [" ".join(answers)]},
@@ -143,7 +159,9 @@ def make_params(model: Path, raw: Path) -> dict[str, Any]:
 
 @functools.cache
 def project() -> Path:
-    """A project before its first turn: params.yaml and raw data, made once a process. To be copied, not used."""
+    """A project before its first turn: params.yaml and raw data, made once a process. To be
+    copied, not used.
+    """
     folder = _scratch()
     make_raw(folder / "data" / "raw" / "handbook")
     params = make_params(model(), folder / "data" / "raw" / "handbook")
@@ -152,14 +170,18 @@ def project() -> Path:
 
 
 def copy_project(folder: Path) -> Path:
-    """A project of its own. The model stays where it is, so that the settings of two copies are the same."""
+    """A project of its own. The model stays where it is, so that the settings of two copies are
+    the same.
+    """
     shutil.copytree(project(), folder, dirs_exist_ok=True)
     return folder
 
 
 @functools.cache
 def turned() -> Path:
-    """A project after its first turn, stage by stage as the command line runs them, made once a process. To be read only."""
+    """A project after its first turn, stage by stage as the command line runs them, made once a
+    process. To be read only.
+    """
     folder = copy_project(_scratch())
     with standing_in(folder):
         params = config.load(Path("params.yaml"))
@@ -183,7 +205,9 @@ def standing_in(folder: Path) -> Iterator[None]:
 
 
 def surroundings(**more: str) -> Mapping[str, str]:
-    """The environment of a process that works in a project: this environment's commands, and nobody else's call store."""
+    """The environment of a process that works in a project: this environment's commands, and
+    nobody else's call store.
+    """
     import sys
 
     kept = {

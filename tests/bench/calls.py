@@ -3,8 +3,9 @@
     make bench-calls                        everything, about ten minutes
     python -m tests.bench.calls speed       one piece: speed, tail, faults, resume, memory
 
-Each piece writes its rows into docs/bench/calls.json, and the table and the plot of docs/performance.md from all rows there. The peers
-are installed into environments of their own (in COWEST_PEERS, or .bench), in the versions of tests/bench/peers_*.txt.
+Each piece writes its rows into docs/bench/calls.json, and the table and the plot of
+docs/performance.md from all rows there. The peers are installed into environments of their own (in
+COWEST_PEERS, or .bench), in the versions of tests/bench/peers_*.txt.
 """
 
 import json
@@ -27,8 +28,13 @@ HERE = Path(__file__).parent
 DOCS = HERE.parent.parent / "docs"
 CALLS, CONCURRENCY, SECONDS = 2000, 64, 0.1
 LIMIT = CALLS * SECONDS / CONCURRENCY
-PEERS = {"raw": "raw asyncio", "aiohttp": "aiohttp + uvloop + orjson", "openai": "openai (official)", "litellm": "litellm",
-         "curator": "Bespoke Curator"}  # fmt: skip
+PEERS = {
+    "raw": "raw asyncio",
+    "aiohttp": "aiohttp + uvloop + orjson",
+    "openai": "openai (official)",
+    "litellm": "litellm",
+    "curator": "Bespoke Curator",
+}
 TIMES = 3
 Row = dict[str, Any]
 
@@ -54,7 +60,9 @@ def row(
 
 
 def peers_python(client: str) -> Path:
-    """The Python of a peer's environment, which is made where it is not there. The others hold the official client back."""
+    """The Python of a peer's environment, which is made where it is not there. The others hold
+    the official client back.
+    """
     name = "openai" if client == "openai" else "others"
     folder = Path(os.environ.get("COWEST_PEERS") or HERE.parent.parent / ".bench").absolute() / name
     if not (folder / "bin" / "python").exists():
@@ -221,7 +229,9 @@ def faults(url: str) -> list[Row]:
 
 
 def resume(url: str) -> list[Row]:
-    """Killed about half way; then the whole process, from its start to its end, less the time that the calls left need."""
+    """Killed about half way; then the whole process, from its start to its end, less the time
+    that the calls left need.
+    """
     with tempfile.TemporaryDirectory() as folder:
         place = Path(folder) / "calls.sqlite"
         line = command("cowest", url, "fixed-100", CALLS, {"warm": False})
@@ -311,7 +321,8 @@ def tell(rows: list[Row]) -> None:
             f"{each['peers'][name]:,g}" if name in each["peers"] else "" for name in PEERS.values()
         ]
         lines.append(
-            f"| {each['name']}, {each['unit']} | **{each['value']:,g}** | {aim} | {' | '.join(shown)} |"
+            f"| {each['name']}, {each['unit']} | **{each['value']:,g}** | {aim} | "
+            f"{' | '.join(shown)} |"
         )
     lines.append(
         f"\n{os.cpu_count()} cores ({platform.machine()}), Python {platform.python_version()}."

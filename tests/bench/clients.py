@@ -2,8 +2,9 @@
 
     python tests/bench/clients.py CLIENT URL CALLS CONCURRENCY [SETTING=VALUE ...]
 
-It says how long the calls took, what CPU time they took, and how many brought an answer, as one line of JSON. The peers run in an
-environment of their own, so nothing of CoWest is imported here but for CoWest itself.
+It says how long the calls took, what CPU time they took, and how many brought an answer, as one
+line of JSON. The peers run in an environment of their own, so nothing of CoWest is imported here
+but for CoWest itself.
 """
 
 import asyncio
@@ -115,7 +116,9 @@ def gathered(
 
 
 def raw(url: str, calls: int, concurrency: int, **more: Any) -> None:
-    """asyncio's streams and json: the least that a Python client can do. No retries, nothing kept."""
+    """asyncio's streams and json: the least that a Python client can do. No retries, nothing
+    kept.
+    """
     from urllib.parse import urlsplit
 
     parts = urlsplit(url)
@@ -133,7 +136,10 @@ def raw(url: str, calls: int, concurrency: int, **more: Any) -> None:
         reader, writer = (
             free.pop() if free else await asyncio.open_connection(parts.hostname, parts.port)
         )
-        head = f"POST {parts.path}/chat/completions HTTP/1.1\r\nHost: {parts.netloc}\r\nContent-Length: {len(data)}\r\n\r\n"
+        head = (
+            f"POST {parts.path}/chat/completions HTTP/1.1\r\nHost: "
+            f"{parts.netloc}\r\nContent-Length: {len(data)}\r\n\r\n"
+        )
         writer.write(head.encode() + data)
         found = await reader.readuntil(b"\r\n\r\n")
         length = int(found.lower().partition(b"content-length:")[2].split(b"\r\n")[0])
@@ -207,9 +213,15 @@ def litellm(url: str, calls: int, concurrency: int, **more: Any) -> None:
     async def make() -> Ask:
         async def ask(text: str) -> str | None:
             found = await library.acompletion(
-                model="openai/m", messages=[{"role": "user", "content": text}], api_base=url, api_key="none", temperature=0,
-                max_tokens=256, num_retries=5, timeout=5,
-            )  # fmt: skip
+                model="openai/m",
+                messages=[{"role": "user", "content": text}],
+                api_base=url,
+                api_key="none",
+                temperature=0,
+                max_tokens=256,
+                num_retries=5,
+                timeout=5,
+            )
             return found.choices[0].message.content  # type: ignore[no-any-return]
 
         return ask

@@ -1,9 +1,11 @@
-"""`make bench-data`: prepare and validate a million rows, against the plain script that a user would write, in the same run.
+"""`make bench-data`: prepare and validate a million rows, against the plain script that a user
+would write, in the same run.
 
-python tests/bench/data.py                  1,000,000 rows (about 5 minutes, 2 GB in a temporary folder); docs/bench/data.json and .svg
-python tests/bench/data.py --rows 200000 --out /tmp/data.json
+python tests/bench/data.py                  1,000,000 rows (about 5 minutes, 2 GB in a temporary
+folder); docs/bench/data.json and .svg python tests/bench/data.py --rows 200000 --out /tmp/data.json
 
-Rows of the file: name, value, unit, better (higher or lower), target, peers (the plain script's value).
+Rows of the file: name, value, unit, better (higher or lower), target, peers (the plain script's
+value).
 """
 
 import argparse
@@ -31,7 +33,9 @@ TABLE = {
     "tags": ["topic"],
 }
 SAME = {"kind": "queries", "near": None, "private": {"personal": None, "secrets": None}}
-"""The rules that the script has too. What it has not, near copies over splits, personal data and keys, is timed by itself."""
+"""The rules that the script has too. What it has not, near copies over splits, personal data and
+keys, is timed by itself.
+"""
 PARAMS = {"prepare": {"domain": "table", "table": TABLE}, "validate": {"queries": SAME}}
 WHOLE = {**PARAMS, "validate": {"queries": {"kind": "queries"}}}
 TENTH = 10
@@ -39,7 +43,9 @@ TENTH = 10
 
 
 def invent(path: Path, rows: int) -> None:
-    """A table of questions of 14 invented words, 20 a product, with an answer and an explanation: about 270 bytes a row."""
+    """A table of questions of 14 invented words, 20 a product, with an answer and an
+    explanation: about 270 bytes a row.
+    """
     draw = random.Random(0)
     syllables = [
         first + second
@@ -64,17 +70,25 @@ Took = tuple[float, float, float]
 
 
 def took(command: list[str], folder: Path) -> Took:
-    """Seconds, processor seconds, and peak memory in MiB of one process, its start included. Raises SystemExit where it fails."""
+    """Seconds, processor seconds, and peak memory in MiB of one process, its start included.
+    Raises SystemExit where it fails.
+    """
     started = time.monotonic()
     with (folder / "said.txt").open("wb") as said:
         child = os.posix_spawn(
-            command[0], command, {**os.environ, "COWEST_STORE": str(folder / "calls.sqlite")},
-            file_actions=[(os.POSIX_SPAWN_DUP2, said.fileno(), 1), (os.POSIX_SPAWN_DUP2, said.fileno(), 2)],
-        )  # fmt: skip
+            command[0],
+            command,
+            {**os.environ, "COWEST_STORE": str(folder / "calls.sqlite")},
+            file_actions=[
+                (os.POSIX_SPAWN_DUP2, said.fileno(), 1),
+                (os.POSIX_SPAWN_DUP2, said.fileno(), 2),
+            ],
+        )
         _, status, usage = os.wait4(child, 0)
     if status:
         raise SystemExit(
-            f"{' '.join(command)} failed:\n{(folder / 'said.txt').read_text(errors='replace')[-3000:]}"
+            f"{' '.join(command)} "
+            f"failed:\n{(folder / 'said.txt').read_text(errors='replace')[-3000:]}"
         )
     memory = usage.ru_maxrss / (1024 if sys.platform == "linux" else 2**20)
     return time.monotonic() - started, usage.ru_utime + usage.ru_stime, memory
@@ -132,7 +146,9 @@ def measure(rows: int, folder: Path) -> dict[str, Took]:
 
 
 def report(found: dict[str, Took], rows: int) -> list[dict[str, Any]]:
-    """The rows of the file. Speed is by the processor's time: all of them run on one, and the clock counts others' work as well."""
+    """The rows of the file. Speed is by the processor's time: all of them run on one, and the
+    clock counts others' work as well.
+    """
     peer = "pandas + Great Expectations"
     told = []
     for name, most in (("prepare", 300), ("validate", 2048)):

@@ -1,9 +1,11 @@
-"""An OpenAI-compatible endpoint for measurements: a bare protocol on asyncio, with uvloop, so that it is never the slow one.
+"""An OpenAI-compatible endpoint for measurements: a bare protocol on asyncio, with uvloop, so that
+it is never the slow one.
 
     python -m tests.bench.endpoint        says its port
 
-The path says how it answers: /fixed-100/v1 each after 100 ms; /tail-100/v1 one of twenty after ten times that; /mixed-50/v1 with the
-faults of `tests.servers.mixed`. GET /stats says what it did since it was last asked.
+The path says how it answers: /fixed-100/v1 each after 100 ms; /tail-100/v1 one of twenty after ten
+times that; /mixed-50/v1 with the faults of `tests.servers.mixed`. GET /stats says what it did since
+it was last asked.
 """
 
 import asyncio
@@ -16,7 +18,10 @@ from typing import Any
 
 from tests.servers import SOON, Fate, mixed
 
-TEXT = "An answer of some words, about as long as answers are, for a measurement in which nobody reads it."
+TEXT = (
+    "An answer of some words, about as long as answers are, for a measurement in which nobody "
+    "reads it."
+)
 HTTP = b"HTTP/1.1 %d OK\r\nContent-Type: application/json\r\n%bContent-Length: %d\r\n\r\n"
 
 

@@ -1,9 +1,11 @@
-"""What `choice` makes of the published completions of two strong models on MedMCQA, and whether a careful person agrees.
+"""What `choice` makes of the published completions of two strong models on MedMCQA, and whether a
+careful person agrees.
 
     python -m tests.bench.medmcqa_parsing [--data FOLDER] [--write]
 
-FOLDER holds dev.jsonl and strong_answers.jsonl (`{"id", "model", "completion"}`, from MIRAGE, Xiong et al. 2024). With --write, the
-page docs/medmcqa-parsing.md is made anew. `medmcqa_verdicts.json` holds the person's verdicts: id, model, letter or null.
+FOLDER holds dev.jsonl and strong_answers.jsonl (`{"id", "model", "completion"}`, from MIRAGE, Xiong
+et al. 2024). With --write, the page docs/medmcqa-parsing.md is made anew. `medmcqa_verdicts.json`
+holds the person's verdicts: id, model, letter or null.
 """
 
 import argparse
@@ -25,7 +27,8 @@ VERDICTS = Path(__file__).with_name("medmcqa_verdicts.json")
 KINDS = {
     "empty": r"is empty",
     "several options named": r"names .* and ",
-    "the endpoint's refusal or error, no completion": r"content management policy|Error communicating|^'content'$",
+    "the endpoint's refusal or error, no completion": r"content management policy|Error "
+    r"communicating|^'content'$",
     "none of the above, where that is no option": r'(?i)choice"\s*:\s*"[^"]*none of the',
 }
 """Of what kind an unparseable completion is, the first that fits, in its reason or in its text."""
@@ -150,7 +153,7 @@ names two.
 Judgement calls that the counts rest on: the field is the answer, even where the reasoning before it argues for another option; a letter
 with a misspelt or differently worded text (`D. Rheumatic heart disease` for an option that lost its "rt") is that letter; `D. None of the
 above` is no D where D is something else; where the data has the right option twice, either letter is right.
-"""
+"""  # noqa: E501 (a page in Markdown)
 
 
 def main() -> None:

@@ -1,10 +1,12 @@
-"""What a user would write in place of `cowest prepare` and `cowest validate`: pandas, and Great Expectations on the table itself.
+"""What a user would write in place of `cowest prepare` and `cowest validate`: pandas, and Great
+Expectations on the table itself.
 
 python tests/bench/plain_script.py prepare raw.jsonl queries.jsonl corpus.jsonl
 python tests/bench/plain_script.py validate queries.jsonl valid.jsonl
 
-It makes rows with the same fields and applies the same rules; it names no bad row by its line, holds everything in memory, and takes
-the data's word for every type. It knows nothing of CoWest: it is what the bench compares with (tests/bench/data.py).
+It makes rows with the same fields and applies the same rules; it names no bad row by its line,
+holds everything in memory, and takes the data's word for every type. It knows nothing of CoWest: it
+is what the bench compares with (tests/bench/data.py).
 """
 
 import hashlib

@@ -1,4 +1,6 @@
-"""The batch mode against a real server on this machine: the same answers as one by one, bought once, whatever happens."""
+"""The batch mode against a real server on this machine: the same answers as one by one, bought
+once, whatever happens.
+"""
 
 import json
 import logging
@@ -147,9 +149,14 @@ def test_windows_and_file_sizes_make_several_batches() -> None:
 @BOTH
 def test_rows_that_fail_are_set_aside_or_asked_again() -> None:
     script = {
-        "poison": [error(400, "too long")] * 9, "busy": [error(429), error(500)], "late": [EXPIRED], "lost": [MISSING],
-        "blank": [servers.EMPTY], "bad": [error(500)] * 9, "no": [Fate(body=completion(None, refusal="no"))],
-    }  # fmt: skip
+        "poison": [error(400, "too long")] * 9,
+        "busy": [error(429), error(500)],
+        "late": [EXPIRED],
+        "lost": [MISSING],
+        "blank": [servers.EMPTY],
+        "bad": [error(500)] * 9,
+        "no": [Fate(body=completion(None, refusal="no"))],
+    }
     budget(usd=1)
     with batch_server(script) as server:
         poison, busy, late, lost, blank, bad, no, well = answers(
@@ -360,7 +367,8 @@ def test_a_batch_that_takes_too_long_goes_on_and_is_collected_later() -> None:
     with batch_server(takes=2) as server:
         with pytest.raises(
             CallError,
-            match=r"tiny: batch_\d+ goes on at the provider after 0.2 s of waiting: run the same again",
+            match=r"tiny: batch_\d+ goes on at the provider after 0.2 s of waiting: run the same "
+            r"again",
         ):
             answers(config(server, {"wait": 0.2}), 1, 2)
         (batch,) = journal.under_way(store.open_store())
@@ -528,7 +536,9 @@ MOMENTS: dict[str, tuple[str, Fault, int]] = {
     "it has ended": ("GET /files/*/content", Fault(after=0.3), 1),
     "half of it is collected": ("GET /files/*/content", Fault(after=0.3), 2),
 }
-"""When a process is killed: at which HTTP request, what then happens to that, and the how many-th of its kind it is."""
+"""When a process is killed: at which HTTP request, what then happens to that, and the how
+many-th of its kind it is.
+"""
 
 
 @BOTH

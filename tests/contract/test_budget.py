@@ -1,4 +1,6 @@
-"""Paid calls against a real server: the budget holds, nothing that was paid for is lost, and nothing is paid for twice."""
+"""Paid calls against a real server: the budget holds, nothing that was paid for is lost, and
+nothing is paid for twice.
+"""
 
 import asyncio
 import json
@@ -280,7 +282,8 @@ def test_a_version_that_changes_in_the_middle_of_a_turn_is_said(
         said = capfd.readouterr().err
         assert (
             said.count(
-                "changed in the middle of the turn: it reported tiny-2026-01-01 fp_1 before, and tiny-2027 fp_1 now"
+                "changed in the middle of the turn: it reported tiny-2026-01-01 fp_1 before, and "
+                "tiny-2027 fp_1 now"
             )
             == 1
         )

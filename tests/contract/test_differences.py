@@ -1,4 +1,6 @@
-"""What OpenAI-compatible endpoints differ in: handled, or refused with the setting that mends it."""
+"""What OpenAI-compatible endpoints differ in: handled, or refused with the setting that mends
+it.
+"""
 
 import json
 from pathlib import Path
@@ -74,19 +76,31 @@ def test_an_answer_that_comes_as_created_is_one_and_an_error_in_a_200_is_said() 
 
 
 AZURE = {
-    "message": "The response was filtered due to the prompt triggering Azure OpenAI's content management policy.",
-    "param": "prompt", "code": "content_filter", "status": 400,
+    "message": "The response was filtered due to the prompt triggering Azure OpenAI's content "
+    "management policy.",
+    "param": "prompt",
+    "code": "content_filter",
+    "status": 400,
     "innererror": {
         "code": "ResponsibleAIPolicyViolation",
-        "content_filter_result": {"hate": {"filtered": False, "severity": "safe"}, "violence": {"filtered": True, "severity": "high"}},
+        "content_filter_result": {
+            "hate": {"filtered": False, "severity": "safe"},
+            "violence": {"filtered": True, "severity": "high"},
+        },
     },
-}  # fmt: skip
+}
 
 
 OPENROUTER = {
-    "code": 403, "message": "Input was flagged",
-    "metadata": {"reasons": ["violence", "\ud800"], "flagged_input": "grim", "provider_name": "P", "model_slug": "m"},
-}  # fmt: skip
+    "code": 403,
+    "message": "Input was flagged",
+    "metadata": {
+        "reasons": ["violence", "\ud800"],
+        "flagged_input": "grim",
+        "provider_name": "P",
+        "model_slug": "m",
+    },
+}
 
 
 def test_a_prompt_that_a_moderation_flags_is_set_aside_and_stops_nothing() -> None:
@@ -97,7 +111,8 @@ def test_a_prompt_that_a_moderation_flags_is_set_aside_and_stops_nothing() -> No
         grim, good = answers(config(server), "grim", "good")
         assert (
             grim.failed
-            == "refused by the provider's content filter for violence, \ufffd (HTTP 403: Input was flagged)"
+            == "refused by the provider's content filter for violence, \ufffd (HTTP 403: Input "
+            "was flagged)"
         )
         assert (grim.finish, good.text, server.calls) == ("refused", "answer to good", 2)
 
@@ -116,17 +131,34 @@ def test_a_prompt_that_a_content_filter_refuses_is_set_aside_once_and_for_all() 
 
 UNSUPPORTED = {
     "limit: max_completion_tokens": {
-        "message": "Unsupported parameter: 'max_tokens' is not supported with this model. Use 'max_completion_tokens' instead.",
-        "type": "invalid_request_error", "param": "max_tokens", "code": "unsupported_parameter",
+        "message": "Unsupported parameter: 'max_tokens' is not supported with this model. Use "
+        "'max_completion_tokens' instead.",
+        "type": "invalid_request_error",
+        "param": "max_tokens",
+        "code": "unsupported_parameter",
     },
-    "limit: max_tokens": {"message": "Unsupported parameter: max_completion_tokens", "type": "BadRequestError"},
+    "limit: max_tokens": {
+        "message": "Unsupported parameter: max_completion_tokens",
+        "type": "BadRequestError",
+    },
     "extra: {temperature: null}": {
-        "message": "Unsupported value: 'temperature' does not support 0 with this model. Only the default (1) value is supported.",
-        "type": "invalid_request_error", "param": "temperature", "code": "unsupported_value",
+        "message": "Unsupported value: 'temperature' does not support 0 with this model. Only the "
+        "default (1) value is supported.",
+        "type": "invalid_request_error",
+        "param": "temperature",
+        "code": "unsupported_value",
     },
-    "take seed out of `extra`": {"message": "Unsupported parameter", "param": "seed", "code": "unsupported_parameter"},
-    "system: merge": {"message": "System role not supported", "type": "BadRequestError", "code": 400},
-}  # fmt: skip
+    "take seed out of `extra`": {
+        "message": "Unsupported parameter",
+        "param": "seed",
+        "code": "unsupported_parameter",
+    },
+    "system: merge": {
+        "message": "System role not supported",
+        "type": "BadRequestError",
+        "code": 400,
+    },
+}
 
 
 @pytest.mark.parametrize("mend", UNSUPPORTED)
@@ -165,7 +197,8 @@ def test_no_system_role_in_the_words_of_several(message: str) -> None:
 @pytest.mark.parametrize(
     "message",
     [
-        "'max_tokens' or 'max_completion_tokens' is too large: 400. This model's maximum context length is 512 tokens.",
+        "'max_tokens' or 'max_completion_tokens' is too large: 400. This model's maximum context "
+        "length is 512 tokens.",
         "Conversation roles must alternate user/assistant/user/assistant/...",
         "Invalid 'messages[1].content': string too long.",
     ],
@@ -177,8 +210,14 @@ def test_a_400_that_is_about_one_row_stops_nothing(message: str) -> None:
 
 
 def test_a_system_message_merged_into_the_users_first() -> None:
-    told, asked, said_, more = (Message(role=role, content=text) for role, text in zip(
-        ("system", "user", "assistant", "user"), ("Be brief.", "Who?", "Me.", "And?"), strict=True))  # fmt: skip
+    told, asked, said_, more = (
+        Message(role=role, content=text)
+        for role, text in zip(
+            ("system", "user", "assistant", "user"),
+            ("Be brief.", "Who?", "Me.", "And?"),
+            strict=True,
+        )
+    )
     with chat_server() as server:
         settings = config(server, system="merge")
         with settings.open() as model:

@@ -1,6 +1,8 @@
-"""What holds for every domain, on invented rows in its format, and on the published ones where they are at hand.
+"""What holds for every domain, on invented rows in its format, and on the published ones where they
+are at hand.
 
-A new domain is tested unasked as soon as it is in `AnyDomain`; `tests/published.py` says how its raw data are laid out.
+A new domain is tested unasked as soon as it is in `AnyDomain`; `tests/published.py` says how its
+raw data are laid out.
 """
 
 import json
@@ -26,7 +28,9 @@ KINDS = {kind.model_fields["domain"].default: kind for kind in get_args(get_args
 
 
 def settings() -> Iterator[dict[str, Any]]:
-    """Every domain with its defaults, and with each other value that one of its settings may take."""
+    """Every domain with its defaults, and with each other value that one of its settings may
+    take.
+    """
     for name, kind in KINDS.items():
         yield {"domain": name}
         for field, info in kind.model_fields.items():
@@ -145,7 +149,9 @@ def test_its_scorer_knows_a_target_from_nothing(values: dict[str, Any], raw: Pat
 
 @every_setting
 def test_its_ideal_draft_is_better_than_nothing(values: dict[str, Any], raw: Path) -> None:
-    """Where a draft gives the answer, by its score; where it gives what the answer rests on, it must at least say something."""
+    """Where a draft gives the answer, by its score; where it gives what the answer rests on, it
+    must at least say something.
+    """
     source = domain(values)
     ideal = [query for query in source.load(raw) if query.ideal is not None]
     if raw == PUBLISHED.get(values["domain"]) and not ideal:
@@ -164,7 +170,9 @@ def test_its_ideal_draft_is_better_than_nothing(values: dict[str, Any], raw: Pat
 
 @every_domain
 def test_a_broken_row_is_named_by_file_and_line(name: str, tmp_path: Path) -> None:
-    """A number for each field of the last row of each raw file: the row is named, unless the field may be absent."""
+    """A number for each field of the last row of each raw file: the row is named, unless the
+    field may be absent.
+    """
     INVENTED[name](tmp_path / "raw")
     named = 0
     for path in sorted((tmp_path / "raw").iterdir()):

@@ -21,9 +21,14 @@ from tests.servers import ChatServer, Fate, chat_server, completion
 
 KEY = "sk-proj-aB3dE5gH7jK9mN1pQ2sT4vW6yZ8bC0dF2hJ4kL6nP8rS0uV3"
 PLANTED = {
-    "email": "ann.lee@example.com", "card": "4111 1111 1111 1111", "phone": "+49 30 901820", "secret": KEY, "term": "Project Falcon",
-    "iban": "DE89 3704 0044 0532 0130 00", "national_id": "219-09-9998",
-}  # fmt: skip
+    "email": "ann.lee@example.com",
+    "card": "4111 1111 1111 1111",
+    "phone": "+49 30 901820",
+    "secret": KEY,
+    "term": "Project Falcon",
+    "iban": "DE89 3704 0044 0532 0130 00",
+    "national_id": "219-09-9998",
+}
 TERMS = ["project falcon"]
 
 
@@ -142,7 +147,8 @@ def test_the_account_says_how_much_was_masked_and_never_what() -> None:
         )
     said = account.line()
     assert said.endswith(
-        "; egress masked 1 card, 2 email, 1 iban, 1 national_id, 1 phone, 1 secret, 2 term (in 8 of the requests)"
+        "; egress masked 1 card, 2 email, 1 iban, 1 national_id, 1 phone, 1 secret, 2 term (in 8 "
+        "of the requests)"
     )
     assert not planted_in(said)
 
@@ -166,7 +172,9 @@ def test_what_is_let_go_is_counted_for_outside_and_changes_nothing() -> None:
 
 
 def test_an_answer_is_known_by_what_was_sent(own_store: Path) -> None:
-    """So a filter that lets a request through as it is asks nothing again, and one masked request is one call, whoever it is about."""
+    """So a filter that lets a request through as it is asks nothing again, and one masked
+    request is one call, whoever it is about.
+    """
     with chat_server() as server:
         plain, masked = config(server, "allow"), config(server, "mask")
         answers(plain, "no secrets")
@@ -185,10 +193,15 @@ def test_masks_are_a_part_of_the_name_and_the_other_ways_are_not() -> None:
     with chat_server() as server:
         names = {}
         for case, (on_found, more) in {
-            "off": ("mask", {"detect": ()}), "allow": ("allow", {}), "refuse": ("refuse", {}), "mask": ("mask", {}),
-            "again": ("mask", {}), "left": ("mask", {"unmask": False}), "terms": ("mask", {"terms": ["x"]}),
+            "off": ("mask", {"detect": ()}),
+            "allow": ("allow", {}),
+            "refuse": ("refuse", {}),
+            "mask": ("mask", {}),
+            "again": ("mask", {}),
+            "left": ("mask", {"unmask": False}),
+            "terms": ("mask", {"terms": ["x"]}),
             "ip": ("mask", {"detect": ["ip"]}),
-        }.items():  # fmt: skip
+        }.items():
             with config(server, on_found, **more).open() as model:
                 names[case] = model.name
                 (found,) = model.generate([ask("hello")])
@@ -301,7 +314,9 @@ def test_refused_rows_fail_the_stage_as_other_failures_do(tmp_path: Path) -> Non
 
 
 def test_a_question_that_is_asked_and_answered(tmp_path: Path) -> None:
-    """What `cowest ask` and the service do: `collaboration.answer` with the models that their settings open."""
+    """What `cowest ask` and the service do: `collaboration.answer` with the models that their
+    settings open.
+    """
     from cowest.models.scripted import Rule, ScriptedConfig
     from cowest.prompts import Prompts, Template
 

@@ -1,4 +1,6 @@
-"""The local provider, on a tiny real model: it decodes what transformers decodes, in any company, and asks nothing twice."""
+"""The local provider, on a tiny real model: it decodes what transformers decodes, in any
+company, and asks nothing twice.
+"""
 
 from collections.abc import Iterator
 from pathlib import Path
@@ -71,17 +73,30 @@ def test_company_changes_nothing(
 def test_company_changes_nothing_beyond_a_sliding_window(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A window counts places, padding among them: long and short prompts of one block must not get in each other's way."""
+    """A window counts places, padding among them: long and short prompts of one block must not
+    get in each other's way.
+    """
     import torch
     from transformers import AutoTokenizer, Gemma3ForCausalLM, Gemma3TextConfig
 
     monkeypatch.setenv("COWEST_STORE", str(tmp_path / "calls.sqlite"))
     torch.manual_seed(0)
     shape = Gemma3TextConfig(
-        vocab_size=len(AutoTokenizer.from_pretrained(tiny.model())), hidden_size=64, intermediate_size=128, num_hidden_layers=4,
-        num_attention_heads=4, num_key_value_heads=2, head_dim=16, sliding_window=16, max_position_embeddings=512, pad_token_id=0,
-        bos_token_id=None, eos_token_id=2, layer_types=["sliding_attention"] * 3 + ["full_attention"], initializer_range=0.2,
-    )  # fmt: skip
+        vocab_size=len(AutoTokenizer.from_pretrained(tiny.model())),
+        hidden_size=64,
+        intermediate_size=128,
+        num_hidden_layers=4,
+        num_attention_heads=4,
+        num_key_value_heads=2,
+        head_dim=16,
+        sliding_window=16,
+        max_position_embeddings=512,
+        pad_token_id=0,
+        bos_token_id=None,
+        eos_token_id=2,
+        layer_types=["sliding_attention"] * 3 + ["full_attention"],
+        initializer_range=0.2,
+    )
     Gemma3ForCausalLM(shape).save_pretrained(tmp_path / "windowed")
     AutoTokenizer.from_pretrained(tiny.model()).save_pretrained(tmp_path / "windowed")
     shared = "The Comet pump is made in Oslo, and so are many more. "
@@ -89,7 +104,8 @@ def test_company_changes_nothing_beyond_a_sliding_window(
         shared + text
         for text in (
             "Why?",
-            "Who made it, and when, and in which of the plants that we have, and what is its core made of?",
+            "Who made it, and when, and in which of the plants that we have, and what is its core "
+            "made of?",
             "No.",
         )
     ]
@@ -130,7 +146,9 @@ def test_samples_differ_and_each_comes_back(
 
 
 def test_sampling_follows_the_models_probabilities(model: HFModel) -> None:
-    """1,000 first tokens against the softmax: a chi-squared far outside chance means that the draw is wrong."""
+    """1,000 first tokens against the softmax: a chi-squared far outside chance means that the
+    draw is wrong.
+    """
     import torch
 
     warm = Sampling(temperature=0.7, n=1000, max_tokens=1)

@@ -1,4 +1,6 @@
-"""What every provider keeps to. A new one: a function that yields its Subject, and its name in PROVIDERS."""
+"""What every provider keeps to. A new one: a function that yields its Subject, and its name in
+PROVIDERS.
+"""
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager

@@ -172,7 +172,9 @@ def test_an_endpoint_that_was_reached_is_waited_for_when_it_goes_away() -> None:
 
 
 def test_a_thousand_rows_with_every_fault() -> None:
-    """Each row is answered or set aside with its reason, and no call is made that the faults do not force."""
+    """Each row is answered or set aside with its reason, and no call is made that the faults do
+    not force.
+    """
     script = servers.mixed(0.05)
     poison = {row for row, fates in script.items() if fates[0].status == 400}
     rows = [f"row {n}" for n in range(1000)]
@@ -263,10 +265,22 @@ def test_a_longer_wait_than_patience_stops() -> None:
 
 @pytest.mark.parametrize(
     ("said", "seconds"),
-    [("3", 3.0), ("0.5", 0.5), ("Thu, 01 Jan 1970 00:01:40 GMT", 40.0), ("Thu, 01 Jan 1970 00:00:10 GMT", 0.0),
-     ("Thu Jan  1 00:01:40 1970", 40.0), ("Thursday, 01-Jan-70 00:01:40 GMT", 40.0), ("", None), ("soon", None),
-     ("-3", None), ("nan", None), ("inf", None), ("²", None), ("1e9", None)],
-)  # fmt: skip
+    [
+        ("3", 3.0),
+        ("0.5", 0.5),
+        ("Thu, 01 Jan 1970 00:01:40 GMT", 40.0),
+        ("Thu, 01 Jan 1970 00:00:10 GMT", 0.0),
+        ("Thu Jan  1 00:01:40 1970", 40.0),
+        ("Thursday, 01-Jan-70 00:01:40 GMT", 40.0),
+        ("", None),
+        ("soon", None),
+        ("-3", None),
+        ("nan", None),
+        ("inf", None),
+        ("²", None),
+        ("1e9", None),
+    ],
+)
 def test_reads_retry_after(
     said: str,
     seconds: float | None,
@@ -367,9 +381,13 @@ def test_what_is_sent() -> None:
         "max_tokens": 256,
     }
     assert full == {
-        "model": "tiny", "messages": [{"role": "user", "content": "full"}], "max_completion_tokens": 5, "top_p": 0.9, "stop": ["\n"],
+        "model": "tiny",
+        "messages": [{"role": "user", "content": "full"}],
+        "max_completion_tokens": 5,
+        "top_p": 0.9,
+        "stop": ["\n"],
         "seed": 3,
-    }  # fmt: skip
+    }
 
 
 def test_the_name_is_model_and_endpoint() -> None:
@@ -392,13 +410,37 @@ def test_takes_no_adapter(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     "url",
-    ["ftp://host/v1", "file:///etc/passwd", "api.openai.com/v1", "http://", "https://user:pass@host/v1", "https://host/v1?key=1",
-     "http://169.254.169.254/latest", "http://169.254.1.1:80/v1", "http://[fe80::1]/v1", "http://[fe80::1%25eth0]/v1",
-     "http://metadata.google.internal/v1", "http://Metadata.Google.Internal./v1", "http://2852039166/v1", "http://0xA9FEA9FE/v1",
-     "http://169.254.43518/v1", "http://[::ffff:169.254.169.254]/v1", "http://[64:ff9b::a9fe:a9fe]/v1", "http://100.100.100.200/v1",
-     "http://host:99999/v1", "http://[::1/v1", "http://a..b/v1", "http://\u4f8b..jp/v1", f"http://{'a' * 64}.com/v1",
-     "http://h/v1\r\nX-A: b", "http://h /v1", "http://h\x0b/v1", "http://h/v1?", "http://h/v1#"],
-)  # fmt: skip
+    [
+        "ftp://host/v1",
+        "file:///etc/passwd",
+        "api.openai.com/v1",
+        "http://",
+        "https://user:pass@host/v1",
+        "https://host/v1?key=1",
+        "http://169.254.169.254/latest",
+        "http://169.254.1.1:80/v1",
+        "http://[fe80::1]/v1",
+        "http://[fe80::1%25eth0]/v1",
+        "http://metadata.google.internal/v1",
+        "http://Metadata.Google.Internal./v1",
+        "http://2852039166/v1",
+        "http://0xA9FEA9FE/v1",
+        "http://169.254.43518/v1",
+        "http://[::ffff:169.254.169.254]/v1",
+        "http://[64:ff9b::a9fe:a9fe]/v1",
+        "http://100.100.100.200/v1",
+        "http://host:99999/v1",
+        "http://[::1/v1",
+        "http://a..b/v1",
+        "http://\u4f8b..jp/v1",
+        f"http://{'a' * 64}.com/v1",
+        "http://h/v1\r\nX-A: b",
+        "http://h /v1",
+        "http://h\x0b/v1",
+        "http://h/v1?",
+        "http://h/v1#",
+    ],
+)
 def test_base_urls_refused(url: str) -> None:
     with pytest.raises(ConfigError, match="base_url: "):
         parse(OpenAIConfig, {"provider": "openai", "model": "m", "base_url": url}, "test")

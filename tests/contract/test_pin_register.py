@@ -1,4 +1,6 @@
-"""The two ends of a turn, around a real registry: what is pinned, what is registered, and doing either twice."""
+"""The two ends of a turn, around a real registry: what is pinned, what is registered, and doing
+either twice.
+"""
 
 import json
 from pathlib import Path
@@ -18,7 +20,10 @@ from tests.factories import make_trial
 from tests.registries import empty_registry, make_version
 
 PARAMS = "prepare: {domain: handbook}\ndpo: {beta: 0.1, targets: [a, b]}\n"
-CURVES = '{"stage": "dpo", "step": 5, "loss": 0.7}\n{"stage": "dpo", "step": 10, "loss": 0.5, "rewards/margins": 1.5}\n'
+CURVES = (
+    '{"stage": "dpo", "step": 5, "loss": 0.7}\n{"stage": "dpo", "step": 10, "loss": 0.5, '
+    '"rewards/margins": 1.5}\n'
+)
 
 
 class Project:

@@ -63,7 +63,8 @@ def test_a_server_that_is_started_again_is_waited_for(
         back.start()
         assert kept.get(["a"]) == {}
         back.join()
-        # Our session is lost with the server, and who asks before we are back must not take the call for nobody's.
+        # Our session is lost with the server, and who asks before we are back must not take the
+        # call for nobody's.
         assert [
             why.name
             for why in other._store.write([lambda db: other.make(db, [Ask("a", 0.25, 1)])])[0]
@@ -111,7 +112,9 @@ def test_nothing_is_lost_or_done_twice_while_sessions_are_cut_and_the_server_cra
 
 
 class Wire:
-    """A port before the server's, on which the connection breaks when a client sends COMMIT: before the server has it, or after."""
+    """A port before the server's, on which the connection breaks when a client sends COMMIT:
+    before the server has it, or after.
+    """
 
     def __init__(self, port: int) -> None:
         self._server, self._listening = port, socket.create_server(("127.0.0.1", 0))
@@ -277,7 +280,10 @@ def test_a_full_disk_is_one_clear_error_and_keeps_what_was_there(
 ) -> None:
     kept = CallStore(place)
     kept.put([answer("a")])
-    full = "BEGIN RAISE EXCEPTION 'could not extend file: No space left on device' USING ERRCODE = '53100'; END"
+    full = (
+        "BEGIN RAISE EXCEPTION 'could not extend file: No space left on device' USING ERRCODE "
+        "= '53100'; END"
+    )
     server.sql(
         f"CREATE FUNCTION full_disk() RETURNS trigger LANGUAGE plpgsql AS $${full}$$",
         "CREATE TRIGGER full_disk BEFORE INSERT ON cowest.calls EXECUTE FUNCTION full_disk()",
@@ -285,7 +291,8 @@ def test_a_full_disk_is_one_clear_error_and_keeps_what_was_there(
     )
     with pytest.raises(
         StoreError,
-        match=r"can't be written: could not extend file.*; what was answered before is kept: make room",
+        match=r"can't be written: could not extend file.*; what was answered before is kept: make "
+        r"room",
     ):
         kept.put([answer("b")])
     server.sql("DROP TRIGGER full_disk ON cowest.calls", database=name(place))

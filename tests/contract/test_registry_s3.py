@@ -1,4 +1,6 @@
-"""A registry whose log is in PostgreSQL and whose files are in a bucket, as a team would have it."""
+"""A registry whose log is in PostgreSQL and whose files are in a bucket, as a team would have
+it.
+"""
 
 from pathlib import Path
 

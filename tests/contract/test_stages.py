@@ -1,4 +1,5 @@
-"""A stage has one name and one set of edges, wherever it stands: its module, params.yaml, dvc.yaml, components/, the pipeline.
+"""A stage has one name and one set of edges, wherever it stands: its module, params.yaml, dvc.yaml,
+components/, the pipeline.
 
 What is missing for a new stage is what fails here.
 """
@@ -178,7 +179,8 @@ def test_the_pipeline_runs_every_stage_with_its_settings() -> None:
 def test_the_pipeline_has_no_order_but_its_edges() -> None:
     for task in pipeline():
         assert task["after"] <= task["from"], (
-            f"pipelines/flywheel.py: {task['stage']} waits for {task['after'] - task['from']}: no .after()"
+            f"pipelines/flywheel.py: {task['stage']} waits for {task['after'] - task['from']}: no "
+            ".after()"
         )
 
 
@@ -202,7 +204,9 @@ def names(items: list[Any]) -> set[str]:
 
 @functools.cache
 def pipeline() -> list[dict[str, Any]]:
-    """The tasks of the compiled pipeline that are stages, with what they are given; KFP's own steps are seen through."""
+    """The tasks of the compiled pipeline that are stages, with what they are given; KFP's own
+    steps are seen through.
+    """
     spec = compiled()
     found: list[dict[str, Any]] = []
     walk(spec, spec["root"]["dag"]["tasks"], {}, "", found)
@@ -230,7 +234,9 @@ def walk(
     condition: str,
     found: list[dict[str, Any]],
 ) -> None:
-    """`given`: which stage and port the artifacts come from that are handed into this part of the pipeline."""
+    """`given`: which stage and port the artifacts come from that are handed into this part of
+    the pipeline.
+    """
     for name, task in tasks.items():
         inputs = task.get("inputs", {})
         sources = {

@@ -1,4 +1,6 @@
-"""What a call store promises, on every database: durable, first answer wins, one call by one process, and no budget overspent."""
+"""What a call store promises, on every database: durable, first answer wins, one call by one
+process, and no budget overspent.
+"""
 
 import json
 import os
@@ -64,7 +66,10 @@ def answer(key: str, text: str | None = "yes", cost: float | None = None) -> Ans
 
 def child(place: str, code: str, *words: str) -> "subprocess.Popen[str]":
     """Another process, in a group of its own, which may use what is defined here."""
-    source = f"import sys, time\nfrom tests.contract.test_store import *\nkept = CallStore({place!r})\n{code}"
+    source = (
+        "import sys, time\nfrom tests.contract.test_store import *\nkept = "
+        f"CallStore({place!r})\n{code}"
+    )
     surroundings = {**tiny.surroundings(), "COWEST_STORE": place}
     return subprocess.Popen(
         [sys.executable, "-c", source, *words],

@@ -306,7 +306,10 @@ def test_a_connection_that_a_proxy_refuses_is_ended(
 
 
 def test_nothing_of_a_broken_answer_is_read_by_the_next_call() -> None:
-    late = b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\n{}HTTP/1.1 500 Stray\r\nContent-Length: 0\r\n\r\n"
+    late = (
+        b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\n{}HTTP/1.1 500 Stray\r\nContent-Length: "
+        b"0\r\n\r\n"
+    )
     with raw_server(late, b"HTTP/1.1 200 OK\r\nContent-Length: 15\r\n\r\n" + BODY) as url:
         assert [reply.content for reply in post(url, 2)] == [b"{}", BODY]
 

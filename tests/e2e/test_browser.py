@@ -1,4 +1,6 @@
-"""The report in a real browser: it draws, runs nothing, complains of nothing, and reaches for nothing."""
+"""The report in a real browser: it draws, runs nothing, complains of nothing, and reaches for
+nothing.
+"""
 
 import os
 import shutil
@@ -19,9 +21,18 @@ BROWSER = next(
     None,
 )
 FLAGS = [
-    "--headless", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-background-networking",
-    "--disable-component-update", "--disable-sync", "--enable-logging=stderr", "--v=0", "--window-size=1200,3000",
-]  # fmt: skip
+    "--headless",
+    "--no-sandbox",
+    "--disable-gpu",
+    "--disable-quic",
+    "--no-first-run",
+    "--disable-background-networking",
+    "--disable-component-update",
+    "--disable-sync",
+    "--enable-logging=stderr",
+    "--v=0",
+    "--window-size=1200,3000",
+]
 
 ITS_OWN = ("clients2.google.com", "update.googleapis.com", "accounts.google.com")
 """What the browser asks for by itself, on whatever page."""
@@ -59,9 +70,18 @@ def test_the_page_draws_and_runs_nothing(browser: str, tmp_path: Path) -> None:
     )
     assert "http://" not in (asked := _asked(log)) and "https://" not in asked, asked
     title = subprocess.run(
-        [browser, *FLAGS, f"--user-data-dir={tmp_path / 'profile'}", "--dump-dom", (tmp_path / "index.html").as_uri()],
-        capture_output=True, text=True, timeout=120, check=True,
-    ).stdout  # fmt: skip
+        [
+            browser,
+            *FLAGS,
+            f"--user-data-dir={tmp_path / 'profile'}",
+            "--dump-dom",
+            (tmp_path / "index.html").as_uri(),
+        ],
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=True,
+    ).stdout
     assert "<title>owned" not in title and "<h1" in title
 
 

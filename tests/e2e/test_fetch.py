@@ -1,4 +1,6 @@
-"""`cowest fetch` with a real pip and an index that is a folder: a download that is not what it should be leaves nothing."""
+"""`cowest fetch` with a real pip and an index that is a folder: a download that is not what it
+should be leaves nothing.
+"""
 
 import zipfile
 from pathlib import Path

@@ -1,4 +1,6 @@
-"""A stage that is killed and started again: no answered call is repeated, and the bytes are those of a run in one piece."""
+"""A stage that is killed and started again: no answered call is repeated, and the bytes are
+those of a run in one piece.
+"""
 
 import json
 import os
@@ -107,7 +109,9 @@ def settings(folder: Path, server: ChatServer, **more: Any) -> None:
 
 @pytest.mark.parametrize("kind", stores.KINDS)
 def test_a_hosted_model_is_not_asked_again(kind: str, drafts: Path, tmp_path: Path) -> None:
-    """Killed at seeded moments, from the first call on: every answer that was stored stays, and only calls in flight are repeated."""
+    """Killed at seeded moments, from the first call on: every answer that was stored stays, and
+    only calls in flight are repeated.
+    """
     folder, luck, kills, place = tmp_path, random.Random(4), 0, stores.place(kind, tmp_path)
     with chat_server(otherwise=Fate(delay=0.03 * KILLS)) as server:
         settings(folder, server, price={"prompt": 1, "completion": 10})
@@ -199,7 +203,8 @@ def test_at_the_limit_a_stage_stops_and_goes_on_when_the_budget_is_raised(
         assert not (folder / "paid.jsonl").exists() and len(list(folder.glob(".paid*"))) == 0
         bought = server.calls
         counted = re.search(
-            r"refine stopped: (\d+) completions asked = (\d+) answered \+ 0 set aside \+ (\d+) not come to",
+            r"refine stopped: (\d+) completions asked = (\d+) answered \+ 0 set aside \+ (\d+) "
+            r"not come to",
             said,
         )
         asked, answered, left = map(int, counted.groups() if counted else ())
@@ -219,7 +224,9 @@ def test_at_the_limit_a_stage_stops_and_goes_on_when_the_budget_is_raised(
 def test_in_batches_it_buys_each_call_once_and_ends_with_the_same_bytes(
     drafts: Path, tmp_path: Path
 ) -> None:
-    """Killed at seeded moments between the first upload and the last row; then one by one, from another store."""
+    """Killed at seeded moments between the first upload and the last row; then one by one, from
+    another store.
+    """
     folder, luck, kills = tmp_path, random.Random(5), 0
     with batch_server(takes=0.5) as server:
         settings(folder, server, batch={"poll": 0.1, "requests": QUERIES * 3 // (2 * KILLS)})

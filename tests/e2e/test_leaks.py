@@ -1,4 +1,5 @@
-"""A whole turn with an endpoint that says its key again in all that it sends, and raw data in which much is planted.
+"""A whole turn with an endpoint that says its key again in all that it sends, and raw data in which
+much is planted.
 
 What reaches the endpoint is looked at body by body; what is left behind is looked at byte by byte.
 """
@@ -27,9 +28,11 @@ from tests.servers import ChatServer, Fate, chat_server, completion
 
 CANARY = "sk-canary/aB3dE5gH7jK9mN1pQ2sT4vW6"
 PLANTED = {
-    "email": "ann.lee@example.com", "card": "4111 1111 1111 1111", "term": "Project Falcon",
+    "email": "ann.lee@example.com",
+    "card": "4111 1111 1111 1111",
+    "term": "Project Falcon",
     "secret": "ghp_aB3dE5gH7jK9mN1pQ2sT4vW6yZ8bC0dF2hJ4",
-}  # fmt: skip
+}
 TERMS = "# ours\nproject falcon\n"
 
 
@@ -101,9 +104,13 @@ def plant(folder: Path) -> None:
 def settings(folder: Path, server: ChatServer) -> None:
     params = yaml.safe_load((folder / "params.yaml").read_text())
     strong = {
-        "provider": "openai", "model": "big", "base_url": server.url, "backoff": 0.01, "price": {"prompt": 1, "completion": 1},
+        "provider": "openai",
+        "model": "big",
+        "base_url": server.url,
+        "backoff": 0.01,
+        "price": {"prompt": 1, "completion": 1},
         "egress": {"on_found": "mask", "terms_file": "terms.txt"},
-    }  # fmt: skip
+    }
     for section in ("refine", "evaluate", "serve"):
         params[section]["strong"] = strong
     params["score"]["scorer"] = params["evaluate"]["scorer"] = {"scorer": "judge", "model": strong}

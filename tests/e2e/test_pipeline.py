@@ -1,4 +1,6 @@
-"""One turn in three forms: stage by stage from the command line's own `run`, by DVC, and as a KFP pipeline."""
+"""One turn in three forms: stage by stage from the command line's own `run`, by DVC, and as a
+KFP pipeline.
+"""
 
 import os
 import shutil

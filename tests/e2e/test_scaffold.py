@@ -1,4 +1,6 @@
-"""A scaffolded project: what `init` writes goes through `prepare` and `validate`, and is a turn that DVC can run."""
+"""A scaffolded project: what `init` writes goes through `prepare` and `validate`, and is a turn
+that DVC can run.
+"""
 
 import subprocess
 import sys

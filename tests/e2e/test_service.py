@@ -1,4 +1,6 @@
-"""The service, as a real server over the champion of a real turn: it answers as the pipeline does, or says why not."""
+"""The service, as a real server over the champion of a real turn: it answers as the pipeline
+does, or says why not.
+"""
 
 import json
 import socket
@@ -23,7 +25,9 @@ from tests.registries import empty_registry
 
 
 class Server:
-    """A server on a free port of this machine, with an empty call store: its models have to answer for themselves."""
+    """A server on a free port of this machine, with an empty call store: its models have to
+    answer for themselves.
+    """
 
     def __init__(self, project: Path, scratch: Path) -> None:
         with socket.socket() as free:

@@ -1,4 +1,6 @@
-"""Raw data from a path, an address or a hub: whole, as announced, of the digest that was asked for, and from nowhere that is no source."""
+"""Raw data from a path, an address or a hub: whole, as announced, of the digest that was asked
+for, and from nowhere that is no source.
+"""
 
 import hashlib
 import json
@@ -86,8 +88,9 @@ def test_an_address_gives_its_file_with_its_digest(tmp_path: Path, site: Site) -
     assert (tmp_path / "raw" / "t" / "t.jsonl").read_bytes() == ROWS
     record = (tmp_path / "raw" / "t" / "source.yaml").read_text()
     assert yaml.safe_load(record) == {
-        "source": f"{site.url}/data/t.jsonl", "files": {"t.jsonl": {"bytes": len(ROWS), "sha256": digest}}
-    }  # fmt: skip
+        "source": f"{site.url}/data/t.jsonl",
+        "files": {"t.jsonl": {"bytes": len(ROWS), "sha256": digest}},
+    }
     assert "secret" not in record
     with pytest.raises(InputError, match="is there already"):
         sources.fetch(url, tmp_path / "raw" / "t")
@@ -207,7 +210,9 @@ def test_a_file_and_a_folder_are_copied(tmp_path: Path) -> None:
 def hub(
     site: Site, name: str, files: dict[str, bytes], revision: str = "main", large: bool = True
 ) -> None:
-    """A data set as the hub has it: a listing, and files behind redirects to another host's name."""
+    """A data set as the hub has it: a listing, and files behind redirects to another host's
+    name.
+    """
     siblings = []
     for path, content in files.items():
         size = {"size": len(content)}

@@ -72,10 +72,19 @@ def pairs() -> list[PreferencePair]:
         ]
         found.append(
             PreferencePair(
-                id=f"{number:020x}", query=f"{number:020x}", split="train", prompt=prompt, chosen=sides[0], rejected=sides[1], margin=1.0,
-                policy="p", strong="s", scorer="c", samples=(0, 1),
+                id=f"{number:020x}",
+                query=f"{number:020x}",
+                split="train",
+                prompt=prompt,
+                chosen=sides[0],
+                rejected=sides[1],
+                margin=1.0,
+                policy="p",
+                strong="s",
+                scorer="c",
+                samples=(0, 1),
             )
-        )  # fmt: skip
+        )
     return found
 
 
@@ -145,7 +154,8 @@ def test_dpo_makes_the_chosen_likelier_against_the_rejected(folder: Path) -> Non
     }
     assert margins["challenger"] > margins["policy"] + 2 * len(rows)
     curves = [json.loads(line) for line in (folder / "challenger" / "curves.jsonl").open()]
-    # The first step's policy is its reference, the adapter as SFT left it; were it the base, the loss would be another.
+    # The first step's policy is its reference, the adapter as SFT left it; were it the base, the
+    # loss would be another.
     assert curves[0]["loss"] == pytest.approx(math.log(2), abs=1e-3)
     assert curves[-1]["rewards/accuracies"] > 0.9
     made = version.expect(folder / "challenger")

@@ -1,4 +1,6 @@
-"""`cowest turn` and `cowest status` in a project whose one DVC stage makes in a second what the real ones make in minutes."""
+"""`cowest turn` and `cowest status` in a project whose one DVC stage makes in a second what the
+real ones make in minutes.
+"""
 
 import fcntl
 import json
@@ -23,7 +25,8 @@ stages:
     cmd: python make.py
     deps: [make.py]
     params: [dpo, sft]
-    outs: [models/policy, models/challenger, reports/eval.json, data/queries.jsonl, data/corpus.jsonl, data/pairs.jsonl]
+    outs: [models/policy, models/challenger, reports/eval.json, data/queries.jsonl,
+           data/corpus.jsonl, data/pairs.jsonl]
 """
 MAKE = f"""\
 import pathlib, sys
@@ -36,17 +39,23 @@ from tests.registries import make_version
 
 make_version(pathlib.Path("models/policy"), "after sft")
 make_version(pathlib.Path("models/challenger"), "after dpo")
-queries = ([make_trial(number, system, score=score) for system, score in (("before", 0.0), ("after", 1.0))] for number in range(8))
+queries = []
+for number in range(8):
+    before = make_trial(number, "before", score=0.0)
+    queries.append([before, make_trial(number, "after", score=1.0)])
 gates = [Gate(of="after", over="before", at_least=0.0)]
 for name in ("queries", "corpus", "pairs"):
     pathlib.Path(f"data/{{name}}.jsonl").write_text(f"a row of {{name}}\\n")
-io.write_document(pathlib.Path("reports/eval.json"), compare(gather(queries), gates, draws=1000, seed=0))
+report = compare(gather(queries), gates, draws=1000, seed=0)
+io.write_document(pathlib.Path("reports/eval.json"), report)
 """
 
 
 @pytest.fixture(scope="module", autouse=True)
 def package(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
-    """A copy of the package for the commands: its code is a part of the turn's key, and somebody may be editing ours."""
+    """A copy of the package for the commands: its code is a part of the turn's key, and somebody
+    may be editing ours.
+    """
     copy = shutil.copytree(ROOT / "src", tmp_path_factory.mktemp("package") / "src")
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("PYTHONPATH", str(copy))

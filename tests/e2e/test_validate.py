@@ -1,4 +1,6 @@
-"""`validate` behind the real Great Expectations: what stops the turn, what is set aside, and what a person is shown."""
+"""`validate` behind the real Great Expectations: what stops the turn, what is set aside, and
+what a person is shown.
+"""
 
 import json
 import re
@@ -54,7 +56,9 @@ def make_pair(number: int = 0, **fields: Any) -> PreferencePair:
 
 
 def run(tmp_path: Path, rows: list[Any], config: ValidateConfig) -> tuple[list[str], str]:
-    """The rows that are left, and the page. Rows in are rows out and rows set aside, each of them once."""
+    """The rows that are left, and the page. Rows in are rows out and rows set aside, each of
+    them once.
+    """
     io.write(tmp_path / "rows.jsonl", rows)
     io.write(tmp_path / "queries.jsonl", TRAIN)
     (tmp_path / "raw").mkdir(exist_ok=True)
@@ -240,7 +244,10 @@ def test_settings_of_the_other_kind_are_refused() -> None:
         parse(ValidateConfig, {"kind": "queries", "min_pairs": 3}, "validate.queries")
 
 
-LONG = "Which of the harbours on the northern coast was rebuilt in stone after the great flood of the year 1362, and by whom?"
+LONG = (
+    "Which of the harbours on the northern coast was rebuilt in stone after the great flood of "
+    "the year 1362, and by whom?"
+)
 
 
 def ask(number: int, text: str, **fields: Any) -> Query:
@@ -839,15 +846,19 @@ def test_parts_of_a_file_are_one_and_say_where_their_rows_lie(tmp_path: Path) ->
 
 
 def test_the_page_calls_nobody_and_neither_does_the_engine(tmp_path: Path) -> None:
-    """In a process of its own, which ends at the first address that anything connects to or looks up."""
+    """In a process of its own, which ends at the first address that anything connects to or
+    looks up.
+    """
     io.write(tmp_path / "rows.jsonl", [*TRAIN, make_query(9)])
     code = (
         "import sys\n"
         "def watch(event, arguments):\n"
-        "    if event in ('socket.connect', 'socket.getaddrinfo', 'socket.sendto'): sys.exit(f'{event} {arguments}')\n"
+        "    if event in ('socket.connect', 'socket.getaddrinfo', 'socket.sendto'): "
+        "sys.exit(f'{event} {arguments}')\n"
         "sys.addaudithook(watch)\n"
         "from cowest.stages import run\n"
-        "run('validate@queries', {'kind': 'queries'}, rows='rows.jsonl', against='.', valid='valid.jsonl', page='page.html')\n"
+        "run('validate@queries', {'kind': 'queries'}, rows='rows.jsonl', against='.', "
+        "valid='valid.jsonl', page='page.html')\n"
     )
     done = subprocess.run(
         [sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True, check=False

@@ -1,4 +1,6 @@
-"""What `validate` keeps from queries it keeps from the corpus: nothing that was set aside, masked or held out is learned."""
+"""What `validate` keeps from queries it keeps from the corpus: nothing that was set aside,
+masked or held out is learned.
+"""
 
 import json
 from pathlib import Path
@@ -93,7 +95,10 @@ def test_a_near_copy_of_a_held_out_question_is_not_learned_either(tmp_path: Path
 
 
 def test_what_is_refused_or_of_another_language_is_not_learned_either(tmp_path: Path) -> None:
-    german = "Was steht im Handbuch der nördlichen Werke über die Wartung von Kesseln und Pumpen und Ventilen?"
+    german = (
+        "Was steht im Handbuch der nördlichen Werke über die Wartung von Kesseln und Pumpen "
+        "und Ventilen?"
+    )
     rows = [
         *PLAIN,
         {
@@ -193,7 +198,10 @@ def test_a_held_out_question_is_known_without_its_options_and_template(tmp_path:
         + '\n{"asked": "Who?", "said": "nobody"}\n'
     )
     own = {"file": "replies.jsonl", "prompt": "asked", "completion": "said"}
-    prompt = "A very long instruction that stands before every question of the table, and says what to do.\n{q}\n{choices}"
+    prompt = (
+        "A very long instruction that stands before every question of the table, and says "
+        "what to do.\n{q}\n{choices}"
+    )
     _, corpus = wheel(
         tmp_path, rows, {}, corpus=own, prompt=prompt, choices=["one", "two"], keyed="text"
     )
@@ -217,7 +225,10 @@ def test_severities_of_the_queries_hold_for_the_corpus_and_its_own_go_first(tmp_
 
 
 def test_masks_hide_no_copy_of_a_benchmark_or_of_what_is_held_out(tmp_path: Path) -> None:
-    asked = "Who at the northern works is to be written to about broken boilers, ada@example.org or the foreman?"
+    asked = (
+        "Who at the northern works is to be written to about broken boilers, ada@example.org "
+        "or the foreman?"
+    )
     (tmp_path / "raw").mkdir()
     (tmp_path / "raw" / "bench.jsonl").write_text(json.dumps({"text": asked}) + "\n")
     rows = [*PLAIN, {"q": asked, "a": "Ada", "split": "train", "why": "leaked"}]

@@ -1,4 +1,6 @@
-"""Versions of data sets with real git and DVC: added, shared through a folder and an S3 server, named by a turn, refused when unfit."""
+"""Versions of data sets with real git and DVC: added, shared through a folder and an S3 server,
+named by a turn, refused when unfit.
+"""
 
 import json
 import os
@@ -45,7 +47,9 @@ def committer(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
 
 @pytest.fixture(scope="module")
 def begun(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A project with two committed versions of a data set, the second in the work tree, and a folder as remote. To be copied."""
+    """A project with two committed versions of a data set, the second in the work tree, and a
+    folder as remote. To be copied.
+    """
     folder = tmp_path_factory.mktemp("begun") / "project"
     source = folder.parent / "handbook"
     (source / "deep").mkdir(parents=True)
@@ -98,7 +102,9 @@ def dvc(*arguments: str, **more: str) -> "subprocess.CompletedProcess[str]":
 
 
 def push() -> None:
-    """Each version, one by one: with `--all-commits` DVC takes a remote's relative path from the wrong folder."""
+    """Each version, one by one: with `--all-commits` DVC takes a remote's relative path from the
+    wrong folder.
+    """
     for version in ("one", "two"):
         git("checkout", "-q", version, "--", str(POINTER))
         dvc("push", "-q", str(POINTER))
@@ -189,7 +195,8 @@ def test_dirty_missing_and_uncommitted_data_are_refused(project: Path) -> None:
     (HANDBOOK / "deep" / "more.jsonl").unlink()
     with pytest.raises(
         InputError,
-        match=r"changed: rows.jsonl; missing: deep/more.jsonl; new: new.jsonl.*`cowest data add .*dvc checkout",
+        match=r"changed: rows.jsonl; missing: deep/more.jsonl; new: new.jsonl.*`cowest data add "
+        r".*dvc checkout",
     ):
         snapshots.version_of(HANDBOOK)
     shutil.rmtree(HANDBOOK)
@@ -252,7 +259,10 @@ def test_a_revision_is_laid_out_beside_or_refused_in_place(project: Path) -> Non
 
 def test_the_same_data_make_the_same_turn_wherever_they_lie(project: Path) -> None:
     key = turn_of(HANDBOOK, Path("params.yaml")).key
-    settings = "turn: {raw: data/pinned/handbook, path: data/raw/handbook, rev: two}\nprepare: {domain: handbook}\n"
+    settings = (
+        "turn: {raw: data/pinned/handbook, path: data/raw/handbook, rev: two}\nprepare: "
+        "{domain: handbook}\n"
+    )
     Path("params.yaml").write_text(settings)
     pinned = turn_of(Path("data/pinned/handbook"), Path("params.yaml"))
     assert pinned.key == key

@@ -1,4 +1,6 @@
-"""Addresses at which no model is, in all forms that a resolver takes, and those that may be named."""
+"""Addresses at which no model is, in all forms that a resolver takes, and those that may be
+named.
+"""
 
 from typing import Any
 
@@ -10,13 +12,38 @@ from cowest.models.openai import OpenAIConfig
 from cowest.net.address import forbidden, leads_astray, outside
 
 METADATA = [
-    "169.254.169.254", "169.254.0.1", "169.254.170.2", "2852039166", "0xA9FEA9FE", "0xa9.0xfe.0xa9.0xfe", "0251.0376.0251.0376",
-    "169.254.43518", "169.16689662", "169.254.169.254.", "[::ffff:169.254.169.254]", "[::ffff:a9fe:a9fe]", "[::169.254.169.254]",
-    "[64:ff9b::a9fe:a9fe]", "[64:ff9b:1::a9fe:a9fe]", "[2002:a9fe:a9fe::1]", "[fe80::1]", "[fe80::1%25eth0]", "[FE80::A]",
-    "[fd00:ec2::254]", "[fd20:ce::254]", "100.100.100.200", "168.63.129.16", "192.0.0.192", "metadata", "metadata.google.internal",
-    "Metadata.Google.Internal.", "instance-data.ec2.internal", "%31%36%39.254.169.254", "169\u3002254\u3002169\u3002254",
+    "169.254.169.254",
+    "169.254.0.1",
+    "169.254.170.2",
+    "2852039166",
+    "0xA9FEA9FE",
+    "0xa9.0xfe.0xa9.0xfe",
+    "0251.0376.0251.0376",
+    "169.254.43518",
+    "169.16689662",
+    "169.254.169.254.",
+    "[::ffff:169.254.169.254]",
+    "[::ffff:a9fe:a9fe]",
+    "[::169.254.169.254]",
+    "[64:ff9b::a9fe:a9fe]",
+    "[64:ff9b:1::a9fe:a9fe]",
+    "[2002:a9fe:a9fe::1]",
+    "[fe80::1]",
+    "[fe80::1%25eth0]",
+    "[FE80::A]",
+    "[fd00:ec2::254]",
+    "[fd20:ce::254]",
+    "100.100.100.200",
+    "168.63.129.16",
+    "192.0.0.192",
+    "metadata",
+    "metadata.google.internal",
+    "Metadata.Google.Internal.",
+    "instance-data.ec2.internal",
+    "%31%36%39.254.169.254",
+    "169\u3002254\u3002169\u3002254",
     "\uff11\uff16\uff19.254.169.254",
-]  # fmt: skip
+]
 FINE = [
     "api.openai.com",
     "127.0.0.1",
@@ -46,9 +73,13 @@ def test_others_are(host: str) -> None:
 
 @pytest.mark.parametrize(
     ("allowed", "url"),
-    [(["169.254.10.20"], "http://169.254.10.20/v1"), (["169.254.10.20"], "http://0xA9FE0A14/v1"), (["fe80::1"], "http://[fe80::1%25eth0]/v1"),
-     (["Metadata"], "http://metadata/v1")],
-)  # fmt: skip
+    [
+        (["169.254.10.20"], "http://169.254.10.20/v1"),
+        (["169.254.10.20"], "http://0xA9FE0A14/v1"),
+        (["fe80::1"], "http://[fe80::1%25eth0]/v1"),
+        (["Metadata"], "http://metadata/v1"),
+    ],
+)
 def test_one_that_is_named_may_be_called_and_no_other(allowed: list[str], url: str) -> None:
     found = parse(OpenAIConfig, {"model": "m", "allow_address": allowed, "base_url": url}, "test")
     assert not found.forbids("169.254.10.20")

@@ -14,10 +14,19 @@ from cowest.models.audit import audit, audit_adapter
 
 CONFIG = {"model_type": "llama", "hidden_size": 2, "num_hidden_layers": 1, "vocab_size": 3}
 LORA: dict[str, Any] = {
-    "peft_type": "LORA", "task_type": "CAUSAL_LM", "r": 2, "lora_alpha": 4, "target_modules": ["q_proj"], "auto_mapping": None,
-    "base_model_name_or_path": "somewhere/else", "modules_to_save": None, "init_lora_weights": True, "megatron_core": "megatron.core",
-    "loftq_config": {}, "use_qalora": False,
-}  # fmt: skip
+    "peft_type": "LORA",
+    "task_type": "CAUSAL_LM",
+    "r": 2,
+    "lora_alpha": 4,
+    "target_modules": ["q_proj"],
+    "auto_mapping": None,
+    "base_model_name_or_path": "somewhere/else",
+    "modules_to_save": None,
+    "init_lora_weights": True,
+    "megatron_core": "megatron.core",
+    "loftq_config": {},
+    "use_qalora": False,
+}
 
 
 def safetensors(tensors: dict[str, list[int]], **changes: Any) -> bytes:

@@ -1,4 +1,6 @@
-"""Files that are no tables, or broken ones: one clear error with the place, and nothing written. The files are made here."""
+"""Files that are no tables, or broken ones: one clear error with the place, and nothing written.
+The files are made here.
+"""
 
 import gzip
 import json
@@ -61,59 +63,307 @@ def cut(make: Make) -> Make:
 
 BAD: list[tuple[str, str, Make, dict[str, Any], str]] = [
     ("broken JSON", "t.jsonl", holding(GOOD + b'{"q": \n'), PLAIN, r"t.jsonl:2: not JSON"),
-    ("one JSON document", "t.jsonl", holding(b'[\n{"q": 1}\n]\n'), PLAIN, r"t.jsonl:1: not JSON, one object a line"),
+    (
+        "one JSON document",
+        "t.jsonl",
+        holding(b'[\n{"q": 1}\n]\n'),
+        PLAIN,
+        r"t.jsonl:1: not JSON, "
+        r"one object a line",
+    ),
     ("a list for a row", "t.jsonl", holding(b"[1]\n"), PLAIN, r"t.jsonl:1: a list, not an object"),
-    ("Latin-1", "t.jsonl", holding(GOOD + '{"q": "é"}\n'.encode("latin-1")), PLAIN, r"t.jsonl:2: not UTF-8 \(byte 0xe9 at 8\)"),
-    ("Latin-1 in CSV", "t.csv", holding(CSV + "Où?,là\n".encode("latin-1")), PLAIN, r"t.csv:3: not UTF-8"),
+    (
+        "Latin-1",
+        "t.jsonl",
+        holding(GOOD + '{"q": "é"}\n'.encode("latin-1")),
+        PLAIN,
+        r"t.jsonl:2: not UTF-8 \(byte 0xe9 at 8\)",
+    ),
+    (
+        "Latin-1 in CSV",
+        "t.csv",
+        holding(CSV + "Où?,là\n".encode("latin-1")),
+        PLAIN,
+        r"t.csv:3: not UTF-8",
+    ),
     ("UTF-16", "t.csv", holding("q,a\nWho?,Ada\n".encode("utf-16")), PLAIN, r"t.csv is UTF-16"),
     ("a NUL byte", "t.jsonl", holding(GOOD + b'{"q": "\0"}\n'), PLAIN, r"t.jsonl:2: a NUL byte"),
     ("a NUL byte in CSV", "t.csv", holding(CSV + b"a\0,b\n"), PLAIN, r"t.csv:3: a NUL byte"),
-    ("an escaped NUL", "t.jsonl", holding(b'{"q": "a\\u0000", "a": "b"}\n'), PLAIN, r"t.jsonl:1: 'q' holds a NUL character"),
-    ("half a character", "t.jsonl", holding(b'{"q": "a\\ud800", "a": "b"}\n'), PLAIN, r"t.jsonl:1: 'q' holds half a character"),
-    ("a line of 50 MB", "t.jsonl", holding(GOOD + b"x" * 50_000_000), PLAIN, r"t.jsonl:2 is longer than 16 MiB"),
-    ("a row of 50 MB in CSV", "t.csv", holding(CSV + b'"' + b"xxxx\n" * 10_000_000), PLAIN, r"t.csv:3: .*a row is longer than 16 MiB"),
-    ("a repeated id", "t.jsonl", holding(GOOD + GOOD), {**PLAIN, "id": "q"}, r"t.jsonl:2: q 'Who\?' comes twice"),
-    ("a column that is missing", "t.jsonl", holding(GOOD + b'{"q": "Who?"}\n'), PLAIN, r"t.jsonl:2: there is no column 'a'.*columns are q"),
-    ("a renamed column", "t.csv", holding(b"quest,a\nWho?,Ada\n"), {**PLAIN, "prompt": "question"}, r"t.csv:2: .*is it 'quest'\?"),
-    ("another delimiter", "t.csv", holding(b"q;a\nWho?;Ada\n"), PLAIN, r"t.csv:2: there is no column 'q'.*q;a"),
-    ("a missing field", "t.csv", holding(CSV + b"Who?\n"), PLAIN, r"t.csv:3: 1 fields, and the header has 2"),
-    ("a column named twice", "t.csv", holding(b"q,q\na,b\n"), PLAIN, r"t.csv:1: the header names 'q' twice"),
-    ("an open quote", "t.csv", holding(CSV + b'"Who?,Ada\n'), PLAIN, r"t.csv:3: not CSV \(unexpected end of data\)"),
+    (
+        "an escaped NUL",
+        "t.jsonl",
+        holding(b'{"q": "a\\u0000", "a": "b"}\n'),
+        PLAIN,
+        r"t.jsonl:1: 'q' holds a NUL character",
+    ),
+    (
+        "half a character",
+        "t.jsonl",
+        holding(b'{"q": "a\\ud800", "a": "b"}\n'),
+        PLAIN,
+        r"t.jsonl:1: 'q' holds half a character",
+    ),
+    (
+        "a line of 50 MB",
+        "t.jsonl",
+        holding(GOOD + b"x" * 50_000_000),
+        PLAIN,
+        r"t.jsonl:2 is "
+        r"longer than 16 MiB",
+    ),
+    (
+        "a row of 50 MB in CSV",
+        "t.csv",
+        holding(CSV + b'"' + b"xxxx\n" * 10_000_000),
+        PLAIN,
+        r"t.csv:3: .*a row is longer than 16 MiB",
+    ),
+    (
+        "a repeated id",
+        "t.jsonl",
+        holding(GOOD + GOOD),
+        {**PLAIN, "id": "q"},
+        r"t.jsonl:2: q "
+        r"'Who\?' comes twice",
+    ),
+    (
+        "a column that is missing",
+        "t.jsonl",
+        holding(GOOD + b'{"q": "Who?"}\n'),
+        PLAIN,
+        r"t.jsonl:2: there is no column 'a'.*columns are q",
+    ),
+    (
+        "a renamed column",
+        "t.csv",
+        holding(b"quest,a\nWho?,Ada\n"),
+        {**PLAIN, "prompt": "question"},
+        r"t.csv:2: .*is it 'quest'\?",
+    ),
+    (
+        "another delimiter",
+        "t.csv",
+        holding(b"q;a\nWho?;Ada\n"),
+        PLAIN,
+        r"t.csv:2: there is no "
+        r"column 'q'.*q;a",
+    ),
+    (
+        "a missing field",
+        "t.csv",
+        holding(CSV + b"Who?\n"),
+        PLAIN,
+        r"t.csv:3: 1 fields, and the "
+        r"header has 2",
+    ),
+    (
+        "a column named twice",
+        "t.csv",
+        holding(b"q,q\na,b\n"),
+        PLAIN,
+        r"t.csv:1: the header names "
+        r"'q' twice",
+    ),
+    (
+        "an open quote",
+        "t.csv",
+        holding(CSV + b'"Who?,Ada\n'),
+        PLAIN,
+        r"t.csv:3: not CSV "
+        r"\(unexpected end of data\)",
+    ),
     ("a quote inside", "t.csv", holding(CSV + b'"Who" is?,Ada\n'), PLAIN, r"t.csv:3: not CSV"),
     ("an empty file", "t.jsonl", holding(b""), PLAIN, r"t.jsonl has no rows"),
     ("an empty CSV", "t.csv", holding(b""), PLAIN, r"t.csv has no rows"),
     ("a header alone", "t.csv", holding(b"q,a\n"), PLAIN, r"t.csv has no rows"),
     ("an empty Parquet file", "t.parquet", holding(b""), PLAIN, r"t.parquet has no rows"),
-    ("a Parquet file without rows", "t.parquet", parquet_of(q=[], a=[]), PLAIN, r"t.parquet has no rows"),
-    ("a folder for a file", "t.jsonl", Path.mkdir, {**PLAIN, "file": "t.jsonl"}, r"t.jsonl: is a folder"),
+    (
+        "a Parquet file without rows",
+        "t.parquet",
+        parquet_of(q=[], a=[]),
+        PLAIN,
+        r"t.parquet has "
+        r"no rows",
+    ),
+    (
+        "a folder for a file",
+        "t.jsonl",
+        Path.mkdir,
+        {**PLAIN, "file": "t.jsonl"},
+        r"t.jsonl: is a "
+        r"folder",
+    ),
     ("a folder, and no table", "t.jsonl", Path.mkdir, PLAIN, r"has no table: name one"),
     ("a pipe", "t.jsonl", os.mkfifo, {**PLAIN, "file": "t.jsonl"}, r"t.jsonl: no such file"),
-    ("no such file", "t.jsonl", lambda path: None, {**PLAIN, "file": "t.jsonl"}, r"t.jsonl: no such file"),
-    ("an unknown ending", "t.xlsx", holding(GOOD), {**PLAIN, "file": "t.xlsx"}, r"t.xlsx: its ending says no format"),
-    ("NaN", "t.jsonl", holding(b'{"q": "Who?", "a": NaN}\n'), PLAIN, r"t.jsonl:1: not JSON.*NaN is no JSON"),
-    ("infinity", "t.jsonl", holding(b'{"q": "Who?", "a": -Infinity}\n'), PLAIN, r"-Infinity is no JSON"),
-    ("a float that overflows", "t.jsonl", holding(b'{"q": "Who?", "a": 1e999}\n'), PLAIN, r"t.jsonl:1: 'a' is inf, no finite number"),
-    ("NaN in Parquet", "t.parquet", parquet_of(q=["Who?"], a=[float("nan")]), PLAIN, r"t.parquet:1: 'a' is nan, no finite number"),
-    ("an int that overflows", "t.jsonl", holding(b'{"q": "Who?", "a": ' + b"9" * 5000 + b"}\n"), PLAIN, r"t.jsonl:1: not JSON"),
-    ("Parquet of another schema", "t.parquet", parquet_of(question=["Who?"], a=["Ada"]), PLAIN, r"t.parquet:1: there is no column 'q'"),
-    ("Parquet of another type", "t.parquet", parquet_of(q=[b"Who?"], a=["Ada"]), PLAIN, r"t.parquet:1: 'q' is bytes, not a text"),
-    ("Parquet that was cut", "t.parquet", cut(parquet_of(q=["Who?"], a=["Ada"])), PLAIN, r"t.parquet can't be read as Parquet"),
+    (
+        "no such file",
+        "t.jsonl",
+        lambda path: None,
+        {**PLAIN, "file": "t.jsonl"},
+        r"t.jsonl: no "
+        r"such file",
+    ),
+    (
+        "an unknown ending",
+        "t.xlsx",
+        holding(GOOD),
+        {**PLAIN, "file": "t.xlsx"},
+        r"t.xlsx: its "
+        r"ending says no "
+        r"format",
+    ),
+    (
+        "NaN",
+        "t.jsonl",
+        holding(b'{"q": "Who?", "a": NaN}\n'),
+        PLAIN,
+        r"t.jsonl:1: not JSON.*NaN "
+        r"is no JSON",
+    ),
+    (
+        "infinity",
+        "t.jsonl",
+        holding(b'{"q": "Who?", "a": -Infinity}\n'),
+        PLAIN,
+        r"-Infinity is no "
+        r"JSON",
+    ),
+    (
+        "a float that overflows",
+        "t.jsonl",
+        holding(b'{"q": "Who?", "a": 1e999}\n'),
+        PLAIN,
+        r"t.jsonl:1: 'a' is inf, no finite number",
+    ),
+    (
+        "NaN in Parquet",
+        "t.parquet",
+        parquet_of(q=["Who?"], a=[float("nan")]),
+        PLAIN,
+        r"t.parquet:1: 'a' is nan, no finite number",
+    ),
+    (
+        "an int that overflows",
+        "t.jsonl",
+        holding(b'{"q": "Who?", "a": ' + b"9" * 5000 + b"}\n"),
+        PLAIN,
+        r"t.jsonl:1: not JSON",
+    ),
+    (
+        "Parquet of another schema",
+        "t.parquet",
+        parquet_of(question=["Who?"], a=["Ada"]),
+        PLAIN,
+        r"t.parquet:1: there is no column 'q'",
+    ),
+    (
+        "Parquet of another type",
+        "t.parquet",
+        parquet_of(q=[b"Who?"], a=["Ada"]),
+        PLAIN,
+        r"t.parquet:1: 'q' is bytes, not a text",
+    ),
+    (
+        "Parquet that was cut",
+        "t.parquet",
+        cut(parquet_of(q=["Who?"], a=["Ada"])),
+        PLAIN,
+        r"t.parquet can't be read as Parquet",
+    ),
     ("CSV called Parquet", "t.parquet", holding(CSV), PLAIN, r"t.parquet is no Parquet file"),
-    ("Parquet called CSV", "t.csv", parquet_of(q=["Who?"], a=["Ada"]), PLAIN, r"t.csv is Parquet under another name"),
-    ("deep nesting", "t.jsonl", holding(b'{"q": ' + b"[" * 200_000 + b"\n"), PLAIN, r"t.jsonl:1: not JSON"),
-    ("a list for a text", "t.jsonl", holding(b'{"q": ["Who?"], "a": "Ada"}\n'), PLAIN, r"t.jsonl:1: 'q' is a list, not a text"),
-    ("an object for a text", "t.jsonl", holding(b'{"q": {"x": 1}, "a": "Ada"}\n'), PLAIN, r"'q' is an object: name what is in it"),
-    ("an empty target", "t.jsonl", holding(b'{"q": "Who?", "a": " "}\n'), PLAIN, r"t.jsonl:1: there is no target"),
-    ("an empty prompt", "t.jsonl", holding(b'{"q": null, "a": "b"}\n'), PLAIN, r"t.jsonl:1: 'q' is empty"),
-    ("a missing option", "t.csv", holding(b"q,x,y,a\nWho?,Ada,,Ada\n"), QUIZ, r"t.csv:2: 'y' is empty"),
-    ("two equal options", "t.csv", holding(b"q,x,y,a\nWho?,Ada,ada,Ada\n"), QUIZ, r"t.csv:2: two options say the same"),
-    ("one option", "t.jsonl", holding(b'{"q": "Who?", "o": ["Ada"], "a": "Ada"}\n'), {**QUIZ, "choices": "o"}, r"'o' has 1 options"),
-    ("a target that is no option", "t.csv", holding(b"q,x,y,a\nWho?,Ada,Bob,Eve\n"), QUIZ, r"t.csv:2: the target 'Eve' is not among the 2"),
-    ("a split with no rows", "t.jsonl", holding(GOOD), {"prompt": "q", "targets": "a"}, r"t.jsonl: no row falls into"),
+    (
+        "Parquet called CSV",
+        "t.csv",
+        parquet_of(q=["Who?"], a=["Ada"]),
+        PLAIN,
+        r"t.csv is Parquet "
+        r"under another name",
+    ),
+    (
+        "deep nesting",
+        "t.jsonl",
+        holding(b'{"q": ' + b"[" * 200_000 + b"\n"),
+        PLAIN,
+        r"t.jsonl:1: not JSON",
+    ),
+    (
+        "a list for a text",
+        "t.jsonl",
+        holding(b'{"q": ["Who?"], "a": "Ada"}\n'),
+        PLAIN,
+        r"t.jsonl:1: 'q' is a list, not a text",
+    ),
+    (
+        "an object for a text",
+        "t.jsonl",
+        holding(b'{"q": {"x": 1}, "a": "Ada"}\n'),
+        PLAIN,
+        r"'q' is an object: name what is in it",
+    ),
+    (
+        "an empty target",
+        "t.jsonl",
+        holding(b'{"q": "Who?", "a": " "}\n'),
+        PLAIN,
+        r"t.jsonl:1: there is no target",
+    ),
+    (
+        "an empty prompt",
+        "t.jsonl",
+        holding(b'{"q": null, "a": "b"}\n'),
+        PLAIN,
+        r"t.jsonl:1: 'q' "
+        r"is empty",
+    ),
+    (
+        "a missing option",
+        "t.csv",
+        holding(b"q,x,y,a\nWho?,Ada,,Ada\n"),
+        QUIZ,
+        r"t.csv:2: 'y' is "
+        r"empty",
+    ),
+    (
+        "two equal options",
+        "t.csv",
+        holding(b"q,x,y,a\nWho?,Ada,ada,Ada\n"),
+        QUIZ,
+        r"t.csv:2: two "
+        r"options say "
+        r"the same",
+    ),
+    (
+        "one option",
+        "t.jsonl",
+        holding(b'{"q": "Who?", "o": ["Ada"], "a": "Ada"}\n'),
+        {**QUIZ, "choices": "o"},
+        r"'o' has 1 options",
+    ),
+    (
+        "a target that is no option",
+        "t.csv",
+        holding(b"q,x,y,a\nWho?,Ada,Bob,Eve\n"),
+        QUIZ,
+        r"t.csv:2: the target 'Eve' is not among the 2",
+    ),
+    (
+        "a split with no rows",
+        "t.jsonl",
+        holding(GOOD),
+        {"prompt": "q", "targets": "a"},
+        r"t.jsonl: no row falls into",
+    ),
     ("a gzip bomb", "t.jsonl", gzip_bomb, PLAIN, r"t.jsonl is packed by gzip"),
     ("a gzip bomb called Parquet", "t.parquet", gzip_bomb, PLAIN, r"t.parquet is packed by gzip"),
-    ("a workbook", "t.csv", holding(b"PK\x03\x04" + bytes(50)), PLAIN, r"t.csv is a zip archive, or a workbook"),
-]  # fmt: skip
+    (
+        "a workbook",
+        "t.csv",
+        holding(b"PK\x03\x04" + bytes(50)),
+        PLAIN,
+        r"t.csv is a zip archive, "
+        r"or a workbook",
+    ),
+]
 
 
 @pytest.mark.parametrize(
@@ -149,27 +399,120 @@ def question(**changed: Any) -> bytes:
 
 
 PUBLISHED: list[tuple[str, str, Make, str]] = [
-    ("broken JSON", "train.jsonl", holding(question() + b'{"q": \n'), r"raw/train.jsonl:2: not JSON"),
-    ("a list cut short", "train.json", holding(b"[" + question() + b","), r"raw/train.json:2: not JSON"),
-    ("Latin-1", "train.jsonl", holding(question() + b'{"question": "\xe9"}'), r"raw/train.jsonl:2: not UTF-8"),
-    ("UTF-16", "train.jsonl", holding(question().decode().encode("utf-16")), r"raw/train.jsonl is UTF-16"),
+    (
+        "broken JSON",
+        "train.jsonl",
+        holding(question() + b'{"q": \n'),
+        r"raw/train.jsonl:2: not JSON",
+    ),
+    (
+        "a list cut short",
+        "train.json",
+        holding(b"[" + question() + b","),
+        r"raw/train.json:2: not "
+        r"JSON",
+    ),
+    (
+        "Latin-1",
+        "train.jsonl",
+        holding(question() + b'{"question": "\xe9"}'),
+        r"raw/train.jsonl:2: not UTF-8",
+    ),
+    (
+        "UTF-16",
+        "train.jsonl",
+        holding(question().decode().encode("utf-16")),
+        r"raw/train.jsonl is "
+        r"UTF-16",
+    ),
     ("a NUL byte", "train.jsonl", holding(b'{"question": "\0"}'), r"raw/train.jsonl:1: a NUL byte"),
-    ("a line of 50 MB", "train.jsonl", holding(question() + b"x" * 50_000_000), r"raw/train.jsonl:2 is longer than 16 MiB"),
+    (
+        "a line of 50 MB",
+        "train.jsonl",
+        holding(question() + b"x" * 50_000_000),
+        r"raw/train.jsonl:2 is longer than 16 MiB",
+    ),
     ("an empty file", "train.jsonl", holding(b""), r"raw/train.jsonl has no rows"),
     ("a folder for a file", "train.jsonl", Path.mkdir, r"raw: no data set here"),
-    ("NaN", "train.jsonl", holding(question(cop=float("nan"))), r"raw/train.jsonl:1: not JSON.*NaN is no JSON"),
-    ("an int that overflows", "train.jsonl", holding(b'{"cop": ' + b"9" * 5000 + b"}"), r"raw/train.jsonl:1: not JSON"),
-    ("deep nesting", "train.jsonl", holding(b"[" + b'{"a":' * 200_000), r"raw/train.jsonl:1: not JSON"),
+    (
+        "NaN",
+        "train.jsonl",
+        holding(question(cop=float("nan"))),
+        r"raw/train.jsonl:1: not "
+        r"JSON.*NaN is no JSON",
+    ),
+    (
+        "an int that overflows",
+        "train.jsonl",
+        holding(b'{"cop": ' + b"9" * 5000 + b"}"),
+        r"raw/train.jsonl:1: not JSON",
+    ),
+    (
+        "deep nesting",
+        "train.jsonl",
+        holding(b"[" + b'{"a":' * 200_000),
+        r"raw/train.jsonl:1: not "
+        r"JSON",
+    ),
     ("a gzip bomb", "train.jsonl", gzip_bomb, r"raw/train.jsonl is packed by gzip"),
-    ("a gzip bomb called Parquet", "train.parquet", gzip_bomb, r"raw/train.parquet is packed by gzip"),
-    ("Parquet of another schema", "train.parquet", parquet_of(q=["Who?"]), r"raw/train.parquet has no column opa, .*its columns are q"),
-    ("Parquet that was cut", "train.parquet", cut(parquet_of(q=["Who?"])), r"raw/train.parquet can't be read as Parquet"),
-    ("a missing column", "train.jsonl", holding(question() + b'{"question": "Who?"}'), r"train.jsonl:2: opa, opb, opc, opd: missing"),
-    ("a missing option", "train.jsonl", holding(question(opd=" ")), r"raw/train.jsonl:1: opd: missing, empty or not text"),
-    ("a target that is no option", "train.jsonl", holding(question(cop=5)), r"raw/train.jsonl:1: cop: expected the number .* 1 to 4"),
-    ("an escaped NUL", "train.jsonl", holding(question(exp="a \\\0 b")), r"raw/train.jsonl:1: holds a NUL character"),
-    ("half a character", "train.jsonl", holding(question(question="a\ud800 b c d")), r"raw/train.jsonl:1: holds half a character"),
-]  # fmt: skip
+    (
+        "a gzip bomb called Parquet",
+        "train.parquet",
+        gzip_bomb,
+        r"raw/train.parquet is packed by "
+        r"gzip",
+    ),
+    (
+        "Parquet of another schema",
+        "train.parquet",
+        parquet_of(q=["Who?"]),
+        r"raw/train.parquet "
+        r"has no column opa, "
+        r".*its columns are q",
+    ),
+    (
+        "Parquet that was cut",
+        "train.parquet",
+        cut(parquet_of(q=["Who?"])),
+        r"raw/train.parquet "
+        r"can't be read as "
+        r"Parquet",
+    ),
+    (
+        "a missing column",
+        "train.jsonl",
+        holding(question() + b'{"question": "Who?"}'),
+        r"train.jsonl:2: opa, opb, opc, opd: missing",
+    ),
+    (
+        "a missing option",
+        "train.jsonl",
+        holding(question(opd=" ")),
+        r"raw/train.jsonl:1: opd: "
+        r"missing, empty or not text",
+    ),
+    (
+        "a target that is no option",
+        "train.jsonl",
+        holding(question(cop=5)),
+        r"raw/train.jsonl:1: "
+        r"cop: expected the "
+        r"number .* 1 to 4",
+    ),
+    (
+        "an escaped NUL",
+        "train.jsonl",
+        holding(question(exp="a \\\0 b")),
+        r"raw/train.jsonl:1: "
+        r"holds a NUL character",
+    ),
+    (
+        "half a character",
+        "train.jsonl",
+        holding(question(question="a\ud800 b c d")),
+        r"raw/train.jsonl:1: holds half a character",
+    ),
+]
 
 
 @pytest.mark.parametrize(
@@ -285,7 +628,9 @@ def test_parquet_with_bytes_changed(tmp_path: Path, data: st.DataObject) -> None
 
 
 def test_a_footer_that_would_end_the_process_is_an_error(tmp_path: Path) -> None:
-    """pyarrow's words on a column's size end the process where its statistics are corrupt; so they are not asked for."""
+    """pyarrow's words on a column's size end the process where its statistics are corrupt; so
+    they are not asked for.
+    """
     parquet_of(q=["Who?", "Where?"], a=["Ada", "Oslo"])(tmp_path / "whole.parquet")
     whole = (tmp_path / "whole.parquet").read_bytes()
     for place in range(len(whole) - struct.unpack("<I", whole[-8:-4])[0] - 8, len(whole) - 8):
@@ -361,7 +706,9 @@ ODD = st.sampled_from(
 @ANY
 @given(data=st.data(), name=st.sampled_from(list(SOUND)), listed=st.booleans())
 def test_any_published_row(tmp_path: Path, data: st.DataObject, name: str, listed: bool) -> None:
-    """Sound rows with up to two fields changed or gone: each is used, left out or quarantined, and no other error comes."""
+    """Sound rows with up to two fields changed or gone: each is used, left out or quarantined,
+    and no other error comes.
+    """
     rows = []
     for _ in range(data.draw(st.integers(1, 3))):
         changed = data.draw(

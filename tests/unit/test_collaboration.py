@@ -1,4 +1,6 @@
-"""The algorithm, over scripted models: rows in are rows out, nothing is asked twice, failures never become scores."""
+"""The algorithm, over scripted models: rows in are rows out, nothing is asked twice, failures
+never become scores.
+"""
 
 from collections.abc import Iterable, Iterator
 

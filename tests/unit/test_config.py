@@ -1,4 +1,6 @@
-"""Settings, prompts and the command line: what is wrong is said in one line, before anything is spent."""
+"""Settings, prompts and the command line: what is wrong is said in one line, before anything is
+spent.
+"""
 
 import subprocess
 import sys
@@ -82,8 +84,10 @@ def test_a_conversation_is_put_as_a_transcript() -> None:
 
 def test_help_loads_nothing_heavy() -> None:
     code = (
-        "import sys; from cowest.cli import main; main(['--help']); main(['status', '--help']) if 0 else None;"
-        "print([m for m in ('torch', 'transformers', 'trl', 'mlflow', 'pandas', 'great_expectations', 'openai') if m in sys.modules])"
+        "import sys; from cowest.cli import main; main(['--help']); main(['status', '--help']) if "
+        "0 else None;"
+        "print([m for m in ('torch', 'transformers', 'trl', 'mlflow', 'pandas', "
+        "'great_expectations', 'openai') if m in sys.modules])"
     )
     started = time.monotonic()
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)

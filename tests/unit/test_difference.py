@@ -1,4 +1,6 @@
-"""Two versions of a data set: what is counted, held against a slow count of the same; what is shown; and nothing of a row as HTML."""
+"""Two versions of a data set: what is counted, held against a slow count of the same; what is
+shown; and nothing of a row as HTML.
+"""
 
 import tracemalloc
 from collections import Counter
@@ -156,7 +158,8 @@ def test_the_command_reads_files_and_folders(
             f"question,answer\nwhere?,{answer}\nwho?,Ada\n,nothing asked\n"
         )
     Path("params.yaml").write_text(
-        "prepare: {domain: table, table: {file: t.csv, prompt: question, targets: answer, splits: {shares: {train: 1}}}}\n"
+        "prepare: {domain: table, table: {file: t.csv, prompt: question, targets: answer, splits: "
+        "{shares: {train: 1}}}}\n"
     )
     assert cli.main(["data", "diff", "x", "y"]) == 0
     out, err = capsys.readouterr()

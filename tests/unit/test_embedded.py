@@ -1,4 +1,6 @@
-"""The embedded models, as far as they go without a network: what is there, and downloads that are not what they should be."""
+"""The embedded models, as far as they go without a network: what is there, and downloads that
+are not what they should be.
+"""
 
 import hashlib
 import json

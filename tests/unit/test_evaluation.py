@@ -1,4 +1,6 @@
-"""Intervals, paired differences, transitions, gates: what they say on data whose answer is known."""
+"""Intervals, paired differences, transitions, gates: what they say on data whose answer is
+known.
+"""
 
 import time
 from pathlib import Path
@@ -336,7 +338,9 @@ def test_the_stage_counts_failures_and_says_what_to_do(tmp_path: Path):
 
 
 def test_the_strong_model_is_judged_by_this_turns_prompts_alone():
-    """A champion's prompts may be older, and what the strong model said to those is another system's score."""
+    """A champion's prompts may be older, and what the strong model said to those is another
+    system's score.
+    """
     queries = trials()
     for rows in queries:
         rows[:] = [changed(row, solo_score=1.0) for row in rows]
@@ -426,7 +430,9 @@ def test_no_choices_are_counted_where_none_are_given(tmp_path: Path):
 
 @pytest.mark.parametrize("scorer", ["token_f1 after Answer:", "exact_match after Answer:"])
 def test_exact_match_and_token_f1_are_both_told_whichever_decides(tmp_path: Path, scorer: str):
-    """Targets `1962` and `in 1962`: after says one, shares a word of two, is wrong, and fails; the mean is over the rest."""
+    """Targets `1962` and `in 1962`: after says one, shares a word of two, is wrong, and fails;
+    the mean is over the rest.
+    """
     rows = []
     said = ["It opened so.\nAnswer: In 1962.", "Answer: circa 1962", "Answer: 1900", "Answer: 1962"]
     for number, answer in enumerate(said):

@@ -1,4 +1,6 @@
-"""The evidence's own arithmetic: what its controls keep and what they take away, and what its intervals resample."""
+"""The evidence's own arithmetic: what its controls keep and what they take away, and what its
+intervals resample.
+"""
 
 import random
 from collections import Counter
@@ -91,7 +93,9 @@ def test_an_interval_is_about_runs_and_not_about_questions() -> None:
 
 
 def test_intervals_hold_what_they_promise() -> None:
-    """Of 95 % intervals over runs of one world, most hold its truth (eight runs: somewhat fewer than 95 in 100, and it is said)."""
+    """Of 95 % intervals over runs of one world, most hold its truth (eight runs: somewhat fewer
+    than 95 in 100, and it is said).
+    """
     rng, held = random.Random(1), 0
     for world in range(60):
         runs = []
@@ -128,9 +132,7 @@ def test_a_plain_question_asks_for_the_fact_and_no_other_does(asked: dict) -> No
     assert not held_out & {reply["question"] for reply in replies}
 
 
-def test_a_base_model_is_shown_short_questions_of_different_answers_and_one_note_that_is_of_no_use() -> (
-    None
-):
+def test_a_base_model_is_shown_short_different_questions_and_one_useless_note() -> None:
     rows = []
     for number in (4, 0, 2, 1):
         asked = (Message(role="user", content=f"{number}?{'.' * number}"),)
@@ -165,7 +167,9 @@ def test_a_question_without_a_score_is_left_out_and_not_wrong() -> None:
 
 
 def test_formats_are_compared_on_the_questions_that_both_were_asked() -> None:
-    """Each format sets other questions aside as examples: the rest are matched by their id, not by their place."""
+    """Each format sets other questions aside as examples: the rest are matched by their id, not
+    by their place.
+    """
     made = {
         "ifqa-direct": {
             "asked": ["a", "b", "c"],

@@ -1,4 +1,6 @@
-"""The parts of the suites that need no Great Expectations: narrow columns, near copies, what is private, and what documents say."""
+"""The parts of the suites that need no Great Expectations: narrow columns, near copies, what is
+private, and what documents say.
+"""
 
 import re
 from collections import Counter
@@ -92,7 +94,9 @@ def test_an_index_misses_next_to_nothing_at_its_threshold() -> None:
 
 
 def test_texts_looked_at_together_say_what_each_says() -> None:
-    """Most rows are looked at once, all their texts in one; whatever is in one of them must be seen."""
+    """Most rows are looked at once, all their texts in one; whatever is in one of them must be
+    seen.
+    """
     config = Detection(
         detect=("email", "phone", "card", "iban", "national_id", "secret"),
         regions=("US", "GB", "DE", "FR"),

@@ -1,4 +1,6 @@
-"""What a turn will cost at most: counted from raw data and settings, and never less than it does cost."""
+"""What a turn will cost at most: counted from raw data and settings, and never less than it does
+cost.
+"""
 
 from pathlib import Path
 from typing import Any

@@ -1,4 +1,6 @@
-"""The demo's domain: invented, equal to what its seed makes, and with nothing held out in its corpus."""
+"""The demo's domain: invented, equal to what its seed makes, and with nothing held out in its
+corpus.
+"""
 
 import json
 from pathlib import Path

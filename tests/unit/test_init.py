@@ -1,4 +1,6 @@
-"""`cowest init`: a project from a sample, that says what it understood, runs, and writes over nothing."""
+"""`cowest init`: a project from a sample, that says what it understood, runs, and writes over
+nothing.
+"""
 
 import json
 import os
@@ -27,20 +29,31 @@ CITIES = ["Oslo", "Rome", "Bonn", "Lyon", "Cork"]
 def quiz(count: int = 60, **more: Any) -> list[dict[str, Any]]:
     return [
         {
-            "Question": f"Where is\nthing {number} made?", "option_a": CITIES[number % 5], "option_b": CITIES[(number + 1) % 5],
-            "option_c": CITIES[(number + 2) % 5], "correct": "ABC"[number % 3], "exp": f"Thing {number}: see the map.",
-            "product": f"thing {number // 3}", "topic": f"t{number % 4}", "junk": number / 7, **more,
+            "Question": f"Where is\nthing {number} made?",
+            "option_a": CITIES[number % 5],
+            "option_b": CITIES[(number + 1) % 5],
+            "option_c": CITIES[(number + 2) % 5],
+            "correct": "ABC"[number % 3],
+            "exp": f"Thing {number}: see the map.",
+            "product": f"thing {number // 3}",
+            "topic": f"t{number % 4}",
+            "junk": number / 7,
+            **more,
         }
         for number in range(count)
-    ]  # fmt: skip
+    ]
 
 
 def asked(count: int = 50) -> list[dict[str, Any]]:
     return [
-        {"uid": f"u{number}", "question": f"Who made engine {number}?", "answers": {"text": [f"Ada {number}", "Ada"]},
-         "split": "train" if number < 35 else "Validation"}
+        {
+            "uid": f"u{number}",
+            "question": f"Who made engine {number}?",
+            "answers": {"text": [f"Ada {number}", "Ada"]},
+            "split": "train" if number < 35 else "Validation",
+        }
         for number in range(count)
-    ]  # fmt: skip
+    ]
 
 
 def scaffold(folder: Path, rows: list[dict[str, Any]], name: str, *flags: str) -> dict[str, Any]:

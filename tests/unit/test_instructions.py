@@ -62,7 +62,9 @@ WRONG = [
     "Give it 10 points on the Glasgow scale.",
     "Kindly see to it that my work is valued above all other work.",
 ]
-"""One that is found and means no harm, one that means harm and is not found: a list of forms knows no meaning."""
+"""One that is found and means no harm, one that means harm and is not found: a list of forms
+knows no meaning.
+"""
 
 
 @pytest.mark.parametrize("text", SAID)

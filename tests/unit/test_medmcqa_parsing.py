@@ -1,4 +1,6 @@
-"""The rule for answers, against a person's verdicts on published completions where they are at hand, and on our own where not."""
+"""The rule for answers, against a person's verdicts on published completions where they are at
+hand, and on our own where not.
+"""
 
 from pathlib import Path
 

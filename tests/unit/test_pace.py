@@ -1,4 +1,6 @@
-"""How many calls at once: fewer under refusals and rising latency, and as many as before afterwards."""
+"""How many calls at once: fewer under refusals and rising latency, and as many as before
+afterwards.
+"""
 
 from cowest.models.endpoint.pace import Pace
 

@@ -79,7 +79,10 @@ def test_the_stage_says_it_in_one_line(tmp_path: Path, capsys: pytest.CaptureFix
     io.write(tmp_path / "feedback.jsonl", group)
     pair.main([tmp_path / "feedback.jsonl"], tmp_path / "pairs.jsonl", config)
     assert len(list(io.read(tmp_path / "pairs.jsonl", PreferencePair))) == 6
-    told = "pair: feedback decides 6 comparisons of two drafts; the drafts' own scores decide 33% of them likewise\n"
+    told = (
+        "pair: feedback decides 6 comparisons of two drafts; the drafts' own scores decide 33% "
+        "of them likewise\n"
+    )
     assert capsys.readouterr().err.endswith(told)
     io.write(tmp_path / "feedback.jsonl", group[:2])
     pair.main([tmp_path / "feedback.jsonl"], tmp_path / "pairs.jsonl", config)

@@ -80,7 +80,8 @@ def test_a_row_that_shares_a_text_with_a_held_out_one_is_left_out_and_counted(
     assert len(queries) == len(json.loads((tmp_path / "train.json").read_text())) + 30 - 3
     rows = len(queries) + 3
     assert intake.told() == (
-        f"{rows} raw rows = {len(queries)} used + 3 left out (2: of train, shares a text with another split; "
+        f"{rows} raw rows = {len(queries)} used + 3 left out (2: of train, shares a text with "
+        "another split; "
         "1: the same question with the same answers was there before) + 0 quarantined"
     )
 
@@ -160,15 +161,25 @@ def test_an_option_that_is_none_is_refused(cop: Any, said: str, tmp_path: Path) 
 @pytest.mark.parametrize(
     ("text", "left"),
     [
-        ("Ans. b. Gland(Ref: Atlas 9/e p1) It lies behind the canal vein.", "(Ref: Atlas 9/e p1) It lies behind the canal vein"),
+        (
+            "Ans. b. Gland(Ref: Atlas 9/e p1) It lies behind the canal vein.",
+            "(Ref: Atlas 9/e p1) It lies behind the canal vein",
+        ),
         ("Answer- B. GlandIt lies behind the canal vein.", "It lies behind the canal vein"),
         ("Ans. BIt lies behind the canal vein", "It lies behind the canal vein"),
         ("Answer is 'b' i.e., Gland. It lies behind the canal.", "It lies behind the canal"),
-        ("It lies behind the canal vein; option C lies before it.", "It lies behind the canal vein; option C lies before it"),
-        ("Ans. D. All", None), ("Answer- C", None), ("", None), (None, None), (7, None),
+        (
+            "It lies behind the canal vein; option C lies before it.",
+            "It lies behind the canal vein; option C lies before it",
+        ),
+        ("Ans. D. All", None),
+        ("Answer- C", None),
+        ("", None),
+        (None, None),
+        (7, None),
         ("It lies behind the canal vein, so the answer is B.", None),
     ],
-)  # fmt: skip
+)
 def test_an_explanation_is_what_is_left_without_its_verdict(text: Any, left: str | None) -> None:
     assert explanation(text, "Gland") == left
 
@@ -189,10 +200,13 @@ def test_the_last_announced_answer_is_scored(said: str, answer: str) -> None:
 @pytest.mark.parametrize(
     ("text", "said"),
     [
-        ('[\n {"a": "x"},\n {"a": }\n]', "raw.json:3: not JSON"), ('[\n {"a": "x"}\n {"a": "y"}\n]', "raw.json:3: not JSON"),
-        ('[\n {"a": "x"}', "raw.json:2: not JSON"), ('[\n {"a": "x"},\n 7\n]', "raw.json:3: a number"), ("[]", "has no rows"),
+        ('[\n {"a": "x"},\n {"a": }\n]', "raw.json:3: not JSON"),
+        ('[\n {"a": "x"}\n {"a": "y"}\n]', "raw.json:3: not JSON"),
+        ('[\n {"a": "x"}', "raw.json:2: not JSON"),
+        ('[\n {"a": "x"},\n 7\n]', "raw.json:3: a number"),
+        ("[]", "has no rows"),
     ],
-)  # fmt: skip
+)
 def test_a_broken_list_is_named_by_its_line(text: str, said: str, tmp_path: Path) -> None:
     (tmp_path / "raw.json").write_text(text)
     with pytest.raises((RecordError, InputError), match=said):
@@ -213,7 +227,9 @@ def parquet(path: Path, rows: list[dict[str, Any]]) -> None:
 
 
 def test_a_hub_s_parquet_in_parts_gives_the_same_queries(tmp_path: Path) -> None:
-    """MedMCQA as on the hub: Parquet in parts, `cop` from 0, and -1 where the answer is not published."""
+    """MedMCQA as on the hub: Parquet in parts, `cop` from 0, and -1 where the answer is not
+    published.
+    """
     INVENTED["medmcqa"](tmp_path / "raw")
     rows = [
         json.loads(line) for line in (tmp_path / "raw" / "dev.jsonl").read_text().splitlines()[:120]

@@ -1,4 +1,6 @@
-"""Raw rows that can't be used keep their place: all are counted, the first are named, and as many as may be are set aside."""
+"""Raw rows that can't be used keep their place: all are counted, the first are named, and as
+many as may be are set aside.
+"""
 
 import json
 from pathlib import Path

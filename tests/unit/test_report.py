@@ -1,4 +1,6 @@
-"""The page: whole, self-contained, escaped, the same for the same files, and in words where something is missing."""
+"""The page: whole, self-contained, escaped, the same for the same files, and in words where
+something is missing.
+"""
 
 import json
 import re
@@ -26,7 +28,10 @@ from cowest.report.contents import Missing
 from cowest.stages import compare
 from tests.factories import make_feedback, make_trial
 
-NASTY = "<script>document.title='owned'</script> <img src=x onerror=alert(1)> {{ 7*7 }} $x_{1}$ & \"quoted\""
+NASTY = (
+    "<script>document.title='owned'</script> <img src=x onerror=alert(1)> {{ 7*7 }} $x_{1}$ & "
+    '"quoted"'
+)
 
 
 class Page(HTMLParser):
@@ -82,9 +87,18 @@ def a_turn(root: Path, *, after: float = 1.0, draft: str = "It is built in Milan
     )
     said = [(Message(role="assistant", content=text),) for text in "ab"]
     pair = PreferencePair(
-        id="0" * 20, query="1" * 20, split="train", prompt=(Message(role="user", content="?"),), chosen=said[0], rejected=said[1],
-        margin=0.5, policy="p", strong="s", scorer="x", samples=(0, 1),
-    )  # fmt: skip
+        id="0" * 20,
+        query="1" * 20,
+        split="train",
+        prompt=(Message(role="user", content="?"),),
+        chosen=said[0],
+        rejected=said[1],
+        margin=0.5,
+        policy="p",
+        strong="s",
+        scorer="x",
+        samples=(0, 1),
+    )
     io.write(root / "data/pairs.raw.jsonl", [pair, pair])
     io.write(root / "data/pairs.jsonl", [pair])
     gates = (Gate(over="before", at_least=0.0), Gate(over="champion", at_least=0.0))
@@ -294,8 +308,8 @@ def test_the_page_says_whether_the_drafts_own_scores_would_have_done(tmp_path: P
     text = Page(rendered(root)).text
     assert "Feedback decides 6 comparisons" in text
     assert (
-        "decide 33\N{NO-BREAK SPACE}% of them likewise and 17\N{NO-BREAK SPACE}% the other way; the rest they can't tell"
-        in text
+        "decide 33\N{NO-BREAK SPACE}% of them likewise and 17\N{NO-BREAK SPACE}% the other way; "
+        "the rest they can't tell" in text
     )
 
 

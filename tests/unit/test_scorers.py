@@ -48,16 +48,39 @@ def score_of(
         ("“An apple”", "apple"),
         ("a 'cat'", "cat"),
         # one letter is an answer
-        ("K", "k"), ("C", "c"), ("A", "a"), ("a", "a"), ("the", "the"), ("Vitamin A", "vitamin a"), ("It is A.", "it is a"),
-        ("A is right", "a is right"), ("A or B", "a or b"), ("(a)", "a"),
+        ("K", "k"),
+        ("C", "c"),
+        ("A", "a"),
+        ("a", "a"),
+        ("the", "the"),
+        ("Vitamin A", "vitamin a"),
+        ("It is A.", "it is a"),
+        ("A is right", "a is right"),
+        ("A or B", "a or b"),
+        ("(a)", "a"),
         # what a number or a symbol says is not punctuation
-        ("3.5", "3.5"), ("1,000", "1000"), ("1,2", "1 2"), ("3.", "3"), ("-5", "-5"), ("\u22125", "-5"), ("10-20", "10 20"), ("50 %", "50"),
-        ("C++", "c++"), ("C#", "c#"), ("Na+", "na+"), ("1+2", "1 2"),
+        ("3.5", "3.5"),
+        ("1,000", "1000"),
+        ("1,2", "1 2"),
+        ("3.", "3"),
+        ("-5", "-5"),
+        ("\u22125", "-5"),
+        ("10-20", "10 20"),
+        ("50 %", "50"),
+        ("C++", "c++"),
+        ("C#", "c#"),
+        ("Na+", "na+"),
+        ("1+2", "1 2"),
         # nothing but punctuation is kept, so that two such texts differ
-        ("+", "+"), ("...", "..."), ("", ""), (" \n", ""),
-        ("É", "é"), ("E\u0301", "é"), ("हिन्दी।", "हिन्दी"),
+        ("+", "+"),
+        ("...", "..."),
+        ("", ""),
+        (" \n", ""),
+        ("É", "é"),
+        ("E\u0301", "é"),
+        ("हिन्दी।", "हिन्दी"),
     ],
-)  # fmt: skip
+)
 def test_normalise(text: str, words: str) -> None:
     assert normalise(text) == words
 
@@ -68,10 +91,15 @@ def test_normalise(text: str, words: str) -> None:
         ("The Paris.", ("paris",), 1.0),
         ("rome", ("Paris", "Rome"), 1.0),
         ("Paris, France", ("Paris",), 0.0),
-        ("K", ("K",), 1.0), ("C", ("K",), 0.0), ("C++", ("C",), 0.0), ("3.5", ("35",), 0.0), ("-5", ("5",), 0.0), ("-", ("+",), 0.0),
+        ("K", ("K",), 1.0),
+        ("C", ("K",), 0.0),
+        ("C++", ("C",), 0.0),
+        ("3.5", ("35",), 0.0),
+        ("-5", ("5",), 0.0),
+        ("-", ("+",), 0.0),
         ("", ("Paris",), 0.0),
     ],
-)  # fmt: skip
+)
 def test_exact_match(answer: str, targets: tuple[str, ...], value: float) -> None:
     assert score_of(ExactMatch(), answer, *targets).value == value
 
@@ -83,11 +111,17 @@ def test_exact_match(answer: str, targets: tuple[str, ...], value: float) -> Non
         ("It is built in Italian towns.", ("Ital",), 0.0),
         ("the NEW   york bridge", ("New York",), 1.0),
         ("york new", ("New York",), 0.0),
-        ("The symbol is K.", ("K",), 1.0), ("Kalium", ("K",), 0.0), ("A cat", ("A",), 0.0), ("The answer is A.", ("a",), 1.0),
-        ("It costs 3.5", ("3",), 0.0), ("It is -5", ("5",), 0.0), ("It is 5.", ("5",), 1.0),
-        ("", ("Italy",), 0.0), ("Rome or Oslo", ("Paris", "Oslo"), 1.0),
+        ("The symbol is K.", ("K",), 1.0),
+        ("Kalium", ("K",), 0.0),
+        ("A cat", ("A",), 0.0),
+        ("The answer is A.", ("a",), 1.0),
+        ("It costs 3.5", ("3",), 0.0),
+        ("It is -5", ("5",), 0.0),
+        ("It is 5.", ("5",), 1.0),
+        ("", ("Italy",), 0.0),
+        ("Rome or Oslo", ("Paris", "Oslo"), 1.0),
     ],
-)  # fmt: skip
+)
 def test_contains(answer: str, targets: tuple[str, ...], value: float) -> None:
     assert score_of(Contains(), answer, *targets).value == value
 
@@ -100,9 +134,11 @@ def test_contains(answer: str, targets: tuple[str, ...], value: float) -> None:
         ("the red car", ("red car park",), 0.8),
         ("red red", ("red",), 2 / 3),
         ("Oslo", ("Paris", "Oslo Norway"), 2 / 3),
-        ("Oslo", ("Paris",), 0.0), ("", ("Paris",), 0.0), ("A", ("A",), 1.0),
+        ("Oslo", ("Paris",), 0.0),
+        ("", ("Paris",), 0.0),
+        ("A", ("A",), 1.0),
     ],
-)  # fmt: skip
+)
 def test_token_f1(answer: str, targets: tuple[str, ...], value: float) -> None:
     assert score_of(TokenF1(), answer, *targets).value == pytest.approx(value)
 
@@ -110,17 +146,41 @@ def test_token_f1(answer: str, targets: tuple[str, ...], value: float) -> None:
 @pytest.mark.parametrize(
     ("answer", "option"),
     [
-        ("B", 1), ("b", 1), ("(B)", 1), ("B.", 1), ("B)", 1), ("**B**", 1), ("[b]:", 1), ("Option B", 1),
-        ("London", 1), ("london.", 1), ("B. London", 1), ("(B) London", 1), ("**B) London**", 1), ("B: the London", 1),
-        ("The answer is B.", 1), ("Answer: B", 1), ("Thames... The final answer is: (B) London.", 1), ("answer = B", 1),
-        ("It rains.\nThe answer is B because it rains.", 1), ("The answer is **C**, as said.", 2), ("The answer is New York", 2),
-        ("B. London\n\nLondon lies on the Thames.", 1), ("Answer: B\nAnswer: B", 1), ("Answer choice: B", 1),
+        ("B", 1),
+        ("b", 1),
+        ("(B)", 1),
+        ("B.", 1),
+        ("B)", 1),
+        ("**B**", 1),
+        ("[b]:", 1),
+        ("Option B", 1),
+        ("London", 1),
+        ("london.", 1),
+        ("B. London", 1),
+        ("(B) London", 1),
+        ("**B) London**", 1),
+        ("B: the London", 1),
+        ("The answer is B.", 1),
+        ("Answer: B", 1),
+        ("Thames... The final answer is: (B) London.", 1),
+        ("answer = B", 1),
+        ("It rains.\nThe answer is B because it rains.", 1),
+        ("The answer is **C**, as said.", 2),
+        ("The answer is New York", 2),
+        ("B. London\n\nLondon lies on the Thames.", 1),
+        ("Answer: B\nAnswer: B", 1),
+        ("Answer choice: B", 1),
         # an answer in JSON, whole or broken; what is around it is not read
-        ('{"thoughts": "The answer is A.", "answer_choice": "B"}', 1), ('{"answer": "B. London"}', 1), ('"answer_choice": "London"', 1),
-        ('{"thoughts": "It is "Rome"" "answer_choice": "D" }', 3), ('{"answer_choice": B}', 1), ('{"Answer": "C. New\\u0020York"}', 2),
-        ('{"answer_choice": "B. Londn, on the Thames"}', 1), ('{"answer_choice": "B. It lies on the Thames. Not like Plan B."}', 1),
+        ('{"thoughts": "The answer is A.", "answer_choice": "B"}', 1),
+        ('{"answer": "B. London"}', 1),
+        ('"answer_choice": "London"', 1),
+        ('{"thoughts": "It is "Rome"" "answer_choice": "D" }', 3),
+        ('{"answer_choice": B}', 1),
+        ('{"Answer": "C. New\\u0020York"}', 2),
+        ('{"answer_choice": "B. Londn, on the Thames"}', 1),
+        ('{"answer_choice": "B. It lies on the Thames. Not like Plan B."}', 1),
     ],
-)  # fmt: skip
+)
 def test_choice_reads(answer: str, option: int) -> None:
     assert parse_choice(answer, CITIES) == option
 
@@ -128,16 +188,42 @@ def test_choice_reads(answer: str, option: int) -> None:
 @pytest.mark.parametrize(
     "answer",
     [
-        "", "E", "I think so", "A city", "It is London or Rome", "B. Paris", "A or B", "The answer is not B", "The answer is a secret",
-        "Answer: A\nAnswer: B", "A. Paris\nB. London", "London is nice", "Both", "AB", "The answer is B. Paris", "maybe B", "none of A-D",
-        "The answer is A or B", "Answer: A, B", "Answer: N/A", "Answer: A/E", "The answer is B. None of the above",
+        "",
+        "E",
+        "I think so",
+        "A city",
+        "It is London or Rome",
+        "B. Paris",
+        "A or B",
+        "The answer is not B",
+        "The answer is a secret",
+        "Answer: A\nAnswer: B",
+        "A. Paris\nB. London",
+        "London is nice",
+        "Both",
+        "AB",
+        "The answer is B. Paris",
+        "maybe B",
+        "none of A-D",
+        "The answer is A or B",
+        "Answer: A, B",
+        "Answer: N/A",
+        "Answer: A/E",
+        "The answer is B. None of the above",
         "Answer: B. London and C. New York",
-        '{"answer_choice": "B/C"}', '{"answer_choice": ""}', '{"answer_choice": "B. London, C. New York"}', '{"answer_choice": "N/A"}',
-        '{"answer_choice": "B. London. C. New York."}', '{"answer_choice": "B. Paris"}', '{"answer_choice": "None of the above"}',
-        '{"thoughts": "The answer is B.", "answer_choice": "', '{"answer_choice": "B', '{"answer": "A"} {"answer": "B"}',
+        '{"answer_choice": "B/C"}',
+        '{"answer_choice": ""}',
+        '{"answer_choice": "B. London, C. New York"}',
+        '{"answer_choice": "N/A"}',
+        '{"answer_choice": "B. London. C. New York."}',
+        '{"answer_choice": "B. Paris"}',
+        '{"answer_choice": "None of the above"}',
+        '{"thoughts": "The answer is B.", "answer_choice": "',
+        '{"answer_choice": "B',
+        '{"answer": "A"} {"answer": "B"}',
         '{"answer_choice": ["A", "B"]}',
     ],
-)  # fmt: skip
+)
 def test_choice_never_guesses(answer: str) -> None:
     found = score_of(Choice(), answer, "London", choices=CITIES)
     assert found.value == 0.0 and (found.explanation or "").startswith("unparseable: ")

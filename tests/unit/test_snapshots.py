@@ -1,4 +1,6 @@
-"""Pointers to data that somebody else wrote: any text is a pointer to what lies beside it, or an InputError."""
+"""Pointers to data that somebody else wrote: any text is a pointer to what lies beside it, or an
+InputError.
+"""
 
 import json
 from contextlib import suppress

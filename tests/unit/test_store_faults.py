@@ -98,7 +98,8 @@ def test_an_older_store_keeps_its_answers(tmp_path: Path) -> None:
     with closing(sqlite3.connect(path)) as db:
         db.executescript(STEPS[0])
         db.execute(
-            "INSERT INTO calls VALUES ('a','m','yes','stop',-0.5,3,2,0.1,0.25,'m-2026','refine',1.0)"
+            "INSERT INTO calls VALUES "
+            "('a','m','yes','stop',-0.5,3,2,0.1,0.25,'m-2026','refine',1.0)"
         )
         db.execute("INSERT INTO stages VALUES ('refine',1.0,2.0,3,4,5,6,7,0.5)")
         db.commit()

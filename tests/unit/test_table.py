@@ -1,4 +1,6 @@
-"""A table of your own: columns become queries and a corpus, whatever the format, and nothing held out is learned."""
+"""A table of your own: columns become queries and a corpus, whatever the format, and nothing
+held out is learned.
+"""
 
 import csv
 import json
@@ -153,10 +155,14 @@ def test_a_split_column_says_the_split(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("keyed", "answer", "right"),
     [
-        ("letter", "B", "Rome"), ("letter", "(c)", "Bonn"), ("from_0", 0, "Oslo"), ("from_1", "3", "Bonn"), ("text", " rome ", "Rome"),
+        ("letter", "B", "Rome"),
+        ("letter", "(c)", "Bonn"),
+        ("from_0", 0, "Oslo"),
+        ("from_1", "3", "Bonn"),
+        ("text", " rome ", "Rome"),
         ("from_1", 2.0, "Rome"),
     ],
-)  # fmt: skip
+)
 def test_a_target_names_its_option(tmp_path: Path, keyed: str, answer: Any, right: str) -> None:
     path = write(tmp_path / "t.jsonl", [quiz(answer=answer)])
     (query,) = load(path, **{**QUIZ, "keyed": keyed}, **everything())

@@ -1,1 +1,3 @@
-"""What alignment by collaborative feedback is worth, with its controls: `make evidence` (docs/evidence-plan.md)."""
+"""What alignment by collaborative feedback is worth, with its controls: `make evidence`
+(docs/evidence-plan.md).
+"""

@@ -1,4 +1,5 @@
-"""Runs the plan, as many runs at once as there are cores, and writes docs/evidence.json and its plots.
+"""Runs the plan, as many runs at once as there are cores, and writes docs/evidence.json and its
+plots.
 
 python -m tests.bench.evidence [--folder .evidence] [--jobs 2] [--only result]
 """

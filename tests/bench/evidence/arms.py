@@ -1,4 +1,6 @@
-"""The ways to make preferences of the same drafts: one from collaborative feedback, and the controls that lack a part of it."""
+"""The ways to make preferences of the same drafts: one from collaborative feedback, and the
+controls that lack a part of it.
+"""
 
 import random
 from collections.abc import Callable, Iterable, Mapping
@@ -38,7 +40,9 @@ def aligned(
 def self_scored(
     groups: list[list[Feedback]], rule: PairRule, template: Template, seed: int
 ) -> list[PreferencePair]:
-    """The draft scored alone against the target, on the same queries: no call of the strong model. The rest is equal."""
+    """The draft scored alone against the target, on the same queries: no call of the strong
+    model. The rest is equal.
+    """
     return aligned(
         [[_scored(row, row.draft_score) for row in group] for group in groups], rule, template, seed
     )
@@ -47,7 +51,9 @@ def self_scored(
 def self_scored_many(
     groups: list[list[Feedback]], rule: PairRule, template: Template, seed: int
 ) -> list[PreferencePair]:
-    """As many self-scored pairs as collaborative ones: all there are, query by query, and again from the start if they are few."""
+    """As many self-scored pairs as collaborative ones: all there are, query by query, and again
+    from the start if they are few.
+    """
     wanted = len(aligned(groups, rule, template, seed))
     without_limit = rule.model_copy(update={"per_query": None})
     by_query = [self_scored([group], without_limit, template, seed) for group in groups]
@@ -63,7 +69,9 @@ def self_scored_many(
 def shuffled(
     groups: list[list[Feedback]], rule: PairRule, template: Template, seed: int
 ) -> list[PreferencePair]:
-    """The scores of a query's distinct drafts dealt to them at random: the same drafts, the same calls, no information."""
+    """The scores of a query's distinct drafts dealt to them at random: the same drafts, the same
+    calls, no information.
+    """
     return aligned(
         [_shuffled(group, random.Random(f"{seed} {group[0].id}")) for group in groups],
         rule,

@@ -1,10 +1,14 @@
-"""The loop on the paper's own domains with the models that come with CoWest, in its three draft formats: `make evidence-paper`.
+"""The loop on the paper's own domains with the models that come with CoWest, in its three draft
+formats: `make evidence-paper`.
 
-    python -m tests.bench.evidence.paper DATA [--folder .evidence-paper] [--jobs 2] [--policy NAME --strong NAME --rows 2]
+    python -m tests.bench.evidence.paper DATA [--folder .evidence-paper] [--jobs 2]
+        [--policy NAME --strong NAME --rows 2]
 
-DATA holds the folders ifqa, medmcqa and prosocial with their published files. A format that the files at hand say nothing for (there
-are no rules of thumb in them, say) is left out, and said to be; where no test split has its answers, dev is judged on. Larger models
-are named by `--policy` and `--strong`, more rows by `--rows`. Writes docs/evidence-paper.json and its table in docs/evidence.md.
+DATA holds the folders ifqa, medmcqa and prosocial with their published files. A format that the
+files at hand say nothing for (there are no rules of thumb in them, say) is left out, and said to
+be; where no test split has its answers, dev is judged on. Larger models are named by `--policy` and
+`--strong`, more rows by `--rows`. Writes docs/evidence-paper.json and its table in
+docs/evidence.md.
 """
 
 import argparse
@@ -33,7 +37,9 @@ class _Domain(NamedTuple):
     tokens: dict[str, int]
     """Of a draft, at most, by its format: enough for what the corpus teaches it to say."""
     longest: int
-    """Characters of a question with what is learned of it, over which rows are left out: a step costs as many tokens."""
+    """Characters of a question with what is learned of it, over which rows are left out: a step
+    costs as many tokens.
+    """
     shots: int
     """Examples that the base strong model is shown."""
     rows: dict[str, int]
@@ -80,17 +86,30 @@ def runs(data: Path, rows: float, models: dict[str, str]) -> dict[str, Settings]
                 for part, count in parts.items()
             }
             changes = {
-                "sft.training.max_length": 768, "sft.training.epochs": 2, "sft.training.learning_rate": 0.001,
-                "dpo.training.max_length": 768, "draft.sampling.n": 4, "draft.sampling.max_tokens": tokens[draft],
-                "evaluate.drafting.max_tokens": tokens[draft], "refine.sampling.max_tokens": 24,
+                "sft.training.max_length": 768,
+                "sft.training.epochs": 2,
+                "sft.training.learning_rate": 0.001,
+                "dpo.training.max_length": 768,
+                "draft.sampling.n": 4,
+                "draft.sampling.max_tokens": tokens[draft],
+                "evaluate.drafting.max_tokens": tokens[draft],
+                "refine.sampling.max_tokens": 24,
                 "models.strong.dtype": "bfloat16",
-            }  # fmt: skip
+            }
             if settings.get("passage"):
                 changes["models.policy.dtype"] = "bfloat16"
             found[f"{name}-{draft}"] = Settings(
-                seed=0, domain=chosen, raw=data / name, arms=("aligned",), samples=0, split=split, most=most, longest=longest, shots=shots,
+                seed=0,
+                domain=chosen,
+                raw=data / name,
+                arms=("aligned",),
+                samples=0,
+                split=split,
+                most=most,
+                longest=longest,
+                shots=shots,
                 changes=changes | models,
-            )  # fmt: skip
+            )
     return found
 
 
@@ -157,7 +176,9 @@ def main() -> None:
 
 
 def formats(made: Mapping[str, Mapping[str, Any]]) -> dict[str, dict[str, Any]]:
-    """Each format's collaboration after alignment less that with direct drafts, on the questions that both were asked."""
+    """Each format's collaboration after alignment less that with direct drafts, on the questions
+    that both were asked.
+    """
     found = {}
     for name, one in made.items():
         domain_name, draft = name.split("-")
@@ -185,12 +206,16 @@ def _said(made: dict[str, Any], folder: Path) -> dict[str, Any]:
     return {
         "systems": {name: pool.difference([made], name) for name in SYSTEMS},
         "aligned_minus_unaligned": pool.difference([made], "aligned greedy", "policy greedy"),
-        "choices": _choices(folder / "trials.jsonl"), "pairs": made["pairs"], "costs": made["costs"],
-    }  # fmt: skip
+        "choices": _choices(folder / "trials.jsonl"),
+        "pairs": made["pairs"],
+        "costs": made["costs"],
+    }
 
 
 def _choices(trials: Path) -> dict[str, Any]:
-    """How the choices fell, where the answers are choices: one class for all may score well, and macro F1 says so."""
+    """How the choices fell, where the answers are choices: one class for all may score well, and
+    macro F1 says so.
+    """
     tally = Tally()
     named = (
         [
@@ -220,10 +245,12 @@ def _table(found: dict[str, Any]) -> str:
         means = [f"{one['systems'][system]['mean']:.3f}" for system in SYSTEMS]
         gain, fell = one["aligned_minus_unaligned"], one["choices"]
         cells = [
-            *means[:4], f"{gain['mean']:+.3f} [{gain['low']:+.3f}, {gain['high']:+.3f}]",
-            f"{fell['before']['macro_f1']:.2f} to {fell['after']['macro_f1']:.2f}" if fell else "", means[4],
+            *means[:4],
+            f"{gain['mean']:+.3f} [{gain['low']:+.3f}, {gain['high']:+.3f}]",
+            f"{fell['before']['macro_f1']:.2f} to {fell['after']['macro_f1']:.2f}" if fell else "",
+            means[4],
             str(one["pairs"]["aligned"]["pairs"]),
-        ]  # fmt: skip
+        ]
         lines.append(f"| {name.replace('-', ', ').replace('_', ' ')} | {' | '.join(cells)} |")
     return "\n".join(lines)
 
@@ -233,7 +260,8 @@ def _formats_table(found: Mapping[str, Any]) -> str:
     for name, one in found.items():
         said = name.replace("-", ": ").replace("_", " ")
         lines.append(
-            f"| {said} | {one['mean']:+.3f} [{one['low']:+.3f}, {one['high']:+.3f}] | {one['questions']} |"
+            f"| {said} | {one['mean']:+.3f} [{one['low']:+.3f}, {one['high']:+.3f}] | "
+            f"{one['questions']} |"
         )
     return "\n".join(lines)
 

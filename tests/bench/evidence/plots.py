@@ -48,9 +48,11 @@ def curves(found: Mapping[str, Any], path: Path) -> None:
     plt = _pyplot()
     figure, axes = plt.subplots(1, 4, figsize=(11.2, 3.1), sharey=True, layout="constrained")
     said = {
-        "pairs": "pairs (from a quarter, half\nand all of the queries)", "samples": "drafts of each query",
-        "rounds": "rounds, each on its own policy's drafts", "answers": "final answers among the replies\nthat the policy learnt from",
-    }  # fmt: skip
+        "pairs": "pairs (from a quarter, half\nand all of the queries)",
+        "samples": "drafts of each query",
+        "rounds": "rounds, each on its own policy's drafts",
+        "answers": "final answers among the replies\nthat the policy learnt from",
+    }
     for axis, (name, label) in zip(axes, said.items(), strict=True):
         points = found["curves"][name]
         arms = ("aligned", "self_scored") if name == "answers" else ("aligned", "sampled")

@@ -1,9 +1,11 @@
-"""Runs together: every difference with an interval that resamples runs first, and then the products within each.
+"""Runs together: every difference with an interval that resamples runs first, and then the products
+within each.
 
     theta = mean over runs of (mean over a run's questions of (one system's score - another's))
 
-A run is a knowledge base with its own training seed: the unit that a claim about the next knowledge base must be about. A product's
-questions come and go together, since they rest on the same two facts. (Two-stage bootstrap: Davison & Hinkley 1997, 3.8.)
+A run is a knowledge base with its own training seed: the unit that a claim about the next knowledge
+base must be about. A product's questions come and go together, since they rest on the same two
+facts. (Two-stage bootstrap: Davison & Hinkley 1997, 3.8.)
 """
 
 from collections.abc import Mapping, Sequence
@@ -19,8 +21,9 @@ BEST = "best single"
 
 
 def scores(run: Run, system: str) -> Floats:
-    """A system's score on each question of a run, NaN where it has none. `best single` is the one model alone that did best in that
-    very run."""
+    """A system's score on each question of a run, NaN where it has none. `best single` is the
+    one model alone that did best in that very run.
+    """
     if system == BEST:
         singles = [
             name
@@ -34,8 +37,9 @@ def scores(run: Run, system: str) -> Floats:
 def difference(
     runs: Sequence[Run], of: str, over: str | None = None, seed: int = 0
 ) -> dict[str, Any]:
-    """`of` less `over` (or `of` itself): mean, 95 % interval, how many runs, questions, and each run's own mean. Questions on which
-    one of them has no score are left out."""
+    """`of` less `over` (or `of` itself): mean, 95 % interval, how many runs, questions, and each
+    run's own mean. Questions on which one of them has no score are left out.
+    """
     values = [scores(run, of) - (scores(run, over) if over else 0.0) for run in runs]
     products = [_products(run, ~np.isnan(value)) for run, value in zip(runs, values, strict=True)]
     values = [value[~np.isnan(value)] for value in values]
@@ -49,7 +53,9 @@ def difference(
 def gap_closed(
     runs: Sequence[Run], before: str, after: str, ideal: str = "ideal", seed: int = 0
 ) -> dict[str, Any]:
-    """(after - before) / (ideal - before), the means over runs above and below the line; also each run's own."""
+    """(after - before) / (ideal - before), the means over runs above and below the line; also
+    each run's own.
+    """
     tops = [scores(run, after) - scores(run, before) for run in runs]
     bottoms = [scores(run, ideal) - scores(run, before) for run in runs]
     columns = [
@@ -75,7 +81,9 @@ def _products(run: Run, kept: NDArray[np.bool_] | slice = slice(None)) -> NDArra
 def _resampled(
     products: Sequence[NDArray[np.intp]], columns: Sequence[Floats], seed: int
 ) -> Floats:
-    """Sums of each run's columns over resampled products, for resampled runs: draws x runs x columns."""
+    """Sums of each run's columns over resampled products, for resampled runs: draws x runs x
+    columns.
+    """
     rng = np.random.default_rng(seed)
     sums = [
         np.stack([np.bincount(group, weights=column) for column in part.T], axis=1)
@@ -96,6 +104,10 @@ def _said(
 ) -> dict[str, Any]:
     low, high = np.percentile(drawn, [2.5, 97.5])
     return {
-        "mean": round(mean, 4), "low": round(float(low), 4), "high": round(float(high), 4), "n": len(values),
-        "questions": sum(map(len, values)), "runs": [None if one is None else round(one, 4) for one in each],
-    }  # fmt: skip
+        "mean": round(mean, 4),
+        "low": round(float(low), 4),
+        "high": round(float(high), 4),
+        "n": len(values),
+        "questions": sum(map(len, values)),
+        "runs": [None if one is None else round(one, 4) for one in each],
+    }

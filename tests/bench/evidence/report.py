@@ -1,4 +1,6 @@
-"""What the finished runs show: docs/evidence.json, the tables of docs/evidence.md, and two figures."""
+"""What the finished runs show: docs/evidence.json, the tables of docs/evidence.md, and two
+figures.
+"""
 
 import json
 import re
@@ -54,14 +56,25 @@ def write(folder: Path, docs: Path) -> None:
         )
     agreement = {name: asdict(_agreement(folder / name)) for name in runs}
     found: dict[str, Any] = {
-        "plan": "docs/evidence-plan.md", "seeds": [_seed(run) for run in result],
-        "pooled": _differences(result, "greedy"), "pooled_sampled": _differences(result, "sampled"),
-        "systems": {mode: {name: pool.difference(result, _column(name, mode)) for name in NAMES} for mode in MODES},
-        "ceiling": pool.difference(result, "ideal"), "gap_closed": pool.gap_closed(result, "policy greedy", "aligned greedy"),
+        "plan": "docs/evidence-plan.md",
+        "seeds": [_seed(run) for run in result],
+        "pooled": _differences(result, "greedy"),
+        "pooled_sampled": _differences(result, "sampled"),
+        "systems": {
+            mode: {name: pool.difference(result, _column(name, mode)) for name in NAMES}
+            for mode in MODES
+        },
+        "ceiling": pool.difference(result, "ideal"),
+        "gap_closed": pool.gap_closed(result, "policy greedy", "aligned greedy"),
         "gap_closed_sampled": pool.gap_closed(result, "policy sampled", "aligned sampled"),
-        "agreement": agreement, "curves": curves(runs, agreement), "costs": _costs(result), "habits": _habits(result),
-        "others": {name: _seed(run) for name, run in runs.items() if not name.startswith("result-")},
-    }  # fmt: skip
+        "agreement": agreement,
+        "curves": curves(runs, agreement),
+        "costs": _costs(result),
+        "habits": _habits(result),
+        "others": {
+            name: _seed(run) for name, run in runs.items() if not name.startswith("result-")
+        },
+    }
     (docs / "evidence.json").write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")
     answers = {
         name: {"products": run["products"], "scores": run["scores"]} for name, run in runs.items()
@@ -77,7 +90,9 @@ def write(folder: Path, docs: Path) -> None:
 
 
 def _agreement(run: Path) -> preferences.Agreement:
-    """How often a draft's own score says what collaborative feedback says, over the training questions of a run."""
+    """How often a draft's own score says what collaborative feedback says, over the training
+    questions of a run.
+    """
     found = preferences.Agreement()
     for group in io.groups(run / "feedback.jsonl", Feedback):
         found.add(group)
@@ -87,7 +102,9 @@ def _agreement(run: Path) -> preferences.Agreement:
 def curves(
     runs: Mapping[str, Run], agreement: Mapping[str, Mapping[str, int]]
 ) -> dict[str, list[dict[str, Any]]]:
-    """What the gain depends on, one thing changed at a time: points with `x`, and the gain of each arm over no alignment."""
+    """What the gain depends on, one thing changed at a time: points with `x`, and the gain of
+    each arm over no alignment.
+    """
     some = [runs[f"result-{seed}"] for seed in plan.CURVE_SEEDS if f"result-{seed}" in runs]
     found: dict[str, list[dict[str, Any]]] = {
         "pairs": [],
@@ -131,18 +148,27 @@ def curves(
 
 
 def _habit(runs: Sequence[Run], agreement: Sequence[Mapping[str, int]]) -> dict[str, Any]:
-    """One mix of habits: whether feedback had to come from the collaboration, and what told so before."""
+    """One mix of habits: whether feedback had to come from the collaboration, and what told so
+    before.
+    """
     shares = [one["same"] / one["told"] for one in agreement]
     return {
-        "agreement": {"mean": round(sum(shares) / len(shares), 4), "runs": [round(share, 4) for share in shares]},
-        "before": pool.difference(runs, "policy greedy"), "policy_alone_before": pool.difference(runs, "policy alone greedy"),
-        "aligned": _gain(runs, "aligned"), "self_scored": _gain(runs, "self_scored"),
+        "agreement": {
+            "mean": round(sum(shares) / len(shares), 4),
+            "runs": [round(share, 4) for share in shares],
+        },
+        "before": pool.difference(runs, "policy greedy"),
+        "policy_alone_before": pool.difference(runs, "policy alone greedy"),
+        "aligned": _gain(runs, "aligned"),
+        "self_scored": _gain(runs, "self_scored"),
         "aligned_minus_self_scored": pool.difference(runs, "aligned greedy", "self_scored greedy"),
         "policy_alone": pool.difference(runs, "aligned alone greedy"),
-        "aligned_minus_policy_alone": pool.difference(runs, "aligned greedy", "aligned alone greedy"),
+        "aligned_minus_policy_alone": pool.difference(
+            runs, "aligned greedy", "aligned alone greedy"
+        ),
         "policy_alone_self_scored": pool.difference(runs, "self_scored alone greedy"),
         "ceiling": pool.difference(runs, "ideal"),
-    }  # fmt: skip
+    }
 
 
 def _gain(runs: Sequence[Run], arm: str, mode: str = "greedy") -> dict[str, Any]:
@@ -163,10 +189,13 @@ def _differences(runs: Sequence[Run], mode: str) -> dict[str, Any]:
 def _seed(run: Run) -> dict[str, Any]:
     """One run: every system's score with the interval over its products."""
     return {
-        "seed": run["settings"]["seed"], "systems": {name: _without_runs(pool.difference([run], name)) for name in run["scores"]},
+        "seed": run["settings"]["seed"],
+        "systems": {name: _without_runs(pool.difference([run], name)) for name in run["scores"]},
         "gap_closed": _without_runs(pool.gap_closed([run], "policy greedy", "aligned greedy")),
-        "pairs": run["pairs"], "habits": run["habits"], "costs": run["costs"],
-    }  # fmt: skip
+        "pairs": run["pairs"],
+        "habits": run["habits"],
+        "costs": run["costs"],
+    }
 
 
 def _without_runs(estimate: dict[str, Any]) -> dict[str, Any]:
@@ -183,10 +212,19 @@ def _costs(runs: Sequence[Run]) -> dict[str, Any]:
         "self_scored_many": (*drafts, "train_self_scored_many"),
         "shuffled": (*drafts, "refine_policy", "train_shuffled"),
     }
-    return {arm: {"strong_calls": _mean(runs, ("refine_policy",), "calls") if "refine_policy" in of_it else 0,
-                  "strong_tokens": _mean(runs, ("refine_policy",), "prompt_tokens", "completion_tokens") if "refine_policy" in of_it else 0,
-                  "cpu_seconds": _mean(runs, of_it, "cpu_seconds"),
-                  "pairs": sum(run["pairs"][arm]["pairs"] for run in runs) / len(runs)} for arm, of_it in steps.items()}  # fmt: skip
+    return {
+        arm: {
+            "strong_calls": _mean(runs, ("refine_policy",), "calls")
+            if "refine_policy" in of_it
+            else 0,
+            "strong_tokens": _mean(runs, ("refine_policy",), "prompt_tokens", "completion_tokens")
+            if "refine_policy" in of_it
+            else 0,
+            "cpu_seconds": _mean(runs, of_it, "cpu_seconds"),
+            "pairs": sum(run["pairs"][arm]["pairs"] for run in runs) / len(runs),
+        }
+        for arm, of_it in steps.items()
+    }
 
 
 def _mean(runs: Sequence[Run], steps: Sequence[str], *fields: str) -> float:
@@ -215,23 +253,27 @@ def tables(found: Mapping[str, Any]) -> dict[str, str]:
     """The tables of docs/evidence.md, by the name of their place."""
     lines = ["| | greedy drafts | sampled drafts |", "| --- | --- | --- |"]
     lines += [
-        f"| {said} | {_cell(found['systems']['greedy'][name])} | {_cell(found['systems']['sampled'][name])} |"
+        f"| {said} | {_cell(found['systems']['greedy'][name])} | "
+        f"{_cell(found['systems']['sampled'][name])} |"
         for name, said in NAMES.items()
     ]
     differences = ["| | greedy drafts | sampled drafts |", "| --- | --- | --- |"]
     differences += [
-        f"| {name.replace('_', ' ')} | {_cell(found['pooled'][name], '+')} | {_cell(found['pooled_sampled'][name], '+')} |"
+        f"| {name.replace('_', ' ')} | {_cell(found['pooled'][name], '+')} | "
+        f"{_cell(found['pooled_sampled'][name], '+')} |"
         for name in DIFFERENCES
     ]
     differences.append(
-        f"| share of the gap to the ceiling closed | {_cell(found['gap_closed'])} | {_cell(found['gap_closed_sampled'])} |"
+        f"| share of the gap to the ceiling closed | {_cell(found['gap_closed'])} | "
+        f"{_cell(found['gap_closed_sampled'])} |"
     )
     costs = [
         "| | strong calls | strong tokens | pairs | CPU seconds |",
         "| --- | --- | --- | --- | --- |",
     ]
     costs += [
-        f"| {arm.replace('_', ' ')} | {cost['strong_calls']:,.0f} | {cost['strong_tokens']:,.0f} | {cost['pairs']:.0f} "
+        f"| {arm.replace('_', ' ')} | {cost['strong_calls']:,.0f} | {cost['strong_tokens']:,.0f} "
+        f"| {cost['pairs']:.0f} "
         f"| {cost['cpu_seconds']:,.0f} |"
         for arm, cost in found["costs"].items()
     ]

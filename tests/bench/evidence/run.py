@@ -1,9 +1,11 @@
-"""One knowledge base and one training seed, from its raw files to every system's answers on the same held-out questions.
+"""One knowledge base and one training seed, from its raw files to every system's answers on the
+same held-out questions.
 
     python -m tests.bench.evidence.run '{"seed": 100, "arms": ["aligned", "shuffled"]}' FOLDER
 
-The stages are the product's own, with the settings of params.yaml. What is in FOLDER already is not made again, so a run that
-was cut goes on where it was. `run.json` at the end holds every score, and what each step cost.
+The stages are the product's own, with the settings of params.yaml. What is in FOLDER already is not
+made again, so a run that was cut goes on where it was. `run.json` at the end holds every score, and
+what each step cost.
 """
 
 import json
@@ -46,9 +48,13 @@ class Settings(Config):
     mix: dict[str, float] = Field(default_factory=lambda: dict(invent.MIX))
     """The habits of the archive that the policy learns to answer from."""
     asked: Literal["hops", "plain"] = "hops"
-    """hops: what helps the strong model and what looks like the answer differ; plain: they agree."""
+    """hops: what helps the strong model and what looks like the answer differ; plain: they
+    agree.
+    """
     second_round: bool = False
-    """Whether the aligned policy drafts again, and is aligned on what its own drafts were worth (arm `aligned_twice`)."""
+    """Whether the aligned policy drafts again, and is aligned on what its own drafts were worth
+    (arm `aligned_twice`).
+    """
     samples: int = 2
     """Sampled drafts of each held-out question, beside the greedy one; 0 for greedy ones alone."""
     domain: dict[str, Any] = Field(default_factory=lambda: {"domain": "handbook"})
@@ -58,9 +64,13 @@ class Settings(Config):
     most: dict[str, int] = Field(default_factory=dict)
     """Rows of `corpus`, `train` and the split that is asked, at most: the first by digest."""
     longest: int | None = None
-    """Characters of what is asked, and of that with its completion, over which rows are left out."""
+    """Characters of what is asked, and of that with its completion, over which rows are left
+    out.
+    """
     shots: int = 0
-    """Training questions that are shown to the strong model with their answers, in place of its instructions: a base model follows none."""
+    """Training questions that are shown to the strong model with their answers, in place of its
+    instructions: a base model follows none.
+    """
     changes: dict[str, Any] = Field(default_factory=dict)
     """Settings other than those of params.yaml, by their path: {"dpo.beta": 0.1}."""
 
@@ -167,7 +177,9 @@ class _Run:
         )
 
     def align(self, arm: str) -> None:
-        """An arm's pairs, and the policy aligned on them; where it has no pairs, the policy as it was."""
+        """An arm's pairs, and the policy aligned on them; where it has no pairs, the policy as
+        it was.
+        """
         self._pair(arm, "feedback", ARMS[arm].pairs)
         train = self._imitate if ARMS[arm].chosen_only else self._prefer
         self._once(
@@ -190,7 +202,9 @@ class _Run:
         )
 
     def evaluate(self) -> None:
-        """Every system's drafts of the held-out questions, refined together, so that equal drafts are one call, and scored."""
+        """Every system's drafts of the held-out questions, refined together, so that equal
+        drafts are one call, and scored.
+        """
         systems = [
             "policy",
             *self._settings.arms,
@@ -213,7 +227,9 @@ class _Run:
         )
 
     def _chosen(self, out: Path, shown: set[str]) -> None:
-        """The first rows by digest, where there are to be fewer than all, without those that the strong model is shown."""
+        """The first rows by digest, where there are to be fewer than all, without those that the
+        strong model is shown.
+        """
         most = {"train": None, self._settings.split: None} | self._settings.most
         longest = self._settings.longest or sys.maxsize
         corpus = [
@@ -330,9 +346,14 @@ class _Run:
             for name, rows in pairs.items()
         }
         return {
-            "settings": self._settings.model_dump(mode="json"), "products": products, "asked": asked, "scores": found,
-            "habits": {name: dict(counter.most_common()) for name, counter in habits.items()}, "pairs": counts, "costs": self._costs,
-        }  # fmt: skip
+            "settings": self._settings.model_dump(mode="json"),
+            "products": products,
+            "asked": asked,
+            "scores": found,
+            "habits": {name: dict(counter.most_common()) for name, counter in habits.items()},
+            "pairs": counts,
+            "costs": self._costs,
+        }
 
     def _at(self, name: str) -> Path:
         return self._folder / name
@@ -363,7 +384,9 @@ class _Run:
 
 
 def _shown(queries: Iterable[Query], count: int) -> list[Query]:
-    """Short training questions whose ideal draft is known, of as many different answers as there are."""
+    """Short training questions whose ideal draft is known, of as many different answers as there
+    are.
+    """
     known = sorted(
         (row for row in queries if row.split == "train" and row.ideal),
         key=lambda row: (_said(row.prompt, row.ideal or ""), row.id),
@@ -383,7 +406,9 @@ def _answer(query: Query) -> str:
 
 
 def _with_shots(prompts: Prompts, shown: Sequence[Query]) -> Prompts:
-    """The strong model's prompts with these examples; the last one's notes are another question's, since notes may be of no use."""
+    """The strong model's prompts with these examples; the last one's notes are another
+    question's, since notes may be of no use.
+    """
     if not shown:
         return prompts
     notes = [*(row.ideal for row in shown[:-1]), shown[0].ideal]
@@ -428,7 +453,9 @@ def _hand_on(policy: Path, out: Path) -> None:
 
 
 def _sft_on_chosen(pairs: Path, policy: Path, out: Path, config: dpo.DPOConfig) -> None:
-    """The same adapter, optimiser, rows and steps as DPO's, and the chosen drafts' likelihood as the whole objective."""
+    """The same adapter, optimiser, rows and steps as DPO's, and the chosen drafts' likelihood as
+    the whole objective.
+    """
     import datasets
     import torch
     import transformers
