@@ -1,6 +1,5 @@
 """What every test starts from and leaves behind."""
 
-import os
 import signal
 from collections.abc import Iterator
 
@@ -8,9 +7,9 @@ import hypothesis
 import pytest
 
 from cowest.ledger import store
-from cowest.ledger.sqlite import Sqlite
 
 hypothesis.settings.register_profile("untimed", deadline=None)  # a machine may be slow, or busy
+hypothesis.settings.register_profile("quick", deadline=None, max_examples=20)
 hypothesis.settings.load_profile("untimed")
 
 # A shell that starts us in the background has us ignore SIGINT, and children inherit that: those
@@ -21,13 +20,8 @@ if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:
 
 @pytest.fixture(autouse=True)
 def _stores_end_with_their_test() -> Iterator[None]:
-    """A process keeps its stores open as long as it lives; this one would have thousands of
-    files open in the end.
+    """A process keeps its stores open as long as it lives. This one would have thousands of files
+    open in the end.
     """
-    stores, files = set(store._open), set(Sqlite._files)
     yield
-    for place in set(store._open) - stores:
-        del store._open[place]
-    for place in set(Sqlite._files) - files:
-        os.close(Sqlite._files.pop(place))
-        Sqlite._numbers.pop(place, None)
+    store.close()

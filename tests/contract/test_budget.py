@@ -18,9 +18,11 @@ import pytest
 from cowest.config import Sampling
 from cowest.errors import BudgetError, CallError, ConfigError, StoreError
 from cowest.ledger import store
+from cowest.ledger.account import Account
 from cowest.ledger.claims import Budget, Spent, open_turn, spent
 from cowest.ledger.till import Till
-from cowest.models.openai import OpenAIConfig, Price
+from cowest.models.endpoint.settings import Price
+from cowest.models.openai import OpenAIConfig
 from cowest.protocols import Completion, Request
 from cowest.records import Message
 from tests import servers, stores, tiny
@@ -35,7 +37,7 @@ MAX_TOKENS = 20
 @pytest.fixture(autouse=True, params=stores.KINDS)
 def stage(
     request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
-) -> Iterator[store.Account]:
+) -> Iterator[Account]:
     """A stage of the turn `t`, on each kind of store."""
     monkeypatch.setenv("COWEST_STORE", stores.place(request.param, tmp_path))
     with store.accounting("refine") as account:
@@ -69,16 +71,15 @@ def budget(usd: float | None = None, tokens: int | None = None) -> None:
 
 
 def now() -> Spent:
-    return store.open_store().read(lambda db: spent(db, "t"))
+    return spent(store.open_store(), "t")
 
 
 def claims() -> int:
-    return int(
-        store.open_store().read(lambda db: db.execute("SELECT COUNT(*) FROM claims").fetchone()[0])
-    )
+    ((count,),) = store.open_store().fetch("SELECT COUNT(*) FROM claims")
+    return int(count)
 
 
-def test_what_is_spent_is_what_the_calls_cost(stage: store.Account) -> None:
+def test_what_is_spent_is_what_the_calls_cost(stage: Account) -> None:
     budget(usd=1)
     with chat_server({"1": [error(500), servers.EMPTY]}) as server:
         answers(config(server), 1, 2, 2, 3)
@@ -175,7 +176,7 @@ def test_an_endpoint_that_does_not_say_what_it_used_is_taken_to_have_used_the_mo
 
 
 def test_a_slow_call_is_made_twice_where_that_is_asked_for_and_both_are_paid(
-    stage: store.Account,
+    stage: Account,
 ) -> None:
     budget(usd=1)
     slow = {"slow 1": [Fate(delay=3)], "slow 2": [Fate(delay=3)]}
@@ -189,7 +190,7 @@ def test_a_slow_call_is_made_twice_where_that_is_asked_for_and_both_are_paid(
     assert now().usd == pytest.approx(44 * COST) and claims() == 0
 
 
-def test_no_more_than_the_share_is_made_twice_and_nothing_by_default(stage: store.Account) -> None:
+def test_no_more_than_the_share_is_made_twice_and_nothing_by_default(stage: Account) -> None:
     script = {str(n): [Fate(delay=0.4)] for n in range(40, 60)}
     for hedge, calls in ((0.05, 63), (None, 60)):
         with chat_server(script, otherwise=Fate(delay=0.03)) as server:
@@ -224,7 +225,7 @@ def test_a_turn_has_its_own_budget_and_outside_of_a_stage_there_is_none(
         assert now().usd == 0
 
 
-def test_refused_and_cut_short_before_a_word_are_not_paid_for_twice(stage: store.Account) -> None:
+def test_refused_and_cut_short_before_a_word_are_not_paid_for_twice(stage: Account) -> None:
     script = {
         "no": [Fate(body=completion(None, refusal="no"))],
         "filter": [Fate(body=completion("", "content_filter"))],
@@ -271,7 +272,7 @@ def test_a_reader_that_comes_back_joins_the_calls_under_way() -> None:
 
 
 def test_a_version_that_changes_in_the_middle_of_a_turn_is_said(
-    stage: store.Account, capfd: pytest.CaptureFixture[str]
+    stage: Account, capfd: pytest.CaptureFixture[str]
 ) -> None:
     budget()
     other = json.dumps({**json.loads(completion("new")), "model": "tiny-2027"}).encode()
@@ -297,7 +298,7 @@ def test_a_version_that_changes_in_the_middle_of_a_turn_is_said(
 
 
 def test_an_endpoint_that_reports_ever_other_versions_fills_no_log(
-    stage: store.Account, capfd: pytest.CaptureFixture[str]
+    stage: Account, capfd: pytest.CaptureFixture[str]
 ) -> None:
     with chat_server(
         otherwise=lambda body: Fate(
@@ -312,7 +313,7 @@ def test_an_endpoint_that_reports_ever_other_versions_fills_no_log(
     assert stage.line().endswith("1 by tiny-2026-01-01 14 and 25 more")
 
 
-def test_a_version_that_changes_stops_where_that_is_asked(stage: store.Account) -> None:
+def test_a_version_that_changes_stops_where_that_is_asked(stage: Account) -> None:
     other = Fate(body=completion("other").replace(b"tiny-2026-01-01", b"tiny-2027"))
     with chat_server({"3": [other]}) as server:
         settings = config(server, concurrency=1, on_version_change="stop")
@@ -340,7 +341,7 @@ def test_a_version_that_changes_stops_where_that_is_asked(stage: store.Account) 
 CHILD = """\
 import sys
 from cowest.errors import CoWestError
-from cowest.models import store
+from cowest.ledger import store
 from cowest.models.openai import OpenAIConfig
 from tests.contract.test_budget import ask
 settings = OpenAIConfig.model_validate_json(sys.argv[1])
@@ -414,7 +415,7 @@ def test_a_move_that_no_store_can_make_is_told_to_who_waits_and_the_till_goes_on
     async def moves() -> None:
         till = Till(store.open_store())
         good, bad = (
-            store.Answer(key, Completion("x", "m", prompt_tokens=tokens), 0.1)
+            store.StoredAnswer(key, Completion("x", "m", prompt_tokens=tokens), 0.1)
             for key, tokens in (("a", 1), ("b", 2**70))
         )
         with pytest.raises((OverflowError, StoreError)):

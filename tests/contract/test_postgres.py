@@ -12,9 +12,18 @@ import pytest
 from cowest.commands import doctor
 from cowest.errors import ConfigError, CoWestError, StoreError
 from cowest.ledger import postgres, schema
-from cowest.ledger.claims import Ask, Budget, Claims, Refused, Released, Settled, open_turn, spent
+from cowest.ledger.claims import (
+    Budget,
+    ClaimRequest,
+    Claims,
+    Refused,
+    Released,
+    Settled,
+    open_turn,
+    spent,
+)
 from cowest.ledger.database import Db
-from cowest.ledger.store import Answer, CallStore, accounting
+from cowest.ledger.store import CallStore, StoredAnswer, accounting
 from cowest.protocols import Completion
 from tests import stores
 
@@ -30,8 +39,8 @@ def place(server: stores.Server) -> str:
     return server.database()
 
 
-def answer(key: str) -> Answer:
-    return Answer(key, Completion(f"answer to {key}", "m"), 0.1)
+def answer(key: str) -> StoredAnswer:
+    return StoredAnswer(key, Completion(f"answer to {key}", "m"), 0.1)
 
 
 def name(place: str) -> str:
@@ -56,8 +65,9 @@ def test_a_server_that_is_started_again_is_waited_for(
     kept = CallStore(place)
     with accounting("refine"):
         open_turn(kept, "t", Budget(usd=1))
-        claims, other = Claims(kept), Claims(CallStore(place))
-        kept.write([lambda db: claims.make(db, [Ask("a", 0.25, 1)])], durable=True)
+        beside = CallStore(place)
+        claims, other = Claims(kept), Claims(beside)
+        kept.write(lambda db: claims.make(db, [ClaimRequest("a", 0.25, 1)]), durable=True)
         server.stop(mode)
         back = threading.Timer(0.5, server.start)
         back.start()
@@ -65,14 +75,11 @@ def test_a_server_that_is_started_again_is_waited_for(
         back.join()
         # Our session is lost with the server, and who asks before we are back must not take the
         # call for nobody's.
-        assert [
-            why.name
-            for why in other._store.write([lambda db: other.make(db, [Ask("a", 0.25, 1)])])[0]
-            if why
-        ] == ["TAKEN"]
-        kept.write([lambda db: claims.make(db, [Settled(answer("a"), 0.125, 1)])])
-        assert kept.read(lambda db: spent(db, "t")).usd == 0.125
-        assert kept.read(lambda db: kept.living(db, {claims._me})) == {claims._me}
+        refused = beside.write(lambda db: other.make(db, [ClaimRequest("a", 0.25, 1)]))
+        assert refused == [Refused.TAKEN]
+        kept.write(lambda db: claims.make(db, [Settled(answer("a"), 0.125, 1)]))
+        assert spent(kept, "t").usd == 0.125
+        assert kept.read(lambda db: kept.living(db, {claims.owner})) == {claims.owner}
     assert CallStore(place).get(["a"])["a"].text == "answer to a"
 
 
@@ -88,12 +95,12 @@ def test_nothing_is_lost_or_done_twice_while_sessions_are_cut_and_the_server_cra
             open_turn(kept, "t", Budget())
             claims = Claims(kept)
             for number in range(calls):
-                ask = Ask(str(number), 1.0, 1)
-                kept.write([lambda db, ask=ask: claims.make(db, [ask])])
+                ask = ClaimRequest(str(number), 1.0, 1)
+                kept.write(lambda db, ask=ask: claims.make(db, [ask]))
                 move = (
                     Released(ask, 0.5, 1) if number % 3 == 0 else Settled(answer(ask.key), 0.25, 1)
                 )
-                kept.write([lambda db, move=move: claims.make(db, [move])])
+                kept.write(lambda db, move=move: claims.make(db, [move]))
 
     with ThreadPoolExecutor(1) as pool:
         working = pool.submit(work)
@@ -105,10 +112,10 @@ def test_nothing_is_lost_or_done_twice_while_sessions_are_cut_and_the_server_cra
             else:
                 server.sql(cut)
         working.result(timeout=60)
-    now = kept.read(lambda db: spent(db, "t"))
+    now = spent(kept, "t")
     assert (now.tokens, now.usd) == (calls, pytest.approx(calls / 3 * 0.5 + calls * 2 / 3 * 0.25))
     assert len(kept.get([str(number) for number in range(calls)])) == calls * 2 // 3
-    assert kept.read(lambda db: db.execute("SELECT COUNT(*) FROM claims").fetchone()[0]) == 0
+    assert kept.fetch("SELECT COUNT(*) FROM claims") == [(0,)]
 
 
 class Wire:
@@ -158,16 +165,16 @@ def test_a_commit_whose_answer_is_lost_is_done_once(
 
     def release(db: Db) -> list[Refused | None]:
         tries.append(1)
-        return claims.make(db, [Released(Ask("a", 0.25, 1), 0.5, 1)])
+        return claims.make(db, [Released(ClaimRequest("a", 0.25, 1), 0.5, 1)])
 
     with accounting("refine"):
         open_turn(kept, "t", Budget())
         claims = Claims(kept)
         wire.breaks = when
-        kept.write([release])
+        kept.write(release)
     assert (len(tries), wire.breaks) == ({"before": 2, "after": 1}[when], "")
-    assert kept.read(lambda db: spent(db, "t")).usd == 0.5
-    assert kept.read(lambda db: kept.living(db, {claims._me})) == {claims._me}, (
+    assert spent(kept, "t").usd == 0.5
+    assert kept.read(lambda db: kept.living(db, {claims.owner})) == {claims.owner}, (
         "the session in its place says that we live"
     )
 
@@ -245,14 +252,12 @@ def test_a_role_that_may_not_is_told_what_it_needs(server: stores.Server, place:
     )
     server.sql(*grants, database=name(place))
     kept = CallStore(guest)
-    claims, other = Claims(kept), Claims(CallStore(place))
-    assert kept.get(["a"]) and kept.write([lambda db: claims.make(db, [Ask("b", 1.0, 1)])]) == [
-        [None]
-    ]
-    for one, another in ((claims, other), (other, claims)):
-        assert one._store.read(
-            lambda db, one=one, another=another: one._store.living(db, {another._me})
-        ) == {another._me}
+    beside = CallStore(place)
+    claims, other = Claims(kept), Claims(beside)
+    request = ClaimRequest("b", 1.0, 1)
+    assert kept.get(["a"]) and kept.write(lambda db: claims.make(db, [request])) == [None]
+    assert kept.read(lambda db: kept.living(db, {other.owner})) == {other.owner}
+    assert beside.read(lambda db: beside.living(db, {claims.owner})) == {claims.owner}
 
 
 def test_an_older_store_keeps_its_answers(place: str, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -305,9 +310,9 @@ def test_an_answer_is_durable_whatever_the_server_takes_for_its_default(
 ) -> None:
     server.sql(f"ALTER DATABASE {name(place)} SET synchronous_commit = off")
     kept, commits = CallStore(place), "SHOW synchronous_commit"
-    assert kept.write([lambda db: db.execute(commits).fetchone()[0]], durable=True) == ["on"]
-    assert kept.write([lambda db: db.execute(commits).fetchone()[0]], durable=False) == ["off"]
-    assert kept.write([lambda db: db.execute(commits).fetchone()[0]], durable=True) == ["on"]
+    assert kept.write(lambda db: db.execute(commits).fetchone()[0], durable=True) == "on"
+    assert kept.write(lambda db: db.execute(commits).fetchone()[0], durable=False) == "off"
+    assert kept.write(lambda db: db.execute(commits).fetchone()[0], durable=True) == "on"
 
 
 def test_who_holds_the_store_too_long_is_said(place: str, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -319,7 +324,7 @@ def test_who_holds_the_store_too_long_is_said(place: str, monkeypatch: pytest.Mo
         with pytest.raises(StoreError, match="another process has held it"):
             kept.put([answer("a")])
 
-    holder.write([hold])
+    holder.write(hold)
     kept.put([answer("a")])
 
 
@@ -372,7 +377,7 @@ def test_a_process_that_stands_still_in_a_transaction_holds_up_nobody_for_long(
         time.sleep(4 if len(tries) == 1 else 0)
 
     with ThreadPoolExecutor(1) as pool:
-        standing = pool.submit(still.write, [stand])
+        standing = pool.submit(still.write, stand)
         while not tries:
             time.sleep(0.01)
         other.put([answer("theirs")])

@@ -20,8 +20,8 @@ from hypothesis import strategies as st
 from cowest.errors import StoreError
 from cowest.ledger import store
 from cowest.ledger.claims import (
-    Ask,
     Budget,
+    ClaimRequest,
     Claims,
     Left,
     Move,
@@ -31,7 +31,7 @@ from cowest.ledger.claims import (
     open_turn,
     spent,
 )
-from cowest.ledger.store import Answer, CallStore
+from cowest.ledger.store import CallStore, StoredAnswer
 from cowest.protocols import Completion
 from tests import stores, tiny
 
@@ -53,9 +53,9 @@ def kept(place: str) -> CallStore:
     return CallStore(place)
 
 
-def answer(key: str, text: str | None = "yes", cost: float | None = None) -> Answer:
+def answer(key: str, text: str | None = "yes", cost: float | None = None) -> StoredAnswer:
     failed = None if text is not None else "no power"
-    return Answer(
+    return StoredAnswer(
         key,
         Completion(text, "m", failed=failed, logprob=-0.5, prompt_tokens=3, completion_tokens=2),
         0.1,
@@ -107,12 +107,12 @@ def test_the_first_answer_wins(kept: CallStore) -> None:
 
 def test_a_failure_is_not_kept_and_a_refusal_is(kept: CallStore) -> None:
     refused = Completion(None, "m", "refused", "refused: no")
-    kept.put([answer("a", None), Answer("b", refused, 0.1)])
+    kept.put([answer("a", None), StoredAnswer("b", refused, 0.1)])
     assert kept.get(["a", "b"]) == {"b": refused}
 
 
 def test_all_of_a_put_or_none(kept: CallStore) -> None:
-    bad = Answer("b", Completion("x", "m", logprob=object()), 0.1)  # type: ignore[arg-type]
+    bad = StoredAnswer("b", Completion("x", "m", logprob=object()), 0.1)  # type: ignore[arg-type]
     with pytest.raises(StoreError):
         kept.put([answer("a"), bad])
     assert kept.get(["a"]) == {}
@@ -137,7 +137,7 @@ def test_any_completion_comes_back_as_it_was(
 ) -> None:
     key = os.urandom(16).hex()
     whole = Completion(text, model, "length", failed, logprob, prompt, completion)
-    kept.put([Answer(key, whole, 0.1, 0.5, model)])
+    kept.put([StoredAnswer(key, whole, 0.1, 0.5, model)])
     assert kept.get([key]) == kept.look([key]) == {key: whole}
 
 
@@ -183,7 +183,7 @@ def test_a_stage_that_fails_has_no_account_and_the_next_starts_at_nothing(place:
 OPENED = """
 import sys
 from tests.contract.test_store import *
-from cowest.models import postgres
+from cowest.ledger import postgres
 gate = Path(sys.argv[2])
 (gate / str(os.getpid())).touch()
 while len(list(gate.iterdir())) < 4: pass
@@ -251,15 +251,14 @@ def test_a_writer_that_is_killed_loses_nothing_that_it_put_and_leaves_no_half(
 
 HOLDS = """
 claims = Claims(kept)
-assert kept.write([lambda db: claims.make(db, [Ask("a", 0.5, 10), Ask("b", 0.25, 5)])]) == [[None, None]]
+assert make(kept, claims, ClaimRequest("a", 0.5, 10), ClaimRequest("b", 0.25, 5)) == [None, None]
 print("held", flush=True)
 time.sleep(60)
 """
 
 
 def make(kept: CallStore, claims: Claims, *moves: Move) -> list[Refused | None]:
-    (found,) = kept.write([lambda db: claims.make(db, moves)])
-    return found
+    return kept.write(lambda db: claims.make(db, moves))
 
 
 def test_a_claim_is_held_while_its_process_lives_and_counts_when_it_was_killed(
@@ -269,10 +268,17 @@ def test_a_claim_is_held_while_its_process_lives_and_counts_when_it_was_killed(
         open_turn(kept, "t", Budget(usd=1))
         claims = Claims(kept)
         holder = child(
-            place, "from cowest.models import store\nstore._account.stage = 'refine'" + HOLDS
+            place,
+            "from cowest.ledger import account\naccount.current().stage = 'refine'" + HOLDS,
         )
         assert holder.stdout is not None and holder.stdout.readline() == "held\n"
-        assert make(kept, claims, Ask("a", 0.1, 10), Ask("c", 0.1, 10), Ask("d", 0.9, 10)) == [
+        assert make(
+            kept,
+            claims,
+            ClaimRequest("a", 0.1, 10),
+            ClaimRequest("c", 0.1, 10),
+            ClaimRequest("d", 0.9, 10),
+        ) == [
             Refused.TAKEN,
             None,
             Refused.OVER,
@@ -280,20 +286,20 @@ def test_a_claim_is_held_while_its_process_lives_and_counts_when_it_was_killed(
         os.killpg(holder.pid, signal.SIGKILL)
         holder.communicate()
         until = time.monotonic() + 10
-        while make(kept, claims, Ask("a", 0.1, 10)) == [Refused.TAKEN]:
+        while make(kept, claims, ClaimRequest("a", 0.1, 10)) == [Refused.TAKEN]:
             assert time.monotonic() < until
         assert time.monotonic() < until - 8, "it is known at once"
-        assert kept.read(lambda db: spent(db, "t")).usd == pytest.approx(0.75 + 0.1 + 0.1), (
+        assert spent(kept, "t").usd == pytest.approx(0.75 + 0.1 + 0.1), (
             "what was killed may have been paid for"
         )
-        make(kept, claims, Settled(answer("a"), 0.2, 4), Released(Ask("c", 0.1, 10)))
-        assert kept.read(lambda db: spent(db, "t")).usd == pytest.approx(0.25 + 0.2 + 0.2)
-        assert make(kept, claims, Ask("a", 0.1, 10)) == [Refused.ANSWERED]
+        make(kept, claims, Settled(answer("a"), 0.2, 4), Released(ClaimRequest("c", 0.1, 10)))
+        assert spent(kept, "t").usd == pytest.approx(0.25 + 0.2 + 0.2)
+        assert make(kept, claims, ClaimRequest("a", 0.1, 10)) == [Refused.ANSWERED]
 
 
 SPENDS = """
-from cowest.models import store
-store._account.stage = "refine"
+from cowest.ledger import account
+account.current().stage = "refine"
 claims, luck, paid, worst = Claims(kept), random.Random(int(sys.argv[1])), 0.0, 0.0
 held = []
 for number in range(150):
@@ -304,10 +310,10 @@ for number in range(150):
         make(kept, claims, move)
         paid += cost
     else:
-        ask = Ask(f"{sys.argv[1]}-{number}", luck.uniform(0, 0.2), 3)
+        ask = ClaimRequest(f"{sys.argv[1]}-{number}", luck.uniform(0, 0.2), 3)
         if make(kept, claims, ask) == [None]:
             held.append(ask)
-    worst = max(worst, kept.read(lambda db: spent(db, "t")).usd)
+    worst = max(worst, spent(kept, "t").usd)
 for ask in held:
     make(kept, claims, Released(ask))
 print(json.dumps([paid, worst]))
@@ -317,14 +323,80 @@ print(json.dumps([paid, worst]))
 def test_processes_never_overspend_together(kept: CallStore, place: str) -> None:
     open_turn(kept, "t", Budget(usd=3.0))
     found = said([child(place, SPENDS, str(seed)) for seed in (1, 2, 3)])
-    now = kept.read(lambda db: spent(db, "t"))
+    now = spent(kept, "t")
     assert now.usd == pytest.approx(sum(paid for paid, _ in found))
     assert 2 < max(worst for _, worst in found) <= 3.0 + 1e-6
-    assert kept.read(lambda db: db.execute("SELECT COUNT(*) FROM claims").fetchone()[0]) == 0
+    assert kept.fetch("SELECT COUNT(*) FROM claims") == [(0,)]
+
+
+LIVES = "print(json.dumps(bool(kept.read(lambda db: kept.living(db, {int(sys.argv[1])})))))"
+
+
+def lives(place: str, owner: int) -> bool:
+    """Says if another process counts the process of that number as alive."""
+    (found,) = said([child(place, LIVES, str(owner))])
+    return bool(found)
+
+
+def wait_until_gone(place: str, owner: int) -> None:
+    """A server lets go of a lock a moment after its session has ended."""
+    until = time.monotonic() + 30
+    while lives(place, owner):
+        assert time.monotonic() < until
+
+
+def test_a_store_that_is_closed_makes_us_gone_and_opens_again(place: str) -> None:
+    kept = CallStore(place)
+    kept.put([answer("a")])
+    claims = Claims(kept)
+    assert make(kept, claims, ClaimRequest("b", 0.5, 10)) == [None]
+    assert lives(place, claims.owner)
+    kept.close()
+    kept.close()
+    assert kept.closed
+    wait_until_gone(place, claims.owner)
+    for use in (lambda: kept.get(["a"]), lambda: kept.put([answer("c")]), kept.join):
+        with pytest.raises(StoreError, match="was closed"):
+            use()
+
+    again = CallStore(place)
+    assert again.get(["a", "c"]) == {"a": answer("a").completion}
+    anew = Claims(again)
+    assert anew.owner > claims.owner, "a number is given once"
+    assert lives(place, anew.owner)
+    assert make(again, anew, ClaimRequest("b", 0.5, 10)) == [None], "whoever held it is gone"
+
+
+def test_closing_one_of_two_stores_of_a_place_leaves_the_other_alive(place: str) -> None:
+    first, second = CallStore(place), CallStore(place)
+    claims = Claims(second)
+    first.join()
+    first.close()
+    assert lives(place, claims.owner)
+    assert make(second, claims, ClaimRequest("a", 0.5, 10)) == [None]
+    second.close()
+    wait_until_gone(place, claims.owner)
+
+
+def test_closing_all_stores_has_them_opened_anew(place: str) -> None:
+    named, other = store.open_store(), CallStore(place)
+    assert store.open_store() is named
+    named.put([answer("a")])
+    store.close()
+    assert named.closed and other.closed
+    again = store.open_store()
+    assert again is not named and again.get(["a"]).keys() == {"a"}
+
+
+def test_a_named_store_that_was_closed_is_opened_anew(place: str) -> None:
+    named = store.open_store()
+    named.close()
+    store.open_store().put([answer("a")])
+    assert store.open_store().get(["a"]).keys() == {"a"}
 
 
 KEYS = st.sampled_from("abcde")
-ASKS = st.builds(Ask, KEYS, st.integers(0, 40).map(lambda n: n / 8), st.integers(0, 40))
+ASKS = st.builds(ClaimRequest, KEYS, st.integers(0, 40).map(lambda n: n / 8), st.integers(0, 40))
 MOVES = st.one_of(
     ASKS,
     st.builds(lambda key, cost: Settled(answer(key), cost / 8, cost), KEYS, st.integers(0, 40)),
@@ -351,7 +423,7 @@ def test_claims_are_kept_as_a_list_would_keep_them(
             moves = [_own(move, turn) for move in batch]
             expected = plain.make(moves)
             assert make(kept, claims, *moves) == expected
-            now = kept.read(lambda db: spent(db, turn))
+            now = spent(kept, turn)
             assert (now.usd, now.tokens) == (
                 pytest.approx(plain.usd + plain.open("usd")),
                 plain.tokens + plain.open("tokens"),
@@ -363,7 +435,7 @@ class Plain:
 
     def __init__(self, budget: Budget) -> None:
         self.budget, self.usd, self.tokens = budget, 0.0, 0.0
-        self.held: list[tuple[Ask, bool]] = []
+        self.held: list[tuple[ClaimRequest, bool]] = []
         """Claims, and whether somebody makes their call."""
         self.answered: set[str] = set()
 
@@ -375,7 +447,7 @@ class Plain:
             for move in moves:
                 if isinstance(move, kind):
                     self._free(move)
-        return [self._claim(move) if isinstance(move, Ask) else None for move in moves]
+        return [self._claim(move) if isinstance(move, ClaimRequest) else None for move in moves]
 
     def _free(self, move: Move) -> None:
         if isinstance(move, Settled):
@@ -387,14 +459,14 @@ class Plain:
             places = [
                 place
                 for place, (ask, made) in enumerate(self.held)
-                if made and ask.key == move.ask.key
+                if made and ask.key == move.request.key
             ]
             self.held = [one for place, one in enumerate(self.held) if place not in places[-1:]]
             self.usd, self.tokens = self.usd + move.usd, self.tokens + move.tokens
         elif isinstance(move, Left):
-            self.held = [(ask, made and ask.key != move.ask.key) for ask, made in self.held]
+            self.held = [(ask, made and ask.key != move.request.key) for ask, made in self.held]
 
-    def _claim(self, ask: Ask) -> Refused | None:
+    def _claim(self, ask: ClaimRequest) -> Refused | None:
         if ask.key in self.answered:
             return Refused.ANSWERED
         if (
@@ -415,7 +487,7 @@ def _own(move: Move, turn: str) -> Move:
     """The same move on a key of this turn's, which no other example has."""
     if isinstance(move, Settled):
         return Settled(answer(turn + move.answer.key), move.usd, move.tokens)
-    if isinstance(move, Ask):
-        return Ask(turn + move.key, move.usd, move.tokens)
-    ask = Ask(turn + move.ask.key, move.ask.usd, move.ask.tokens)
+    if isinstance(move, ClaimRequest):
+        return ClaimRequest(turn + move.key, move.usd, move.tokens)
+    ask = ClaimRequest(turn + move.request.key, move.request.usd, move.request.tokens)
     return Released(ask, move.usd, move.tokens) if isinstance(move, Released) else Left(ask)

@@ -300,9 +300,7 @@ def test_a_local_model_ends_with_the_same_bytes(tmp_path: Path) -> None:
 def _answered(place: Path | str) -> dict[str, float]:
     """Every key that was answered, and when; nothing where there is no store yet."""
     if "://" in str(place):
-        return dict(
-            CallStore(place).read(lambda db: db.execute("SELECT key, at FROM calls").fetchall())
-        )
+        return dict(CallStore(place).fetch("SELECT key, at FROM calls"))
     try:
         with closing(sqlite3.connect(f"file:{place}?mode=ro", uri=True)) as db:
             return dict(db.execute("SELECT key, at FROM calls"))

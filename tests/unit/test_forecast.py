@@ -12,7 +12,7 @@ from cowest.domains import domain
 from cowest.forecast import forecast, table
 from cowest.ledger import store
 from cowest.ledger.claims import Budget
-from cowest.ledger.store import Answer
+from cowest.ledger.store import StoredAnswer
 from cowest.models.openai import OpenAIConfig
 from cowest.protocols import Completion, Request
 from cowest.records import Query
@@ -69,7 +69,9 @@ def test_what_the_store_has_is_counted_off(raw: Path) -> None:
         Request(prompts.solo.render(query.prompt), sampling).key(strong.name)
         for query in queries(raw, "train")
     ]
-    store.open_store().put([Answer(key, Completion("known", strong.name), 0.1) for key in keys])
+    store.open_store().put(
+        [StoredAnswer(key, Completion("known", strong.name), 0.1) for key in keys]
+    )
     after = dict(forecast(given, raw))["refine"]
     assert (after.stored, after.calls) == (len(keys), before.calls - len(keys))
     assert after.usd is not None and before.usd is not None and after.usd < before.usd

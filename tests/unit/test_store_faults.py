@@ -12,7 +12,7 @@ import pytest
 from cowest.errors import CoWestError, StoreError
 from cowest.ledger import store
 from cowest.ledger.schema import STEPS
-from cowest.ledger.store import Answer, CallStore
+from cowest.ledger.store import CallStore, StoredAnswer
 from cowest.protocols import Completion
 
 CRASH = """\
@@ -27,8 +27,8 @@ os._exit(1)
 """
 
 
-def answer(key: str) -> Answer:
-    return Answer(key, Completion(f"answer to {key}" + "." * 500, "m"), 0.1)
+def answer(key: str) -> StoredAnswer:
+    return StoredAnswer(key, Completion(f"answer to {key}" + "." * 500, "m"), 0.1)
 
 
 def crashed(path: Path) -> Path:
@@ -57,14 +57,14 @@ def test_a_torn_write_costs_no_more_than_itself(torn: str, tmp_path: Path) -> No
 def test_a_full_disk_is_one_clear_error_and_keeps_what_was_there(tmp_path: Path) -> None:
     kept = CallStore(tmp_path / "calls")
     kept.put([answer("a")])
-    pages = kept.read(lambda db: db.execute("PRAGMA page_count").fetchone()[0])
-    kept._database._writer.execute(f"PRAGMA max_page_count={pages + 2}")
+    ((pages,),) = kept.fetch("PRAGMA page_count")
+    kept.write(lambda db: db.execute(f"PRAGMA max_page_count={pages + 2}"))
     with pytest.raises(
         StoreError, match=r"can't be written: database or disk is full; .*make room"
     ):
         kept.put([answer(f"b{number}") for number in range(100)])
     assert set(kept.get(["a", "b0"])) == {"a"}, "all of a put or nothing"
-    kept._database._writer.execute("PRAGMA max_page_count=1000000")
+    kept.write(lambda db: db.execute("PRAGMA max_page_count=1000000"))
     kept.put([answer("b0")])
     assert set(kept.get(["a", "b0"])) == {"a", "b0"}
 
@@ -83,7 +83,7 @@ def test_a_damaged_page_is_said(tmp_path: Path) -> None:
     kept = CallStore(path)
     keys = [str(number) for number in range(300)]
     kept.put([answer(key) for key in keys])
-    kept._database._writer.execute("PRAGMA wal_checkpoint(TRUNCATE)")
+    kept.close()  # the last one that closes it moves all from its journal into it
     with path.open("r+b") as file:
         size = path.stat().st_size
         for place in range(8192, size, 4096):

@@ -1,9 +1,12 @@
-"""Who is making which call, and what the calls of a turn may still cost: claims in the call store.
+"""Claims say which process makes which call, and keep a turn within its budget.
 
-Before a call, its key is claimed together with the most that it can cost; after it, the claim is settled at what it did
-cost. So a call is made by one process at a time, and what is spent and what is under way never exceed the turn's budget.
-A claim whose process is gone, or whose call broke off, may have been paid for: it counts whole until the same call is
-answered, and then as much as that answer cost.
+Before a call, its key is claimed together with the most that the call can cost. After the call, the
+claim is settled at the actual cost. So one process at a time makes a call, and the money spent and
+the money reserved for calls under way never exceed the turn's budget.
+
+A claim may be left behind: its process is gone, or its call broke off. That call may have been paid
+for, so the claim counts in full until the same call is answered, and then as much as that answer
+cost.
 """
 
 import time
@@ -16,21 +19,24 @@ from pydantic import Field
 
 from cowest.config import Config
 from cowest.ledger.database import Db, delete, select
-from cowest.ledger.store import Answer, CallStore
+from cowest.ledger.store import CallStore, StoredAnswer
 
 
 class Budget(Config):
-    """What all paid calls of a turn together may cost. A turn that reached it goes on when it is raised."""
+    """The most that all paid calls of a turn together may cost.
+
+    A turn that reached its budget goes on when the budget is raised.
+    """
 
     usd: float | None = Field(default=None, ge=0)
-    """US dollars; null is no limit. Every model that is paid then needs its `price`."""
+    """US dollars; null for no limit. With a limit, every paid model needs its `price`."""
     tokens: int | None = Field(default=None, ge=0)
-    """Tokens of prompts and completions; null is no limit."""
+    """Tokens of prompts and completions; null for no limit."""
 
 
 @dataclass(frozen=True, slots=True)
-class Ask:
-    """A call that is to be made, with the most that it can cost."""
+class ClaimRequest:
+    """A call to be made, with the most that it can cost."""
 
     key: str
     usd: float
@@ -39,34 +45,34 @@ class Ask:
 
 @dataclass(frozen=True, slots=True)
 class Settled:
-    """A call that was answered, and what it cost."""
+    """A call that was answered, with its cost."""
 
-    answer: Answer
+    answer: StoredAnswer
     usd: float
     tokens: int
 
 
 @dataclass(frozen=True, slots=True)
 class Released:
-    """A call that brought no answer, and what it cost all the same."""
+    """A call that brought no answer, with the cost that it had nevertheless."""
 
-    ask: Ask
+    request: ClaimRequest
     usd: float = 0.0
     tokens: int = 0
 
 
 @dataclass(frozen=True, slots=True)
 class Left:
-    """A call that nobody makes now. Its claims that broke off still count: they may have been paid for."""
+    """A call that this process gives up. Its claims still count: it may have been paid for."""
 
-    ask: Ask
+    request: ClaimRequest
 
 
-Move = Ask | Settled | Released | Left
+Move = ClaimRequest | Settled | Released | Left
 
 
 class Refused(Enum):
-    """Why a claim was not given."""
+    """The reason why a claim was not given."""
 
     ANSWERED = "it was answered meanwhile"
     TAKEN = "another process is making this call"
@@ -76,24 +82,26 @@ class Refused(Enum):
 
 @dataclass(frozen=True, slots=True)
 class Spent:
-    """Where a turn stands."""
+    """A turn's budget, and how much of it is spent or claimed."""
 
     usd: float
     tokens: int
     budget: Budget
 
     def __str__(self) -> str:
-        limits = [
-            f"${self.budget.usd:,.2f}" if self.budget.usd is not None else "",
-            f"{self.budget.tokens or 0:,} tokens",
-        ]
-        shown = [
-            limit
-            for limit, given in zip(limits, (self.budget.usd, self.budget.tokens), strict=True)
-            if given is not None
-        ]
-        return f"${self.usd:,.4f} and {self.tokens:,} tokens are spent" + (
-            f" of {' and '.join(shown)}" if shown else ""
+        limits = []
+        if self.budget.usd is not None:
+            limits.append(f"${self.budget.usd:,.2f}")
+        if self.budget.tokens is not None:
+            limits.append(f"{self.budget.tokens:,} tokens")
+        said = f"${self.usd:,.4f} and {self.tokens:,} tokens are spent"
+        return f"{said} of {' and '.join(limits)}" if limits else said
+
+    def refusal(self, request: ClaimRequest) -> str:
+        """Says that a call does not fit into what is left of the budget."""
+        return (
+            f"the turn's budget is reached: {self}, and the next call may take "
+            f"${request.usd:.4f} and {request.tokens:,} tokens"
         )
 
 
@@ -101,26 +109,42 @@ OPEN = "SELECT COALESCE(SUM(usd), 0), COALESCE(SUM(tokens), 0) FROM claims WHERE
 CLAIM = "INSERT INTO claims (key, owner, turn, usd, tokens) VALUES (?,?,?,?,?)"
 RELEASE = "DELETE FROM claims WHERE id = (SELECT MAX(id) FROM claims WHERE key = ? AND owner = ?)"
 OTHERS = "SELECT DISTINCT key, owner FROM claims WHERE owner NOT IN (0, {}) AND key IN ({{}})"
+OPEN_TURN = (
+    "INSERT INTO turns (turn, opened, usd, tokens) VALUES (?,?,?,?) ON CONFLICT (turn) "
+    "DO UPDATE SET opened = excluded.opened, usd = excluded.usd, tokens = excluded.tokens"
+)
+ADD = "UPDATE turns SET spent_usd = spent_usd + ?, spent_tokens = spent_tokens + ? WHERE turn = ?"
 
 
 def open_turn(store: CallStore, turn: str, budget: Budget) -> None:
-    """The turn that stages belong to from now on. What it spent before stays spent; its budget is this one."""
-    insert = (
-        "INSERT INTO turns (turn, opened, usd, tokens) VALUES (?,?,?,?) "
-        "ON CONFLICT (turn) DO UPDATE SET opened = excluded.opened, usd = excluded.usd, tokens = excluded.tokens"
-    )
-    store.write([lambda db: db.execute(insert, (turn, time.time(), budget.usd, budget.tokens))])
+    """Makes this the turn that stages belong to from now on, with this budget.
+
+    Money that the turn spent before stays spent.
+    """
+
+    def write(db: Db) -> None:
+        db.execute(OPEN_TURN, (turn, time.time(), budget.usd, budget.tokens))
+
+    store.write(write)
 
 
-def spent(db: Db, turn: str) -> Spent:
-    """What a turn spent, claims included."""
-    row = db.execute(
-        "SELECT spent_usd, spent_tokens, usd, tokens FROM turns WHERE turn = ?", (turn,)
-    ).fetchone() or (0.0, 0, None, None)
+def spent(store: CallStore, turn: str) -> Spent:
+    """Returns how much a turn has spent, including what its open claims may cost."""
+
+    def read(db: Db) -> Spent:
+        return spent_so_far(db, turn)
+
+    return store.read(read)
+
+
+def spent_so_far(db: Db, turn: str) -> Spent:
+    """Returns the same as `spent`, as part of a transaction."""
+    columns = "SELECT spent_usd, spent_tokens, usd, tokens FROM turns WHERE turn = ?"
+    row = db.execute(columns, (turn,)).fetchone() or (0.0, 0, None, None)
+    usd, tokens, most_usd, most_tokens = row
     open_usd, open_tokens = db.execute(OPEN, (turn,)).fetchone()
-    return Spent(
-        row[0] + float(open_usd), row[1] + int(open_tokens), Budget(usd=row[2], tokens=row[3])
-    )
+    budget = Budget(usd=most_usd, tokens=most_tokens)
+    return Spent(usd + float(open_usd), tokens + int(open_tokens), budget)
 
 
 class Claims:
@@ -128,92 +152,130 @@ class Claims:
 
     def __init__(self, store: CallStore) -> None:
         self._store = store
-        self._me = store.join()
+        self.owner = store.join()
+        """This process's number in the store."""
         self.turn = store.read(store.turn)
 
     def make(self, db: Db, moves: Sequence[Move]) -> list[Refused | None]:
-        """All these, as a part of a transaction (`CallStore.write`): first what frees, then what claims. None: done.
+        """Does all moves as part of a transaction (`CallStore.write`), and returns one result each.
 
-        The number of statements does not grow with the moves, so that a database that is far away holds nobody up.
+        The result is None unless the move is a claim that was refused. The number of statements
+        does not grow with the moves, so that a distant database holds nobody up.
         """
-        self.settle(db, [move for move in moves if isinstance(move, Settled)])
-        self._release(db, [move for move in moves if isinstance(move, Released)])
-        left = [(move.ask.key, self._me) for move in moves if isinstance(move, Left)]
-        if left:
-            db.executemany("UPDATE claims SET owner = 0 WHERE key = ? AND owner = ?", left)
-        refused = iter(self.claim(db, [move for move in moves if isinstance(move, Ask)]))
-        return [next(refused) if isinstance(move, Ask) else None for move in moves]
+        settled: list[Settled] = []
+        released: list[Released] = []
+        left: list[Left] = []
+        requests: dict[int, ClaimRequest] = {}
+        for place, move in enumerate(moves):
+            match move:
+                case Settled():
+                    settled.append(move)
+                case Released():
+                    released.append(move)
+                case Left():
+                    left.append(move)
+                case ClaimRequest():
+                    requests[place] = move
 
-    def claim(self, db: Db, asks: Sequence[Ask], owner: int | None = None) -> list[Refused | None]:
+        # Moves that free some of the budget come first, so that the claims find all of it.
+        self.settle(db, settled)
+        self._release(db, released)
+        self._leave(db, left)
+        results: list[Refused | None] = [None] * len(moves)
+        refusals = self.claim(db, list(requests.values()))
+        for place, refused in zip(requests, refusals, strict=True):
+            results[place] = refused
+        return results
+
+    def claim(
+        self, db: Db, requests: Sequence[ClaimRequest], owner: int | None = None
+    ) -> list[Refused | None]:
         """Claims calls for this process, or for another owner: a batch's is minus its number."""
-        if not asks:
+        if not requests:
             return []
-        keys = [ask.key for ask in asks]
+        keys = [request.key for request in requests]
         answered = {key for (key,) in select(db, "SELECT key FROM calls WHERE key IN ({})", keys)}
-        others = select(db, OTHERS.format(self._me), keys)
+        # Owner 0 holds claims that were left behind. They cost, but nobody makes their calls. Our
+        # own claims do not count either: a call may be made twice at once (`hedge`).
+        others = select(db, OTHERS.format(self.owner), keys)
         alive = self._store.living(db, {other for _, other in others if other > 0})
-        taken = {key for key, other in others if other in alive}
-        batched = {key for key, other in others if other < 0}
-        left = _Left(spent(db, self.turn)) if self.turn else None
-        refused: list[Refused | None] = []
-        for ask in asks:
-            if ask.key in answered:
-                refused.append(Refused.ANSWERED)
-            elif ask.key in batched:
-                refused.append(Refused.BATCHED)
-            elif ask.key in taken:
-                refused.append(Refused.TAKEN)
+        in_a_batch, taken = set(), set()
+        for key, other in others:
+            if other < 0:
+                in_a_batch.add(key)
+            elif other in alive:
+                taken.add(key)
+
+        remaining = _Remaining(spent_so_far(db, self.turn)) if self.turn else None
+        refusals: list[Refused | None] = []
+        rows = []
+        for request in requests:
+            refused = None
+            if request.key in answered:
+                refused = Refused.ANSWERED
+            elif request.key in in_a_batch:
+                refused = Refused.BATCHED
+            elif request.key in taken:
+                refused = Refused.TAKEN
+            elif remaining is not None and not remaining.take(request):
+                refused = Refused.OVER
             else:
-                refused.append(None if left is None or left.take(ask) else Refused.OVER)
-        owner = self._me if owner is None else owner
-        rows = [
-            (ask.key, owner, self.turn, ask.usd, ask.tokens)
-            for ask, why in zip(asks, refused, strict=True)
-            if why is None
-        ]
+                owned = (self.owner if owner is None else owner, self.turn)
+                rows.append((request.key, *owned, request.usd, request.tokens))
+            refusals.append(refused)
         db.executemany(CLAIM, rows)
-        return refused
+        return refusals
 
     def settle(self, db: Db, moves: Sequence[Settled]) -> None:
-        """Keeps answers, each in place of all claims on its call, of which any may have cost as much."""
+        """Keeps answers, and puts the cost of each in place of all claims on its call."""
         if not moves:
             return
         self._store.keep(db, [move.answer for move in moves])
-        paid = {
-            move.answer.key: (move.usd, move.tokens) for move in reversed(moves)
-        }  # the first answer wins
+        paid: dict[str, tuple[float, int]] = {}
+        for move in moves:
+            # The store keeps the first answer of a call, so the cost of the first one counts.
+            paid.setdefault(move.answer.key, (move.usd, move.tokens))
+        # Each claim on the call stands for an attempt, and any of them may have cost as much.
         claims = select(db, "SELECT key, turn FROM claims WHERE key IN ({})", paid)
         delete(db, "DELETE FROM claims WHERE key IN ({})", paid)
         spend(db, [(turn, *paid[key]) for key, turn in claims])
 
     def _release(self, db: Db, moves: Sequence[Released]) -> None:
-        """Gives one claim back for each."""
+        """Gives back one claim per move, and counts the cost that the call had nevertheless."""
         if moves:
-            db.executemany(RELEASE, [(move.ask.key, self._me) for move in moves])
+            db.executemany(RELEASE, [(move.request.key, self.owner) for move in moves])
             spend(db, [(self.turn, move.usd, move.tokens) for move in moves])
 
+    def _leave(self, db: Db, moves: Sequence[Left]) -> None:
+        """Hands claims to owner 0, which makes no calls: others may make theirs."""
+        if moves:
+            give = "UPDATE claims SET owner = 0 WHERE key = ? AND owner = ?"
+            db.executemany(give, [(move.request.key, self.owner) for move in moves])
 
-class _Left:
-    """What a turn's budget still has room for, one claim after another."""
+
+class _Remaining:
+    """The part of a turn's budget that is left while claims are taken from it."""
 
     def __init__(self, now: Spent) -> None:
         self._usd, self._tokens, self._limit = now.usd, now.tokens, now.budget
 
-    def take(self, ask: Ask) -> bool:
-        """Whether it fits, and then it is taken."""
-        usd, tokens = self._usd + ask.usd, self._tokens + ask.tokens
-        fits = (self._limit.usd is None or usd <= self._limit.usd + 1e-9) and (
-            self._limit.tokens is None or tokens <= self._limit.tokens
-        )
-        if fits:
-            self._usd, self._tokens = usd, tokens
-        return fits
+    def take(self, request: ClaimRequest) -> bool:
+        """Takes a call's cost from the budget if it fits, and says if it did."""
+        usd, tokens = self._usd + request.usd, self._tokens + request.tokens
+        # Sums of dollars are rounded: the last call that fits exactly must not fail by that.
+        if self._limit.usd is not None and usd > self._limit.usd + 1e-9:
+            return False
+        if self._limit.tokens is not None and tokens > self._limit.tokens:
+            return False
+        self._usd, self._tokens = usd, tokens
+        return True
 
 
 def spend(db: Db, spendings: Iterable[tuple[str, float, int]]) -> None:
-    """Counts what calls cost, in dollars and tokens, for their turns."""
+    """Adds costs (turn, US dollars, tokens) to what their turns have spent."""
     sums: dict[str, tuple[float, int]] = defaultdict(lambda: (0.0, 0))
     for turn, usd, tokens in spendings:
+        # Calls outside of a turn belong to no budget.
         if turn and (usd or tokens):
             sums[turn] = sums[turn][0] + usd, sums[turn][1] + tokens
     now = time.time()
@@ -221,7 +283,4 @@ def spend(db: Db, spendings: Iterable[tuple[str, float, int]]) -> None:
         "INSERT INTO turns (turn, opened) VALUES (?,?) ON CONFLICT DO NOTHING",
         [(turn, now) for turn in sums],
     )
-    add = (
-        "UPDATE turns SET spent_usd = spent_usd + ?, spent_tokens = spent_tokens + ? WHERE turn = ?"
-    )
-    db.executemany(add, [(usd, tokens, turn) for turn, (usd, tokens) in sums.items()])
+    db.executemany(ADD, [(usd, tokens, turn) for turn, (usd, tokens) in sums.items()])

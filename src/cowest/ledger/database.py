@@ -1,21 +1,26 @@
-"""What the call store asks of the database under it: SQLite at a desk (`sqlite`), PostgreSQL for a team (`postgres`).
+"""What the call store needs from the database under it.
 
-The statements are written once, in the SQL that both know, with `?` for a value; a database brings its tables (`schema`),
-its transactions, its errors in our words, and a way to know which processes live.
+Two databases provide it: SQLite for one machine (`sqlite`), PostgreSQL for a team (`postgres`). The
+statements are written once, in the SQL that both understand, with `?` for a value. Each database
+brings its tables (`schema`), its transactions, its errors in our words, and a way to know which
+processes are alive.
 """
 
-from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 from typing import Any, Protocol, TypeVar
+
+from cowest.batched import batched
 
 T = TypeVar("T")
 T_co = TypeVar("T_co", covariant=True)
 PATIENCE = 60.0
-"""Seconds that a process waits for another that holds the store, or for a server that went away."""
-MOST_KEYS = 500  # SQLite's default limit of variables in a statement is 999 in old versions
+"""Seconds to wait for another process that holds the store, or for a server that went away."""
+# SQLite allows 999 variables per statement in its old versions.
+MOST_KEYS = 500
 
 
-class Rows(Protocol):
-    """What a statement gave."""
+class Cursor(Protocol):
+    """The rows that a statement gave."""
 
     def fetchone(self) -> Any: ...
 
@@ -23,51 +28,65 @@ class Rows(Protocol):
 
 
 class Db(Protocol):
-    """A connection: in a transaction that writes, or for one that only reads."""
+    """A connection: in a transaction that writes, or for work that only reads."""
 
-    def execute(self, sql: str, values: Sequence[Any] = ..., /) -> Rows: ...
+    def execute(self, sql: str, values: Sequence[Any] = ..., /) -> Cursor: ...
 
     def executemany(self, sql: str, rows: Iterable[Sequence[Any]], /) -> object: ...
 
 
 Work = Callable[[Db], T_co]
-"""What is done with a connection. A transaction that was lost is done again: it leaves nothing behind but what it returns."""
+"""Work to do with a connection.
+
+A transaction that was lost is done again, so the work must leave nothing behind in this process
+except the value that it returns.
+"""
 
 
 class Database(Protocol):
-    """One writer and one reader, each used by one thread at a time. What goes wrong is raised as StoreError."""
+    """One connection that writes and one that reads, each used by one thread at a time.
+
+    Every failure is raised as StoreError.
+    """
 
     place: str
-    """Where it is, without secrets."""
+    """Path or address, without secrets."""
 
     def write(self, work: Work[T], durable: bool) -> T:
-        """Does it alone among all processes, whole or not at all. Without `durable` a power cut may undo it, a killed process not."""
+        """Does the work alone among all processes, wholly or not at all.
+
+        Without `durable` a power cut may undo it; the death of this process does not.
+        """
 
     def read(self, work: Work[T]) -> T:
-        """Reads, beside whoever writes."""
+        """Does work that only reads, while another process or thread may be writing."""
 
     def join(self) -> int:
-        """This process's number, 1 or more, never given before; the process lives as long as it runs."""
+        """Returns this process's number: 1 or more, and never given before.
+
+        The process counts as alive until it ends or closes the database.
+        """
 
     def living(self, db: Db, owners: Collection[int]) -> set[int]:
-        """Which of other processes' numbers belong to one that lives."""
+        """Returns those numbers of other processes whose process is alive."""
+
+    def close(self) -> None:
+        """Ends the connections. Other processes then count this one as gone."""
 
 
 def select(db: Db, sql: str, keys: Iterable[str]) -> list[Any]:
-    """The rows of a statement with `{}` for a list of keys, however many they are."""
-    return [
-        row
-        for part in _parts(keys)
-        for row in db.execute(sql.format(",".join("?" * len(part))), part).fetchall()
-    ]
+    """Returns the rows of a statement that has `{}` in place of a list of keys, of any length."""
+    rows: list[Any] = []
+    for part in batched(dict.fromkeys(keys), MOST_KEYS):
+        rows += db.execute(_with_marks(sql, part), part).fetchall()
+    return rows
 
 
 def delete(db: Db, sql: str, keys: Iterable[str]) -> None:
-    """The same, for a statement that gives no rows."""
-    for part in _parts(keys):
-        db.execute(sql.format(",".join("?" * len(part))), part)
+    """Executes such a statement when it gives no rows."""
+    for part in batched(dict.fromkeys(keys), MOST_KEYS):
+        db.execute(_with_marks(sql, part), part)
 
 
-def _parts(keys: Iterable[str]) -> Iterator[list[str]]:
-    wanted = list(dict.fromkeys(keys))
-    return (wanted[start : start + MOST_KEYS] for start in range(0, len(wanted), MOST_KEYS))
+def _with_marks(sql: str, values: Sequence[str]) -> str:
+    return sql.format(",".join("?" * len(values)))

@@ -1,22 +1,27 @@
-"""The call store's database for a team: PostgreSQL, for any number of processes on any number of machines.
+"""The call store's database for a team: a PostgreSQL server, shared by processes on many machines.
 
-`COWEST_STORE=postgresql://user@host/database`; the password from PGPASSWORD, ~/.pgpass or the address. Its tables are in the
-schema `cowest`. A process is known to live by an advisory lock that its session holds: the server lets go of it when the
-process ends, and within half a minute when its machine does. (So a pooler in between must pool sessions, not transactions.)
+`COWEST_STORE=postgresql://user@host/database`; the password comes from PGPASSWORD, from ~/.pgpass
+or from the address. The tables are in the schema `cowest`.
+
+A process is known to live by an advisory lock that its session holds. The server lets go of the
+lock when the process ends, and within half a minute when its machine does. (So a pooler in between
+must pool sessions, not transactions.)
 """
 
 import os
 import time
-from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from itertools import chain
 from typing import TYPE_CHECKING, Any, TypeVar
 from urllib.parse import quote
 
 from cowest.errors import ConfigError, StoreError
-from cowest.ledger.database import PATIENCE, Db, Rows, Work
+from cowest.ledger.database import PATIENCE, Cursor, Db, Work
 from cowest.ledger.schema import SCHEMA, upgrade_postgres
 
 if TYPE_CHECKING:
+    import psycopg
     from psycopg import Connection
 
 T = TypeVar("T")
@@ -31,50 +36,66 @@ SETTINGS = {
     "search_path": SCHEMA,
     "client_encoding": "UTF8",
     "lock_timeout": f"{PATIENCE:.0f}s",
-    # A process that stands still in a transaction holds up all others.
+    # A process that stands still in a transaction holds up all others, so the server ends it.
     "idle_in_transaction_session_timeout": f"{PATIENCE:.0f}s",
-    # A machine that is gone says no goodbye.
+    # A machine that is gone closes no connection. Its locks must not outlive it for long.
     "tcp_keepalives_idle": "10",
     "tcp_keepalives_interval": "5",
     "tcp_keepalives_count": "3",
 }
-DURABLE = "SELECT set_config('synchronous_commit', 'on', false) WHERE current_setting('synchronous_commit') = 'off'"
-"""Whatever the server's default is, an answer that was paid for is on the disk when its commit returns."""
+DURABLE = (
+    "SELECT set_config('synchronous_commit', 'on', false) "
+    "WHERE current_setting('synchronous_commit') = 'off'"
+)
+"""Puts an answer on the disk before its commit returns, whatever the server's default is."""
 HOLDING = """
-    SELECT objid::bigint FROM pg_locks WHERE locktype = 'advisory' AND classid = 'owners'::regclass::oid AND objsubid = 1 AND granted
+    SELECT objid::bigint FROM pg_locks WHERE locktype = 'advisory' AND granted
+    AND classid = 'owners'::regclass::oid AND objsubid = 1
     AND database = (SELECT oid FROM pg_database WHERE datname = current_database())
 """
+"""Selects the numbers of the processes whose sessions hold their lock."""
 EXPECTED = f"""
     SELECT id FROM owners WHERE at < pg_postmaster_start_time()
     AND pg_postmaster_start_time() > clock_timestamp() - interval '{PATIENCE:.0f} s'
 """  # noqa: S608
-"""Who was here before the server was started again, a moment ago, and may be about to come back."""
+"""Selects those who were here before the server was started again, a moment ago.
+
+Their locks fell with the server, and they may be about to come back.
+"""
 NUL, ESCAPE = "\0", "\x1a"
 
 
 class Postgres:
-    """`database.Database` on a server. What the server's going away cut short is done when it is back."""
+    """`database.Database` on a server.
+
+    Work that was cut short because the server went away is done again when the server is back.
+    """
 
     def __init__(self, url: str) -> None:
-        """Raises ConfigError for an address that is none, StoreError where the server can't be used."""
+        """Raises ConfigError for a malformed address, StoreError if the server can't be used."""
         self._address, self.place, self._secrets = _understood(url)
         self._number: int | None = None
         with self._mended("opened"):
             self._writer = self._connected()
             with self._writer.connection.transaction():
                 upgrade_postgres(self._writer)
-            # Where the advisory locks of this store are: of those in the database, by the number of its table.
-            self._space = int(
-                self._writer.execute("SELECT 'owners'::regclass::oid::bigint << 32").fetchone()[0]
-            )
+            # The database may serve others, who take advisory locks too. Ours begin with the
+            # number of our table, which nobody else has.
+            space = "SELECT 'owners'::regclass::oid::bigint << 32"
+            self._space = int(self._writer.execute(space).fetchone()[0])
             self._reader = self._connected()
 
     def write(self, work: Work[T], durable: bool) -> T:
-        """See `Database`. A commit whose answer was lost is looked up, and the work done again only where there was none."""
+        """See `Database`.
+
+        If the answer to a commit was lost, the server is asked what became of the transaction, and
+        the work is done again only if it was not committed.
+        """
         sent: list[tuple[int, T]] = []
 
         def once() -> T:
             db = self._writer = self._live(self._writer)
+            # A try before this one sent its commit, and the connection broke.
             if sent and _was_committed(db, sent[-1][0]):
                 return sent[-1][1]
             sent.clear()
@@ -82,9 +103,11 @@ class Postgres:
                 db.execute("BEGIN")
                 if not durable:
                     db.execute("SET LOCAL synchronous_commit = off")
+                # Writers take turns, as on SQLite: so a budget is one sum, and a claim one look.
                 (number, _) = db.execute(
                     "SELECT txid_current(), pg_advisory_xact_lock(?)", (self._space,)
                 ).fetchone()
+                # Noted before the commit: its answer may be the one that is lost.
                 sent.append((number, work(db)))
                 db.execute("COMMIT")
             except BaseException:
@@ -106,32 +129,38 @@ class Postgres:
             return self._patiently(once)
 
     def join(self) -> int:
-        """See `Database`. The number's advisory lock is shared, so that a session that takes another's place waits for nothing."""
+        """See `Database`. The lock on the number is taken here."""
         if self._number is None:
-            self._number = self.write(
-                lambda db: int(
-                    db.execute(
-                        "INSERT INTO owners (at) VALUES (clock_timestamp()) RETURNING id"
-                    ).fetchone()[0]
-                ),
-                durable=True,
-            )
-            self.write(lambda db: self._hold(db), durable=False)
+            insert = "INSERT INTO owners (at) VALUES (clock_timestamp()) RETURNING id"
+
+            def enter(db: Db) -> int:
+                return int(db.execute(insert).fetchone()[0])
+
+            self._number = self.write(enter, durable=True)
+            self.write(self._hold, durable=False)
         return self._number
 
     def living(self, db: Db, owners: Collection[int]) -> set[int]:
         """See `Database`."""
         if not owners:
             return set()
-        return {
-            number for sql in (HOLDING, EXPECTED) for (number,) in db.execute(sql).fetchall()
-        } & set(owners)
+        alive: set[int] = set()
+        for sql in (HOLDING, EXPECTED):
+            alive.update(number for (number,) in db.execute(sql).fetchall())
+        return alive & set(owners)
+
+    def close(self) -> None:
+        """See `Database`. The server lets go of the number's lock with the session."""
+        self._reader.connection.close()
+        self._writer.connection.close()
 
     def _hold(self, db: Db) -> None:
+        # A session may take the place of one that the server has not given up yet. The lock is
+        # shared, so that it does not wait for that one.
         db.execute("SELECT pg_advisory_lock_shared(?)", (self._space + (self._number or 0),))
 
     def _live(self, session: "_Session") -> "_Session":
-        """A session, or one in its place where it was lost."""
+        """Returns the session, or a new one in its place if it was lost."""
         if not session.connection.closed:
             return session
         fresh = self._connected()
@@ -145,15 +174,14 @@ class Postgres:
         connection = psycopg.connect(**self._address, autocommit=True)
         _teach(connection)
         session = _Session(connection)
-        session.execute(
-            "SELECT " + ", ".join(["set_config(?, ?, false)"] * len(SETTINGS)),
-            [word for pair in SETTINGS.items() for word in pair],
-        )
+        # As one statement, since a distant server takes its time for each.
+        calls = ", ".join(["set_config(?, ?, false)"] * len(SETTINGS))
+        session.execute(f"SELECT {calls}", list(chain.from_iterable(SETTINGS.items())))
         session.execute(DURABLE)
         return session
 
     def _patiently(self, once: Callable[[], T]) -> T:
-        """Once, and again while the server is away."""
+        """Tries once, and again while the server is away."""
         import psycopg
 
         until = time.monotonic() + PATIENCE
@@ -164,19 +192,13 @@ class Postgres:
                 psycopg.OperationalError,
                 psycopg.errors.IdleInTransactionSessionTimeout,
             ) as error:
-                # What the server itself still told has a code: it shuts down or starts, or it ended a session that stood still.
-                away = (
-                    error.sqlstate is None
-                    or error.sqlstate.startswith("57P")
-                    or error.sqlstate == "25P03"
-                )
-                if not away or time.monotonic() > until:
+                if not _is_away(error) or time.monotonic() > until:
                     raise
                 time.sleep(0.2)
 
     @contextmanager
     def _mended(self, done: str) -> Iterator[None]:
-        """An error of PostgreSQL's as one of ours, without the password."""
+        """Turns an error of PostgreSQL into one of ours, without the password."""
         import psycopg
 
         try:
@@ -191,12 +213,12 @@ class Postgres:
 
 
 class _Session:
-    """`database.Db` over a connection."""
+    """`database.Db` over a connection: `?` becomes the `%s` that psycopg wants."""
 
     def __init__(self, connection: "Connection[Any]") -> None:
         self.connection = connection
 
-    def execute(self, sql: str, values: Sequence[Any] = ()) -> Rows:
+    def execute(self, sql: str, values: Sequence[Any] = ()) -> Cursor:
         return self.connection.execute(sql.replace("?", "%s").encode(), values)
 
     def executemany(self, sql: str, rows: Iterable[Sequence[Any]]) -> None:
@@ -204,42 +226,55 @@ class _Session:
             cursor.executemany(sql.replace("?", "%s").encode(), rows)
 
     def leave(self) -> None:
-        """Out of a transaction that failed."""
+        """Leaves a transaction that failed."""
         import psycopg
 
         connection = self.connection
-        if (
-            not connection.closed
-            and connection.info.transaction_status != psycopg.pq.TransactionStatus.IDLE
-        ):
+        if connection.closed:
+            return
+        if connection.info.transaction_status != psycopg.pq.TransactionStatus.IDLE:
             try:
                 connection.execute("ROLLBACK")
             except psycopg.Error:
+                # A connection in an unknown state is of no use: `_live` makes a new one.
                 connection.close()
 
 
+def _is_away(error: "psycopg.Error") -> bool:
+    """Says if the server is away, so that it is worth waiting for."""
+    # A connection that just broke brings no code. 57P..: the server shuts down or starts. 25P03: it
+    # ended our session, because this process stood still in a transaction.
+    code = error.sqlstate
+    return code is None or code.startswith("57P") or code == "25P03"
+
+
 def _was_committed(db: Db, number: int) -> bool:
-    """What became of a transaction whose end we never heard of."""
+    """Says if a transaction was committed whose end we never heard of."""
     import psycopg
 
     while True:
         try:
             (status,) = db.execute("SELECT txid_status(?)", (number,)).fetchone()
-        except (
-            psycopg.errors.InvalidParameterValue
-        ):  # the server crashed before it had written down that it had begun
+        except psycopg.errors.InvalidParameterValue:
+            # The server crashed before it had written down that the transaction had begun.
             return False
         if status != "in progress":
             return bool(status == "committed")
+        # The server may not have noticed yet that the connection is gone.
         time.sleep(0.05)
 
 
 def _teach(connection: "Connection[Any]") -> None:
-    """PostgreSQL's text holds no NUL, and a model's may: what it can't hold is written as an escape and a digit."""
+    """Has text written and read with an escape for NUL.
+
+    A model's text may hold NUL and PostgreSQL's can't. It is written as the escape character and 0,
+    and the escape character itself as it and 1.
+    """
     from psycopg.adapt import Buffer, Dumper, Loader
 
     class TextDumper(Dumper):
         def dump(self, obj: str) -> Buffer:
+            # The escape character comes first: those that are added after it must stay as they are.
             if NUL in obj or ESCAPE in obj:
                 obj = obj.replace(ESCAPE, f"{ESCAPE}1").replace(NUL, f"{ESCAPE}0")
             return obj.encode()
@@ -247,18 +282,19 @@ def _teach(connection: "Connection[Any]") -> None:
     class TextLoader(Loader):
         def load(self, data: Buffer) -> str:
             text = str(data, "utf-8")
-            return (
-                text.replace(f"{ESCAPE}0", NUL).replace(f"{ESCAPE}1", ESCAPE)
-                if ESCAPE in text
-                else text
-            )
+            if ESCAPE in text:
+                text = text.replace(f"{ESCAPE}0", NUL).replace(f"{ESCAPE}1", ESCAPE)
+            return text
 
     connection.adapters.register_dumper(str, TextDumper)
     connection.adapters.register_loader("text", TextLoader)
 
 
 def _understood(url: str) -> tuple[dict[str, Any], str, list[str]]:
-    """An address as libpq takes it, as it may be shown, and the secrets that no message may hold. Raises ConfigError."""
+    """Returns an address as libpq takes it, as it may be shown, and its secrets.
+
+    No message may hold a secret. Raises ConfigError.
+    """
     try:
         from psycopg import ProgrammingError
         from psycopg.conninfo import conninfo_to_dict
@@ -268,38 +304,42 @@ def _understood(url: str) -> tuple[dict[str, Any], str, list[str]]:
         ) from None
     try:
         given = conninfo_to_dict(url)
-    except ProgrammingError:  # it quotes what it was given
+    except ProgrammingError:
+        # The error quotes the address and with it the password, so it is not shown.
         given = {"host": "@"}
-    host, port, name = (str(given.get(part) or "") for part in ("host", "port", "dbname"))
-    if "@" in host + port + name or not all(part.isdecimal() for part in port.split(",") if part):
+    host = str(given.get("host") or "")
+    port = str(given.get("port") or "")
+    name = str(given.get("dbname") or "")
+    # A password with a character that is not escaped ends up in what looks like host or port.
+    is_port = all(part.isdecimal() for part in port.split(",") if part)
+    if "@" in host + port + name or not is_port:
         raise ConfigError(
-            "COWEST_STORE is no address that PostgreSQL understands: write postgresql://user@host:port/database and the password into "
-            "PGPASSWORD; a password in the address has each character that is no letter or digit as % and two hexadecimal digits"
+            "COWEST_STORE is no address that PostgreSQL understands: write "
+            "postgresql://user@host:port/database and the password into PGPASSWORD; a password in "
+            "the address has each character that is no letter or digit as % and two hexadecimal "
+            "digits"
         )
-    secrets = [str(given[part]) for part in ("password", "sslpassword") if given.get(part)] + [
-        os.environ.get("PGPASSWORD", "")
-    ]
-    written = [
-        form
-        for secret in secrets
-        if secret
-        for form in (secret, quote(secret), quote(secret, safe=""))
-    ]
     place = f"postgresql://{host}{':' if port else ''}{port}/{name}"
-    return (
-        {**CLIENT, **given, "client_encoding": "UTF8"},
-        place,
-        sorted(written, key=len, reverse=True),
-    )
+    return {**CLIENT, **given, "client_encoding": "UTF8"}, place, _secrets(given)
+
+
+def _secrets(given: Mapping[str, Any]) -> list[str]:
+    """Returns the passwords of an address and of the environment, in each form of writing them."""
+    forms: list[str] = []
+    for secret in (given.get("password"), given.get("sslpassword"), os.environ.get("PGPASSWORD")):
+        if secret:
+            forms += [str(secret), quote(str(secret)), quote(str(secret), safe="")]
+    # One may be a part of another: the longest is masked first, so that no rest of it stays.
+    return sorted(forms, key=len, reverse=True)
 
 
 def _mend(error: Exception) -> str:
-    """What to do about an error of PostgreSQL's."""
+    """Says what to do about an error of PostgreSQL."""
     code, said = getattr(error, "sqlstate", None) or "", str(error)
     if code == "42501" or "permission denied" in said:
         return (
-            f"let its owner GRANT USAGE ON SCHEMA {SCHEMA}, and ALL ON ALL TABLES IN SCHEMA {SCHEMA}, to this role; the first of all \
-roles needs CREATE on the database"
+            f"let its owner GRANT USAGE ON SCHEMA {SCHEMA}, and ALL ON ALL TABLES IN SCHEMA "
+            f"{SCHEMA}, to this role; the first of all roles needs CREATE on the database"
         )
     if code.startswith("53") and code != "53300":
         return "what was answered before is kept: make room on the server, and run again"
@@ -314,5 +354,11 @@ roles needs CREATE on the database"
     if "does not exist" in said and not code:
         return "make the database or the role, or mend COWEST_STORE"
     if not code or code.startswith(("08", "57P")):
-        return "is the server up, and COWEST_STORE its address? What was answered before is kept: run again"
-    return "what was answered before is kept: mend the server and run again, or let COWEST_STORE name another"
+        return (
+            "is the server up, and COWEST_STORE its address? What was answered before is kept: run "
+            "again"
+        )
+    return (
+        "what was answered before is kept: mend the server and run again, or let COWEST_STORE name "
+        "another"
+    )

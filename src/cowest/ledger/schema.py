@@ -1,4 +1,7 @@
-"""The tables of the call store in both databases, and how a store that an older CoWest wrote gets them. No answer is lost on the way."""
+"""The tables of the call store in both databases.
+
+A store that an older CoWest wrote gets the newest tables when it is opened. No answer is lost.
+"""
 
 import sqlite3
 
@@ -8,24 +11,52 @@ from cowest.ledger.database import Db
 STEPS = (
     """
     CREATE TABLE IF NOT EXISTS calls (
-        key TEXT PRIMARY KEY, model TEXT NOT NULL, text TEXT NOT NULL, finish TEXT NOT NULL, logprob REAL,
-        prompt_tokens INTEGER NOT NULL, completion_tokens INTEGER NOT NULL,
-        seconds REAL NOT NULL, cost REAL, version TEXT, stage TEXT, at REAL NOT NULL
+        key TEXT PRIMARY KEY,
+        model TEXT NOT NULL,
+        text TEXT NOT NULL,
+        finish TEXT NOT NULL,
+        logprob REAL,
+        prompt_tokens INTEGER NOT NULL,
+        completion_tokens INTEGER NOT NULL,
+        seconds REAL NOT NULL,
+        cost REAL,
+        version TEXT,
+        stage TEXT,
+        at REAL NOT NULL
     ) WITHOUT ROWID;
     CREATE TABLE IF NOT EXISTS stages (
-        stage TEXT NOT NULL, started REAL NOT NULL, seconds REAL NOT NULL, peak_memory INTEGER NOT NULL,
-        asked INTEGER NOT NULL, stored INTEGER NOT NULL, prompt_tokens INTEGER NOT NULL, completion_tokens INTEGER NOT NULL,
+        stage TEXT NOT NULL,
+        started REAL NOT NULL,
+        seconds REAL NOT NULL,
+        peak_memory INTEGER NOT NULL,
+        asked INTEGER NOT NULL,
+        stored INTEGER NOT NULL,
+        prompt_tokens INTEGER NOT NULL,
+        completion_tokens INTEGER NOT NULL,
         cost REAL NOT NULL
     )""",
-    # text may be null: a refusal was paid for, too. claims: calls under way, with the most that each may cost.
+    # The text may be null, since a refusal was paid for too. Claims are calls under way, each with
+    # the most that it may cost.
     """
     ALTER TABLE calls RENAME TO calls_1;
     CREATE TABLE calls (
-        key TEXT PRIMARY KEY, model TEXT NOT NULL, text TEXT, finish TEXT NOT NULL, failed TEXT, logprob REAL,
-        prompt_tokens INTEGER NOT NULL, completion_tokens INTEGER NOT NULL,
-        seconds REAL NOT NULL, cost REAL, version TEXT, stage TEXT, at REAL NOT NULL
+        key TEXT PRIMARY KEY,
+        model TEXT NOT NULL,
+        text TEXT,
+        finish TEXT NOT NULL,
+        failed TEXT,
+        logprob REAL,
+        prompt_tokens INTEGER NOT NULL,
+        completion_tokens INTEGER NOT NULL,
+        seconds REAL NOT NULL,
+        cost REAL,
+        version TEXT,
+        stage TEXT,
+        at REAL NOT NULL
     ) WITHOUT ROWID;
-    INSERT INTO calls SELECT key, model, text, finish, NULL, logprob, prompt_tokens, completion_tokens, seconds, cost, version, stage, at
+    INSERT INTO calls
+        SELECT key, model, text, finish, NULL, logprob, prompt_tokens, completion_tokens,
+            seconds, cost, version, stage, at
         FROM calls_1;
     DROP TABLE calls_1;
     ALTER TABLE stages ADD COLUMN requests INTEGER NOT NULL DEFAULT 0;
@@ -33,74 +64,143 @@ STEPS = (
     ALTER TABLE stages ADD COLUMN aside INTEGER NOT NULL DEFAULT 0;
     ALTER TABLE stages ADD COLUMN attempts INTEGER NOT NULL DEFAULT 0;
     CREATE TABLE turns (
-        turn TEXT PRIMARY KEY, opened REAL NOT NULL, usd REAL, tokens INTEGER,
-        spent_usd REAL NOT NULL DEFAULT 0, spent_tokens INTEGER NOT NULL DEFAULT 0
+        turn TEXT PRIMARY KEY,
+        opened REAL NOT NULL,
+        usd REAL,
+        tokens INTEGER,
+        spent_usd REAL NOT NULL DEFAULT 0,
+        spent_tokens INTEGER NOT NULL DEFAULT 0
     );
     CREATE TABLE owners (id INTEGER PRIMARY KEY AUTOINCREMENT, at REAL NOT NULL);
     CREATE TABLE claims (
-        id INTEGER PRIMARY KEY, key TEXT NOT NULL, owner INTEGER NOT NULL, turn TEXT NOT NULL, usd REAL NOT NULL, tokens INTEGER NOT NULL
-    );
-    CREATE INDEX claims_by_key ON claims (key);
-    CREATE TABLE versions (turn TEXT NOT NULL, model TEXT NOT NULL, version TEXT NOT NULL, UNIQUE (turn, model, version))""",
-    "ALTER TABLE stages ADD COLUMN hedged INTEGER NOT NULL DEFAULT 0",
-    # Batches of the provider's batch interface; those that have not ended hold claims, as the owner -number.
-    """
-    CREATE TABLE batches (
-        number INTEGER PRIMARY KEY, token TEXT NOT NULL, model TEXT NOT NULL, maker INTEGER NOT NULL, at REAL NOT NULL,
-        discount REAL NOT NULL, calls INTEGER NOT NULL, input TEXT, file TEXT, id TEXT, ended TEXT
-    )""",
-)
-"""SQLite's."""
-POSTGRES = (
-    """
-    CREATE TABLE calls (
-        key TEXT COLLATE "C" PRIMARY KEY, model TEXT NOT NULL, text TEXT, finish TEXT NOT NULL, failed TEXT, logprob DOUBLE PRECISION,
-        prompt_tokens BIGINT NOT NULL, completion_tokens BIGINT NOT NULL,
-        seconds DOUBLE PRECISION NOT NULL, cost DOUBLE PRECISION, version TEXT, stage TEXT, at DOUBLE PRECISION NOT NULL
-    );
-    CREATE TABLE stages (
-        stage TEXT NOT NULL, started DOUBLE PRECISION NOT NULL, seconds DOUBLE PRECISION NOT NULL, peak_memory BIGINT NOT NULL,
-        asked BIGINT NOT NULL, stored BIGINT NOT NULL, prompt_tokens BIGINT NOT NULL, completion_tokens BIGINT NOT NULL,
-        cost DOUBLE PRECISION NOT NULL, requests BIGINT NOT NULL, answered BIGINT NOT NULL, aside BIGINT NOT NULL, attempts BIGINT NOT NULL,
-        rowid BIGINT GENERATED ALWAYS AS IDENTITY PRIMARY KEY
-    );
-    CREATE TABLE turns (
-        turn TEXT PRIMARY KEY, opened DOUBLE PRECISION NOT NULL, usd DOUBLE PRECISION, tokens BIGINT,
-        spent_usd DOUBLE PRECISION NOT NULL DEFAULT 0, spent_tokens BIGINT NOT NULL DEFAULT 0
-    );
-    CREATE TABLE owners (
-        id BIGINT GENERATED ALWAYS AS IDENTITY PRIMARY KEY, at TIMESTAMPTZ NOT NULL
-    );
-    CREATE TABLE claims (
-        id BIGINT GENERATED ALWAYS AS IDENTITY PRIMARY KEY, key TEXT COLLATE "C" NOT NULL, owner BIGINT NOT NULL, turn TEXT NOT NULL,
-        usd DOUBLE PRECISION NOT NULL, tokens BIGINT NOT NULL
+        id INTEGER PRIMARY KEY,
+        key TEXT NOT NULL,
+        owner INTEGER NOT NULL,
+        turn TEXT NOT NULL,
+        usd REAL NOT NULL,
+        tokens INTEGER NOT NULL
     );
     CREATE INDEX claims_by_key ON claims (key);
     CREATE TABLE versions (
-        turn TEXT NOT NULL, model TEXT NOT NULL, version TEXT NOT NULL, rowid BIGINT GENERATED ALWAYS AS IDENTITY,
+        turn TEXT NOT NULL,
+        model TEXT NOT NULL,
+        version TEXT NOT NULL,
+        UNIQUE (turn, model, version)
+    )""",
+    "ALTER TABLE stages ADD COLUMN hedged INTEGER NOT NULL DEFAULT 0",
+    # Batches of the provider's batch interface. While one has not ended, it owns the claims of its
+    # calls, as the owner -number.
+    """
+    CREATE TABLE batches (
+        number INTEGER PRIMARY KEY,
+        token TEXT NOT NULL,
+        model TEXT NOT NULL,
+        maker INTEGER NOT NULL,
+        at REAL NOT NULL,
+        discount REAL NOT NULL,
+        calls INTEGER NOT NULL,
+        input TEXT,
+        file TEXT,
+        id TEXT,
+        ended TEXT
+    )""",
+)
+"""Statements for SQLite: each text takes a store to the next version, and is never changed."""
+POSTGRES = (
+    """
+    CREATE TABLE calls (
+        key TEXT COLLATE "C" PRIMARY KEY,
+        model TEXT NOT NULL,
+        text TEXT,
+        finish TEXT NOT NULL,
+        failed TEXT,
+        logprob DOUBLE PRECISION,
+        prompt_tokens BIGINT NOT NULL,
+        completion_tokens BIGINT NOT NULL,
+        seconds DOUBLE PRECISION NOT NULL,
+        cost DOUBLE PRECISION,
+        version TEXT,
+        stage TEXT,
+        at DOUBLE PRECISION NOT NULL
+    );
+    CREATE TABLE stages (
+        stage TEXT NOT NULL,
+        started DOUBLE PRECISION NOT NULL,
+        seconds DOUBLE PRECISION NOT NULL,
+        peak_memory BIGINT NOT NULL,
+        asked BIGINT NOT NULL,
+        stored BIGINT NOT NULL,
+        prompt_tokens BIGINT NOT NULL,
+        completion_tokens BIGINT NOT NULL,
+        cost DOUBLE PRECISION NOT NULL,
+        requests BIGINT NOT NULL,
+        answered BIGINT NOT NULL,
+        aside BIGINT NOT NULL,
+        attempts BIGINT NOT NULL,
+        rowid BIGINT GENERATED ALWAYS AS IDENTITY PRIMARY KEY
+    );
+    CREATE TABLE turns (
+        turn TEXT PRIMARY KEY,
+        opened DOUBLE PRECISION NOT NULL,
+        usd DOUBLE PRECISION,
+        tokens BIGINT,
+        spent_usd DOUBLE PRECISION NOT NULL DEFAULT 0,
+        spent_tokens BIGINT NOT NULL DEFAULT 0
+    );
+    CREATE TABLE owners (
+        id BIGINT GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
+        at TIMESTAMPTZ NOT NULL
+    );
+    CREATE TABLE claims (
+        id BIGINT GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
+        key TEXT COLLATE "C" NOT NULL,
+        owner BIGINT NOT NULL,
+        turn TEXT NOT NULL,
+        usd DOUBLE PRECISION NOT NULL,
+        tokens BIGINT NOT NULL
+    );
+    CREATE INDEX claims_by_key ON claims (key);
+    CREATE TABLE versions (
+        turn TEXT NOT NULL,
+        model TEXT NOT NULL,
+        version TEXT NOT NULL,
+        rowid BIGINT GENERATED ALWAYS AS IDENTITY,
         UNIQUE (turn, model, version)
     )""",
     "ALTER TABLE stages ADD COLUMN hedged BIGINT NOT NULL DEFAULT 0",
     """
     CREATE TABLE batches (
-        number BIGINT PRIMARY KEY, token TEXT NOT NULL, model TEXT NOT NULL, maker BIGINT NOT NULL, at DOUBLE PRECISION NOT NULL,
-        discount DOUBLE PRECISION NOT NULL, calls BIGINT NOT NULL, input TEXT, file TEXT, id TEXT, ended TEXT
+        number BIGINT PRIMARY KEY,
+        token TEXT NOT NULL,
+        model TEXT NOT NULL,
+        maker BIGINT NOT NULL,
+        at DOUBLE PRECISION NOT NULL,
+        discount DOUBLE PRECISION NOT NULL,
+        calls BIGINT NOT NULL,
+        input TEXT,
+        file TEXT,
+        id TEXT,
+        ended TEXT
     )""",
 )
-"""PostgreSQL's, in a schema of their own. `rowid` is what SQLite has anyhow: the order in which rows came."""
+"""Statements for PostgreSQL. `rowid` is the order in which rows came, which SQLite has anyhow."""
 SCHEMA = "cowest"
-"""Where they are in PostgreSQL: a search_path leads there."""
+"""PostgreSQL's schema of these tables; the search_path of our sessions leads there."""
 LOCK = int.from_bytes(b"cowest")
-"""Whoever looks for the tables in PostgreSQL and makes them holds this advisory lock."""
+"""Advisory lock of whoever looks for the tables in PostgreSQL, and makes them if there are none."""
 
 
 def upgrade_sqlite(db: sqlite3.Connection) -> None:
-    """Takes a store to the newest tables, in one transaction. Raises StoreError for a store of a newer CoWest."""
+    """Takes a store to the newest tables, in one transaction.
+
+    Raises StoreError for a store of a newer CoWest.
+    """
     if _version(db) == len(STEPS):
         return
     db.execute("BEGIN IMMEDIATE")
     try:
-        for step in STEPS[_version(db) :]:  # read again: another process may have been here
+        # The version is read again: before we had the lock, another process may have upgraded it.
+        for step in STEPS[_version(db) :]:
             for statement in step.split(";"):
                 db.execute(statement)
         db.execute(f"PRAGMA user_version={len(STEPS)}")
@@ -112,8 +212,9 @@ def upgrade_sqlite(db: sqlite3.Connection) -> None:
 
 
 def upgrade_postgres(db: Db) -> None:
-    """The same for PostgreSQL, as a part of a transaction."""
+    """Does the same for PostgreSQL, as part of a transaction."""
     db.execute("SELECT pg_advisory_xact_lock(?)", (LOCK,))
+    # IF NOT EXISTS would ask for the right to create, which a role that only uses the store lacks.
     if db.execute("SELECT to_regnamespace(?)", (SCHEMA,)).fetchone()[0] is None:
         db.execute(f"CREATE SCHEMA {SCHEMA}")
     if db.execute("SELECT to_regclass(?)", (f"{SCHEMA}.store",)).fetchone()[0] is None:
@@ -135,6 +236,7 @@ def _version(db: sqlite3.Connection) -> int:
 def _known(found: int, newest: int) -> int:
     if found > newest:
         raise StoreError(
-            "the call store was written by a newer CoWest: update this one, or name another store in COWEST_STORE"
+            "the call store was written by a newer CoWest: update this one, or name another store "
+            "in COWEST_STORE"
         )
     return found

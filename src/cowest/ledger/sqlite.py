@@ -1,13 +1,15 @@
-"""The call store's database at a desk: one SQLite file, for the processes of one machine."""
+"""The call store's database on one machine: an SQLite file, shared by the processes there."""
 
 import fcntl
 import os
 import sqlite3
+import threading
 import time
+from collections import Counter
 from collections.abc import Collection, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TypeVar
+from typing import ClassVar, TypeVar
 
 from cowest.errors import StoreError
 from cowest.ledger.database import PATIENCE, Db, Work
@@ -17,32 +19,49 @@ T = TypeVar("T")
 
 
 class Sqlite:
-    """`database.Database` in a file."""
+    """`database.Database` in a file.
 
-    _files: dict[str, int] = {}  # noqa: RUF012  never closed: POSIX locks fall when any handle of the file is
-    _numbers: dict[str, int] = {}  # noqa: RUF012  of this process, by store
+    A process is known to live by a lock on one byte, that of its number, in a file beside the
+    store. The kernel lets go of the lock when the process ends, however it ends.
+    """
+
+    # POSIX locks belong to the process and not to the handle, and all of them fall as soon as the
+    # process closes any handle of the file. So a process has one handle and one number per store,
+    # shared by all its connections and closed with the last of them.
+    _guard = threading.Lock()
+    _users: ClassVar[Counter[str]] = Counter()
+    _files: ClassVar[dict[str, int]] = {}
+    _numbers: ClassVar[dict[str, int]] = {}
 
     def __init__(self, path: Path) -> None:
         self.place = str(path)
+        # Two spellings of one path must not become two handles of the file (see above).
+        self._owners = f"{os.path.realpath(path)}-owners"
         with self._mended("opened"):
             path.parent.mkdir(parents=True, exist_ok=True)
             self._writer = self._connected()
             self._share()
             upgrade_sqlite(self._writer)
-            # Readers wait for no writer in WAL: a stage looks its calls up while answers are flushed.
+            # Readers wait for no writer in WAL: a stage looks calls up while answers are flushed.
             self._reader = self._connected()
+        with self._guard:
+            self._users[self._owners] += 1
 
     def write(self, work: Work[T], durable: bool) -> T:
         """See `Database`."""
         with self._mended("written"):
-            # Durable at commit: an answer that was paid for survives a power cut.
+            # FULL has the commit wait for the disk: an answer that was paid for survives a power
+            # cut. NORMAL leaves that to a later commit.
             self._writer.execute(f"PRAGMA synchronous={'FULL' if durable else 'NORMAL'}")
+            # IMMEDIATE takes the write lock at once. A transaction that reads first and writes
+            # then could find the store changed in between, and would fail.
             self._writer.execute("BEGIN IMMEDIATE")
             try:
                 done = work(self._writer)
                 self._writer.execute("COMMIT")
             except BaseException:
-                if self._writer.in_transaction:  # a full disk has SQLite roll back by itself
+                # When the disk is full, SQLite has rolled back by itself.
+                if self._writer.in_transaction:
                     self._writer.execute("ROLLBACK")
                 raise
         return done
@@ -53,23 +72,43 @@ class Sqlite:
             return work(self._reader)
 
     def join(self) -> int:
-        """Each process holds a lock on one byte of a file beside the store, which the kernel lets go when it ends."""
-        if self.place not in self._numbers:
+        """See `Database`. The lock on the number's byte is taken here."""
+        if self._owners not in self._numbers:
             insert = "INSERT INTO owners (at) VALUES (?)"
-            number = self.write(
-                lambda _: int(self._writer.execute(insert, (time.time(),)).lastrowid or 0),
-                durable=False,
-            )
+
+            def enter(_: Db) -> int:
+                return int(self._writer.execute(insert, (time.time(),)).lastrowid or 0)
+
+            number = self.write(enter, durable=False)
             with self._mended("opened"):
                 fcntl.lockf(self._file(), fcntl.LOCK_EX | fcntl.LOCK_NB, 1, number)
-            self._numbers[self.place] = number
-        return self._numbers[self.place]
+            self._numbers[self._owners] = number
+        return self._numbers[self._owners]
 
     def living(self, db: Db, owners: Collection[int]) -> set[int]:
         """See `Database`."""
-        return {owner for owner in owners if self._held(owner)}
+        return {owner for owner in owners if self._lives(owner)}
 
-    def _held(self, owner: int) -> bool:
+    def close(self) -> None:
+        """See `Database`. The process goes on living in the store while it has another handle."""
+        self._reader.close()
+        self._writer.close()
+        with self._guard:
+            self._users[self._owners] -= 1
+            if self._users[self._owners] > 0:
+                return
+            del self._users[self._owners]
+            # The lock falls with the file, so the number is nobody's from here on. It must be
+            # forgotten: claims made under it later would count as those of a dead process.
+            self._numbers.pop(self._owners, None)
+            file = self._files.pop(self._owners, None)
+            if file is not None:
+                os.close(file)
+
+    def _lives(self, owner: int) -> bool:
+        # Our own lock can't be tried: that would succeed, and letting go of it then would drop it.
+        if owner == self._numbers.get(self._owners):
+            return True
         try:
             fcntl.lockf(self._file(), fcntl.LOCK_SH | fcntl.LOCK_NB, 1, owner)
         except OSError:
@@ -78,12 +117,17 @@ class Sqlite:
         return False
 
     def _file(self) -> int:
-        if self.place not in self._files:
-            self._files[self.place] = os.open(f"{self.place}-owners", os.O_RDWR | os.O_CREAT, 0o644)
-        return self._files[self.place]
+        with self._guard:
+            if self._owners not in self._files:
+                self._files[self._owners] = os.open(self._owners, os.O_RDWR | os.O_CREAT, 0o644)
+            return self._files[self._owners]
 
     def _share(self) -> None:
-        """Readers beside a writer (WAL). SQLite waits for no other process here, so we do: several may open a new store at once."""
+        """Lets readers read beside a writer (WAL).
+
+        SQLite does not wait for other processes here, so we do: several may open a new store at
+        once.
+        """
         until = time.monotonic() + PATIENCE
         while True:
             try:
@@ -101,17 +145,32 @@ class Sqlite:
 
     @contextmanager
     def _mended(self, done: str) -> Iterator[None]:
-        """An error of SQLite's as one of ours."""
+        """Turns an error of SQLite into one of ours, which says what to do about it."""
         try:
             yield
         except (sqlite3.Error, OSError) as error:
-            said = f"the call store {self.place} can't be {done}: {error}; "
-            if "malformed" in str(error) or "not a database" in str(error):
-                mend = "the file is damaged: move it away, and `sqlite3 OLD .recover | sqlite3 NEW` gets back the answers that can be read"
-            elif "locked" in str(error):
-                mend = f"another process has held it for {PATIENCE:.0f} s: let that end and run again, or let COWEST_STORE name another"
-            elif done == "opened":
-                mend = "move the file away (its answers will be asked for again), or let COWEST_STORE name another"
-            else:
-                mend = "what was answered before is kept: make room, or give the store a place that may be written, and run again"
-            raise StoreError(said + mend) from None
+            raise StoreError(
+                f"the call store {self.place} can't be {done}: {error}; {_mend(str(error), done)}"
+            ) from None
+
+
+def _mend(error: str, done: str) -> str:
+    if "malformed" in error or "not a database" in error:
+        return (
+            "the file is damaged: move it away, and `sqlite3 OLD .recover | sqlite3 NEW` gets back "
+            "the answers that can be read"
+        )
+    if "locked" in error:
+        return (
+            f"another process has held it for {PATIENCE:.0f} s: let that end and run again, or let "
+            "COWEST_STORE name another"
+        )
+    if done == "opened":
+        return (
+            "move the file away (its answers will be asked for again), or let COWEST_STORE name "
+            "another"
+        )
+    return (
+        "what was answered before is kept: make room, or give the store a place that may be "
+        "written, and run again"
+    )

@@ -1,8 +1,11 @@
-"""The call store: every answered call, once. Cache, journal and ledger in one, and the only ambient state.
+"""The call store keeps every answered call once: cache, journal and ledger in one.
 
-A call is known by its key (`Request.key`: model, messages, sampling, sample). What is stored is durable before the next
-step sees it, so a run that was killed asks only what had not been answered. The first answer of a key wins.
-`COWEST_STORE` names the SQLite file (the default is `.cowest/calls.sqlite`), or a team's PostgreSQL as postgresql://...
+It is the only ambient state. A call is known by its key (`Request.key`: model, messages, sampling,
+sample). An answer is durable before the next step sees it, so a run that was killed asks only for
+what had no answer yet. The first answer of a key wins.
+
+`COWEST_STORE` names the SQLite file (the default is `.cowest/calls.sqlite`), or the PostgreSQL
+database of a team as postgresql://...
 """
 
 import os
@@ -10,350 +13,312 @@ import resource
 import sys
 import threading
 import time
-from collections import Counter
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 
-from cowest.errors import ConfigError
+from cowest.errors import ConfigError, StoreError
+from cowest.ledger import account
+from cowest.ledger.account import NAMED_VERSIONS, Account
 from cowest.ledger.database import Database, Db, Work, select
-from cowest.protocols import Completion, Request
+from cowest.protocols import Completion
 
 T = TypeVar("T")
-SELECT = "SELECT key, text, model, finish, failed, logprob, prompt_tokens, completion_tokens, version FROM calls"
+SELECT = (
+    "SELECT key, text, model, finish, failed, logprob, prompt_tokens, completion_tokens, version "
+    "FROM calls"
+)
 INSERT = "INSERT INTO calls VALUES (?,?,?,?,?,?,?,?,?,?,?,?,?) ON CONFLICT DO NOTHING"
 REPORTED = "INSERT INTO versions (turn, model, version) VALUES (?,?,?) ON CONFLICT DO NOTHING"
 VERSIONS = "SELECT version FROM versions WHERE turn = ? AND model = ? ORDER BY rowid"
-SAID = 5
-"""Versions of a model that are named: some endpoints report another with every answer."""
+COLUMNS = (
+    "stage, seconds, peak_memory, asked, stored, prompt_tokens, completion_tokens, cost, "
+    "requests, answered, aside, attempts, hedged"
+)
+"""Columns of `stages`, each named as the field of Account that it holds."""
 PAID = {"refused", "length"}
-"""Endings that are kept even where they brought no text: they were paid for, and the same call would end so again."""
+"""Endings that are kept even if they brought no text.
+
+They were paid for, and the same call would end the same way again.
+"""
 
 
 @dataclass(frozen=True, slots=True)
-class Answer:
-    """A completion as it is kept."""
+class StoredAnswer:
+    """A completion as the store keeps it."""
 
     key: str
     completion: Completion
     seconds: float
-    """What the call took; for a local model, its share of its block."""
+    """Duration of the call; for a local model, its share of its block."""
     cost: float | None = None
-    """US dollars; None where no price is known."""
+    """US dollars; None if no price is known."""
     version: str | None = None
-    """What the provider said its model is."""
+    """The model's version, as the provider reported it."""
 
 
-@dataclass(slots=True)
-class Account:
-    """What one stage took in this process."""
-
-    stage: str
-    seconds: float = 0.0
-    peak_memory: int = 0
-    """Bytes, of the whole process."""
-    asked: int = 0
-    """Calls answered by a model."""
-    stored: int = 0
-    """Calls answered by the store."""
-    prompt_tokens: int = 0
-    completion_tokens: int = 0
-    cost: float = 0.0
-    requests: int = 0
-    """Completions that the stage asked for: each is answered or set aside."""
-    answered: int = 0
-    aside: int = 0
-    """Completions without a text: failed or refused."""
-    attempts: int = 0
-    """Calls over the network, those that failed too."""
-    hedged: int = 0
-    """Calls that were made a second time because the first was slow."""
-    versions: dict[str, dict[str, int]] = field(default_factory=dict)
-    """How many answers each model's reported versions gave."""
-    filtered: dict[str, Counter[str]] = field(default_factory=dict)
-    """What the egress filter found, by what became of it: requests, and how much of each kind."""
-
-    def line(self) -> str:
-        """What became of all that was asked, in one line."""
-        said = (
-            f"{self.requests} completions asked = {self.answered} answered + {self.aside} set aside"
-        )
-        if left := self.requests - self.answered - self.aside:
-            said += f" + {left} not come to"
-        if self.stored:
-            said += f"; {self.stored} from the store"
-        if self.attempts:
-            tokens = self.prompt_tokens + self.completion_tokens
-            said += f"; {self.attempts} calls brought {self.asked} answers, for {tokens:,} tokens and ${self.cost:,.4f}"
-        if self.hedged:
-            said += f"; {self.hedged} calls were made twice at once (hedge)"
-        for model, versions in self.versions.items():
-            if len(versions) > 1:
-                counts = [f"{count} by {version}" for version, count in versions.items() if count]
-                rest = f" and {len(counts) - SAID} more" if len(counts) > SAID else ""
-                said += f"; {model} reported several versions: {', '.join(counts[:SAID])}{rest}"
-        return said + "".join(f"; {line}" for line in self.egress())
-
-    def egress(self) -> list[str]:
-        """What the egress filter found, in words: how much of each kind, and never what."""
-        return [
-            f"egress {FILTERED[action]} "
-            + ", ".join(
-                f"{count} {kind}" for kind, count in sorted(found.items()) if kind != "requests"
-            )
-            + f" (in {found['requests']} of the requests)"
-            for action, found in self.filtered.items()
-        ]
-
-
-FILTERED = {"allow": "let go", "mask": "masked", "refuse": "kept in"}
-COLUMNS = "stage, seconds, peak_memory, asked, stored, prompt_tokens, completion_tokens, cost, requests, answered, aside, attempts, hedged"
-_open: dict[str, "CallStore"] = {}
-_account = Account("")
+_named: dict[str, "CallStore"] = {}
+_opened: set["CallStore"] = set()
 
 
 def open_store() -> "CallStore":
-    """The store that COWEST_STORE names, opened once in a process. Raises ConfigError and StoreError."""
+    """Returns the store that COWEST_STORE names, opened once per process.
+
+    Raises ConfigError and StoreError.
+    """
     place = os.environ.get("COWEST_STORE") or ".cowest/calls.sqlite"
     if "://" not in place:
         place = str(Path(place).resolve())
-    if place not in _open:
-        _open[place] = CallStore(place)
-    return _open[place]
+    known = _named.get(place)
+    if known is None or known.closed:
+        known = _named[place] = CallStore(place)
+    return known
 
 
-def _database(place: Path | str) -> Database:
-    scheme = str(place).partition("://")[0] if "://" in str(place) else None
-    if scheme in ("postgresql", "postgres"):
-        from cowest.ledger.postgres import Postgres
+def close() -> None:
+    """Closes every call store that this process has open. One that is needed again is reopened."""
+    for one in list(_opened):
+        one.close()
+    _named.clear()
 
-        return Postgres(str(place))
-    if scheme is not None:
-        raise ConfigError(
-            f"COWEST_STORE={scheme}://...: a call store is the path of a file (SQLite), or postgresql://..."
-        )
-    from cowest.ledger.sqlite import Sqlite
 
-    return Sqlite(Path(place))
+@contextmanager
+def accounting(stage: str) -> Iterator[Account]:
+    """Counts what a stage takes, and writes it into the ledger if the stage ends well."""
+    with account.opened(stage) as counts:
+        started = time.time()
+        yield counts
+        peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+        # Linux counts the resident set in KiB, macOS in bytes.
+        counts.peak_memory = peak if sys.platform == "darwin" else peak * 1024
+        open_store().close_account(counts, started)
 
 
 class CallStore:
-    """The path of an SQLite file or the address of a PostgreSQL database; safe for threads and for several processes."""
+    """An SQLite file or a PostgreSQL database, safe for threads and for several processes."""
 
     def __init__(self, place: Path | str) -> None:
         self._database = _database(place)
         self.place = self._database.place
-        """Where it is, without secrets."""
+        """Path or address, without secrets."""
+        self.closed = False
+        # The database has one connection that writes and one that reads. Each has its own lock, so
+        # that a stage looks calls up while the answers of others are flushed to the disk.
         self._writing, self._reading = threading.Lock(), threading.Lock()
-        self._kept: list[Answer] = []
+        self._kept: list[StoredAnswer] = []
+        """Answers kept by the transaction under way, which are counted when it is committed."""
+        _opened.add(self)
+
+    def close(self) -> None:
+        """Ends this process's part in the store, so that others no longer wait for its calls.
+
+        The claims of calls still under way then count as those of a process that was killed.
+        """
+        with self._writing, self._reading:
+            if not self.closed:
+                self.closed = True
+                self._database.close()
+        _opened.discard(self)
 
     def get(self, keys: Sequence[str]) -> dict[str, Completion]:
-        """Completions of the keys that were answered before."""
-        found = self.read(lambda db: self._found(db, keys))
-        _account.stored += sum(key in found for key in keys)
+        """Returns the completions of those keys that were answered before, and counts them."""
+        found = self._found(keys)
+        account.current().stored += sum(key in found for key in keys)
         for completion, version in found.values():
-            self._note(completion.model, version)
+            self._note_version(completion.model, version)
         return {key: completion for key, (completion, _) in found.items()}
 
     def look(self, keys: Sequence[str]) -> dict[str, Completion]:
-        """The same, for one who only wants to know: nothing is counted."""
-        return {
-            key: completion
-            for key, (completion, _) in self.read(lambda db: self._found(db, keys)).items()
-        }
+        """Returns the same as `get`, and counts nothing."""
+        return {key: completion for key, (completion, _) in self._found(keys).items()}
 
-    def _found(self, db: Db, keys: Sequence[str]) -> dict[str, tuple[Completion, str | None]]:
-        return {
-            key: (Completion(*row), version)
-            for key, *row, version in select(db, f"{SELECT} WHERE key IN ({{}})", keys)
-        }
+    def put(self, answers: Sequence[StoredAnswer]) -> None:
+        """Keeps answers; they are durable when it returns.
 
-    def put(self, answers: Sequence[Answer]) -> None:
-        """Keeps answers, durable when it returns. Failed completions are not kept: they may be asked again."""
-        self.write([lambda db: self.keep(db, answers)])
+        Failed completions are not kept, so that they may be asked for again.
+        """
 
-    def keep(self, db: Db, answers: Iterable[Answer]) -> None:
-        """What `put` does, as a part of a transaction of `write`."""
-        kept = [
-            answer
-            for answer in answers
-            if answer.completion.text is not None or answer.completion.finish in PAID
-        ]
-        turn, now = self.turn(db) if any(answer.version for answer in kept) else "", time.time()
+        def put(db: Db) -> None:
+            self.keep(db, answers)
+
+        self.write(put)
+
+    def keep(self, db: Db, answers: Iterable[StoredAnswer]) -> None:
+        """Keeps answers as `put` does, as part of a transaction of `write`."""
+        kept = [answer for answer in answers if _is_worth_keeping(answer.completion)]
+        now = time.time()
+        turn = self.turn(db) if any(answer.version for answer in kept) else ""
         db.executemany(INSERT, [_row(answer, now) for answer in kept])
         if turn:
-            db.executemany(
-                REPORTED,
-                sorted(
-                    {(turn, a.completion.model, a.version) for a in kept if a.version is not None}
-                ),
-            )
+            reported = set()
+            for answer in kept:
+                if answer.version is not None:
+                    reported.add((turn, answer.completion.model, answer.version))
+            db.executemany(REPORTED, sorted(reported))
         self._kept += kept
 
-    def write(self, works: Sequence[Work[T]], durable: bool = True) -> list[T]:
-        """Does all in one transaction, or nothing; what each gave. Without `durable` a power cut may undo it, a killed process not."""
+    def write(self, work: Work[T], durable: bool = True) -> T:
+        """Does the work in one transaction, wholly or not at all, and returns its result.
 
-        def do(db: Db) -> list[T]:
-            self._kept.clear()  # of a try that was lost
-            return [work(db) for work in works]
+        Without `durable` a power cut may undo it; the death of this process does not.
+        """
+
+        def attempt(db: Db) -> T:
+            # A transaction that the server lost is done again. What the lost try kept is void.
+            self._kept.clear()
+            return work(db)
 
         with self._writing:
-            done = self._database.write(do, durable)
+            done = self._live().write(attempt, durable)
             kept, self._kept = self._kept, []
+        # Only what was committed is counted.
         for answer in kept:
             self._count(answer)
         return done
 
     def read(self, work: Work[T]) -> T:
-        """Reads, beside whoever writes."""
+        """Does work that only reads, while another process or thread may be writing."""
         with self._reading:
-            return self._database.read(work)
+            return self._live().read(work)
+
+    def fetch(self, sql: str, values: Sequence[Any] = ()) -> list[Any]:
+        """Returns all rows of one statement that only reads."""
+
+        def fetch(db: Db) -> list[Any]:
+            return db.execute(sql, values).fetchall()
+
+        return self.read(fetch)
 
     def join(self) -> int:
-        """This process's number in the store."""
+        """Returns this process's number in the store, which the first call takes."""
         with self._writing:
-            return self._database.join()
+            return self._live().join()
 
     def living(self, db: Db, owners: Collection[int]) -> set[int]:
-        """Which of other processes' numbers belong to one that lives."""
+        """Returns those numbers of other processes whose process is alive."""
         return self._database.living(db, owners)
 
     def turn(self, db: Db) -> str:
-        """The turn that the stage of this process belongs to: COWEST_TURN, or the last that was pinned; empty outside of a stage."""
-        if not _account.stage:
+        """Returns the turn that this process's stage belongs to; empty outside of a stage.
+
+        It is the one that COWEST_TURN names, or else the one that was pinned last.
+        """
+        if not account.current().stage:
             return ""
-        if (named := os.environ.get("COWEST_TURN")) is not None:
+        named = os.environ.get("COWEST_TURN")
+        if named is not None:
             return named
         row = db.execute("SELECT turn FROM turns ORDER BY opened DESC LIMIT 1").fetchone()
         return str(row[0]) if row else ""
 
     def ledger(self) -> list[Account]:
-        """What each stage took when it last ran, in the order they ran."""
-        last = f"SELECT {COLUMNS} FROM stages WHERE rowid IN (SELECT MAX(rowid) FROM stages GROUP BY stage) ORDER BY rowid"  # noqa: S608
-        return [Account(*row) for row in self.read(lambda db: db.execute(last).fetchall())]
+        """Returns the account of each stage's last run, in the order of those runs."""
+        last = (
+            f"SELECT {COLUMNS} FROM stages WHERE rowid IN "  # noqa: S608
+            "(SELECT MAX(rowid) FROM stages GROUP BY stage) ORDER BY rowid"
+        )
+        return [Account(*row) for row in self.fetch(last)]
 
-    def _count(self, answer: Answer) -> None:
-        _account.asked += 1
-        _account.prompt_tokens += answer.completion.prompt_tokens
-        _account.completion_tokens += answer.completion.completion_tokens
-        _account.cost += answer.cost or 0.0
-        self._note(answer.completion.model, answer.version)
+    def close_account(self, counts: Account, started: float) -> None:
+        """Writes a stage's account into the ledger."""
+        values = [getattr(counts, name) for name in COLUMNS.split(", ")]
+        marks = ",".join("?" * len(values))
+        insert = f"INSERT INTO stages ({COLUMNS}, started) VALUES ({marks},?)"  # noqa: S608
+        reported = []
+        for model, versions in counts.versions.items():
+            reported += [(model, version) for version in versions]
 
-    def _note(self, model: str, version: str | None) -> None:
-        """Counts the versions that a model reports; a change in the middle of a turn is said when it is seen."""
+        def write(db: Db) -> None:
+            db.execute(insert, [*values, started])
+            turn = self.turn(db)
+            if turn:
+                db.executemany(REPORTED, [(turn, *names) for names in reported])
+
+        self.write(write)
+
+    def _live(self) -> Database:
+        if self.closed:
+            raise StoreError(f"the call store {self.place} was closed: open it again")
+        return self._database
+
+    def _found(self, keys: Sequence[str]) -> dict[str, tuple[Completion, str | None]]:
+        """Returns completions by key, each with the version that the provider reported."""
+
+        def read(db: Db) -> list[Any]:
+            return select(db, f"{SELECT} WHERE key IN ({{}})", keys)
+
+        return {key: (Completion(*row), version) for key, *row, version in self.read(read)}
+
+    def _count(self, answer: StoredAnswer) -> None:
+        counts = account.current()
+        counts.asked += 1
+        counts.prompt_tokens += answer.completion.prompt_tokens
+        counts.completion_tokens += answer.completion.completion_tokens
+        counts.cost += answer.cost or 0.0
+        self._note_version(answer.completion.model, answer.version)
+
+    def _note_version(self, model: str, version: str | None) -> None:
+        """Counts an answer for the version that gave it. Warns if the model changed in the turn."""
         if version is None:
             return
-        seen = _account.versions.get(model)
+        counts = account.current()
+        seen = counts.versions.get(model)
         if seen is None:
-            before = self.read(lambda db: db.execute(VERSIONS, (self.turn(db), model)).fetchall())
-            seen = _account.versions.setdefault(model, {known: 0 for (known,) in before})
-        if version not in seen and 0 < len(seen) <= SAID:
-            more = "" if len(seen) < SAID else "; it reports ever others, which is not said again"
+            # Earlier stages of the turn may have had answers of another version.
+            before = self.fetch(VERSIONS, (self.read(self.turn), model))
+            # Two threads may come here at once: both go on with the counts of the first.
+            seen = counts.versions.setdefault(model, {known: 0 for (known,) in before})
+        if version not in seen and 0 < len(seen) <= NAMED_VERSIONS:
+            # Some endpoints report another version per answer. That is no news after a while.
+            last = len(seen) == NAMED_VERSIONS
+            more = "; it reports ever others, which is not said again" if last else ""
             print(
-                f"cowest: {model} changed in the middle of the turn: it reported {', '.join(seen)} before, and {version} now; "
+                f"cowest: {model} changed in the middle of the turn: "
+                f"it reported {', '.join(seen)} before, and {version} now; "
                 f"the ledger holds which answers are whose{more}",
                 file=sys.stderr,
             )
         seen[version] = seen.get(version, 0) + 1
 
-    def close_account(self, account: Account, started: float) -> None:
-        """Writes what a stage took."""
-        values = [getattr(account, name) for name in COLUMNS.split(", ")]
 
-        def insert(db: Db) -> None:
-            marks = ",".join("?" * len(values))
-            db.execute(
-                f"INSERT INTO stages ({COLUMNS}, started) VALUES ({marks},?)",  # noqa: S608
-                [*values, started],
-            )
-            if turn := self.turn(db):
-                db.executemany(
-                    REPORTED,
-                    [
-                        (turn, model, version)
-                        for model, versions in account.versions.items()
-                        for version in versions
-                    ],
-                )
+def _database(place: Path | str) -> Database:
+    # Each database's client is imported only if it is used: psycopg is an extra.
+    scheme, is_address, _ = str(place).partition("://")
+    if not is_address:
+        from cowest.ledger.sqlite import Sqlite
 
-        self.write([insert])
+        return Sqlite(Path(place))
+    if scheme in ("postgresql", "postgres"):
+        from cowest.ledger.postgres import Postgres
 
-
-def _row(answer: Answer, now: float) -> tuple[object, ...]:
-    c = answer.completion
-    said = (
-        answer.key,
-        c.model,
-        c.text,
-        c.finish,
-        c.failed,
-        c.logprob,
-        c.prompt_tokens,
-        c.completion_tokens,
+        return Postgres(str(place))
+    # The rest of the address may hold a password, and is not shown.
+    raise ConfigError(
+        f"COWEST_STORE={scheme}://...: a call store is the path of a file (SQLite), "
+        "or postgresql://..."
     )
-    return (*said, answer.seconds, answer.cost, answer.version, _account.stage, now)
 
 
-def counted(
-    answer: Callable[[Iterable[Request]], Iterator[Completion]], requests: Iterable[Request]
-) -> Iterator[Completion]:
-    """A model's completions, counted: what is asked, and what of it is answered or set aside."""
-    account = _account
-
-    def asked() -> Iterator[Request]:
-        for request in requests:
-            account.requests += 1
-            yield request
-
-    for completion in answer(asked()):
-        if completion.text is None:
-            account.aside += 1
-        else:
-            account.answered += 1
-        yield completion
+def _is_worth_keeping(completion: Completion) -> bool:
+    return completion.text is not None or completion.finish in PAID
 
 
-def filtered(action: str, found: Mapping[str, int]) -> None:
-    """Counts a request in which the egress filter found something. One that was refused is set aside."""
-    counter = _account.filtered.setdefault(action, Counter())
-    counter.update({"requests": 1, **found})
-    if action == "refuse":
-        _account.requests += 1
-        _account.aside += 1
-
-
-def reported(model: str) -> list[str]:
-    """The versions that a model reported in this turn, so far as this process saw answers of it, oldest first."""
-    return list(_account.versions.get(model, ()))
-
-
-def egress() -> list[str]:
-    """What the egress filter found in this stage, or outside of one in this process."""
-    return _account.egress()
-
-
-def attempted() -> None:
-    """Counts a call over the network."""
-    _account.attempts += 1
-
-
-def hedged() -> None:
-    """Counts a call that is made a second time because the first is slow."""
-    _account.hedged += 1
-
-
-@contextmanager
-def accounting(stage: str) -> Iterator[Account]:
-    """Counts what a stage takes, and writes it into the ledger when the stage ends well."""
-    global _account
-    before, _account = _account, Account(stage)
-    started = time.time()
-    try:
-        yield _account
-        peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-        _account.peak_memory = peak if sys.platform == "darwin" else peak * 1024
-        open_store().close_account(_account, started)
-    finally:
-        _account = before
+def _row(answer: StoredAnswer, now: float) -> tuple[object, ...]:
+    completion = answer.completion
+    return (
+        answer.key,
+        completion.model,
+        completion.text,
+        completion.finish,
+        completion.failed,
+        completion.logprob,
+        completion.prompt_tokens,
+        completion.completion_tokens,
+        answer.seconds,
+        answer.cost,
+        answer.version,
+        account.current().stage,
+        now,
+    )

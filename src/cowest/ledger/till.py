@@ -1,149 +1,174 @@
-"""Where calls in flight meet the call store: claimed before, settled after, many in one transaction.
+"""The till is where calls in flight meet the call store.
 
-What comes in while one transaction is written is written together in the next, so that a flush to disk is shared by all
-who wait for it, and its rate follows from what the disk can do.
+A call is claimed before it is made and settled after it. Whatever comes in while one transaction is
+being written is written together in the next one, so that all who wait share one flush to the disk.
+The rate of flushes then follows from what the disk can do.
 """
 
 import asyncio
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import Any
 
 from cowest.errors import BudgetError, CallError
-from cowest.ledger.claims import Ask, Claims, Left, Move, Refused, Released, Settled, spent
-from cowest.ledger.store import Answer, CallStore
+from cowest.ledger.claims import (
+    ClaimRequest,
+    Claims,
+    Left,
+    Move,
+    Refused,
+    Released,
+    Settled,
+    spent,
+)
+from cowest.ledger.database import Db
+from cowest.ledger.store import CallStore, StoredAnswer
 from cowest.protocols import Completion
 
 SOON = 0.05
-"""Seconds before a call that another process makes is looked for again."""
-
-
-@dataclass(frozen=True, slots=True)
-class Look:
-    """Keys whose completions are wanted, where they were answered before."""
-
-    keys: Sequence[str]
+"""Seconds until a call that another process makes is looked for again."""
 
 
 class Till:
-    """For one loop; its coroutines run on it."""
+    """The till of one event loop; all of its coroutines run on that loop."""
 
     def __init__(self, store: CallStore) -> None:
         self._store, self._claims = store, Claims(store)
-        self._queue: list[tuple[Move | Look, asyncio.Future[Any]]] = []
+        self._moves: list[tuple[Move, asyncio.Future[Refused | None]]] = []
+        self._looks: list[tuple[Sequence[str], asyncio.Future[dict[str, Completion]]]] = []
         self._flush: asyncio.Task[None] | None = None
         self._held = 0
+        """Claims of ours that are open."""
         self._frees = 0
+        """Claims of ours that were closed so far."""
         self._freed: asyncio.Event | None = None
 
-    async def claim(self, ask: Ask) -> Completion | None:
-        """None: call now, and settle, release or lose it then. A completion: another process was answered meanwhile.
+    async def claim(self, request: ClaimRequest) -> Completion | None:
+        """Claims a call. None means: call now, then settle, release or lose the claim.
 
-        Waits while another process makes the call, and while calls of ours may leave something over. Raises BudgetError,
-        and CallError for a call that is in a batch.
+        A completion means that another process got the answer meanwhile. Waits while another
+        process makes this call. Also waits, when the budget is fully reserved, for our open calls:
+        they may cost less than was reserved. Raises BudgetError, and CallError for a call that is
+        in a batch.
         """
         while True:
             frees = self._frees
-            future = self._queued(ask)
+            future = self._queued(request)
             try:
                 refused = await asyncio.shield(future)
             except asyncio.CancelledError:
-                future.add_done_callback(lambda done: self._undo(done, ask))
+                # The claim may be in the transaction that is being written. If it is given, nobody
+                # is left to make the call, and it must not hold a part of the budget.
+                future.add_done_callback(lambda done: self._undo(done, request))
                 raise
             if refused is None:
                 self._held += 1
                 return None
             if refused is Refused.ANSWERED:
-                return self._store.get([ask.key])[ask.key]
+                return self._store.get([request.key])[request.key]
             if refused is Refused.BATCHED:
                 raise CallError(
-                    "a call of this stage is in a batch that is under way, and would be paid twice: give the model its `batch` again to "
-                    "wait for that, or cancel it at the provider"
+                    "a call of this stage is in a batch that is under way, and would be paid "
+                    "twice: give the model its `batch` again to wait for that, or cancel it at the "
+                    "provider"
                 )
             if refused is Refused.TAKEN:
                 await asyncio.sleep(SOON)
             elif self._held:
                 await self._next_free()
             elif frees == self._frees:
-                now = self._store.read(lambda db: spent(db, self._claims.turn))
-                raise BudgetError(
-                    f"the turn's budget is reached: {now}, and the next call may take ${ask.usd:.4f} and {ask.tokens:,} tokens"
-                )
+                now = spent(self._store, self._claims.turn)
+                raise BudgetError(now.refusal(request))
+            # Otherwise the last of our calls was closed while this claim was being written, and
+            # may have left enough: try once more before giving up.
 
     async def look(self, keys: Sequence[str]) -> dict[str, Completion]:
-        """Completions of the keys that were answered before."""
-        found: dict[str, Completion] = await asyncio.shield(self._queued(Look(keys)))
-        return found
+        """Returns the completions of those keys that were answered before."""
+        future: asyncio.Future[dict[str, Completion]] = asyncio.get_running_loop().create_future()
+        self._looks.append((keys, future))
+        self._write_soon()
+        return await asyncio.shield(future)
 
-    async def settle(self, answer: Answer, usd: float, tokens: int) -> None:
-        """Keeps an answer: durable when it returns."""
+    async def settle(self, answer: StoredAnswer, usd: float, tokens: int) -> None:
+        """Keeps an answer and its cost, durable when this returns."""
+        # The shield lets a cancelled caller go, and still has the answer kept: it was paid for.
         try:
             await asyncio.shield(self._queued(Settled(answer, usd, tokens)))
         finally:
             self._free()
 
-    async def release(self, ask: Ask, usd: float, tokens: int) -> None:
-        """The call brought no answer, and cost this much."""
+    async def release(self, request: ClaimRequest, usd: float, tokens: int) -> None:
+        """Gives a claim back after a call that brought no answer, and counts its cost."""
         try:
-            await asyncio.shield(self._queued(Released(ask, usd, tokens)))
+            await asyncio.shield(self._queued(Released(request, usd, tokens)))
         finally:
             self._free()
 
     def lose(self) -> None:
-        """The call broke off and may have been paid for: its claim stays."""
+        """Leaves a claim open after a call that broke off, since it may have been paid for."""
         self._free()
 
-    async def leave(self, ask: Ask) -> None:
-        """The call is given up."""
-        await asyncio.shield(self._queued(Left(ask)))
+    async def leave(self, request: ClaimRequest) -> None:
+        """Gives a call up, so that others may make it. Its lost claims go on counting."""
+        await asyncio.shield(self._queued(Left(request)))
 
     async def close(self) -> None:
-        """Writes what is still to be written."""
+        """Waits until everything is written."""
         while self._flush is not None and not self._flush.done():
             await asyncio.wait([self._flush])
 
-    def _queued(self, move: Move | Look) -> "asyncio.Future[Any]":
-        future: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
-        self._queue.append((move, future))
-        if self._flush is None or self._flush.done():
-            self._flush = asyncio.create_task(self._write())
+    def _queued(self, move: Move) -> "asyncio.Future[Refused | None]":
+        future: asyncio.Future[Refused | None] = asyncio.get_running_loop().create_future()
+        self._moves.append((move, future))
+        self._write_soon()
         return future
 
+    def _write_soon(self) -> None:
+        if self._flush is None or self._flush.done():
+            self._flush = asyncio.create_task(self._write())
+
     async def _write(self) -> None:
-        while self._queue:
-            await asyncio.sleep(0)  # what is queued in the same breath is written together
-            batch, self._queue = self._queue, []
+        while self._moves or self._looks:
+            # Coroutines that run in this pass of the loop queue more, which is written with it.
+            await asyncio.sleep(0)
+            moves, self._moves = self._moves, []
+            looks, self._looks = self._looks, []
+            wanted: list[str] = []
+            for keys, _ in looks:
+                wanted += keys
             try:
-                found = await asyncio.to_thread(self._do, [move for move, _ in batch])
-            except Exception as error:  # noqa: BLE001  those who wait raise it; they would wait forever
-                for _, future in batch:
-                    future.set_exception(error)
-                    future.exception()  # whoever waits for it gets it; where nobody does, it is not worth a warning
-            else:
-                for (_, future), result in zip(batch, found, strict=True):
-                    future.set_result(result)
+                refusals, found = await asyncio.to_thread(
+                    self._do, [move for move, _ in moves], wanted
+                )
+            except Exception as error:  # noqa: BLE001
+                # Whoever waits raises the error, and would wait forever without it.
+                for _, claimed in moves:
+                    _fail(claimed, error)
+                for _, looked in looks:
+                    _fail(looked, error)
+                continue
+            for (_, claimed), refused in zip(moves, refusals, strict=True):
+                claimed.set_result(refused)
+            for keys, looked in looks:
+                looked.set_result({key: found[key] for key in keys if key in found})
 
-    def _do(self, queued: Sequence[Move | Look]) -> list[Any]:
-        """What each gave: all lookups as one, and all that is written in one transaction."""
-        looks = [move for move in queued if isinstance(move, Look)]
-        moves = [move for move in queued if not isinstance(move, Look)]
-        found = self._store.get([key for look in looks for key in look.keys]) if looks else {}
+    def _do(
+        self, moves: Sequence[Move], keys: Sequence[str]
+    ) -> tuple[list[Refused | None], dict[str, Completion]]:
+        """Looks all keys up and does all moves in one transaction, on a thread of its own."""
+        found = self._store.get(keys) if keys else {}
+
+        def make(db: Db) -> list[Refused | None]:
+            return self._claims.make(db, moves)
+
+        # Only answers wait for the disk, since they were paid for. A claim survives the death of
+        # this process without that; only a power cut may undo it.
         durable = any(isinstance(move, Settled) for move in moves)
-        made = iter(
-            self._store.write([lambda db: self._claims.make(db, moves)], durable)[0]
-            if moves
-            else ()
-        )
-        return [
-            {key: found[key] for key in move.keys if key in found}
-            if isinstance(move, Look)
-            else next(made)
-            for move in queued
-        ]
+        refusals = self._store.write(make, durable) if moves else []
+        return refusals, found
 
-    def _undo(self, claimed: "asyncio.Future[Any]", ask: Ask) -> None:
+    def _undo(self, claimed: "asyncio.Future[Refused | None]", request: ClaimRequest) -> None:
         if not claimed.cancelled() and claimed.exception() is None and claimed.result() is None:
-            self._queued(Released(ask))
+            self._queued(Released(request))
 
     def _free(self) -> None:
         self._held -= 1
@@ -156,3 +181,9 @@ class Till:
         if self._freed is None:
             self._freed = asyncio.Event()
         await self._freed.wait()
+
+
+def _fail(future: "asyncio.Future[Any]", error: Exception) -> None:
+    future.set_exception(error)
+    # This marks the error as seen: if nobody waits any more, asyncio would print a warning.
+    future.exception()
