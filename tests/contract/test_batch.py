@@ -20,11 +20,12 @@ import pytest
 from cowest.config import Sampling, parse
 from cowest.errors import BudgetError, CallError, ConfigError
 from cowest.ledger import journal, store
+from cowest.ledger.account import Account
 from cowest.ledger.claims import Budget, Spent, open_turn, spent
-from cowest.models.endpoint.batch import BatchConfig
 from cowest.models.endpoint.batch_files import outcomes
+from cowest.models.endpoint.settings import BatchConfig, Price
 from cowest.models.estimate import announce
-from cowest.models.openai import OpenAIConfig, Price
+from cowest.models.openai import OpenAIConfig
 from cowest.net.transport import LARGEST
 from cowest.online.live import ServeConfig
 from cowest.protocols import Completion, Request
@@ -46,7 +47,7 @@ BOTH = pytest.mark.parametrize("stage", stores.KINDS, indirect=True)
 @pytest.fixture(autouse=True)
 def stage(
     request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
-) -> Iterator[store.Account]:
+) -> Iterator[Account]:
     """A stage of the turn `t`."""
     monkeypatch.setenv("COWEST_STORE", stores.place(getattr(request, "param", "sqlite"), tmp_path))
     with store.accounting("refine") as account:
@@ -90,7 +91,7 @@ def budget(usd: float | None = None, tokens: int | None = None) -> None:
 
 
 def now() -> Spent:
-    return store.open_store().read(lambda db: spent(db, "t"))
+    return spent(store.open_store(), "t")
 
 
 def claims() -> int:
@@ -109,7 +110,7 @@ def ended() -> list[str | None]:
 
 
 @BOTH
-def test_answers_in_order_each_bought_once_at_half_the_price(stage: store.Account) -> None:
+def test_answers_in_order_each_bought_once_at_half_the_price(stage: Account) -> None:
     budget(usd=1)
     with batch_server(takes=0.1) as server:
         found = answers(config(server), 1, 2, 1, 3)
@@ -252,7 +253,7 @@ def hostile(content: bytes) -> bytes:
 
 
 @BOTH
-def test_what_hostile_output_leaves_out_is_asked_again(stage: store.Account) -> None:
+def test_what_hostile_output_leaves_out_is_asked_again(stage: Account) -> None:
     with batch_server() as server:
         server.rewrites = [hostile]
         assert texts_of(answers(config(server), *range(6))) == good(*range(6))
@@ -303,7 +304,7 @@ def test_a_batch_that_the_provider_does_not_know_stops_and_after_a_month_it_is_a
         with pytest.raises(CallError, match=r"knows no batch batch_\d+ \(HTTP 404\)"):
             answers(config(server), 1)
         server.faults["GET /batches/*"] = [Fault(404)]
-        store.open_store().write([lambda db: db.execute("UPDATE batches SET at = at - 31 * 86400")])
+        store.open_store().write(lambda db: db.execute("UPDATE batches SET at = at - 31 * 86400"))
         assert texts_of(answers(config(server), 1)) == good(1) and len(server.batches) == 2
     assert now().usd == pytest.approx(2 * COST), "the first may have been paid for"
 
@@ -499,7 +500,7 @@ def test_the_key_is_sent_and_seen_nowhere_else(
 CHILD = """\
 import sys
 from cowest.errors import CoWestError
-from cowest.models import journal, store
+from cowest.ledger import journal, store
 from cowest.models.openai import OpenAIConfig
 from tests.contract.test_batch import ask
 settings = OpenAIConfig.model_validate_json(sys.argv[1])

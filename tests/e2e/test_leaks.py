@@ -8,6 +8,7 @@ import base64
 import json
 import logging
 import os
+import time
 import traceback
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -258,7 +259,7 @@ def test_the_service_masks_as_the_stages_do(turned: Turned) -> None:
             for _ in range(1200):
                 if (live := desk.live()) is not None:
                     break
-                desk._closed.wait(0.1)
+                time.sleep(0.1)
             assert live is not None, desk.reason()
             asked = len(turned.server.bodies)
             answer = live.answer(

@@ -9,7 +9,13 @@ import pytest
 from cowest.config import parse
 from cowest.errors import ConfigError
 from cowest.models.openai import OpenAIConfig
-from cowest.net.address import forbidden, leads_astray, outside
+from cowest.net.address import (
+    forbidden,
+    leads_astray,
+    objection,
+    outside,
+    redirect_objection,
+)
 
 METADATA = [
     "169.254.169.254",
@@ -112,6 +118,48 @@ def test_what_a_name_leads_to_is_looked_at_unless_it_is_named() -> None:
 def test_other_ways_than_http_are_refused_whatever_is_named(settings: dict[str, Any]) -> None:
     with pytest.raises(ConfigError, match="base_url: should be http"):
         parse(OpenAIConfig, {"model": "m", "allow_address": ["host"], **settings}, "test")
+
+
+@pytest.mark.parametrize(
+    ("came_from", "url"),
+    [
+        ("https://a.invalid/x", "https://b.invalid/y?signature=s"),
+        ("http://a.invalid/x", "http://b.invalid:8000/y"),
+        ("http://a.invalid/x", "https://b.invalid/y"),
+        ("HTTPS://a.invalid/x", "HTTPS://b.invalid/y"),
+    ],
+)
+def test_redirects_that_are_followed(came_from: str, url: str) -> None:
+    assert redirect_objection(came_from, url) is None
+
+
+@pytest.mark.parametrize(
+    ("url", "why"),
+    [
+        ("http://b.invalid/y", "is not https"),
+        ("file:///etc/passwd", "is not https"),
+        ("https://", "is not fetched from"),
+        ("https://b.invalid:0/y", "is not fetched from"),
+        ("https://b.invalid:99999/y", "is no address"),
+        ("https://[::1/y", "is no address"),
+        ("https://me@b.invalid/y", "holds a name or password"),
+        ("https://:word@b.invalid/y", "holds a name or password"),
+        ("https://b.invalid/a b", "holds characters"),
+        ("https://b.invalid/a\r\nX: y", "holds characters"),
+        ("https://b.invalid/\u00e4", "holds characters"),
+        ("https://169.254.169.254/y", "link-local or metadata"),
+        ("https://0xA9FEA9FE/y", "link-local or metadata"),
+    ],
+)
+def test_redirects_that_are_not_followed(url: str, why: str) -> None:
+    assert why in (redirect_objection("https://a.invalid/x", url) or "")
+
+
+def test_a_url_is_fetched_from_unless_it_leads_to_where_no_data_are() -> None:
+    assert objection("http://localhost:1/x") is None
+    assert "only http:// and https:// are" in (objection("ftp://localhost/x") or "")
+    assert "link-local" in (objection("http://169.254.1.1/x") or "")
+    assert objection("http://169.254.1.1/x", ["169.254.1.1"]) is None
 
 
 def test_inside_and_outside() -> None:

@@ -1,10 +1,13 @@
-"""Where no model is: link-local and metadata addresses, at which a machine in a cloud gets its credentials."""
+"""Addresses that are never called: link-local ones and the metadata services of clouds.
+
+A machine in a cloud gets its credentials there: whoever could make us call there could read them.
+"""
 
 import socket
 import unicodedata
 from collections.abc import Collection
 from ipaddress import IPv4Address, IPv6Address, IPv6Network, ip_address
-from urllib.parse import unquote
+from urllib.parse import unquote, urlsplit
 
 NAMES = {
     "metadata",
@@ -13,8 +16,10 @@ NAMES = {
     "instance-data",
     "instance-data.ec2.internal",
 }
+"""Host names of metadata services."""
 ADDRESSES = {"100.100.100.200", "168.63.129.16", "192.0.0.192", "fd00:ec2::254", "fd20:ce::254"}
-"""Metadata services outside the link-local ranges: Alibaba, Azure, Oracle, and those of Amazon and Google over IPv6."""
+"""Metadata services outside the link-local ranges: Alibaba, Azure, Oracle, and those of Amazon and
+Google over IPv6."""
 INSIDE = (
     "localhost",
     ".localhost",
@@ -25,13 +30,52 @@ INSIDE = (
     ".svc",
     ".cluster.local",
 )
-"""Endings of names that lead to no other network."""
+"""Endings of host names that lead to no other network."""
 FOUR_IN_SIX = (IPv6Network("64:ff9b::/96"), IPv6Network("64:ff9b:1::/48"), IPv6Network("::/96"))
-"""IPv6 addresses that end in an IPv4 address: NAT64 (RFC 6052, 8215), and the old compatible form (RFC 4291)."""
+"""IPv6 networks whose addresses end in an IPv4 address: NAT64 (RFC 6052, 8215), and the old
+compatible form (RFC 4291)."""
+
+
+def objection(url: str, allowed: Collection[str] = ()) -> str | None:
+    """Says why nothing may be fetched from a URL, or returns None if something may.
+
+    The host's name is resolved, which may take a while.
+    """
+    try:
+        parts = urlsplit(url)
+        host, port = parts.hostname or "", parts.port
+    except ValueError:
+        return "is no address"
+    if parts.scheme not in ("http", "https") or not host or port == 0:
+        return "is not fetched from: only http:// and https:// are"
+    # Addresses are shown in logs and error messages, and passwords must not be.
+    if parts.username or parts.password:
+        return "holds a name or password, which would end in logs: take it out"
+    if forbidden(host, allowed) or leads_astray(host, allowed):
+        return "is a link-local or metadata address: no data are there"
+    return None
+
+
+def redirect_objection(came_from: str, url: str, allowed: Collection[str] = ()) -> str | None:
+    """Says why a redirect is not followed, or returns None if it is.
+
+    A redirect is followed to where we would fetch from in the first place, and never from https to
+    http. The names of hosts are resolved, which may take a while.
+    """
+    # Over https we get what the host sent. Over http anybody on the way could change it.
+    if urlsplit(came_from).scheme == "https" and not url.lower().startswith("https:"):
+        return "is not https, unlike the address that leads to it"
+    # The address goes into the first line of a request, which ends at a space or a line break.
+    if not (url.isascii() and url.isprintable()) or " " in url:
+        return "holds characters that an address can't have"
+    return objection(url, allowed)
 
 
 def leads_astray(host: str, allowed: Collection[str] = ()) -> bool:
-    """Whether a name resolves to such an address. One that can't be resolved now is left to whoever calls it."""
+    """True if a host's name resolves to a forbidden address.
+
+    A name that can't be resolved now is left to the connection, which looks at the address again.
+    """
     if names(allowed, host):
         return False
     try:
@@ -41,7 +85,10 @@ def leads_astray(host: str, allowed: Collection[str] = ()) -> bool:
 
 
 def forbidden(host: str, allowed: Collection[str] = ()) -> bool:
-    """Whether a host, as written, is link-local or a cloud's metadata service; nothing is resolved. `allowed` are not."""
+    """True for a host that, as written, is link-local or a metadata service, unless it is allowed.
+
+    Nothing is resolved.
+    """
     host = _plain(host)
     address = _address(host)
     if names(allowed, host):
@@ -52,17 +99,18 @@ def forbidden(host: str, allowed: Collection[str] = ()) -> bool:
 
 
 def names(allowed: Collection[str], host: str) -> bool:
-    """Whether a host is among those that are named, in whatever form."""
+    """True if a host is among the allowed ones, in whatever form both are written."""
     host = _plain(host)
     address = _address(host)
-    return any(
-        host == _plain(one) or (address is not None and address == _address(_plain(one)))
-        for one in allowed
-    )
+    for one in allowed:
+        plain = _plain(one)
+        if host == plain or (address is not None and address == _address(plain)):
+            return True
+    return False
 
 
 def outside(host: str) -> bool:
-    """Whether a host, as written, is in another network than ours; nothing is resolved."""
+    """True if a host, as written, is in another network than ours. Nothing is resolved."""
     host = _plain(host)
     address = _address(host)
     if address is not None:
@@ -71,13 +119,20 @@ def outside(host: str) -> bool:
 
 
 def _plain(host: str) -> str:
-    """As resolvers and clients come to read it: full-width letters as ASCII, %31 as 1, lower case, without the last point."""
+    """A host as resolvers and clients come to read it.
+
+    Full-width letters become ASCII and %31 becomes 1, in lower case and without the last point.
+    """
     return unicodedata.normalize("NFKC", unquote(host)).replace("\u3002", ".").rstrip(".").lower()
 
 
 def _address(host: str) -> IPv4Address | IPv6Address | None:
-    """The address that a host's text is, in any form that resolvers take (0xA9FEA9FE, 169.254.43518, ::ffff:169.254.169.254)."""
+    """The address that a host's text is, in any form that resolvers take, or None for a name.
+
+    Such forms are 0xA9FEA9FE, 169.254.43518 and ::ffff:169.254.169.254.
+    """
     try:
+        # What follows % in an IPv6 address names the interface, not the host.
         address = ip_address(host.partition("%")[0])
     except ValueError:
         try:
@@ -90,7 +145,7 @@ def _address(host: str) -> IPv4Address | IPv6Address | None:
 
 
 def _inner(address: IPv4Address | IPv6Address) -> list[IPv4Address | IPv6Address]:
-    """An address with the IPv4 addresses that it may be a wrapping of."""
+    """An address, and the IPv4 addresses that it may carry: gateways deliver to those."""
     found: list[IPv4Address | IPv6Address] = [address]
     if isinstance(address, IPv6Address):
         if any(address in network for network in FOUR_IN_SIX):

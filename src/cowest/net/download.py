@@ -1,7 +1,7 @@
-"""Files fetched over HTTP: streamed, with a limit, and never from where no data are.
+"""Downloads files over HTTP: streamed, up to a limit, and never from a forbidden address.
 
-Checked before each request and each redirect, and again on the address that a connection was made to, so that a name which changes
-its mind between the two gains nothing.
+The address is checked before each request and each redirect, and again once the connection is made,
+so that a name which changes its mind in between gains nothing.
 """
 
 import http.client
@@ -13,53 +13,73 @@ from urllib.error import HTTPError, URLError
 from urllib.parse import urlsplit
 
 from cowest.errors import ConfigError, InputError
-from cowest.net.address import forbidden, leads_astray
+from cowest.net.address import forbidden, objection, redirect_objection
 
 TIMEOUT = 30.0
-"""Seconds without a byte at most."""
+"""Maximum seconds without a byte."""
 PIECE = 2**20
-"""Bytes held at once."""
+"""Maximum number of bytes held at once."""
 REDIRECTS = 5
+"""Maximum number of redirects of one download."""
+REFUSED = {
+    401: "it asks for a key: HF_TOKEN names one for the hub",
+    403: "it is not ours to read (is the data set gated?)",
+    404: "there is nothing there (or it is private, and HF_TOKEN has no key to it)",
+    429: "too many requests: wait, and fetch it again",
+}
+"""Statuses in words."""
 
 
 class Web:
-    """What fetches. `headers` are sent to the host that they are of, and to no other."""
+    """Downloads from the web. `headers` holds headers by host, each sent to that host only."""
 
     def __init__(self) -> None:
         self.headers: dict[str, Mapping[str, str]] = {}
-        self._opener = (
-            urllib.request.OpenerDirector()
-        )  # of its own: the usual one opens files and FTP as well
-        for handler in (
-            urllib.request.ProxyHandler(), urllib.request.UnknownHandler(), _HTTP(), _HTTPS(), _Redirects(self.headers),
-            urllib.request.HTTPDefaultErrorHandler(), urllib.request.HTTPErrorProcessor(),
-        ):  # fmt: skip
+        # Python's default opener also reads local files and FTP, so we put together our own.
+        self._opener = urllib.request.OpenerDirector()
+        handlers = (
+            urllib.request.ProxyHandler(),
+            urllib.request.UnknownHandler(),
+            _HTTP(),
+            _HTTPS(),
+            _Redirects(),
+            urllib.request.HTTPDefaultErrorHandler(),
+            urllib.request.HTTPErrorProcessor(),
+        )
+        for handler in handlers:
             self._opener.add_handler(handler)
 
     def pieces(
         self, url: str, limit: int, headers: Mapping[str, str] | None = None
     ) -> Iterator[bytes]:
-        """The content, piece by piece. Raises InputError for more than `limit` bytes, for less than was announced, and for no answer."""
+        """Yields the content piece by piece.
+
+        Raises InputError for more than `limit` bytes, for less than announced, and for no answer.
+        """
         where = _shown(url)
         with self._opened(url, headers) as response:
-            if response.headers.get("Content-Encoding", "identity") != "identity":
-                raise InputError(
-                    f"{where} comes packed ({response.headers['Content-Encoding']}), which was not asked for"
-                )
+            encoding = response.headers.get("Content-Encoding", "identity")
+            if encoding != "identity":
+                raise InputError(f"{where} comes packed ({encoding}), which was not asked for")
             announced = response.headers.get("Content-Length")
             size = 0
-            while piece := response.read(PIECE):
+            while True:
+                piece = response.read(PIECE)
+                if not piece:
+                    break
                 size += len(piece)
                 if size > limit:
                     raise InputError(
-                        f"{where} has more than the {limit} bytes that may be: raise the limit, or fetch a part"
+                        f"{where} has more than the {limit} bytes that may be: raise the limit, "
+                        "or fetch a part"
                     )
                 yield piece
+            # http.client gives what came before the connection broke off, without an error.
             if announced is not None and announced.isdigit() and size < int(announced):
                 raise InputError(f"{where} was cut: {size} bytes of {announced}; fetch it again")
 
     def text(self, url: str, limit: int, headers: Mapping[str, str] | None = None) -> str:
-        """A small document. Raises InputError."""
+        """Downloads a small document. Raises InputError."""
         try:
             return b"".join(self.pieces(url, limit, headers)).decode()
         except UnicodeDecodeError:
@@ -69,10 +89,13 @@ class Web:
     def _opened(
         self, url: str, headers: Mapping[str, str] | None
     ) -> Iterator[http.client.HTTPResponse]:
-        refuse(url)
-        known = headers if headers is not None else self.headers.get(urlsplit(url).netloc, {})
+        why = objection(url)
+        if why is not None:
+            raise ConfigError(f"{_shown(url)} {why}")
+        if headers is None:
+            headers = self.headers.get(urlsplit(url).netloc, {})
         request = urllib.request.Request(  # noqa: S310
-            url, headers={"Accept-Encoding": "identity", "User-Agent": "cowest", **known}
+            url, headers={"Accept-Encoding": "identity", "User-Agent": "cowest", **headers}
         )
         try:
             with self._opener.open(request, timeout=TIMEOUT) as response:
@@ -83,59 +106,37 @@ class Web:
             error.close()
             raise InputError(f"{_shown(url)}: {_why(error.code)}") from None
         except (URLError, OSError, http.client.HTTPException) as error:
-            reason = getattr(error, "reason", None) or error
+            reason = " ".join(str(getattr(error, "reason", None) or error).split())[:200]
             raise InputError(
-                f"{_shown(url)} can't be fetched: {' '.join(str(reason).split())[:200] or type(error).__name__}"
+                f"{_shown(url)} can't be fetched: {reason or type(error).__name__}"
             ) from None
 
 
-def refuse(url: str) -> None:
-    """Raises ConfigError for an address that no data are fetched from."""
-    try:
-        parts = urlsplit(url)
-        host, user = parts.hostname or "", parts.username or parts.password
-        _ = parts.port
-    except ValueError:
-        raise ConfigError(f"{url[:200]!r} is no address") from None
-    if parts.scheme not in ("http", "https") or not host:
-        raise ConfigError(f"{parts.scheme}: is not fetched from: http:// and https:// are")
-    if user:
-        raise ConfigError(
-            f"{parts.scheme}://{host}: a password in an address ends in logs: take it out"
-        )
-    if forbidden(host) or leads_astray(host):
-        raise ConfigError(f"{host} is a link-local or metadata address: no data are there")
-
-
 def _why(status: int) -> str:
-    known = {
-        401: "it asks for a key: HF_TOKEN names one for the hub", 403: "it is not ours to read (is the data set gated?)",
-        404: "there is nothing there (or it is private, and HF_TOKEN has no key to it)", 429: "too many requests: wait, and fetch it again",
-    }  # fmt: skip
-    return (
-        f"status {status}: {known.get(status, 'try again later' if status >= 500 else 'refused')}"
-    )
+    default = "try again later" if status >= 500 else "refused"
+    return f"status {status}: {REFUSED.get(status, default)}"
 
 
 def _shown(url: str) -> str:
-    parts = urlsplit(url)
+    """A URL as it may be shown: without password and query, which may hold a signature."""
+    try:
+        parts = urlsplit(url)
+    except ValueError:
+        return repr(url.rpartition("@")[2][:200])
     return f"{parts.scheme}://{parts.netloc.rpartition('@')[2]}{parts.path}"
 
 
 class _Redirects(urllib.request.HTTPRedirectHandler):
-    """Checked as the first address was; keys stay with the host that they are for."""
+    """Follows redirects under our rule, and leaves the key with the host that it is for."""
 
     max_redirections = REDIRECTS
-
-    def __init__(self, headers: Mapping[str, Mapping[str, str]]) -> None:
-        self._headers = headers
 
     def redirect_request(
         self, req: urllib.request.Request, fp: Any, code: int, msg: str, headers: Any, newurl: str
     ) -> Any:
-        refuse(newurl)
-        if urlsplit(req.full_url).scheme == "https" and urlsplit(newurl).scheme != "https":
-            raise InputError(f"{_shown(req.full_url)} leads from https to http: not followed")
+        why = redirect_objection(req.full_url, newurl)
+        if why is not None:
+            raise ConfigError(f"{_shown(req.full_url)} leads to {_shown(newurl)}, which {why}")
         found = super().redirect_request(req, fp, code, msg, headers, newurl)
         if found is not None and urlsplit(newurl).netloc != urlsplit(req.full_url).netloc:
             found.remove_header("Authorization")
@@ -143,11 +144,13 @@ class _Redirects(urllib.request.HTTPRedirectHandler):
 
 
 def _checked(connection: http.client.HTTPConnection) -> None:
+    """Ends a connection to a forbidden address before anything is said on it."""
     peer = connection.sock.getpeername()[0]
     if forbidden(peer):
         connection.close()
         raise ConfigError(
-            f"{connection.host} leads to {peer}, a link-local or metadata address: no data are there"
+            f"{connection.host} leads to {peer}, a link-local or metadata address: no data are "
+            "there"
         )
 
 

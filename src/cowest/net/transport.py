@@ -1,7 +1,8 @@
-"""HTTP to an OpenAI-compatible endpoint: one request, and what came back. It knows no retries and no meaning.
+"""HTTP to an OpenAI-compatible endpoint: one request, and the reply. No retries, and no meaning.
 
-HTTP/1.1 on asyncio's streams and not a client library: its part of a call is 0.06 ms, and aiohttp's 0.2,
-and nothing of the environment's is sent along. One request at a time on a connection, which is kept for the next.
+This is HTTP/1.1 on asyncio's streams rather than a client library: it takes 0.06 ms per call where
+aiohttp takes 0.2, and sends along nothing of the environment's. A connection carries one request at
+a time and is kept for the next.
 """
 
 import asyncio
@@ -27,18 +28,19 @@ except ImportError:
     orjson = None  # type: ignore[assignment]
 
 CONNECT = 10.0
-"""Seconds for a connection at most."""
+"""Maximum seconds to connect."""
 KEEP = 30.0
-"""Seconds that a connection is kept for another call."""
+"""Seconds that an idle connection is kept for another call."""
 LARGEST = 32 * 2**20
-"""Bytes of a response that is held whole."""
+"""Maximum size of a response that is held whole, in bytes."""
 PIECE = 2**16
-"""Bytes that are read at a time at most."""
+"""Maximum number of bytes read at a time."""
 REMARKS = 100
-"""Heads before that of the answer, and lines after its last chunk, at most."""
+"""Maximum number of heads before that of the answer, and of lines after its last chunk."""
 STATUS = re.compile(r"HTTP/1\.[0-9] ([1-9][0-9]{2})(?: |$)")
 DIGITS = {10: re.compile(rb"[0-9]+"), 16: re.compile(rb"[0-9A-Fa-f]+")}
-"""What a length is written with: Python's int takes more (+5, 0x5, 1_0), which others on the way may read otherwise."""
+"""Digits of a length, by base. Python's int also takes +5, 0x5 and 1_0, which a proxy on the way
+may read differently."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,7 +54,10 @@ class Reply:
 
 
 class LostError(Exception):
-    """No whole response came. `reached`: the request may have arrived, and may have been paid for."""
+    """No whole response came.
+
+    `reached` is False if the request can't have arrived; otherwise it may have been paid for.
+    """
 
     def __init__(self, reason: str, reached: bool = True) -> None:
         super().__init__(reason)
@@ -60,28 +65,28 @@ class LostError(Exception):
 
 
 class Stream(NamedTuple):
-    """A body that is not held whole."""
+    """A body that is sent in pieces and never held whole."""
 
     size: int
-    """Bytes."""
+    """Bytes of all pieces together."""
     pieces: Iterable[bytes]
 
 
 Sink = Callable[[bytes], object]
-"""Takes the pieces of a content."""
+"""Takes a content piece by piece."""
 
 
 class _Link(NamedTuple):
-    """A connection."""
+    """An open connection."""
 
     reader: asyncio.StreamReader
     writer: asyncio.StreamWriter
     since: float
-    """When it was last used."""
+    """Time of its last use."""
 
 
 class Transport:
-    """The connections to one endpoint, for the loop that it is used on."""
+    """The connections to one endpoint. They belong to the event loop that first uses them."""
 
     def __init__(
         self,
@@ -91,13 +96,13 @@ class Transport:
         connections: int,
         forbidden: Callable[[str], bool] = address.forbidden,
     ) -> None:
-        """`forbidden`: addresses to which nothing is said. Raises ConfigError for a proxy that can't be spoken to."""
-        self._url, self._timeout, self._connections, self._forbidden = (
-            url,
-            timeout,
-            connections,
-            forbidden,
-        )
+        """Keeps up to `connections` idle connections; `timeout` is in seconds.
+
+        Nothing is sent to an IP address that is `forbidden`. Raises ConfigError if the environment
+        names a proxy that we can't use.
+        """
+        self._url, self._timeout, self._connections = url, timeout, connections
+        self._forbidden = forbidden
         self._proxy = _proxy(url)
         self._secret = f"Authorization: Bearer {key}\r\n" if key else ""
         self._heads: dict[tuple[str, str, str], bytes] = {}
@@ -105,7 +110,7 @@ class Transport:
         self._ssl: ssl.SSLContext | None = None
 
     async def post(self, body: dict[str, Any]) -> Reply:
-        """One call, within the timeout from first byte to last. Raises LostError."""
+        """Makes one call, within the timeout from first byte to last. Raises LostError."""
         return await self.send("POST", self._url, encode(body))
 
     async def send(
@@ -116,14 +121,13 @@ class Transport:
         kind: str = "application/json",
         into: Sink | None = None,
     ) -> Reply:
-        """Any request to the endpoint's host; redirects are not followed. Raises LostError.
+        """Makes any request to the endpoint's host. Redirects are not followed. Raises LostError.
 
-        `into` is given the content of an answer of 200, however large, piece by piece. Then, and for a stream, the timeout is a piece's.
+        If `into` is given, it takes the content of a reply of status 200 piece by piece, however
+        large that is. Then, and when a Stream is sent, the timeout holds for each piece.
         """
-        head = b"%b%d\r\n\r\n" % (
-            self._head(method, url, kind),
-            data.size if isinstance(data, Stream) else len(data),
-        )
+        size = data.size if isinstance(data, Stream) else len(data)
+        head = b"%b%d\r\n\r\n" % (self._head(method, url, kind), size)
         link = None
 
         def take(piece: bytes) -> None:
@@ -155,6 +159,8 @@ class Transport:
                 link = None
             return reply
         finally:
+            # Whatever still comes on a connection that is not kept belongs to this request. Another
+            # call would take it for its own answer, so the connection is cut rather than closed.
             if link is not None:
                 link.writer.transport.abort()
 
@@ -162,34 +168,51 @@ class Transport:
         limit.reschedule(asyncio.get_running_loop().time() + self._timeout)
 
     async def close(self) -> None:
-        """Ends the connections."""
+        """Closes the connections."""
         for link in self._links:
             link.writer.close()
         self._links.clear()
-        await asyncio.sleep(0)  # what closes them runs once more
+        # The loop closes the sockets in its next round, which must come before it is stopped.
+        await asyncio.sleep(0)
 
     def _head(self, method: str, url: str, kind: str) -> bytes:
-        """A request up to its length; the same for every call."""
-        if found := self._heads.get((method, url, kind)):
+        """The head of a request, up to the value of its Content-Length.
+
+        It is the same for every call, and kept.
+        """
+        found = self._heads.get((method, url, kind))
+        if found is not None:
             return found
         parts = urlsplit(url)
-        host, port = _host(url), f":{parts.port}" if parts.port else ""
-        target = quote(parts.path or "/", safe="/:%@~!$&'()*+,;=") + (
-            f"?{parts.query}" if parts.query else ""
-        )
+        host = _host(url)
+        if parts.port:
+            host += f":{parts.port}"
+        target = quote(parts.path or "/", safe="/:%@~!$&'()*+,;=")
+        if parts.query:
+            target += f"?{parts.query}"
+        # A proxy for plain HTTP is given the whole address, and its own password. For https it is
+        # only asked for a tunnel, and sees neither this head nor the key.
+        login = ""
         if self._proxy and parts.scheme == "http":
-            target = f"http://{host}{port}{target}"
-        lines = f"{method} {target} HTTP/1.1\r\nHost: {host}{port}\r\nAccept: application/json\r\nAccept-Encoding: identity\r\n"
-        lines += "User-Agent: cowest\r\n"  # firewalls in front of some APIs refuse who has no name
-        lines += self._secret
-        if self._proxy and parts.scheme == "http":
-            lines += _login(self._proxy)
-        head = f"{lines}Content-Type: {kind}\r\nContent-Length: ".encode("ascii")
+            target = f"http://{host}{target}"
+            login = _login(self._proxy)
+        # Firewalls in front of some APIs refuse a client without a name (User-Agent).
+        head = (
+            f"{method} {target} HTTP/1.1\r\n"
+            f"Host: {host}\r\n"
+            "Accept: application/json\r\n"
+            "Accept-Encoding: identity\r\n"
+            "User-Agent: cowest\r\n"
+            f"{self._secret}{login}"
+            f"Content-Type: {kind}\r\n"
+            "Content-Length: "
+        ).encode("ascii")
         if url == self._url:
             self._heads[method, url, kind] = head
         return head
 
     def _kept(self) -> _Link | None:
+        """A kept connection that may still be used, or None."""
         while self._links:
             link = self._links.pop()
             if time.monotonic() - link.since < KEEP and not (
@@ -200,7 +223,7 @@ class Transport:
         return None
 
     async def _connected(self) -> _Link:
-        """A new connection, through the proxy where there is one."""
+        """Opens a connection, through the proxy if there is one. Raises LostError."""
         place = urlsplit(self._proxy or self._url)
         secure = urlsplit(self._url).scheme == "https"
         if secure and self._ssl is None:
@@ -220,18 +243,15 @@ class Transport:
             raise LostError("no connection in time", reached=False) from None
         except asyncio.LimitOverrunError:
             raise LostError("what the proxy says is not HTTP", reached=False) from None
-        except (
-            OSError,
-            EOFError,
-            ValueError,
-        ) as error:  # ssl's are OSErrors, a name that none can be is a ValueError
+        # Errors of ssl are OSErrors. A name that no host can have is a ValueError.
+        except (OSError, EOFError, ValueError) as error:
             raise LostError(str(error) or "no connection", reached=False) from None
 
     async def _secured(
         self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, host: str
     ) -> None:
-        """Makes sure who is at the other end, before the key goes there. Raises LostError, OSError."""
-        # A name may lead elsewhere than when it was looked up.
+        """Checks who is at the other end before the key goes there. Raises LostError, OSError."""
+        # A name may lead elsewhere by now than when it was looked up.
         if not self._proxy and self._forbidden(writer.get_extra_info("peername")[0]):
             raise LostError(
                 f"{host} leads to a link-local or metadata address, where no model is",
@@ -240,21 +260,24 @@ class Transport:
         if self._ssl and self._proxy:
             await _tunnel(reader, writer, self._url, self._proxy)
             await writer.start_tls(self._ssl, server_hostname=_host(self._url).strip("[]"))
-        # What came unasked was said before TLS began, by nobody knows whom, and would be read as the first call's answer.
+        # Bytes that came unasked were sent before TLS began, by nobody knows whom. They would be
+        # read as the answer to the first call.
         if _stray(reader):
             raise OSError(
-                "it spoke before it was asked: no endpoint of an API, or a proxy that adds to what it hands on"
+                "it spoke before it was asked: no endpoint of an API, or a proxy that adds to "
+                "what it hands on"
             )
 
 
 def _stray(reader: asyncio.StreamReader) -> bool:
-    """Whether more came than was an answer: the next call would take it for its own."""
+    """True if bytes lie in the buffer that the next call would take for its own answer."""
     return bool(reader._buffer)  # type: ignore[attr-defined]
 
 
 def encode(body: Any) -> bytes:
-    """JSON in UTF-8. Half surrogate pairs, which orjson refuses, go as what Python makes of them."""
+    """Encodes JSON in UTF-8, by orjson where it is installed."""
     if orjson is not None:
+        # It refuses half surrogate pairs. They go out as Python encodes them.
         with suppress(TypeError):
             return orjson.dumps(body)
     return json.dumps(body, ensure_ascii=False, separators=(",", ":")).encode(
@@ -262,10 +285,19 @@ def encode(body: Any) -> bytes:
     )
 
 
+def decode(content: bytes) -> Any:
+    """Decodes JSON, by orjson where it is installed. Raises ValueError or RecursionError."""
+    if orjson is not None:
+        # It refuses NaN and half surrogate pairs, which Python reads.
+        with suppress(ValueError):
+            return orjson.loads(content)
+    return json.loads(content)
+
+
 async def _tunnel(
     reader: asyncio.StreamReader, writer: asyncio.StreamWriter, url: str, proxy: str
 ) -> None:
-    """Has a proxy hand everything on (RFC 9110, section 9.3.6). Raises OSError where it won't."""
+    """Has a proxy hand everything on (RFC 9110, section 9.3.6). Raises OSError if it refuses."""
     place = f"{_host(url)}:{urlsplit(url).port or 443}"
     writer.write(
         f"CONNECT {place} HTTP/1.1\r\nHost: {place}\r\n{_login(proxy)}\r\n".encode("ascii")
@@ -276,35 +308,32 @@ async def _tunnel(
 
 
 async def _read(reader: asyncio.StreamReader, into: Sink | None = None) -> tuple[Reply, bool]:
-    """A response, and whether the connection may be used again. Raises EOFError, OSError; ValueError for what is not HTTP."""
+    """Reads a response; also returns whether the connection may be used again.
+
+    Raises EOFError, OSError, and ValueError for what is not HTTP.
+    """
     status, first, headers = await _headed(reader)
-    framed, content, unpacked = True, bytearray(), None
+    content = bytearray()
+    # Only an answer is handed on in pieces. An error is short, and its reader wants it whole.
     whole = into is None or status != 200
     take = _holding(content) if into is None or whole else into
-    if headers.get("content-encoding", "").lower() == "gzip":  # some send it unasked
+    unpacked = None
+    # Some servers pack an answer although we asked them not to.
+    if headers.get("content-encoding", "").lower() == "gzip":
         unpacked = zlib.decompressobj(wbits=31)
         take = _unpacking(unpacked, take)
+    framed = True
     if status in (204, 304):
         pass
     elif "chunked" in headers.get("transfer-encoding", "").lower():
-        while size := _size((await reader.readuntil(b"\r\n")).split(b";")[0], 16, whole):
-            await _copy(reader, size, take)
-            if await reader.readexactly(2) != b"\r\n":
-                raise ValueError("a chunk without an end")
-        for _ in range(REMARKS):
-            if await reader.readuntil(b"\r\n") == b"\r\n":
-                break
-        else:
-            raise ValueError("an answer without an end")
+        await _copy_chunks(reader, take, whole)
     elif "content-length" in headers:
         await _copy(reader, _size(headers["content-length"].encode("latin-1"), 10, whole), take)
     else:
         framed = False
-        while part := await reader.read(PIECE):
-            take(part)
-    if (
-        unpacked and not whole and not unpacked.eof
-    ):  # JSON that is cut says so itself, the lines of a file do not
+        await _copy_rest(reader, take)
+    # JSON that was cut is no JSON any more. The lines of a file that was cut look whole.
+    if unpacked and not whole and not unpacked.eof:
         raise EOFError
     stays = (
         framed
@@ -315,28 +344,35 @@ async def _read(reader: asyncio.StreamReader, into: Sink | None = None) -> tuple
 
 
 async def _headed(reader: asyncio.StreamReader) -> tuple[int, str, dict[str, str]]:
-    """Status, first line and headers of a response; 1xx are remarks on the way."""
+    """Reads status, first line and headers of a response."""
+    # Heads with a status of 1xx are remarks on the way to the answer's.
     for _ in range(REMARKS):
         head = (await reader.readuntil(b"\r\n\r\n")).decode("latin-1")
         first, *lines = head[:-4].split("\r\n")
-        if (found := STATUS.match(first)) is None:
+        found = STATUS.match(first)
+        if found is None:
             raise ValueError(first)
-        if (status := int(found[1])) >= 200:
-            break
-    else:
-        raise ValueError("remarks and no answer")
-    pairs = [
-        (name.strip().lower(), value.strip())
-        for name, _, value in (line.partition(":") for line in lines)
-    ]
-    if (
-        len({value for name, value in pairs if name == "content-length"}) > 1
-    ):  # where the next answer begins, nobody could tell
-        raise ValueError("several lengths")
-    return status, first, dict(pairs)
+        status = int(found[1])
+        if status >= 200:
+            return status, first, _headers(lines)
+    raise ValueError("remarks and no answer")
+
+
+def _headers(lines: list[str]) -> dict[str, str]:
+    """The headers of a response; the last of several with one name counts."""
+    headers: dict[str, str] = {}
+    for line in lines:
+        name, _, value = line.partition(":")
+        name, value = name.strip().lower(), value.strip()
+        # With two lengths, we and a proxy could disagree about where the next answer begins.
+        if name == "content-length" and headers.get(name, value) != value:
+            raise ValueError("several lengths")
+        headers[name] = value
+    return headers
 
 
 async def _copy(reader: asyncio.StreamReader, size: int, take: Sink) -> None:
+    """Reads `size` bytes."""
     while size:
         part = await reader.read(min(size, PIECE))
         if not part:
@@ -345,8 +381,34 @@ async def _copy(reader: asyncio.StreamReader, size: int, take: Sink) -> None:
         size -= len(part)
 
 
+async def _copy_chunks(reader: asyncio.StreamReader, take: Sink, whole: bool) -> None:
+    """Reads a chunked body (RFC 9112, section 7.1)."""
+    while True:
+        line = await reader.readuntil(b"\r\n")
+        size = _size(line.split(b";")[0], 16, whole)
+        if size == 0:
+            break
+        await _copy(reader, size, take)
+        if await reader.readexactly(2) != b"\r\n":
+            raise ValueError("a chunk without an end")
+    # Trailers may follow. An empty line ends them.
+    for _ in range(REMARKS):
+        if await reader.readuntil(b"\r\n") == b"\r\n":
+            return
+    raise ValueError("an answer without an end")
+
+
+async def _copy_rest(reader: asyncio.StreamReader, take: Sink) -> None:
+    """Reads until the other side closes the connection."""
+    while True:
+        part = await reader.read(PIECE)
+        if not part:
+            return
+        take(part)
+
+
 def _holding(content: bytearray) -> Sink:
-    """Holds a content whole, up to LARGEST bytes."""
+    """Makes a sink that holds a content whole, up to LARGEST bytes."""
 
     def hold(part: bytes) -> None:
         if len(content) + len(part) > LARGEST:
@@ -357,7 +419,10 @@ def _holding(content: bytearray) -> Sink:
 
 
 def _unpacking(unpacked: "zlib._Decompress", take: Sink) -> Sink:
+    """Makes a sink that unpacks what it is given for another sink."""
+
     def unpack(part: bytes) -> None:
+        # A few packed bytes may stand for gigabytes, so they are unpacked a piece at a time.
         while part:
             take(unpacked.decompress(part, PIECE))
             part = unpacked.unconsumed_tail
@@ -366,6 +431,7 @@ def _unpacking(unpacked: "zlib._Decompress", take: Sink) -> Sink:
 
 
 def _size(text: bytes, base: int, whole: bool) -> int:
+    """A length as it stands in a response. Raises LostError if it can't be held whole."""
     if not DIGITS[base].fullmatch(text.strip()):
         raise ValueError(text)
     size = int(text, base)
@@ -375,12 +441,15 @@ def _size(text: bytes, base: int, whole: bool) -> int:
 
 
 def _host(url: str) -> str:
-    """As it stands in a request."""
+    """The host of a URL as it stands in a request."""
     host = urlsplit(url).hostname or ""
-    return f"[{host}]" if ":" in host else host if host.isascii() else host.encode("idna").decode()
+    if ":" in host:
+        return f"[{host}]"
+    return host if host.isascii() else host.encode("idna").decode()
 
 
 def _login(proxy: str) -> str:
+    """The header that carries a proxy's password, or nothing."""
     parts = urlsplit(proxy)
     if parts.username is None:
         return ""
@@ -389,19 +458,24 @@ def _login(proxy: str) -> str:
 
 
 def _proxy(url: str) -> str | None:
-    """The proxy that the environment names for such an address (HTTPS_PROXY, NO_PROXY)."""
+    """The proxy that the environment names for a URL (HTTPS_PROXY, NO_PROXY), or None."""
     parts = urlsplit(url)
-    proxy = None if proxy_bypass(parts.hostname or "") else getproxies().get(parts.scheme)
+    if proxy_bypass(parts.hostname or ""):
+        return None
+    proxy = getproxies().get(parts.scheme)
     if not proxy:
         return None
-    proxy = proxy if "://" in proxy else f"http://{proxy}"
+    if "://" not in proxy:
+        proxy = f"http://{proxy}"
     try:
         place = urlsplit(proxy)
         fit = place.scheme == "http" and bool(place.hostname) and place.port != 0
     except ValueError:
         fit = False
-    if not fit:  # it may hold a password, and is not shown
+    if not fit:
+        # The message does not show the proxy's address, since a password may stand in it.
         raise ConfigError(
-            f"{parts.scheme.upper()}_PROXY names no proxy that is spoken to by http://host:port: name one that is"
+            f"{parts.scheme.upper()}_PROXY names no proxy that is spoken to by http://host:port: "
+            "name one that is"
         )
     return proxy

@@ -1,7 +1,8 @@
-"""HTTP to an endpoint's batch interface: a file up, a batch made, looked at or found, a file down. It knows no keys of calls.
+"""HTTP to an endpoint's batch interface: files up and down, batches made, looked at and found.
 
-As OpenAI has it (https://platform.openai.com/docs/api-reference/batch), and those who speak the same. The API's key goes to
-the endpoint's own origin only: a download that is redirected elsewhere is followed without it.
+The interface is OpenAI's (https://platform.openai.com/docs/api-reference/batch), which others speak
+as well. Nothing here knows the keys of calls. The API's key goes to the endpoint's own origin only:
+a download that is redirected elsewhere is followed without it.
 """
 
 import asyncio
@@ -9,6 +10,7 @@ import json
 import secrets
 import time
 from collections.abc import Callable, Coroutine, Iterator
+from functools import partial
 from tempfile import gettempdir
 from typing import IO, Any, TypeVar
 from urllib.parse import quote, urljoin, urlsplit
@@ -24,86 +26,100 @@ from cowest.models.endpoint.responses import (
     said,
 )
 from cowest.models.endpoint.settings import Endpoint
+from cowest.models.endpoint.stops import stopped
 from cowest.net import address
 from cowest.net.transport import PIECE, LostError, Reply, Stream, Transport
 
 T = TypeVar("T")
 Send = Callable[[], Coroutine[Any, Any, Reply]]
 ENDPOINT = "/v1/chat/completions"
-"""What the calls of a batch are, in the interface's words, wherever the API itself is."""
+"""Name that the interface has for our kind of call, whatever the URL of the API."""
 HOPS = 5
+"""Maximum number of redirects of one download."""
+REDIRECTS = (301, 302, 303, 307, 308)
 PAGES = 50
-"""Pages of the list of batches that are looked through at most, of 100 each."""
+"""Maximum number of pages (of 100 batches each) that a search of the batches looks through."""
 EARLIER = 3600.0
 """Seconds by which the provider's clock may be behind ours."""
 NO_INTERFACE = "has no batch interface there (HTTP 404): set batch to null"
 
 
 class BatchApi:
-    """One endpoint's. Its coroutines run on the loop's thread, its methods are called from another."""
+    """The batch interface of one endpoint.
+
+    Its methods are called from another thread than the loop's, on which its coroutines run.
+    """
 
     def __init__(self, config: Endpoint, key: str | None, loop: asyncio.AbstractEventLoop) -> None:
         self._config, self._key, self._loop = config, key, loop
         self._transport = Transport(config.base_url, key, config.timeout, 1, config.forbids)
 
     def upload(self, file: IO[bytes], size: int) -> str:
-        """Sends an input file; its id. Raises CallError."""
-        return self._insist(
-            lambda: self._sent(file, size), NO_INTERFACE, lambda reply: _id(_json(reply))
-        )
+        """Uploads an input file of `size` bytes and returns its id. Raises CallError."""
+        return self._insist(partial(self._sent, file, size), NO_INTERFACE, _id)
 
     def create(self, file: str, metadata: dict[str, str]) -> str:
-        """Makes a batch of a file; its id. One attempt: raises AgainError where nobody knows whether it was made, CallError."""
+        """Makes a batch of an uploaded file and returns its id, in a single attempt.
+
+        Raises AgainError if the batch may or may not have been made, and CallError.
+        """
         body = {
             "input_file_id": file,
             "endpoint": ENDPOINT,
             "completion_window": "24h",
             "metadata": metadata,
         }
-        return self._once(
-            lambda: self._whole("POST", "/batches", body=body),
-            NO_INTERFACE,
-            lambda reply: _id(_json(reply)),
-        )
+        return self._once(partial(self._whole, "POST", "/batches", body), NO_INTERFACE, _id)
 
     def get(self, batch: str) -> dict[str, Any] | None:
-        """How a batch stands; None where the provider knows none of that name. One attempt: raises AgainError, CallError."""
+        """Returns the state of a batch, or None if the provider knows none of that id.
+
+        Makes a single attempt. Raises AgainError and CallError.
+        """
         path = f"/batches/{quote(batch, safe='')}"
-        return self._once(
-            lambda: self._whole("GET", path),
-            None,
-            lambda reply: None if reply.status == 404 else _json(reply),
-        )
+        return self._once(partial(self._whole, "GET", path), None, _state)
 
     def find(self, token: str, file: str, since: float) -> str | None:
-        """The id of a batch that was made with this token, or of this file, since then; None where there is none. Raises CallError."""
+        """Finds a batch with this token, or of this file, that was made since then.
+
+        Returns its id, or None if there is none. Raises CallError.
+        """
         for made in self._listed():
             metadata = made.get("metadata")
-            if (isinstance(metadata, dict) and metadata.get("cowest") == token) or made.get(
-                "input_file_id"
-            ) == file:
+            is_ours = isinstance(metadata, dict) and metadata.get("cowest") == token
+            if is_ours or made.get("input_file_id") == file:
                 return str(made["id"])
-            if isinstance(at := made.get("created_at"), int | float) and at < since - EARLIER:
+            # The list has the newest first, so all that follow are older still.
+            at = made.get("created_at")
+            if isinstance(at, int | float) and at < since - EARLIER:
                 return None
         return None
 
     def download(self, file: str, into: IO[bytes]) -> bool:
-        """Writes a file's content; False where the provider has it no more. Raises CallError."""
+        """Writes a file's content; False if the provider has no such file. Raises CallError."""
         path = f"/files/{quote(file, safe='', errors='replace')}/content"
         for attempt in range(1, self._config.retries + 2):
-            if self._insist(
-                lambda: self._fetched(path, into), None, lambda reply: reply.status != 404
-            ):
+            if self._insist(partial(self._fetched, path, into), None, _is_there):
                 return True
-            time.sleep(backoff(self._config.backoff, attempt))  # it may be named before it is there
+            # The name of an output file may be given out before the file can be read.
+            time.sleep(backoff(self._config.backoff, attempt))
         return False
 
     async def close(self) -> None:
-        """Ends the connections."""
+        """Closes the connections."""
         await self._transport.close()
 
+    def stopped(self, why: str) -> CallError:
+        """Makes the error for an endpoint that refuses us: where, why, and what to do."""
+        kept = "what was answered is kept, and so is what is under way"
+        return stopped(self._config, self._key, why, kept)
+
     def _insist(self, send: Send, missing: str | None, read: Callable[[Reply], T]) -> T:
-        """What is read from a reply of 200 (or of 404, where `missing` is None), however many attempts it takes. Raises CallError."""
+        """Reads the reply to a request, with up to `retries` retries.
+
+        `read` is given replies of status 200, and of 404 if `missing` is None; otherwise `missing`
+        is the error that a 404 means. Raises CallError.
+        """
         attempt = 0
         while True:
             attempt += 1
@@ -116,15 +132,8 @@ class BatchApi:
                     ) from None
                 time.sleep(max(backoff(self._config.backoff, attempt), again.wait or 0.0))
 
-    def stopped(self, why: str) -> CallError:
-        """An error that says where, and what to do."""
-        return CallError(
-            f"{self._config.model} at {self._config.base_url} {said(why, self._key, 600)}; "
-            "what was answered is kept, and so is what is under way: mend it and run again"
-        )
-
     def _once(self, send: Send, missing: str | None, read: Callable[[Reply], T]) -> T:
-        """The same in one attempt. Raises AgainError too."""
+        """Does what `_insist` does in a single attempt. Raises AgainError and CallError."""
         try:
             reply = self._run(send())
             if reply.status == 404 and missing is not None:
@@ -133,9 +142,8 @@ class BatchApi:
                 refuse(reply, self._key, self._config.patience, time.time())
             return read(reply)
         except LostError as lost:
-            raise AgainError(
-                said(str(lost), self._key), None if lost.reached else FREE, reached=lost.reached
-            ) from None
+            usage = None if lost.reached else FREE
+            raise AgainError(said(str(lost), self._key), usage, reached=lost.reached) from None
         except HopelessError as hopeless:
             raise self.stopped(str(hopeless)) from None
         except PoisonError as poison:
@@ -146,56 +154,47 @@ class BatchApi:
         try:
             return future.result()
         except BaseException:
+            # An interrupt reaches this thread only; the coroutine on the loop would go on.
             future.cancel()
             raise
 
     def _listed(self) -> Iterator[dict[str, Any]]:
-        """The account's batches, newest first."""
+        """Yields the account's batches, newest first."""
         path = "/batches?limit=100"
         for _ in range(PAGES):
-            place = path
-            page = self._insist(lambda: self._whole("GET", place), NO_INTERFACE, _json)  # noqa: B023  called at once
+            page = self._insist(partial(self._whole, "GET", path), NO_INTERFACE, _json)
             data = page.get("data")
-            found = (
-                [made for made in data if isinstance(made, dict) and _is_id(made.get("id"))]
-                if isinstance(data, list)
-                else []
-            )
+            listed = data if isinstance(data, list) else []
+            found = [made for made in listed if isinstance(made, dict) and _is_id(made.get("id"))]
             yield from found
             if not page.get("has_more") or not found:
                 return
             path = f"/batches?limit=100&after={quote(found[-1]['id'], safe='')}"
 
     async def _whole(self, method: str, path: str, body: dict[str, Any] | None = None) -> Reply:
-        """One exchange with the endpoint itself, the reply held whole. Raises LostError."""
-        return await self._transport.send(
-            method, f"{self._config.base_url}{path}", json.dumps(body).encode() if body else b""
-        )
+        """Makes one request to the endpoint and holds its reply whole. Raises LostError."""
+        content = json.dumps(body).encode() if body else b""
+        return await self._transport.send(method, f"{self._config.base_url}{path}", content)
 
     async def _sent(self, file: IO[bytes], size: int) -> Reply:
-        """An input file, in a form. Raises LostError."""
+        """Sends an input file in a form. Raises LostError."""
         boundary = secrets.token_hex(16)
         head, tail = _around(boundary)
 
         def pieces() -> Iterator[bytes]:
             file.seek(0)
             yield head
-            while piece := file.read(PIECE):
-                yield piece
+            yield from iter(partial(file.read, PIECE), b"")
             yield tail
 
         form = Stream(len(head) + size + len(tail), pieces())
-        return await self._transport.send(
-            "POST",
-            f"{self._config.base_url}/files",
-            form,
-            f"multipart/form-data; boundary={boundary}",
-        )
+        kind = f"multipart/form-data; boundary={boundary}"
+        return await self._transport.send("POST", f"{self._config.base_url}/files", form, kind)
 
     async def _fetched(self, path: str, into: IO[bytes]) -> Reply:
-        """A file, redirects followed: a provider may keep it elsewhere, at an address that is signed. Raises LostError, HopelessError.
+        """Downloads a file, which the provider may keep elsewhere, behind redirects.
 
-        The endpoint's connections carry the key; another host that it redirects to, and whatever comes after, gets connections without.
+        Raises LostError, and HopelessError for a redirect that is not followed.
         """
         url, hop = f"{self._config.base_url}{path}", self._transport
 
@@ -204,7 +203,8 @@ class BatchApi:
                 into.write(piece)
             except OSError as error:
                 raise HopelessError(
-                    f"sends more than can be kept here ({error.strerror}): make room in {gettempdir()}"
+                    f"sends more than can be kept here ({error.strerror}): make room in "
+                    f"{gettempdir()}"
                 ) from None
 
         for _ in range(HOPS):
@@ -215,55 +215,38 @@ class BatchApi:
             finally:
                 if hop is not self._transport:
                     await hop.close()
-            if reply.status not in (301, 302, 303, 307, 308) or not reply.headers.get("location"):
+            location = reply.headers.get("location")
+            if reply.status not in REDIRECTS or not location:
                 return reply
-            url = self._followed(url, reply.headers["location"])
+            url = self._followed(url, location)
+            # The endpoint's own connections carry the key. Another origin gets connections without
+            # it, and so does all that comes after: it may send us back with a path of its choice.
             if hop is not self._transport or _origin(url) != _origin(self._config.base_url):
-                hop = Transport(
-                    url,
-                    None,
-                    self._config.timeout,
-                    1,
-                    lambda host: address.forbidden(host, self._config.allow_address),
-                )
+                forbids = partial(address.forbidden, allowed=self._config.allow_address)
+                hop = Transport(url, None, self._config.timeout, 1, forbids)
         raise HopelessError(f"redirects a download more than {HOPS} times")
 
     def _followed(self, url: str, location: str) -> str:
-        """Where a redirect leads. Raises HopelessError where that is not followed."""
+        """Returns the URL that a redirect leads to. Raises HopelessError if it is not followed."""
         try:
-            url = urljoin(url, location)
-            parts = urlsplit(url)
-            host, port = parts.hostname or "", parts.port
+            target = urljoin(url, location)
         except ValueError:
-            parts, host, port = urlsplit(""), "", 0
-        schemes = (
-            ("https",) if urlsplit(self._config.base_url).scheme == "https" else ("http", "https")
-        )
-        plain = url.isascii() and url.isprintable() and " " not in url
-        if (
-            not host
-            or port == 0
-            or parts.scheme not in schemes
-            or parts.username
-            or parts.password
-            or not plain
-        ):
+            target = location
+        why = address.redirect_objection(url, target, self._config.allow_address)
+        if why is not None:
             raise HopelessError(
-                "redirects a download to an address that is not followed (no https, or a name and password in it)"
+                f"redirects a download to an address that {why}: do you trust this endpoint?"
             )
-        allowed = self._config.allow_address
-        if address.forbidden(host, allowed) or address.leads_astray(host, allowed):
-            raise HopelessError(
-                "redirects a download to a link-local or metadata address, where no file is: do you trust this endpoint?"
-            )
-        return url
+        return target
 
 
 def _around(boundary: str) -> tuple[bytes, bytes]:
-    """What stands before and after the file in a form that uploads it (RFC 7578)."""
+    """The bytes before and after the file in a form that uploads it (RFC 7578)."""
     head = (
         f'--{boundary}\r\nContent-Disposition: form-data; name="purpose"\r\n\r\nbatch\r\n'
-        f'--{boundary}\r\nContent-Disposition: form-data; name="file"; filename="cowest.jsonl"\r\nContent-Type: application/jsonl\r\n\r\n'
+        f"--{boundary}\r\n"
+        'Content-Disposition: form-data; name="file"; filename="cowest.jsonl"\r\n'
+        "Content-Type: application/jsonl\r\n\r\n"
     )
     return head.encode(), f"\r\n--{boundary}--\r\n".encode()
 
@@ -274,7 +257,7 @@ def _origin(url: str) -> tuple[str, str | None, int]:
 
 
 def _json(reply: Reply) -> dict[str, Any]:
-    """A reply's object. Raises AgainError for anything else."""
+    """The JSON object that a reply holds. Raises AgainError for anything else."""
     try:
         found = json.loads(reply.content)
     except (ValueError, RecursionError):
@@ -284,8 +267,18 @@ def _json(reply: Reply) -> dict[str, Any]:
     return found
 
 
-def _id(made: dict[str, Any]) -> str:
-    """The id of a file or batch. Raises AgainError where there is none."""
+def _state(reply: Reply) -> dict[str, Any] | None:
+    """The state of a batch, or None for one that the provider does not know."""
+    return _json(reply) if _is_there(reply) else None
+
+
+def _is_there(reply: Reply) -> bool:
+    return reply.status != 404
+
+
+def _id(reply: Reply) -> str:
+    """The id of the file or batch that a reply is about. Raises AgainError if it has none."""
+    made = _json(reply)
     if not _is_id(made.get("id")):
         raise AgainError("an answer without an id", None)
     return str(made["id"])

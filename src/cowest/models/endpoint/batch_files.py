@@ -1,4 +1,7 @@
-"""The files of the batch interface: what goes up, a line a call, and what comes down, a line an outcome. Both may be hostile or huge."""
+"""The files of the batch interface: one call per line going up, one outcome per line coming down.
+
+What comes down may be hostile, and both may be huge.
+"""
 
 import hashlib
 import json
@@ -8,7 +11,7 @@ from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from typing import IO, Any, NamedTuple
 
-from cowest.ledger.claims import Ask
+from cowest.ledger.claims import ClaimRequest
 from cowest.models.endpoint.batch_api import ENDPOINT
 from cowest.models.endpoint.responses import (
     FREE,
@@ -23,18 +26,31 @@ from cowest.models.endpoint.settings import Endpoint
 from cowest.net.transport import LARGEST, Reply, encode
 from cowest.protocols import Completion, Request
 
+COMPLAINTS = 3
+"""Number of a provider's complaints about a batch that are shown."""
+
+
+class _Line(NamedTuple):
+    """Place of a call's line in the window's file, and the most that the call can cost."""
+
+    start: int
+    length: int
+    usd: float
+    tokens: int
+
 
 class Window:
-    """Calls that are asked together: their order, and what is sent for each, in a file that goes with the process."""
+    """Calls that are asked together: their order in memory, and their lines in an open file."""
 
     def __init__(self, file: IO[bytes], config: Endpoint) -> None:
         self._file, self._config = file, config
         self.order: list[str] = []
-        self.lines: dict[str, tuple[int, int, float, int]] = {}
-        """Of each call that is to be made: where its line begins, how long it is; dollars and tokens at most."""
+        """Keys of all requests, in order."""
+        self.lines: dict[str, _Line] = {}
+        """The calls to make, by key."""
 
     def add(self, key: str, request: Request | None) -> None:
-        """One more; None where it is answered."""
+        """Adds a request; None for one that is already answered."""
         self.order.append(key)
         if request is None or key in self.lines:
             return
@@ -46,25 +62,21 @@ class Window:
         }
         line = encode(call) + b"\n"
         prompt, completion = self._config.most(request)
-        self.lines[key] = (
-            self._file.tell(),
-            len(line),
-            self._config.cost(prompt, completion) or 0.0,
-            prompt + completion,
-        )
+        usd = self._config.cost(prompt, completion) or 0.0
+        self.lines[key] = _Line(self._file.tell(), len(line), usd, prompt + completion)
         self._file.write(line)
 
-    def ask(self, key: str) -> Ask:
-        """The call as it is claimed."""
-        _, _, usd, tokens = self.lines[key]
-        return Ask(key, usd, tokens)
+    def claim(self, key: str) -> ClaimRequest:
+        """Makes the claim of a call."""
+        line = self.lines[key]
+        return ClaimRequest(key, line.usd, line.tokens)
 
     def files(self, keys: Iterable[str], most: float) -> Iterator[list[str]]:
-        """The calls, parted so that the lines of a part are no more than so many bytes."""
+        """Cuts calls into parts whose lines are no more than `most` bytes together."""
         part: list[str] = []
         size = 0
         for key in keys:
-            length = self.lines[key][1]
+            length = self.lines[key].length
             if part and size + length > most:
                 yield part
                 part, size = [], 0
@@ -75,45 +87,60 @@ class Window:
 
     @contextmanager
     def written(self, keys: Iterable[str]) -> Iterator[tuple[IO[bytes], int, str]]:
-        """An input file of these calls, with its size and the hex SHA-256 of its bytes."""
-        known = hashlib.sha256()
+        """Gives an input file of these calls, with its size and the hex SHA-256 of its bytes."""
+        digest = hashlib.sha256()
         with tempfile.TemporaryFile() as file:
             for key in keys:
                 start, length, _, _ = self.lines[key]
                 self._file.seek(start)
                 line = self._file.read(length)
-                known.update(line)
+                digest.update(line)
                 file.write(line)
-            yield file, file.tell(), known.hexdigest()
+            yield file, file.tell(), digest.hexdigest()
 
 
 class Outcome(NamedTuple):
-    """What a line of a batch's output says."""
+    """The meaning of one line of a batch's output."""
 
     key: str
     usage: Usage | None
-    """What it cost; None where nobody can tell."""
+    """Tokens that the call cost; None if nobody can tell."""
     completion: Completion | None = None
     version: str | None = None
     failed: str = ""
-    """Why there is no answer."""
+    """Reason why there is no answer."""
     again: bool = False
-    """Whether asking again may bring one."""
+    """True if asking again may bring an answer."""
     hopeless: bool = False
-    """Whether it is what every call would meet."""
+    """True for an error that every call would meet."""
     called: bool = True
-    """Whether the call was made at all."""
+    """False if the provider never made the call."""
 
 
 def outcomes(file: IO[bytes], config: Endpoint, key: str | None) -> Iterator[Outcome]:
-    """What the lines of an output or error file say; those that say nothing are left out. A line is held whole, a file is not."""
+    """Reads the lines of an output or error file; lines without a meaning are left out.
+
+    One line is held in memory at a time, and none that is larger than LARGEST.
+    """
     file.seek(0)
-    while line := file.readline(LARGEST):
+    while True:
+        line = file.readline(LARGEST)
+        if not line:
+            return
         if len(line) == LARGEST and not line.endswith(b"\n"):
-            while (rest := file.readline(LARGEST)) and not rest.endswith(b"\n"):
-                pass
-        elif (outcome := _outcome(line, config, key)) is not None:
+            _skip_line(file)
+            continue
+        outcome = _outcome(line, config, key)
+        if outcome is not None:
             yield outcome
+
+
+def _skip_line(file: IO[bytes]) -> None:
+    """Reads up to the end of a line that is too long to be held."""
+    while True:
+        rest = file.readline(LARGEST)
+        if not rest or rest.endswith(b"\n"):
+            return
 
 
 def _outcome(line: bytes, config: Endpoint, secret: str | None) -> Outcome | None:
@@ -122,39 +149,39 @@ def _outcome(line: bytes, config: Endpoint, secret: str | None) -> Outcome | Non
         key, response, error = row["custom_id"], row.get("response"), row.get("error")
     except (ValueError, RecursionError, LookupError, TypeError, AttributeError):
         return None
-    if not isinstance(key, str) or not (
-        key.isascii() and key.isalnum()
-    ):  # ours are, and no database minds
+    # Our keys are hex digits. Anything else is not ours, and some databases can't hold it.
+    if not isinstance(key, str) or not (key.isascii() and key.isalnum()):
         return None
     if not isinstance(response, dict):
         why = error.get("message") or error.get("code") if isinstance(error, dict) else None
-        return Outcome(
-            key, FREE, failed=said(str(why or "no response"), secret), again=True, called=False
-        )
+        failed = said(str(why or "no response"), secret)
+        return Outcome(key, FREE, failed=failed, again=True, called=False)
     status, content = response.get("status_code"), json.dumps(response.get("body")).encode()
+    # A bool is an int too, and no status.
     if type(status) is not int or (status != 200 and status < 400):
         return Outcome(key, None, failed="a response without a status", again=True)
+    # From here on a line means what the same response to a single call means.
+    reply = Reply(status, {}, content)
     try:
-        answered = read(
-            Reply(status, {}, content), config.name, secret, config.patience, time.time()
-        )
-        return Outcome(key, answered.usage, answered.completion, answered.version)
+        answered = read(reply, config.name, secret, config.patience, time.time())
     except AgainError as again:
         return Outcome(key, again.usage, failed=str(again), again=True)
     except PoisonError as poison:
         return Outcome(key, FREE, failed=str(poison))
     except HopelessError as hopeless:
         return Outcome(key, FREE, failed=str(hopeless), again=True, hopeless=True)
+    return Outcome(key, answered.usage, answered.completion, answered.version)
 
 
 def complaint(state: dict[str, Any]) -> str:
-    """What the provider says is wrong with a batch."""
+    """Returns the provider's words about a batch that it failed."""
     errors = state.get("errors")
     data = errors.get("data") if isinstance(errors, dict) else None
-    told = [error for error in data if isinstance(error, dict)] if isinstance(data, list) else []
-    return "; ".join(
-        f"line {error['line']}: {error.get('message')}"
-        if error.get("line")
-        else str(error.get("message"))
-        for error in told[:3]
-    ) or ("it does not say why")
+    if not isinstance(data, list):
+        data = []
+    complaints = []
+    for error in data:
+        if isinstance(error, dict):
+            place = f"line {error['line']}: " if error.get("line") else ""
+            complaints.append(f"{place}{error.get('message')}")
+    return "; ".join(complaints[:COMPLAINTS]) or "it does not say why"

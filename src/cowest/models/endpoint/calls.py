@@ -1,7 +1,9 @@
-"""Calls to an endpoint, many at once: asked for on the caller's thread, made on a loop of their own, answered in order.
+"""Makes many calls to an endpoint at once.
 
-Each call is claimed before it is made and its answer kept before it is handed on (`till`). How many are under way follows from what
-the endpoint bears (`pace`). A call that is to be made again waits aside, so that another takes its place.
+Requests are read on the caller's thread, and the calls run on a loop of their own. Each call is
+claimed before it is made, and its answer is kept before it is yielded (`ledger.till`). The
+endpoint's own behaviour limits how many are under way (`pace`). A call that waits for a retry lets
+others take its place. Completions are yielded in the order of the requests.
 """
 
 import asyncio
@@ -13,8 +15,8 @@ from contextlib import suppress
 from dataclasses import dataclass, field
 
 from cowest.errors import BudgetError, CallError, CoWestError
-from cowest.ledger import store
-from cowest.ledger.claims import Ask
+from cowest.ledger import account, store
+from cowest.ledger.claims import ClaimRequest
 from cowest.ledger.till import Till
 from cowest.models.endpoint.pace import Pace
 from cowest.models.endpoint.responses import (
@@ -29,35 +31,38 @@ from cowest.models.endpoint.responses import (
     said,
 )
 from cowest.models.endpoint.settings import Endpoint
+from cowest.models.endpoint.stops import check_version, over_budget, stopped
 from cowest.net.transport import LostError, Transport
 from cowest.protocols import Completion, Request
 
 SETTLE = 20.0
-"""Seconds that calls in flight have to be answered, and their answers kept, once nobody waits for them any more."""
-AHEAD, AT_LEAST = 32, 4096
-"""Requests read ahead for each call at once, and how many may be in any case less than that: slow rows don't hold up those behind."""
+"""Seconds given to calls under way, once nobody waits for them, to be answered and kept."""
+AHEAD, MOST_AHEAD, LEAST_AHEAD = 32, 4096, 4
+"""How far requests are read ahead of their answers: 32 per concurrent call, at most 4,096 but never
+under 4 per call. A slow row then does not hold up the rows behind it."""
 SLOW = 2.0
-"""Times the median after which an answer is late."""
+"""Multiple of the median latency after which an answer is late."""
 PAGES_AT_FIRST, PAGES_LATER = 3, 16
-"""Rows in a row that get a web page for an answer, before the endpoint is taken to be none: before its first answer, and after."""
+"""Number of rows, with no answer between them, that get a web page before we take the endpoint to
+be no API: before its first answer, and after."""
 
 
 @dataclass(slots=True, eq=False)
 class _Call:
-    """A call that is to be made, or is made."""
+    """A call to make, or under way, and everyone who waits for its answer."""
 
     request: Request
-    ask: Ask
+    claim: ClaimRequest
     waiting: list[Future[Completion]] = field(default_factory=list)
     open: int = 0
-    """Attempts that wait for their turn or are made."""
+    """Attempts that are queued or under way."""
     under_way: int = 0
-    """Attempts that may have been paid for: they are waited for, even if nobody wants them any more."""
+    """Attempts that may be paid for. They are waited for even if nobody wants the answer now."""
     tries: int = 0
     counted: int = 0
-    """Tries of which `retries` is the limit."""
+    """Tries that count towards `retries`."""
     over: bool = False
-    """Answered or given up."""
+    """True once it is answered or given up."""
 
     @property
     def wanted(self) -> bool:
@@ -66,15 +71,20 @@ class _Call:
 
 @dataclass(slots=True, eq=False)
 class _Attempt:
+    """One attempt at a call."""
+
     call: _Call
     began: float = 0.0
     under_way: bool = False
     holds: bool = True
-    """Whether it takes one of the places that calls at once have."""
+    """True while it holds one of the places that `pace` gives out."""
 
 
 class OpenAIModel:
-    """The ChatModel of an endpoint. Its coroutines run on the loop's thread, `generate` on the caller's."""
+    """A ChatModel that makes one call per request to an endpoint, many at once.
+
+    `generate` runs on the caller's thread, and all coroutines run on the thread of the loop.
+    """
 
     def __init__(self, config: Endpoint, key: str | None, loop: asyncio.AbstractEventLoop) -> None:
         self.name = config.name
@@ -88,10 +98,11 @@ class OpenAIModel:
             config.forbids,
         )
         self._pace = Pace(config.concurrency)
-        self._window = max(4 * config.concurrency, min(AHEAD * config.concurrency, AT_LEAST))
+        ahead = min(AHEAD * config.concurrency, MOST_AHEAD)
+        self._window = max(LEAST_AHEAD * config.concurrency, ahead)
         self._inbox: deque[tuple[str, Request, Future[Completion]]] = deque()
-        self._told = False
-        """Whether the loop knows that there is something in the inbox."""
+        self._notified = False
+        """True while the loop knows that the inbox holds something."""
         self._calls: dict[str, _Call] = {}
         self._ready: deque[_Call] = deque()
         self._tasks: dict[asyncio.Task[None], _Attempt] = {}
@@ -99,19 +110,20 @@ class OpenAIModel:
         self._held = 0
         self._resume_at = 0.0
         self._heard: float | None = None
-        """When the endpoint last said anything."""
+        """Time of the endpoint's last reply of any kind."""
         self._answered = False
         self._made = self._hedged = 0
         self._pages: set[str] = set()
         self._end: CoWestError | None = None
 
     def generate(self, requests: Iterable[Request]) -> Iterator[Completion]:
-        """One completion for each request, in order, a bounded number of requests read ahead (32 for each call at once, some 4,096).
+        """Yields one completion per request, in order.
 
-        Raises CallError where the endpoint refuses every call, BudgetError where the turn's budget is reached; a request
-        that it can't answer is a failed Completion.
+        Requests are read ahead: 32 per concurrent call, at most 4,096 but never under 4 per call.
+        A request that can't be answered gives a failed Completion. Raises CallError if the endpoint
+        refuses every call, and BudgetError if the turn's budget is spent.
         """
-        return store.counted(self._completions, requests)
+        return account.counted(self._completions, requests)
 
     def _completions(self, requests: Iterable[Request]) -> Iterator[Completion]:
         waiting: deque[Future[Completion]] = deque()
@@ -123,25 +135,29 @@ class OpenAIModel:
             while waiting:
                 yield waiting.popleft().result()
         finally:
+            # A reader who stops early wants no more answers: what has not begun does not begin.
             for future in waiting:
                 future.cancel()
 
     def _asked(self, request: Request) -> Future[Completion]:
-        """Lays a request into the inbox; the loop is told once for all that it finds there."""
+        """Puts a request into the inbox and returns the future of its completion."""
         future: Future[Completion] = Future()
         self._inbox.append((request.key(self.name), request, future))
-        if not self._told:
-            self._told = True
+        # Waking the loop costs a system call. One wake-up serves all requests that lie in the inbox
+        # by the time the loop empties it.
+        if not self._notified:
+            self._notified = True
             self._loop.call_soon_threadsafe(self._take)
         return future
 
     async def close(self) -> None:
-        """Waits for what may have been paid for, keeps it, and ends the connections."""
+        """Waits for calls that may be paid for, keeps their answers, and closes the connections."""
         self._halt(CallError(f"{self.name} was closed"))
         for task, attempt in self._tasks.items():
             if not attempt.under_way:
                 task.cancel()
-        if tasks := {*self._tasks, *self._looks}:
+        tasks = {*self._tasks, *self._looks}
+        if tasks:
             await asyncio.wait(tasks, timeout=SETTLE)
             for task in tasks:
                 task.cancel()
@@ -151,15 +167,19 @@ class OpenAIModel:
         await self._loop.shutdown_default_executor()
 
     def _take(self) -> None:
-        """Takes what is in the inbox; those who ask for the same share one call."""
-        self._told = False
+        """Empties the inbox. Equal requests share one call."""
+        # The flag falls before we read, so that a request which comes in meanwhile wakes us again.
+        self._notified = False
         fresh = []
         while self._inbox:
             key, request, future = self._inbox.popleft()
-            if (call := self._calls.get(key)) is None:
+            call = self._calls.get(key)
+            if call is None:
                 prompt, completion = self._config.most(request)
-                ask = Ask(key, self._cost(prompt, completion) or 0.0, prompt + completion)
-                call = self._calls[key] = _Call(request, ask)
+                usd = self._config.cost(prompt, completion) or 0.0
+                call = self._calls[key] = _Call(
+                    request, ClaimRequest(key, usd, prompt + completion)
+                )
                 fresh.append(call)
             call.waiting.append(future)
         if fresh:
@@ -168,19 +188,21 @@ class OpenAIModel:
             task.add_done_callback(self._looks.discard)
 
     async def _look(self, calls: list[_Call]) -> None:
-        """What the store has is not asked again."""
+        """Looks calls up in the store, and queues those that it has no answer for."""
         try:
-            found = await self._till.look([call.ask.key for call in calls])
-            self._watch()
-        except Exception as error:  # noqa: BLE001  those who wait raise it; they would wait forever
+            found = await self._till.look([call.claim.key for call in calls])
+            check_version(self._config, self.name)
+        except Exception as error:  # noqa: BLE001
+            # Whatever goes wrong is raised where somebody waits, who would else wait forever.
             if isinstance(error, CoWestError):
                 self._halt(error)
             for call in calls:
                 self._fail(call, error)
             return
         for call in calls:
-            if call.ask.key in found:
-                self._finish(call, found[call.ask.key])
+            completion = found.get(call.claim.key)
+            if completion is not None:
+                self._finish(call, completion)
             else:
                 self._queue(call)
         self._begin()
@@ -196,7 +218,7 @@ class OpenAIModel:
             self._ready.append(call)
 
     def _begin(self) -> None:
-        """Begins as many calls as may be made now. One that nobody waits for any more is not begun."""
+        """Begins as many calls as may be under way now, and none that nobody waits for."""
         while self._ready and self._held < self._pace.limit:
             call = self._ready.popleft()
             if call.over:
@@ -212,7 +234,8 @@ class OpenAIModel:
 
     def _ended(self, task: "asyncio.Task[None]") -> None:
         attempt = self._tasks.pop(task)
-        if not task.cancelled() and (error := task.exception()) is not None:
+        error = None if task.cancelled() else task.exception()
+        if error is not None:
             self._fail(attempt.call, error)
             if isinstance(error, CoWestError):
                 self._halt(error)
@@ -225,7 +248,7 @@ class OpenAIModel:
             self._begin()
 
     async def _attempt(self, attempt: _Attempt) -> None:
-        """One attempt at a call, claimed before and settled after."""
+        """Makes one attempt at a call: claims it before, and settles it after."""
         call = attempt.call
         if not await self._claimed(call):
             return
@@ -233,14 +256,13 @@ class OpenAIModel:
         call.under_way += 1
         call.tries += 1
         self._made += 1
-        hedge = (
-            self._loop.call_later(SLOW * self._pace.median, self._hedge, call)
-            if self._config.hedge and self._answered
-            else None
-        )
+        late = None
+        if self._config.hedge and self._answered:
+            late = self._loop.call_later(SLOW * self._pace.median, self._hedge, call)
         try:
             answered = await self._post(call.request)
         except asyncio.CancelledError:
+            # The request may have arrived, and be paid for: its claim stays in the budget.
             self._till.lose()
             raise
         except AgainError as again:
@@ -253,108 +275,100 @@ class OpenAIModel:
                 await self._give_up(call, str(poison))
         except HopelessError as hopeless:
             await self._unclaim(call, FREE)
-            raise self._stopped(str(hopeless)) from None
+            raise stopped(self._config, self._key, str(hopeless)) from None
         else:
             self._pace.answered(attempt.began, time.monotonic())
             self._answered = True
             self._pages.clear()
-            if call.over:  # another attempt was quicker
+            if call.over:
+                # Another attempt was quicker. Its settlement counts this one as paid for, too.
                 self._till.lose()
                 return
             call.over = True
             self._end_others(attempt)
-            # The next call's claim goes into the transaction that keeps this answer, and it is made after that.
+            # The next call's claim goes into the transaction that keeps this answer, and that call
+            # is made after the commit. So no more than `concurrency` calls are ever unsettled, and
+            # each costs one flush.
             self._loop.call_soon(self._make_room, attempt)
-            await self._settle(call.ask, answered, time.monotonic() - attempt.began)
+            await self._settle(call.claim, answered, time.monotonic() - attempt.began)
             self._finish(call, answered.completion)
         finally:
-            if hedge is not None:
-                hedge.cancel()
+            if late is not None:
+                late.cancel()
 
     def _may_hedge(self, call: _Call) -> bool:
         share = self._config.hedge
         return share is not None and call.under_way == 1 and self._hedged + 1 <= share * self._made
 
     def _hedge(self, call: _Call) -> None:
-        """A call whose answer is late is made once more beside it. The first answer counts; both are claimed, and taken to be paid for."""
+        """Makes a call whose answer is late once more beside the first attempt.
+
+        The first answer counts. Both attempts are claimed, and both are taken to be paid for.
+        """
         if not call.over and self._end is None and self._may_hedge(call):
             self._hedged += 1
-            store.hedged()
+            account.hedged()
             self._queue(call, first=True)
             self._begin()
 
     def _end_others(self, attempt: _Attempt) -> None:
-        """What was slower is not waited for: the connection is cut, and its claim is settled at what the answer cost."""
+        """Cancels the slower attempts at a call. Their claims are settled at this answer's cost."""
         if attempt.call.open > 1:
             for task, other in self._tasks.items():
                 if other.call is attempt.call and other is not attempt:
                     task.cancel()
 
     async def _claimed(self, call: _Call) -> bool:
-        """Whether the call may be made now. Raises BudgetError, StoreError."""
+        """Claims a call; False if no call is needed any more. Raises BudgetError and StoreError."""
         try:
-            found = await self._till.claim(call.ask)
-        except BudgetError as error:
-            raise BudgetError(
-                f"{self._config.model}: {error}; what was answered is kept: raise pin.budget and run again"
-            ) from None
+            found = await self._till.claim(call.claim)
+        except BudgetError as reached:
+            raise over_budget(self._config, str(reached)) from None
         if found is not None:
             self._finish(call, found)
             return False
-        while not call.over and (left := self._resume_at - time.monotonic()) > 0:
+        # A Retry-After holds for every call. It may be prolonged while we sleep, so we look again.
+        left = self._resume_at - time.monotonic()
+        while left > 0 and not call.over:
             await asyncio.sleep(left)
+            left = self._resume_at - time.monotonic()
         if call.over:
-            await self._till.release(call.ask, 0.0, 0)
+            await self._till.release(call.claim, 0.0, 0)
         return not call.over
 
     async def _post(self, request: Request) -> Answered:
-        store.attempted()
+        account.attempted()
         try:
             reply = await self._transport.post(self._config.body(request))
             self._heard = time.monotonic()
             return read(reply, self.name, self._key, self._config.patience, time.time())
         except LostError as lost:
-            raise AgainError(
-                said(str(lost), self._key), None if lost.reached else FREE, reached=lost.reached
-            ) from None
+            usage = None if lost.reached else FREE
+            raise AgainError(said(str(lost), self._key), usage, reached=lost.reached) from None
 
     async def _unclaim(self, call: _Call, usage: Usage | None) -> None:
-        """The attempt brought no answer. None: it may have been paid for, and its claim stays."""
+        """Releases the claim of an attempt without an answer at what it cost.
+
+        None means that nobody knows whether it was paid for: then the claim stays.
+        """
         if usage is None:
             self._till.lose()
         else:
-            await self._till.release(call.ask, self._cost(*usage) or 0.0, sum(usage))
+            await self._till.release(call.claim, self._config.cost(*usage) or 0.0, sum(usage))
 
-    async def _settle(self, ask: Ask, answered: Answered, seconds: float) -> None:
-        """An endpoint that doesn't say what it used is taken to have used the most."""
-        cost = (
-            self._cost(*answered.usage)
-            if answered.usage
-            else ask.usd
-            if self._config.price
-            else None
-        )
-        tokens = sum(answered.usage) if answered.usage else ask.tokens
-        await self._till.settle(
-            store.Answer(ask.key, answered.completion, seconds, cost, answered.version),
-            cost or 0.0,
-            tokens,
-        )
-        self._watch()
-
-    def _watch(self) -> None:
-        """Raises CallError where the model became another in the middle of the turn, and that is to stop it."""
-        if (
-            self._config.on_version_change == "stop"
-            and len(versions := store.reported(self.name)) > 1
-        ):
-            raise CallError(
-                f"{self.name} changed in the middle of the turn: it reported {' and '.join(versions)}; what was answered is kept. Name the "
-                "version that you want as `model`, or set on_version_change to say to go on with answers of both"
-            )
+    async def _settle(self, claim: ClaimRequest, answered: Answered, seconds: float) -> None:
+        """Keeps an answer and its cost. Without a reported usage, the most that it could cost."""
+        cost, tokens = None, claim.tokens
+        if answered.usage is not None:
+            cost, tokens = self._config.cost(*answered.usage), sum(answered.usage)
+        elif self._config.price is not None:
+            cost = claim.usd
+        answer = store.StoredAnswer(claim.key, answered.completion, seconds, cost, answered.version)
+        await self._till.settle(answer, cost or 0.0, tokens)
+        check_version(self._config, self.name)
 
     async def _again(self, attempt: _Attempt, again: AgainError) -> None:
-        """Has the call made again after a while, or gives it up. Raises CallError where no call would fare better."""
+        """Schedules a retry or gives the call up. Raises CallError if no call would fare better."""
         call = attempt.call
         call.open -= 1
         self._look_for_pages(call, again)
@@ -362,13 +376,15 @@ class OpenAIModel:
         if call.over or call.open:
             return
         now = time.monotonic()
-        # An endpoint that could be reached before is waited for: nothing is paid for meanwhile.
+        # An endpoint that could be reached a moment ago is waited for without counting the tries,
+        # since nothing is paid for meanwhile.
         waits = (
             not again.reached
             and self._heard is not None
             and now - self._heard < self._config.patience
         )
-        call.counted += not waits
+        if not waits:
+            call.counted += 1
         if call.counted <= self._config.retries and call.wanted:
             wait = max(backoff(self._config.backoff, call.tries), again.wait or 0.0)
             if busy and again.wait is not None:
@@ -376,7 +392,7 @@ class OpenAIModel:
             self._loop.call_later(wait, self._retry, call)
             return
         if not again.reached and call.wanted:
-            raise self._stopped(f"is out of reach ({again})")
+            raise stopped(self._config, self._key, f"is out of reach ({again})")
         await self._give_up(call, f"{again}, at the last of {call.tries} attempts")
 
     def _retry(self, call: _Call) -> None:
@@ -385,24 +401,28 @@ class OpenAIModel:
             self._begin()
 
     def _look_for_pages(self, call: _Call, again: AgainError) -> None:
-        """Web pages for all who ask are no answers that might come later. Raises CallError."""
+        """Raises CallError if every row gets a web page: then no answer will ever come."""
         if again.page is None:
             return
-        self._pages.add(call.ask.key)
+        self._pages.add(call.claim.key)
         if len(self._pages) >= (PAGES_LATER if self._answered else PAGES_AT_FIRST):
-            raise self._stopped(
-                f"answers with web pages ({said(again.page, self._key)}): base_url is not an API's (does it lack /v1?), "
-                "or a proxy or login page stands in between"
+            page = said(again.page, self._key)
+            raise stopped(
+                self._config,
+                self._key,
+                f"answers with web pages ({page}): base_url is not an API's (does it lack /v1?), "
+                "or a proxy or login page stands in between",
             )
 
     async def _give_up(self, call: _Call, reason: str) -> None:
-        await self._till.leave(call.ask)
+        await self._till.leave(call.claim)
         self._finish(call, Completion(None, self.name, "failed", reason))
 
     def _finish(self, call: _Call, completion: Completion) -> None:
         self._forget(call)
         for future in call.waiting:
-            with suppress(InvalidStateError):  # cancelled meanwhile
+            # Whoever waited may have cancelled meanwhile.
+            with suppress(InvalidStateError):
                 future.set_result(completion)
 
     def _fail(self, call: _Call, error: BaseException) -> None:
@@ -413,21 +433,13 @@ class OpenAIModel:
 
     def _forget(self, call: _Call) -> None:
         call.over = True
-        if self._calls.get(call.ask.key) is call:
-            del self._calls[call.ask.key]
+        if self._calls.get(call.claim.key) is call:
+            del self._calls[call.claim.key]
 
     def _halt(self, error: CoWestError) -> None:
-        """No call after this: those that have not begun fail with it, those under way are answered."""
+        """Begins no more calls: those queued fail with `error`, those under way are answered."""
         self._end = self._end or error
         for call in list(self._calls.values()):
             if not call.under_way:
                 self._fail(call, self._end)
         self._ready.clear()
-
-    def _stopped(self, why: str) -> CallError:
-        return CallError(
-            f"{self._config.model} at {self._config.base_url} {why}; what was answered is kept: mend it and run again"
-        )
-
-    def _cost(self, prompt: int, completion: int) -> float | None:
-        return self._config.price.of(prompt, completion) if self._config.price else None

@@ -1,4 +1,7 @@
-"""Settings of an OpenAI-compatible endpoint: what is sent, what it may cost, what may be called. Pure data."""
+"""Settings of an OpenAI-compatible endpoint, and what follows from them: request body and cost.
+
+Pure data: nothing here opens a connection. `models.openai` opens the endpoint.
+"""
 
 from typing import Any, Literal
 from urllib.parse import urlsplit
@@ -12,76 +15,96 @@ from cowest.protocols import Request
 
 
 class BatchConfig(Config):
-    """How the endpoint's batch interface is used. OpenAI's limits are the defaults."""
+    """Settings of an endpoint's batch interface. The defaults are OpenAI's limits."""
 
     requests: int = Field(default=50_000, ge=1)
-    """Calls of a batch at most. So many are read ahead, and their rows held in memory."""
+    """Maximum number of calls per batch. As many requests are read ahead, and their rows are held
+    in memory: lower it if memory is short, or if the provider takes smaller batches only."""
     megabytes: float = Field(default=200, gt=0)
-    """Size of an input file at most; what is more goes into another batch."""
+    """Maximum size of an input file, in MB (a million bytes). Calls beyond it go into another
+    batch."""
     poll: float = Field(default=30, gt=0)
-    """Seconds between two looks at a batch."""
+    """Seconds between two looks at the status of a batch."""
     wait: float = Field(default=90_000, gt=0)
-    """Seconds that a stage waits for its batches (the provider ends them after 24 hours); then it stops, and they go on."""
+    """Seconds that a stage waits for its batches before it stops. The batches go on (the provider
+    ends them after 24 hours), and the same command collects them later."""
     discount: float = Field(default=0.5, ge=0, le=1)
-    """What the interface takes off `price`, as a share."""
+    """Share of `price` that the batch interface takes off: 0.5 is half the price."""
 
 
 MESSAGE = 16
-"""Tokens that an endpoint puts around a message at most."""
+"""Upper bound on the tokens that an endpoint adds to a message, such as its role and separators."""
 LIMITS = ("max_tokens", "max_completion_tokens")
+"""Both names that endpoints give to the token limit of a completion."""
 
 
 class Price(Config):
-    """What tokens cost, in US dollars a million. Discounts of caches are not looked at: it is never less than was paid."""
+    """Price of a model's tokens.
+
+    Cache discounts are ignored, so that a computed cost is never less than what was paid.
+    """
 
     prompt: float = Field(ge=0)
+    """US dollars per million prompt tokens."""
     completion: float = Field(ge=0)
+    """US dollars per million completion tokens."""
 
     def of(self, prompt: int, completion: int) -> float:
-        """US dollars for so many tokens."""
+        """Returns the full price of this many tokens in US dollars."""
         return (prompt * self.prompt + completion * self.completion) / 1e6
 
 
 class Endpoint(Config):
-    """A model behind an OpenAI-compatible API: everything that `params.yaml` says of it."""
+    """A model behind an OpenAI-compatible API, with all that `params.yaml` sets for it."""
 
     provider: Literal["openai"] = "openai"
     model: str = Field(min_length=1)
-    """Its name at the endpoint."""
+    """Name of the model at the endpoint."""
     allow_address: tuple[str, ...] = ()
-    """Hosts or addresses that may be called though they are link-local, or a cloud's metadata service, where no model should be."""
+    """Hosts or addresses that may be called although they are link-local or a cloud's metadata
+    service. Name one only if a model really runs there."""
     base_url: str = "https://api.openai.com/v1"
-    """Where the API is: http or https, with its path."""
+    """URL of the API: http or https, with its path."""
     key_env: str | None = Field(default="OPENAI_API_KEY", pattern=r"^[A-Z_][A-Z0-9_]*$")
-    """Name of the environment variable that holds the key; null for an endpoint that needs none."""
+    """Name of the environment variable that holds the API key; null for an endpoint that needs
+    none."""
     concurrency: int = Field(default=16, ge=1, le=1000)
-    """Calls at once."""
+    """Maximum number of calls at once. Fewer are made while the endpoint shows that it is too
+    busy."""
     timeout: float = Field(default=120, gt=0)
-    """Seconds that one attempt may take, from first byte to last."""
+    """Seconds that one attempt may take, from its first byte to the last of the answer."""
     retries: int = Field(default=5, ge=0)
-    """Attempts after the first, before the row fails."""
+    """Number of retries of a call before its row fails."""
     backoff: float = Field(default=0.5, gt=0)
-    """Seconds before the first retry at most, doubled for each after it; a Retry-After that is longer is obeyed."""
+    """Longest wait before the first retry, in seconds. It doubles with every further retry, up to
+    30 s; a longer Retry-After of the endpoint is obeyed."""
     patience: float = Field(default=300, gt=0)
-    """Longest Retry-After, in seconds, that is waited for; a longer one stops the stage."""
+    """Longest Retry-After that is waited for, in seconds; a longer one stops the stage. An endpoint
+    that answered before and is out of reach now is waited for as long."""
     hedge: float | None = Field(default=None, gt=0, le=0.2)
-    """Share of calls that may be made a second time when their answer takes twice the median: the first answer counts, both are paid
-    for and in the budget. null is off."""
+    """Share of calls that may be made a second time when their answer takes twice the median. The
+    first answer counts; both calls are paid for and count for the budget. null is off."""
     limit: Literal["max_tokens", "max_completion_tokens"] = "max_tokens"
-    """What the endpoint calls the most tokens of a completion."""
+    """Name of the completion's token limit in the request body. Change it if the endpoint refuses
+    the default."""
     system: Literal["keep", "merge"] = "keep"
-    """What becomes of a system message: `merge` puts it before the user's first message, for endpoints that take none."""
+    """Handling of system messages: `keep` sends them; `merge` puts them before the user's first
+    message, for endpoints that take none."""
     price: Price | None = None
-    """What its tokens cost: a budget in money needs it, and the ledger shows it."""
+    """Price of the model's tokens. A budget in US dollars needs it, and the ledger shows costs only
+    with it."""
     on_version_change: Literal["say", "stop"] = "say"
-    """What to do when the endpoint reports another version of the model in the middle of a turn; stop keeps what was answered."""
+    """Reaction to another version of the model reported in the middle of a turn: `say` prints a
+    line; `stop` ends the stage and keeps what was answered."""
     egress: EgressConfig = EgressConfig()
-    """What may leave for it: on_found allow, mask or refuse; detect, terms, terms_file, regions, unmask."""
+    """Filter on what leaves for this endpoint: on_found allow, mask or refuse; detect, terms,
+    terms_file, regions, unmask."""
     batch: BatchConfig | None = None
-    """Asks through the endpoint's batch interface: cheaper, and answered within a day; null is one call a request, at once.
-    `{}` takes OpenAI's limits; more in docs/architecture.md: requests, megabytes, poll, wait, discount."""
+    """Uses the endpoint's batch interface: cheaper, and answered within a day. `{}` takes OpenAI's
+    limits (requests, megabytes, poll, wait, discount: see docs/architecture.md). null makes one
+    call per request, at once."""
     extra: dict[str, JsonValue] = Field(default_factory=dict)
-    """More fields of the request body, as the endpoint knows them; null takes a field out."""
+    """More fields of the request body, under the endpoint's own names; null takes a field out."""
 
     @field_validator("base_url")
     @classmethod
@@ -89,11 +112,13 @@ class Endpoint(Config):
         parts = urlsplit(url)
         if parts.scheme not in ("http", "https") or not parts.hostname or parts.port == 0:
             raise ValueError("should be http://... or https://...")
-        if not url.isprintable() or " " in url:  # urlsplit takes line ends out by itself
+        # We look at the text as it was given, since urlsplit silently drops line ends.
+        if not url.isprintable() or " " in url:
             raise ValueError("holds a space or a sign that can't be seen")
         if parts.username or parts.password or "?" in url or "#" in url:
             raise ValueError(
-                "holds more than host, port and path: a key belongs into the environment, under the name in key_env"
+                "holds more than host, port and path: a key belongs into the environment, "
+                "under the name in key_env"
             )
         try:
             parts.hostname.encode("idna")
@@ -103,57 +128,74 @@ class Endpoint(Config):
             ) from None
         if address.forbidden(parts.hostname, info.data.get("allow_address", ())):
             raise ValueError(
-                "is a link-local or metadata address, where machines get their credentials and no model is; "
-                "allow_address names one where there is"
+                "is a link-local or metadata address, where machines get their credentials and "
+                "no model is; allow_address names one where there is"
             )
         return url.rstrip("/")
 
     @field_validator("extra")
     @classmethod
     def _leaves_ours_alone(cls, extra: dict[str, JsonValue]) -> dict[str, JsonValue]:
-        if ours := sorted({"model", "messages", "n", "stream"} & extra.keys()):
+        ours = sorted({"model", "messages", "n", "stream"} & extra.keys())
+        if ours:
             raise ValueError(f"{', '.join(ours)}: set by CoWest itself")
         return extra
 
     @property
     def name(self) -> str:
-        """Model and endpoint, and a digest of `extra` and `system`: what the answer depends on beside the request."""
+        """Model and endpoint, with a digest of `extra` and `system` where they are set.
+
+        The name holds everything that an answer depends on beside the request itself.
+        """
+        more = dict(self.extra)
+        if self.system != "keep":
+            more["system"] = self.system
         parts = urlsplit(self.base_url)
         port = f":{parts.port}" if parts.port else ""
-        more = self.extra | ({"system": self.system} if self.system != "keep" else {})
-        extra = f"#{digest(more)[:8]}" if more else ""
-        return f"{self.model}@{parts.hostname}{port}{parts.path}{extra}"
+        name = f"{self.model}@{parts.hostname}{port}{parts.path}"
+        return f"{name}#{digest(more)[:8]}" if more else name
 
     def forbids(self, host: str) -> bool:
-        """Whether nothing is said to an address: a link-local or metadata one, unless allow_address names it or base_url's host."""
-        named = address.names(self.allow_address, urlsplit(self.base_url).hostname or "")
-        return not named and address.forbidden(host, self.allow_address)
+        """True for a link-local or metadata address that must not be connected to.
+
+        An address in `allow_address` may be, and every address may if `base_url`'s host is there.
+        """
+        if address.names(self.allow_address, urlsplit(self.base_url).hostname or ""):
+            return False
+        return address.forbidden(host, self.allow_address)
 
     def most(self, request: Request) -> tuple[int, int]:
-        """Tokens of prompt and completion that a request can cost at most: a token is a byte or more."""
-        prompt = sum(
-            len(message.content.encode("utf-8", "surrogatepass")) + MESSAGE
-            for message in request.messages
-        )
-        sent = {self.limit: request.sampling.max_tokens} | self.extra
-        limits = [
-            sent.get(name) for name in LIMITS
-        ]  # an endpoint that is told both may go by either
-        return prompt + MESSAGE, max(
-            (most for most in limits if isinstance(most, int) and most > 0),
-            default=request.sampling.max_tokens,
-        )
+        """Returns upper bounds on the prompt and completion tokens of a request.
 
-    def cost(self, prompt: int, completion: int) -> float | None:
-        """US dollars for so many tokens, a batch's discount taken off; None without a price."""
-        return (
-            self.price.of(prompt, completion) * (1 - self.batch.discount if self.batch else 1)
-            if self.price
-            else None
-        )
+        A token stands for at least one byte, so the bytes of the messages bound the prompt.
+        """
+        prompt = MESSAGE
+        for message in request.messages:
+            prompt += len(message.content.encode("utf-8", "surrogatepass")) + MESSAGE
+        sent = {self.limit: request.sampling.max_tokens} | self.extra
+        limits = []
+        # `extra` may hold the limit under its other name: an endpoint that gets both may use
+        # either.
+        for name in LIMITS:
+            limit = sent.get(name)
+            if isinstance(limit, int) and limit > 0:
+                limits.append(limit)
+        return prompt, max(limits, default=request.sampling.max_tokens)
+
+    def cost(self, prompt: int, completion: int, discount: float | None = None) -> float | None:
+        """Returns the cost of this many tokens in US dollars, or None without a price.
+
+        `discount` is the share that is taken off, by default that of the `batch` settings. A batch
+        under way has the one that its journal keeps, since the settings may have changed meanwhile.
+        """
+        if self.price is None:
+            return None
+        if discount is None:
+            discount = self.batch.discount if self.batch is not None else 0.0
+        return self.price.of(prompt, completion) * (1 - discount)
 
     def body(self, request: Request) -> dict[str, Any]:
-        """What is sent."""
+        """Returns the request body that is sent, as JSON fields."""
         sampling = request.sampling
         body: dict[str, Any] = {
             "model": self.model,
@@ -171,8 +213,10 @@ class Endpoint(Config):
         ]
         if self.system == "keep":
             return messages
-        told = [message["content"] for message in messages if message["role"] == "system"]
+        merged = [message["content"] for message in messages if message["role"] == "system"]
+        if not merged:
+            return messages
         rest = [message for message in messages if message["role"] != "system"]
-        if told and rest and rest[0]["role"] == "user":
-            told.append(rest.pop(0)["content"])
-        return [{"role": "user", "content": "\n\n".join(told)}, *rest] if told else rest
+        if rest and rest[0]["role"] == "user":
+            merged.append(rest.pop(0)["content"])
+        return [{"role": "user", "content": "\n\n".join(merged)}, *rest]
