@@ -1,12 +1,17 @@
-"""Personal data, secrets and a user's own terms: where they are in a text, and how they are taken out of it and put back.
+"""Finds personal data, secrets and a user's own terms in a text, masks them, and puts them back.
 
-What is looked for has a form that can be checked: a number with its check digits, a key with its issuer's prefix. Names of
-people and places have none, and are found only as `terms`. A text takes time in proportion to its length, whatever is in it:
-every pattern begins at the left edge of a run of characters and looks no further than a fixed length.
+Everything that is looked for has a form that can be checked: a number with its check digits, a
+key with its issuer's prefix. Names of people and places have no such form, and are found only as
+`terms`.
+
+A text takes time in proportion to its length, whatever is in it, since texts come from strangers:
+every pattern begins at the left edge of a run of characters and looks no further than a fixed
+length.
 """
 
 import importlib.util
 import re
+from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from functools import lru_cache
 from pathlib import Path
@@ -20,16 +25,19 @@ from cowest.detectors.plain import Span, plain
 from cowest.errors import ConfigError
 
 Kind = Literal["email", "card", "iban", "national_id", "secret", "phone", "ip", "term"]
-"""Of two that are found in the same place, the one named first."""
+"""Kinds of findings. Of two that are found in the same place, the first in this list counts."""
 KINDS: tuple[Kind, ...] = get_args(Kind)
 PLACEHOLDER = re.compile(r"\[(?:EMAIL|PHONE|CARD|IBAN|NATIONAL_ID|SECRET|IP|TERM)_\d{1,9}\]")
 
 NEEDS = {"phone": "phonenumbers", "card": "stdnum", "iban": "stdnum", "national_id": "stdnum"}
-"""What checks a kind's numbers."""
+"""The library that checks the numbers of a kind."""
+
+Finder = Callable[[str], Iterator[Span]]
+"""Finds the places of one kind in a text that `plain` has read."""
 
 
 class Finding(NamedTuple):
-    """One place in a text."""
+    """One finding: its kind and its place in the text."""
 
     kind: Kind
     start: int
@@ -38,22 +46,25 @@ class Finding(NamedTuple):
 
 
 class Detection(Config):
-    """What is looked for."""
+    """Settings of the detectors."""
 
     detect: tuple[Kind, ...] = ("email", "phone", "card", "iban", "national_id", "secret", "term")
-    """Kinds: email, phone, card, iban, national_id, secret, ip, term. (ip is off: versions of four numbers look the same.)"""
+    """Kinds to look for: email, phone, card, iban, national_id, secret, ip, term. (ip is off, since
+    version numbers of four parts look the same.)"""
     terms: tuple[str, ...] = ()
-    """Words and phrases of one's own: in any case, whole words, with any white space between them."""
+    """Your own words and phrases, such as code names. They are found in upper or lower case, as
+    whole words, with any white space between them."""
     terms_file: Path | None = None
-    """A text file with more of them, one a line; # begins a remark."""
+    """A text file with more terms, one per line. A line that begins with # is a comment."""
     regions: tuple[str, ...] = ("US",)
-    """Countries (ISO 3166, two letters) whose phone numbers are found as they are written at home; those that begin with +
-    or 00 always are."""
+    """Countries (ISO 3166, two letters) whose phone numbers are found as they are written within
+    the country. Numbers that begin with + or 00 are always found."""
 
     @field_validator("regions")
     @classmethod
     def _are_countries(cls, regions: tuple[str, ...]) -> tuple[str, ...]:
-        if wrong := [region for region in regions if not re.fullmatch("[A-Za-z]{2}", region)]:
+        wrong = [region for region in regions if not re.fullmatch("[A-Za-z]{2}", region)]
+        if wrong:
             raise ValueError(f"{', '.join(wrong)}: two letters name a country (US, GB, DE)")
         return tuple(region.upper() for region in regions)
 
@@ -65,7 +76,10 @@ class Detection(Config):
         return terms
 
     def all_terms(self) -> tuple[str, ...]:
-        """The terms of the settings and of the file. Raises ConfigError for a file that can't be read."""
+        """Returns the terms of the settings and of the file.
+
+        Raises ConfigError if the file can't be read.
+        """
         if self.terms_file is None:
             return self.terms
         try:
@@ -73,26 +87,35 @@ class Detection(Config):
         except (OSError, UnicodeDecodeError) as error:
             said = error.strerror if isinstance(error, OSError) else "not UTF-8"
             raise ConfigError(f"terms_file {self.terms_file} can't be read: {said}") from None
-        return (
-            *self.terms,
-            *(line for line in lines if words.split(line) and not line.lstrip().startswith("#")),
-        )
+        terms = list(self.terms)
+        for line in lines:
+            if words.split(line) and not line.lstrip().startswith("#"):
+                terms.append(line)
+        return tuple(terms)
 
 
 def find(text: str, config: Detection) -> list[Finding]:
-    """What is in a text, in order. Findings that overlap are one, of the longest one's kind."""
-    shadow, starts = plain(text)
-    found = [Finding(kind, *span) for kind, finder in _finders(config) for span in finder(shadow)]
+    """Returns the findings in a text, in order.
+
+    Findings that overlap become one, of the kind of the longest.
+    """
+    read, starts = plain(text)
+    found = []
+    for kind, finder in _finders(config):
+        for start, end in finder(read):
+            found.append(Finding(kind, start, end))
     merged = _merged(found)
-    return (
-        merged
-        if starts is None
-        else [Finding(f.kind, starts[f.start], starts[f.end]) for f in merged]
-    )
+    if starts is None:
+        return merged
+    # Letters moved when the text was read: places go back to where they are in the text itself.
+    return [Finding(one.kind, starts[one.start], starts[one.end]) for one in merged]
 
 
 def mask(text: str, findings: Sequence[Finding]) -> tuple[str, dict[str, str]]:
-    """The text with placeholders ([EMAIL_1]) in place of its findings, and what each stands for; equal texts have one."""
+    """Replaces the findings by placeholders, such as [EMAIL_1].
+
+    Returns the text, and the originals by placeholder. Equal originals have the same placeholder.
+    """
     (masked,), originals = mask_all([text], [findings])
     return masked, originals
 
@@ -100,82 +123,104 @@ def mask(text: str, findings: Sequence[Finding]) -> tuple[str, dict[str, str]]:
 def mask_all(
     texts: Sequence[str], findings: Sequence[Sequence[Finding]]
 ) -> tuple[list[str], dict[str, str]]:
-    """The same for texts that belong together: numbered through them all, in the order in which they are met.
+    """Masks texts that belong together, with placeholders that are numbered through all of them.
 
-    A placeholder that one of the texts says by itself is never given.
+    A placeholder that one of the texts contains by itself is never used, since unmasking would
+    replace that too.
     """
-    taken = {said for text in texts for said in PLACEHOLDER.findall(text)}
+    taken: set[str] = set()
+    for text in texts:
+        taken.update(PLACEHOLDER.findall(text))
     given: dict[tuple[str, str], str] = {}
-    counts: dict[str, int] = {}
+    counts: Counter[str] = Counter()
 
     def placeholder(kind: str, original: str) -> str:
         while (kind, original) not in given:
-            counts[kind] = counts.get(kind, 0) + 1
-            if (name := f"[{kind.upper()}_{counts[kind]}]") not in taken:
+            counts[kind] += 1
+            name = f"[{kind.upper()}_{counts[kind]}]"
+            if name not in taken:
                 given[kind, original] = name
         return given[kind, original]
 
     masked = []
-    for text, its in zip(texts, findings, strict=True):
-        parts, end = [], 0
-        for finding in its:
-            parts += [
-                text[end : finding.start],
-                placeholder(finding.kind, text[finding.start : finding.end]),
-            ]
+    for text, found in zip(texts, findings, strict=True):
+        parts = []
+        end = 0
+        for finding in found:
+            parts.append(text[end : finding.start])
+            parts.append(placeholder(finding.kind, text[finding.start : finding.end]))
             end = finding.end
-        masked.append("".join([*parts, text[end:]]))
+        parts.append(text[end:])
+        masked.append("".join(parts))
     return masked, {name: original for (_, original), name in given.items()}
 
 
 def unmask(text: str, originals: dict[str, str]) -> str:
-    """A text with what its placeholders stand for put back; one that is not known stays."""
-    return (
-        PLACEHOLDER.sub(lambda match: originals.get(match[0], match[0]), text)
-        if originals
-        else text
-    )
+    """Puts the originals back in place of their placeholders; an unknown placeholder stays."""
+    if not originals:
+        return text
+
+    def original(placeholder: re.Match[str]) -> str:
+        return originals.get(placeholder[0], placeholder[0])
+
+    return PLACEHOLDER.sub(original, text)
 
 
 @lru_cache(maxsize=32)
-def _finders(config: Detection) -> tuple[tuple[Kind, Callable[[str], Iterator[Span]]], ...]:
-    """What finds each kind that is asked for. A changed terms_file is seen by the next process."""
-    if missing := sorted(
-        {
-            NEEDS[kind]
-            for kind in config.detect
-            if kind in NEEDS and importlib.util.find_spec(NEEDS[kind]) is None
-        }
-    ):
+def _finders(config: Detection) -> tuple[tuple[Kind, Finder], ...]:
+    """Returns each kind that is asked for with its finder.
+
+    They are remembered, so a changed terms_file is seen by the next process. Raises ConfigError
+    if a library is missing.
+    """
+    missing = set()
+    for kind in config.detect:
+        needed = NEEDS.get(kind)
+        if needed is not None and importlib.util.find_spec(needed) is None:
+            missing.add(needed)
+    if missing:
         raise ConfigError(
-            f"detect: {', '.join(missing)} can't be imported: pip install 'cowest[privacy]'"
+            f"detect: {', '.join(sorted(missing))} can't be imported: pip install 'cowest[privacy]'"
         )
-    made: dict[Kind, Callable[[], Callable[[str], Iterator[Span]]]] = {
-        "email": lambda: places.emails,
-        "phone": lambda: numbers.phones(config.regions),
-        "card": lambda: numbers.cards,
-        "iban": lambda: numbers.ibans,
-        "national_id": lambda: numbers.national_ids,
-        "secret": lambda: secrets.secrets,
-        "ip": lambda: places.addresses,
-        "term": lambda: words.finder(config.all_terms()),
-    }
-    return tuple((kind, made[kind]()) for kind in dict.fromkeys(config.detect))
+    return tuple((kind, _finder(kind, config)) for kind in dict.fromkeys(config.detect))
+
+
+def _finder(kind: Kind, config: Detection) -> Finder:
+    if kind == "phone":
+        return numbers.phones(config.regions)
+    if kind == "term":
+        return words.finder(config.all_terms())
+    return FINDERS[kind]
+
+
+FINDERS: dict[Kind, Finder] = {
+    "email": places.emails,
+    "card": numbers.cards,
+    "iban": numbers.ibans,
+    "national_id": numbers.national_ids,
+    "secret": secrets.secrets,
+    "ip": places.addresses,
+}
+"""The finders that need no settings."""
 
 
 def _merged(found: list[Finding]) -> list[Finding]:
+    """Joins findings that overlap, so that nothing of any of them is left in a masked text."""
+
+    def order(finding: Finding) -> tuple[int, int, int]:
+        # The longest first of those that begin together, then the kind named first.
+        return finding.start, -finding.end, KINDS.index(finding.kind)
+
     merged: list[Finding] = []
-    longest = 0
-    for finding in sorted(found, key=lambda f: (f.start, -f.end, KINDS.index(f.kind))):
+    longest = 0  # length of the finding that gave the last one in `merged` its kind
+    for finding in sorted(found, key=order):
         length = finding.end - finding.start
-        if merged and finding.start < merged[-1].end:
-            last = merged[-1]
-            kind = finding.kind if length > longest else last.kind
-            merged[-1], longest = (
-                Finding(kind, last.start, max(last.end, finding.end)),
-                max(longest, length),
-            )
-        else:
+        if not merged or finding.start >= merged[-1].end:
             merged.append(finding)
             longest = length
+            continue
+        last = merged[-1]
+        kind = finding.kind if length > longest else last.kind
+        merged[-1] = Finding(kind, last.start, max(last.end, finding.end))
+        longest = max(longest, length)
     return merged

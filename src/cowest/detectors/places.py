@@ -1,4 +1,4 @@
-"""Where people and machines are reached: e-mail and IP addresses."""
+"""Finds e-mail and IP addresses."""
 
 import ipaddress
 import re
@@ -10,12 +10,13 @@ EMAIL = re.compile(
     r"[\w.+-]{1,128}(?:@|%40)(?:[^\W_](?:[\w-]{0,61}[^\W_])?\.){1,8}[^\W\d_]{2,24}(?![\w@])"
 )
 FIRST = re.compile(rf"(?<![\w.+-]){EMAIL.pattern}")
+"""An address that does not begin in the middle of a run."""
 FILES = re.compile(
     r"\.(?:png|jpe?g|gif|svg|webp|ico|css|js|ts|json|ya?ml|py|html?|md|txt|csv|pdf)$", re.IGNORECASE
 )
 """Endings of files such as icon@2x.png."""
 PASSWORD = re.compile(r"//[^\s/@:]{0,64}:$")
-"""What stands before a password, and its host, in a URL: that is a secret, and no address."""
+"""The text before `password@host` in a URL: that is a secret, though it looks like an address."""
 IPV4 = re.compile(r"(?<![\w.])(?:\d{1,3}\.){3}\d{1,3}(?![\w-]|\.\w)")
 IPV6 = re.compile(r"(?<![\w:.])[0-9A-Fa-f:]{6,39}(?:\.\d{1,3}){0,3}(?![\w:])")
 VERSION = re.compile(
@@ -24,7 +25,7 @@ VERSION = re.compile(
 
 
 def emails(text: str) -> Iterator[Span]:
-    """Addresses with a host that has a point. `git@host:` names a service and nobody."""
+    """Finds addresses whose host has a dot in it."""
     if "@" not in text and "%40" not in text:
         return
     for first in FIRST.finditer(text):
@@ -32,10 +33,12 @@ def emails(text: str) -> Iterator[Span]:
         while match is not None:
             if _is_somebodys(text, match):
                 yield match.span()
-            match = EMAIL.match(text, match.end())  # one that is joined to the last by a dash
+            # Another address may follow directly, joined by a dash.
+            match = EMAIL.match(text, match.end())
 
 
 def _is_somebodys(text: str, match: re.Match[str]) -> bool:
+    # `git@host:` names a service and nobody.
     if match[0].startswith("git@") and text[match.end() : match.end() + 1] in (":", "/"):
         return False
     return not (
@@ -44,12 +47,14 @@ def _is_somebodys(text: str, match: re.Match[str]) -> bool:
 
 
 def addresses(text: str) -> Iterator[Span]:
-    """IPv4 and IPv6, but for 0.0.0.0, loopback and masks."""
-    for pattern in (IPV4, IPV6) if any(digit in text for digit in "0123456789") else ():
+    """Finds IPv4 and IPv6 addresses, except 0.0.0.0, loopback and network masks."""
+    if not any(digit in text for digit in "0123456789"):
+        return
+    for pattern in (IPV4, IPV6):
         for match in pattern.finditer(text):
-            if _is_one(match[0]) and not VERSION.search(
-                text, max(0, match.start() - 12), match.start()
-            ):
+            # A word such as "version" ends at most 12 characters before the number that it names.
+            start = match.start()
+            if _is_one(match[0]) and not VERSION.search(text, max(0, start - 12), start):
                 yield match.span()
 
 
@@ -58,6 +63,7 @@ def _is_one(said: str) -> bool:
         address = ipaddress.ip_address(said)
     except ValueError:
         return False
+    # Without a digit it is rather a name in code, such as dead::beef.
     if address.version == 6 and not any(letter.isdigit() for letter in said):
         return False
     return not (address.is_loopback or address.is_unspecified or said.startswith("255."))

@@ -1,10 +1,14 @@
-"""A text as its numbers and words are read: digits of any script as 0 to 9, full-width letters, dashes and spaces as ASCII,
-accents composed, and what can't be seen left out."""
+"""Reads a text the way a person reads its numbers and words.
+
+Digits of any script become 0 to 9; full-width letters, dashes and spaces become ASCII; accents
+are composed with their letters; and characters that can't be seen are left out. So a number can't
+be hidden by the way it is written.
+"""
 
 import unicodedata
 
 Span = tuple[int, int]
-"""Where something begins, and the first character after it."""
+"""First character, and the first character after the end."""
 INVISIBLE = frozenset(
     "\u00ad\u034f\u061c\u180e\u200b\u200c\u200d\u200e\u200f\u2060\u2061\u2062\u2063\u2064\ufeff"
 )
@@ -15,7 +19,7 @@ DASHES = "\u2010\u2011\u2012\u2013\u2014\u2015\u2212\ufe58\ufe63\uff0d"
 
 
 class _Table(dict[int, int]):
-    """For str.translate: one character for one, worked out when it is first met."""
+    """A table for str.translate: one character for each, worked out when it is first met."""
 
     def __missing__(self, code: int) -> int:
         letter = chr(code)
@@ -27,6 +31,7 @@ class _Table(dict[int, int]):
         elif letter in DASHES:
             self[code] = ord("-")
         else:
+            # The full-width forms U+FF01 to U+FF5E stand in the order of ASCII's ! to ~.
             self[code] = code - 0xFEE0 if 0xFF01 <= code <= 0xFF5E else code
         return self[code]
 
@@ -35,7 +40,11 @@ TABLE = _Table()
 
 
 def plain(text: str) -> tuple[str, list[int] | None]:
-    """The text so read, and where each of its characters (and its end) was in the text; None where nothing moved."""
+    """Returns the text as it is read, and where its characters and its end were in the original.
+
+    The places are None if nothing moved.
+    """
+    # Most texts end here or at the next return: only the others pay for a list of places.
     if text.isascii():
         return text, None
     if unicodedata.is_normalized("NFC", text) and not any(letter in text for letter in INVISIBLE):
@@ -51,18 +60,16 @@ def plain(text: str) -> tuple[str, list[int] | None]:
 
 
 def _clusters(text: str) -> list[Span]:
-    """Letters with their accents; what can't be seen is in none."""
+    """Returns the places of letters with their accents; what can't be seen is in none."""
     clusters: list[Span] = []
     for place, letter in enumerate(text):
         if letter in INVISIBLE:
             continue
-        if (
-            clusters
-            and unicodedata.combining(letter)
-            and clusters[-1][1] == place
-            and place - clusters[-1][0] < 32
-        ):
-            clusters[-1] = clusters[-1][0], place + 1
-        else:
-            clusters.append((place, place + 1))
+        if clusters and unicodedata.combining(letter):
+            start, end = clusters[-1]
+            # At most 32 characters, so that a text of accents alone is not one long cluster.
+            if end == place and place - start < 32:
+                clusters[-1] = start, place + 1
+                continue
+        clusters.append((place, place + 1))
     return clusters

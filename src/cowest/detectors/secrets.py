@@ -1,8 +1,9 @@
-"""Keys, tokens and passwords, by the form that their issuers give them, or by what stands before them.
+"""Finds keys, tokens and passwords, by their form or by the words before them.
 
-The forms are those that issuers publish. A string that is merely random (a digest, a UUID) is no finding. (detect-secrets
-was tried: its last release is of May 2024, it lacks most of these forms, some of its patterns take quadratic time, and it
-can send what it finds to the issuer to see whether it is valid.)
+The forms are those that issuers publish. A string that is merely random (a digest, a UUID) is no
+finding. (We tried detect-secrets: its last release is of May 2024, it lacks most of these forms,
+some of its patterns take quadratic time, and it can send a secret to its issuer to see whether it
+is valid.)
 """
 
 import math
@@ -13,22 +14,42 @@ from collections.abc import Iterator
 from cowest.detectors.plain import Span
 
 FORMS = (
-    r"sk-[A-Za-z0-9_-]{20,250}",  # OpenAI, Anthropic, DeepSeek, OpenRouter
-    r"(?:AKIA|ASIA|ABIA|ACCA|A3T[A-Z0-9])[A-Z0-9]{16}",  # AWS
-    r"AIza[\w-]{35}", r"GOCSPX-[\w-]{28}", r"ya29\.[\w-]{20,250}",  # Google
-    r"gh[pousr]_[A-Za-z0-9]{36,250}", r"github_pat_\w{22,250}", r"gl(?:pat|dt|rt|ft|ptt|cbt|soat|agent)-[\w-]{20,100}",
-    r"xox[abeoprs]-[A-Za-z0-9-]{10,250}", r"xapp-\d-[A-Za-z0-9-]{10,250}", r"hooks\.slack\.com/services/T\w{6,20}/B\w{6,20}/\w{16,40}",
-    r"[sr]k_(?:live|test)_[A-Za-z0-9]{10,250}", r"whsec_[A-Za-z0-9+/=]{24,80}",  # Stripe
-    r"hf_[A-Za-z0-9]{30,40}", r"gsk_[A-Za-z0-9]{40,60}", r"xai-[A-Za-z0-9]{40,100}", r"pplx-[A-Za-z0-9]{40,60}", r"r8_[A-Za-z0-9]{30,40}",
-    r"npm_[A-Za-z0-9]{36}", r"pypi-AgE[\w-]{40,250}", r"dckr_pat_[\w-]{20,40}", r"SG\.[\w-]{22}\.[\w-]{43}", r"key-[0-9a-f]{32}",
-    r"[0-9a-f]{32}-us\d{1,2}", r"SK[0-9a-f]{32}", r"\d{8,10}:AA[\w-]{33}", r"[MNO][\w-]{23,25}\.[\w-]{6}\.[\w-]{27,38}",
-    r"do[opr]_v1_[a-f0-9]{64}", r"dapi[a-f0-9]{32}", r"shp(?:at|ca|pa|ss)_[a-fA-F0-9]{32}", r"sq0[a-z]{3}-[\w-]{22,43}",
-    r"lin_api_[A-Za-z0-9]{32,48}", r"ntn_[A-Za-z0-9]{40,60}", r"figd_[\w-]{38,60}", r"PMAK-[A-Za-z0-9]{20,30}-[A-Za-z0-9]{30,40}",
-    r"NRAK-[A-Z0-9]{27}", r"gl(?:c|sa)_[\w+/=]{30,250}", r"hv[sb]\.[\w-]{20,250}", r"AGE-SECRET-KEY-1[A-Z0-9]{58}",
+    # OpenAI, Anthropic, DeepSeek and OpenRouter, which begin alike.
+    r"sk-[A-Za-z0-9_-]{20,250}",
+    # AWS.
+    r"(?:AKIA|ASIA|ABIA|ACCA|A3T[A-Z0-9])[A-Z0-9]{16}",
+    # Google.
+    r"AIza[\w-]{35}", r"GOCSPX-[\w-]{28}", r"ya29\.[\w-]{20,250}",
+    # GitHub and GitLab.
+    r"gh[pousr]_[A-Za-z0-9]{36,250}", r"github_pat_\w{22,250}",
+    r"gl(?:pat|dt|rt|ft|ptt|cbt|soat|agent)-[\w-]{20,100}",
+    # Slack.
+    r"xox[abeoprs]-[A-Za-z0-9-]{10,250}", r"xapp-\d-[A-Za-z0-9-]{10,250}",
+    r"hooks\.slack\.com/services/T\w{6,20}/B\w{6,20}/\w{16,40}",
+    # Stripe.
+    r"[sr]k_(?:live|test)_[A-Za-z0-9]{10,250}", r"whsec_[A-Za-z0-9+/=]{24,80}",
+    # Hugging Face, Groq, xAI, Perplexity and Replicate.
+    r"hf_[A-Za-z0-9]{30,40}", r"gsk_[A-Za-z0-9]{40,60}", r"xai-[A-Za-z0-9]{40,100}",
+    r"pplx-[A-Za-z0-9]{40,60}", r"r8_[A-Za-z0-9]{30,40}",
+    # Package registries: npm, PyPI and Docker Hub.
+    r"npm_[A-Za-z0-9]{36}", r"pypi-AgE[\w-]{40,250}", r"dckr_pat_[\w-]{20,40}",
+    # Mail and messages: SendGrid, Mailgun, Mailchimp, Twilio, Telegram and Discord.
+    r"SG\.[\w-]{22}\.[\w-]{43}", r"key-[0-9a-f]{32}", r"[0-9a-f]{32}-us\d{1,2}", r"SK[0-9a-f]{32}",
+    r"\d{8,10}:AA[\w-]{33}", r"[MNO][\w-]{23,25}\.[\w-]{6}\.[\w-]{27,38}",
+    # DigitalOcean, Databricks, Shopify and Square.
+    r"do[opr]_v1_[a-f0-9]{64}", r"dapi[a-f0-9]{32}", r"shp(?:at|ca|pa|ss)_[a-fA-F0-9]{32}",
+    r"sq0[a-z]{3}-[\w-]{22,43}",
+    # Linear, Notion, Figma and Postman.
+    r"lin_api_[A-Za-z0-9]{32,48}", r"ntn_[A-Za-z0-9]{40,60}", r"figd_[\w-]{38,60}",
+    r"PMAK-[A-Za-z0-9]{20,30}-[A-Za-z0-9]{30,40}",
+    # New Relic, Grafana, HashiCorp Vault and age.
+    r"NRAK-[A-Z0-9]{27}", r"gl(?:c|sa)_[\w+/=]{30,250}", r"hv[sb]\.[\w-]{20,250}",
+    r"AGE-SECRET-KEY-1[A-Z0-9]{58}",
 )  # fmt: skip
+"""Forms of keys and tokens, by issuer."""
 FORM = re.compile(rf"(?<![A-Za-z0-9])(?:{'|'.join(FORMS)})(?![A-Za-z0-9])")
 LONG = re.compile(r"[\w./:+=-]{15}")
-"""No form is shorter."""
+"""A run of characters as long as the shortest of the forms."""
 TOKEN = re.compile(r"(?<![\w-])eyJ[\w-]{10,4000}\.eyJ[\w-]{2,8000}(?:\.[\w-]{0,4000})?")
 """JSON Web Token (RFC 7519)."""
 BLOCK = re.compile(r"-----BEGIN ([A-Z0-9 ]{0,40}PRIVATE KEY(?: BLOCK)?)-----")
@@ -37,15 +58,21 @@ IN_URL = re.compile(
     r"(?<![A-Za-z0-9])[A-Za-z][A-Za-z0-9+.-]{1,20}://[^\s/:@]{0,64}:([^\s/@]{1,200})@[\w.\[-]"
 )
 NAMED = re.compile(
-    r"(?<![A-Za-z])(?:[A-Za-z0-9]{1,30}[_.-]){0,5}(?:(pass(?:word|wd|phrase|code)?|pwd|passwort|kennwort|contraseña|mot de passe)"
-    r"|(?:api|access|auth|secret|private|account|signing|encryption|client|storage|shared)[ _.-]?(?:key|token|secret)(?:[ _.-]id)?"
-    r"|secret|token|credential)s?[\"'`\])]{0,2}\s{0,3}(?:=>|:=|==?|:|\bis\b|\bwas\b|\bto\b)\s{0,3}"
+    # A name that may stand in a longer one (db.user_password): that of a password, or of a key.
+    r"(?<![A-Za-z])(?:[A-Za-z0-9]{1,30}[_.-]){0,5}"
+    r"(?:(pass(?:word|wd|phrase|code)?|pwd|passwort|kennwort|contraseña|mot de passe)"
+    r"|(?:api|access|auth|secret|private|account|signing|encryption|client|storage|shared)"
+    r"[ _.-]?(?:key|token|secret)(?:[ _.-]id)?"
+    r"|secret|token|credential)s?"
+    # A sign or word that says that the value follows.
+    r"[\"'`\])]{0,2}\s{0,3}(?:=>|:=|==?|:|\bis\b|\bwas\b|\bto\b)\s{0,3}"
+    # The value.
     r"(?:bearer\s|basic\s)?[\"'`]{0,3}([^\s\"'`,;<>]{6,250})",
     re.IGNORECASE,
 )
-"""What is named a password or key, and said."""
+"""A password or key with its name. Group 1 is the name of a password, group 2 the value."""
 WORDS = ("pass", "pwd", "kennwort", "contraseña", "mot de", "key", "token", "secret", "credential")
-"""A name of one holds one of these."""
+"""Parts of words, one of which is in every name that NAMED looks for."""
 BEARER = re.compile(
     r"(?<![A-Za-z])(?:bearer|basic)\s{1,3}([A-Za-z0-9._~+/=-]{16,250})", re.IGNORECASE
 )
@@ -53,58 +80,76 @@ STANDS_FOR = re.compile(
     r"[${(\[%*]|x{4}|\.{3}|^(?:your|my|the|an?)[_-]|environ|getenv|https?://|^[\w.]+\(",
     re.IGNORECASE,
 )
-"""What is said in a secret's place: ${KEY}, your_key_here, ***."""
+"""Signs of a placeholder in a secret's place: ${KEY}, your_key_here, ***."""
 
 
 def secrets(text: str) -> Iterator[Span]:
-    """Keys and passwords; of what is named, the value alone. What a pattern can't do without is looked for first: most texts have none."""
+    """Finds keys and passwords; of those with a name before them, the value alone."""
+    # Each pattern runs only if the text holds what it can't do without, and most texts don't.
     if LONG.search(text):
-        yield from (match.span() for match in FORM.finditer(text) if _random(match[0], 2.5))
+        for match in FORM.finditer(text):
+            if _random(match[0], 2.5):
+                yield match.span()
     if "eyJ" in text:
-        yield from (match.span() for match in TOKEN.finditer(text))
+        for match in TOKEN.finditer(text):
+            yield match.span()
     if "-----BEGIN" in text:
         yield from _blocks(text)
     if "://" in text:
-        yield from (
-            match.span(1) for match in IN_URL.finditer(text) if not STANDS_FOR.search(match[1])
-        )
+        for match in IN_URL.finditer(text):
+            if not STANDS_FOR.search(match[1]):
+                yield match.span(1)
     lower = text.lower()
     if any(word in lower for word in WORDS):
         yield from _named(text)
     if "bearer" in lower or "basic" in lower:
-        yield from (match.span(1) for match in BEARER.finditer(text) if _random(match[1], 3.0))
+        for match in BEARER.finditer(text):
+            if _random(match[1], 3.0):
+                yield match.span(1)
 
 
 def _blocks(text: str) -> Iterator[Span]:
-    """Private keys, to their end, or as far as one may reach where there is none."""
+    """Finds private keys, to their end line; without one, as far as a key may reach."""
     for match in BLOCK.finditer(text):
-        ending = text.find(f"-----END {match[1]}-----", match.end(), match.end() + LONGEST_BLOCK)
-        yield (
-            match.start(),
-            ending + len(match[1]) + 14
-            if ending >= 0
-            else min(len(text), match.end() + LONGEST_BLOCK),
-        )
+        limit = match.end() + LONGEST_BLOCK
+        last = f"-----END {match[1]}-----"
+        place = text.find(last, match.end(), limit)
+        end = place + len(last) if place >= 0 else min(len(text), limit)
+        yield match.start(), end
 
 
 def _named(text: str) -> Iterator[Span]:
+    """Finds the values of named passwords and keys."""
     for match in NAMED.finditer(text):
         value = match[2].rstrip(".):")
-        if not STANDS_FOR.search(value) and (
-            _chosen(value) if match[1] else len(value) >= 12 and _random(value, 3.0)
-        ):
+        if STANDS_FOR.search(value):
+            continue
+        # People choose passwords, so these may be short and like words; machines make keys.
+        is_secret = _chosen if match[1] else _made
+        if is_secret(value):
             yield match.start(2), match.start(2) + len(value)
 
 
 def _chosen(value: str) -> bool:
-    """Whether it may be a password that somebody chose: letters with digits or signs among them."""
-    return any(c.isalpha() for c in value) and (
-        any(c.isdigit() for c in value) or any(c in "!@#^&+=~|?" for c in value)
-    )
+    """Says whether this may be a password that somebody chose: letters with digits or signs."""
+    letters = any(c.isalpha() for c in value)
+    return letters and any(c.isdigit() or c in "!@#^&+=~|?" for c in value)
+
+
+def _made(value: str) -> bool:
+    """Says whether this may be a key that a machine made."""
+    return len(value) >= 12 and _random(value, 3.0)
 
 
 def _random(value: str, bits: float) -> bool:
-    """Whether it has digits and letters, and at least so many bits a character (Shannon, of its own frequencies)."""
+    """Says whether a value has letters, digits, and at least so many bits per character.
+
+    The bits are Shannon's entropy of the value's own characters.
+    """
     if not any(c.isdigit() for c in value) or not any(c.isalpha() for c in value):
         return False
-    return -sum(n / len(value) * math.log2(n / len(value)) for n in Counter(value).values()) >= bits
+    entropy = 0.0
+    for count in Counter(value).values():
+        share = count / len(value)
+        entropy -= share * math.log2(share)
+    return entropy >= bits
