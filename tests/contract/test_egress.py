@@ -11,6 +11,7 @@ from cowest import collaboration, io, stages
 from cowest.config import Sampling
 from cowest.errors import ConfigError, ContractError
 from cowest.ledger import store
+from cowest.ledger.account import egress
 from cowest.models.egress import EgressConfig
 from cowest.models.estimate import Counting
 from cowest.models.openai import OpenAIConfig
@@ -317,11 +318,11 @@ def test_a_question_that_is_asked_and_answered(tmp_path: Path) -> None:
     """What `cowest ask` and the service do: `collaboration.answer` with the models that their
     settings open.
     """
-    from cowest.models.scripted import Rule, ScriptedConfig
+    from cowest.models.scripted import ScriptedConfig, ScriptRule
     from cowest.prompts import Prompts, Template
 
     prompts = Prompts(refine=Template(user="{query}\n{draft}"), solo=Template())
-    policy = ScriptedConfig(rules=(Rule(match="", replies=(f"Pay with {PLANTED['card']}",)),))
+    policy = ScriptedConfig(rules=(ScriptRule(match="", replies=(f"Pay with {PLANTED['card']}",)),))
     with (
         chat_server() as server,
         policy.open() as drafting,
@@ -336,4 +337,4 @@ def test_a_question_that_is_asked_and_answered(tmp_path: Path) -> None:
         refined
         and refined.text == f"answer to Where is {PLANTED['email']}?\nPay with {PLANTED['card']}"
     )
-    assert any(line.startswith("egress masked ") for line in store.egress())
+    assert any(line.startswith("egress masked ") for line in egress())

@@ -17,7 +17,7 @@ from cowest.models import AnyProvider
 from cowest.models.endpoint.batch import BatchConfig
 from cowest.models.hf import HFConfig
 from cowest.models.openai import OpenAIConfig
-from cowest.models.scripted import Rule, ScriptedConfig
+from cowest.models.scripted import ScriptedConfig, ScriptRule
 from cowest.protocols import BLOCK, Request
 from cowest.records import Message
 from tests import tiny
@@ -43,8 +43,8 @@ class Subject:
 @contextmanager
 def scripted() -> Iterator[Subject]:
     rules = (
-        Rule(match="poison", failed="told to fail"),
-        Rule(match=r"\d+", replies=("is it {0}?", "it is {0}", "{0}!")),
+        ScriptRule(match="poison", failed="told to fail"),
+        ScriptRule(match=r"\d+", replies=("is it {0}?", "it is {0}", "{0}!")),
     )
     yield Subject(ScriptedConfig(rules=rules), window=1, poison="poison")
 

@@ -6,7 +6,7 @@ import pytest
 
 from cowest.config import Sampling, parse
 from cowest.errors import ConfigError, ModelError
-from cowest.models.scripted import Rule, ScriptedConfig
+from cowest.models.scripted import ScriptedConfig, ScriptRule
 from cowest.protocols import Completion, Request
 from cowest.records import Message
 
@@ -26,12 +26,12 @@ def say(
 
 SCRIPT = ScriptedConfig(
     rules=(
-        Rule(match="poison", failed="told to fail"),
-        Rule(
+        ScriptRule(match="poison", failed="told to fail"),
+        ScriptRule(
             match=r"capital of (\w+)( now)?",
             replies=("{1}? Its capital.{2}", "I forgot {0}", "Ask {1}"),
         ),
-        Rule(match="list", replies=("one two three\nfour",)),
+        ScriptRule(match="list", replies=("one two three\nfour",)),
     )
 )
 

@@ -1,4 +1,4 @@
-"""The providers: one a file. `AnyProvider` is what a stage's settings may name."""
+"""The providers, one per file. `AnyProvider` is what a stage's settings may name."""
 
 from typing import Annotated
 

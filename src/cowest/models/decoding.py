@@ -1,12 +1,28 @@
-"""Decoding of local models: blocks of consecutive queries, token by token."""
+"""Decodes local models: blocks of consecutive queries, token by token.
 
+A block (`Request.block`) is decoded as one unit, since rounding may depend on what is decoded
+beside a row: in equal blocks a row's bytes are equal, wherever a run or a shard began.
+
+Within a block nothing is read twice. Each distinct prompt is read once, however many samples it
+has, and the beginning that all prompts share (the shots) is read once for all of them. After that
+every sample is a row of its own. A sample's random numbers come from its call's key, so they
+depend on nothing beside it.
+
+In the shapes below, `rows` are sequences that are decoded at once, `tokens` are places in a
+sequence, padding among them, and `vocabulary` is the number of tokens that the model knows.
+"""
+
+import copy
 import time
 from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
 from itertools import groupby
+from operator import attrgetter
 from typing import TYPE_CHECKING, Any
 
+from cowest.batched import batched
 from cowest.config import Sampling, digest
-from cowest.ledger import store
+from cowest.ledger import account, store
 from cowest.protocols import Completion, Request
 
 if TYPE_CHECKING:
@@ -14,118 +30,185 @@ if TYPE_CHECKING:
 
 
 PARTING = 1000
-"""Tokens that a part of a block must save to be decoded apart: about what its own passes cost (measured on two cores)."""
+"""Tokens that must be saved for a part of a block to be decoded on its own.
+
+This is about what the part's own passes through the model cost (measured on two cores).
+"""
+UNLIMITED = 1 << 30
+"""Tokens of context of a model whose settings name no limit."""
 
 
 class HFModel:
     """A ChatModel over loaded weights."""
 
     def __init__(self, name: str, model: Any, tokenizer: Any, rows: int) -> None:
-        self.name, self._model, self._tokenizer, self._rows = name, model, tokenizer, rows
+        self.name = name
+        self.model = model
+        self.tokenizer = tokenizer
+        self._rows = rows
         self._store = store.open_store()
+
+        added = tokenizer.added_tokens_decoder.values()
+        special = [token.content for token in added if token.special]
+        named = dict.fromkeys([*tokenizer.all_special_tokens, *special])
+        self._control = [token for token in named if len(token) > 1]
+
+        # The generation settings may name several tokens that end an answer, or none that the
+        # tokenizer names: any of them ends it.
         eos = model.generation_config.eos_token_id
-        added = [
-            token.content for token in tokenizer.added_tokens_decoder.values() if token.special
-        ]
-        self._control = [
-            token
-            for token in dict.fromkeys([*tokenizer.all_special_tokens, *added])
-            if len(token) > 1
-        ]
-        self._eos = set(eos if isinstance(eos, list) else [eos]) | {tokenizer.eos_token_id}
+        ends = eos if isinstance(eos, list) else [eos]
+        self._eos = {*ends, tokenizer.eos_token_id}
 
     def generate(self, requests: Iterable[Request]) -> Iterator[Completion]:
-        """Completions in order. A block of which any call is unanswered is decoded whole, so that its bytes are always the same."""
-        return store.counted(self._completions, requests)
+        """Yields one completion per request, in order.
+
+        A block with any call that the store can't answer is decoded whole, so that a block's
+        bytes are the same after an interruption as without one.
+        """
+        return account.counted(self._completions, requests)
+
+    def tokens(self, request: Request) -> list[int]:
+        """Returns the prompt's tokens, up to where the answer begins."""
+        messages = [
+            {"role": message.role, "content": self._plain(message.content)}
+            for message in request.messages
+        ]
+        tokens: list[int] = self.tokenizer.apply_chat_template(
+            messages, add_generation_prompt=True, tokenize=True, return_dict=False
+        )
+        return tokens
+
+    def _plain(self, text: str) -> str:
+        """Breaks up control tokens in a text, so that it can't end a turn and begin another.
+
+        The chat template writes messages as text, and the tokenizer would read `<|im_end|>` in a
+        message as the token. With a zero-width space after the first character it stays text.
+        """
+        for token in self._control:
+            if token in text:
+                text = text.replace(token, f"{token[0]}\N{ZERO WIDTH SPACE}{token[1:]}")
+        return text
 
     def _completions(self, requests: Iterable[Request]) -> Iterator[Completion]:
-        for _, block in groupby(requests, key=lambda request: request.block):
+        for _, block in groupby(requests, key=attrgetter("block")):
             keyed = [(request.key(self.name), request) for request in block]
             found = self._store.get([key for key, _ in keyed])
+            # Equal calls of a block have one key, so they are decoded once.
             asked = dict(keyed)
             if len(found) < len(asked):
                 found = self._answer(asked, found)
-            yield from (found[key] for key, _ in keyed)
+            for key, _ in keyed:
+                yield found[key]
 
     def _answer(
         self, asked: dict[str, Request], found: dict[str, Completion]
     ) -> dict[str, Completion]:
+        """Decodes a block and stores the answers that the store did not have."""
         started = time.monotonic()
         decoded = self._decode(asked)
         seconds = (time.monotonic() - started) / len(asked)
-        self._store.put(
-            [
-                store.Answer(key, answer, seconds)
-                for key, answer in decoded.items()
-                if key not in found
-            ]
-        )
+        new = []
+        for key, answer in decoded.items():
+            if key not in found:
+                new.append(store.StoredAnswer(key, answer, seconds))
+        self._store.put(new)
+        # The first answer of a key wins, since rows may have been written from it.
         return {**decoded, **found}
 
     def _decode(self, asked: dict[str, Request]) -> dict[str, Completion]:
-        """Every distinct call of a block."""
+        """Answers every distinct call of a block; those that don't fit the model's context fail."""
         answers: dict[str, Completion] = {}
         prompts: dict[str, list[int]] = {}
+        context = int(getattr(self.model.config, "max_position_embeddings", UNLIMITED))
         for key, request in asked.items():
-            tokens = self._tokens(request)
-            over = len(tokens) + request.sampling.max_tokens - self._context()
+            tokens = self.tokens(request)
+            to_come = request.sampling.max_tokens
+            over = len(tokens) + to_come - context
             if over > 0:
-                reason = f"prompt of {len(tokens)} tokens and {request.sampling.max_tokens} to come are {over} more than the model's context"
+                reason = (
+                    f"prompt of {len(tokens)} tokens and {to_come} to come "
+                    f"are {over} more than the model's context"
+                )
                 answers[key] = Completion(
                     None, self.name, "failed", reason, prompt_tokens=len(tokens)
                 )
             else:
                 prompts[key] = tokens
-        for keys in _runs(prompts):
-            prefix = self._prefix(
-                [prompts[key] for key in keys], max(asked[key].sampling.max_tokens for key in keys)
-            )
-            # Like lengths together, so that little is padded; the order is the same in every run.
-            keys.sort(
-                key=lambda key: (
-                    digest(_greed(asked[key].sampling)),
-                    len(prompts[key]),
-                    prompts[key],
-                    asked[key].sample,
-                )
-            )
-            for sampling, alike in groupby(keys, key=lambda key: _greed(asked[key].sampling)):
-                rows = list(alike)
-                for start in range(0, len(rows), self._rows):
-                    part = rows[start : start + self._rows]
-                    answers |= self._decode_rows(
-                        part, [prompts[key] for key in part], sampling, prefix
-                    )
+        for keys in _parts(prompts):
+            answers |= self._decode_part(keys, asked, prompts)
         return answers
+
+    def _decode_part(
+        self, keys: list[str], asked: dict[str, Request], prompts: dict[str, list[int]]
+    ) -> dict[str, Completion]:
+        """Answers calls whose prompts share a beginning, up to `rows` of them at once."""
+
+        def decoding(key: str) -> Sampling:
+            # Settings of one completion, however many are asked of a prompt.
+            return asked[key].sampling.model_copy(update={"n": 1})
+
+        def order(key: str) -> tuple[str, int, list[int], int]:
+            return digest(decoding(key)), len(prompts[key]), prompts[key], asked[key].sample
+
+        longest = max(asked[key].sampling.max_tokens for key in keys)
+        prefix = self._prefix([prompts[key] for key in keys], longest)
+        answers: dict[str, Completion] = {}
+        # Prompts of similar length stand together, so that little is padded. The order does not
+        # depend on the order of the requests, and so neither does what is decoded beside a row.
+        for sampling, alike in groupby(sorted(keys, key=order), key=decoding):
+            for some in batched(alike, self._rows):
+                answers |= self._decode_rows(some, [prompts[key] for key in some], sampling, prefix)
+        return answers
+
+    def _prefix(self, prompts: list[list[int]], to_come: int) -> "Prefix":
+        """Reads the beginning that all prompts share.
+
+        Each prompt keeps at least one token of its own. `to_come` is the largest number of tokens
+        that any of them may be continued by.
+        """
+        import torch
+
+        # A sliding window counts places and not tokens: padding behind a prefix would push the
+        # prefix out of it. So where a sequence may outgrow the window nothing is shared, and all
+        # padding is on the left, where it leaves every window first.
+        window = getattr(self.model.config.get_text_config(), "sliding_window", None)
+        if window and max(map(len, prompts)) + to_come > window:
+            return Prefix([], None)
+
+        # The last token of a prompt is read with its own row, since its logits begin the answer.
+        first = prompts[0]
+        shared = min(min(_alike(first, prompt), len(prompt) - 1) for prompt in prompts)
+        if not shared:
+            return Prefix([], None)
+        tokens = torch.tensor([first[:shared]], device=self.model.device)
+        with torch.no_grad():
+            out = self.model(tokens, use_cache=True, logits_to_keep=1)
+        return Prefix(first[:shared], out.past_key_values)
 
     def _decode_rows(
         self, keys: list[str], prompts: list[list[int]], sampling: Sampling, prefix: "Prefix"
     ) -> dict[str, Completion]:
+        """Answers calls that are decoded alike, all at once."""
         import torch
 
+        # `rows[n]` says which of the distinct prompts call n continues.
         distinct = list(dict.fromkeys(map(tuple, prompts)))
         rows = torch.tensor([distinct.index(tuple(prompt)) for prompt in prompts])
+        suffixes = [prompt[len(prefix.tokens) :] for prompt in distinct]
         with torch.no_grad():
-            state = _Decoding(
-                self._model,
-                [prompt[len(prefix.tokens) :] for prompt in distinct],
-                prefix,
-                rows,
-                self._tokenizer.pad_token_id,
-            )
+            state = _Decoding(self.model, suffixes, prefix, rows, self.tokenizer.pad_token_id)
             sequences, logprobs, finished = self._sample(state, keys, sampling)
         answers = {}
-        for key, prompt, tokens, logprob, done in zip(
-            keys, prompts, sequences, logprobs, finished, strict=True
-        ):
-            text = _cut(self._tokenizer.decode(tokens, skip_special_tokens=True), sampling.stop)
+        for row, key in enumerate(keys):
+            tokens = sequences[row]
+            text = self.tokenizer.decode(tokens, skip_special_tokens=True)
             answers[key] = Completion(
-                text,
+                _cut(text, sampling.stop),
                 self.name,
-                "stop" if done else "length",
+                "stop" if finished[row] else "length",
                 None,
-                logprob,
-                len(prompt),
+                logprobs[row],
+                len(prompts[row]),
                 len(tokens),
             )
         return answers
@@ -133,21 +216,31 @@ class HFModel:
     def _sample(
         self, state: "_Decoding", keys: list[str], sampling: Sampling
     ) -> tuple[list[list[int]], list[float], list[bool]]:
-        """Token by token until each row has met an end, a stop text or its limit."""
+        """Decodes token by token until each row has met an end, a stop text or its limit.
+
+        Returns each row's tokens, the sum of their log-probabilities (those of the model itself,
+        before temperature and top_p), and whether the row ended before its limit.
+        """
         import torch
 
         sequences: list[list[int]] = [[] for _ in keys]
-        logprobs, finished = [0.0] * len(keys), [False] * len(keys)
-        luck = (
-            torch.stack([_uniform(key, sampling.max_tokens) for key in keys])
-            if sampling.temperature
-            else None
-        )
+        logprobs = [0.0] * len(keys)
+        finished = [False] * len(keys)
+        numbers = None
+        if sampling.temperature:
+            # One number per row and step, drawn before the first step: (rows, max_tokens).
+            numbers = torch.stack([_uniform(key, sampling.max_tokens) for key in keys])
         for step in range(sampling.max_tokens):
+            # Logits are widened to float32, whatever the model's dtype, and the choice is made on
+            # the CPU, so that it is the same code for every device. (rows, vocabulary).
             scores = torch.log_softmax(state.logits.float(), dim=-1).cpu()
-            chosen = _choose(scores, sampling, luck[:, step] if luck is not None else None)
+            if numbers is None:
+                chosen = scores.argmax(-1)
+            else:
+                chosen = _draw(scores, sampling, numbers[:, step])
             gained = scores.gather(1, chosen[:, None])[:, 0].tolist()
             for row, token in enumerate(chosen.tolist()):
+                # A row that has ended is computed on with the others, and nothing is kept of it.
                 if finished[row]:
                     continue
                 logprobs[row] += gained[row]
@@ -158,67 +251,38 @@ class HFModel:
                 finished[row] = self._stopped(sequences[row], sampling.stop)
             if all(finished):
                 break
+            # The last token needs no pass: nothing is decoded after it.
             if step + 1 < sampling.max_tokens:
                 state.advance(chosen)
         return sequences, logprobs, finished
 
     def _stopped(self, tokens: Sequence[int], stop: tuple[str, ...]) -> bool:
+        """Says whether a stop text is among the last tokens."""
         if not stop:
             return False
-        tail = self._tokenizer.decode(tokens[-(max(map(len, stop)) + 4) :])
-        return any(text in tail for text in stop)
-
-    def _tokens(self, request: Request) -> list[int]:
-        messages = [
-            {"role": message.role, "content": self._plain(message.content)}
-            for message in request.messages
-        ]
-        tokens: list[int] = self._tokenizer.apply_chat_template(
-            messages, add_generation_prompt=True, tokenize=True, return_dict=False
-        )
-        return tokens
-
-    def _plain(self, text: str) -> str:
-        """What somebody wrote, so that it can't end its turn and begin another: a control token in it is text and no token."""
-        for token in self._control:
-            if token in text:
-                text = text.replace(token, f"{token[0]}\N{ZERO WIDTH SPACE}{token[1:]}")
-        return text
-
-    def _context(self) -> int:
-        return int(getattr(self._model.config, "max_position_embeddings", 1 << 30))
-
-    def _prefix(self, prompts: list[list[int]], most: int) -> "Prefix":
-        """What these prompts begin with, read once. Each keeps a token of its own at least.
-
-        A sliding window counts places and not tokens: padding behind a prefix would push the prefix out of it. So where a
-        sequence may outgrow the window, nothing is shared, and all padding is on the left, outside of every window.
-        """
-        import torch
-
-        window = getattr(self._model.config.get_text_config(), "sliding_window", None)
-        if window and max(map(len, prompts)) + most > window:
-            return Prefix([], None)
-
-        first = prompts[0]
-        shared = min(min(_alike(first, prompt), len(prompt) - 1) for prompt in prompts)
-        cache = None
-        if shared:
-            tokens = torch.tensor([first[:shared]], device=self._model.device)
-            with torch.no_grad():
-                cache = self._model(tokens, use_cache=True, logits_to_keep=1).past_key_values
-        return Prefix(first[:shared], cache)
+        # Only the end is decoded, since decoding the whole text at every step would take quadratic
+        # time. A token is mostly a character or more; the four on top are for characters that are
+        # split over several tokens.
+        end = tokens[-(max(map(len, stop)) + 4) :]
+        text = self.tokenizer.decode(end)
+        return any(one in text for one in stop)
 
 
+@dataclass(frozen=True, slots=True)
 class Prefix:
-    """Tokens that a block's prompts share, and what the model keeps of having read them."""
+    """The tokens that a part's prompts share, and the model's keys and values of them."""
 
-    def __init__(self, tokens: list[int], cache: Any) -> None:
-        self.tokens, self.cache = tokens, cache
+    tokens: list[int]
+    cache: Any
+    """Of one row; None where nothing is shared."""
 
 
 class _Decoding:
-    """The model in the middle of several sequences: [prefix][padding][rest of the prompt][what was decoded]."""
+    """The model in the middle of several sequences: [prefix][padding][rest of the prompt][decoded].
+
+    `suffixes` are the distinct prompts without the prefix; `rows` (rows,) says which of them each
+    row continues.
+    """
 
     def __init__(
         self,
@@ -228,23 +292,27 @@ class _Decoding:
         rows: "torch.Tensor",
         pad: int,
     ) -> None:
-        import copy
-
         import torch
 
-        self._model = model
+        # Padding is on the left of each suffix, so that the last column holds every prompt's last
+        # token, and the next token of all rows goes into the same column.
         longest = max(map(len, suffixes))
-        tokens = torch.tensor(
-            [[pad] * (longest - len(s)) + [*s] for s in suffixes], device=model.device
-        )
-        mask = torch.tensor(
-            [[1] * len(prefix.tokens) + [0] * (longest - len(s)) + [1] * len(s) for s in suffixes],
-            device=model.device,
-        )
+        padded, seen = [], []
+        for suffix in suffixes:
+            padding = longest - len(suffix)
+            padded.append([pad] * padding + [*suffix])
+            seen.append([1] * len(prefix.tokens) + [0] * padding + [1] * len(suffix))
+        # Tokens to read and their positions are (prompts, longest). The mask is (prompts, prefix +
+        # longest), since it covers what is in the cache too.
+        tokens = torch.tensor(padded, device=model.device)
+        mask = torch.tensor(seen, device=model.device)
+        # A token's position is the number of real tokens before it, so that padding shifts nothing.
+        # Padding at the very beginning would have -1; it is masked, and needs some valid number.
+        positions = (mask.cumsum(-1) - 1).clamp(min=0)[:, len(prefix.tokens) :]
+        # The cache is written to, and other rows will continue the prefix too: each takes a copy.
         cache = copy.deepcopy(prefix.cache)
         if cache is not None:
             cache.batch_repeat_interleave(len(suffixes))
-        positions = (mask.cumsum(-1) - 1).clamp(min=0)[:, len(prefix.tokens) :]
         out = model(
             tokens,
             attention_mask=mask,
@@ -253,15 +321,17 @@ class _Decoding:
             use_cache=True,
             logits_to_keep=1,
         )
+        self._model = model
         self._cache = out.past_key_values
         # Each distinct prompt was read once; from here on every sample is a row of its own.
         rows = rows.to(model.device)
         self._cache.batch_select_indices(rows)
-        self._mask, self._position = mask[rows], positions[rows, -1:]
-        self.logits = out.logits[rows, -1]
+        self._mask = mask[rows]  # (rows, tokens so far)
+        self._position = positions[rows, -1:]  # (rows, 1): of the last token
+        self.logits = out.logits[rows, -1]  # (rows, vocabulary): of the next token
 
     def advance(self, chosen: "torch.Tensor") -> None:
-        """One more token a row."""
+        """Reads one more token per row; `chosen` is (rows,)."""
         import torch
 
         tokens = chosen.to(self._model.device)[:, None]
@@ -275,63 +345,72 @@ class _Decoding:
             use_cache=True,
             logits_to_keep=1,
         )
-        self._cache, self.logits = out.past_key_values, out.logits[:, -1]
+        self._cache = out.past_key_values
+        self.logits = out.logits[:, -1]
 
 
-def _runs(prompts: dict[str, list[int]]) -> list[list[str]]:
-    """A block's calls parted where their prompts begin differently: those with a draft and those without have shots of their own.
+def _parts(prompts: dict[str, list[int]]) -> list[list[str]]:
+    """Parts a block's calls where their prompts begin differently.
 
-    Parting costs passes of the model, and saves reading the longer common beginning once a prompt: it pays from PARTING tokens.
+    Calls with a draft and calls without have different shots, say. A part of its own costs passes
+    through the model, and saves each prompt in it from reading the rest of the longer common
+    beginning: that pays from PARTING tokens on.
     """
-    runs: list[list[str]] = []
-    shared = 0
-    for key in sorted(prompts, key=lambda key: (prompts[key], key)):
-        alike = _alike(prompts[runs[-1][-1]], prompts[key]) if runs else 0
-        if not runs or (shared - alike) * len(runs[-1]) > PARTING:
-            runs.append([key])
-            shared = len(prompts[key])
-        else:
-            runs[-1].append(key)
-            shared = min(shared, alike)
-    return runs
+    parts: list[list[str]] = []
+    shared = 0  # tokens that the prompts of the last part have in common
+    # Sorted by tokens, prompts that begin alike are neighbours: one pass finds the parts.
+    for tokens, key in sorted((tokens, key) for key, tokens in prompts.items()):
+        if parts:
+            part = parts[-1]
+            alike = _alike(prompts[part[-1]], tokens)
+            lost = (shared - alike) * len(part)
+            if lost <= PARTING:
+                part.append(key)
+                shared = min(shared, alike)
+                continue
+        parts.append([key])
+        shared = len(tokens)
+    return parts
 
 
 def _alike(one: list[int], other: list[int]) -> int:
-    """How many tokens two prompts begin with alike."""
+    """Counts the tokens that two prompts have in common at their beginning."""
     for place, (mine, theirs) in enumerate(zip(one, other, strict=False)):
         if mine != theirs:
             return place
     return min(len(one), len(other))
 
 
-def _greed(sampling: Sampling) -> Sampling:
-    """How one completion is decoded, however many there are."""
-    return sampling.model_copy(update={"n": 1})
+def _draw(scores: "torch.Tensor", sampling: Sampling, numbers: "torch.Tensor") -> "torch.Tensor":
+    """Draws the next token of each row (rows,) by the inverse of the cumulative distribution.
 
-
-def _choose(
-    scores: "torch.Tensor", sampling: Sampling, luck: "torch.Tensor | None"
-) -> "torch.Tensor":
-    """The next token of each row, from log-probabilities (rows, vocabulary)."""
+    `scores` are log-probabilities (rows, vocabulary), `numbers` uniform in [0, 1) (rows,). The same
+    number and the same distribution give the same token, on any machine and in any company.
+    """
     import torch
 
-    if luck is None:
-        return scores.argmax(-1)
     probabilities = torch.softmax(scores / sampling.temperature, dim=-1)
     order = None
     if sampling.top_p < 1:
+        # The likeliest first. A token stays if those before it hold less than top_p together, so
+        # that the likeliest always stays. Stable, so that equal probabilities keep the
+        # vocabulary's order.
         probabilities, order = probabilities.sort(dim=-1, descending=True, stable=True)
         before = probabilities.cumsum(-1) - probabilities
         probabilities = probabilities.masked_fill(before >= sampling.top_p, 0.0)
+    # In float64: a running sum in float32 over a large vocabulary would swallow unlikely tokens.
     mass = probabilities.double().cumsum(-1)
-    place = torch.searchsorted(mass, luck[:, None] * mass[:, -1:], right=True).clamp(
-        max=scores.shape[-1] - 1
-    )
-    return place[:, 0] if order is None else order.gather(1, place)[:, 0]
+    # The first token whose cumulative mass is above the number. The number is scaled by the whole
+    # mass, which is below 1 after top_p. Rounding may still lead one past the end: hence the clamp.
+    place = torch.searchsorted(mass, numbers[:, None] * mass[:, -1:], right=True)
+    place = place.clamp(max=scores.shape[-1] - 1)
+    if order is not None:
+        place = order.gather(1, place)
+    return place[:, 0]
 
 
 def _uniform(key: str, count: int) -> "torch.Tensor":
-    """`count` numbers in [0, 1) that depend on the call's key alone."""
+    """Returns `count` numbers in [0, 1) that depend on the call's key alone."""
     import torch
 
     generator = torch.Generator().manual_seed(int(key[:15], 16))
@@ -339,5 +418,6 @@ def _uniform(key: str, count: int) -> "torch.Tensor":
 
 
 def _cut(text: str, stop: tuple[str, ...]) -> str:
+    """Ends a text before the first stop text, and strips white space."""
     ends = [place for place in map(text.find, stop) if place >= 0]
-    return text[: min(ends)].strip() if ends else text.strip()
+    return text[: min(ends, default=len(text))].strip()

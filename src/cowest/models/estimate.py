@@ -1,11 +1,15 @@
-"""What a stage's calls will cost at most, told before the first: the stage's own steps, with a model that only counts."""
+"""Estimates what a stage's calls will cost at most, before the first is made.
+
+The stage's own steps run with a model that only counts, so that the estimate asks exactly what
+the stage will ask.
+"""
 
 import sys
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
-from itertools import islice
 from typing import Any
 
+from cowest.batched import batched
 from cowest.config import Config, Sampling
 from cowest.ledger import store
 from cowest.ledger.claims import spent
@@ -13,59 +17,75 @@ from cowest.models.openai import OpenAIConfig
 from cowest.protocols import ChatModel, Completion, Request
 
 TOGETHER = 256
-"""Requests that are looked up in one go."""
+"""Requests that are looked up in the store at once."""
 LETTERS = 4
-"""Letters of a token, where the text is not there yet: an answer of 20 tokens is taken to be 80 bytes long."""
+"""Bytes per token of a text that is not there yet: an answer of 20 tokens counts as 80 bytes."""
 
 
 @dataclass(slots=True)
-class Estimate:
-    """Calls that a model will be asked to make, and the most that they can cost."""
+class CostEstimate:
+    """The calls that a model will be asked to make, and the most that they can cost."""
 
     model: str
     paid: bool
-    """Whether it is behind an endpoint; a model of one's own costs nothing here."""
+    """True for a model behind an endpoint; our own models cost nothing here."""
     calls: int = 0
     stored: int = 0
-    """Completions that the store has."""
+    """Completions that are in the store already."""
     tokens: int = 0
     usd: float | None = None
-    """None where no price is given."""
+    """None if no price is given."""
     discount: float | None = None
-    """What is off, of what the calls would cost one by one; None where they are made so."""
+    """The share that batches are cheaper by; None if the calls are made one by one."""
 
     def __str__(self) -> str:
-        money = f"${self.usd:,.4f}" if self.usd is not None else "no price is given"
-        said = f"{self.calls:,} calls to {self.model} ({self.stored:,} more are in the store): at most {self.tokens:,} tokens, {money}"
-        return said + (f" in batches, {self.discount:.0%} off" if self.discount is not None else "")
+        money = "no price is given"
+        if self.usd is not None:
+            money = f"${self.usd:,.4f}"
+        said = (
+            f"{self.calls:,} calls to {self.model} ({self.stored:,} more are in the store): "
+            f"at most {self.tokens:,} tokens, {money}"
+        )
+        if self.discount is not None:
+            said += f" in batches, {self.discount:.0%} off"
+        return said
 
 
 class Counting:
-    """A ChatModel that answers with as much text as it might, and counts what that would cost. Equal calls are counted each time."""
+    """A ChatModel that answers with the longest text it may, and counts what that would cost.
+
+    Equal calls are counted each time.
+    """
 
     def __init__(self, config: Any) -> None:
-        self.name = (
-            config.name
-            if isinstance(config, OpenAIConfig)
-            else str(getattr(config, "model", config.provider))
-        )
-        self._config = config if isinstance(config, OpenAIConfig) else None
         self._store = store.open_store()
-        batch = self._config.batch if self._config else None
-        usd = 0.0 if self._config and self._config.price else None
-        self.estimate = Estimate(
-            self.name, self._config is not None, usd=usd, discount=batch.discount if batch else None
+        self._config: OpenAIConfig | None = None
+        if not isinstance(config, OpenAIConfig):
+            self.name = str(getattr(config, "model", config.provider))
+            self.estimate = CostEstimate(self.name, paid=False)
+            return
+        self._config = config
+        self.name = config.name
+        self.estimate = CostEstimate(
+            self.name,
+            paid=True,
+            usd=0.0 if config.price else None,
+            discount=config.batch.discount if config.batch else None,
         )
 
     def generate(self, requests: Iterable[Request]) -> Iterator[Completion]:
-        """A completion of the greatest length for each request, in order; some are read ahead, so that they are looked up together."""
+        """Yields a completion of the greatest length per request, in order.
+
+        Some requests are read ahead, so that they are looked up in the store together.
+        """
         if self._config is None:
-            yield from (self._count(request) for request in requests)
+            for request in requests:
+                yield self._count(request)
             return
-        rest = iter(requests)
-        while part := [(request.key(self.name), request) for request in islice(rest, TOGETHER)]:
-            found = self._store.look([key for key, _ in part])
-            for key, request in part:
+        for part in batched(requests, TOGETHER):
+            keys = [request.key(self.name) for request in part]
+            found = self._store.look(keys)
+            for key, request in zip(keys, part, strict=True):
                 if key in found:
                     self.estimate.stored += 1
                     yield found[key]
@@ -76,27 +96,35 @@ class Counting:
         if self._config is not None:
             prompt, completion = self._config.most(request)
             self.estimate.tokens += prompt + completion
-            if self._config.price is not None:
-                self.estimate.usd = (self.estimate.usd or 0.0) + (
-                    self._config.cost(prompt, completion) or 0.0
-                )
+            cost = self._config.cost(prompt, completion)
+            if self.estimate.usd is not None and cost is not None:
+                self.estimate.usd += cost
         self.estimate.calls += 1
         return Completion(longest(request.sampling, self.estimate.calls), self.name)
 
 
 def longest(sampling: Sampling, number: int) -> str:
-    """A text as long as a completion may be, another for each number, since equal answers would be judged once."""
+    """Returns a text as long as a completion may be.
+
+    Each number gives another text, since equal answers would be judged once.
+    """
     return f"{number} ".ljust(sampling.max_tokens * LETTERS, "x")
 
 
 def announce(stage: str, config: Config, steps: Callable[[ChatModel], Iterable[object]]) -> None:
-    """Says what a stage's calls will cost at most, and what is left for them; `steps` are what it will do with the model."""
+    """Says what a stage's calls will cost at most, and what is left of the turn's budget.
+
+    `steps` are what the stage will do with the model. Nothing is said of a model of our own.
+    """
     if not isinstance(config, OpenAIConfig):
         return
     counting = Counting(config)
+    # Behind the egress filter, since masks change the calls and refused ones cost nothing.
     for _ in steps(config.egress.over(counting, outside=False, counted=False)):
         pass
     calls = store.open_store()
     turn = calls.read(calls.turn)
-    rest = f"; {calls.read(lambda db: spent(db, turn))} in this turn" if turn else ""
-    print(f"{stage}: {counting.estimate}{rest}", file=sys.stderr)
+    said = f"{stage}: {counting.estimate}"
+    if turn:
+        said += f"; {spent(calls, turn)} in this turn"
+    print(said, file=sys.stderr)

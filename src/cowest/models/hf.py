@@ -1,8 +1,8 @@
-"""Local models in Hugging Face format: a folder, a hub name or an embedded model, with a LoRA adapter or none.
+"""Local models in Hugging Face format: their settings, how they are loaded, and their identity.
 
-Decodes in blocks of consecutive queries (`Request.block`). Within a block each distinct prompt is read once, whatever the
-number of its samples, and what all prompts share (the shots) is read once for all of them. A sample's random numbers come
-from its call's key, so they depend on nothing beside it.
+A model is a folder, a hub name or an embedded model, with or without a LoRA adapter. `decoding`
+answers with it. Nothing in a folder is loaded before `audit` has passed it, and nothing is ever
+downloaded here.
 """
 
 import hashlib
@@ -10,7 +10,7 @@ import json
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import Any, Literal
 
 from pydantic import Field
 
@@ -20,55 +20,66 @@ from cowest.errors import ModelError
 from cowest.models import audit, embedded
 from cowest.models.decoding import HFModel
 
-if TYPE_CHECKING:
-    pass
+IDENTITY = {".json", ".safetensors", ".jinja", ".model", ".txt"}
+"""Endings of the files of a model's folder that its answers may depend on."""
 
 
 class HFConfig(Config):
-    """A model that runs in this process."""
+    """A local model that runs in this process."""
 
     provider: Literal["hf"] = "hf"
     model: str
-    """A folder, the name of an embedded model (`cowest fetch`), or a Hugging Face hub name that is in the local cache."""
+    """A folder, the name of an embedded model (`cowest fetch`), or the name of a Hugging Face
+    model that is in the local cache."""
     dtype: Literal["bfloat16", "float32"] = "float32"
-    """In which it answers. In bfloat16 an answer may depend, by rounding, on what is decoded beside it: quicker, and less exact."""
+    """Number format in which the model answers. bfloat16 is faster and takes half the memory, but
+    less exact: by rounding, an answer may depend on what is decoded beside it."""
     device: str = "cpu"
-    """Where torch puts it: cpu, cuda, cuda:1."""
+    """Where torch runs the model: cpu, cuda, or one of several GPUs, as cuda:1."""
     chat_template: str | None = None
-    """A Jinja template in place of the tokenizer's own: a base model has none."""
+    """A Jinja template instead of the tokenizer's own. A base model has none: give it one."""
     rows: int = Field(default=64, ge=1)
-    """Sequences decoded at once: bounds memory."""
+    """Sequences decoded at once. Lower it if memory runs out; raise it to use a larger GPU."""
 
     @contextmanager
-    def open(self, adapter: Path | None = None) -> "Iterator[HFModel]":
-        """Loads the model; frees it afterwards. Raises ModelError before anything unsafe is read."""
+    def open(self, adapter: Path | None = None) -> Iterator[HFModel]:
+        """Loads the model, and frees it afterwards.
+
+        Raises ModelError before anything unsafe is read.
+        """
         folder = self.folder()
         name = self.base_name(folder)
+        # Checked before torch is imported and the base is loaded, which may take minutes.
         if adapter is not None:
             audit.audit_adapter(adapter)
             _same_base(adapter, name)
+        import torch
+
         model, tokenizer = load(self)
         if adapter is not None:
             name += f"+{file_digest(adapter)[:12]}"
             model = _with_adapter(model, adapter)
-        yield HFModel(name, model.to(_dtype(self.dtype)).to(self.device), tokenizer, self.rows)
+        model = model.to(getattr(torch, self.dtype)).to(self.device)
+        yield HFModel(name, model, tokenizer, self.rows)
 
     def folder(self) -> Path:
-        """Where the model lies, checked to hold nothing that runs. Raises ModelError."""
-        folder = embedded.resolve(self.model) or (
-            Path(self.model) if Path(self.model).exists() else _from_hub(self.model)
-        )
+        """Finds the model's folder, and checks that nothing in it runs. Raises ModelError."""
+        folder = embedded.resolve(self.model)
+        if folder is None and Path(self.model).exists():
+            folder = Path(self.model)
+        if folder is None:
+            folder = _from_hub(self.model)
         audit.audit(folder)
         return folder
 
     def base_name(self, folder: Path) -> str:
-        """Identity by content: the model's name with a digest of its files, type and template."""
+        """Returns the base's identity: its name, and a digest of its files, dtype and template."""
         content = digest([_folder_digest(folder), self.dtype, self.chat_template])
         return f"{Path(self.model).name}@{content[:12]}"
 
 
 def load(config: HFConfig, dtype: str = "float32") -> tuple[Any, Any]:
-    """Model and tokenizer of a base, in `dtype`, its weights read as data and never as code."""
+    """Loads the model and the tokenizer of a base, the weights in `dtype`. Raises ModelError."""
     import torch
     import transformers
 
@@ -76,9 +87,12 @@ def load(config: HFConfig, dtype: str = "float32") -> tuple[Any, Any]:
     folder = config.folder()
     if config.device != "cpu" and not torch.cuda.is_available():
         raise ModelError(
-            f"device {config.device}: torch sees no GPU here (is it a CPU build?): set device: cpu, or run where there is one"
+            f"device {config.device}: torch sees no GPU here (is it a CPU build?): "
+            "set device: cpu, or run where there is one"
         )
     try:
+        # The weights are read as data and never as code, and nothing is fetched: this holds even
+        # for a folder that the audit should not have passed.
         tokenizer = transformers.AutoTokenizer.from_pretrained(
             folder, trust_remote_code=False, local_files_only=True
         )
@@ -91,51 +105,61 @@ def load(config: HFConfig, dtype: str = "float32") -> tuple[Any, Any]:
             local_files_only=True,
         )
     except (OSError, ValueError, KeyError, RuntimeError) as error:
-        raise ModelError(
-            f"{folder} does not load as a model: {' '.join(str(error).split())[:300]}"
-        ) from None
+        raise ModelError(f"{folder} does not load as a model: {_line(error)}") from None
     if config.chat_template is not None:
         tokenizer.chat_template = config.chat_template
     if tokenizer.chat_template is None:
         raise ModelError(f"{config.model} has no chat template: give one as `chat_template`")
+    # Some tokenizers have no token for padding. Any will do: padding is masked.
     if tokenizer.pad_token_id is None:
         tokenizer.pad_token = tokenizer.eos_token
     return model.eval(), tokenizer
 
 
 def _with_adapter(model: Any, adapter: Path) -> Any:
-    """The adapter merged into full-precision weights, before they are rounded: quicker than beside them, and as exact."""
+    """Merges an adapter into the base's weights.
+
+    The weights are still in full precision here and are rounded afterwards, so that the merged
+    model is faster than one with the adapter beside it, and as exact.
+    """
     from peft import PeftModel
 
     try:
         merged = PeftModel.from_pretrained(model, adapter).merge_and_unload()
     except (OSError, ValueError, KeyError, RuntimeError) as error:
-        raise ModelError(
-            f"{adapter} does not fit this model: {' '.join(str(error).split())[:300]}"
-        ) from None
-    # Merged weights ask for no gradient, and torch then copies the head once a row when it reads a prompt: 10 times slower.
+        raise ModelError(f"{adapter} does not fit this model: {_line(error)}") from None
+    # Merged weights require no gradient, and torch then copies the head once per row when it
+    # reads a prompt, which is 10 times slower.
     return merged.eval().requires_grad_(True)
 
 
+def _line(error: Exception) -> str:
+    """Returns a library's message in one line."""
+    return " ".join(str(error).split())[:300]
+
+
 def _same_base(adapter: Path, base: str) -> None:
-    """An adapter of ours says which base it belongs to; on another it would load, and answer nonsense."""
-    trained = (
-        json.loads((adapter / "adapter_config.json").read_text(encoding="utf-8")).get(
-            "base_model_name_or_path"
-        )
-        or ""
-    )
+    """Raises ModelError for an adapter of ours that was trained on another base.
+
+    On another base it might load, and answer nonsense.
+    """
+    settings = json.loads((adapter / "adapter_config.json").read_text(encoding="utf-8"))
+    trained = settings.get("base_model_name_or_path") or ""
+    # Only our own adapters name their base with a digest (`name@digest`).
     if "@" in trained and trained != base:
         raise ModelError(
-            f"{adapter} was trained on {trained}, and the policy here is {base}: name the same base (and dtype) in every section of "
-            "params.yaml; if the base's own files changed, or you change the base for good, begin a registry of another name"
+            f"{adapter} was trained on {trained}, and the policy here is {base}: name the same "
+            "base (and dtype) in every section of params.yaml; if the base's own files changed, "
+            "or you change the base for good, begin a registry of another name"
         )
 
 
 def _from_hub(name: str) -> Path:
+    """Finds a model in the local cache of the Hugging Face hub. Raises ModelError."""
     if name.startswith(("/", ".", "~")):
         raise ModelError(
-            f"{name}: no such folder: it should hold a model's config.json, tokenizer and *.safetensors"
+            f"{name}: no such folder: "
+            "it should hold a model's config.json, tokenizer and *.safetensors"
         )
     from huggingface_hub import snapshot_download
     from huggingface_hub.errors import HFValidationError, LocalEntryNotFoundError
@@ -144,13 +168,18 @@ def _from_hub(name: str) -> Path:
         return Path(snapshot_download(name, local_files_only=True))
     except (LocalEntryNotFoundError, HFValidationError):
         raise ModelError(
-            f"model {name!r} is no folder, no embedded model, and not in the Hugging Face cache: give a folder, or run "
-            f"`hf download {name} --include '*.safetensors' '*.json' '*.jinja' 'tokenizer*'` first (a stage never downloads)"
+            f"model {name!r} is no folder, no embedded model, and not in the Hugging Face cache: "
+            f"give a folder, or run `hf download {name} --include '*.safetensors' '*.json' "
+            "'*.jinja' 'tokenizer*'` first (a stage never downloads)"
         ) from None
 
 
 def _folder_digest(folder: Path) -> str:
-    """Digest of a model's files; weights are read again only when size or time changed."""
+    """Returns the digest of a model's files.
+
+    Digests are remembered in the cache by path, size and time of change, since reading gigabytes of
+    weights takes long and every stage asks.
+    """
     remembered = environment.cache() / "digests.json"
     try:
         known: dict[str, str] = json.loads(remembered.read_text())
@@ -158,18 +187,11 @@ def _folder_digest(folder: Path) -> str:
         known = {}
     found = {}
     for path in sorted(folder.rglob("*")):
-        if path.is_file() and path.suffix in {".json", ".safetensors", ".jinja", ".model", ".txt"}:
+        if path.is_file() and path.suffix in IDENTITY:
             stat = path.stat()
-            mark = hashlib.sha256(
-                f"{path.resolve()}|{stat.st_size}|{stat.st_mtime_ns}".encode()
-            ).hexdigest()
+            seen = f"{path.resolve()}|{stat.st_size}|{stat.st_mtime_ns}"
+            mark = hashlib.sha256(seen.encode()).hexdigest()
             known[mark] = known.get(mark) or file_digest(path)
             found[path.relative_to(folder).as_posix()] = known[mark]
     io.write_text(remembered, json.dumps(known))
     return digest(found)
-
-
-def _dtype(name: str) -> Any:
-    import torch
-
-    return getattr(torch, name)

@@ -1,6 +1,8 @@
-"""A model by rule: the first pattern that is found in the last message gives the reply.
+"""A model that follows a script: the first pattern that is found in the last message gives the
+reply.
 
-For dry runs and tests, without weights, network or cost. It answers at once, so it has no use for the call store.
+It serves dry runs and tests, without weights, network or cost. It answers at once, so it has no
+use for the call store.
 """
 
 import re
@@ -13,21 +15,22 @@ from pydantic import Field, model_validator
 
 from cowest.config import Config, Sampling, digest
 from cowest.errors import ModelError
-from cowest.ledger import store
+from cowest.ledger import account
 from cowest.protocols import ChatModel, Completion, Request
 
 PLACES = re.compile(r"\{(\d+)\}")
 
 
-class Rule(Config):
-    """What to say to a message."""
+class ScriptRule(Config):
+    """One rule of a script: a pattern, and the replies to a message that it is found in."""
 
     match: str = ""
     """A regular expression, searched for in the last message; the empty one is found in all."""
     replies: tuple[str, ...] = ()
-    """The first at temperature 0, else one of them by the call's key; `{0}` is what the pattern matched, `{1}` its first group."""
+    """At temperature 0 the first is given, else one of them by the call's key. `{0}` stands for
+    what the pattern matched, `{1}` for its first group."""
     failed: str | None = None
-    """Fail instead, for this reason."""
+    """Fail with this reason instead of replying."""
 
     @model_validator(mode="after")
     def _can_be_followed(self) -> Self:
@@ -37,21 +40,22 @@ class Rule(Config):
             groups = re.compile(self.match).groups
         except re.error as error:
             raise ValueError(f"match: {error}") from None
-        if any(int(place) > groups for reply in self.replies for place in PLACES.findall(reply)):
-            raise ValueError(f"replies: a place beyond the pattern's {groups} groups")
+        for reply in self.replies:
+            if any(int(place) > groups for place in PLACES.findall(reply)):
+                raise ValueError(f"replies: a place beyond the pattern's {groups} groups")
         return self
 
 
 class ScriptedConfig(Config):
-    """A model that says what it is told to."""
+    """A scripted model."""
 
     provider: Literal["scripted"] = "scripted"
-    rules: tuple[Rule, ...] = Field(min_length=1)
-    """Tried in order; a message that none matches fails."""
+    rules: tuple[ScriptRule, ...] = Field(min_length=1)
+    """Rules, tried in order; a message that none matches fails."""
 
     @contextmanager
     def open(self, adapter: Path | None = None) -> Iterator[ChatModel]:
-        """The model. Raises ModelError for an adapter."""
+        """Yields the model. Raises ModelError for an adapter."""
         if adapter is not None:
             raise ModelError(
                 f"a scripted model takes no adapter: {adapter} needs a local model (provider: hf)"
@@ -67,24 +71,30 @@ class ScriptedModel:
         self._rules = [(re.compile(rule.match), rule) for rule in config.rules]
 
     def generate(self, requests: Iterable[Request]) -> Iterator[Completion]:
-        """One completion for each request, in order, read one at a time."""
-        return store.counted(lambda asked: map(self._complete, asked), requests)
+        """Yields one completion per request, in order. Requests are read one at a time."""
+        return account.counted(self._completions, requests)
+
+    def _completions(self, requests: Iterable[Request]) -> Iterator[Completion]:
+        for request in requests:
+            yield self._complete(request)
 
     def _complete(self, request: Request) -> Completion:
         for pattern, rule in self._rules:
-            if found := pattern.search(request.messages[-1].content):
-                if rule.failed is not None:
-                    return Completion(None, self.name, "failed", rule.failed)
-                luck = (
-                    int(request.key(self.name)[:15], 16) if request.sampling.temperature > 0 else 0
-                )
-                reply = rule.replies[luck % len(rule.replies)]
-                text = PLACES.sub(lambda place, found=found: found[int(place[1])] or "", reply)  # type: ignore[misc]
-                return self._decoded(text, request)
+            found = pattern.search(request.messages[-1].content)
+            if found is None:
+                continue
+            if rule.failed is not None:
+                return Completion(None, self.name, "failed", rule.failed)
+            # By the call's key the same call gets the same reply, and another sample another one.
+            number = 0
+            if request.sampling.temperature > 0:
+                number = int(request.key(self.name)[:15], 16)
+            reply = rule.replies[number % len(rule.replies)]
+            return self._decoded(_filled(reply, found), request)
         return Completion(None, self.name, "failed", "no rule of the script matches")
 
     def _decoded(self, text: str, request: Request) -> Completion:
-        """As a model would end it: before a stop text, or after max_tokens, where a token is a word."""
+        """Ends a text as a model would: before a stop text, or after max_tokens, one per word."""
         sampling: Sampling = request.sampling
         ends = [place for place in map(text.find, sampling.stop) if place >= 0]
         words = list(re.finditer(r"\S+", text[: min(ends, default=len(text))]))
@@ -98,3 +108,12 @@ class ScriptedModel:
             prompt_tokens=asked,
             completion_tokens=len(kept),
         )
+
+
+def _filled(reply: str, found: re.Match[str]) -> str:
+    """Puts what the pattern matched into a reply; a group that took no part in it is empty."""
+
+    def group(place: re.Match[str]) -> str:
+        return found[int(place[1])] or ""
+
+    return PLACES.sub(group, reply)
