@@ -1,4 +1,4 @@
-"""What must be in the environment before a heavy library loads: nothing phones home, and threads do not spin."""
+"""Sets the environment before a heavy library loads: nothing phones home, no thread spins."""
 
 import os
 from pathlib import Path
@@ -13,30 +13,38 @@ QUIET = {
     "HF_HUB_DISABLE_TELEMETRY": "1",
     "HF_HUB_DISABLE_IMPLICIT_TOKEN": "1",
     "TOKENIZERS_PARALLELISM": "false",
-    "TQDM_DISABLE": "1",  # CoWest shows its own progress, and none where there is no terminal
-    # libgomp's threads spin while they wait; on a machine that is shared this makes two threads up to 30 times slower.
+    # CoWest shows progress of its own, and none where there is no terminal.
+    "TQDM_DISABLE": "1",
+    # libgomp's threads spin while they wait. On a shared machine this makes two threads up to 30
+    # times slower.
     "OMP_WAIT_POLICY": "PASSIVE",
 }
 
 
 def settle() -> None:
-    """Sets what is not set already. Called first thing by every way in: the command line, components, the service."""
+    """Sets each variable that is not set already.
+
+    Every way in calls this before anything else: the command line, components, the service. Some
+    libraries read the variables once, when they are imported.
+    """
     for name, value in QUIET.items():
         os.environ.setdefault(name, value)
 
 
 def cache() -> Path:
-    """Where what can be made again is kept between projects: COWEST_CACHE, or cowest in the user's cache folder."""
+    """Returns the folder, shared by all projects, of what can be made again.
+
+    It is COWEST_CACHE, or cowest in the user's cache folder.
+    """
     place = os.environ.get("COWEST_CACHE")
-    return (
-        Path(place)
-        if place
-        else Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "cowest"
-    )
+    if place:
+        return Path(place)
+    users = os.environ.get("XDG_CACHE_HOME")
+    return (Path(users) if users else Path.home() / ".cache") / "cowest"
 
 
 def hush() -> None:
-    """Libraries show bars and notes of their own, and warn their own developers; CoWest shows its own."""
+    """Silences the progress bars and notes of libraries, and warnings meant for developers."""
     import logging
     import warnings
 

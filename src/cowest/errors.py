@@ -1,4 +1,4 @@
-"""Every error that CoWest raises for something a user can mend.
+"""The errors that CoWest raises for anything that a user can mend.
 
     CoWestError
     ├── ConfigError      params.yaml or a flag: an unknown key, a wrong type, a rule broken
@@ -6,17 +6,18 @@
     │   └── RecordError  one line of a record file, named `file:line`
     ├── ModelError       a model folder or adapter: missing, corrupt, or hostile
     ├── CallError        a provider that refuses all our calls: no key, no such model, out of reach
-    ├── BudgetError      what the turn may spend on calls is spent
-    ├── StoreError       the call store can't be opened, read or written: a full disk, a damaged file
-    ├── ContractError    data that is well formed and still unfit: an empty split, no pairs, failed rows
+    ├── BudgetError      the turn's budget for calls is spent
+    ├── StoreError       the call store can't be opened, read or written: full disk, damaged file
+    ├── ContractError    data that is well formed and still unfit: no pairs, too many failed rows
     └── RegistryError    the registry can't be reached, or holds something impossible
 
-A message says what, where and what to do. A failed *row* is not an error: it stays in the data with its reason.
+A message says what is wrong, where, and what to do. A failed *row* is not an error: it stays in
+the data with its reason.
 """
 
 
 class CoWestError(Exception):
-    """What, where, what to do. The command line prints it without a stack trace and exits with 1."""
+    """Base class. The command line prints the message without a stack trace and exits with 1."""
 
 
 class ConfigError(CoWestError):
@@ -28,7 +29,7 @@ class InputError(CoWestError):
 
 
 class RecordError(InputError):
-    """One line of a record file is not such a record."""
+    """One line of a record file is not a record of its kind."""
 
 
 class ModelError(CoWestError):

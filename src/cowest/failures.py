@@ -1,7 +1,8 @@
-"""Rows that failed: they stay in the data, and past what is allowed they stop the stage that made them.
+"""Failed rows stay in the data; more of them than allowed stop the stage that made them.
 
-The stage that called the model judges, and not one after it: what was answered is in the call store, so that running the
-stage again asks only what failed; a later stage could only fail again and again over rows that DVC takes for done.
+The stage that called the model judges, and not one after it. Its answers are in the call store,
+so that the stage, when it is run again, asks only what failed. A later stage could only fail
+again and again over rows that DVC takes for done.
 """
 
 from collections import Counter
@@ -23,7 +24,7 @@ class Failures:
         self.rows = 0
 
     def counted(self, rows: Iterable[D]) -> Iterator[D]:
-        """Passes rows through."""
+        """Passes rows through and counts them."""
         for row in rows:
             self.rows += 1
             if row.failed is not None:
@@ -31,15 +32,19 @@ class Failures:
             yield row
 
     def judge(self, most: int | None, earlier: int = 0) -> None:
-        """Raises ContractError when more rows failed than may. None is any number.
+        """Raises ContractError if more than `most` rows failed. None allows any number.
 
-        Rows that came in failed (`earlier`) were allowed by the stage before, and are not judged again.
+        Rows that came in failed (`earlier`) were allowed by the stage before, and are not judged
+        again.
         """
         failed = self.reasons.total() - earlier
         if most is None or failed <= most:
             return
-        said = "; ".join(f"{count} x {reason}" for reason, count in self.reasons.most_common(3))
+        common = self.reasons.most_common(3)
+        reasons = "; ".join(f"{count} x {reason}" for reason, count in common)
         raise ContractError(
-            f"{self.stage}: {failed} of {self.rows} rows failed, and {self.stage}.max_failed allows {most} ({said}). What was answered or "
-            "refused is kept: run again to ask only what failed otherwise, or raise max_failed to go on without those rows"
+            f"{self.stage}: {failed} of {self.rows} rows failed, "
+            f"and {self.stage}.max_failed allows {most} ({reasons}). "
+            "What was answered or refused is kept: run again to ask only what failed otherwise, "
+            "or raise max_failed to go on without those rows"
         )

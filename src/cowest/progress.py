@@ -1,4 +1,4 @@
-"""Progress of long work: rows, rate and time left, on a terminal; quiet anywhere else."""
+"""Shows the progress of long work on a terminal: rows, rate and time left. Quiet anywhere else."""
 
 import sys
 import time
@@ -6,11 +6,12 @@ from collections.abc import Iterable, Iterator
 from typing import TypeVar
 
 T = TypeVar("T")
-EVERY = 0.2  # seconds between two drawings
+EVERY = 0.2
+"""Seconds between two drawings."""
 
 
 def watch(rows: Iterable[T], stage: str, total: int | None = None) -> Iterator[T]:
-    """Passes rows through, and shows on a terminal how many, how fast, and how long still."""
+    """Passes rows through, and shows their number, their rate and the time left on a terminal."""
     if not sys.stderr.isatty():
         yield from rows
         return
@@ -25,12 +26,14 @@ class Bar:
     """One line on a terminal; nothing where there is none."""
 
     def __init__(self, stage: str, total: int | None = None) -> None:
-        self.stage, self.total, self.done = stage, total, 0
+        self.stage = stage
+        self.total = total
+        self.done = 0
         self.started = self.drawn = time.monotonic()
         self.live = sys.stderr.isatty()
 
     def step(self, note: str = "") -> None:
-        """One more row is done."""
+        """Counts one more row as done."""
         self.done += 1
         now = time.monotonic()
         if self.live and (now - self.drawn >= EVERY or self.done == self.total):
@@ -45,7 +48,8 @@ class Bar:
 
     def _line(self, now: float) -> str:
         rate = self.done / max(now - self.started, 1e-9)
-        line = f"{self.stage:<16} {self.done}{f'/{self.total}' if self.total else ''} rows  {rate:.1f}/s"
+        of_total = f"/{self.total}" if self.total else ""
+        line = f"{self.stage:<16} {self.done}{of_total} rows  {rate:.1f}/s"
         if self.total and self.done < self.total and self.done:
             line += f"  {_clock((self.total - self.done) / rate)} left"
         elif self.done == self.total or not self.total:

@@ -1,48 +1,62 @@
-"""What SFT and DPO share: the settings of a training run, its arguments for TRL, and the log of its curves."""
+"""Shared by SFT and DPO: the settings of training, the arguments for TRL, the log of the curves."""
 
 import json
+import math
+from operator import itemgetter
 from pathlib import Path
 from typing import Any, Literal
 
 from pydantic import Field
 
 from cowest.config import Config
+from cowest.errors import ContractError
 from cowest.models.hf import HFConfig
 from cowest.progress import Bar
 
 
 class Lora(Config):
-    """The adapter's shape."""
+    """Shape of the LoRA adapter."""
 
     r: int = Field(default=32, ge=1)
-    """Rank."""
+    """Rank of the adapter's matrices. A higher rank can learn more, and takes more memory."""
     alpha: int = Field(default=64, ge=1)
-    """Scale: alpha / r."""
+    """Scale: what the adapter adds is multiplied by alpha / r. Keep the ratio when you change r."""
     targets: str | tuple[str, ...] = "all-linear"
-    """Which linear maps, by name."""
+    """Linear layers that get an adapter: `all-linear`, or a list of their names, such as q_proj."""
     layers: tuple[int, int] | None = None
-    """Only the layers from the first number up to the second, not included; None is all. Below the first nothing is learnt,
-    and no gradient is computed."""
+    """Train only the layers from the first number up to the second, not included; null trains all.
+    Below the first no gradient is computed, so that training a few upper layers is faster."""
 
 
 class Optimiser(Config):
-    """How a training run goes."""
+    """Settings of a training run."""
 
     learning_rate: float = Field(gt=0)
+    """Peak learning rate, after the warm-up. Lower it if the loss rises or is not finite."""
     epochs: float = Field(default=1, gt=0)
+    """Passes over the rows; may be a fraction."""
     batch_size: int = Field(default=16, ge=1)
-    """Rows (or pairs) a step, on one device."""
+    """Rows (of DPO: pairs) per step, on one device. Lower it if memory runs out."""
     warmup_steps: int = Field(default=10, ge=0)
+    """Steps in which the learning rate rises from 0 to learning_rate."""
     schedule: Literal["linear", "cosine", "constant_with_warmup"] = "linear"
+    """Learning rate after the warm-up: it falls to 0 (linear, cosine), or it stays (constant)."""
     max_length: int = Field(default=1024, ge=8)
-    """Tokens of prompt and completion at most; longer rows are refused before training, since TRL would cut them unsaid."""
+    """Most tokens of a prompt with its completion. A longer row stops the stage before training,
+    since TRL would cut it without a word. Raise it for long rows; memory grows with the
+    longest."""
     seed: int = 0
+    """Seed of all randomness in training: the adapter's first weights, the order of the rows."""
     dtype: Literal["bfloat16", "float32"] = "bfloat16"
-    """Of the base's weights and of the arithmetic while training; the adapter itself is kept in float32."""
+    """Number format of the base's weights and of the arithmetic in training. bfloat16 takes half
+    the memory. The adapter itself is kept in float32 in any case."""
 
 
 def arguments(optimiser: Optimiser, model: HFConfig, folder: Path) -> dict[str, Any]:
-    """Arguments that SFTConfig and DPOConfig share. Nothing is saved, reported or shown by the trainer itself."""
+    """Returns the arguments that TRL's SFTConfig and DPOConfig share.
+
+    The trainer itself saves, reports and shows nothing.
+    """
     return {
         "output_dir": str(folder),
         "learning_rate": optimiser.learning_rate,
@@ -68,10 +82,11 @@ def arguments(optimiser: Optimiser, model: HFConfig, folder: Path) -> dict[str, 
 
 
 def score_completions_only() -> None:
-    """Keeps TRL from scoring the prompt's positions too, where it has no Triton: more than half of an SFT step on a CPU.
+    """Keeps TRL from scoring the prompt's positions: over half of an SFT step on a CPU.
 
-    TRL 1.16 leaves them out only with Triton, though its PyTorch path takes either form; the losses are the same. The name is
-    private: where a later TRL has it no more, training is slower and no different.
+    TRL 1.16 leaves these positions out only if Triton is installed, though its PyTorch path takes
+    either form, and the losses are the same. The name is private: if a later TRL does not have
+    it, training is slower and otherwise equal.
     """
     import trl.trainer.utils
 
@@ -82,41 +97,48 @@ def score_completions_only() -> None:
 def fit(
     tokenizer: Any, rows: list[tuple[str, list[dict[str, str]]]], most: int, stage: str
 ) -> None:
-    """Raises ContractError for rows (where from, conversation) of more tokens than are trained on: TRL would cut them unsaid."""
-    from cowest.errors import ContractError
+    """Raises ContractError if rows have more tokens than `most`: TRL would cut them without a word.
 
-    sizes = [
-        len(tokenizer.apply_chat_template(messages, tokenize=True, return_dict=False))
-        for _, messages in rows
-    ]
-    long = [(where, size) for (where, _), size in zip(rows, sizes, strict=True) if size > most]
+    A row is the name that it is called by, and a conversation.
+    """
+    long = []
+    for name, messages in rows:
+        size = len(tokenizer.apply_chat_template(messages, tokenize=True, return_dict=False))
+        if size > most:
+            long.append((size, name))
     if long:
-        where, size = max(long, key=lambda row: row[1])
+        size, name = max(long, key=itemgetter(0))
         raise ContractError(
-            f"{stage}: {len(long)} of {len(rows)} rows have more than {most} tokens and would be cut (the longest, {where}, has {size}): "
+            f"{stage}: {len(long)} of {len(rows)} rows have more than {most} tokens "
+            f"and would be cut (the longest, {name}, has {size}): "
             f"raise {stage}.training.max_length, or leave such rows out"
         )
 
 
 def save(trainer: Any, folder: Path, base: str) -> None:
-    """Writes the adapter as `folder/adapter`. Where the base lay on this machine is left out: equal weights have an equal digest."""
+    """Writes the adapter as `folder/adapter`. Equal weights are equal files, on any machine."""
     adapter = folder / "adapter"
     trainer.model.save_pretrained(adapter, selected_adapters=["default"])
     (adapter / "README.md").unlink(missing_ok=True)
     settings = adapter / "adapter_config.json"
     described = json.loads(settings.read_text(encoding="utf-8"))
+    # PEFT writes the path that the base had on this machine. The digest must not depend on it,
+    # and the base's name tells what the adapter belongs to.
     described["base_model_name_or_path"] = base
-    if isinstance(
-        described["target_modules"], list
-    ):  # PEFT writes a set, in an order that differs from process to process
+    # PEFT writes a set, whose order differs from process to process.
+    if isinstance(described["target_modules"], list):
         described["target_modules"] = sorted(described["target_modules"])
     settings.write_text(json.dumps(described, indent=2, sort_keys=True) + "\n", encoding="utf-8")
+    # Weights are saved for their owner alone, and a registry may serve them to others.
     for path in adapter.iterdir():
         path.chmod(0o644)
 
 
 def curves(path: Path, stage: str) -> Any:
-    """A Trainer callback that appends what training logs to `path`, a JSON object a line, and shows its progress."""
+    """Returns a Trainer callback that appends the curves to `path` and shows the progress.
+
+    `path` gets one JSON object per line.
+    """
     from transformers import TrainerCallback
 
     class Curves(TrainerCallback):  # type: ignore[misc]
@@ -131,16 +153,14 @@ def curves(path: Path, stage: str) -> Any:
         def on_log(
             self, args: Any, state: Any, control: Any, logs: dict[str, Any] | None = None, **_: Any
         ) -> None:
-            kept = {
-                name: value
-                for name, value in (logs or {}).items()
-                if isinstance(value, int | float) and not name.startswith("train_")
-            }
-            if "loss" in kept:
+            row: dict[str, Any] = {"stage": stage, "step": state.global_step}
+            for name, value in (logs or {}).items():
+                if isinstance(value, int | float) and not name.startswith("train_"):
+                    row[name] = value
+            # The trainer's last log is a summary of the run, without a loss of its own.
+            if "loss" in row:
                 with path.open("a", encoding="utf-8") as file:
-                    file.write(
-                        json.dumps({"stage": stage, "step": state.global_step, **kept}) + "\n"
-                    )
+                    file.write(json.dumps(row) + "\n")
 
         def on_train_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
             self.bar.close()
@@ -149,12 +169,9 @@ def curves(path: Path, stage: str) -> Any:
 
 
 def check(losses: list[dict[str, Any]], stage: str) -> None:
-    """Training that ran away is an error here and not a bad model later."""
-    import math
-
-    from cowest.errors import ContractError
-
-    if any(not math.isfinite(float(row["loss"])) for row in losses if "loss" in row):
-        raise ContractError(
-            f"{stage}: the loss is not a finite number: lower {stage}.training.learning_rate"
-        )
+    """Raises ContractError if a loss is not finite: no useless model goes on to evaluation."""
+    for row in losses:
+        if "loss" in row and not math.isfinite(float(row["loss"])):
+            raise ContractError(
+                f"{stage}: the loss is not a finite number: lower {stage}.training.learning_rate"
+            )

@@ -1,6 +1,9 @@
-"""Direct preference optimisation: the policy's adapter is continued on the pairs, its reference the adapter as it was.
+"""Direct preference optimisation: the policy's adapter is trained on, with the pairs.
 
-    L = -log sigmoid(beta [log pi(chosen)/ref(chosen) - log pi(rejected)/ref(rejected)]) + nll * NLL(chosen)
+The reference is the adapter as it was before.
+
+    L = -log sigmoid(beta [log pi(chosen)/ref(chosen) - log pi(rejected)/ref(rejected)])
+        + nll * NLL(chosen)
 
 (Rafailov et al. 2023, eq. 7; the second term after Pang et al. 2024, arXiv 2404.19733.)
 """
@@ -16,35 +19,38 @@ from cowest.errors import ContractError, ModelError
 from cowest.models import audit, hf
 from cowest.models.hf import HFConfig
 from cowest.ports import In, Out
-from cowest.records import Feedback, PreferencePair
+from cowest.records import Feedback, Message, PreferencePair
 from cowest.training import Optimiser
 
 SIDES = ("chosen", "rejected")
 
 
 class DPOConfig(Config):
-    """What is aligned, and how."""
+    """Settings of DPO."""
 
     policy: HFConfig
-    """The base."""
+    """The base model: the one that SFT trained on."""
     beta: float = Field(default=0.1, gt=0)
-    """How dear it is to leave the reference."""
+    """Strength of the KL penalty (β): higher keeps the policy closer to its reference. Raise it
+    if drafts get worse in training, lower it if they hardly change."""
     nll: float = Field(default=1.0, ge=0)
-    """Weight of the chosen drafts' negative log-likelihood a token."""
+    """Weight of an added NLL loss on the chosen draft, averaged per token. It keeps the chosen
+    draft likely, where DPO alone may make both drafts less likely; 0 is DPO alone."""
     training: Optimiser
 
 
 def main(pairs: In, feedback: In, policy: In, challenger: Out, config: DPOConfig) -> None:
-    """Writes the challenger; with it goes how the gains of `feedback` are spread, for later turns to be held against.
+    """Writes the challenger.
 
-    Raises ContractError when there are no pairs.
+    The spread of the gains in `feedback` is stored with it, so that later turns can compare theirs.
+    Raises ContractError if there are no pairs.
     """
     start = version.expect(policy)
     base = config.policy.base_name(config.policy.folder())
     if base != start.base:
         raise ModelError(
-            f"dpo: the policy was trained on {start.base} and dpo.policy is {base}: name the same base in both "
-            "(did its files change? then `cowest turn --force`)"
+            f"dpo: the policy was trained on {start.base} and dpo.policy is {base}: "
+            "name the same base in both (did its files change? then `cowest turn --force`)"
         )
     rows = list(io.read(pairs, PreferencePair))
     if not rows:
@@ -73,14 +79,15 @@ def _train(
     torch.manual_seed(config.training.seed)
     model, tokenizer = hf.load(config.policy, config.training.dtype)
     examples = [_example(row) for row in rows]
-    said = [
-        (row.id, [*example["prompt"], *example[side]])
-        for row, example in zip(rows, examples, strict=True)
-        for side in SIDES
-    ]
-    training.fit(tokenizer, said, config.training.max_length, "dpo")
-    # Given a PeftModel and no peft_config, TRL keeps a frozen copy of the adapter as the reference.
+    conversations = []
+    for row, example in zip(rows, examples, strict=True):
+        for side in SIDES:
+            conversations.append((row.id, [*example["prompt"], *example[side]]))
+    training.fit(tokenizer, conversations, config.training.max_length, "dpo")
     arguments = training.arguments(config.training, config.policy, folder)
+    # Given a PeftModel and no peft_config, TRL keeps a frozen copy of the adapter as the
+    # reference. The reference never changes, so its log-probabilities are computed once, before
+    # training.
     trainer = trl.DPOTrainer(
         model=PeftModel.from_pretrained(model, adapter, is_trainable=True),
         args=trl.DPOConfig(
@@ -97,15 +104,20 @@ def _train(
 
 
 def _loss(config: DPOConfig) -> dict[str, Any]:
-    return (
-        {"loss_type": ["sigmoid", "sft"], "loss_weights": [1.0, config.nll]}
-        if config.nll
-        else {"loss_type": ["sigmoid"]}
-    )
+    """Returns TRL's names for the loss of the module's formula."""
+    if config.nll:
+        return {"loss_type": ["sigmoid", "sft"], "loss_weights": [1.0, config.nll]}
+    return {"loss_type": ["sigmoid"]}
 
 
 def _example(row: PreferencePair) -> dict[str, Any]:
+    """Returns a pair in TRL's conversational preference format."""
     return {
-        side: [message.model_dump() for message in getattr(row, side)]
-        for side in ("prompt", *SIDES)
+        "prompt": _messages(row.prompt),
+        "chosen": _messages(row.chosen),
+        "rejected": _messages(row.rejected),
     }
+
+
+def _messages(messages: tuple[Message, ...]) -> list[dict[str, Any]]:
+    return [message.model_dump() for message in messages]

@@ -1,4 +1,4 @@
-"""The policy drafts: several drafts of each training query."""
+"""The policy writes several drafts of each training query."""
 
 from pydantic import Field
 
@@ -12,23 +12,26 @@ from cowest.records import Split
 
 
 class DraftConfig(Config):
-    """What drafts, and how."""
+    """Settings of drafting."""
 
     policy: AnyProvider
-    """The base that the policy's adapter belongs to."""
+    """The base model that the policy's adapter belongs to."""
     sampling: Sampling = Sampling(temperature=0.9, n=8, max_tokens=128)
-    """Several samples at a temperature: a pair needs two drafts that differ."""
+    """Sampling of drafts. Several per query at a temperature above 0, since a pair needs two drafts
+    that differ. Raise max_tokens if drafts are cut short."""
     split: Split = "train"
-    """Whose queries are drafted."""
+    """Split whose queries are drafted."""
     max_failed: int | None = Field(default=0, ge=0)
-    """Rows that may fail in this stage; null for any number. Failed rows stay, and are left out of pairs and comparisons."""
+    """Rows that may fail before the stage stops; null for any number. Failed rows stay in the
+    data, and are left out of pairs and comparisons."""
 
 
 def main(
     queries: In, policy: In, drafts: Out, config: DraftConfig, shard: io.Shard | None = None
 ) -> None:
-    """Writes `sampling.n` drafts a query, adjacent, in the queries' order."""
-    trained, failures = version.expect(policy), Failures("draft")
+    """Writes `sampling.n` drafts per query, adjacent, in the queries' order."""
+    trained = version.expect(policy)
+    failures = Failures("draft")
     total = config.sampling.n * sum(1 for _ in io.queries(queries, config.split, shard))
     with config.policy.open(adapter=policy / "adapter") as model:
         rows = collaboration.draft(

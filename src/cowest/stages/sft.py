@@ -1,6 +1,7 @@
-"""The policy is specialised on the corpus: a LoRA adapter on the public base.
+"""The policy is specialised on the corpus: a LoRA adapter is trained on the public base.
 
-Trains in the first turn, and when base, corpus or settings changed; otherwise it hands on the adapter of `start`.
+It is trained in the first turn, and whenever base, corpus or settings changed. Otherwise the
+stage hands on the adapter of `start`.
 """
 
 import shutil
@@ -20,12 +21,12 @@ from cowest.training import Lora, Optimiser
 
 
 class SFTConfig(Config):
-    """What is trained, and how."""
+    """Settings of SFT."""
 
     policy: HFConfig
-    """The base."""
+    """The base model."""
     prompts: DomainPrompts
-    """As the policy will be asked; stored with the version."""
+    """The prompts that the policy will be asked with. They are stored with the version."""
     lora: Lora = Lora()
     training: Optimiser
 
@@ -33,6 +34,7 @@ class SFTConfig(Config):
 def main(corpus: In, start: In, policy: Out, config: SFTConfig) -> None:
     """Writes a version of the policy. Raises ContractError for an empty corpus."""
     base = config.policy.base_name(config.policy.folder())
+    # Equal inputs train an equal adapter, so training is not repeated while this digest stays.
     rests_on = digest(
         [base, file_digest(corpus), config.lora, config.training, config.prompts.draft]
     )
@@ -40,7 +42,8 @@ def main(corpus: In, start: In, policy: Out, config: SFTConfig) -> None:
     with io.replacing_folder(policy) as folder:
         if known is not None and known.trained == rests_on:
             print(
-                "sft: base, corpus and settings are those of the version that the turn starts from: it is handed on",
+                "sft: base, corpus and settings are those of the version "
+                "that the turn starts from: it is handed on",
                 file=sys.stderr,
             )
             shutil.copytree(start / "adapter", folder / "adapter")
@@ -52,7 +55,8 @@ def main(corpus: In, start: In, policy: Out, config: SFTConfig) -> None:
 def _train(corpus: list[Demonstration], folder: Path, base: str, config: SFTConfig) -> None:
     if not corpus:
         raise ContractError(
-            "sft: the corpus is empty: there is nothing to specialise the policy on. It comes from the domain's `corpus`"
+            "sft: the corpus is empty: there is nothing to specialise the policy on. "
+            "It comes from the domain's `corpus`"
         )
     import datasets
     import torch
@@ -64,11 +68,10 @@ def _train(corpus: list[Demonstration], folder: Path, base: str, config: SFTConf
     torch.manual_seed(config.training.seed)
     model, tokenizer = hf.load(config.policy, config.training.dtype)
     examples = [_example(row, config) for row in corpus]
-    said = [
-        (row.source, [*example["prompt"], *example["completion"]])
-        for row, example in zip(corpus, examples, strict=True)
-    ]
-    training.fit(tokenizer, said, config.training.max_length, "sft")
+    conversations = []
+    for row, example in zip(corpus, examples, strict=True):
+        conversations.append((row.source, [*example["prompt"], *example["completion"]]))
+    training.fit(tokenizer, conversations, config.training.max_length, "sft")
     lora = LoraConfig(task_type="CAUSAL_LM", **_shape(config.lora))
     _known(model, config.lora)
     arguments = training.arguments(config.training, config.policy, folder)
@@ -88,24 +91,26 @@ def _train(corpus: list[Demonstration], folder: Path, base: str, config: SFTConf
 
 
 def _example(row: Demonstration, config: SFTConfig) -> dict[str, Any]:
-    """TRL's conversational prompt-completion format, the prompt as the policy will see it."""
+    """Returns a row in TRL's conversational prompt-completion format.
+
+    The prompt is rendered as the policy will see it, so that training and drafting agree.
+    """
     prompt = [message.model_dump() for message in config.prompts.draft.render(row.prompt)]
     return {"prompt": prompt, "completion": [{"role": "assistant", "content": row.completion}]}
 
 
 def _known(model: Any, lora: Lora) -> None:
-    """Raises ConfigError for a map that no layer has: PEFT passes over a misspelt one if another fits."""
+    """Raises ConfigError for a target that the model has not: PEFT ignores one if another fits."""
+    if isinstance(lora.targets, str):
+        return
     names = {name.rpartition(".")[2] for name, _ in model.named_modules()}
-    wrong = (
-        []
-        if isinstance(lora.targets, str)
-        else [target for target in lora.targets if target not in names]
-    )
+    wrong = [target for target in lora.targets if target not in names]
     if wrong:
         raise ConfigError(f"sft.lora.targets: no layer of the policy has {', '.join(wrong)}")
 
 
 def _shape(lora: Lora) -> dict[str, Any]:
+    """Returns the adapter's shape as arguments of PEFT's LoraConfig."""
     targets = lora.targets if isinstance(lora.targets, str) else list(lora.targets)
     layers = list(range(*lora.layers)) if lora.layers else None
     return {
