@@ -9,17 +9,17 @@ from pydantic import TypeAdapter
 
 from cowest.config import Sampling, parse
 from cowest.errors import ConfigError
-from cowest.models.scripted import Rule, ScriptedConfig
+from cowest.models.scripted import ScriptedConfig, ScriptRule
 from cowest.prompts import JudgeTemplate
 from cowest.protocols import BLOCK, Completion, Request, Score
 from cowest.records import Query
+from cowest.sametext import normalise
 from cowest.scorers import AnyScorer
 from cowest.scorers.choice import Choice, ChoiceConfig
 from cowest.scorers.choice import parse as parse_choice
 from cowest.scorers.contains import Contains, ContainsConfig
 from cowest.scorers.exact_match import ExactMatch, ExactMatchConfig
 from cowest.scorers.judge import Judge, JudgeConfig, read_judgement
-from cowest.scorers.normal import normalise
 from cowest.scorers.token_f1 import TokenF1, TokenF1Config
 from tests.factories import make_query
 
@@ -318,7 +318,7 @@ def test_a_judge_that_failed_or_was_cut_off_is_no_zero() -> None:
     assert read_judgement(Completion("1", "m", "length")).value is None
 
 
-def judge(*rules: Rule) -> JudgeConfig:
+def judge(*rules: ScriptRule) -> JudgeConfig:
     return JudgeConfig(model=ScriptedConfig(rules=rules))
 
 
@@ -333,9 +333,9 @@ def test_a_judge_sees_question_target_and_answer_and_nothing_in_them_is_a_place(
 
 def test_a_judge_scores_in_order() -> None:
     config = judge(
-        Rule(match="Answer to grade:\nItaly", replies=("10",)),
-        Rule(match="grade:\nboom", failed="down"),
-        Rule(replies=("3",)),
+        ScriptRule(match="Answer to grade:\nItaly", replies=("10",)),
+        ScriptRule(match="grade:\nboom", failed="down"),
+        ScriptRule(replies=("3",)),
     )
     with config.open() as scorer:
         scores = list(
@@ -347,10 +347,10 @@ def test_a_judge_scores_in_order() -> None:
 
 
 def test_judges_that_ask_otherwise_have_other_names() -> None:
-    rule = Rule(replies=("3",))
+    rule = ScriptRule(replies=("3",))
     configs = [
         judge(rule),
-        judge(Rule(replies=("4",))),
+        judge(ScriptRule(replies=("4",))),
         JudgeConfig(model=ScriptedConfig(rules=(rule,)), sampling=Sampling(max_tokens=9)),
     ]
     names = []
@@ -391,7 +391,7 @@ def test_a_judge_is_lazy_and_its_blocks_are_of_queries() -> None:
         ContainsConfig(),
         TokenF1Config(),
         ChoiceConfig(),
-        judge(Rule(replies=("5",))),
+        judge(ScriptRule(replies=("5",))),
     ],
 )
 def test_scorers_are_lazy_named_and_made_from_plain_data(config: AnyScorer) -> None:

@@ -1,4 +1,4 @@
-"""1 where one of the targets stands in the answer as whole words, after normalisation; else 0."""
+"""1 if one of the targets stands in the answer as whole words, after normalisation; else 0."""
 
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
@@ -7,11 +7,14 @@ from typing import Literal
 from cowest.config import Config
 from cowest.protocols import Score, Scorer
 from cowest.records import Query
-from cowest.scorers.normal import normalise
+from cowest.sametext import normalise
 
 
 class ContainsConfig(Config):
-    """The answer contains a target. An answer that names every possibility scores 1: keep completions short."""
+    """Scores 1 if the answer contains a target as whole words, and 0 otherwise.
+
+    An answer that names every possibility scores 1, so keep completions short.
+    """
 
     scorer: Literal["contains"] = "contains"
 
@@ -22,19 +25,19 @@ class ContainsConfig(Config):
 
 
 class Contains:
-    """Whole words of the answer are a target, best over the targets."""
+    """Looks for the targets among the words of the answer."""
 
     name = "contains"
 
     def score(self, answers: Iterable[tuple[Query, str]]) -> Iterator[Score]:
-        """0 or 1 for each (query, answer), in order, lazily."""
+        """0 or 1 per (query, answer), in order, lazily."""
         for query, answer in answers:
-            said = f" {normalise(answer)} "
-            found = next(
-                (target for target in query.targets if f" {normalise(target)} " in said), None
-            )
-            yield (
-                Score(0.0, "contains no target")
-                if found is None
-                else Score(1.0, f"contains {found!r}")
-            )
+            yield _score(query, f" {normalise(answer)} ")
+
+
+def _score(query: Query, words: str) -> Score:
+    # Words and targets have a space on either side, so that a target is found as whole words only.
+    for target in query.targets:
+        if f" {normalise(target)} " in words:
+            return Score(1.0, f"contains {target!r}")
+    return Score(0.0, "contains no target")

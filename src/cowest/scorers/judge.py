@@ -1,7 +1,8 @@
 """A model as scorer: it reads question, target and answer, and gives a number from 0 to 10.
 
-The paper's evaluator judges coherence of the reasoning and consistency with the ground truth (Jiao et al. 2025, section
-4.3.1; its prompt is not published). A judgement that is not such a number, or did not come, fails its row and is never a zero.
+The paper's evaluator judges coherence of the reasoning and consistency with the ground truth (Jiao
+et al. 2025, section 4.3.1; the prompt is not published). A judgement that is no number from 0 to
+10, or a failed call, fails the row and is never a zero.
 """
 
 import re
@@ -21,15 +22,16 @@ NUMBER = re.compile(r"10|[0-9]")
 
 
 class JudgeConfig(Config):
-    """A model judges."""
+    """Scores by the grade that a model gives, from 0 to 10, divided by 10."""
 
     scorer: Literal["judge"] = "judge"
     model: AnyProvider
-    """Who judges."""
+    """The model that judges."""
     prompt: JudgeTemplate = JudgeTemplate()
-    """What it is asked."""
+    """The judge's prompt."""
     sampling: Sampling = Sampling(max_tokens=8)
-    """How it decodes; one judgement an answer."""
+    """Decoding of the judge. `n` must be 1: an answer is judged once. A grade takes few tokens;
+    raise `max_tokens` for a model whose hidden reasoning counts among them."""
 
     @field_validator("sampling")
     @classmethod
@@ -40,46 +42,45 @@ class JudgeConfig(Config):
 
     @contextmanager
     def open(self) -> Iterator[Scorer]:
-        """The scorer, its model loaded or connected."""
+        """The scorer, with its model loaded or connected."""
         with self.model.open() as model:
             yield self.over(model)
 
     def over(self, model: ChatModel) -> Scorer:
-        """The scorer, with a model that is open."""
+        """The scorer, with a model that is open already."""
         return Judge(model, self.prompt, self.sampling)
 
 
 class Judge:
-    """Scores by what a model says of the answer."""
+    """Asks a model for a grade of each answer."""
 
     def __init__(self, model: ChatModel, prompt: JudgeTemplate, sampling: Sampling) -> None:
         self.name = f"judge:{model.name}:{digest([prompt, sampling])[:8]}"
         self._model, self._prompt, self._sampling = model, prompt, sampling
 
     def score(self, answers: Iterable[tuple[Query, str]]) -> Iterator[Score]:
-        """The judge's number over 10 for each (query, answer), in order, lazily; failed where there is none."""
+        """The judge's grade / 10 per (query, answer), in order, lazily; failed if there is none."""
         for completion in self._model.generate(self._requests(answers)):
             yield read_judgement(completion)
 
     def _requests(self, answers: Iterable[tuple[Query, str]]) -> Iterator[Request]:
+        # Blocks are counted in queries, as in every stage, since shards fall between blocks.
         number, last = -1, ""
         for query, answer in answers:
-            number += query.id != last
-            last = query.id
-            yield Request(
-                self._prompt.render(query.prompt, query.targets, answer),
-                self._sampling,
-                block=number // BLOCK,
-            )
+            if query.id != last:
+                number += 1
+                last = query.id
+            messages = self._prompt.render(query.prompt, query.targets, answer)
+            yield Request(messages, self._sampling, block=number // BLOCK)
 
 
 def read_judgement(completion: Completion) -> Score:
-    """An integer from 0 to 10, and nothing else, as a score."""
+    """A score from an integer from 0 to 10; a completion that says anything else fails."""
     if completion.text is None:
         return Score(None, failed=f"judge: {completion.failed or completion.finish}")
-    said = completion.text.strip()
-    if completion.finish != "stop" or not NUMBER.fullmatch(said):
-        return Score(
-            None, failed=f"judge: {' '.join(said.split())[:60]!r} is no integer from 0 to 10"
-        )
-    return Score(int(said) / 10, f"judged {said} of 10")
+    grade = completion.text.strip()
+    # A completion that was cut may have begun a longer number, `1` for `10`.
+    if completion.finish != "stop" or not NUMBER.fullmatch(grade):
+        shown = " ".join(grade.split())[:60]
+        return Score(None, failed=f"judge: {shown!r} is no integer from 0 to 10")
+    return Score(int(grade) / 10, f"judged {grade} of 10")

@@ -1,0 +1,111 @@
+"""When two texts count as the same: five normal forms, each for its own purpose. Pure.
+
+Two texts are the same for a purpose when their normal forms for it are equal. From the form that
+folds least to the form that folds most:
+
+    caseless        case and white space
+    unpunctuated    punctuation too; digits and signs stay
+    normalise       punctuation and articles; what a number or a symbol says stays
+    words_only      all that is no letter, digit or `_`
+    keywords        stop words and the order of words too
+
+Scores, splits, pairs and the ids of groups rest on what these functions return, so none of them
+may change: tests/unit/test_sametext.py pins each on a table of difficult texts.
+"""
+
+import re
+import unicodedata
+
+WORD = re.compile(r"\w+")
+
+PUNCTUATION = re.compile(
+    r"[.,;:!?\"'`()\[\]{}_\u2010-\u201f\u2026\u3001\u3002\u00ab\u00bb\uff0c\uff1f\uff01]"
+)
+"""Marks that `unpunctuated` takes out; +, *, /, = and their like are no punctuation there."""
+
+OPENING = r"\"'(\[*_\u201c\u2018"
+ARTICLE = re.compile(
+    rf"(?<![^\s{OPENING}])(?:an|a|the)\s+(?=[{OPENING}]*\w)(?!(?:is|are|was|were|and|or)\b)"
+)
+"""An article stands before another word; before these words it is a name: `A is right`."""
+JOINING = re.compile(r"['\u2019]|(?<=[^\W\d_])\.(?=[^\W\d_])|(?<=\d),(?=\d{3}(?!\d))")
+"""Marks inside a word or number, which go without leaving a space: `don't`, `U.S.`, `1,000`."""
+PARTING = re.compile(
+    r"(?P<kept>(?<=\d)\.(?=\d)|(?<![^\W_])[-\u2212](?=\.?\d)|(?<=[^\W\d_])[+#]+(?![^\W_]))"
+    r"|[^\w\s]|_"
+)
+"""Marks between words. The group `kept` matches those that belong to a word: `3.5`, `-5`, `C++`."""
+
+STOP = frozenset(
+    ["a", "about", "all", "an", "and", "are", "as", "at", "be", "by", "except", "false",
+     "following", "for", "from", "in", "is", "most", "not", "of", "on", "or", "that", "the", "to",
+     "true", "was", "were", "what", "which", "who", "with"]
+)  # fmt: skip
+"""Words that do not tell two questions apart."""
+FEW = 3
+"""Words that keywords need at least."""
+
+
+def caseless(text: str) -> str:
+    """Folds case and white space, and keeps everything else, punctuation too.
+
+    Used for drafts of one query (`preferences`), options and split values of a table
+    (`domains.table`), names of groups made from prompts, and questions in two splits
+    (`expectations.queries`).
+    """
+    return " ".join(text.casefold().split())
+
+
+def unpunctuated(text: str) -> str:
+    """Folds case, white space and punctuation; keeps words, digits and the signs of mathematics.
+
+    Used to find near copies (`expectations.near`), where `3 * 4` and `3 + 4` are two questions.
+    A text of nothing but punctuation keeps it.
+    """
+    folded = text.casefold()
+    return " ".join(PUNCTUATION.sub(" ", folded).split()) or folded.strip()
+
+
+def normalise(text: str) -> str:
+    """Folds case, punctuation, articles and white space as SQuAD does, but spoils no short answer.
+
+    Used by the scorers that compare texts, for the targets of a table, and by the contract of
+    pairs. SQuAD's rule (Rajpurkar et al. 2016) spoils short answers, so these stay: the decimal
+    point and the minus sign of a number, `+` and `#` after a letter (C++, Na+), and `a` where it
+    is an answer and no article (vitamin A). Hyphens and slashes part words; apostrophes, and
+    points between letters, join them (U.S. is us). A text of nothing but punctuation keeps it.
+    """
+    lowered = unicodedata.normalize("NFC", text).lower()
+    words = PARTING.sub(_parted, JOINING.sub("", ARTICLE.sub("", lowered)))
+    return " ".join(words.split()) or " ".join(lowered.split())
+
+
+def _parted(found: re.Match[str]) -> str:
+    """A space for a mark that parts words; the mark itself where it belongs to a word."""
+    if found["kept"]:
+        return found["kept"].replace("\u2212", "-")
+    # Vowel signs and accents match as marks, but are part of their word.
+    if unicodedata.category(found[0]).startswith("M"):
+        return found[0]
+    return " "
+
+
+def words_only(text: str) -> str:
+    """Folds case, white space, punctuation and signs; keeps letters, digits and `_`, in order.
+
+    Used to see whether a refinement adopts a draft (`evaluation.adoption`). `-5` and `5` are the
+    same here, and a text without a word is the empty one.
+    """
+    return " ".join(WORD.findall(text.casefold()))
+
+
+def keywords(text: str, more: str = "") -> str:
+    """Folds the order and number of words, and stop words, beside what `words_only` folds.
+
+    Used to keep rephrased copies of a published question in one split (`domains.published`).
+    Where fewer than three words are left that tell texts apart, all words of `more` are added.
+    """
+    words = set(WORD.findall(text.casefold())) - STOP
+    if more and len(words) < FEW:
+        words |= set(WORD.findall(more.casefold()))
+    return " ".join(sorted(words))
