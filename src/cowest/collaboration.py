@@ -1,111 +1,95 @@
-"""The algorithm: the policy drafts, the strong model refines, and what the draft was worth is scored.
+"""The method: the policy drafts, the strong model refines, and scores say what a draft was worth.
 
     y* = strong(x, policy(x))        gain(draft) = score(strong(x, draft)) - score(strong(x))
 
-(Jiao et al., ACL 2025, arXiv 2504.15188, sections 4.3 and 4.4.) Training, evaluation and serving use these functions
-unchanged. Everything is lazy: rows are read as far ahead as the model's window and no further.
+(Jiao et al., ACL 2025, arXiv 2504.15188, sections 4.3 and 4.4.) Training, evaluation and serving
+use these functions unchanged.
+
+Each step turns a stream of rows into a stream of longer rows in the same order: `draft` queries
+into drafts, `refine` drafts into refinements, `score` refinements into feedback. The steps are
+lazy. A model reads requests ahead of its answers, so that it has enough to do, and rows are read
+as far ahead as the model reads and no further. So a step has two halves: an inner function that
+says what each row asks, and a loop that makes rows of the answers. `_answered` joins the two.
 """
 
 from collections import deque
-from collections.abc import Iterable, Iterator, Sized
-from typing import Any, TypeVar
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from typing import TypeVar
 
 from cowest.config import Sampling
 from cowest.prompts import Prompts
 from cowest.protocols import BLOCK, ChatModel, Completion, Request, Score, Scorer
-from cowest.records import Draft, Feedback, Message, Query, Refinement
+from cowest.records import Draft, Feedback, Message, Query, Refinement, grown
 
-T = TypeVar("T")
-R = TypeVar("R", bound=Sized)
-S = TypeVar("S")
 D = TypeVar("D", bound=Draft)
+Item = TypeVar("Item")
+Question = TypeVar("Question")
+Answer = TypeVar("Answer")
 
 
 def draft(
     queries: Iterable[Query], policy: ChatModel, prompts: Prompts, sampling: Sampling
 ) -> Iterator[Draft]:
-    """`sampling.n` drafts of each query."""
+    """Asks the policy for `sampling.n` drafts of each query."""
 
     def asked() -> Iterator[tuple[Query, list[Request]]]:
         for number, query in enumerate(queries):
             messages = prompts.draft.render(query.prompt)
-            yield (
-                query,
-                [
-                    Request(messages, sampling, sample, number // BLOCK)
-                    for sample in range(sampling.n)
-                ],
-            )
+            block = number // BLOCK
+            samples = range(sampling.n)
+            yield query, [Request(messages, sampling, sample, block) for sample in samples]
 
-    for query, completions in _answered(asked(), policy):
+    for query, completions in _answered(asked(), policy.generate):
         for sample, completion in enumerate(completions):
-            yield Draft(
-                **_fields(query),
+            yield grown(
+                Draft,
+                query,
                 sample=sample,
                 draft=completion.text,
                 cut=completion.finish == "length",
                 policy=completion.model,
-                failed=_reason("draft", completion),
+                failed=_failure("draft", completion),
             )
 
 
 def refine(
     groups: Iterable[list[Draft]], strong: ChatModel, prompts: Prompts, sampling: Sampling
 ) -> Iterator[Refinement]:
-    """Each draft refined, and each query asked once without one. Equal drafts of a query are one call.
+    """Asks the strong model each query once alone, and once with each draft; a group is a query.
 
-    A failed draft is not refined. A failed `solo` fails its query: there is no bar to clear.
+    Equal drafts of a query are one call. A failed draft is not refined. A failed `solo` fails all
+    rows of its query: without it there is no bar to clear.
     """
 
     def asked() -> Iterator[tuple[list[Draft], list[Request]]]:
         for number, group in enumerate(groups):
-            asks = [prompts.solo.render(group[0].prompt)]
-            asks += [prompts.refine.render(group[0].prompt, text) for text in _distinct(group)]
-            yield group, [Request(messages, sampling, 0, number // BLOCK) for messages in asks]
+            prompt = group[0].prompt
+            conversations = [prompts.solo.render(prompt)]
+            for text in _distinct_drafts(group):
+                conversations.append(prompts.refine.render(prompt, text))
+            block = number // BLOCK
+            yield group, [Request(messages, sampling, 0, block) for messages in conversations]
 
-    for group, (solo, *refined) in _answered(asked(), strong):
-        by_draft = dict(zip(_distinct(group), refined, strict=True))
+    for group, (solo, *refined) in _answered(asked(), strong.generate):
+        by_draft = dict(zip(_distinct_drafts(group), refined, strict=True))
         for row in group:
-            refinement = by_draft.get(row.draft) if row.draft is not None else None
-            failed = (
-                row.failed
-                or _reason("solo", solo)
-                or (_reason("refine", refinement) if refinement else None)
-            )
-            yield Refinement(
-                **_fields(row, "failed"),
-                refinement=refinement.text if refinement else None,
-                solo=solo.text,
-                strong=solo.model,
-                failed=failed,
-            )
+            yield _refinement(row, solo, by_draft)
 
 
 def score(groups: Iterable[list[Refinement]], scorer: Scorer) -> Iterator[Feedback]:
-    """Refinement, solo and draft of each row scored by the same scorer. Equal answers of a query are scored once.
+    """Scores refinement, solo and draft of each row by the same scorer; a group is a query.
 
-    A failed score is not a zero: it fails its row.
+    Equal answers of a query are scored once. A failed score is not a zero: it fails its row.
     """
-    waiting: deque[tuple[list[Refinement], list[str]]] = deque()
 
-    def answers() -> Iterator[tuple[Query, str]]:
+    def asked() -> Iterator[tuple[list[Refinement], list[tuple[Query, str]]]]:
         for group in groups:
-            texts = list(
-                dict.fromkeys(
-                    t
-                    for row in group
-                    for t in (row.solo, row.draft, row.refinement)
-                    if t is not None
-                )
-            )
-            waiting.append((group, texts))
-            yield from ((group[0], text) for text in texts)
+            yield group, [(group[0], text) for text in _distinct_answers(group)]
 
-    scores = scorer.score(answers())
-    for (group, texts), found in _regrouped(waiting, scores):
-        by_text = dict(zip(texts, found, strict=True))
+    for group, scores in _answered(asked(), scorer.score):
+        by_text = dict(zip(_distinct_answers(group), scores, strict=True))
         for row in group:
-            yield _scored(row, by_text, scorer.name)
+            yield _feedback(row, by_text, scorer.name)
 
 
 def feedback(
@@ -117,9 +101,10 @@ def feedback(
     drafting: Sampling,
     refining: Sampling,
 ) -> Iterator[Feedback]:
-    """The three steps in one, in memory: what a reward function for RL on the same signal calls."""
+    """The three steps in one, in memory: a reward function for RL on the same signal calls this."""
     drafts = draft(queries, policy, prompts, drafting)
-    return score(by_query(refine(by_query(drafts), strong, prompts, refining)), scorer)
+    refinements = refine(by_query(drafts), strong, prompts, refining)
+    return score(by_query(refinements), scorer)
 
 
 def answer(
@@ -130,7 +115,10 @@ def answer(
     drafting: Sampling,
     refining: Sampling,
 ) -> tuple[Completion, Completion | None]:
-    """One question, as it is served: the draft, and the strong model's answer with it (None when there is no draft)."""
+    """Answers one question as it is served: the draft, and the strong model's answer with it.
+
+    The second is None if there is no draft.
+    """
     (drafted,) = policy.generate([Request(prompts.draft.render(prompt), drafting)])
     if drafted.text is None:
         return drafted, None
@@ -138,57 +126,8 @@ def answer(
     return drafted, refined
 
 
-def _scored(row: Refinement, scores: dict[str, Score], scorer: str) -> Feedback:
-    missing = Score(None)
-    with_draft, alone, of_draft = (
-        scores.get(text, missing) if text is not None else missing
-        for text in (row.refinement, row.solo, row.draft)
-    )
-    failed = row.failed or next(
-        (f"score: {s.failed}" for s in (with_draft, alone, of_draft) if s.failed), None
-    )
-    return Feedback(
-        **_fields(row, "failed"), failed=failed, score=with_draft.value, solo_score=alone.value, draft_score=of_draft.value,
-        scorer=scorer, explanation=with_draft.explanation,
-    )  # fmt: skip
-
-
-def _answered(
-    asked: Iterable[tuple[T, list[Request]]], model: ChatModel
-) -> Iterator[tuple[T, list[Completion]]]:
-    """Each item with the completions of its requests, however far ahead the model reads."""
-    waiting: deque[tuple[T, range]] = (
-        deque()
-    )  # how many, and not the requests: a model may read far ahead
-
-    def requests() -> Iterator[Request]:
-        for item, its in asked:
-            waiting.append((item, range(len(its))))
-            yield from its
-
-    for (item, _), completions in _regrouped(waiting, model.generate(requests())):
-        yield item, completions
-
-
-def _regrouped(
-    waiting: "deque[tuple[T, R]]", results: Iterable[S]
-) -> Iterator[tuple[tuple[T, R], list[S]]]:
-    """Results dealt back to what asked for them: `waiting` grows from the left side of `results`, in the same order."""
-    done: list[S] = []
-    for result in results:
-        while not waiting[0][1]:
-            yield waiting.popleft(), []
-        done.append(result)
-        if len(done) == len(waiting[0][1]):
-            yield waiting.popleft(), done
-            done = []
-    while waiting and not waiting[0][1]:
-        yield waiting.popleft(), []
-    assert not waiting and not done, "a model or scorer must answer each request once"
-
-
 def by_query(rows: Iterable[D]) -> Iterator[list[D]]:
-    """Adjacent rows of a query together."""
+    """Groups adjacent rows of one query."""
     group: list[D] = []
     for row in rows:
         if group and row.id != group[0].id:
@@ -199,13 +138,101 @@ def by_query(rows: Iterable[D]) -> Iterator[list[D]]:
         yield group
 
 
-def _distinct(group: list[Draft]) -> list[str]:
+def _refinement(row: Draft, solo: Completion, by_draft: dict[str, Completion]) -> Refinement:
+    """A draft with the strong model's answers; `failed` holds the first failure."""
+    failed = row.failed or _failure("solo", solo)
+    text = None
+    if row.draft is not None:
+        refined = by_draft[row.draft]
+        text = refined.text
+        failed = failed or _failure("refine", refined)
+    return grown(Refinement, row, refinement=text, solo=solo.text, strong=solo.model, failed=failed)
+
+
+def _feedback(row: Refinement, by_text: dict[str, Score], scorer: str) -> Feedback:
+    """A refinement with the scores of its answers; `failed` holds the first failure."""
+    refinement = _score_of(row.refinement, by_text)
+    solo = _score_of(row.solo, by_text)
+    drafted = _score_of(row.draft, by_text)
+    return grown(
+        Feedback,
+        row,
+        failed=row.failed or _scoring_failure(refinement, solo, drafted),
+        score=refinement.value,
+        solo_score=solo.value,
+        draft_score=drafted.value,
+        scorer=scorer,
+        explanation=refinement.explanation,
+    )
+
+
+def _score_of(text: str | None, by_text: dict[str, Score]) -> Score:
+    """The score of an answer; an answer that a failed call did not give has none."""
+    if text is None:
+        return Score(None)
+    return by_text[text]
+
+
+def _failure(step: str, completion: Completion) -> str | None:
+    """The reason for a missing completion; None if the completion is there."""
+    if completion.text is not None:
+        return None
+    return f"{step}: {completion.failed}"
+
+
+def _scoring_failure(*scores: Score) -> str | None:
+    """The reason of the first score that failed; None if none did."""
+    for found in scores:
+        if found.failed:
+            return f"score: {found.failed}"
+    return None
+
+
+def _distinct_drafts(group: list[Draft]) -> list[str]:
+    """The drafts of a query in order, each text once, failed ones left out."""
     return list(dict.fromkeys(row.draft for row in group if row.draft is not None))
 
 
-def _reason(step: str, completion: Completion) -> str | None:
-    return f"{step}: {completion.failed}" if completion.text is None else None
+def _distinct_answers(group: list[Refinement]) -> list[str]:
+    """All answers that a query was given, in order, each text once."""
+    texts: dict[str, None] = {}
+    for row in group:
+        for text in (row.solo, row.draft, row.refinement):
+            if text is not None:
+                texts[text] = None
+    return list(texts)
 
 
-def _fields(row: Query, *without: str) -> dict[str, Any]:
-    return {name: getattr(row, name) for name in type(row).model_fields if name not in without}
+def _answered(
+    asked: Iterable[tuple[Item, Sequence[Question]]],
+    answer_all: Callable[[Iterator[Question]], Iterator[Answer]],
+) -> Iterator[tuple[Item, list[Answer]]]:
+    """Each item with the answers to its questions, in order.
+
+    `answer_all` gets the questions of all items as one stream, and may read ahead as far as it
+    likes; it must answer each question once, in order.
+    """
+    # The items whose questions were read and whose answers have not all come, oldest first, each
+    # with the number of its questions. Pulling an answer makes `answer_all` pull questions, which
+    # adds items on the right. The questions themselves are not kept: a model may read far ahead.
+    waiting: deque[tuple[Item, int]] = deque()
+
+    def questions() -> Iterator[Question]:
+        for item, of_item in asked:
+            waiting.append((item, len(of_item)))
+            yield from of_item
+
+    answers: list[Answer] = []
+    for found in answer_all(questions()):
+        # This answer belongs to the oldest item that asked something.
+        while waiting[0][1] == 0:
+            yield waiting.popleft()[0], []
+        answers.append(found)
+        item, count = waiting[0]
+        if len(answers) == count:
+            waiting.popleft()
+            yield item, answers
+            answers = []
+    while waiting and waiting[0][1] == 0:
+        yield waiting.popleft()[0], []
+    assert not waiting and not answers, "a model or scorer must answer each request once"

@@ -2,9 +2,11 @@
 
 import hashlib
 import json
+from collections.abc import Iterable
+from functools import lru_cache
 from json.encoder import encode_basestring
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, Protocol, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
@@ -12,7 +14,10 @@ from cowest.errors import ConfigError
 
 
 class Config(BaseModel):
-    """Base of all settings: frozen, unknown keys refused, floats finite, fields documented by their docstrings."""
+    """Base of all settings: frozen, unknown keys refused, floats finite.
+
+    The docstring of a field is its help text.
+    """
 
     model_config = ConfigDict(
         frozen=True,
@@ -27,39 +32,50 @@ C = TypeVar("C", bound="Config")
 
 
 class Sampling(Config):
-    """How a model decodes."""
+    """Settings of decoding."""
 
     temperature: float = Field(default=0.0, ge=0)
-    """0 is greedy; then `n` must be 1."""
+    """Randomness of sampling. 0 decodes greedily, and then `n` must be 1."""
     top_p: float = Field(default=1.0, gt=0, le=1)
-    """Keep the smallest set of tokens that holds this much probability."""
+    """Sample only from the smallest set of tokens that holds this much probability; 1 is all."""
     max_tokens: int = Field(default=256, ge=1)
-    """Tokens of a completion at most."""
+    """Token limit of one completion. Raise it where completions end in mid-sentence."""
     stop: tuple[str, ...] = ()
-    """Decoding ends before any of these texts."""
+    """Decoding stops before any of these texts."""
     n: int = Field(default=1, ge=1)
-    """Completions of one prompt."""
+    """Completions per prompt; more than 1 needs a temperature above 0."""
 
     def model_post_init(self, _: Any) -> None:
         if self.temperature == 0 and self.n > 1:
             raise ValueError(
-                f"n={self.n} at temperature 0 would be the same completion {self.n} times: raise one or lower the other"
+                f"n={self.n} at temperature 0 would be the same completion {self.n} times: "
+                "raise one or lower the other"
             )
 
 
+class MessageLike(Protocol):
+    """A message of a conversation, as far as digests need it."""
+
+    @property
+    def role(self) -> str: ...
+
+    @property
+    def content(self) -> str: ...
+
+
 def digest(value: Any) -> str:
-    """Hex SHA-256 of a value's canonical JSON; pydantic models are dumped first, so that only validated settings count."""
+    """Hex SHA-256 of the value's canonical JSON.
+
+    A pydantic model is dumped first, so that settings count as they were validated. Raises
+    TypeError for a value that JSON can't hold, and ValueError for NaN and infinity.
+    """
     if isinstance(value, BaseModel):
         value = value.model_dump(mode="json")
-    return hashlib.sha256(_CANONICAL.encode(value).encode()).hexdigest()
-
-
-def key(*texts: str) -> str:
-    """`digest` of a list of texts, some times quicker: for the keys of millions of rows."""
-    return hashlib.sha256(f"[{','.join(map(encode_basestring, texts))}]".encode()).hexdigest()
+    return _sha256(_CANONICAL.encode(value))
 
 
 def _plain(value: Any) -> Any:
+    """A model or path inside a value, as JSON can hold it."""
     if isinstance(value, BaseModel):
         return value.model_dump(mode="json")
     if isinstance(value, Path):
@@ -72,23 +88,75 @@ _CANONICAL = json.JSONEncoder(
 )
 
 
+def _sha256(text: str) -> str:
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+# Every row that is read or made, and every call, needs one of the three digests below, and shots
+# make messages long. So their canonical JSON is written by hand, which is several times faster
+# than the encoder. Each must equal `digest` of the value that its docstring names: data sets, call
+# stores and registries hold them. tests/unit/test_config.py compares the two ways.
+
+
+def key(*texts: str) -> str:
+    """The digest of a list of texts: `digest([text, ...])`."""
+    return _sha256(_list(map(encode_basestring, texts)))
+
+
+def query_id(prompt: Iterable[MessageLike], targets: Iterable[str], choices: Iterable[str]) -> str:
+    """The id of a query: 20 digits of `digest([[{role, content}, ...], targets, choices])`."""
+    messages = _list(
+        [
+            f'{{"content":{encode_basestring(message.content)},"role":"{message.role}"}}'
+            for message in prompt
+        ]
+    )
+    right = _list(map(encode_basestring, targets))
+    options = _list(map(encode_basestring, choices))
+    return _sha256(f"[{messages},{right},{options}]")[:20]
+
+
+def call_key(model: str, messages: Iterable[MessageLike], sampling: Sampling, sample: int) -> str:
+    """The key of a call: `digest([model, [[role, content], ...], sampling without n, sample])`."""
+    said = _list(
+        [f'["{message.role}",{encode_basestring(message.content)}]' for message in messages]
+    )
+    return _sha256(f"[{encode_basestring(model)},{said},{_sampling(sampling)},{sample}]")
+
+
+@lru_cache(maxsize=64)
+def _sampling(sampling: Sampling) -> str:
+    """The canonical JSON of how a call decodes: `n` says how many calls there are, not which."""
+    return _CANONICAL.encode(sampling.model_dump(mode="json", exclude={"n"}))
+
+
+def _list(items: Iterable[str]) -> str:
+    """A JSON list of items that are JSON already."""
+    return f"[{','.join(items)}]"
+
+
 def file_digest(path: Path) -> str:
-    """Hex SHA-256 of a file's bytes, or of a folder's names and bytes (hidden files and bytecode left out)."""
+    """Hex SHA-256 of a file's bytes, or of a folder's names and bytes.
+
+    Hidden files and bytecode of a folder are left out.
+    """
     if path.is_file():
         with path.open("rb") as file:
             return hashlib.file_digest(file, "sha256").hexdigest()
-    parts = {
-        part.relative_to(path).as_posix(): file_digest(part)
-        for part in sorted(path.rglob("*"))
-        if part.is_file()
-        and "__pycache__" not in part.parts
-        and not any(p.startswith(".") for p in part.relative_to(path).parts)
-    }
+    parts = {}
+    for part in sorted(path.rglob("*")):
+        name = part.relative_to(path)
+        hidden = any(step.startswith(".") for step in name.parts)
+        if part.is_file() and "__pycache__" not in part.parts and not hidden:
+            parts[name.as_posix()] = file_digest(part)
     return digest(parts)
 
 
 def load(path: Path) -> dict[str, Any]:
-    """params.yaml as a mapping of sections. YAML aliases of one anchor are one object."""
+    """Reads params.yaml as a mapping of sections. Raises ConfigError.
+
+    A section that a YAML alias repeats is one object in both places.
+    """
     import yaml
 
     try:
@@ -100,28 +168,34 @@ def load(path: Path) -> dict[str, Any]:
     except (yaml.YAMLError, UnicodeDecodeError) as error:
         raise ConfigError(f"{path} is not YAML: {' '.join(str(error).split())}") from None
     if not isinstance(params, dict):
-        raise ConfigError(f"{path}: expected a mapping of sections, one a stage")
+        raise ConfigError(f"{path}: expected a mapping of sections, one per stage")
     return params
 
 
 def section(params: dict[str, Any], name: str, where: str = "params.yaml") -> dict[str, Any]:
-    """The settings of one stage: `validate@pairs` is `pairs` in `validate`."""
+    """The settings of one stage; those of `validate@pairs` are `pairs` in the section `validate`.
+
+    Raises ConfigError where the section is missing or is no mapping; an empty one has no settings.
+    """
+    shown = name.replace("@", ".")
     found: Any = params
-    for key in name.split("@"):
-        if not isinstance(found, dict) or key not in found:
-            raise ConfigError(f"{where} has no section {name.replace('@', '.')}")
-        found = found[key]
+    for part in name.split("@"):
+        if not isinstance(found, dict) or part not in found:
+            raise ConfigError(f"{where} has no section {shown}")
+        found = found[part]
     if found is None:
         return {}
     if not isinstance(found, dict):
-        raise ConfigError(
-            f"{where}: {name.replace('@', '.')} should be a mapping of settings, not {type(found).__name__}"
-        )
+        kind = type(found).__name__
+        raise ConfigError(f"{where}: {shown} should be a mapping of settings, not {kind}")
     return found
 
 
 def parse(kind: type[C], values: Any, where: str) -> C:
-    """`values` as a `kind`; a ConfigError names every wrong setting by its path below `where`."""
+    """Validates `values` as a `kind`.
+
+    Raises a ConfigError that names every wrong setting by its path below `where`.
+    """
     try:
         return kind.model_validate(_whole(values))
     except ValidationError as error:
@@ -129,23 +203,26 @@ def parse(kind: type[C], values: Any, where: str) -> C:
 
 
 def _whole(values: Any) -> Any:
-    """JSON has one kind of number, and KFP hands 4 over as 4.0: whole numbers are ints, wherever they came from."""
+    """Makes floats without a fraction ints, at any depth."""
     if isinstance(values, dict):
         return {key: _whole(value) for key, value in values.items()}
     if isinstance(values, list | tuple):
         return [_whole(value) for value in values]
-    return int(values) if isinstance(values, float) and values.is_integer() else values
+    # JSON has one kind of number, and KFP hands 4 over as 4.0. Settings from there and from
+    # params.yaml must have one digest.
+    if isinstance(values, float) and values.is_integer():
+        return int(values)
+    return values
 
 
 def complaints(error: ValidationError) -> str:
-    """A validation error in one line: `path: what is wrong; path: ...`. Values are left out: they may be private."""
-    said = []
+    """A validation error in one line: `path: what is wrong; path: ...`."""
+    found = []
+    # The input and the context are left out: they hold values, which may be private.
     for item in error.errors(include_url=False, include_input=False, include_context=False):
         place = ".".join(str(part) for part in item["loc"])
-        message = (
-            "unknown setting or field"
-            if item["type"] == "extra_forbidden"
-            else item["msg"].removeprefix("Value error, ")
-        )
-        said.append(f"{place}: {message}" if place else message)
-    return "; ".join(said)
+        message = item["msg"].removeprefix("Value error, ")
+        if item["type"] == "extra_forbidden":
+            message = "unknown setting or field"
+        found.append(f"{place}: {message}" if place else message)
+    return "; ".join(found)

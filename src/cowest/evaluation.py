@@ -1,54 +1,100 @@
-"""Systems compared: means, paired differences and gates, with intervals that resample groups. Pure, and no file is opened here.
+"""Systems compared: means, paired differences and gates, with intervals that resample groups. Pure.
 
-Every quantity is a ratio of two sums over queries (a mean is a sum of scores over a count; the share of the gap closed
-is a sum of improvements over a sum of rooms for improvement), so one resampling serves them all: each draw takes as many
-groups as there are, with replacement, and forms each ratio anew. The interval is the 2.5th to the 97.5th percentile.
-(The percentile cluster bootstrap: Efron & Tibshirani 1993, chapter 13; Cameron, Gelbach & Miller 2008, section II.)
-With few groups such intervals are somewhat too narrow; `Estimate.groups` is there to be looked at.
+Every quantity is a ratio of two sums over queries. A mean is a sum of scores over a count; the
+share of the gap closed is a sum of improvements over a sum of possible improvements. So one
+resampling serves all quantities: each draw takes as many groups as there are, with replacement,
+and forms each ratio anew. The interval is the 2.5th to the 97.5th percentile.
+
+(The percentile cluster bootstrap: Efron & Tibshirani 1993, chapter 13; Cameron, Gelbach & Miller
+2008, section II.) With few groups, such intervals are somewhat too narrow; `Estimate.groups` shows
+how many there are.
 """
 
-import re
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import get_args
+from typing import NamedTuple, TypeVar, get_args
 
 import numpy as np
 from numpy.typing import NDArray
 
 from cowest.errors import ContractError
-from cowest.gates import BEST, Gate, System, judged
-from cowest.records import Comparison, Estimate, EvalReport, Slice, Transitions, Trial
+from cowest.gates import BEST, Gate, Pair, System, judge, passed
+from cowest.records import (
+    Collaboration,
+    Comparison,
+    Estimate,
+    EvalReport,
+    Slice,
+    Transitions,
+    Trial,
+)
+from cowest.sametext import words_only
 
+T = TypeVar("T")
 Floats = NDArray[np.float64]
 
 SYSTEMS: tuple[str, ...] = get_args(System)
-"""In the order of a report."""
-COLLABORATIONS: tuple[str, ...] = ("before", "after", "champion", "ideal")
+"""All systems, in the order of a report."""
+COLLABORATIONS: tuple[str, ...] = get_args(Collaboration)
+"""Systems in which the strong model refines drafts."""
 SINGLES: tuple[str, ...] = ("policy_before", "policy_after", "strong")
+"""Systems of one model alone."""
 
 RIGHT = 0.5
-"""A score from here on counts as a right answer in `Transitions`."""
+"""The lowest score that counts as a right answer in `Transitions`."""
 REASONS = 20
-"""Reasons of failure kept apart, a system."""
-_CELLS = 2_500_000  # draws x groups resampled at once: 20 MB of counts
+"""Reasons of failure that a report shows one by one, per system."""
+CELLS = 2_500_000
+"""Draws times groups that are resampled at once: 20 MB of counts."""
+
+
+class Given(NamedTuple):
+    """One system's answer to a query, with its score."""
+
+    system: str
+    answer: str | None
+    score: float | None
+
+
+def answers_of(row: Trial) -> list[Given]:
+    """The answers that a trial holds, each with the system that gave it.
+
+    A trial always holds the answer of its own collaboration. Its solo is the strong model's alone,
+    and its draft that of the policy before or after alignment.
+    """
+    found = [Given(row.system, row.refinement, row.score)]
+    # A champion's prompts may be older than this turn's, and its solo then answers other prompts.
+    # So it never counts for the strong model alone, not even where it is the only one.
+    if row.system != "champion":
+        found.append(Given("strong", row.solo, row.solo_score))
+    if row.system in ("before", "after"):
+        found.append(Given(f"policy_{row.system}", row.draft, row.draft_score))
+    return found
 
 
 @dataclass(slots=True)
 class Scores:
-    """What is kept of the trials: a float a query and system, None where there is none; a query's texts are dropped."""
+    """What is kept of the trials: a float per query and system. The texts are dropped."""
 
     groups: list[str] = field(default_factory=list)
+    """The group of each query."""
     tags: list[tuple[str, ...]] = field(default_factory=list)
+    """The tags of each query."""
     values: dict[str, list[float | None]] = field(
         default_factory=lambda: {name: [] for name in SYSTEMS}
     )
+    """By system, the score of each query; None where the system has none."""
     transitions: dict[str, Counter[str]] = field(default_factory=dict)
+    """By collaboration, the counts of `Transitions`."""
     failed: dict[str, Counter[str]] = field(default_factory=dict)
+    """By collaboration, failed rows by their reason."""
     rows: Counter[str] = field(default_factory=Counter)
+    """By collaboration, all rows."""
     scorers: set[str] = field(default_factory=set)
     strongs: set[str] = field(default_factory=set)
     policies: dict[str, set[str]] = field(default_factory=dict)
+    """By collaboration, the names of the policies that drafted."""
 
     @property
     def failures(self) -> int:
@@ -57,50 +103,41 @@ class Scores:
 
 
 def gather(queries: Iterable[list[Trial]]) -> Scores:
-    """Reduces trials, query by query, to scores. A failed row is left out whole and counted by its reason.
+    """Reduces trials, query by query, to scores.
 
-    A system with several rows of a query has their mean. Raises ContractError for a system that is not known.
+    A failed row is left out whole and counted by its reason. A system with several rows of a query
+    has their mean. Raises ContractError for a system that is not known.
     """
     scores = Scores()
     for rows in queries:
         scores.groups.append(rows[0].group)
         scores.tags.append(rows[0].tags)
-        found: dict[str, list[float | None]] = {name: [] for name in SYSTEMS}
+        found: dict[str, list[float]] = {name: [] for name in SYSTEMS}
         for row in rows:
             _note(row, scores)
-            if row.failed is None:
-                for system, value in _scores_of(row).items():
-                    found[system].append(value)
-        for system, values in found.items():
-            known = [value for value in values if value is not None]
+            if row.failed is not None:
+                continue
+            for given in answers_of(row):
+                if given.score is not None:
+                    found[given.system].append(given.score)
+        for system, known in found.items():
             scores.values[system].append(sum(known) / len(known) if known else None)
     return scores
 
 
-def _scores_of(row: Trial) -> dict[str, float | None]:
-    scores: dict[str, float | None] = {row.system: row.score}
-    if (
-        row.system != "champion"
-    ):  # whose prompts may be older: that the strong model alone did worse with them says nothing
-        scores["strong"] = row.solo_score
-    return (
-        scores | {f"policy_{row.system}": row.draft_score}
-        if row.system in ("before", "after")
-        else scores
-    )
-
-
 def _note(row: Trial, scores: Scores) -> None:
-    """Counts a row: its names, its failure or its transition."""
+    """Counts a row: its names, and its failure or its transition."""
     if row.system not in COLLABORATIONS:
         raise ContractError(
-            f"query {row.id} has a trial of system {row.system!r}: the systems are {', '.join(COLLABORATIONS)}"
+            f"query {row.id} has a trial of system {row.system!r}: "
+            f"the systems are {', '.join(COLLABORATIONS)}"
         )
     scores.rows[row.system] += 1
     scores.scorers.add(row.scorer)
     scores.strongs.add(row.strong)
     scores.policies.setdefault(row.system, set()).add(row.policy)
     if row.failed is not None:
+        # The reasons become keys of the report, so a long one is cut.
         scores.failed.setdefault(row.system, Counter())[row.failed[:200]] += 1
         return
     counts = scores.transitions.setdefault(row.system, Counter())
@@ -113,24 +150,25 @@ def _note(row: Trial, scores: Scores) -> None:
 def adoption(draft: str, refinement: str, solo: str) -> tuple[str, ...]:
     """`("adopted",)`, `("adopted", "copied")` or `("ignored",)`.
 
-    Adopted: the draft changed the answer (refinement and solo differ), or the answer stands word for word in the draft.
-    Case, punctuation and spacing do not count. A change may also come of the other prompt that a draft is shown with,
-    and a long free text differs almost always: this is an upper bound of use, `copied` is a lower one.
+    A draft is adopted if it changed the answer (refinement and solo differ), or if the answer
+    stands in it word for word; case, punctuation and spacing do not count. A change may also come
+    of the other prompt that a draft is shown with, and a long free text differs almost always: so
+    `adopted` is an upper bound of use, and `copied` a lower one.
     """
-    said = _plain(refinement)
-    copied = bool(said) and f" {said} " in f" {_plain(draft)} "
-    if copied:
+    answer = words_only(refinement)
+    if answer and f" {answer} " in f" {words_only(draft)} ":
         return "adopted", "copied"
-    return ("ignored",) if said == _plain(solo) else ("adopted",)
-
-
-def _plain(text: str) -> str:
-    return " ".join(re.findall(r"\w+", text.casefold()))
+    if answer == words_only(solo):
+        return ("ignored",)
+    return ("adopted",)
 
 
 @dataclass(frozen=True, slots=True)
 class Ratio:
-    """sum(top) / sum(bottom) over the queries that are `there`; one value a query, 0 where it is not."""
+    """sum(top) / sum(bottom) over the queries that are `there`.
+
+    All three have one value per query; top and bottom are 0 where a query is not there.
+    """
 
     top: Floats
     bottom: Floats
@@ -138,13 +176,13 @@ class Ratio:
 
 
 def mean_of(values: Floats) -> Ratio:
-    """The mean of a system's scores (NaN: none)."""
+    """The mean of a system's scores; NaN is a query without a score."""
     there = ~np.isnan(values)
     return Ratio(np.nan_to_num(values), there.astype(np.float64), there)
 
 
 def gap_closed(before: Floats, after: Floats, ideal: Floats) -> Ratio:
-    """(after - before) / (ideal - before), each summed over the queries that have all three scores."""
+    """(after - before) / (ideal - before), each summed over the queries with all three scores."""
     there = ~np.isnan(before + after + ideal)
     return Ratio(
         np.nan_to_num(after - before) * there, np.nan_to_num(ideal - before) * there, there
@@ -154,121 +192,148 @@ def gap_closed(before: Floats, after: Floats, ideal: Floats) -> Ratio:
 def estimates(
     groups: Sequence[str], ratios: Sequence[Ratio], draws: int, seed: int
 ) -> list[Estimate | None]:
-    """Each ratio with its 95 % interval over groups; None where the sum below the line is not positive.
+    """Each ratio with its 95 % interval over groups; None where the sum below the line is <= 0.
 
-    Queries are resampled only through their groups, and all ratios in the same draws.
-    Memory: two floats a ratio and group, and 20 MB of counts (or one draw of all groups, where that is more).
+    `groups` has the group of each query. Memory: two floats per ratio and group, and 20 MB of
+    counts (or one draw of all groups, if that is more).
     """
+    # Queries of one group are right or wrong together, so they are summed first and resampled only
+    # as a group: resampling queries would make the intervals too narrow.
     _, group = np.unique(np.asarray(groups), return_inverse=True)
     size = int(group.max()) + 1
-    columns = [
-        np.bincount(group, weights=side, minlength=size)
-        for ratio in ratios
-        for side in (ratio.top, ratio.bottom)
-    ]
+    columns = []
+    for ratio in ratios:
+        columns.append(np.bincount(group, weights=ratio.top, minlength=size))
+        columns.append(np.bincount(group, weights=ratio.bottom, minlength=size))
+    # All ratios share the draws, so that a mean and a difference of the same systems move together.
     sums = _resampled(np.stack(columns, axis=1).astype(np.float64), draws, seed)
     found = []
     for number, ratio in enumerate(ratios):
-        number_of_groups = len(np.unique(group[ratio.there]))
-        found.append(
-            _estimate(ratio, number_of_groups, sums[:, 2 * number], sums[:, 2 * number + 1])
-        )
+        tops, bottoms = sums[:, 2 * number], sums[:, 2 * number + 1]
+        found.append(_estimate(ratio, len(np.unique(group[ratio.there])), tops, bottoms))
     return found
 
 
 def _resampled(sums: Floats, draws: int, seed: int) -> Floats:
-    """Sums of the columns (groups x columns) over `draws` resamples of the groups: draws x columns."""
-    size, rng = len(sums), np.random.default_rng(seed)
-    step, parts = max(1, _CELLS // size), []
-    for start in range(0, draws, step):
-        count = min(step, draws - start)
-        picks = rng.integers(0, size, size=(count, size)) + np.arange(count)[:, None] * size
+    """Sums of columns (groups x columns) over `draws` resamples of the groups: draws x columns."""
+    size = len(sums)
+    rng = np.random.default_rng(seed)
+    at_once = max(1, CELLS // size)
+    parts = []
+    for start in range(0, draws, at_once):
+        count = min(at_once, draws - start)
+        # All that matters of a resample is how often it holds each group. The groups that draw
+        # number k picks are shifted by k * size, so that each draw counts into bins of its own and
+        # a single bincount does them all.
+        shifts = np.arange(count)[:, None] * size
+        picks = rng.integers(0, size, size=(count, size)) + shifts
         times = np.bincount(picks.ravel(), minlength=count * size).reshape(count, size)
+        # The sum over a resample is its counts times the sums of the groups. One matrix product
+        # does this for all draws and columns, and never holds draws x groups x columns.
         parts.append(times.astype(np.float64) @ sums)
     return np.concatenate(parts)
 
 
 def _estimate(ratio: Ratio, groups: int, tops: Floats, bottoms: Floats) -> Estimate | None:
+    """A ratio with its interval; `tops` and `bottoms` are its two sums in each draw."""
     bottom = ratio.bottom.sum()
     if bottom <= 0:
         return None
-    # Rounded, so that the last bits of another machine's sums do not make another report.
-    mean, low, high, note = round(float(ratio.top.sum() / bottom), 6), None, None, None
+    low = high = note = None
+    # A draw may hold none of the groups that a ratio has, and then there is nothing to divide by.
+    # A few such draws are left out; where there are many, the percentiles of the rest would be
+    # those of other data.
     good = bottoms > 1e-9
     if groups < 2:
         note = "no interval: all queries are of one group, which says nothing of how groups differ"
     elif good.mean() < 0.99:
         note = "no interval: in too many resamples there is nothing to divide by"
     else:
-        low, high = (
-            round(float(edge), 6) for edge in np.percentile(tops[good] / bottoms[good], [2.5, 97.5])
-        )
-    return Estimate(
-        mean=mean, low=low, high=high, queries=int(ratio.there.sum()), groups=groups, note=note
-    )
+        edges = np.percentile(tops[good] / bottoms[good], [2.5, 97.5])
+        low, high = (round(float(edge), 6) for edge in edges)
+    # Rounded, so that the last bits of another machine's sums do not make another report.
+    mean = round(float(ratio.top.sum() / bottom), 6)
+    queries = int(ratio.there.sum())
+    return Estimate(mean=mean, low=low, high=high, queries=queries, groups=groups, note=note)
 
 
 def compare(scores: Scores, gates: Sequence[Gate], *, draws: int, seed: int) -> EvalReport:
-    """The whole report. Raises ContractError when there is nothing to compare or the rows do not belong together."""
+    """Makes the whole report.
+
+    Raises ContractError if there is nothing to compare or the rows do not belong together.
+    """
     _comparable(scores)
-    values = {
-        name: np.array([np.nan if v is None else v for v in found], dtype=np.float64)
-        for name, found in scores.values.items()
-    }
-    best = max(
-        (name for name in SINGLES if not np.isnan(values[name]).all()),
-        key=lambda name: np.nanmean(values[name]),
-        default="strong",
-    )
+    # numpy reads None as NaN: a query without a score.
+    values = {name: np.array(found, dtype=np.float64) for name, found in scores.values.items()}
+    best = _best_single(values)
     pairs = _pairs(gates, best)
-    ratios = [mean_of(value) for value in values.values()] + [
-        mean_of(values[of] - values[over]) for of, over in pairs
-    ]
+    ratios = [mean_of(value) for value in values.values()]
+    ratios += [mean_of(values[of] - values[over]) for of, over in pairs]
     ratios.append(gap_closed(values["before"], values["after"], values["ideal"]))
     found = estimates(scores.groups, ratios, draws, seed)
-    systems = {name: one for name, one in zip(values, found, strict=False) if one is not None}
+    # In the order of `ratios`: means, differences, and the gap last.
+    means = dict(zip(values, found[: len(values)], strict=True))
     differences = dict(zip(pairs, found[len(values) : -1], strict=True))
+    results = judge(gates, best, differences, champion=scores.rows["champion"] > 0)
     return EvalReport(
-        queries=len(scores.groups), groups=len(set(scores.groups)), scorer=min(scores.scorers), strong=min(scores.strongs),
-        policies={name: min(scores.policies[name]) for name in COLLABORATIONS if name in scores.policies}, draws=draws,
-        systems=systems, comparisons=_comparisons(differences, best, len(scores.groups)), gap_closed=found[-1],
-        transitions={name: Transitions(**scores.transitions[name]) for name in COLLABORATIONS if name in scores.transitions},
-        tags=_slices(scores.tags, values), failed={name: _folded(scores.failed[name]) for name in COLLABORATIONS if name in scores.failed},
-        **judged(gates, best, differences, scores.rows["champion"] > 0),
-    )  # fmt: skip
+        queries=len(scores.groups),
+        groups=len(set(scores.groups)),
+        scorer=min(scores.scorers),
+        strong=min(scores.strongs),
+        policies={name: min(names) for name, names in _in_order(scores.policies)},
+        draws=draws,
+        systems={name: mean for name, mean in means.items() if mean is not None},
+        comparisons=_comparisons(differences, best, len(scores.groups)),
+        gap_closed=found[-1],
+        transitions={name: Transitions(**seen) for name, seen in _in_order(scores.transitions)},
+        tags=_slices(scores.tags, values),
+        failed={name: _folded(reasons) for name, reasons in _in_order(scores.failed)},
+        gates=results,
+        passed=passed(results),
+    )
 
 
-def _pairs(gates: Sequence[Gate], best: str) -> list[tuple[str, str]]:
-    """What is compared with what, each pair once: `of` less `over`."""
-    usual: list[tuple[str, str]] = [
-        ("after", over) for over in ("before", best, "strong", "champion")
-    ]
-    asked = [(gate.of, best if gate.over == BEST else gate.over) for gate in gates]
-    return list(dict.fromkeys([*usual, ("ideal", "after"), *asked]))
+def _best_single(values: Mapping[str, Floats]) -> str:
+    """The single model with the highest mean score; `strong` if none has a score."""
+    means = {}
+    for name in SINGLES:
+        if not np.isnan(values[name]).all():
+            means[name] = float(np.nanmean(values[name]))
+    return max(means, key=means.__getitem__, default="strong")
+
+
+def _pairs(gates: Sequence[Gate], best: str) -> list[Pair]:
+    """The systems to compare, each pair once: those of every report, then those of the gates."""
+    pairs: list[Pair] = [("after", over) for over in ("before", best, "strong", "champion")]
+    pairs.append(("ideal", "after"))
+    pairs += [gate.pair(best) for gate in gates]
+    return list(dict.fromkeys(pairs))
 
 
 def _comparisons(
-    differences: Mapping[tuple[str, str], Estimate | None], best: str, queries: int
+    differences: Mapping[Pair, Estimate | None], best: str, queries: int
 ) -> dict[str, Comparison]:
-    found = {
-        f"{of}_minus_{over}": Comparison(
-            **one.model_dump(), of=of, over=over, left_out=queries - one.queries
-        )
-        for (of, over), one in differences.items()
-        if one is not None
-    }
-    if (same := found.get(f"after_minus_{best}")) is not None:
-        found[f"after_minus_{BEST}"] = same
+    """The differences by name; that with the best single model stands there twice."""
+    found = {}
+    for (of, over), one in differences.items():
+        if one is not None:
+            left_out = queries - one.queries
+            found[f"{of}_minus_{over}"] = Comparison(
+                **one.model_dump(), of=of, over=over, left_out=left_out
+            )
+    with_best = found.get(f"after_minus_{best}")
+    if with_best is not None:
+        found[f"after_minus_{BEST}"] = with_best
     return found
 
 
 def _slices(
     tags: Sequence[tuple[str, ...]], values: Mapping[str, Floats]
 ) -> dict[str, dict[str, Slice]]:
-    """The mean of each system on the queries of each tag."""
+    """By tag and system, the mean over the queries that have the tag."""
     members: dict[str, list[int]] = {}
-    for number, its in enumerate(tags):
-        for tag in its:
+    for number, tags_of_query in enumerate(tags):
+        for tag in tags_of_query:
             members.setdefault(tag, []).append(number)
     found: dict[str, dict[str, Slice]] = {}
     for tag in sorted(members):
@@ -276,40 +341,58 @@ def _slices(
             known = scores[members[tag]]
             known = known[~np.isnan(known)]
             if known.size:
-                found.setdefault(tag, {})[name] = Slice(
-                    mean=round(float(known.mean()), 6), queries=int(known.size)
-                )
+                mean = round(float(known.mean()), 6)
+                found.setdefault(tag, {})[name] = Slice(mean=mean, queries=int(known.size))
     return found
 
 
 def _comparable(scores: Scores) -> None:
-    """Rows of one scorer and one strong model, and at least one good row before and after alignment."""
-    for what, names in (("scorers", scores.scorers), ("strong models", scores.strongs)):
+    """Raises ContractError for rows that do not belong together, and where there are too few.
+
+    All rows must be of one scorer and one strong model, and all rows of a system but `ideal`, which
+    has no policy, of one policy. Before and after alignment need at least one good row each.
+    """
+    for kind, names in (("scorers", scores.scorers), ("strong models", scores.strongs)):
         if len(names) > 1:
+            listed = ", ".join(sorted(names))
             raise ContractError(
-                f"the trials are of {len(names)} {what} ({', '.join(sorted(names))}): run evaluate again, whole, with one"
+                f"the trials are of {len(names)} {kind} ({listed}): "
+                "run evaluate again, whole, with one"
             )
     for system, names in scores.policies.items():
         if len(names) > 1 and system != "ideal":
-            said = ", ".join(sorted(names))
+            listed = ", ".join(sorted(names))
             raise ContractError(
-                f"the trials of {system} are of {len(names)} policies ({said}): run evaluate again, whole"
+                f"the trials of {system} are of {len(names)} policies ({listed}): "
+                "run evaluate again, whole"
             )
     for system in ("before", "after"):
-        good = scores.rows[system] - scores.failed.get(system, Counter()).total()
-        if good < 1:
-            said = (
-                f"all {scores.rows[system]} of them failed"
-                if scores.rows[system]
-                else "there are none at all"
-            )
-            raise ContractError(
-                f"no good trial of system {system!r} to compare: {said}; run evaluate again"
-            )
+        rows = scores.rows[system]
+        failed = scores.failed.get(system, Counter()).total()
+        if failed < rows:
+            continue
+        reason = f"all {rows} of them failed" if rows else "there are none at all"
+        raise ContractError(
+            f"no good trial of system {system!r} to compare: {reason}; run evaluate again"
+        )
+
+
+def _in_order(found: Mapping[str, T]) -> list[tuple[str, T]]:
+    """The entries of the collaborations that have one, in the order of a report."""
+    return [(name, found[name]) for name in COLLABORATIONS if name in found]
 
 
 def _folded(reasons: Counter[str]) -> dict[str, int]:
-    """The most frequent reasons apart, the rest under one name."""
-    common = sorted(reasons.items(), key=lambda item: (-item[1], item[0]))
-    kept, rest = dict(common[:REASONS]), sum(count for _, count in common[REASONS:])
-    return {**kept, "other reasons": rest} if rest else kept
+    """The most frequent reasons one by one, the rest under one name."""
+    common = sorted(reasons.items(), key=_most_first)
+    kept = dict(common[:REASONS])
+    rest = sum(count for _, count in common[REASONS:])
+    if rest:
+        kept["other reasons"] = rest
+    return kept
+
+
+def _most_first(item: tuple[str, int]) -> tuple[int, str]:
+    """Sorts by count, the highest first, and equal counts by name."""
+    name, count = item
+    return -count, name

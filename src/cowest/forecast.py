@@ -1,19 +1,20 @@
-"""What a turn's calls will cost at most, before any is made: from the raw data and the settings.
+"""The most that a turn's calls can cost, before any is made: from the raw data and the settings.
 
-Drafts and answers that are not there yet are taken to be as long as they may be, and all of them different. What the call
-store already holds is counted off where it can be known: what the strong model is asked without a draft, or with the ideal one.
+Drafts and answers that are not there yet are taken to be as long as they may be, and all of them
+different. Calls that the call store holds are counted off where they are known already: the strong
+model without a draft, or with the ideal one.
 """
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from cowest import collaboration
 from cowest.config import Sampling, parse, section
 from cowest.ledger.claims import Budget
-from cowest.models.estimate import Counting, Estimate, longest
+from cowest.models.estimate import CostEstimate, Counting, longest
 from cowest.prompts import Prompts
-from cowest.records import Draft, Query
+from cowest.records import Draft, Query, Split, grown
 from cowest.scorers import AnyScorer
 from cowest.scorers.judge import JudgeConfig
 from cowest.stages.draft import DraftConfig
@@ -24,85 +25,104 @@ from cowest.stages.score import ScoreConfig
 from cowest.stages.sft import SFTConfig
 
 SYSTEMS = 3
-"""Systems that draft in `evaluate`: before, after, and a champion, whether there is one or not."""
-Row = tuple[str, Estimate]
-"""A stage, and what one of its models will be asked."""
+"""Systems that draft in `evaluate`: before, after, and a champion, which there may be or not."""
 
 
-def forecast(params: dict[str, Any], raw: Path, where: str = "params.yaml") -> list[Row]:
-    """Each stage that asks a strong model or a judge, with the most it can cost. Raises ConfigError, RecordError."""
+class StageCost(NamedTuple):
+    """A stage, and the cost of the calls to one of its models."""
+
+    stage: str
+    cost: CostEstimate
+
+
+def forecast(params: dict[str, Any], raw: Path, where: str = "params.yaml") -> list[StageCost]:
+    """Each stage that asks a strong model or a judge, with the most that it can cost.
+
+    Raises ConfigError for wrong settings, and RecordError for wrong raw data.
+    """
     drafting = parse(DraftConfig, section(params, "draft", where), f"{where}: draft")
     refining = parse(RefineConfig, section(params, "refine", where), f"{where}: refine")
     scoring = parse(ScoreConfig, section(params, "score", where), f"{where}: score")
-    judged = parse(EvaluateConfig, section(params, "evaluate", where), f"{where}: evaluate")
-    prompts = parse(SFTConfig, section(params, "sft", where), f"{where}: sft").prompts
+    evaluating = parse(EvaluateConfig, section(params, "evaluate", where), f"{where}: evaluate")
+    trained = parse(SFTConfig, section(params, "sft", where), f"{where}: sft")
     prepared = parse(PrepareConfig, section(params, "prepare", where), f"{where}: prepare")
 
-    train = (
-        _drafts(query, drafting.sampling, 1)
-        for query in prepared.queries(raw)
-        if query.split == drafting.split
-    )
-    held = (
-        _drafts(query, judged.drafting, SYSTEMS, ideal=True)
-        for query in prepared.queries(raw)
-        if query.split == judged.split
-    )
+    def drafts(
+        split: Split, sampling: Sampling, systems: int, ideal: bool
+    ) -> Iterator[list[Draft]]:
+        for query in prepared.queries(raw):
+            if query.split == split:
+                yield _drafts(query, sampling, systems, ideal)
+
     refined, scored = _asked(
-        train, refining.strong, refining.prompts, refining.sampling, scoring.scorer
+        drafts(drafting.split, drafting.sampling, systems=1, ideal=False),
+        refining.strong,
+        refining.prompts,
+        refining.sampling,
+        scoring.scorer,
     )
-    trials, verdicts = _asked(held, judged.strong, prompts, judged.refining, judged.scorer)
-    found = [
+    trials, judgements = _asked(
+        drafts(evaluating.split, evaluating.drafting, systems=SYSTEMS, ideal=True),
+        evaluating.strong,
+        trained.prompts,
+        evaluating.refining,
+        evaluating.scorer,
+    )
+    found = []
+    for stage, cost in (
         ("refine", refined),
         ("score", scored),
         ("evaluate", trials),
-        ("evaluate, judge", verdicts),
-    ]
-    return [(stage, estimate) for stage, estimate in found if estimate is not None]
+        ("evaluate, judge", judgements),
+    ):
+        if cost is not None:
+            found.append(StageCost(stage, cost))
+    return found
 
 
-def table(rows: list[Row], budget: Budget) -> str:
-    """The forecast for a terminal, with its sum, and whether the budget may not do."""
-    width = max(len(stage) for stage, _ in rows)
+def table(rows: list[StageCost], budget: Budget) -> str:
+    """The forecast for a terminal, with the sum, and a warning if it may exceed the budget."""
+    width = max(len(row.stage) for row in rows)
     lines = [
         "calls, tokens and money at most; with the longest drafts and answers, and a champion:"
     ]
-    for stage, estimate in rows:
+    for stage, cost in rows:
+        if cost.paid:
+            lines.append(f"  {stage:<{width}}  {cost}")
+        else:
+            own = f"{cost.calls:,} completions of {cost.model}, which is ours"
+            lines.append(f"  {stage:<{width}}  {own}")
+    paid = [row.cost for row in rows if row.cost.paid]
+    calls = sum(cost.calls for cost in paid)
+    tokens = sum(cost.tokens for cost in paid)
+    usd = sum(cost.usd or 0.0 for cost in paid)
+    total = f"{calls:,} calls: at most {tokens:,} tokens, ${usd:,.4f}"
+    unknown = sorted({cost.model for cost in paid if cost.usd is None})
+    if unknown:
+        total += f", and models without a price: {', '.join(unknown)}"
+    lines.append(f"  {'in all':<{width}}  {total}")
+    over_usd = budget.usd is not None and usd > budget.usd
+    over_tokens = budget.tokens is not None and tokens > budget.tokens
+    if over_usd or over_tokens:
         lines.append(
-            f"  {stage:<{width}}  {estimate if estimate.paid else f'{estimate.calls:,} completions of {estimate.model}, which is ours'}"
-        )
-    paid = [estimate for _, estimate in rows if estimate.paid]
-    usd, tokens = (
-        sum(estimate.usd or 0.0 for estimate in paid),
-        sum(estimate.tokens for estimate in paid),
-    )
-    unknown = (
-        f", and models without a price: {', '.join(sorted({e.model for e in paid if e.usd is None}))}"
-        if any(e.usd is None for e in paid)
-        else ""
-    )
-    lines.append(
-        f"  {'in all':<{width}}  {sum(estimate.calls for estimate in paid):,} calls: at most {tokens:,} tokens, ${usd:,.4f}{unknown}"
-    )
-    if (budget.usd is not None and usd > budget.usd) or (
-        budget.tokens is not None and tokens > budget.tokens
-    ):
-        lines.append(
-            "this is more than pin.budget: if it comes to that, the turn stops there, and goes on when the budget is raised"
+            "this is more than pin.budget: if it comes to that, the turn stops there, and goes on "
+            "when the budget is raised"
         )
     return "\n".join(lines)
 
 
-def _drafts(query: Query, sampling: Sampling, systems: int, ideal: bool = False) -> list[Draft]:
-    """The drafts that a query may get, all different and as long as they may be; and the ideal one, which is known."""
-    fields = {name: getattr(query, name) for name in Query.model_fields}
+def _drafts(query: Query, sampling: Sampling, systems: int, ideal: bool) -> list[Draft]:
+    """The drafts that a query may get: all different, and as long as they may be.
+
+    With `ideal`, the query's ideal draft is one more, if it is known.
+    """
     texts = [longest(sampling, number) for number in range(sampling.n * systems)]
     if ideal and query.ideal is not None:
         texts.append(query.ideal)
-    return [
-        Draft(**fields, sample=number, draft=text, policy="forecast")
-        for number, text in enumerate(texts)
-    ]
+    drafts = []
+    for number, text in enumerate(texts):
+        drafts.append(grown(Draft, query, sample=number, draft=text, policy="forecast"))
+    return drafts
 
 
 def _asked(
@@ -111,15 +131,15 @@ def _asked(
     prompts: Prompts,
     sampling: Sampling,
     scorer: AnyScorer,
-) -> tuple[Estimate, Estimate | None]:
-    """What the strong model is asked, and the judge where there is one."""
-    counting, judge = (
-        Counting(strong),
-        Counting(scorer.model) if isinstance(scorer, JudgeConfig) else None,
-    )
+) -> tuple[CostEstimate, CostEstimate | None]:
+    """The cost of the calls to the strong model, and to the judge if there is one."""
+    counting = Counting(strong)
     rows = collaboration.refine(drafts, counting, prompts, sampling)
-    if judge is not None and isinstance(scorer, JudgeConfig):
-        rows = collaboration.score(collaboration.by_query(rows), scorer.over(judge))
-    for _ in rows:
+    if not isinstance(scorer, JudgeConfig):
+        for _ in rows:
+            pass
+        return counting.estimate, None
+    judge = Counting(scorer.model)
+    for _ in collaboration.score(collaboration.by_query(rows), scorer.over(judge)):
         pass
-    return counting.estimate, judge.estimate if judge else None
+    return counting.estimate, judge.estimate

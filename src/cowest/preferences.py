@@ -2,6 +2,7 @@
 
 from collections.abc import Iterable
 from dataclasses import dataclass
+from operator import attrgetter
 from typing import Literal
 
 from pydantic import Field
@@ -9,110 +10,137 @@ from pydantic import Field
 from cowest.config import Config, digest
 from cowest.prompts import Template
 from cowest.records import Feedback, Message, PreferencePair, Spread
+from cowest.sametext import caseless
+
+Two = tuple[Feedback, Feedback]
+"""Two drafts of one query, the better first."""
 
 BINS = 41
-"""Of a spread of gains: 0.05 wide."""
+"""Bins of a spread of gains, each 0.05 wide."""
 
 
 class PairRule(Config):
-    """Which two drafts of a query make a pair. A tie is never one."""
+    """Choice of the two drafts of a query that make a pair. A tie never makes one."""
 
     rule: Literal["all", "best_worst", "sign"] = "all"
-    """all: every two of which one scored higher; best_worst: the best against the worst; sign: one that helped against one that
-    did not, as in the paper (gain > 0 against gain <= 0)."""
+    """`all` pairs every two drafts of which one scored higher. `best_worst` pairs only the best
+    draft with the worst. `sign` is the paper's rule: a draft that helped (gain > 0) with one that
+    did not (gain <= 0)."""
     min_margin: float = Field(default=0.01, gt=0)
-    """How much higher the chosen must score."""
+    """Smallest difference of scores, on the scale of 0 to 1, that makes a pair. Raise it where the
+    scorer is noisy."""
     per_query: int | None = Field(default=3, ge=1)
-    """Pairs of one query at most, drawn by their digest; None is no limit."""
+    """Largest number of pairs per query, chosen by their digest; null for no limit."""
     allow_cut: bool = False
-    """Whether drafts that met their limit of tokens may be in a pair. Training takes them for complete."""
+    """True lets drafts that reached their token limit into pairs. Training takes them for complete,
+    so the policy would learn to stop there."""
 
 
 def pairs(group: list[Feedback], rule: PairRule, template: Template) -> list[PreferencePair]:
-    """The pairs of one query. Failed rows are left out, and drafts cut at their limit; of drafts that say the same, the first
-    stands for all."""
-    found = [
-        _pair(chosen, rejected, template)
-        for chosen, rejected in _candidates(_distinct(group, rule), rule)
-    ]
-    found.sort(key=lambda pair: pair.id)
+    """The pairs of one query.
+
+    Failed rows and drafts cut at their limit are left out. Of drafts that say the same, the first
+    stands for all.
+    """
+    found = []
+    for chosen, rejected in _candidates(_distinct(group, rule), rule):
+        found.append(_pair(chosen, rejected, template))
+    # The limit keeps the pairs with the lowest digests, so that neither chance nor the order of
+    # the drafts decides which pairs are learned.
+    found.sort(key=attrgetter("id"))
     return found[: rule.per_query]
 
 
 @dataclass(slots=True)
 class Agreement:
-    """Of the comparisons of two drafts of a query that feedback decides, how many the drafts' own scores, which cost no call of the
-    strong model, decide likewise. Near 1, they would have done as feedback; where it is small, they teach something else."""
+    """How often the drafts' own scores rank two drafts of a query as feedback does.
+
+    The drafts' own scores need no call to the strong model. If they agree with feedback almost
+    always, they would do as well; if not, they teach something else.
+    """
 
     told: int = 0
-    """Comparisons that feedback decides."""
+    """Comparisons of two drafts that feedback decides: one scored higher by the margin."""
     same: int = 0
+    """Comparisons that the drafts' own scores decide as feedback does."""
     other: int = 0
-    """The other way; the rest they tie."""
+    """Comparisons that they decide the other way; they tie in the rest."""
 
     def add(self, group: list[Feedback], rule: PairRule | None = None) -> None:
-        """Counts one query's."""
-        rule = rule or PairRule()
+        """Counts the comparisons of one query."""
+        if rule is None:
+            rule = PairRule()
         for better, worse in _wide(_distinct(group, rule), rule):
-            if better.draft_score is not None and worse.draft_score is not None:
-                own = better.draft_score - worse.draft_score
-                self.told += 1
-                self.same += own >= rule.min_margin
-                self.other += -own >= rule.min_margin
+            if better.draft_score is None or worse.draft_score is None:
+                continue
+            own = better.draft_score - worse.draft_score
+            self.told += 1
+            self.same += own >= rule.min_margin
+            self.other += -own >= rule.min_margin
 
 
 def spread(groups: Iterable[list[Feedback]]) -> Spread:
-    """How gains spread over queries, streamed; a query all of whose rows failed has none."""
+    """The distribution of gains over queries, streamed; a query whose rows all failed has none."""
     counts = [0] * BINS
     for group in groups:
-        if gains := [row.gain for row in group if row.gain is not None]:
+        gains = [row.gain for row in group if row.gain is not None]
+        if gains:
             counts[place(sum(gains) / len(gains))] += 1
     return Spread(counts=tuple(counts))
 
 
 def place(gain: float, bins: int = BINS) -> int:
-    """The bin of a gain."""
-    return round((min(max(gain, -1.0), 1.0) + 1) / 2 * (bins - 1))
+    """The bin of a gain; the first bin is centred on -1, the last on 1."""
+    within = min(max(gain, -1.0), 1.0)
+    return round((within + 1) / 2 * (bins - 1))
 
 
 def _distinct(group: list[Feedback], rule: PairRule) -> list[Feedback]:
+    """The rows of a query that a pair may be made of, each draft once whatever its case."""
     rows: dict[str, Feedback] = {}
     for row in group:
-        if (
-            row.gain is not None
-            and (rule.allow_cut or not row.cut)
-            and row.draft
-            and row.draft.strip()
-        ):
-            rows.setdefault(" ".join(row.draft.split()).casefold(), row)
+        if row.gain is None or not row.draft or not row.draft.strip():
+            continue
+        if row.cut and not rule.allow_cut:
+            continue
+        rows.setdefault(caseless(row.draft), row)
     return list(rows.values())
 
 
-def _wide(rows: list[Feedback], rule: PairRule) -> list[tuple[Feedback, Feedback]]:
-    return [(a, b) for a in rows for b in rows if _score(a) - _score(b) >= rule.min_margin]
-
-
-def _candidates(rows: list[Feedback], rule: PairRule) -> list[tuple[Feedback, Feedback]]:
+def _candidates(rows: list[Feedback], rule: PairRule) -> list[Two]:
+    """The two drafts of each pair that the rule allows, before `per_query`."""
     wide = _wide(rows, rule)
     if rule.rule == "sign":
-        return [(a, b) for a, b in wide if _gain(a) > 0 >= _gain(b)]
+        return [(better, worse) for better, worse in wide if _gain(better) > 0 >= _gain(worse)]
     if rule.rule == "best_worst":
-        return sorted(
-            wide,
-            key=lambda pair: (_score(pair[1]) - _score(pair[0]), pair[0].sample, pair[1].sample),
-        )[:1]
+        return sorted(wide, key=_widest_first)[:1]
     return wide
 
 
+def _wide(rows: list[Feedback], rule: PairRule) -> list[Two]:
+    """Every two drafts of which one scored higher by the margin at least."""
+    found = []
+    for better in rows:
+        for worse in rows:
+            if _score(better) - _score(worse) >= rule.min_margin:
+                found.append((better, worse))
+    return found
+
+
+def _widest_first(two: Two) -> tuple[float, int, int]:
+    """Sorts by the difference of scores, and equal differences by sample numbers."""
+    better, worse = two
+    return _score(worse) - _score(better), better.sample, worse.sample
+
+
 def _pair(chosen: Feedback, rejected: Feedback, template: Template) -> PreferencePair:
-    sides = [[Message(role="assistant", content=row.draft or "")] for row in (chosen, rejected)]
     return PreferencePair(
         id=digest([chosen.id, chosen.draft, rejected.draft])[:20],
         query=chosen.id,
         split=chosen.split,
         prompt=template.render(chosen.prompt),
-        chosen=tuple(sides[0]),
-        rejected=tuple(sides[1]),
+        chosen=(Message(role="assistant", content=chosen.draft or ""),),
+        rejected=(Message(role="assistant", content=rejected.draft or ""),),
         margin=_score(chosen) - _score(rejected),
         policy=chosen.policy,
         strong=chosen.strong,

@@ -8,10 +8,10 @@ import pytest
 
 from cowest import collaboration
 from cowest.config import Sampling
-from cowest.models.scripted import Rule, ScriptedConfig
+from cowest.models.scripted import ScriptedConfig, ScriptRule
 from cowest.prompts import Prompts, Template
-from cowest.protocols import BLOCK, Completion, Request
-from cowest.records import Draft, Feedback, Query
+from cowest.protocols import BLOCK, Completion, Request, Score
+from cowest.records import Draft, Feedback, Query, Refinement, grown
 from cowest.scorers.contains import ContainsConfig as Contains
 from tests.factories import make_query
 
@@ -25,7 +25,7 @@ GREEDY, WARM = Sampling(max_tokens=20), Sampling(temperature=1.0, n=3, max_token
 class Watched:
     """A model that notes what it was asked."""
 
-    def __init__(self, *rules: Rule) -> None:
+    def __init__(self, *rules: ScriptRule) -> None:
         with ScriptedConfig(rules=rules).open() as model:
             self._model = model
         self.name = "watched"
@@ -46,8 +46,8 @@ def run(
         )
 
 
-def say(match: str, *replies: str) -> Rule:
-    return Rule(match=match, replies=replies)
+def say(match: str, *replies: str) -> ScriptRule:
+    return ScriptRule(match=match, replies=replies)
 
 
 def test_gain_is_what_the_draft_added() -> None:
@@ -100,20 +100,20 @@ def test_requests_carry_the_block_of_their_query() -> None:
 @pytest.mark.parametrize(
     ("policy", "strong", "reason"),
     [
-        (Rule(failed="no power"), say("", "yes"), "draft: no power"),
-        (say("", "a draft"), Rule(match="Notes", failed="no power"), "refine: no power"),
-        (say("", "a draft"), Rule(match="^Question", failed="no power"), "solo: no power"),
+        (ScriptRule(failed="no power"), say("", "yes"), "draft: no power"),
+        (say("", "a draft"), ScriptRule(match="Notes", failed="no power"), "refine: no power"),
+        (say("", "a draft"), ScriptRule(match="^Question", failed="no power"), "solo: no power"),
     ],
 )
 def test_a_failed_call_fails_its_row_and_is_no_score(
-    policy: Rule, strong: Rule, reason: str
+    policy: ScriptRule, strong: ScriptRule, reason: str
 ) -> None:
     rows = run([make_query(text="x")], Watched(policy), Watched(strong, say("", "yes")))
     assert [(row.failed, row.gain) for row in rows] == [(reason, None)]
 
 
 def test_a_failed_row_shifts_no_neighbour() -> None:
-    policy = Watched(Rule(match="bad", failed="no power"), say(r"(\d)", "draft {1}"))
+    policy = Watched(ScriptRule(match="bad", failed="no power"), say(r"(\d)", "draft {1}"))
     strong = Watched(say(r"Notes: draft (\d)", "{1}"), say("", "alone"))
     rows = run(
         [make_query(text=text) for text in ("1", "bad", "2", "bad too", "3")], policy, strong
@@ -124,8 +124,8 @@ def test_a_failed_row_shifts_no_neighbour() -> None:
 def test_all_of_a_query_failed_loses_no_row() -> None:
     rows = run(
         [make_query(text="x"), make_query(text="y")],
-        Watched(Rule(failed="a")),
-        Watched(Rule(failed="b")),
+        Watched(ScriptRule(failed="a")),
+        Watched(ScriptRule(failed="b")),
         WARM,
     )
     assert [row.failed for row in rows] == ["draft: a"] * 6
@@ -164,6 +164,35 @@ def test_an_answer_is_what_the_three_steps_make() -> None:
     (row,) = run([query], policy, strong)
     drafted, refined = collaboration.answer(query.prompt, policy, strong, PROMPTS, GREEDY, GREEDY)
     assert (drafted.text, refined and refined.text) == (row.draft, row.refinement)
+
+
+def test_a_grown_row_has_all_that_the_row_before_it_had() -> None:
+    query = make_query(tags=("a", "b"), ideal="made in Oslo", choices=("Norway", "Italy"))
+    grew = grown(Draft, query, sample=1, draft="a draft", policy="p")
+    assert grew == Draft(**query.model_dump(), sample=1, draft="a draft", policy="p")
+    assert grown(Draft, grew, failed="no power", draft=None) == Draft(
+        **query.model_dump(), sample=1, draft=None, policy="p", failed="no power"
+    )
+
+
+def test_answers_find_their_questions_however_far_a_model_reads_ahead() -> None:
+    """A scorer that reads everything before it answers, and queries that ask it nothing."""
+
+    class Patient:
+        name = "patient"
+
+        def score(self, answers: Iterable[tuple[Query, str]]) -> Iterator[Score]:
+            for _, text in list(answers):
+                yield Score(float(text))
+
+    groups = []
+    for number, text in enumerate([None, "1", None, None, "2", None]):
+        failed = None if text else "draft: no power"
+        row = grown(Draft, make_query(number), sample=0, draft=text, policy="p", failed=failed)
+        groups.append([grown(Refinement, row, refinement=None, solo=None, strong="s")])
+    rows = list(collaboration.score(groups, Patient()))
+    assert [row.id for row in rows] == [group[0].id for group in groups]
+    assert [row.draft_score for row in rows] == [None, 1.0, None, None, 2.0, None]
 
 
 def test_a_draft_that_is_null_needs_a_reason() -> None:

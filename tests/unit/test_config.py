@@ -8,6 +8,8 @@ import time
 from pathlib import Path
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from cowest import config
 from cowest.cli import main
@@ -17,6 +19,20 @@ from cowest.prompts import Prompts, Template
 from cowest.records import Message
 from cowest.stages.refine import RefineConfig
 
+TEXT = st.text(st.characters(codec="utf-8"))
+TEXTS = st.lists(TEXT, max_size=4)
+MESSAGES = st.lists(
+    st.builds(Message, role=st.sampled_from(["system", "user", "assistant"]), content=TEXT),
+    max_size=4,
+)
+SAMPLINGS = st.builds(
+    Sampling,
+    temperature=st.floats(0.1, 2.0),
+    top_p=st.floats(0.1, 1.0),
+    max_tokens=st.integers(1, 9),
+    stop=st.lists(TEXT, max_size=2).map(tuple),
+    n=st.integers(1, 3),
+)
 REFINE = {"strong": {"provider": "hf", "model": "m"}, "prompts": "handbook"}
 
 
@@ -55,6 +71,40 @@ def test_equal_settings_have_equal_digests_however_they_are_written() -> None:
     plain = config.parse(Sampling, {"temperature": 1, "n": 4}, "x")
     from_kfp = config.parse(Sampling, {"n": 4.0, "temperature": 1.0}, "x")
     assert config.digest(plain) == config.digest(from_kfp)
+
+
+@given(TEXTS)
+def test_a_key_of_texts_is_the_digest_of_their_list(texts: list[str]) -> None:
+    assert config.key(*texts) == config.digest(texts)
+
+
+@given(MESSAGES, TEXTS, TEXTS)
+def test_a_querys_id_begins_the_digest_of_its_content(
+    prompt: list[Message], targets: list[str], choices: list[str]
+) -> None:
+    expected = config.digest([prompt, targets, choices])
+    assert config.query_id(prompt, targets, choices) == expected[:20]
+
+
+@given(TEXT, MESSAGES, SAMPLINGS, st.integers(0, 5))
+def test_a_calls_key_is_the_digest_of_what_its_answer_depends_on(
+    model: str, messages: list[Message], sampling: Sampling, sample: int
+) -> None:
+    said = [[message.role, message.content] for message in messages]
+    decoding = sampling.model_dump(mode="json", exclude={"n"})
+    expected = config.digest([model, said, decoding, sample])
+    assert config.call_key(model, messages, sampling, sample) == expected
+
+
+def test_digests_that_data_sets_and_stores_hold_stay_what_they_were() -> None:
+    message = Message(role="user", content='wer\n\u2028 "fragt" \x7f')
+    assert config.key("a", 'b"\u2028\x00') == (
+        "a10f109c01b07db6b03d8d264b2248421c5a0cb46f2faaa7a8cfba77cc76d751"
+    )
+    assert config.query_id([message], ["x"], ["x", "\u00e9"]) == "45923be4e17b560b4133"
+    assert config.call_key("m@host/v1", [message], Sampling(max_tokens=8, n=1), 0) == (
+        "0dab96e5ee091d77c39dfd2664f0fd577e2073c1719bc71dd3238b9b49c76051"
+    )
 
 
 def test_aliases_of_an_anchor_are_read(tmp_path: Path) -> None:

@@ -357,6 +357,51 @@ def test_the_strong_model_is_judged_by_this_turns_prompts_alone():
     assert report(queries).systems["strong"].mean == 1.0
 
 
+def test_a_champions_solo_is_never_the_strong_model_alone_not_even_where_it_is_the_only_one(
+    tmp_path: Path,
+):
+    """Where before and after failed and the champion did not, no answer counts for the strong
+    model: not among its choices, and not among its scores. Nor does a champion's solo count where
+    its row comes first, as it does if its prompts have the lower digest.
+    """
+    fields = {"choices": ("red", "blue"), "targets": ("red",), "scorer": "choice", "draft": "red"}
+    failed = {"failed": "refine: timeout", "refinement": None, "score": None}
+    champion = {"refinement": "A", "solo": "B", "solo_score": 0.0}
+    good = {"refinement": "A", "solo": "A", "solo_score": 1.0}
+    rows = [
+        make_trial(0, "before", **fields, **failed),
+        make_trial(0, "after", **fields, **failed),
+        make_trial(0, "champion", **fields, **champion),
+        make_trial(1, "champion", **fields, **champion),
+        make_trial(1, "before", **fields, **good),
+        make_trial(1, "after", **fields, **good),
+    ]
+    io.write(tmp_path / "trials.jsonl", rows)
+    stage.main(tmp_path / "trials.jsonl", tmp_path / "eval.json", stage.CompareConfig(gates=()))
+    found = io.read_document(tmp_path / "eval.json", EvalReport)
+    strong = found.choices["strong"]
+    assert (strong.right, strong.wrong, strong.unparseable) == (1, 0, 0)
+    assert (found.systems["strong"].queries, found.systems["strong"].mean) == (1, 1.0)
+    assert found.choices["champion"].right == found.systems["champion"].queries == 2
+
+
+@pytest.mark.parametrize(
+    ("system", "systems"),
+    [
+        ("before", ["before", "strong", "policy_before"]),
+        ("after", ["after", "strong", "policy_after"]),
+        ("champion", ["champion"]),
+        ("ideal", ["ideal", "strong"]),
+    ],
+)
+def test_the_systems_whose_answers_a_trial_holds(system: str, systems: list[str]):
+    row = make_trial(0, system, score=0.1, solo_score=0.2, draft_score=0.3)
+    found = evaluation.answers_of(row)
+    assert [given.system for given in found] == systems
+    texts = [(row.refinement, 0.1), (row.solo, 0.2), (row.draft, 0.3)]
+    assert [(given.answer, given.score) for given in found] == texts[: len(systems)]
+
+
 def test_a_champion_whose_rows_all_failed_is_no_absent_one():
     queries = trials()
     for number, rows in enumerate(queries):
@@ -382,6 +427,7 @@ def test_an_empty_file_is_refused(tmp_path: Path):
         )
 
 
+@pytest.mark.slow
 def test_ten_thousand_queries_in_seconds():
     rng = np.random.default_rng(0)
     ratios = [evaluation.mean_of(rng.random(10_000)) for _ in range(14)]

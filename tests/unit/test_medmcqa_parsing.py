@@ -16,11 +16,13 @@ published = pytest.mark.skipif(
 )
 
 
+@pytest.mark.slow
 @published
 def test_the_rule_agrees_with_a_careful_person() -> None:
     assert bench.agreement(FOLDER) == {"any": (100, 100), "unusual": (100, 100)}
 
 
+@pytest.mark.slow
 @published
 def test_the_page_is_what_the_files_make() -> None:
     assert bench.PAGE.read_text(encoding="utf-8") == bench.page(FOLDER), (

@@ -1,6 +1,7 @@
 """The stages, in order. Each is one module with a `Config` and a `main(ports..., config)`.
 
-`validate@queries` is the stage `validate` with the settings `validate.queries`: one module, two places in the line.
+`validate@queries` is the stage `validate` with the settings `validate.queries`: one module that
+stands in several places of the line.
 """
 
 import importlib
@@ -15,13 +16,26 @@ from cowest.errors import ConfigError
 from cowest.ports import config_of, connect, takes_shard
 
 STAGES = (
-    "pin", "prepare", "validate@queries", "validate@corpus", "sft", "draft", "refine", "score", "validate@feedback", "pair",
-    "validate@pairs", "dpo", "evaluate", "compare", "register",
-)  # fmt: skip
+    "pin",
+    "prepare",
+    "validate@queries",
+    "validate@corpus",
+    "sft",
+    "draft",
+    "refine",
+    "score",
+    "validate@feedback",
+    "pair",
+    "validate@pairs",
+    "dpo",
+    "evaluate",
+    "compare",
+    "register",
+)
 
 
 def main_of(stage: str) -> Callable[..., None]:
-    """The `main` of a stage; for `validate@pairs`, of `validate`."""
+    """The `main` of a stage; for `validate@pairs`, that of `validate`. Raises ConfigError."""
     if stage not in STAGES:
         raise ConfigError(f"{stage!r} is no stage: the stages are {', '.join(STAGES)}")
     module = importlib.import_module(f"cowest.stages.{stage.partition('@')[0]}")
@@ -32,10 +46,12 @@ def main_of(stage: str) -> Callable[..., None]:
 def run(
     stage: str, config: Mapping[str, Any], shard: tuple[int, int] | None = None, **ports: Any
 ) -> None:
-    """Checks settings and inputs, runs one stage, says what became of its calls, and writes what it took into the ledger.
+    """Runs one stage: checks settings and inputs first, and accounts for the calls at the end.
 
-    Raises ConfigError and InputError before anything is spent, and what the stage raises.
+    Says what became of the calls, and writes what the stage took into the ledger. Raises
+    ConfigError and InputError before anything is spent, and what the stage raises.
     """
+    # Before the first import of a library that reads the environment.
     environment.settle()
     from cowest.ledger import store
 
@@ -44,12 +60,16 @@ def run(
     paths = connect(main, ports, stage)
     if shard is not None and not takes_shard(main):
         raise ConfigError(f"{stage} has no shards: run it whole")
-    extra = {"shard": shard} if shard is not None else {}
+    # A stage without shards has no such argument.
+    extra = {}
+    if shard is not None:
+        extra["shard"] = shard
     started = time.monotonic()
     with store.accounting(stage) as account:
         try:
             main(**paths, config=settings, **extra)
         except BaseException:
+            # Also when it was interrupted: what was answered until then was paid for.
             if account.requests:
                 print(f"{stage} stopped: {account.line()}", file=sys.stderr)
             raise

@@ -1,14 +1,15 @@
-"""Every system answers the same held-out queries: what the gate will judge by. This is the stage that pays."""
+"""Every system answers the same held-out queries; `compare` judges by it. This stage pays."""
 
 import tempfile
-from collections.abc import Iterable, Iterator
-from itertools import cycle, groupby, islice
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import TypeVar
 
 from pydantic import Field
 
 from cowest import collaboration, io, version
+from cowest.batched import batched
 from cowest.config import Config, Sampling, digest
 from cowest.failures import Failures
 from cowest.models import AnyProvider
@@ -17,33 +18,46 @@ from cowest.ports import In, Out
 from cowest.progress import watch
 from cowest.prompts import Prompts
 from cowest.protocols import ChatModel, Scorer
-from cowest.records import Draft, Query, Refinement, Split, Trial
+from cowest.records import Collaboration, Draft, Query, Refinement, Split, Trial, grown
 from cowest.scorers import AnyScorer
 from cowest.scorers.exact_match import ExactMatchConfig
 from cowest.scorers.judge import JudgeConfig
-from cowest.version import Version
 
-System = Literal["before", "after", "champion", "ideal"]
-IDEAL: System = "ideal"
-"""The system whose draft is the query's own: the ceiling."""
-Drafted = tuple[System, Prompts, Path]
-"""A system's name, its prompts, and the file of its drafts."""
+R = TypeVar("R")
+
+IDEAL: Collaboration = "ideal"
+"""The collaboration whose draft is the query's own: the ceiling."""
 
 
 class EvaluateConfig(Config):
-    """Who takes part, and how they decode."""
+    """The models that take part, and their decoding."""
 
     policy: AnyProvider
-    """The base that all adapters belong to."""
+    """The base model that all adapters belong to."""
     strong: AnyProvider
+    """The strong model, which refines the drafts of all systems."""
     scorer: AnyScorer
-    """One for all systems."""
+    """The scorer of all systems."""
     drafting: Sampling = Sampling(max_tokens=128)
+    """Decoding of the policies. Each of the `n` drafts of a query is refined and scored."""
     refining: Sampling = Sampling()
+    """Decoding of the strong model."""
     split: Split = "test"
-    """The held-out queries: test to decide, dev to choose settings by."""
+    """The held-out queries: test to decide on promotion, dev to choose settings."""
     max_failed: int | None = Field(default=0, ge=0)
-    """Rows that may fail in this stage; null for any number. Failed rows stay, and are left out of pairs and comparisons."""
+    """Rows that may fail in this stage; null for any number. Failed rows stay in the file, and are
+    left out of comparisons."""
+
+
+@dataclass(frozen=True, slots=True)
+class Drafted:
+    """One system with the file of its drafts."""
+
+    system: Collaboration
+    prompts: Prompts
+    drafts: Path
+    per_query: int
+    """Drafts per query."""
 
 
 def main(
@@ -55,106 +69,127 @@ def main(
     config: EvaluateConfig,
     shard: io.Shard | None = None,
 ) -> None:
-    """Writes one row a query and system (and sample), adjacent: `before`, `after`, `champion` if there is one, `ideal`.
+    """Writes one row per query, system and sample; the rows of a query are adjacent.
 
-    One policy is held at a time: their drafts wait in files until the strong model refines those of a query together.
+    The systems are `before`, `after`, `champion` if there is one, and `ideal`. One policy is held
+    in memory at a time: the drafts wait in files until the strong model refines all drafts of a
+    query together.
     """
-    aligned, failures = version.expect(challenger), Failures("evaluate")
-    versions: dict[System, Version | None] = {
-        "before": version.expect(policy),
-        "after": aligned,
-        "champion": version.read(champion),
-    }
-    folders: dict[System, Path] = {"before": policy, "after": challenger, "champion": champion}
+    before, after = version.expect(policy), version.expect(challenger)
+    versions: list[tuple[Collaboration, Path, version.Version | None]] = [
+        ("before", policy, before),
+        ("after", challenger, after),
+        ("champion", champion, version.read(champion)),
+    ]
+    failures = Failures("evaluate")
     with tempfile.TemporaryDirectory(prefix=".evaluate.", dir=trials.parent) as scratch:
-        drafted: list[Drafted] = []
-        for system, known in versions.items():
-            if known is None:
+        systems: list[Drafted] = []
+        for system, folder, found in versions:
+            if found is None:
                 continue
             drafts = Path(scratch) / f"{system}.jsonl"
-            _draft(
-                io.queries(queries, config.split, shard),
-                folders[system],
-                known.prompts,
-                drafts,
-                config,
-            )
-            drafted.append((system, known.prompts, drafts))
-        ideal = Path(scratch) / "ideal.jsonl"
-        io.write(ideal, _ideals(io.queries(queries, config.split, shard)))
-        drafted.append((IDEAL, aligned.prompts, ideal))
-        _announce(drafted, config)
+            held_out = io.queries(queries, config.split, shard)
+            _draft(held_out, folder, found.prompts, drafts, config)
+            systems.append(Drafted(system, found.prompts, drafts, config.drafting.n))
+        ideal = Path(scratch) / f"{IDEAL}.jsonl"
+        io.write(ideal, _ideal_drafts(io.queries(queries, config.split, shard)))
+        systems.append(Drafted(IDEAL, after.prompts, ideal, 1))
+
+        _announce(systems, config)
         with config.strong.open() as strong, config.scorer.open() as scorer:
-            io.write(
-                trials,
-                failures.counted(watch(_trials(drafted, strong, scorer, config), "evaluate")),
-            )
+            rows = _trials(systems, strong, scorer, config.refining)
+            io.write(trials, failures.counted(watch(rows, "evaluate")))
     failures.judge(config.max_failed)
 
 
 def _draft(
     queries: Iterator[Query], policy: Path, prompts: Prompts, drafts: Path, config: EvaluateConfig
 ) -> None:
-    """The drafts of one policy, which is let go before the next is loaded."""
+    """Writes the drafts of one policy, which is let go before the next is loaded."""
     with config.policy.open(adapter=policy / "adapter") as model:
-        io.write(
-            drafts,
-            watch(collaboration.draft(queries, model, prompts, config.drafting), "evaluate drafts"),
-        )
+        rows = collaboration.draft(queries, model, prompts, config.drafting)
+        io.write(drafts, watch(rows, "evaluate drafts"))
 
 
-def _announce(drafted: list[Drafted], config: EvaluateConfig) -> None:
-    """What strong model and judge will cost at most; the judge's answers are not there yet, and taken as long as they may be."""
-    unjudged = ExactMatchConfig()
-    with unjudged.open() as free:
-        announce("evaluate", config.strong, lambda strong: _trials(drafted, strong, free, config))
-    if isinstance(judge := config.scorer, JudgeConfig):
-        announce(
-            "evaluate",
-            judge.model,
-            lambda model: _trials(drafted, Counting(config.strong), judge.over(model), config),
-        )
+def _ideal_drafts(queries: Iterable[Query]) -> Iterator[Draft]:
+    """The best possible draft of each query; a failed row if none is known.
 
-
-def _ideals(queries: Iterable[Query]) -> Iterator[Draft]:
-    """The best draft that could be given; a row that says so where none is known, so that all files hold the same queries."""
+    The failed rows keep the file in step with those of the other systems, and are no trials.
+    """
     for query in queries:
         failed = None if query.ideal is not None else "no ideal draft is known"
-        yield Draft(
-            **{name: getattr(query, name) for name in Query.model_fields},
-            sample=0,
-            draft=query.ideal,
-            policy=IDEAL,
-            failed=failed,
-        )
+        yield grown(Draft, query, sample=0, draft=query.ideal, policy=IDEAL, failed=failed)
+
+
+def _announce(systems: list[Drafted], config: EvaluateConfig) -> None:
+    """Says what the strong model and a judge will cost at most.
+
+    Neither has answered yet, so the answers to judge are taken to be as long as they may be.
+    """
+
+    def asked_of_strong(strong: ChatModel) -> Iterator[Trial]:
+        # The strong model is asked the same whatever scores it, so a scorer without calls will do.
+        with ExactMatchConfig().open() as free:
+            yield from _trials(systems, strong, free, config.refining)
+
+    announce("evaluate", config.strong, asked_of_strong)
+    judge = config.scorer
+    if not isinstance(judge, JudgeConfig):
+        return
+
+    def asked_of_judge(model: ChatModel) -> Iterator[Trial]:
+        return _trials(systems, Counting(config.strong), judge.over(model), config.refining)
+
+    announce("evaluate", judge.model, asked_of_judge)
 
 
 def _trials(
-    drafted: list[Drafted], strong: ChatModel, scorer: Scorer, config: EvaluateConfig
+    systems: list[Drafted], strong: ChatModel, scorer: Scorer, refining: Sampling
 ) -> Iterator[Trial]:
-    """The drafts of a query refined together where their prompts are equal, so that `solo` is one call; then scored."""
-    drafted = sorted(drafted, key=lambda system: digest(system[1]))
-    alike = [list(systems) for _, systems in groupby(drafted, key=lambda system: digest(system[1]))]
-    refined = [_refined(systems, strong, config) for systems in alike]
-    by_query = ([row for part in parts for row in part] for parts in zip(*refined, strict=True))
-    names = [name for name, _, _ in drafted for _ in range(_rows(name, config))]
-    for name, row in zip(cycle(names), collaboration.score(by_query, scorer), strict=False):
-        if row.policy != IDEAL or row.draft is not None:
-            yield Trial(
-                **{field: getattr(row, field) for field in type(row).model_fields}, system=name
-            )
+    """Refines and scores the drafts of all systems, query by query."""
+    parts = _by_prompts(systems)
+    # Each part is a stream of its own, since the strong model is asked in the words of its prompts.
+    refined = [_refined(part, strong, refining) for part in parts]
+    # Every query has the same rows in the same order: those of the first part's first system, of
+    # its second, and so on. So the place of a row tells whose it is.
+    places: list[Collaboration] = []
+    for part in parts:
+        for one in part:
+            places += [one.system] * one.per_query
+    for number, row in enumerate(collaboration.score(_side_by_side(refined), scorer)):
+        system = places[number % len(places)]
+        if system == IDEAL and row.draft is None:
+            continue
+        yield grown(Trial, row, system=system)
+
+
+def _by_prompts(systems: list[Drafted]) -> list[list[Drafted]]:
+    """The systems in parts with equal prompts, in the order of the prompts' digests.
+
+    The drafts of a part are refined together, so that each query is one `solo` call for all of
+    them. The order is that of the rows of a query; it rests on content alone.
+    """
+    parts: dict[str, list[Drafted]] = {}
+    for one in systems:
+        parts.setdefault(digest(one.prompts), []).append(one)
+    return [parts[prompts] for prompts in sorted(parts)]
 
 
 def _refined(
-    systems: list[Drafted], strong: ChatModel, config: EvaluateConfig
+    part: list[Drafted], strong: ChatModel, refining: Sampling
 ) -> Iterator[list[Refinement]]:
-    """Query by query, the refined drafts of all these systems."""
-    files = [io.groups(path, Draft) for _, _, path in systems]
-    together = ([row for group in groups for row in group] for groups in zip(*files, strict=True))
-    rows = collaboration.refine(together, strong, systems[0][1], config.refining)
-    while group := list(islice(rows, sum(_rows(name, config) for name, _, _ in systems))):
-        yield group
+    """The refined drafts of systems with equal prompts, query by query."""
+    drafts = _side_by_side([io.groups(one.drafts, Draft) for one in part])
+    rows = collaboration.refine(drafts, strong, part[0].prompts, refining)
+    # Rows are counted off, not told apart by their ids: to see that a query ends, one would have to
+    # pull the first row of the next, and the strong model would be asked for it too early.
+    return batched(rows, sum(one.per_query for one in part))
 
 
-def _rows(system: System, config: EvaluateConfig) -> int:
-    return 1 if system == IDEAL else config.drafting.n
+def _side_by_side(streams: Sequence[Iterator[list[R]]]) -> Iterator[list[R]]:
+    """Streams that go query by query, as one: per query, the rows of all streams in order."""
+    for of_query in zip(*streams, strict=True):
+        rows: list[R] = []
+        for of_stream in of_query:
+            rows += of_stream
+        yield rows

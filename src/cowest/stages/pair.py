@@ -1,4 +1,4 @@
-"""Drafts that helped, against drafts of the same query that helped less."""
+"""Drafts that helped make pairs with drafts of the same query that helped less."""
 
 import sys
 from collections.abc import Iterator
@@ -12,15 +12,16 @@ from cowest.records import Feedback, PreferencePair
 
 
 class PairConfig(Config):
-    """Which drafts make a pair."""
+    """The rule by which drafts make pairs, and the prompts that the pairs show."""
 
     rule: PairRule = PairRule()
+    """The choice of the two drafts of a pair."""
     prompts: DomainPrompts
-    """As the policy was asked."""
+    """Prompts of the policy, as it was asked for the drafts."""
 
 
 def main(feedback: list[In], pairs: Out, config: PairConfig) -> None:
-    """Writes the pairs, and says what was left out of them."""
+    """Writes the pairs, and says how many rows were left out."""
     failed = cut = 0
     agreement = preferences.Agreement()
 
@@ -28,7 +29,8 @@ def main(feedback: list[In], pairs: Out, config: PairConfig) -> None:
         nonlocal failed, cut
         for group in io.groups(feedback, Feedback):
             failed += sum(row.failed is not None for row in group)
-            cut += 0 if config.rule.allow_cut else sum(row.cut for row in group)
+            if not config.rule.allow_cut:
+                cut += sum(row.cut for row in group)
             agreement.add(group, config.rule)
             yield from preferences.pairs(group, config.rule, config.prompts.draft)
 
@@ -39,7 +41,7 @@ def main(feedback: list[In], pairs: Out, config: PairConfig) -> None:
     )
     if agreement.told:
         print(
-            f"pair: feedback decides {agreement.told} comparisons of two drafts; the drafts' own scores decide "
-            f"{agreement.same / agreement.told:.0%} of them likewise",
+            f"pair: feedback decides {agreement.told} comparisons of two drafts; the drafts' own "
+            f"scores decide {agreement.same / agreement.told:.0%} of them likewise",
             file=sys.stderr,
         )

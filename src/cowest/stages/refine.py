@@ -1,4 +1,4 @@
-"""The strong model refines each draft, and answers each query once without one."""
+"""The strong model refines each draft, and answers each query once without a draft."""
 
 from collections.abc import Iterator
 
@@ -17,16 +17,17 @@ from cowest.records import Draft, Refinement
 
 
 class RefineConfig(Config):
-    """What refines, and how."""
+    """The strong model, with the prompts and decoding of refinements."""
 
     strong: AnyProvider
-    """The model that is never trained."""
+    """The strong model, which is never trained."""
     prompts: DomainPrompts
-    """What it is asked, with a draft and without."""
+    """Prompts of the strong model, with a draft and without."""
     sampling: Sampling = Sampling()
-    """One answer a draft."""
+    """Decoding of the strong model. `n` must be 1: a draft has one refinement."""
     max_failed: int | None = Field(default=0, ge=0)
-    """Rows that may fail in this stage; null for any number. Failed rows stay, and are left out of pairs and comparisons."""
+    """Rows that may fail in this stage; null for any number. Failed rows stay in the file, and are
+    left out of pairs and comparisons."""
 
     @field_validator("sampling")
     @classmethod
@@ -39,8 +40,10 @@ class RefineConfig(Config):
 def main(
     drafts: list[In], refinements: Out, config: RefineConfig, shard: io.Shard | None = None
 ) -> None:
-    """Writes one row for each draft, the failed ones too."""
-    failures, total, earlier = Failures("refine"), 0, 0
+    """Writes one row per draft, for failed ones too."""
+    failures = Failures("refine")
+    # Drafts that failed in the stage before were allowed there, and are not judged again here.
+    total = earlier = 0
     for group in io.groups(drafts, Draft, shard):
         total += len(group)
         earlier += sum(row.failed is not None for row in group)

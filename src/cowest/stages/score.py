@@ -1,4 +1,4 @@
-"""Refinements, the strong model alone, and drafts alone are scored by one scorer: the collaborative feedback."""
+"""One scorer scores refinements, the strong model alone, and drafts alone: the feedback."""
 
 from collections.abc import Iterator
 
@@ -17,28 +17,30 @@ from cowest.scorers.judge import JudgeConfig
 
 
 class ScoreConfig(Config):
-    """What says how good an answer is."""
+    """The scorer of answers."""
 
     scorer: AnyScorer
+    """The scorer of refinements, of the strong model alone, and of drafts alone."""
     max_failed: int | None = Field(default=0, ge=0)
-    """Rows that may fail in this stage; null for any number. Failed rows stay, and are left out of pairs and comparisons."""
+    """Rows that may fail in this stage; null for any number. Failed rows stay in the file, and are
+    left out of pairs and comparisons."""
 
 
 def main(
     refinements: list[In], feedback: Out, config: ScoreConfig, shard: io.Shard | None = None
 ) -> None:
-    """Writes one row for each refinement, the failed ones too."""
+    """Writes one row per refinement, for failed ones too."""
     failures = Failures("score")
-    earlier = sum(
-        row.failed is not None
-        for group in io.groups(refinements, Refinement, shard)
-        for row in group
-    )
+    # Rows that failed in a stage before were allowed there, and are not judged again here.
+    earlier = 0
+    for group in io.groups(refinements, Refinement, shard):
+        earlier += sum(row.failed is not None for row in group)
 
     def scored(scorer: Scorer) -> Iterator[Feedback]:
         return collaboration.score(io.groups(refinements, Refinement, shard), scorer)
 
-    if isinstance(judge := config.scorer, JudgeConfig):
+    judge = config.scorer
+    if isinstance(judge, JudgeConfig):
         announce("score", judge.model, lambda model: scored(judge.over(model)))
     with config.scorer.open() as scorer:
         io.write(feedback, failures.counted(watch(scored(scorer), "score")))
