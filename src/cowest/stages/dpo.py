@@ -77,14 +77,15 @@ def _train(
 
     audit.audit_adapter(adapter)
     torch.manual_seed(config.training.seed)
-    model, tokenizer = hf.load(config.policy, config.training.dtype)
+    dtype = training.number_format(config.training, config.policy, "dpo")
+    model, tokenizer = hf.load(config.policy, dtype)
     examples = [_example(row) for row in rows]
     conversations = []
     for row, example in zip(rows, examples, strict=True):
         for side in SIDES:
             conversations.append((row.id, [*example["prompt"], *example[side]]))
     training.fit(tokenizer, conversations, config.training.max_length, "dpo")
-    arguments = training.arguments(config.training, config.policy, folder)
+    arguments = training.arguments(config.training, config.policy, folder, dtype)
     # Given a PeftModel and no peft_config, TRL keeps a frozen copy of the adapter as the
     # reference. The reference never changes, so its log-probabilities are computed once, before
     # training.

@@ -66,7 +66,8 @@ def _train(corpus: list[Demonstration], folder: Path, base: str, config: SFTConf
 
     training.score_completions_only()
     torch.manual_seed(config.training.seed)
-    model, tokenizer = hf.load(config.policy, config.training.dtype)
+    dtype = training.number_format(config.training, config.policy, "sft")
+    model, tokenizer = hf.load(config.policy, dtype)
     examples = [_example(row, config) for row in corpus]
     conversations = []
     for row, example in zip(corpus, examples, strict=True):
@@ -74,7 +75,7 @@ def _train(corpus: list[Demonstration], folder: Path, base: str, config: SFTConf
     training.fit(tokenizer, conversations, config.training.max_length, "sft")
     lora = LoraConfig(task_type="CAUSAL_LM", **_shape(config.lora))
     _known(model, config.lora)
-    arguments = training.arguments(config.training, config.policy, folder)
+    arguments = training.arguments(config.training, config.policy, folder, dtype)
     trainer = trl.SFTTrainer(
         model=get_peft_model(model, lora),
         args=trl.SFTConfig(

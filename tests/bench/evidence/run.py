@@ -468,7 +468,8 @@ def _sft_on_chosen(pairs: Path, policy: Path, out: Path, config: dpo.DPOConfig) 
     start = version.expect(policy)
     training.score_completions_only()
     torch.manual_seed(config.training.seed)
-    model, tokenizer = hf.load(config.policy, config.training.dtype)
+    dtype = training.number_format(config.training, config.policy, "sft on chosen")
+    model, tokenizer = hf.load(config.policy, dtype)
     sides = [(row.prompt, row.chosen) for row in io.read(pairs, PreferencePair)]
     rows = [
         {
@@ -478,7 +479,7 @@ def _sft_on_chosen(pairs: Path, policy: Path, out: Path, config: dpo.DPOConfig) 
         for prompt, chosen in sides
     ]
     with io.replacing_folder(out) as folder:
-        arguments = training.arguments(config.training, config.policy, folder)
+        arguments = training.arguments(config.training, config.policy, folder, dtype)
         trainer = trl.SFTTrainer(
             model=PeftModel.from_pretrained(model, policy / "adapter", is_trainable=True),
             args=trl.SFTConfig(**arguments, completion_only_loss=True),
