@@ -1,17 +1,22 @@
-"""The data model: rows that only grow, `Query -> Draft -> Refinement -> Feedback`, and what they fold into.
+"""The data model: rows that only grow, and what they fold into.
 
-One class a file kind, one JSON object a line. A row holds all that was known when it was written, so no stage joins.
-Rows hold nothing that differs between two equal runs: no time, no money, nothing random.
+    Query -> Draft -> Refinement -> Feedback (-> Trial)
+
+One class per kind of file, one JSON object per line. A row holds all that was known when it was
+written, so no stage joins files. Rows hold nothing that differs between two equal runs: no time,
+no money, nothing random.
 """
 
-import hashlib
-from collections.abc import Sequence
-from json.encoder import encode_basestring
-from typing import Literal, Self
+from typing import Any, Literal, Self, TypeVar
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import BaseModel, ConfigDict, Field, model_serializer, model_validator
+
+from cowest.config import query_id
 
 Split = Literal["train", "dev", "test"]
+Collaboration = Literal["before", "after", "champion", "ideal"]
+"""A system in which the strong model refines drafts: those of the policy before or after alignment,
+those of the champion, or the query's own ideal draft."""
 
 
 class Record(BaseModel):
@@ -33,53 +38,56 @@ class Message(Record):
     content: str
 
 
-def _query_id(prompt: Sequence[Message], targets: Sequence[str], choices: Sequence[str]) -> str:
-    """`config.digest` of the three, its canonical JSON written by hand: every row that is read or made comes by here."""
-    said = ",".join(
-        [
-            f'{{"content":{encode_basestring(message.content)},"role":"{message.role}"}}'
-            for message in prompt
-        ]
-    )
-    lists = f"[{','.join(map(encode_basestring, targets))}],[{','.join(map(encode_basestring, choices))}]"
-    return hashlib.sha256(f"[[{said}],{lists}]".encode()).hexdigest()[:20]
-
-
 class Query(Record):
-    """What is asked, and what a right answer is."""
+    """A question with its right answers."""
 
     id: str = Field(default="", pattern=r"^[0-9a-f]{20}$")
-    """Digest of prompt, targets and choices; filled in where it is left out, refused where it is wrong."""
+    """Digest of prompt, targets and choices; filled in if left out, refused if wrong."""
     group: str
-    """Queries that share their luck (one product, one document): intervals resample groups."""
+    """Queries that are right or wrong together, such as those about one product or one document.
+    Intervals resample groups, not queries."""
     split: Split
     prompt: tuple[Message, ...] = Field(min_length=1)
     targets: tuple[str, ...] = Field(min_length=1)
-    """Right answers, any of which will do."""
+    """Right answers; each of them counts as right."""
     choices: tuple[str, ...] = ()
     """The options of a multiple choice."""
     ideal: str | None = None
-    """The best draft that could be given: the ceiling of collaboration."""
+    """The best possible draft, where it is known: the ceiling of collaboration."""
     tags: tuple[str, ...] = ()
-    """Slices that a report may show apart."""
+    """Slices of the data that a report shows separately."""
     source: str
     """The raw row, `file:line`."""
 
     @model_validator(mode="after")
     def _whole(self) -> Self:
-        found = _query_id(self.prompt, self.targets, self.choices)
-        if not self.id:  # its default: an empty one that is given does not fit the pattern
+        found = query_id(self.prompt, self.targets, self.choices)
+        if not self.id:
+            # Only the default is empty: an empty id that is given does not fit the pattern. The
+            # row is frozen, so the id is written past pydantic, and noted as set so that a dump
+            # without defaults keeps it.
             self.__dict__["id"] = found
             self.__pydantic_fields_set__.add("id")
         elif self.id != found:
             raise ValueError(
-                "id is not the digest of prompt, targets and choices: leave it out to have it filled in"
+                "id is not the digest of prompt, targets and choices: leave it out to have it "
+                "filled in"
             )
         if "" in self.targets or any(map(str.isspace, self.targets)):
             raise ValueError("targets: empty text")
         if not self.prompt[-1].content.strip():
             raise ValueError("prompt: the last message is empty")
         return self
+
+
+Q = TypeVar("Q", bound=Query)
+
+
+def grown(kind: type[Q], row: Query, **more: Any) -> Q:
+    """A row of the next kind: the fields of `row`, and `more`, which may replace some of them."""
+    # pydantic keeps the fields of a row in `__dict__`. To read them there is many times faster than
+    # `dict(row)`, and every row of every stage is grown here.
+    return kind(**{**vars(row), **more})
 
 
 class Demonstration(Record):
@@ -90,11 +98,11 @@ class Demonstration(Record):
     source: str
     """The raw row, `file:line`."""
     of_query: bool = False
-    """Whether its raw row is a query as well: it is learned only where that query is fit."""
+    """True if the raw row is a query too: then it is learned only where that query is fit."""
 
 
 class Fate(Record):
-    """What became of raw rows: of one that is quarantined, or of all that were left out for one reason, or of all that were used."""
+    """One quarantined raw row, or a count of raw rows: left out for one reason, or used."""
 
     fate: Literal["quarantined", "left out", "used"]
     rows: int = Field(default=1, ge=0)
@@ -102,37 +110,38 @@ class Fate(Record):
     source: str | None = None
     """A quarantined row, `file:line`."""
     raw: str | None = None
-    """How its text begins."""
+    """The beginning of a quarantined row's text."""
 
 
 class Draft(Query):
     """A query with one draft of the policy."""
 
     sample: int = Field(ge=0)
-    """Which of the query's drafts this is."""
+    """Number of this draft among the drafts of its query, from 0."""
     draft: str | None
     """None when the call failed: `failed` says why."""
     cut: bool = False
-    """Whether the draft met its limit of tokens: it is refined as it is, and no pair is made of it."""
+    """True if the draft reached its token limit: it is refined, but no pair is made of it."""
     policy: str
-    """Name of the model that drafted, with its adapter's digest."""
+    """Name of the model that drafted, with the digest of its adapter."""
     failed: str | None = None
-    """Why this row has no answer; rows like it stay, and are left out and counted by `pair` and `compare`."""
+    """The reason, if a call of this row failed. Such rows stay; `pair` and `compare` leave them out
+    and count them."""
 
     @model_validator(mode="after")
     def _answered_or_failed(self) -> Self:
-        if (self.draft is None) and self.failed is None:
+        if self.draft is None and self.failed is None:
             raise ValueError("a draft that is null needs its reason in `failed`")
         return self
 
 
 class Refinement(Draft):
-    """A draft with what the strong model made of it, and without it."""
+    """A draft with the strong model's answers: one that saw the draft, and one that did not."""
 
     refinement: str | None
     """The strong model's answer with the draft."""
     solo: str | None
-    """The strong model's answer alone, asked once a query: the bar that a draft must clear."""
+    """The strong model's answer alone, asked once per query: the bar that a draft must clear."""
     strong: str
 
 
@@ -140,20 +149,21 @@ class Feedback(Refinement):
     """A refinement with its scores."""
 
     score: float | None
-    """Of the refinement."""
+    """Score of the refinement."""
     solo_score: float | None
-    """Of the strong model alone."""
+    """Score of the strong model alone."""
     draft_score: float | None
-    """Of the draft alone."""
+    """Score of the draft alone."""
     scorer: str
     explanation: str | None = None
-    """Why the refinement scored as it did."""
+    """The scorer's reason for the refinement's score."""
 
     @property
     def gain(self) -> float | None:
         """Collaborative feedback: how much better the final answer is with the draft than without.
 
-        gain = score(strong(x, draft)) - score(strong(x)); None when the row failed. (Jiao et al. 2025, section 4.3.1)
+        gain = score(strong(x, draft)) - score(strong(x)); None when the row failed.
+        (Jiao et al. 2025, section 4.3.1)
         """
         if self.failed is not None or self.score is None or self.solo_score is None:
             return None
@@ -163,28 +173,32 @@ class Feedback(Refinement):
 class Trial(Feedback):
     """Feedback on a held-out query for one of the systems compared."""
 
-    system: Literal["before", "after", "champion", "ideal"]
-    """`before` and `after` alignment, `champion`, or `ideal`, whose draft is the query's own."""
+    system: Collaboration
+    """The system whose draft this row holds."""
 
 
 class PreferencePair(Record):
-    """Two drafts of one query, one of which helped more: TRL's conversational preference format with its provenance."""
+    """Two drafts of one query, one of which helped more.
+
+    The fields prompt, chosen and rejected are TRL's conversational preference format; the others
+    say where the pair comes from.
+    """
 
     id: str = Field(pattern=r"^[0-9a-f]{20}$")
     """Digest of query, chosen and rejected."""
     query: str
     split: Split
     prompt: tuple[Message, ...] = Field(min_length=1)
-    """As the policy saw it, its own template included."""
+    """The query as the policy saw it, in the policy's own template."""
     chosen: tuple[Message, ...] = Field(min_length=1)
     rejected: tuple[Message, ...] = Field(min_length=1)
     margin: float
-    """Score of the chosen less score of the rejected."""
+    """Score of the chosen draft minus score of the rejected one."""
     policy: str
     strong: str
     scorer: str
     samples: tuple[int, int]
-    """Which drafts of the query, chosen and rejected."""
+    """Sample numbers of the two drafts, chosen and rejected."""
 
 
 class Estimate(Record):
@@ -192,7 +206,7 @@ class Estimate(Record):
 
     mean: float
     low: float | None
-    """Lower end of the interval; None where there is none: `note` says why."""
+    """Lower end of the interval; None if there is none, and `note` says why."""
     high: float | None
     queries: int
     groups: int
@@ -200,7 +214,7 @@ class Estimate(Record):
 
 
 class Comparison(Estimate):
-    """The mean of paired differences, `of` less `over`, on the queries where both have a score."""
+    """The mean of paired differences, `of` minus `over`, on the queries where both have a score."""
 
     of: str
     over: str
@@ -209,33 +223,36 @@ class Comparison(Estimate):
 
 
 class Transitions(Record):
-    """What drafts did to the strong model's answers, as counts of rows; right is a score of at least 0.5."""
+    """Effects of drafts on the strong model's answers, as counts of rows.
+
+    An answer with a score of at least 0.5 is right.
+    """
 
     wrong_to_right: int = 0
     right_to_wrong: int = 0
     right_to_right: int = 0
     wrong_to_wrong: int = 0
     adopted: int = 0
-    """The refinement says something else than solo, or stands word for word in the draft."""
+    """The refinement differs from solo, or stands word for word in the draft."""
     copied: int = 0
-    """Of those adopted: the refinement stands word for word in the draft."""
+    """Adopted rows whose refinement stands word for word in the draft."""
     ignored: int = 0
-    """The rest: the refinement is solo again, and is not in the draft."""
+    """The other rows: the refinement is solo again, and does not stand in the draft."""
 
 
 class Choices(Record):
-    """How a system's answers to a multiple choice fell; right + wrong + unparseable are all that it gave."""
+    """A system's answers to a multiple choice; right + wrong + unparseable are all that it gave."""
 
     right: int
     wrong: int
     unparseable: int
-    """Answers that name no option, or several: scored 0 and counted apart, for they are no wrong choice."""
+    """Answers that name no option, or several: they score 0, but are no wrong choice."""
     macro_f1: float
     """The mean over classes of F1."""
 
 
 class Matches(Record):
-    """How near a system's short answers came, best over the targets: both measures that are published for such data sets."""
+    """Both measures that are published for short answers, each the best over the targets."""
 
     exact_match: float
     """The mean over queries, 0 to 1."""
@@ -251,25 +268,26 @@ class Slice(Record):
 
 
 class GateResult(Record):
-    """One condition that a challenger must meet, and how it went."""
+    """One condition that a challenger must meet, and the outcome."""
 
     name: str
     of: str
     over: str
-    """The system compared with; for `best_single`, `reason` says which it was."""
+    """The system compared with; for `best_single`, `reason` says which system that was."""
     at_least: float
     value: float | None
-    """Lower end of the interval of the paired difference; None where there is none."""
+    """Lower end of the interval of the paired difference; None if there is none."""
     passed: bool | None
-    """None when it does not apply: there is no champion yet."""
+    """None when the gate does not apply, because there is no champion yet."""
     reason: str
 
 
 class EvalReport(Record):
     """Systems compared on the held-out queries: one document, `reports/eval.json`.
 
-    Systems: `policy_before` and `policy_after` (the policy alone), `strong` (the strong model alone), and the
-    collaborations `before`, `after`, `champion` (where there is one) and `ideal` (the ceiling).
+    Systems: `policy_before` and `policy_after` (the policy alone), `strong` (the strong model
+    alone), and the collaborations `before`, `after`, `champion` (if there is one) and `ideal` (the
+    ceiling).
     """
 
     queries: int
@@ -284,12 +302,13 @@ class EvalReport(Record):
     systems: dict[str, Estimate]
     comparisons: dict[str, Comparison]
     gap_closed: Estimate | None
-    """(after - before) / (ideal - before); None where no query has all three scores or there is no gap."""
+    """(after - before) / (ideal - before); None if no query has all three scores, or no gap."""
     transitions: dict[str, Transitions]
     choices: dict[str, Choices] = {}
-    """By system, where the scorer is `choice`."""
+    """By system, if the scorer is `choice`."""
     matches: dict[str, Matches] = {}
-    """By system, where the scorer is `exact_match` or `token_f1`: one of the two decides, and both are told."""
+    """By system, if the scorer is `exact_match` or `token_f1`: one of the two decides, and the
+    report shows both."""
     tags: dict[str, dict[str, Slice]]
     failed: dict[str, dict[str, int]]
     """Rows left out, by system and reason."""
@@ -299,77 +318,116 @@ class EvalReport(Record):
 
 
 class Spread(Record):
-    """How the gains of a turn spread over its queries: one number a query, the mean gain of its drafts."""
+    """The distribution of a turn's gains: one number per query, the mean gain of its drafts."""
 
     counts: tuple[int, ...]
-    """Queries by their number, rounded to a bin: equal bins from -1 to 1, both ends in the middle of theirs."""
+    """Queries per bin. The bins are equally wide; the first is centred on -1, the last on 1."""
 
     @property
     def queries(self) -> int:
-        """How many there are."""
+        """All queries counted."""
         return sum(self.counts)
 
 
 class RuleOutcome(Record):
-    """How one rule of a contract fared."""
+    """The outcome of one rule of a contract."""
 
     name: str
     says: str
-    """What was expected."""
+    """What the rule expects."""
     mend: str
+    """What to do where it is not met."""
     severity: Literal["fail", "aside", "note"]
-    """What it does where it is not met."""
+    """The effect where it is not met."""
     met: bool
     found: str
     rows: int
-    """Rows that don't meet it; 0 for a rule about the whole."""
+    """Rows that do not meet it; 0 for a rule about the whole."""
 
 
 class Validation(Record):
-    """What `validate` found in a file of rows; a page holds it for the turn's report. taken = left + aside."""
+    """The findings of `validate` on one file of rows, kept for the turn's report.
+
+    taken = left + aside
+    """
 
     kind: str
     taken: int
     """Rows in."""
     left: int
-    """Rows out, where the turn goes on."""
+    """Rows out, if the turn goes on."""
     aside: int
+    """Rows set aside."""
     rules: tuple[RuleOutcome, ...]
     facts: dict[str, str]
 
     @property
     def fit(self) -> bool:
-        """Whether the turn goes on."""
+        """True if the turn goes on."""
         return all(rule.met or rule.severity != "fail" for rule in self.rules)
 
 
-class Outcome(Record):
-    """What registration made of a turn: one document, `reports/decision.json`."""
+class Decision(Record):
+    """The decision on a turn: one line of the registry's log, and the file reports/decision.json.
+
+    The file holds `turn, version, promoted, against, champion, reason`, in this order. It knows no
+    verdict but promoted or not: read back, a late decision is a refused one.
+    """
 
     turn: str
     """Key of the turn."""
     version: int
     """The registry's number for the challenger."""
-    promoted: bool
+    verdict: Literal["promoted", "refused", "late", "waiting"]
+    """`late`: a promotion judged against a version that was champion no longer when it was decided,
+    so the turn is open again. `waiting`: not decided yet."""
     against: int | None
-    """The champion that it was judged against; None when there was none."""
-    champion: int | None
-    """The champion now."""
+    """Version of the champion that the challenger was judged against; None if there was none."""
+    champion: int | None = None
+    """Version that was champion after the decision; None if there was none, and in the log."""
     reason: str
+    digest: str | None = None
+    """Digest of the version's folder; the file has none."""
+    tags: dict[str, str] = {}
+    """The other tags of the version, among them digests of data, base model and report; the file
+    has none."""
+
+    @property
+    def promoted(self) -> bool:
+        """True if the challenger became champion."""
+        return self.verdict == "promoted"
+
+    @model_validator(mode="before")
+    @classmethod
+    def _from_file(cls, values: Any) -> Any:
+        if not isinstance(values, dict) or "verdict" in values:
+            return values
+        if not isinstance(values.get("promoted"), bool):
+            return values
+        fields = dict(values)
+        promoted = fields.pop("promoted")
+        fields["verdict"] = "promoted" if promoted else "refused"
+        return fields
+
+    @model_serializer
+    def _for_file(self) -> dict[str, Any]:
+        names = ("turn", "version", "promoted", "against", "champion", "reason")
+        return {name: getattr(self, name) for name in names}
 
 
 class DataSet(Record):
-    """One data set that a turn rests on: what it is, and under which name and revision it is found again."""
+    """One data set that a turn rests on, with the name and revision that find it again."""
 
     path: str
-    """Where it lies in the project, as in data/raw/handbook."""
+    """Path in the project, such as data/raw/handbook."""
     digest: str
     """Hex SHA-256 of the file, or of the folder's names and bytes."""
     kept: Literal["dvc", "git", "derived", "unversioned"]
-    """Who can bring it back: DVC, git itself, the turn that made it (`derived`), or nobody but whoever has the files."""
+    """The place that can bring it back: DVC, git itself, or the turn that made it (`derived`). Only
+    somebody who has the files can bring back what is `unversioned`."""
     rev: str | None = None
-    """The git commit that brought this version in; None where no commit holds it."""
+    """The git commit that brought this version in; None if no commit holds it."""
     md5: str | None = None
-    """DVC's name of it."""
+    """DVC's name for this version."""
     rows: int | None = None
-    """Rows, where it is a file of rows."""
+    """Number of rows, if it is a file of rows."""
