@@ -14,7 +14,7 @@ from cowest.errors import ContractError, CoWestError, InputError
 from cowest.evaluation import compare, gather
 from cowest.gates import Gate
 from cowest.lineage import Turn
-from cowest.records import Outcome
+from cowest.records import Decision
 from cowest.registry.mlflow import RegistryConfig
 from tests.factories import make_trial
 from tests.registries import empty_registry, make_version
@@ -56,7 +56,7 @@ class Project:
         self.run("pin", **paths, params=self.folder / "params.yaml", turn=self.folder / "turn.json")
         return io.read_document(self.folder / "turn.json", Turn)
 
-    def register(self) -> Outcome:
+    def register(self) -> Decision:
         paths = {
             "policy": "policy",
             "challenger": "challenger",
@@ -70,7 +70,7 @@ class Project:
             **{name: self.folder / path for name, path in paths.items()},
             decision=self.folder / "decision.json",
         )
-        return io.read_document(self.folder / "decision.json", Outcome)
+        return io.read_document(self.folder / "decision.json", Decision)
 
     def run(self, stage: str, **ports: Any) -> None:
         stages.run(stage, {"registry": self.registry.model_dump()}, **ports)
@@ -100,6 +100,20 @@ def test_the_first_turn_starts_from_nothing_and_the_second_from_its_champion(
         == file_digest(project.folder / "champion")
         == file_digest(project.folder / "challenger")
     )
+
+
+def test_the_decision_is_a_document_of_six_fields(project: Project) -> None:
+    key = project.pin().key
+    made = project.register()
+    text = (project.folder / "decision.json").read_text()
+    assert text == (
+        f'{{\n  "turn": "{key}",\n  "version": 1,\n  "promoted": true,\n  "against": null,\n'
+        f'  "champion": 1,\n  "reason": "{made.reason}"\n}}\n'
+    )
+    refused = Decision.model_validate_json(text.replace("true", "false"))
+    assert (made.verdict, refused.verdict) == ("promoted", "refused")
+    with pytest.raises(ValueError, match="verdict"):
+        Decision.model_validate_json(text.replace("true", '"yes"'))
 
 
 def test_a_failed_gate_is_a_refusal_with_its_reason(project: Project) -> None:
@@ -140,6 +154,7 @@ def test_a_turn_that_came_too_late_is_judged_again(project: Project) -> None:
     )
     late = project.register()
     assert (late.promoted, late.champion) == (False, 1)
+    assert project.registry.open().log()[-1].verdict == "late"
     assert project.pin().champion == 1
     again = project.register()
     assert (again.version, again.promoted, again.champion) == (3, True, 3)

@@ -14,7 +14,7 @@ from cowest import version
 from cowest.config import file_digest
 from cowest.errors import RegistryError
 from cowest.protocols import Registry
-from cowest.registry.log import champion_of, is_late, settled
+from cowest.registry.log import champion_of, settled
 from cowest.registry.mlflow import ALIAS, MlflowRegistry, RegistryConfig
 from cowest.registry.runs import Runs
 from tests import stores
@@ -107,7 +107,7 @@ def test_a_promotion_judged_against_a_former_champion_comes_too_late(
     assert "version 1" in late.reason
     assert "version 2" in late.reason
     assert registry.champion() == 2
-    assert is_late(late)
+    assert late.verdict == "late"
     assert settled(registry.log(), "cc") is None, (
         "the turn is open: it was never judged against the champion"
     )
@@ -235,14 +235,15 @@ def test_a_version_registered_by_hand_is_no_decision(
 DECIDE = """
 import sys, pathlib, time
 from cowest import environment; environment.settle()
-from cowest.registry import RegistryConfig
+from cowest.registry.mlflow import RegistryConfig
 uri, artifacts, folder, turn, gate = sys.argv[1:]
 registry = RegistryConfig(uri=uri, name="handbook", artifacts=artifacts).open()
 (pathlib.Path(gate) / turn).touch()
 while len(list(pathlib.Path(gate).iterdir())) < 2: time.sleep(0.005)
 for number in range(3):
     champion = registry.champion()
-    registry.decide(pathlib.Path(folder), turn=f"{turn}{number}", promote=True, against=champion, reason="better", tags={})
+    judged = dict(turn=f"{turn}{number}", promote=True, against=champion, reason="better", tags={})
+    registry.decide(pathlib.Path(folder), **judged)
 """
 
 
@@ -328,7 +329,7 @@ def test_the_password_of_an_address_is_never_said() -> None:
 OPEN = """
 import sys, time
 from cowest import environment; environment.settle()
-from cowest.registry import RegistryConfig
+from cowest.registry.mlflow import RegistryConfig
 import mlflow
 uri, artifacts, start = sys.argv[1:]
 while time.time() < float(start): pass

@@ -1,1 +1,1 @@
-"""The decision log, the versions' files, and the tracked runs: all in MLflow."""
+"""The decision log, the files of versions, and the tracked runs: all in MLflow."""

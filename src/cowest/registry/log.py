@@ -1,63 +1,71 @@
-"""The decision log: fold the rows of the registry into decisions, and decisions into who is champion. Pure."""
+"""The decision log: versions fold into decisions, and decisions into who is champion. Pure."""
 
 from collections.abc import Iterable, Sequence
-from dataclasses import replace
 
-from cowest.protocols import Decision
+from cowest.records import Decision
 
 
-def fold(wishes: Iterable[Decision]) -> list[Decision]:
-    """The log: of versions that wish to be promoted (`promoted`), those that were, oldest first.
+def fold(registered: Iterable[Decision]) -> list[Decision]:
+    """The log, oldest first, of versions in any order whose verdicts are those they were given.
 
-    A wish counts if its turn was not decided before, and it was judged against the champion of the log before it. A
-    version that is no longer in the log (somebody deleted it) and came after that champion is taken to have been one.
+    A promotion is granted if its turn has no earlier decision and it was judged against the version
+    that was champion at that point of the log. If that version was deleted since and is newer than
+    the champion we see, we assume it was champion. A promotion that is not granted is late if its
+    turn is open, and refused if its turn was decided.
     """
-    ordered = sorted(wishes, key=lambda wish: wish.version)
-    present = {wish.version for wish in ordered}
+    ordered = sorted(registered, key=lambda one: one.version)
+    present = {one.version for one in ordered}
     champion: int | None = None
     settled_on: dict[str, int] = {}
     log: list[Decision] = []
-    for wish in ordered:
-        decision = wish
-        gone = (
-            wish.against is not None
-            and wish.against not in present
-            and wish.against > (champion or 0)
-        )
-        if wish.turn in settled_on:
-            decision = replace(
-                wish,
-                promoted=False,
-                reason=f"its turn had been decided on version {settled_on[wish.turn]}",
-            )
-        elif wish.promoted and not (wish.against == champion or gone):
-            decision = replace(wish, promoted=False, reason=moved(wish.against, champion))
-        if decision.promoted:
+    for one in ordered:
+        decision = _granted(one, champion, present, settled_on.get(one.turn))
+        if decision.verdict == "promoted":
             champion = decision.version
-        if wish.turn not in settled_on and not is_late(decision):
-            settled_on[wish.turn] = wish.version
+        # A late decision leaves its turn open: the turn was never judged against the champion.
+        if decision.verdict != "late":
+            settled_on.setdefault(decision.turn, decision.version)
         log.append(decision)
     return log
 
 
+def _granted(
+    one: Decision, champion: int | None, present: set[int], earlier: int | None
+) -> Decision:
+    """The decision as it counts after those before it; `earlier` is the one on the same turn."""
+    if earlier is not None:
+        reason = f"its turn had been decided on version {earlier}"
+        return one.model_copy(update={"verdict": "refused", "reason": reason})
+    if one.verdict != "promoted" or one.against == champion:
+        return one
+    if one.against is not None and one.against not in present and one.against > (champion or 0):
+        return one
+    # Two turns looked at the log before either wrote to it: MLflow has no compare-and-set, so the
+    # second of the two is found here, and by every reader alike.
+    return one.model_copy(update={"verdict": "late", "reason": moved(one.against, champion)})
+
+
 def champion_of(log: Sequence[Decision]) -> int | None:
     """The champion that a log makes: the last version promoted."""
-    return next((decision.version for decision in reversed(log) if decision.promoted), None)
-
-
-def is_late(decision: Decision) -> bool:
-    """Whether it would have been promoted, had its champion not gone meanwhile: its turn is open again."""
-    return not decision.promoted and decision.tags.get("promote") != "no"
+    for decision in reversed(log):
+        if decision.verdict == "promoted":
+            return decision.version
+    return None
 
 
 def settled(log: Sequence[Decision], turn: str) -> Decision | None:
-    """The decision on a turn; None when it was never decided, or only too late."""
-    return next(
-        (decision for decision in log if decision.turn == turn and not is_late(decision)), None
-    )
+    """The decision on a turn; None if the turn was never decided, or only late."""
+    for decision in log:
+        if decision.turn == turn and decision.verdict != "late":
+            return decision
+    return None
 
 
 def moved(against: int | None, champion: int | None) -> str:
-    was = f"version {against}" if against is not None else "no champion"
-    now = f"version {champion}" if champion is not None else "gone"
-    return f"judged against {was}, and the champion was {now} when it was decided: run the turn again to judge it against that one"
+    """The reason of a late decision."""
+    was = "no champion" if against is None else f"version {against}"
+    now = "gone" if champion is None else f"version {champion}"
+    return (
+        f"judged against {was}, and the champion was {now} when it was decided: "
+        "run the turn again to judge it against that one"
+    )

@@ -1,14 +1,15 @@
 """The registry: MLflow's model versions, read as a log of decisions.
 
-Every decision, promoted or refused, is one model version that is created together with its tags: MLflow's only atomic
-step. Who is champion is told by folding that log; the alias `champion` is its shadow, set afterwards and mended whenever
-it is found to differ. (MLflow's aliases know no compare-and-set: two turns could overwrite each other.)
+Every decision, promoted or refused, is one model version that is created together with its tags:
+MLflow's only atomic step. The champion is found by folding that log. The alias `champion` follows
+the log: it is set afterwards, and mended whenever it is found to differ. It can't be the truth,
+since MLflow's aliases have no compare-and-set, and two turns could overwrite each other.
 """
 
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 from pydantic import Field
 
@@ -16,9 +17,10 @@ from cowest import version as versions
 from cowest.config import Config, file_digest
 from cowest.errors import RegistryError
 from cowest.io import replacing_folder
-from cowest.protocols import Decision, Registry
+from cowest.protocols import Registry
+from cowest.records import Decision
 from cowest.registry.log import champion_of, fold, moved, settled
-from cowest.registry.runs import Runs
+from cowest.registry.runs import SQLITE, Runs
 
 if TYPE_CHECKING:
     from mlflow.entities import Run
@@ -26,35 +28,43 @@ if TYPE_CHECKING:
 
 ALIAS = "champion"
 OURS = frozenset({"turn", "promote", "against", "reason", "digest"})
-"""The tags that make a model version a decision. `promote` is yes, no, or late: judged against a champion that had gone."""
+"""The tags that make a model version a decision."""
+GIVEN: dict[str, Literal["promoted", "refused", "late"]] = {
+    "yes": "promoted",
+    "no": "refused",
+    "late": "late",
+}
+"""The verdict that a version was given when it was registered, by its tag `promote`. The log may
+find a promotion late all the same (`registry.log.fold`)."""
 ATTEMPTS = 5
 FILES = "version"
-"""Where in the turn's run a version's folder lies."""
+"""Folder of a turn's run that holds the folders of its versions."""
 
 
 class RegistryConfig(Config):
     """Where versions and decisions are kept."""
 
     uri: str = Field(default="sqlite:///mlflow.db", pattern=r"^[a-z][a-z0-9+]*://")
-    """MLflow's store: a file beside the project, the address of a server, or a PostgreSQL database (its password in PGPASSWORD)."""
+    """MLflow's store: a file beside the project, the address of a server, or a PostgreSQL database
+    (put its password in PGPASSWORD)."""
     name: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_. -]*$")
-    """The registered model's name, and the experiment's."""
+    """Name of the registered model and of the experiment."""
     artifacts: str = "mlartifacts"
-    """Where the files go, for a store that is a file or a database: a folder, or s3://bucket/path; a server has its own place."""
+    """Folder or s3://bucket/path for the files, if the store is a file or a database. A server has
+    its own place for them, and this setting changes nothing."""
 
     def runs(self) -> Runs:
         """The store's runs. Raises RegistryError."""
         return Runs(self.uri, self.name, self.artifacts)
 
     def begun(self) -> bool:
-        """Whether there is anything in it: a file that is not there yet is not made by looking."""
-        return (
-            not self.uri.startswith("sqlite:///")
-            or Path(self.uri.removeprefix("sqlite:///")).exists()
-        )
+        """False if the store is a file that does not exist yet; `open` would make it."""
+        if not self.uri.startswith(SQLITE):
+            return True
+        return Path(self.uri.removeprefix(SQLITE)).exists()
 
     def open(self) -> Registry:
-        """The registry. Raises RegistryError when it can't be reached."""
+        """The registry. Raises RegistryError if it can't be reached."""
         return MlflowRegistry(self.runs())
 
 
@@ -66,55 +76,62 @@ class MlflowRegistry:
         self._client = runs.client
 
     def log(self) -> list[Decision]:
-        """All decisions, oldest first; versions that somebody registered by hand are none."""
-        found: list[ModelVersion] = []
+        """All decisions, oldest first. Versions that somebody registered by hand are left out."""
         with self._runs.reached():
-            token: str | None = None
-            while True:
-                page = self._client.search_model_versions(
-                    f"name='{self._runs.name}'", page_token=token
-                )
-                found += page
-                token = page.token
-                if not token:
-                    break
-        return fold(self._wish(version) for version in found if version.tags.keys() >= OURS)
+            found = list(self._versions())
+        return fold(self._given(one) for one in found if one.tags.keys() >= OURS)
+
+    def _versions(self) -> "Iterator[ModelVersion]":
+        named = f"name='{self._runs.name}'"
+        token: str | None = None
+        while True:
+            page = self._client.search_model_versions(named, page_token=token)
+            yield from page
+            token = page.token
+            if not token:
+                return
 
     def champion(self) -> int | None:
         """The version that the log makes champion; mends the alias."""
         log = self.log()
-        self._cast_shadow(log)
+        self._mend_alias(log)
         return champion_of(log)
 
     def fetch(self, version: int, folder: Path) -> None:
         """Lays a version's files out in a new folder, whole or not at all. Raises RegistryError."""
-        decision = next((decision for decision in self.log() if decision.version == version), None)
-        if decision is None:
+        digests = {decision.version: decision.digest for decision in self.log()}
+        if version not in digests:
             raise RegistryError(
-                f"the registry at {self._runs.place} has no version {version} of {self._runs.name!r}"
+                f"the registry at {self._runs.place} has no version {version} of "
+                f"{self._runs.name!r}"
             )
-        from mlflow.artifacts import download_artifacts
-
         with replacing_folder(folder) as temporary:
-            with self._runs.reached():
-                source = self._client.get_model_version_download_uri(self._runs.name, str(version))
-                download = Path(
-                    download_artifacts(
-                        artifact_uri=source,
-                        dst_path=str(temporary / ".download"),
-                        tracking_uri=self._runs.uri,
-                    )
-                )
-            for part in download.iterdir():
-                part.replace(temporary / part.name)
-            download.rmdir()
-            if download != temporary / ".download":
-                (temporary / ".download").rmdir()
-            if file_digest(temporary) != decision.digest:
+            self._download(version, temporary)
+            if file_digest(temporary) != digests[version]:
                 raise RegistryError(
-                    f"the files of version {version} in the registry at {self._runs.place} are not those that were registered"
+                    f"the files of version {version} in the registry at {self._runs.place} are "
+                    "not those that were registered"
                 )
             versions.expect(temporary)
+
+    def _download(self, version: int, folder: Path) -> None:
+        """Puts the files of a version into a folder that is there."""
+        from mlflow.artifacts import download_artifacts
+
+        target = folder / ".download"
+        with self._runs.reached():
+            source = self._client.get_model_version_download_uri(self._runs.name, str(version))
+            found = download_artifacts(
+                artifact_uri=source, dst_path=str(target), tracking_uri=self._runs.uri
+            )
+        # MLflow makes a folder with the source's name in `target`, or fills `target` itself: that
+        # depends on where the files are kept.
+        download = Path(found)
+        for part in download.iterdir():
+            part.replace(folder / part.name)
+        download.rmdir()
+        if download != target:
+            target.rmdir()
 
     def decide(
         self,
@@ -128,51 +145,58 @@ class MlflowRegistry:
     ) -> Decision:
         """Adds a version with its decision to the log, in one step; moves the alias if it counts.
 
-        A turn that was decided before answers with its decision; one that came too late is decided again once it was
-        judged against another champion. Raises ModelError for a folder that is no version, RegistryError.
+        A turn that was decided before answers with its decision. A turn whose decision was late is
+        decided again once it was judged against another champion. Raises RegistryError, and
+        ModelError if the folder is no version.
         """
         assert OURS.isdisjoint(tags), tags
         versions.expect(folder)
-        if (before := self._decided(turn, against)) is not None:
+        before = self._decided(turn, against)
+        if before is not None:
             return before
+        # The files go first: a version in the log whose files are missing could not be served.
         run = self.upload(folder, turn)
+        decision = {"turn": turn, "against": str(against), "digest": file_digest(folder)}
         for attempt in range(ATTEMPTS):
-            champion = self.champion()
-            wish, why = "yes" if promote else "no", reason
-            if promote and champion != against:
-                wish, why = "late", moved(against, champion)
+            decision |= self._promotion(promote, against, reason)
             try:
-                self.append(
-                    run,
-                    tags
-                    | {
-                        "turn": turn,
-                        "promote": wish,
-                        "against": str(against),
-                        "reason": why,
-                        "digest": file_digest(folder),
-                    },
-                )
+                self.append(run, tags | decision)
             except RegistryError:
-                # A busy database may be free in a moment; and the version may be there all the same, its answer lost.
+                # A busy database may be free in a moment. And the version may be there all the
+                # same, if only MLflow's answer was lost: so we look before we try again.
                 if attempt == ATTEMPTS - 1:
                     raise
                 time.sleep(0.2 * 2**attempt)
-            if (made := self._decided(turn, against)) is not None:
+            made = self._decided(turn, against)
+            if made is not None:
                 return made
         raise RegistryError(
             f"the registry at {self._runs.place} took version after version and shows none of them"
         )
 
+    def _promotion(self, promote: bool, against: int | None, reason: str) -> dict[str, str]:
+        """The tags that say whether a version is to be promoted, as the registry is now."""
+        champion = self.champion()
+        if not promote:
+            return {"promote": "no", "reason": reason}
+        if champion != against:
+            return {"promote": "late", "reason": moved(against, champion)}
+        return {"promote": "yes", "reason": reason}
+
     def _decided(self, turn: str, against: int | None) -> Decision | None:
+        """The decision on a turn, or the late one that was judged against the same champion."""
         log = self.log()
-        self._cast_shadow(log)
-        return settled(log, turn) or next(
-            (one for one in log if (one.turn, one.against) == (turn, against)), None
-        )
+        self._mend_alias(log)
+        decision = settled(log, turn)
+        if decision is not None:
+            return decision
+        for one in log:
+            if (one.turn, one.against) == (turn, against):
+                return one
+        return None
 
     def upload(self, folder: Path, turn: str) -> "Run":
-        """Puts a version's files into the turn's run, where they change nothing yet."""
+        """Puts a version's files into the turn's run, where no reader of the log sees them yet."""
         with self._runs.reached():
             run = self._runs.of(turn)
             self._client.log_artifacts(run.info.run_id, str(folder), _place(file_digest(folder)))
@@ -196,8 +220,10 @@ class MlflowRegistry:
             if error.error_code != "RESOURCE_ALREADY_EXISTS":
                 raise
 
-    def _cast_shadow(self, log: Sequence[Decision]) -> None:
-        """Makes the alias say what the log says. Read again after it was set: another process may have set it meanwhile."""
+    def _mend_alias(self, log: Sequence[Decision]) -> None:
+        """Sets the alias to the champion of the log, if it is another."""
+        # The log is read again after the alias was set, since another process may have decided
+        # and set the alias meanwhile: the last to set it must be the last to look.
         for attempt in range(ATTEMPTS):
             champion = champion_of(log)
             if not log or self._alias() == champion:
@@ -211,7 +237,8 @@ class MlflowRegistry:
                             self._runs.name, ALIAS, str(champion)
                         )
             except RegistryError:
-                # Two who set it first at once: one of them breaks the database's rule of one alias, and finds it set.
+                # If two processes set the first alias at once, one of them breaks the database's
+                # rule that an alias is unique, and finds the alias set when it looks again.
                 if attempt == ATTEMPTS - 1:
                     raise
                 time.sleep(0.1 * 2**attempt)
@@ -222,26 +249,33 @@ class MlflowRegistry:
             found = self._client.get_registered_model(self._runs.name).aliases.get(ALIAS)
         return None if found is None else int(found)
 
-    def _wish(self, version: "ModelVersion") -> Decision:
+    def _given(self, version: "ModelVersion") -> Decision:
+        """The decision with the verdict that the version was given when it was registered."""
         tags = dict(version.tags)
         against = tags["against"]
-        if tags["promote"] not in ("yes", "no", "late") or not (
-            against == "None" or against.isdecimal()
-        ):
+        whole = against == "None" or against.isdecimal()
+        if tags["promote"] not in GIVEN or not whole:
             raise RegistryError(
-                f"version {version.version} of {self._runs.name!r} at {self._runs.place} is no decision: its tags were changed by hand"
+                f"version {version.version} of {self._runs.name!r} at {self._runs.place} is no "
+                "decision: its tags were changed by hand"
             )
+        # `promote` stays among the tags that `cowest status --json` shows: it says what was asked
+        # for when the version was registered, where the verdict says what became of it.
+        shown = tags.keys() - (OURS - {"promote"})
         return Decision(
             version=int(version.version),
             turn=tags["turn"],
-            promoted=tags["promote"] == "yes",
+            verdict=GIVEN[tags["promote"]],
             against=None if against == "None" else int(against),
             reason=tags["reason"],
             digest=tags["digest"],
-            tags={key: value for key, value in tags.items() if key not in OURS or key == "promote"},
+            tags={name: value for name, value in tags.items() if name in shown},
         )
 
 
 def _place(content: str) -> str:
-    """Where a version's files lie in its run: by their content, so that whoever decides the same turn beside us overwrites nothing."""
+    """Folder of a version's files in the turn's run, named by the digest of the content.
+
+    So two processes that decide the same turn at once do not overwrite each other's files.
+    """
     return f"{FILES}/{content[:16]}"

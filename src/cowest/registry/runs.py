@@ -1,4 +1,7 @@
-"""The MLflow run of a turn, found by its tag `turn`: where the tracker and the registry put what a turn leaves behind."""
+"""The MLflow run of a turn, found by its tag `turn`.
+
+Tracker and registry put into it whatever a turn leaves behind.
+"""
 
 import logging
 import os
@@ -23,23 +26,26 @@ if TYPE_CHECKING:
 SQLITE = "sqlite:///"
 POSTGRES = "postgresql+psycopg://"
 LOCK = int.from_bytes(b"registry")
-"""Whoever looks for MLflow's tables in PostgreSQL and makes them holds this advisory lock: two at once break each other's."""
+"""Key of the advisory lock under which MLflow's tables are looked for in PostgreSQL, and made."""
 PROBE_SECONDS = 10
-"""How long a server may take to answer at all. MLflow itself would try for minutes before it says that nobody is there."""
+"""Time limit for a server's first answer. MLflow itself would retry for minutes before it reports
+that nobody answers."""
+SQLITE_HEADER = b"SQLite format 3"
 
 
 class Runs:
-    """One experiment of one MLflow store; `name` is the experiment's and the registered model's."""
+    """One experiment of one MLflow store; the registered model has the experiment's name."""
 
     def __init__(self, uri: str, name: str, artifacts: str) -> None:
-        """`artifacts` is where files go, for a store that is a database; a server keeps files where it likes."""
+        """`artifacts` is the place of files if the store is a database; a server has its own."""
         if uri.startswith(SQLITE):
             uri = f"{SQLITE}{_database(uri)}"
-        # SQLAlchemy's own choice of driver differs from version to version.
+        # The driver is named, since SQLAlchemy's own choice differs from version to version.
         self.uri = re.sub(r"^postgres(ql)?(\+psycopg)?://", POSTGRES, uri)
         self.place = _without_password(self.uri)
         self.name = name
-        self._artifacts = _location(artifacts) if self.uri.startswith((SQLITE, POSTGRES)) else None
+        in_database = self.uri.startswith((SQLITE, POSTGRES))
+        self._artifacts = _location(artifacts) if in_database else None
         with self.reached():
             self.client = self._connect()
 
@@ -58,7 +64,7 @@ class Runs:
 
     @contextmanager
     def reached(self) -> Iterator[None]:
-        """Says in one line what MLflow and its database complain of. Raises RegistryError."""
+        """Turns errors of MLflow and its database into a RegistryError of one line."""
         try:
             yield
         except ImportError as error:
@@ -67,16 +73,20 @@ class Runs:
                 f"{error}: the registry at {self.place} needs it; install cowest[{extras}]"
             ) from None
         except _faults() as error:
-            said = (str(error).strip().splitlines() or [type(error).__name__])[0]
-            for secret in {_password(self.uri), os.environ.get("PGPASSWORD")} - {None, ""}:
-                said = said.replace(str(secret), "***")
-            raise RegistryError(f"the registry at {self.place}: {said[:300]}") from None
+            text = str(error).strip() or type(error).__name__
+            reason = text.splitlines()[0]
+            # Drivers quote the address that they were given, and messages end in logs.
+            for secret in (_password(self.uri), os.environ.get("PGPASSWORD")):
+                if secret:
+                    reason = reason.replace(secret, "***")
+            raise RegistryError(f"the registry at {self.place}: {reason[:300]}") from None
 
     def find(self, turn: str) -> "Run | None":
-        """The run of a turn, the first where two were started at once; None when there is none."""
+        """The run of a turn, or None. If two were started at once, every reader takes the first."""
         experiment = self.client.get_experiment_by_name(self.name)
         if experiment is None:
             return None
+        # A turn's key goes into a search expression in quotes.
         assert turn.isalnum(), turn
         found = self.client.search_runs(
             [experiment.experiment_id],
@@ -87,14 +97,12 @@ class Runs:
         return found[0] if found else None
 
     def of(self, turn: str) -> "Run":
-        """The run of a turn; it is started where there is none."""
+        """The run of a turn, which is started if there is none."""
         experiment = self._experiment()
         found = self.find(turn)
-        return (
-            found
-            if found is not None
-            else self.client.create_run(experiment, run_name=turn[:8], tags={"turn": turn})
-        )
+        if found is not None:
+            return found
+        return self.client.create_run(experiment, run_name=turn[:8], tags={"turn": turn})
 
     def _experiment(self) -> str:
         from mlflow.exceptions import MlflowException
@@ -104,25 +112,28 @@ class Runs:
         if found is None:
             try:
                 return str(self.client.create_experiment(self.name, artifact_location=location))
-            except MlflowException:  # somebody else was quicker
+            except MlflowException:
+                # Another process may have been quicker.
                 found = self.client.get_experiment_by_name(self.name)
                 if found is None:
                     raise
         if location is not None and not _same_place(found.artifact_location, location):
             raise RegistryError(
-                f"{self.place} keeps the files of {self.name!r} in {found.artifact_location}, not in {location}: "
-                "was the project moved or copied? move it back, or give the registry another uri"
+                f"{self.place} keeps the files of {self.name!r} in {found.artifact_location}, not "
+                f"in {location}: was the project moved or copied? move it back, or give the "
+                "registry another uri"
             )
         return str(found.experiment_id)
 
 
 def _faults() -> tuple[type[Exception], ...]:
-    """What MLflow and what it stands on may raise; a request's error is an OSError."""
+    """The errors of MLflow and of the libraries under it; those of an HTTP request are OSErrors."""
     from mlflow.exceptions import MlflowException
     from sqlalchemy.exc import SQLAlchemyError
 
     found: tuple[type[Exception], ...] = (MlflowException, SQLAlchemyError, sqlite3.Error, OSError)
-    if "boto3" in sys.modules:  # only where files are in a bucket
+    # MLflow imports boto3 only if the files are in a bucket; without it nothing of it was raised.
+    if "boto3" in sys.modules:
         from boto3.exceptions import Boto3Error
         from botocore.exceptions import BotoCoreError, ClientError
 
@@ -147,9 +158,14 @@ def _location(artifacts: str) -> str:
 
 @contextmanager
 def _alone(uri: str) -> Iterator[None]:
-    """Nobody else at a PostgreSQL registry's tables. Says at once where it can't be reached; MLflow would try for minutes."""
+    """Keeps other processes from a PostgreSQL registry's tables while MLflow makes them.
+
+    Raises SQLAlchemyError at once if the server can't be reached; MLflow would retry for minutes.
+    """
     import sqlalchemy
 
+    # MLflow migrates its tables step by step, and two that migrate at once break each other's. A
+    # session's lock ends with its connection, so a process that is killed leaves none behind.
     engine = sqlalchemy.create_engine(
         uri, poolclass=sqlalchemy.NullPool, connect_args={"connect_timeout": PROBE_SECONDS}
     )
@@ -159,10 +175,10 @@ def _alone(uri: str) -> Iterator[None]:
 
 
 def _create(database: Path, artifacts: str) -> None:
-    """Makes MLflow's tables whole or not at all: they take seconds, and half of them can't be mended."""
+    """Makes an SQLite file with MLflow's tables, unless there is one. Raises RegistryError."""
     if database.is_file() and database.stat().st_size > 0:
         with database.open("rb") as file:
-            if file.read(15) != b"SQLite format 3":
+            if file.read(len(SQLITE_HEADER)) != SQLITE_HEADER:
                 raise RegistryError(
                     f"{database} is not an SQLite file: give the registry another uri"
                 )
@@ -171,29 +187,37 @@ def _create(database: Path, artifacts: str) -> None:
 
     _hush()
     database.parent.mkdir(parents=True, exist_ok=True)
+    # The tables take seconds to make, and half of them can't be mended. So they are made in a file
+    # beside the database's place, which gets its name in one step.
     with tempfile.TemporaryDirectory(prefix=f".{database.name}.", dir=database.parent) as folder:
         fresh = Path(folder) / "fresh.db"
         SqlAlchemyStore(f"{SQLITE}{fresh}", artifacts).engine.dispose()
         try:
-            if database.is_file():  # empty: a call that was cut short
+            # An empty file: a process was cut short when it had only opened the database.
+            if database.is_file():
                 database.unlink()
             os.link(fresh, database)
-        except FileExistsError:  # another process was quicker, and its tables are as good
+        except FileExistsError:
+            # Another process was quicker, and its tables are as good.
             pass
-        except OSError:  # a file system without links
+        except OSError:
+            # The file system has no links.
             fresh.replace(database)
 
 
 def _probe(uri: str) -> None:
-    """Any answer will do, a refusal too."""
+    """Raises RegistryError if no server answers. Any answer counts, a refusal too."""
+    place = f"{uri.rstrip('/')}/health"
     try:
-        with urllib.request.urlopen(f"{uri.rstrip('/')}/health", timeout=PROBE_SECONDS):  # noqa: S310 (http or https: see _connect)
+        # `_connect` probes only addresses of HTTP or HTTPS.
+        with urllib.request.urlopen(place, timeout=PROBE_SECONDS):  # noqa: S310
             pass
     except urllib.error.HTTPError:
         pass
     except urllib.error.URLError as error:
         raise RegistryError(
-            f"nobody answers at {_without_password(uri)}: {error.reason}; is the registry's server up?"
+            f"nobody answers at {_without_password(uri)}: {error.reason}; is the registry's "
+            "server up?"
         ) from None
 
 
@@ -210,11 +234,11 @@ def _without_password(uri: str) -> str:
 
 
 def _hush() -> None:
-    """What goes wrong is raised and said in one line; MLflow would also log it, with its stack. And no bars for small files."""
+    """Turns off MLflow's progress bars and logs.
+
+    What goes wrong is raised and reported in one line; MLflow would also log it with its stack.
+    """
     os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")
-    for name, level in {
-        "mlflow": logging.ERROR,
-        "mlflow.store": logging.CRITICAL,
-        "alembic": logging.WARNING,
-    }.items():
-        logging.getLogger(name).setLevel(level)
+    logging.getLogger("mlflow").setLevel(logging.ERROR)
+    logging.getLogger("mlflow.store").setLevel(logging.CRITICAL)
+    logging.getLogger("alembic").setLevel(logging.WARNING)

@@ -1,4 +1,7 @@
-"""Pins what the turn rests on and starts from, so that it stays what it was however often the turn is started."""
+"""Pins what the turn rests on and starts from.
+
+It then stays the same, however often the turn is started.
+"""
 
 from pathlib import Path
 
@@ -12,23 +15,24 @@ from cowest.ledger.claims import Budget, open_turn
 from cowest.ledger.store import open_store
 from cowest.lineage import Turn, turn_of
 from cowest.ports import In, Out
-from cowest.protocols import Decision
-from cowest.registry.log import champion_of, is_late
+from cowest.records import Decision
+from cowest.registry.log import champion_of
 from cowest.registry.mlflow import RegistryConfig
 
 
 class PinConfig(Config):
     registry: RegistryConfig
-    """Where the champion is."""
+    """The registry that holds the champion."""
     budget: Budget = Budget()
-    """What all paid calls of the turn together may cost."""
+    """Limit on the cost of all paid calls of the turn together."""
 
 
 def main(raw: In, params: In, turn: Out, start: Out, champion: Out, config: PinConfig) -> None:
-    """Writes turn.json and lays out the champion twice: as what training starts from, and as what is to be beaten.
+    """Writes turn.json, and lays out the champion twice: to start training from, and to be beaten.
 
-    In the call store the turn is open from here on, with its budget: what stages spend counts for it.
-    A turn that was cut short goes on with what it had pinned, unless it came too late and is to be judged again.
+    From here on the turn is open in the call store, with its budget, and the calls of its stages
+    count for it. A turn that was cut short goes on with what it had pinned, unless its decision was
+    late: then it is judged again, against the champion of now.
     """
     registry = config.registry.open()
     log = registry.log()
@@ -41,11 +45,12 @@ def main(raw: In, params: In, turn: Out, start: Out, champion: Out, config: PinC
         and _whole(before, start, champion)
         and not _came_late(log, before)
     ):
-        write_document(
-            turn, before.model_copy(update={"raw": now.raw})
-        )  # equal data may have got a revision since
+        # Equal data may have been committed since, and then have a revision.
+        write_document(turn, before.model_copy(update={"raw": now.raw}))
         return
-    turn.unlink(missing_ok=True)  # while the folders change, nothing is pinned
+    # While the folders change, nothing is pinned: if we are cut short here, the next start does
+    # not take half a folder for the champion.
+    turn.unlink(missing_ok=True)
     for folder in (start, champion):
         if now.champion is None:
             with replacing_folder(folder) as temporary:
@@ -63,14 +68,18 @@ def _read(turn: Path) -> Turn | None:
 
 
 def _whole(turn: Turn, *folders: Path) -> bool:
+    """True if each folder holds a version, or says that there is none, as the turn has it."""
     try:
-        return all((version.read(folder) is None) == (turn.champion is None) for folder in folders)
+        found = [version.read(folder) for folder in folders]
     except (ModelError, OSError):
         return False
+    return all((one is None) == (turn.champion is None) for one in found)
 
 
 def _came_late(log: list[Decision], turn: Turn) -> bool:
-    return any(
-        decision.turn == turn.key and decision.against == turn.champion and is_late(decision)
-        for decision in log
-    )
+    """True if the turn, as it is pinned, was decided after the champion had changed."""
+    for decision in log:
+        same = (decision.turn, decision.against) == (turn.key, turn.champion)
+        if same and decision.verdict == "late":
+            return True
+    return False

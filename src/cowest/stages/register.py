@@ -1,7 +1,11 @@
-"""The challenger enters the registry with its decision, and the turn the tracker. A refused promotion is a result."""
+"""Enters the challenger into the registry with its decision, and the turn into the tracker.
+
+A refused promotion is a result, not an error.
+"""
 
 import json
 import re
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -11,16 +15,15 @@ from cowest.errors import ContractError, InputError
 from cowest.io import lines, read_document, write_document
 from cowest.lineage import Turn, params_digest, settings_of, tags_of
 from cowest.ports import In, Out
-from cowest.protocols import Decision
-from cowest.records import DataSet, EvalReport, Outcome
+from cowest.records import DataSet, EvalReport
 from cowest.registry.log import champion_of
 from cowest.registry.mlflow import RegistryConfig
 from cowest.registry.tracking import MlflowTracker, numbers
 
 UNNAMEABLE = re.compile(r"[^\w. :/-]")
-"""What MLflow takes in no name of a metric or a tag."""
-
-
+"""A character that MLflow does not allow in the name of a metric or a tag."""
+MOST_FILES = 50
+"""Raw files whose digests become tags of the version."""
 METRICS = {
     "queries",
     "groups",
@@ -31,12 +34,12 @@ METRICS = {
     "choices",
     "passed",
 }
-"""What of the report becomes metrics; the whole report is kept beside them."""
+"""The fields of the report that become metrics; the whole report is kept as a file of the run."""
 
 
 class RegisterConfig(Config):
     registry: RegistryConfig
-    """Where the decision goes."""
+    """The registry that the decision goes to."""
 
 
 def main(
@@ -51,11 +54,13 @@ def main(
     decision: Out,
     config: RegisterConfig,
 ) -> None:
-    """Promotes the challenger if no gate failed, judged against the champion that was pinned; writes what became of it.
+    """Promotes the challenger if no gate failed, and writes the decision.
 
-    Done twice, it finds what it did the first time. Raises RegistryError; ContractError when the settings are not the turn's.
+    The challenger was judged against the champion that was pinned. Done twice, it finds what it
+    did the first time. Raises RegistryError, and ContractError if the settings are not the turn's.
     """
-    pinned, judged = read_document(turn, Turn), read_document(report, EvalReport)
+    pinned = read_document(turn, Turn)
+    judged = read_document(report, EvalReport)
     settings = load(params)
     if params_digest(settings, str(params)) != pinned.params:
         raise ContractError(
@@ -63,30 +68,23 @@ def main(
         )
     kept = version.expect(challenger)
     runs = config.registry.runs()
-    digests = {
-        UNNAMEABLE.sub("_", f"data/{name}"): value for name, value in list(pinned.data.items())[:50]
-    }
     data = _data(pinned, {"queries": queries, "corpus": corpus, "pairs": pairs})
-    rests_on = (
-        {
-            "base": kept.base,
-            "params": pinned.params,
-            "code": pinned.code,
-            "report": file_digest(report),
-        }
-        | digests
-        | tags_of(data)
-    )
-    # The tracker first: a turn that is decided is done, and nobody comes back to it.
+    rests_on = {
+        "base": kept.base,
+        "params": pinned.params,
+        "code": pinned.code,
+        "report": file_digest(report),
+    }
+    for name, value in islice(pinned.data.items(), MOST_FILES):
+        rests_on[_nameable(f"data/{name}")] = value
+    rests_on |= tags_of(data)
+    found = numbers(judged.model_dump(include=METRICS))
+    # The tracker comes first. A turn that is decided is done, and nobody comes back to it: a run
+    # that is cut short between the two must leave the turn open.
     MlflowTracker(runs).record(
         pinned.key,
-        params={
-            name: section for name, section in settings_of(settings).items() if name != "models"
-        },
-        metrics={
-            UNNAMEABLE.sub("_", name): value
-            for name, value in numbers(judged.model_dump(include=METRICS)).items()
-        },
+        params=settings_of(settings),
+        metrics={_nameable(name): value for name, value in found.items()},
         curves=[*_curves(policy), *_curves(challenger)],
         tags=rests_on,
         data=data,
@@ -101,59 +99,59 @@ def main(
         reason=_reason(judged),
         tags=rests_on,
     )
-    write_document(decision, _outcome(made, champion_of(registry.log())))
+    champion = champion_of(registry.log())
+    write_document(decision, made.model_copy(update={"champion": champion}))
+
+
+def _nameable(name: str) -> str:
+    return UNNAMEABLE.sub("_", name)
 
 
 def _data(pinned: Turn, made: dict[str, Path]) -> dict[str, DataSet]:
-    """The data sets of the turn: what came in, and what was made of it, whose names are the same wherever the files lie."""
+    """The data sets of the turn: the raw data, and the files made of them.
+
+    A made file is named by its place in a project, wherever it lies here: KFP puts it elsewhere.
+    """
     raw = pinned.raw or DataSet(path="raw", digest=digest(pinned.data), kept="unversioned")
-    return {"raw": raw} | {
-        name: DataSet(
+    data = {"raw": raw}
+    for name, path in made.items():
+        data[name] = DataSet(
             path=f"data/{name}.jsonl",
             digest=file_digest(path),
             kept="derived",
             rows=sum(1 for _ in lines(path)),
         )
-        for name, path in made.items()
-    }
-
-
-def _outcome(made: Decision, champion: int | None) -> Outcome:
-    return Outcome(
-        turn=made.turn,
-        version=made.version,
-        promoted=made.promoted,
-        against=made.against,
-        champion=champion,
-        reason=made.reason,
-    )
+    return data
 
 
 def _reason(report: EvalReport) -> str:
-    """Why: the gates that failed, or those that passed."""
+    """The reason of the decision: the gates that failed, or else those that passed."""
     failed = [f"{gate.name}: {gate.reason}" for gate in report.gates if gate.passed is False]
     passed = [f"{gate.name}: {gate.reason}" for gate in report.gates if gate.passed]
     return "; ".join(failed or passed) or "no gate applied"
 
 
 def _curves(folder: Path) -> list[dict[str, float]]:
-    """What training logged, each value named by its stage, as in sft/loss; nothing where nothing was trained."""
+    """The values that training logged, named as in sft/loss; none if nothing was trained.
+
+    Raises InputError.
+    """
     path = folder / "curves.jsonl"
     if not path.exists():
         return []
     rows: list[dict[str, float]] = []
     for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), 1):
         try:
-            row: dict[str, Any] = json.loads(line)
-            step, stage = row.pop("step"), row.pop("stage")
-            rows.append(
-                {"step": step}
-                | {
-                    UNNAMEABLE.sub("_", f"{stage}/{name}"): float(value)
-                    for name, value in row.items()
-                    if value is not None
-                }
-            )
+            rows.append(_step(json.loads(line)))
         except (ValueError, KeyError, TypeError, AttributeError):
             raise InputError(f"{path}:{number} is not a step of a curve: train again") from None
     return rows
+
+
+def _step(row: dict[str, Any]) -> dict[str, float]:
+    step, stage = row.pop("step"), row.pop("stage")
+    values = {"step": step}
+    for name, value in row.items():
+        if value is not None:
+            values[_nameable(f"{stage}/{name}")] = float(value)
+    return values
