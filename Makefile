@@ -2,7 +2,7 @@
 # make test   the tests, as CI runs them
 # Both make the environment first. The rest: make help
 .DEFAULT_GOAL := help
-.PHONY: help install demo test kill evidence evidence-paper check image serve ui clean bench-data bench-calls
+.PHONY: help install demo test test-quick kill evidence evidence-paper check image serve ui clean bench-data bench-calls
 
 PYTHON ?= python3
 VENV ?= .venv
@@ -29,6 +29,7 @@ export PATH := $(abspath $(BIN)):$(PATH)
 help:
 	@echo "make demo         one turn of the wheel on two small models (STRONG=smollm2: Apache-2.0 models only)"
 	@echo "make test         lint, types, import rules and all tests"
+	@echo "make test-quick   unit tests that take no second each"
 	@echo "make kill         a hosted stage killed at 20 moments: no answer lost, none paid for twice"
 	@echo "make evidence     what alignment by collaborative feedback is worth, against its controls (hours)"
 	@echo "make bench-calls  what calls take, beside other clients: docs/performance.md"
@@ -59,6 +60,10 @@ demo: install
 test: check
 	pytest tests
 
+# What to run after every change: unit tests alone, the slow ones left out, property tests with fewer examples.
+test-quick: install
+	pytest -q tests/unit -m "not slow" --hypothesis-profile=quick
+
 # A hosted stage killed at 20 seeded moments; `make test` has the short form.
 kill: install
 	COWEST_KILLS=20 pytest tests/e2e/test_kill.py -k hosted
@@ -85,12 +90,13 @@ check: install
 	ruff format --check .
 	mypy
 	lint-imports --no-cache
+	python -m tests.shape
 
 ui: install
 	MLFLOW_SERVER_ENABLE_JOB_EXECUTION=false mlflow server --host 127.0.0.1 --port 5000 --workers 1 --backend-store-uri sqlite:///mlflow.db
 
 serve: install
-	bentoml serve serving.service:CoWest --host 127.0.0.1 --port 3000
+	python -m cowest_serving serve
 
 image:
 	docker build -f infra/images/Dockerfile -t cowest-python:$(VERSION) $(if $(TORCH_INDEX),--build-arg TORCH_INDEX=$(TORCH_INDEX)) .

@@ -1,7 +1,10 @@
-"""The stages as KFP components: each is its stage's ports and one call of `cowest.stages.run`, which does everything.
+"""The stages as KFP components.
 
-KFP ships the source of a component's function and nothing around it, so each imports what it calls. The image, which
-COWEST_IMAGE names when a pipeline is compiled, holds the package with all that stages need (infra/images/Dockerfile).
+A component is the ports of a stage and one call of `cowest.stages.run`, which does the work.
+
+KFP ships the source of a component's function and nothing around it. So a function imports what it
+calls, and finds it in the image of the step: infra/images/Dockerfile builds it, and COWEST_IMAGE
+names it when a pipeline is compiled.
 """
 
 import os
@@ -12,7 +15,7 @@ from kfp import dsl
 from cowest import __version__
 
 IMAGE = os.environ.get("COWEST_IMAGE") or f"cowest-python:{__version__}"
-"""Where every component runs."""
+"""The image in which every component runs."""
 
 component = partial(
     dsl.component, base_image=IMAGE, packages_to_install=[], install_kfp_package=False

@@ -2,14 +2,14 @@ from typing import NamedTuple
 
 from kfp.dsl import Dataset, Input, Metrics, Output
 
-from components import component
+from cowest_components import component
 
 
 @component
 def compare(trials: Input[Dataset], report: Output[Metrics], config: dict) -> NamedTuple(
     "Gate", [("passed", bool)]
 ):
-    """Intervals and gates; answers with whether no gate failed."""
+    """Intervals and gates; the output `passed` is true if no gate failed."""
     from pathlib import Path
 
     from cowest.io import read_document

@@ -1,6 +1,6 @@
 from kfp.dsl import Dataset, Input, Output
 
-from components import component
+from cowest_components import component
 
 
 @component

@@ -1,6 +1,6 @@
 from kfp.dsl import Artifact, Dataset, Input, Metrics, Model, Output
 
-from components import component
+from cowest_components import component
 
 
 @component

@@ -1,6 +1,6 @@
 from kfp.dsl import Artifact, Output
 
-from components import component
+from cowest_components import component
 
 
 @component

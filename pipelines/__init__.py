@@ -1,1 +1,1 @@
-"""The turn as a pipeline of Kubeflow."""
+"""The turn as a Kubeflow pipeline."""

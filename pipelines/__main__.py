@@ -1,7 +1,9 @@
-"""`python -m pipelines compile --out FILE` and `python -m pipelines local`, run in the repository's root.
+"""The turn as a Kubeflow pipeline: run in a project's folder, or with --params.
 
-compile  writes the turn as a KFP v2 pipeline, for any cluster; COWEST_IMAGE names the image of its steps
-local    runs the same pipeline here, each step a process of its own, in the folder of params.yaml
+python -m cowest_pipelines compile --out FILE
+    writes the turn as a KFP v2 pipeline, for any cluster; COWEST_IMAGE names the image of the steps
+python -m cowest_pipelines local
+    runs the same pipeline here, each step a process, in the folder of params.yaml
 """
 
 import argparse
@@ -12,6 +14,7 @@ import warnings
 from pathlib import Path
 
 from cowest import environment
+from cowest.commands import add_params
 from cowest.config import digest, load, parse, section
 from cowest.errors import ConfigError, CoWestError
 
@@ -21,15 +24,17 @@ def main(argv: list[str] | None = None) -> int:
     environment.settle()
     given = _parser().parse_args(argv)
     try:
-        _compile(given.params, given.out) if given.command == "compile" else _local(
-            given.params, given.root
-        )
+        if given.command == "compile":
+            _compile(given.params, given.out)
+        else:
+            _local(given.params, given.root)
     except CoWestError as error:
-        print(f"pipelines: {error}", file=sys.stderr)
+        print(f"cowest_pipelines: {error}", file=sys.stderr)
         return 1
     except KeyboardInterrupt:
         print(
-            "pipelines: interrupted; what was answered is kept, and the next run starts from the first step",
+            "cowest_pipelines: interrupted; what was answered is kept, and the next run starts "
+            "from the first step",
             file=sys.stderr,
         )
         return 130
@@ -38,15 +43,13 @@ def main(argv: list[str] | None = None) -> int:
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
-        prog="python -m pipelines",
+        prog="python -m cowest_pipelines",
         description=__doc__,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     commands = parser.add_subparsers(dest="command", required=True)
     settings = argparse.ArgumentParser(add_help=False)
-    settings.add_argument(
-        "--params", type=Path, default=Path("params.yaml"), help="the settings file (params.yaml)"
-    )
+    add_params(settings)
     compiling = commands.add_parser(
         "compile", parents=[settings], help="write the pipeline as YAML"
     )
@@ -71,40 +74,48 @@ def _compile(params: Path, out: Path) -> None:
         raise ConfigError(f"--out {out}: KFP takes .yaml")
     from kfp import compiler
 
-    from components import IMAGE
-    from pipelines.flywheel import flywheel
+    from cowest_components import IMAGE
+    from cowest_pipelines.flywheel import flywheel
 
-    uri = section(
-        section(load(params), "register", str(params)), "registry", f"{params}: register"
-    ).get("uri", "sqlite:")
+    registering = section(load(params), "register", str(params))
+    registry = section(registering, "registry", f"{params}: register")
+    uri = registry.get("uri", "sqlite:")
+    # Not Python's URL parser: it refuses some addresses that SQLAlchemy takes, passwords and all.
     if re.search(r"//[^/@]*:[^/@]+@", uri):
         raise ConfigError(
-            f"{params}: the registry's address holds a password, and a compiled pipeline is read by many: leave it out, "
-            "and give MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD to the steps as secrets"
+            f"{params}: the registry's address holds a password, and a compiled pipeline is read "
+            "by many: leave it out, and give MLFLOW_TRACKING_USERNAME and "
+            "MLFLOW_TRACKING_PASSWORD to the steps as secrets"
         )
     out.parent.mkdir(parents=True, exist_ok=True)
     compiler.Compiler().compile(flywheel(params), str(out))
     print(
-        f"{out}: the turn on image {IMAGE}; its inputs are raw, where the raw data are, and raw_digest, what they are"
+        f"{out}: the turn on image {IMAGE}; its inputs are raw, where the raw data are, and "
+        "raw_digest, what they are"
     )
     if uri.startswith("sqlite:"):
         print(
-            f"note: {params} keeps the registry in a file ({uri}), and the steps of a cluster share none: give it a server's address"
+            f"note: {params} keeps the registry in a file ({uri}), and the steps of a cluster "
+            "share none: give it a server's address"
         )
 
 
 def _local(params: Path, root: Path) -> None:
-    """Runs where params.yaml lies, as `cowest turn` does: what it names by a relative path is the same file for every step."""
+    """Runs in the folder of params.yaml, as `cowest turn` does.
+
+    A relative path in the settings is then the same file in every step.
+    """
     from kfp import local
 
     root = root.absolute()
     project = _enter(params)
     from cowest.lineage import TurnConfig, turn_of
-    from pipelines.flywheel import flywheel
+    from cowest_pipelines.flywheel import flywheel
 
     turn = flywheel(project)
     raw = parse(TurnConfig, section(load(project), "turn", str(params)), f"{params}: turn").raw
     pinned = turn_of(raw, project)
+    # KFP runs a step in a folder of its own, and all steps must find one call store.
     store = os.environ.get("COWEST_STORE") or ".cowest/calls.sqlite"
     os.environ["COWEST_STORE"] = store if "://" in store else str(Path(store).absolute())
     warnings.filterwarnings("ignore", module=r"kfp\b.*")
@@ -112,11 +123,13 @@ def _local(params: Path, root: Path) -> None:
     try:
         turn(raw=str(raw.absolute()), raw_digest=digest(pinned.data))
     except RuntimeError as error:
-        said = re.sub(r"\x1b\[\d+m", "", " ".join(str(error).split())).rstrip(".")
+        # KFP's message has colours and breaks, and ours are one line.
+        reason = re.sub(r"\x1b\[\d+m", "", " ".join(str(error).split())).rstrip(".")
         raise CoWestError(
-            f"{said}, for the reason above; what its steps left is in {root}: mend it and run again"
+            f"{reason}, for the reason above; what its steps left is in {root}: mend it and run "
+            "again"
         ) from None
-    _told(project, pinned.key, root)
+    _report(project, pinned.key, root)
 
 
 def _enter(params: Path) -> Path:
@@ -128,20 +141,21 @@ def _enter(params: Path) -> Path:
     return Path(params.name)
 
 
-def _told(params: Path, key: str, root: Path) -> None:
-    """What became of the turn, from the registry: KFP takes a condition that can't be read for one that does not hold."""
+def _report(params: Path, key: str, root: Path) -> None:
+    """Prints the decision on the turn. Raises CoWestError if there is none."""
     from cowest.stages.register import RegisterConfig
 
-    registry = parse(
-        RegisterConfig, section(load(params), "register"), f"{params}: register"
-    ).registry.open()
-    decision = next((one for one in reversed(registry.log()) if one.turn == key), None)
-    if decision is None:
-        raise CoWestError(
-            f"the pipeline ended and decided nothing: neither branch of its gate was taken; what steps left is in {root}"
-        )
-    print(
-        f"turn {key[:8]}: version {decision.version} was {'promoted' if decision.promoted else 'refused'}: {decision.reason}"
+    config = parse(RegisterConfig, section(load(params), "register"), f"{params}: register")
+    # The registry is asked because KFP can't be believed: if it can't read a condition, it takes
+    # neither branch and ends well.
+    for decision in reversed(config.registry.open().log()):
+        if decision.turn == key:
+            became = "promoted" if decision.promoted else "refused"
+            print(f"turn {key[:8]}: version {decision.version} was {became}: {decision.reason}")
+            return
+    raise CoWestError(
+        "the pipeline ended and decided nothing: neither branch of its gate was taken; what steps "
+        f"left is in {root}"
     )
 
 

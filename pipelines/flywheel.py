@@ -1,6 +1,7 @@
-"""The turn as a KFP v2 pipeline: the same stages, names and edges as `cowest turn`, from pin to register.
+"""The turn as a KFP v2 pipeline: the stages, names and edges of `cowest turn`, pin to register.
 
-Settings are compiled in, each stage with its own section, so that a step's cache knows what it rests on; data are an input.
+Each stage has its own section of the settings compiled in, so KFP's cache runs a step again when
+its settings changed, and only then. Raw data are an input of the pipeline.
 """
 
 from pathlib import Path
@@ -8,120 +9,104 @@ from typing import Any
 
 from kfp import dsl
 
-from components.compare import compare
-from components.dpo import dpo
-from components.draft import draft
-from components.evaluate import evaluate
-from components.pair import pair
-from components.pin import pin
-from components.prepare import prepare
-from components.refine import refine
-from components.register import register
-from components.score import score
-from components.settings import settings
-from components.sft import sft
-from components.validate import validate
 from cowest import preflight
 from cowest.config import load, parse, section
 from cowest.ports import config_of
 from cowest.stages import STAGES, main_of
+from cowest_components.compare import compare
+from cowest_components.dpo import dpo
+from cowest_components.draft import draft
+from cowest_components.evaluate import evaluate
+from cowest_components.pair import pair
+from cowest_components.pin import pin
+from cowest_components.prepare import prepare
+from cowest_components.refine import refine
+from cowest_components.register import register
+from cowest_components.score import score
+from cowest_components.settings import settings
+from cowest_components.sft import sft
+from cowest_components.validate import validate
+
+Sections = dict[str, dict[str, Any]]
+"""The settings of each stage."""
 
 
 def flywheel(params: Path) -> Any:
     """The pipeline of one turn with the settings of a params.yaml. Raises ConfigError."""
     sections = load(params)
     config = {stage: section(sections, stage, str(params)) for stage in STAGES}
-    # now, and not on the cluster an hour later
-    preflight.agree(
-        {
-            stage: parse(config_of(main_of(stage)), values, f"{params}: {stage}")
-            for stage, values in config.items()
-        },
-        str(params),
-    )
-    text = params.read_text(encoding="utf-8")
+    # Settings of two stages that disagree are found here, and not on the cluster an hour later.
+    parsed = {}
+    for stage, values in config.items():
+        parsed[stage] = parse(config_of(main_of(stage)), values, f"{params}: {stage}")
+    preflight.agree(parsed, str(params))
+    return _turn(params.read_text(encoding="utf-8"), config)
 
+
+def _turn(text: str, config: Sections) -> Any:
     @dsl.pipeline(name="flywheel", description="One turn of the wheel, from pin to register.")
     def turn(raw: str, raw_digest: str) -> None:
-        # The address says where the raw data are and the digest what they are: a cache must not take new rows for old ones.
-        data = dsl.importer(
-            artifact_uri=raw, artifact_class=dsl.Dataset, metadata={"digest": raw_digest}
-        )
+        # KFP's cache compares inputs, and new rows may lie at the old address. So the digest of the
+        # rows is an input too.
+        metadata = {"digest": raw_digest}
+        data = dsl.importer(artifact_uri=raw, artifact_class=dsl.Dataset, metadata=metadata)
         given = settings(text=text)
         pinned = pin(raw=data.output, params=given.output, config=config["pin"])
-        pinned.set_caching_options(False)  # it reads who is champion now
+        # The registry is no input, and pin reads from it who is champion now.
+        pinned.set_caching_options(False)
+        start, champion = pinned.outputs["start"], pinned.outputs["champion"]
 
         made = prepare(raw=data.output, config=config["prepare"])
-        queries = validate(
-            rows=made.outputs["queries"],
-            against=data.output,
-            stage="validate@queries",
-            config=config["validate@queries"],
-        )
-        queries.set_display_name("validate@queries")
-        corpus = validate(
-            rows=made.outputs["corpus"],
-            against=queries.outputs["valid"],
-            stage="validate@corpus",
-            config=config["validate@corpus"],
-        )
-        corpus.set_display_name("validate@corpus")
-        trained = sft(
-            corpus=corpus.outputs["valid"], start=pinned.outputs["start"], config=config["sft"]
-        )
-        policy = trained.outputs["policy"]
-        drafted = draft(queries=queries.outputs["valid"], policy=policy, config=config["draft"])
+        queries = _valid(config, "queries", made.outputs["queries"], data.output)
+        corpus = _valid(config, "corpus", made.outputs["corpus"], queries)
+        policy = sft(corpus=corpus, start=start, config=config["sft"]).outputs["policy"]
+
+        drafted = draft(queries=queries, policy=policy, config=config["draft"])
         refined = refine(drafts=drafted.outputs["drafts"], config=config["refine"])
         scored = score(refinements=refined.outputs["refinements"], config=config["score"])
-        fed = validate(
-            rows=scored.outputs["feedback"],
-            against=pinned.outputs["champion"],
-            stage="validate@feedback",
-            config=config["validate@feedback"],
-        )
-        fed.set_display_name("validate@feedback")
-        paired = pair(feedback=fed.outputs["valid"], config=config["pair"])
-        pairs = validate(
-            rows=paired.outputs["pairs"],
-            against=queries.outputs["valid"],
-            stage="validate@pairs",
-            config=config["validate@pairs"],
-        )
-        pairs.set_display_name("validate@pairs")
-        aligned = dpo(
-            pairs=pairs.outputs["valid"],
-            feedback=fed.outputs["valid"],
-            policy=policy,
-            config=config["dpo"],
-        )
+        feedback = _valid(config, "feedback", scored.outputs["feedback"], champion)
+        paired = pair(feedback=feedback, config=config["pair"])
+        pairs = _valid(config, "pairs", paired.outputs["pairs"], queries)
+
+        aligned = dpo(pairs=pairs, feedback=feedback, policy=policy, config=config["dpo"])
         challenger = aligned.outputs["challenger"]
         tried = evaluate(
-            queries=queries.outputs["valid"],
+            queries=queries,
             policy=policy,
             challenger=challenger,
-            champion=pinned.outputs["champion"],
+            champion=champion,
             config=config["evaluate"],
         )
         judged = compare(trials=tried.outputs["trials"], config=config["compare"])
-
-        def decided(name: str) -> None:
-            decision = register(
-                turn=pinned.outputs["turn"],
-                params=given.output,
-                report=judged.outputs["report"],
-                policy=policy,
-                challenger=challenger,
-                queries=queries.outputs["valid"],
-                corpus=corpus.outputs["valid"],
-                pairs=pairs.outputs["valid"],
-                config=config["register"],
-            )
-            decision.set_display_name(name)
-            decision.set_caching_options(False)  # its effect is outside
-
-        with dsl.If(judged.outputs["passed"] == True, name="passed"):  # noqa: E712 (KFP's condition, not Python's)
-            decided("promote")
+        registering = {
+            "turn": pinned.outputs["turn"],
+            "params": given.output,
+            "report": judged.outputs["report"],
+            "policy": policy,
+            "challenger": challenger,
+            "queries": queries,
+            "corpus": corpus,
+            "pairs": pairs,
+        }
+        # The comparison makes a condition for the cluster, so it is not Python's truth.
+        with dsl.If(judged.outputs["passed"] == True, name="passed"):  # noqa: E712
+            _decide(config, "promote", registering)
         with dsl.Else(name="failed"):
-            decided("refuse")
+            _decide(config, "refuse", registering)
 
     return turn
+
+
+def _valid(config: Sections, kind: str, rows: Any, against: Any) -> Any:
+    """The rows that meet the contract of their kind."""
+    stage = f"validate@{kind}"
+    task = validate(rows=rows, against=against, stage=stage, config=config[stage])
+    task.set_display_name(stage)
+    return task.outputs["valid"]
+
+
+def _decide(config: Sections, name: str, ports: dict[str, Any]) -> None:
+    task = register(**ports, config=config["register"])
+    task.set_display_name(name)
+    # A cached step would write nothing into the registry.
+    task.set_caching_options(False)

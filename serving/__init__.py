@@ -1,1 +1,1 @@
-"""What answers over HTTP."""
+"""The service: questions answered over HTTP."""

@@ -1,12 +1,14 @@
 """The champion and the strong model behind HTTP: `cowest.online`, mounted on BentoML.
 
-    bentoml serve serving.service:CoWest --host 127.0.0.1 --port 3000      (make serve)
-    curl localhost:3000/ask -H 'content-type: application/json' -d '{"question": "Which country makes the Phoenix fan?"}'
-    bentoml build -f serving/bentofile.yaml                                (in the repository's root)
+    python -m cowest_serving serve              (in a project's folder, or make serve)
+    curl localhost:3000/ask -H 'content-type: application/json' \\
+        -d '{"question": "Which country makes the Phoenix fan?"}'
+    bentoml build -f serving/bentofile.yaml     (in the repository's root)
 
-POST /ask answers with the answer, the draft behind it, and the version that drafted: 200; 400 for a body that asks nothing;
-502 when a model gave no answer; 503 while none can be asked. GET /livez is 200 at once; GET /readyz only once both models
-have answered, and 503 with the reason before. COWEST_PARAMS names the settings file (params.yaml), section `serve`.
+POST /ask returns the answer, the draft behind it, and the version that drafted. The status is 200;
+400 if the body asks nothing; 502 if a model gave no answer; 503 while no model can be asked.
+GET /livez is 200 at once. GET /readyz is 503 with the reason until both models have answered, then
+200. COWEST_PARAMS names the settings file (params.yaml); its section `serve` is read.
 """
 
 import os
@@ -14,7 +16,8 @@ from pathlib import Path
 
 from cowest import environment
 
-environment.settle()  # before bentoml is imported: it would phone home
+# Before bentoml is imported, since it reads then whether it may phone home.
+environment.settle()
 
 import bentoml  # noqa: E402
 from starlette.exceptions import HTTPException  # noqa: E402
@@ -41,7 +44,8 @@ class CoWest:
         """One question: `question` in words, or `messages` that end with one."""
         live = self.desk.live()
         if live is None:
-            return _refused(503, self.desk.reason())  # type: ignore[return-value] (BentoML sends a response of ours as it is)
+            # BentoML sends a response of ours as it is.
+            return _refused(503, self.desk.reason())  # type: ignore[return-value]
         try:
             return live.answer(asked.prompt)
         except CoWestError as error:
@@ -58,5 +62,6 @@ class CoWest:
 
 
 def _refused(status: int, reason: str) -> JSONResponse:
-    """BentoML masks what goes wrong with 500 and above; who asks is to know whether it is worth asking again."""
+    """A response with its reason, so that a client can tell whether to ask again."""
+    # BentoML masks the message of an exception with a status of 500 and above.
     return JSONResponse({"error": reason}, status_code=status)

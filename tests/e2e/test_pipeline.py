@@ -13,9 +13,9 @@ import pytest
 import yaml
 
 from cowest import config, io
-from cowest.records import Outcome, PreferencePair
+from cowest.records import Decision, PreferencePair
 from cowest.registry.mlflow import RegistryConfig
-from pipelines.__main__ import main
+from cowest_pipelines.__main__ import main
 from tests import lines, tiny
 
 ROWS = ("drafts", "refinements", "feedback", "pairs")
@@ -26,7 +26,7 @@ ROWS = ("drafts", "refinements", "feedback", "pairs")
 def kfp(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A project after a turn as a KFP pipeline."""
     folder = tiny.copy_project(tmp_path_factory.mktemp("kfp"))
-    run(folder, sys.executable, "-m", "pipelines", "local", "--root", "steps")
+    run(folder, sys.executable, "-m", "cowest_pipelines", "local", "--root", "steps")
     return folder
 
 
@@ -49,7 +49,7 @@ def dvc(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_the_command_line_makes_pairs_and_promotes() -> None:
     folder = tiny.turned()
     assert len(list(io.read(folder / "data" / "pairs.jsonl", PreferencePair))) >= 5
-    assert io.read_document(folder / "reports" / "decision.json", Outcome).promoted
+    assert io.read_document(folder / "reports" / "decision.json", Decision).promoted
 
 
 def test_dvc_writes_the_same_rows(dvc: Path) -> None:
@@ -67,9 +67,9 @@ def test_kfp_writes_the_same_rows(kfp: Path) -> None:
 
 
 def test_all_forms_are_the_same_turn_with_the_same_decision(dvc: Path, kfp: Path) -> None:
-    plain = io.read_document(tiny.turned() / "reports" / "decision.json", Outcome)
-    assert io.read_document(dvc / "reports" / "decision.json", Outcome) == plain
-    assert io.read_document(step(kfp, "decision"), Outcome) == plain
+    plain = io.read_document(tiny.turned() / "reports" / "decision.json", Decision)
+    assert io.read_document(dvc / "reports" / "decision.json", Decision) == plain
+    assert io.read_document(step(kfp, "decision"), Decision) == plain
 
 
 def test_kfp_takes_the_branch_of_its_gate(kfp: Path) -> None:

@@ -9,7 +9,7 @@ import sys
 import time
 import urllib.error
 import urllib.request
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -29,25 +29,23 @@ class Server:
     answer for themselves.
     """
 
-    def __init__(self, project: Path, scratch: Path) -> None:
+    def __init__(
+        self,
+        project: Path,
+        scratch: Path,
+        python: str = sys.executable,
+        around: Mapping[str, str] | None = None,
+    ) -> None:
         with socket.socket() as free:
             free.bind(("127.0.0.1", 0))
             self.port = free.getsockname()[1]
         self.log = scratch / "log"
-        environment = tiny.surroundings(
-            COWEST_STORE=str(scratch / "calls.sqlite"), BENTOML_HOME=str(scratch / "bentoml")
-        )
-        command = [
-            sys.executable,
-            "-m",
-            "bentoml",
-            "serve",
-            "serving.service:CoWest",
-            "--host",
-            "127.0.0.1",
-            "--port",
-            str(self.port),
-        ]
+        environment = {
+            **(tiny.surroundings() if around is None else around),
+            "COWEST_STORE": str(scratch / "calls.sqlite"),
+            "BENTOML_HOME": str(scratch / "bentoml"),
+        }
+        command = [python, "-m", "cowest_serving", "serve", "--port", str(self.port)]
         with self.log.open("wb") as log:
             self.process = subprocess.Popen(
                 command, cwd=project, env=environment, stdout=log, stderr=subprocess.STDOUT
@@ -79,6 +77,10 @@ class Server:
             seen.append(self.get(path))
         return seen
 
+    def stop(self) -> None:
+        self.process.terminate()
+        self.process.wait(timeout=30)
+
 
 @pytest.fixture(scope="module")
 def opening(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Server, dict[str, Any]]]:
@@ -93,8 +95,7 @@ def opening(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Server, 
         server.wait("/readyz")
         yield server, early
     finally:
-        server.process.terminate()
-        server.process.wait(timeout=30)
+        server.stop()
 
 
 @pytest.fixture
