@@ -1,4 +1,8 @@
-"""The only place that opens record files: streamed, query by query, written whole or not at all."""
+"""The only place that opens record files.
+
+They are streamed, row by row or query by query, and written whole or not at all. Tables that
+somebody else wrote are read by `raw.tables`.
+"""
 
 import os
 import shutil
@@ -20,38 +24,173 @@ from cowest.records import Query, Record, Split
 R = TypeVar("R", bound=Record)
 Q = TypeVar("Q", bound=Query)
 Paths = Path | Sequence[Path]
+"""A file, or the parts of one in their order."""
 Shard = tuple[int, int]
-"""Which of how many: (0, 4) is the first quarter of the blocks."""
+"""A part of the work, and the number of parts: (0, 4) is the first quarter of the blocks."""
 
 LINE_LIMIT = 16 * 2**20
-"""Bytes of a line at most: a longer one is not a row but a mistake, and would take the memory of all of us."""
+"""Longest line in bytes. A longer one is a mistake, and could exhaust the memory."""
+TRAIN = b'"split":"train"'
+"""Our own files write it so. No text in a row can hold it, because its quotes would be escaped."""
 
 
 def read(paths: Paths, kind: type[R]) -> Iterator[R]:
-    """The rows of a file, or of the parts of one in their order. Raises RecordError at `file:line`."""
-    for path in _parts(paths):
-        for number, line in enumerate(lines(path), 1):
-            yield _row(path, number, line, kind)
+    """The rows of a file. Raises RecordError with `file:line`."""
+    for path, number, line in placed(paths):
+        yield _row(path, number, line, kind)
 
 
 def held_out(paths: Paths) -> Iterator[tuple[str, int, Query]]:
-    """The queries that are not of `train`, each with its place and its number through all parts, from 0. Others are mostly not even
-    parsed. Raises RecordError at `file:line`.
+    """The queries that are not of `train`, each with its place and its number through all parts.
+
+    Numbers count from 0. Raises RecordError with `file:line`.
     """
     for count, (path, number, line) in enumerate(placed(paths)):
-        if TRAIN not in line and (row := _row(path, number, line, Query)).split != "train":
+        # Most rows are of train, and are not even parsed. The bytes decide for train alone: a file
+        # that somebody else wrote may have spaces there, so the parsed row has the last word.
+        if TRAIN in line:
+            continue
+        row = _row(path, number, line, Query)
+        if row.split != "train":
             yield f"{path}:{number}", count, row
 
 
 def placed(paths: Paths) -> Iterator[tuple[Path, int, bytes]]:
-    """The lines of a file, or of the parts of one in their order, each with its file and its number there, from 1."""
+    """The lines of a file, each with its part and its number there, from 1."""
     for path in _parts(paths):
         for number, line in enumerate(lines(path), 1):
             yield path, number, line
 
 
-TRAIN = b'"split":"train"'
-"""Our own files write it so, and no text in a row can hold it: its quotes would be escaped."""
+def queries(paths: Paths, split: Split, shard: Shard | None = None) -> Iterator[Query]:
+    """The queries of a split, or of a shard of it."""
+    for group in groups(paths, Query, shard, split):
+        yield group[0]
+
+
+def groups(
+    paths: Paths, kind: type[Q], shard: Shard | None = None, split: Split | None = None
+) -> Iterator[list[Q]]:
+    """All rows of a query together, query by query, in the file's order.
+
+    With a split, only its queries; with a shard, of those only the ones in its blocks. The ids
+    seen are held (about 100 bytes per query), the rows are not. Raises InputError for a query that
+    comes back after others.
+    """
+    found = _grouped(paths, kind, split)
+    if shard is None:
+        yield from found
+        return
+    # The file is read once more, only to count its queries: blocks are numbered from the start.
+    first, last = _blocks(sum(1 for _ in _grouped(paths, kind, split)), shard)
+    yield from islice(found, first, last)
+
+
+def lines(path: Path) -> Iterator[bytes]:
+    """The lines of a text file, streamed. Raises RecordError for one over LINE_LIMIT."""
+    with _opened(path) as file:
+        number = 0
+        # One byte more than is allowed shows a line that is too long, before it is held.
+        line = file.readline(LINE_LIMIT + 1)
+        while line:
+            number += 1
+            if len(line) > LINE_LIMIT:
+                raise RecordError(
+                    f"{path}:{number} is longer than {LINE_LIMIT // 2**20} MiB: is this a file of "
+                    "one JSON object a line?"
+                )
+            yield line.rstrip(b"\r\n")
+            line = file.readline(LINE_LIMIT + 1)
+
+
+def beginning(path: Path) -> bytes:
+    """The first 16 bytes of a file."""
+    with _opened(path) as file:
+        return file.read(16)
+
+
+def read_document(path: Path, kind: type[R]) -> R:
+    """The record that a file holds. Raises InputError."""
+    try:
+        return kind.model_validate_json(path.read_bytes())
+    except FileNotFoundError:
+        raise InputError(f"{path}: no such file") from None
+    except ValidationError as error:
+        raise InputError(f"{path} is not a {kind.__name__}: {complaints(error)}") from None
+
+
+def write(path: Path, rows: Iterable[BaseModel]) -> int:
+    """Writes all rows, one JSON object per line, or leaves the file as it was.
+
+    Returns the number of rows.
+    """
+    count = 0
+    with writing(path) as keep:
+        for row in rows:
+            keep(row)
+            count += 1
+    return count
+
+
+@contextmanager
+def writing(path: Path) -> Iterator[Callable[[BaseModel], object]]:
+    """Gives a function that writes one row.
+
+    The file is there, whole, when the block ends without an error.
+    """
+    with replacing(path) as temporary, temporary.open("wb", buffering=2**18) as file:
+
+        def keep(row: BaseModel) -> None:
+            file.write(to_json(row) + b"\n")
+
+        yield keep
+
+
+def write_text(path: Path, text: str) -> None:
+    """Writes a page or a document, whole or not at all."""
+    with replacing(path) as temporary:
+        temporary.write_text(text, encoding="utf-8")
+
+
+def write_document(path: Path, record: BaseModel) -> None:
+    """Writes one record as indented JSON, whole or not at all."""
+    write_text(path, record.model_dump_json(indent=2) + "\n")
+
+
+@contextmanager
+def replacing(path: Path) -> Iterator[Path]:
+    """A temporary file that replaces `path` when the block ends without an error."""
+    # It lies beside `path`, because a rename is atomic only within one file system.
+    path.parent.mkdir(parents=True, exist_ok=True)
+    handle, name = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
+    os.close(handle)
+    temporary = Path(name)
+    try:
+        yield temporary
+        # `mkstemp` makes a file that only this user can read; others read what a stage writes.
+        temporary.chmod(0o644)
+        # The bytes are on disk before the name is: after a power cut the file is whole, old or new.
+        with temporary.open("rb") as file:
+            os.fsync(file.fileno())
+        temporary.replace(path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+@contextmanager
+def replacing_folder(path: Path) -> Iterator[Path]:
+    """A temporary folder that replaces `path` when the block ends without an error."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = Path(tempfile.mkdtemp(prefix=f".{path.name}.", dir=path.parent))
+    try:
+        yield temporary
+        temporary.chmod(0o755)
+        # A folder can't be replaced in one step, as a file can: the old one goes first.
+        if path.exists():
+            shutil.rmtree(path)
+        temporary.replace(path)
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
 
 
 def _row(path: Path, number: int, line: bytes, kind: type[R]) -> R:
@@ -63,25 +202,6 @@ def _row(path: Path, number: int, line: bytes, kind: type[R]) -> R:
         ) from None
 
 
-def lines(path: Path) -> Iterator[bytes]:
-    """The lines of a text file, streamed; one over LINE_LIMIT is refused before it is held."""
-    with _opened(path) as file:
-        number = 0
-        while line := file.readline(LINE_LIMIT + 1):
-            number += 1
-            if len(line) > LINE_LIMIT:
-                raise RecordError(
-                    f"{path}:{number} is longer than {LINE_LIMIT // 2**20} MiB: is this a file of one JSON object a line?"
-                )
-            yield line.rstrip(b"\r\n")
-
-
-def beginning(path: Path) -> bytes:
-    """The first few bytes of a file."""
-    with _opened(path) as file:
-        return file.read(16)
-
-
 def _opened(path: Path) -> BinaryIO:
     if path.is_dir():
         raise InputError(f"{path} is a folder, not a file of rows")
@@ -91,28 +211,6 @@ def _opened(path: Path) -> BinaryIO:
         raise InputError(f"{path}: no such file") from None
     except OSError as error:
         raise InputError(f"{path} can't be read: {error.strerror}") from None
-
-
-def groups(
-    paths: Paths, kind: type[Q], shard: Shard | None = None, split: Split | None = None
-) -> Iterator[list[Q]]:
-    """All rows of a query together, query by query, in the file's order; an id that comes back is refused.
-
-    With a split, only its queries; with a shard, of those only the ones in its blocks. The ids seen are held (about 100
-    bytes a query); the rows are not.
-    """
-    found = _grouped(paths, kind, split)
-    if shard is None:
-        yield from found
-        return
-    first, last = _blocks(sum(1 for _ in _grouped(paths, kind, split)), shard)
-    yield from islice(found, first, last)
-
-
-def queries(paths: Paths, split: Split, shard: Shard | None = None) -> Iterator[Query]:
-    """The queries of a split, or of a shard of it."""
-    for group in groups(paths, Query, shard, split):
-        yield group[0]
 
 
 def _grouped(paths: Paths, kind: type[Q], split: Split | None) -> Iterator[list[Q]]:
@@ -128,7 +226,8 @@ def _grouped(paths: Paths, kind: type[Q], split: Split | None) -> Iterator[list[
             key = bytes.fromhex(row.id)
             if key in seen:
                 raise InputError(
-                    f"{_names(paths)}: query {row.id} comes back after other queries: all rows of a query must be adjacent"
+                    f"{_names(paths)}: query {row.id} comes back after other queries: all rows of "
+                    "a query must be adjacent"
                 )
             seen.add(key)
         group.append(row)
@@ -137,83 +236,15 @@ def _grouped(paths: Paths, kind: type[Q], split: Split | None) -> Iterator[list[
 
 
 def _blocks(queries: int, shard: Shard) -> tuple[int, int]:
+    """The first query of a shard, and the one after its last."""
     index, of = shard
     if not 0 <= index < of:
         raise ConfigError(
             f"shard {index}/{of}: the first number counts from 0 and must be below the second"
         )
+    # A shard is whole blocks: a local model decodes a block as one unit (see BLOCK).
     blocks = -(-queries // BLOCK)
     return blocks * index // of * BLOCK, blocks * (index + 1) // of * BLOCK
-
-
-def write(path: Path, rows: Iterable[BaseModel]) -> int:
-    """Writes all rows, one JSON object a line, or leaves what was there before. Answers with their number."""
-    count = 0
-    with writing(path) as keep:
-        for row in rows:
-            keep(row)
-            count += 1
-    return count
-
-
-@contextmanager
-def writing(path: Path) -> Iterator[Callable[[BaseModel], object]]:
-    """Gives what writes one row; the file is there, whole, when the block ends without an error."""
-    with replacing(path) as temporary, temporary.open("wb", buffering=2**18) as file:
-        yield lambda row: file.write(to_json(row) + b"\n")
-
-
-def write_text(path: Path, text: str) -> None:
-    """Writes a page or a document, whole or not at all."""
-    with replacing(path) as temporary:
-        temporary.write_text(text, encoding="utf-8")
-
-
-def read_document(path: Path, kind: type[R]) -> R:
-    """A file that is one record. Raises InputError."""
-    try:
-        return kind.model_validate_json(path.read_bytes())
-    except FileNotFoundError:
-        raise InputError(f"{path}: no such file") from None
-    except ValidationError as error:
-        raise InputError(f"{path} is not a {kind.__name__}: {complaints(error)}") from None
-
-
-def write_document(path: Path, record: BaseModel) -> None:
-    """Writes one record as indented JSON, whole or not at all."""
-    write_text(path, record.model_dump_json(indent=2) + "\n")
-
-
-@contextmanager
-def replacing(path: Path) -> Iterator[Path]:
-    """A temporary file beside `path` that takes its place, flushed to disk, when the block ends without an error."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    handle, name = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
-    os.close(handle)
-    temporary = Path(name)
-    try:
-        yield temporary
-        temporary.chmod(0o644)
-        with temporary.open("rb") as file:
-            os.fsync(file.fileno())
-        temporary.replace(path)
-    finally:
-        temporary.unlink(missing_ok=True)
-
-
-@contextmanager
-def replacing_folder(path: Path) -> Iterator[Path]:
-    """A temporary folder beside `path` that takes its place when the block ends without an error."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = Path(tempfile.mkdtemp(prefix=f".{path.name}.", dir=path.parent))
-    try:
-        yield temporary
-        temporary.chmod(0o755)
-        if path.exists():
-            shutil.rmtree(path)
-        temporary.replace(path)
-    finally:
-        shutil.rmtree(temporary, ignore_errors=True)
 
 
 def _parts(paths: Paths) -> Sequence[Path]:

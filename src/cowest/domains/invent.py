@@ -1,13 +1,14 @@
-"""An invented company's handbook, reply archive and questions, drawn from a seed.
+"""Invents a company's handbook, reply archive and questions, drawn from a seed.
 
-Fenwrath (invented) makes eighty products. Where each is made and what its core is made of is private: only the
-handbook says so, and both are drawn at random. What customers ask takes one step more, which is public: the country
-of a city, its language, the chemical symbol of a material. So the policy can know the first half of every answer and
-a general model the second; neither can answer alone.
+Fenwrath (invented) makes eighty products. Where each is made and what its core is made of is
+private: only the handbook says so, and both are drawn at random. What customers ask takes one more
+step, which is public: the country of a city, its language, the chemical symbol of a material. So
+the policy can know the first half of every answer and a general model the second; neither can
+answer alone.
 
-The archive holds customers' questions about a few products with the replies that agents sent, in their several
-habits: the final answer, the line of the handbook that it rests on, the wrong line, the whole record, a form letter.
-All questions of the other products are new to whoever trains on it.
+The archive holds customers' questions about a few products, with the replies of agents, who have
+several habits: the final answer, the line of the handbook that it rests on, the wrong line, the
+whole record, a form letter. All questions about the other products are new to the policy.
 """
 
 import json
@@ -59,12 +60,14 @@ CORES = {
 """Material -> chemical symbol: public knowledge."""
 
 NAMES = """
-    Acorn Amber Autumn Badger Bamboo Beacon Birch Blossom Breeze Canyon Carnival Cedar Chapel Cherry Clover Comet
-    Cottage Cricket Crystal Dawn Desert Dolphin Eagle Ember Falcon Feather Fern Fountain Garden Glacier Granite
-    Harbor Harvest Hazel Heron Horizon Island Ivy Jasmine Jungle Lagoon Lantern Lemon Lily Lotus Maple Marble Meadow
-    Midnight Mirror Monsoon Mosaic Mountain Nectar Oasis Ocean Olive Orchard Orchid Otter Panther Pearl Pebble Pepper
-    Phoenix Planet Prairie Rainbow Raven River Robin Rocket Saddle Salmon Shadow Sparrow Spring Summit Sunset Swallow
-    Temple Thunder Tiger Timber Tulip Turtle Valley Velvet Violet Walnut Willow Winter
+    Acorn Amber Autumn Badger Bamboo Beacon Birch Blossom Breeze Canyon Carnival Cedar Chapel
+    Cherry Clover Comet Cottage Cricket Crystal Dawn Desert Dolphin Eagle Ember Falcon Feather
+    Fern Fountain Garden Glacier Granite Harbor Harvest Hazel Heron Horizon Island Ivy Jasmine
+    Jungle Lagoon Lantern Lemon Lily Lotus Maple Marble Meadow Midnight Mirror Monsoon Mosaic
+    Mountain Nectar Oasis Ocean Olive Orchard Orchid Otter Panther Pearl Pebble Pepper Phoenix
+    Planet Prairie Rainbow Raven River Robin Rocket Saddle Salmon Shadow Sparrow Spring Summit
+    Sunset Swallow Temple Thunder Tiger Timber Tulip Turtle Valley Velvet Violet Walnut Willow
+    Winter
 """.split()  # noqa: SIM905 - a list of words reads best as words
 KINDS = (
     "blender",
@@ -80,7 +83,7 @@ KINDS = (
 )
 
 SPLITS = {"archive": 12, "train": 20, "dev": 14, "test": 34}
-"""Products of each split: no product is in two."""
+"""Number of products in each split; no product is in two."""
 
 FACTS = {"plant": "The {product} is made in {plant}.", "core": "The {product} has a {core} core."}
 RECORD = "{product}: made in {plant}, {core} core."
@@ -117,7 +120,7 @@ PLAIN = {
         "Tell me which material the core of the {product} is.",
     ),
 }
-"""Questions whose answer is the private fact itself: a draft that looks like the answer is the one that helps."""
+"""Questions whose answer is the private fact itself: the draft that helps looks like the answer."""
 NEEDS = {
     "country": "plant",
     "language": "plant",
@@ -128,13 +131,13 @@ NEEDS = {
 """The private fact that each kind of question rests on."""
 
 MIX = {"answer": 0.40, "needed": 0.15, "other": 0.15, "record": 0.10, "letter": 0.20}
-"""The habits of the archive's replies, as shares of each kind of question."""
+"""Share of each habit among the archive's replies to a kind of question."""
 
 RECORD_SHARE = 0.25
-"""Of the handbook's direct questions, how many are answered with the whole record."""
+"""Share of the handbook's direct questions that are answered with the whole record."""
 
 REPLIES = 2
-"""Replies to each question in the archive."""
+"""Number of replies to each question in the archive."""
 
 
 def knowledge_base(
@@ -144,40 +147,53 @@ def knowledge_base(
     replies_each: int = REPLIES,
     asked: Mapping[str, Sequence[str]] = HOPS,
 ) -> tuple[list[dict[str, str]], list[dict[str, str]], list[dict[str, str]]]:
-    """The rows of one invented company: its products, its replies (the SFT corpus), the questions to be asked.
+    """The rows of one invented company: products, replies (the SFT corpus), and questions.
 
-    Products are {product, plant, core}; replies {product, question, reply}; questions {product, question, answer,
-    fact, split}, where `fact` is the sentence that states what the answer rests on: the ideal draft.
-    `asked` is the kinds of question with their wordings: HOPS or PLAIN.
-    The replies hold the facts of all products, and no question of a product outside the archive but the direct ones.
-    Equal arguments give equal rows.
+    Products are {product, plant, core}; replies {product, question, reply}; questions {product,
+    question, answer, fact, split}, where `fact` is the sentence that states what the answer rests
+    on: the ideal draft. `asked` is the kinds of question with their wordings: HOPS or PLAIN.
+    The replies hold the facts of all products. Of products outside the archive they answer only
+    the direct questions. Equal arguments give equal rows.
     """
+    # One generator makes every draw, so the order of the steps is part of the result.
     draw = random.Random(seed)  # noqa: S311 - an invented world, not a secret
     products = _products(draw)
-    split_of = [split for split, size in SPLITS.items() for _ in range(size)]
+    split_of: list[str] = []
+    for split, size in SPLITS.items():
+        split_of += [split] * size
     replies: list[dict[str, str]] = []
     questions: list[dict[str, str]] = []
     for product in products:
         replies += _handbook(product, record_share, draw)
-    archive = [
-        product for product, split in zip(products, split_of, strict=True) if split == "archive"
-    ]
+    in_splits = list(zip(products, split_of, strict=True))
+    archive = [product for product, split in in_splits if split == "archive"]
     for kind, wordings in asked.items():
         replies += _archive(archive, kind, wordings, mix, replies_each, draw)
     draw.shuffle(replies)
-    for product, split in zip(products, split_of, strict=True):
+    for product, split in in_splits:
         if split != "archive":
-            for kind, wordings in asked.items():
-                fact = FACTS[NEEDS[kind]].format(**product)
-                for wording in wordings:
-                    question = {
-                        "question": wording.format(**product),
-                        "answer": _answer(product, kind),
-                    }
-                    questions.append(
-                        {"product": product["product"], **question, "fact": fact, "split": split}
-                    )
+            questions += _questions(product, split, asked)
     return products, replies, questions
+
+
+def _questions(
+    product: Mapping[str, str], split: str, asked: Mapping[str, Sequence[str]]
+) -> list[dict[str, str]]:
+    """Every question about a product that is not in the archive."""
+    questions = []
+    for kind, wordings in asked.items():
+        fact = FACTS[NEEDS[kind]].format(**product)
+        answer = _answer(product, kind)
+        for wording in wordings:
+            question = {
+                "product": product["product"],
+                "question": wording.format(**product),
+                "answer": answer,
+                "fact": fact,
+                "split": split,
+            }
+            questions.append(question)
+    return questions
 
 
 def _products(draw: random.Random) -> list[dict[str, str]]:
@@ -206,16 +222,18 @@ def _answer(product: Mapping[str, str], kind: str) -> str:
 def _handbook(
     product: Mapping[str, str], record_share: float, draw: random.Random
 ) -> list[dict[str, str]]:
-    """Every direct question of a product, rightly answered."""
-    return [
-        {
-            "product": product["product"],
-            "question": wording.format(**product),
-            "reply": (RECORD if draw.random() < record_share else FACTS[fact]).format(**product),
-        }
-        for fact, wordings in DIRECT.items()
-        for wording in wordings
-    ]
+    """Every direct question about a product, with a right answer."""
+    replies = []
+    for fact, wordings in DIRECT.items():
+        for wording in wordings:
+            template = RECORD if draw.random() < record_share else FACTS[fact]
+            reply = {
+                "product": product["product"],
+                "question": wording.format(**product),
+                "reply": template.format(**product),
+            }
+            replies.append(reply)
+    return replies
 
 
 def _archive(
@@ -226,23 +244,25 @@ def _archive(
     replies_each: int,
     draw: random.Random,
 ) -> list[dict[str, str]]:
-    """Every question of a kind with several replies; the habits have exactly their shares, as far as they divide."""
-    asked = [
-        (product, wording)
-        for product in products
-        for wording in wordings
-        for _ in range(replies_each)
-    ]
+    """Every question of a kind with several replies.
+
+    The habits have exactly their shares, as far as the number of replies divides.
+    """
+    asked: list[tuple[dict[str, str], str]] = []
+    for product in products:
+        for wording in wordings:
+            asked += [(product, wording)] * replies_each
     habits = _shares(mix, len(asked))
     draw.shuffle(habits)
-    return [
-        {
+    replies = []
+    for (product, wording), habit in zip(asked, habits, strict=True):
+        reply = {
             "product": product["product"],
             "question": wording.format(**product),
             "reply": _reply(product, kind, habit, draw),
         }
-        for (product, wording), habit in zip(asked, habits, strict=True)
-    ]
+        replies.append(reply)
+    return replies
 
 
 def _reply(product: Mapping[str, str], kind: str, habit: str, draw: random.Random) -> str:
@@ -263,13 +283,16 @@ def _reply(product: Mapping[str, str], kind: str, habit: str, draw: random.Rando
 
 
 def _shares(mix: Mapping[str, float], total: int) -> list[str]:
-    """`total` habits in the proportions of `mix` (largest remainders)."""
+    """`total` habits in the proportions of `mix`, rounded by the method of largest remainders."""
     exact = {habit: share / sum(mix.values()) * total for habit, share in mix.items()}
     counts = {habit: int(count) for habit, count in exact.items()}
     by_remainder = sorted(exact, key=lambda habit: counts[habit] - exact[habit])
     for habit in by_remainder[: total - sum(counts.values())]:
         counts[habit] += 1
-    return [habit for habit, count in counts.items() for _ in range(count)]
+    habits: list[str] = []
+    for habit, count in counts.items():
+        habits += [habit] * count
+    return habits
 
 
 def write(
@@ -278,11 +301,11 @@ def write(
     mix: Mapping[str, float] = MIX,
     asked: Mapping[str, Sequence[str]] = HOPS,
 ) -> None:
-    """Lays a knowledge base out as the three files that `handbook` reads."""
+    """Writes a knowledge base as the three files that the domain `handbook` reads."""
     folder.mkdir(parents=True, exist_ok=True)
-    for name, rows in zip(
-        ("products", "replies", "questions"), knowledge_base(seed, mix, asked=asked), strict=True
-    ):
+    products, replies, questions = knowledge_base(seed, mix, asked=asked)
+    files = {"products": products, "replies": replies, "questions": questions}
+    for name, rows in files.items():
         lines = [json.dumps(row, ensure_ascii=False) + "\n" for row in rows]
         (folder / f"{name}.jsonl").write_text("".join(lines), encoding="utf-8")
 
