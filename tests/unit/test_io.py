@@ -8,7 +8,7 @@ from cowest import io
 from cowest.errors import ConfigError, InputError, RecordError
 from cowest.protocols import BLOCK
 from cowest.raw import tables
-from cowest.raw.intake import Unfit
+from cowest.raw.intake import Unfit, build
 from cowest.records import Query
 from tests.factories import make_query
 
@@ -84,7 +84,7 @@ def test_a_changed_row_is_not_the_row_its_id_names(tmp_path: Path) -> None:
 def test_unknown_fields_and_infinite_floats_are_refused() -> None:
     row = make_query()
     with pytest.raises(Unfit, match="surprise: unknown"):
-        tables.build(Query, **row.model_dump(), surprise=1)
+        build(Query, **row.model_dump(), surprise=1)
 
 
 def test_a_line_too_long_is_refused_before_it_is_held(
@@ -148,7 +148,7 @@ def test_a_broken_raw_line_is_named_by_its_place(tmp_path: Path, line: str, said
     path = tmp_path / "raw.jsonl"
     path.write_text('{"question": "a", "answer": "b"}\n' + line + "\n")
     with pytest.raises(RecordError, match=said):
-        list(tables.raw_rows(path, {"question", "answer"}))
+        list(tables.sound(path, tables.raw_rows(path, {"question", "answer"})))
 
 
 def test_a_raw_file_with_no_rows_is_refused(tmp_path: Path) -> None:

@@ -13,7 +13,8 @@ from cowest.errors import InputError, RecordError
 from cowest.raw import tables
 from cowest.raw.intake import Intake
 from cowest.records import Query
-from cowest.scorers.normal import after
+from cowest.sametext import keywords
+from cowest.scorers.marker import after
 from tests.published import INVENTED, write_rows
 
 
@@ -62,13 +63,11 @@ def test_a_folder_that_is_no_data_set_is_refused(
     ],
 )
 def test_near_copies_have_one_key(one: str, other: str) -> None:
-    assert published.same(one) == published.same(other)
+    assert keywords(one) == keywords(other)
 
 
 def test_few_words_are_told_apart_by_more() -> None:
-    assert published.same("Which is true?", "red blue") != published.same(
-        "Which is true?", "green blue"
-    )
+    assert keywords("Which is true?", "red blue") != keywords("Which is true?", "green blue")
 
 
 def test_a_row_that_shares_a_text_with_a_held_out_one_is_left_out_and_counted(
@@ -208,14 +207,17 @@ def test_the_last_announced_answer_is_scored(said: str, answer: str) -> None:
     ],
 )
 def test_a_broken_list_is_named_by_its_line(text: str, said: str, tmp_path: Path) -> None:
-    (tmp_path / "raw.json").write_text(text)
+    path = tmp_path / "raw.json"
+    path.write_text(text)
     with pytest.raises((RecordError, InputError), match=said):
-        list(tables.raw_rows(tmp_path / "raw.json", {"a"}))
+        list(tables.sound(path, tables.raw_rows(path, {"a"})))
 
 
 def test_a_list_gives_its_items_with_their_lines(tmp_path: Path) -> None:
-    (tmp_path / "raw.json").write_text('\n[\n {"a": "x",\n  "b": 1}, {"a": "y"},\n\n {"a": "z"}]\n')
-    assert [where for where, _ in tables.raw_rows(tmp_path / "raw.json", {"a"})] == [3, 4, 6]
+    path = tmp_path / "raw.json"
+    path.write_text('\n[\n {"a": "x",\n  "b": 1}, {"a": "y"},\n\n {"a": "z"}]\n')
+    rows = tables.sound(path, tables.raw_rows(path, {"a"}))
+    assert [where for where, _ in rows] == [3, 4, 6]
 
 
 def parquet(path: Path, rows: list[dict[str, Any]]) -> None:
@@ -275,7 +277,7 @@ def test_parquet_gives_what_json_gives(name: str, tmp_path: Path) -> None:
     for path in (tmp_path / "raw").iterdir():
         parquet(
             tmp_path / "hub" / f"{path.stem}.parquet",
-            [row for _, row in tables.raw_rows(path, set())],
+            [row for _, row in tables.sound(path, tables.raw_rows(path, set()))],
         )
     found = [
         [(query.id, query.split, query.ideal) for query in domain(name).load(tmp_path / folder)]

@@ -13,7 +13,8 @@ import pytest
 import yaml
 from pydantic import ValidationError
 
-from cowest.domains.table import Corpus, Source, Splits, Table
+from cowest.domains.mapping import Corpus, Splits, Table
+from cowest.domains.table import Source
 from cowest.errors import ConfigError, ContractError, InputError, RecordError
 from cowest.prompts import Prompts
 from cowest.records import Query

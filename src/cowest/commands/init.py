@@ -1,4 +1,6 @@
-"""Make a project from a sample of your data: JSONL, CSV or Parquet. Says what it understood; never writes over a file.
+"""Make a project from a sample of your data: JSONL, CSV or Parquet.
+
+It says what it understood, and never writes over a file.
 
 cowest init questions.csv                        a project here
 cowest init questions.csv --out quiz             a project in quiz/
@@ -9,7 +11,8 @@ import argparse
 import csv
 import re
 import shutil
-from collections.abc import Iterator
+from collections import Counter
+from collections.abc import Iterator, Mapping
 from importlib import resources
 from itertools import islice
 from pathlib import Path
@@ -18,23 +21,28 @@ from typing import Any
 from cowest import io
 from cowest.commands.scaffold.guess import Guess, guess
 from cowest.config import parse
-from cowest.domains.table import SHARES, Source, Splits, Table
+from cowest.domains.mapping import SHARES, Splits, Table
+from cowest.domains.table import Source
 from cowest.errors import ConfigError, RecordError
 from cowest.raw import tables
 from cowest.raw.intake import Intake
 from cowest.records import Split
 
 LOOKED_AT = 2000
-"""Rows from which columns are guessed."""
+"""Number of rows from which columns are guessed."""
 GROUPS_KEPT = 10_000
-"""Groups whose splits are tried; with more, no split stays empty."""
+"""Number of groups whose splits are tried; with more, no split stays empty."""
 SEEDS = 200
+"""Number of seeds that are tried."""
 FEW_WORDS = 5
-"""Of an answer: a draft of it needs no more tokens than that takes."""
+"""Words of a short answer: a draft of one needs few tokens."""
 KEPT = {".gitignore": "gitignore", ".dvcignore": "dvcignore"}
-"""Files that stay where they are there already."""
+"""Files that stay as they are if they are there already."""
 REMARKS = {
-    "prompt": "what is asked: a column, or a template over columns; {choices} shows the options, a line each",
+    "prompt": (
+        "what is asked: a column, or a template over columns; {choices} shows the options, a line "
+        "each"
+    ),
     "choices": "the options: a column each, or one column with the list",
     "targets": "the right answers: a column, or several; any of them will do",
     "keyed": "how a target names its option: text, letter, from_0, from_1",
@@ -42,13 +50,20 @@ REMARKS = {
     "id": "must not repeat",
     "group": "rows that share their luck stay in one split",
     "ideal": "the best draft that could be given: the ceiling of collaboration",
-    "corpus": "what the policy learns to say, of training rows alone; left out, the ideal draft or the first target",
+    "corpus": (
+        "what the policy learns to say, of training rows alone; left out, the ideal draft or the "
+        "first target"
+    ),
     "tags": "slices that the report shows apart",
 }
 
 
 def main(argv: list[str]) -> int:
-    """Writes a project, or nothing. Raises InputError for a sample that is no table, ConfigError for what can't be told or is there."""
+    """Writes a project, or nothing.
+
+    Raises InputError for a sample that is no table; ConfigError if a column can't be guessed, and
+    if there is a project already.
+    """
     parser = argparse.ArgumentParser(
         prog="cowest init",
         description=__doc__,
@@ -72,13 +87,13 @@ def main(argv: list[str]) -> int:
     raw = Path("data", "raw", name)
     _refuse_to_overwrite(sample, out, raw)
     delimiter = _delimiter(sample)
-    rows = [row for _, row in islice(tables.rows(sample, None, delimiter), LOOKED_AT)]
+    numbered = tables.sound(sample, tables.rows(sample, None, delimiter))
+    rows = [row for _, row in islice(numbered, LOOKED_AT)]
     made = guess(rows, given.prompt, given.targets)
-    made.table = {
-        "file": sample.name,
-        **({"delimiter": delimiter} if delimiter else {}),
-        **made.table,
-    }
+    file = {"file": sample.name}
+    if delimiter is not None:
+        file["delimiter"] = delimiter
+    made.table = {**file, **made.table}
     table = parse(Table, made.table, "what was guessed")
     counts = _tried(sample, table, made)
     written, kept = _write(sample, out, raw, _texts(made, raw, name, sample, out))
@@ -87,61 +102,86 @@ def main(argv: list[str]) -> int:
 
 
 def _refuse_to_overwrite(sample: Path, out: Path, raw: Path) -> None:
-    copy = out / raw / sample.name
     there = [str(path) for path in (out / "params.yaml", out / "dvc.yaml") if path.exists()]
-    there += (
-        [str(copy)] if copy.exists() and not (sample.exists() and copy.samefile(sample)) else []
-    )
+    copy = out / raw / sample.name
+    # The sample may lie where its copy would: then there is nothing to write over.
+    if copy.exists() and not (sample.exists() and copy.samefile(sample)):
+        there.append(str(copy))
     if there:
         raise ConfigError(
-            f"{', '.join(there)} exists, and init writes over nothing: give another folder with --out"
+            f"{', '.join(there)} exists, and init writes over nothing: give another folder with "
+            "--out"
         )
 
 
 def _delimiter(sample: Path) -> str | None:
-    """What parts the header into most columns; None where it is what the ending says."""
+    """The character that parts the header into most columns; None if it is the usual one."""
     tables.ordinary(sample)
     if tables.format_of(sample) != "csv":
         return None
-    header = next((line for line in tables.text_lines(sample) if line.strip()), "")
-    widths = {mark: len(next(csv.reader([header], delimiter=mark), [])) for mark in ",;\t|"}
-    usual = "\t" if sample.suffix.lower() == ".tsv" else ","
-    best = max(widths, key=lambda mark: (widths[mark], mark == usual))
+    header = ""
+    for line in tables.text_lines(sample):
+        if line.strip():
+            header = line
+            break
+    best = usual = tables.usual_delimiter(sample)
+    most = _columns(header, usual)
+    for mark in ",;\t|":
+        columns = _columns(header, mark)
+        if columns > most:
+            best, most = mark, columns
     return None if best == usual else best
 
 
+def _columns(header: str, delimiter: str) -> int:
+    return len(next(csv.reader([header], delimiter=delimiter), []))
+
+
 def _tried(sample: Path, table: Table, made: Guess) -> dict[Split, int]:
-    """How the whole sample falls into splits; what would stop `prepare` is said, and a seed is found that leaves no split empty."""
+    """The number of rows of each split, found by reading the whole sample.
+
+    Says what would stop `prepare`, and looks for a seed that leaves no split empty. The result is
+    empty if there is none, or if there are too many groups to try.
+    """
     drawn = table.splits.column is None
-    trial = table.model_copy(update={"splits": Splits(shares={"train": 1})}) if drawn else table
-    counts: dict[Split, int] = {}
-    groups: dict[str, int] = {}
+    trial = table
+    if drawn:
+        # With all rows in one split, no empty split stops the reading.
+        trial = table.model_copy(update={"splits": Splits(shares={"train": 1})})
+    counts: Counter[Split] = Counter()
+    groups: Counter[str] = Counter()
     intake = Intake(0)
     try:
         for query in Source(trial).load(sample, intake):
-            counts[query.split] = counts.get(query.split, 0) + 1
+            counts[query.split] += 1
             if len(groups) <= GROUPS_KEPT:
-                groups[query.group] = groups.get(query.group, 0) + 1
+                groups[query.group] += 1
         intake.judge()
     except RecordError as error:
         made.unclear.append(f"rows that don't fit, and that `cowest prepare` stops at: {error}")
     if not drawn:
-        return counts
+        return dict(counts)
     if len(groups) > GROUPS_KEPT:
         return {}
     for seed in range(SEEDS):
-        splits = Splits(seed=seed)
-        counts = {}
-        for group, count in groups.items():
-            split = splits.drawn(group)
-            counts[split] = counts.get(split, 0) + count
-        if len(counts) == len(SHARES):
+        found = _drawn(groups, seed)
+        if len(found) == len(SHARES):
             made.table["splits"]["seed"] = seed
-            return counts
+            return found
     made.unclear.append(
-        f"how to part {len(groups)} groups into {', '.join(SHARES)}: `cowest prepare` stops there; see `splits`"
+        f"how to part {len(groups)} groups into {', '.join(SHARES)}: `cowest prepare` stops "
+        "there; see `splits`"
     )
     return {}
+
+
+def _drawn(groups: Mapping[str, int], seed: int) -> dict[Split, int]:
+    """The number of rows of each split, with the splits that a seed draws for these groups."""
+    splits = Splits(seed=seed)
+    counts: Counter[Split] = Counter()
+    for group, count in groups.items():
+        counts[splits.drawn(group)] += count
+    return dict(counts)
 
 
 def _texts(made: Guess, raw: Path, name: str, sample: Path, out: Path) -> dict[str, str]:
@@ -152,30 +192,38 @@ def _texts(made: Guess, raw: Path, name: str, sample: Path, out: Path) -> dict[s
         "contains": "Reply with the answer alone, in a few words.",
         "token_f1": "Reply with the answer alone.",
     }[made.scorer]
+    notes = "Notes, which may be wrong:\n{draft}"
     drafts = 128 if "ideal" in made.table or made.words > FEW_WORDS else 48
     answers = {"choice": 8, "exact_match": 16, "contains": 24}.get(made.scorer, 256)
+    around = (out.absolute(), *out.absolute().parents)
+    in_git = any((folder / ".git").exists() for folder in around)
+    in_dvc = any((folder / ".dvc").is_dir() for folder in around)
     places = {
-        "file": " ".join(sample.name.split()), "raw": raw.as_posix(), "name": name, "scorer": made.scorer, "why_scorer": made.why,
-        "refine": _inline(f"{{query}}\n\nNotes, which may be wrong:\n{{draft}}\n\n{asked}\nAnswer:"),
-        "solo": _inline(f"{{query}}\n\n{asked}\nAnswer:"), "draft_tokens": str(drafts), "answer_tokens": str(answers),
+        "file": " ".join(sample.name.split()),
+        "raw": raw.as_posix(),
+        "name": name,
+        "scorer": made.scorer,
+        "why_scorer": made.why,
+        "refine": _inline(f"{{query}}\n\n{notes}\n\n{asked}\nAnswer:"),
+        "solo": _inline(f"{{query}}\n\n{asked}\nAnswer:"),
+        "draft_tokens": str(drafts),
+        "answer_tokens": str(answers),
         "table": "\n".join(f"    {line}" for line in _table_lines(made.table)),
-        "no_scm": "" if any((folder / ".git").exists() for folder in (out.absolute(), *out.absolute().parents)) else "    no_scm = true",
-    }  # fmt: skip
-    names = {"params.yaml": "params.yaml", "dvc.yaml": "dvc.yaml", **KEPT}
-    if not any((folder / ".dvc").is_dir() for folder in (out.absolute(), *out.absolute().parents)):
-        names |= {".dvc/config": "dvcconfig", ".dvc/.gitignore": "dvcgitignore"}
+        "no_scm": "" if in_git else "    no_scm = true",
+    }
+    templates = {"params.yaml": "params.yaml", "dvc.yaml": "dvc.yaml", **KEPT}
+    if not in_dvc:
+        templates |= {".dvc/config": "dvcconfig", ".dvc/.gitignore": "dvcgitignore"}
     folder = resources.files("cowest.commands.scaffold")
-    texts = {
-        path: (folder / f"{template}.template").read_text(encoding="utf-8")
-        for path, template in names.items()
-    }
-    return {
-        path: re.sub(r"@(\w+)@", lambda place: places[place[1]], text)
-        for path, text in texts.items()
-    }
+    texts = {}
+    for path, template in templates.items():
+        text = (folder / f"{template}.template").read_text(encoding="utf-8")
+        texts[path] = re.sub(r"@(\w+)@", lambda place: places[place[1]], text)
+    return texts
 
 
 def _table_lines(table: dict[str, Any]) -> Iterator[str]:
+    """The settings of the table, each with a remark, and in comments those that it has not."""
     for key, value in table.items():
         if key in REMARKS:
             yield f"# {REMARKS[key]}"
@@ -205,7 +253,7 @@ def _inline(value: Any) -> str:
 def _write(
     sample: Path, out: Path, raw: Path, texts: dict[str, str]
 ) -> tuple[list[str], list[str]]:
-    """Which files were written, and which were there and stay."""
+    """Writes the files. Returns those that were written, and those that were there and stay."""
     written, kept = [], []
     copy = out / raw / sample.name
     if not copy.exists():

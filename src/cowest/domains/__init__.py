@@ -1,11 +1,18 @@
-"""Data sets, one a file: raw rows -> queries and corpus, with the prompts and the scorer that go with them.
+"""Data sets, one per file: raw rows become queries and a corpus.
 
-A domain is a frozen class of settings, as a provider and a scorer are: `{domain: medmcqa, draft: knowledge}`, or its name alone. It has
-    rows(raw: Path, intake: Intake) -> Iterator[Query | Demonstration]     one pass: each raw row is used, left out or quarantined
-    load(raw: Path, intake: Intake | None) -> Iterator[Query]     what is asked, and what is right; without an intake a bad row raises
-    corpus(raw: Path) -> Iterator[Demonstration]                  what the policy is specialised on
-    prompts: Prompts                                              what each model is asked
-    scorer: AnyScorer                                             what its answers are scored by
+A domain is a frozen class of settings, as a provider and a scorer are. It is named with its
+settings, `{domain: medmcqa, draft: knowledge}`, or by its name alone. Each has
+
+    rows(raw: Path, intake: Intake) -> Iterator[Query | Demonstration]
+        One pass: every raw row is used, left out or quarantined.
+    load(raw: Path, intake: Intake | None) -> Iterator[Query]
+        What is asked, and what is right. Without an intake a bad row raises.
+    corpus(raw: Path) -> Iterator[Demonstration]
+        What the policy is specialised on. A bad row raises.
+    prompts: Prompts
+        What each model is asked.
+    scorer: AnyScorer
+        What answers are scored by.
 """
 
 from collections.abc import Mapping
@@ -28,22 +35,27 @@ _DOMAINS: TypeAdapter[AnyDomain] = TypeAdapter(AnyDomain)
 
 
 def domain(settings: str | Mapping[str, Any]) -> AnyDomain:
-    """A domain, by its name or with its settings. Raises ValueError for a name that is none, and for wrong settings."""
+    """The domain of a name, or of a name with settings.
+
+    Raises ValueError for a name that is none, and for wrong settings.
+    """
     values = {"domain": settings} if isinstance(settings, str) else settings
     if values.get("domain") not in NAMES:
         raise ValueError(
-            f"{values.get('domain')!r} is no domain: give one of {', '.join(NAMES)}, or the prompts themselves"
+            f"{values.get('domain')!r} is no domain: give one of {', '.join(NAMES)}, or the "
+            "prompts themselves"
         )
     return _DOMAINS.validate_python(values)
 
 
 def _resolve(value: Any) -> Any:
-    return (
-        domain(value).prompts
-        if isinstance(value, str) or (isinstance(value, Mapping) and "domain" in value)
-        else value
-    )
+    if isinstance(value, str) or (isinstance(value, Mapping) and "domain" in value):
+        return domain(value).prompts
+    return value
 
 
 DomainPrompts = Annotated[Prompts, BeforeValidator(_resolve)]
-"""Prompts, or the domain whose prompts they are. Digested after it is resolved, so a changed prompt is a change."""
+"""Prompts, or the domain whose prompts they are.
+
+Settings are digested with the prompts themselves, so that a changed prompt is a change.
+"""

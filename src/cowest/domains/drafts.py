@@ -1,9 +1,11 @@
-"""What a draft says: the three formats that the paper compares, and what each model is asked for them.
+"""What a draft contains: the three formats that the paper compares, and the prompts for each.
 
 direct             the answer and nothing else
 knowledge          what the answer rests on, without the answer
-chain_of_thought   what it rests on, and then the answer
-(Jiao et al. 2025, the ablation of interaction; their prompts are not published.)
+chain_of_thought   what the answer rests on, and then the answer
+
+(Jiao et al. 2025, the ablation of the interaction. Their prompts are not published, so these are
+our own.)
 """
 
 from typing import Literal
@@ -12,11 +14,14 @@ from cowest.prompts import Prompts, Template
 
 DraftFormat = Literal["direct", "knowledge", "chain_of_thought"]
 MARKER = "Answer:"
-"""What announces the answer, at the end."""
+"""Announces the answer, at the end of a text."""
 
 
 def best(draft: DraftFormat, answer: str, knowledge: str | None) -> str | None:
-    """The best draft that can be given in a format, and what the policy learns to say; None where the knowledge is not known."""
+    """The best draft of a format, which the policy learns to say.
+
+    None if the format asks for knowledge and there is none.
+    """
     if draft == "direct":
         return answer
     if knowledge is None or draft == "knowledge":
@@ -25,7 +30,11 @@ def best(draft: DraftFormat, answer: str, knowledge: str | None) -> str | None:
 
 
 def prompts(draft: DraftFormat, *, answer: str, knowledge: str) -> Prompts:
-    """What each model is asked. `answer`: what to answer with ("the letter of one option"); `knowledge`: what to state."""
+    """The prompts of all models for a format of drafts.
+
+    `answer` names what to answer with ("the letter of one option"); `knowledge` is the sentence
+    that asks for what the answer rests on.
+    """
     directly = f"Answer with {answer} and nothing else."
     thinking = f"Think step by step. Then end with one line that says {MARKER} and {answer}."
     asked = {

@@ -1,13 +1,17 @@
-"""An invented company's product handbook (`invent.py`): private facts that the policy learns, public ones that the strong model knows.
+"""An invented company's product handbook (`invent.py`), the data set of the demo.
 
-Three files: what is known, what was replied, what will be asked.
+Some facts are private: the policy learns them. Others are public: the strong model knows them.
+Three files hold the products, an archive of replies, and the questions:
 
     products.jsonl   {"product": "Comet pump", "plant": "Oslo", "core": "zinc"}
-    replies.jsonl    {"product": "Comet pump", "question": "Where is the Comet pump made?", "reply": "The Comet pump is made in Oslo."}
-    questions.jsonl  {"product": "Comet pump", "question": "Which country does the Comet pump come from?", "answer": "Norway",
-                      "fact": "The Comet pump is made in Oslo.", "split": "test"}
+    replies.jsonl    {"product": "Comet pump", "question": "Where is the Comet pump made?",
+                      "reply": "The Comet pump is made in Oslo."}
+    questions.jsonl  {"product": "Comet pump", "answer": "Norway", "split": "test",
+                      "question": "Which country does the Comet pump come from?",
+                      "fact": "The Comet pump is made in Oslo."}
 
-The replies are of uneven quality, as real archives are; a question is never among them with its answer.
+The replies are of uneven quality, as in real archives. No question of questions.jsonl is among
+them with its answer.
 """
 
 from collections.abc import Callable, Iterator
@@ -17,7 +21,8 @@ from typing import Literal, TypeVar
 from cowest.config import Config
 from cowest.prompts import Prompts, Shot, Template
 from cowest.raw import tables
-from cowest.raw.intake import Intake, Unfit
+from cowest.raw.intake import Intake, Unfit, build
+from cowest.raw.tables import Bad
 from cowest.records import Demonstration, Message, Query
 from cowest.scorers import AnyScorer
 from cowest.scorers.contains import ContainsConfig
@@ -60,7 +65,8 @@ SHOTS = (
         "K",
     ),
 )
-"""(note, question, answer): of no product of the handbook, and one note that only guesses, as drafts do too."""
+"""(note, question, answer), of products that the handbook does not have. One note only guesses, as
+drafts do too."""
 
 PROMPTS = Prompts(
     draft=Template(user="{query}"),
@@ -82,27 +88,27 @@ PROMPTS = Prompts(
 
 
 class Handbook(Config):
-    """The demo's domain."""
+    """The demo's data set: it has no settings."""
 
     domain: Literal["handbook"] = "handbook"
 
     @property
     def prompts(self) -> Prompts:
-        """What each model is asked."""
+        """The prompts of all models."""
         return PROMPTS
 
     @property
     def scorer(self) -> AnyScorer:
-        """The one that fits."""
+        """The scorer that fits short answers."""
         return ContainsConfig()
 
     def rows(self, raw: Path, intake: Intake) -> Iterator[Query | Demonstration]:
-        """The questions and the replies."""
+        """The questions, and then the replies."""
         yield from self._queries(raw, intake)
         yield from self._replies(raw, intake)
 
     def load(self, raw: Path, intake: Intake | None = None) -> Iterator[Query]:
-        """The questions, grouped by product, each with the fact that it rests on as its ideal draft."""
+        """The questions, grouped by product. The fact that one rests on is its ideal draft."""
         return self._queries(raw, intake or Intake())
 
     def corpus(self, raw: Path) -> Iterator[Demonstration]:
@@ -112,7 +118,7 @@ class Handbook(Config):
     def _queries(self, raw: Path, intake: Intake) -> Iterator[Query]:
         def make(row: tables.Row, source: str) -> Query:
             prompt = (Message(role="user", content=row["question"]),)
-            return tables.build(
+            return build(
                 Query,
                 group=row["product"],
                 split=row["split"],
@@ -132,9 +138,7 @@ class Handbook(Config):
     def _replies(self, raw: Path, intake: Intake) -> Iterator[Demonstration]:
         def make(row: tables.Row, source: str) -> Demonstration:
             prompt = (Message(role="user", content=row["question"]),)
-            return tables.build(
-                Demonstration, prompt=prompt, completion=row["reply"], source=source
-            )
+            return build(Demonstration, prompt=prompt, completion=row["reply"], source=source)
 
         return _made(raw / "replies.jsonl", {"product", "question", "reply"}, make, intake)
 
@@ -142,7 +146,11 @@ class Handbook(Config):
 def _made(
     path: Path, fields: set[str], make: Callable[[tables.Row, str], T], intake: Intake
 ) -> Iterator[T]:
-    for number, row in tables.raw_rows(path, fields, intake):
+    """Records that `make` makes of each row and its place, `file:line`."""
+    for number, row in tables.raw_rows(path, fields):
+        if isinstance(row, Bad):
+            intake.quarantine(path, number, row.reason, row.raw)
+            continue
         try:
             made = make(row, f"{path.name}:{number}")
         except Unfit as error:

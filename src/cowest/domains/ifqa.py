@@ -1,9 +1,13 @@
-"""IfQA (Yu et al., EMNLP 2023): questions on what would be if, with the passages they rest on. train.json, dev.json, test.json:
+"""IfQA (Yu et al., EMNLP 2023): counterfactual questions, with the passages that they rest on.
 
-    [{"idx": 0, "question": "If the Comet bridge had opened two years later, in which year would it have opened?",
-      "answers": ["1962", "in 1962"], "context": ["The Comet bridge is a bridge in Oslo that opened in 1960."]}]
+train.json, dev.json and test.json are one list each:
 
-Exact match and token F1 are published for it, best over the answers. Rows that share a question or a passage are of one split.
+    [{"idx": 0, "answers": ["1962", "in 1962"],
+      "question": "If the Comet bridge had opened two years later, in which year would that be?",
+      "context": ["The Comet bridge is a bridge in Oslo that opened in 1960."]}]
+
+Exact match and token F1 are published for it, best over the answers. Rows that share a question or
+a passage are in one split.
 """
 
 from collections.abc import Iterator
@@ -13,9 +17,9 @@ from typing import Any, Literal
 from cowest.config import Config
 from cowest.domains import drafts, published
 from cowest.prompts import Prompts
-from cowest.raw import tables
-from cowest.raw.intake import Intake, Unfit
+from cowest.raw.intake import Intake, Unfit, build
 from cowest.records import Demonstration, Message, Query
+from cowest.sametext import keywords
 from cowest.scorers import AnyScorer
 from cowest.scorers.token_f1 import TokenF1Config
 
@@ -25,13 +29,15 @@ class IfQA(Config):
 
     domain: Literal["ifqa"] = "ifqa"
     draft: drafts.DraftFormat = "chain_of_thought"
-    """What a draft says; the knowledge is the passage."""
+    """What a draft contains: direct (the answer), knowledge (the passage) or chain_of_thought
+    (both). Which one helps most depends on the models: compare them."""
     passage: bool = False
-    """Show both models the passage that the answer rests on, before the question."""
+    """Show both models the passage before the question. Turn it on to measure reading a passage
+    that is given; off, the policy must know what it says."""
 
     @property
     def prompts(self) -> Prompts:
-        """What each model is asked."""
+        """The prompts of all models."""
         return drafts.prompts(
             self.draft,
             answer="the answer in as few words as possible",
@@ -40,7 +46,7 @@ class IfQA(Config):
 
     @property
     def scorer(self) -> AnyScorer:
-        """The one that fits; `exact_match` is the other."""
+        """Token F1; `exact_match` is the other published metric."""
         return TokenF1Config(marker=drafts.MARKER)
 
     def rows(self, raw: Path, intake: Intake) -> Iterator[Query | Demonstration]:
@@ -58,31 +64,38 @@ class IfQA(Config):
     def _queries(self, raw: Path, intake: Intake) -> Iterator[Query]:
         return published.queries(raw, {"question"}, _keys, self._query, intake)
 
-    def _query(self, row: published.Row) -> Query:
-        for field in ("answers", "context"):
-            _texts(row.fields, field)
-        passage, question = "\n\n".join(row.fields["context"]), row.fields["question"].strip()
+    def _query(self, row: published.SplitRow) -> Query:
+        answers = _texts(row.fields, "answers")
+        passage = "\n\n".join(_texts(row.fields, "context"))
+        question = row.fields["question"].strip()
         asked = f"{passage}\n\nQuestion: {question}" if self.passage else question
-        return tables.build(
-            Query, group=row.group, split=row.split, prompt=(Message(role="user", content=asked),), targets=tuple(row.fields["answers"]),
-            ideal=drafts.best(self.draft, row.fields["answers"][0], passage), source=row.where,
-        )  # fmt: skip
+        return build(
+            Query,
+            group=row.group,
+            split=row.split,
+            prompt=(Message(role="user", content=asked),),
+            targets=tuple(answers),
+            ideal=drafts.best(self.draft, answers[0], passage),
+            source=row.where,
+        )
 
 
 def _keys(row: dict[str, Any]) -> list[str]:
+    """The group, which is the first passage, and the texts that other rows may share."""
     passages = row.get("context")
-    texts = (
-        [text for text in passages if isinstance(text, str)] if isinstance(passages, list) else []
-    )
-    question = published.same(row["question"])
-    return [(texts or [question])[0], *texts, question]
+    texts: list[str] = []
+    # A row whose passages are wrong is read, too: `_texts` says later what is wrong with it.
+    if isinstance(passages, list):
+        texts = [text for text in passages if isinstance(text, str)]
+    question = keywords(row["question"])
+    group = texts[0] if texts else question
+    return [group, *texts, question]
 
 
-def _texts(row: dict[str, Any], field: str) -> None:
+def _texts(row: dict[str, Any], field: str) -> list[str]:
+    """The texts under a field. Raises Unfit if it holds anything else, or nothing."""
     found = row.get(field)
-    if (
-        not isinstance(found, list)
-        or not found
-        or not all(isinstance(text, str) and text.strip() for text in found)
-    ):
+    texts = found if isinstance(found, list) else []
+    if not texts or not all(isinstance(text, str) and text.strip() for text in texts):
         raise Unfit(f"{field}: expected a list of texts, and at least one")
+    return texts

@@ -1,7 +1,8 @@
-"""Published data sets: their files, their splits, and no query or near copy of one in two splits.
+"""Published data sets: their files and splits, with no query or near copy of one in two splits.
 
-A folder with two or more of train, dev (or valid, validation) and test, as .jsonl, .json or .parquet, has its splits as published;
-one file, by itself or alone in its folder, is parted by its rows' groups, whose digests say where they go.
+A folder with two or more of train, dev (or valid, validation) and test, as .jsonl, .json or
+.parquet, has its splits as published. One file, by itself or alone in its folder, is split by the
+groups of its rows: a digest of the group says where a row goes.
 """
 
 import re
@@ -14,6 +15,7 @@ from cowest.config import digest
 from cowest.errors import ContractError, InputError
 from cowest.raw import tables
 from cowest.raw.intake import Intake, Unfit
+from cowest.raw.tables import Bad
 from cowest.records import Demonstration, Query, Split
 
 NAMES: dict[str, Split] = {
@@ -23,28 +25,22 @@ NAMES: dict[str, Split] = {
     "validation": "dev",
     "train": "train",
 }
-"""The held-out first: train gives way to them."""
+"""Names of files, and the split that each holds. Held-out splits are read first, and of rows that
+share a text the one read first stays: train gives way to dev, and dev to test."""
 ENDINGS = (".jsonl", ".json", ".parquet")
 PART = re.compile(r"-\d+-of-\d+$")
-STOP = frozenset(
-    ["a", "about", "all", "an", "and", "are", "as", "at", "be", "by", "except", "false", "following", "for", "from", "in", "is", "most",
-     "not", "of", "on", "or", "that", "the", "to", "true", "was", "were", "what", "which", "who", "with"]
-)  # fmt: skip
-"""Words that do not tell two questions apart."""
-FEW = 3
-"""Words that a key needs at least."""
 
 
 class Unlabelled(Exception):
-    """Why a row that is sound is left out: nobody published what is right."""
+    """Says why a sound row is left out: nobody published which answer is right."""
 
 
 @dataclass(frozen=True, slots=True)
-class Row:
+class SplitRow:
     """A raw row in its split."""
 
     where: str
-    """`file:line`, of no other row: `file:line.2` is the second on its line."""
+    """The row's place, `file:line`. It is unique: `file:line.2` is the second row on its line."""
     split: Split
     group: str
     fields: dict[str, Any]
@@ -54,38 +50,32 @@ def queries(
     raw: Path,
     fields: set[str],
     keys: Callable[[dict[str, Any]], Iterable[str]],
-    make: Callable[[Row], Query],
+    make: Callable[[SplitRow], Query],
     intake: Intake,
 ) -> Iterator[Query]:
-    """What `make` makes of the rows of all splits, test and dev before train, each query once.
+    """The queries that `make` makes of the rows of all splits, test and dev before train.
 
-    `keys` gives a row's group, and then the texts that it may share. A row that shares a text with a row of another split is left
-    out: it would tell the policy what it is to be judged by. So is a query that was there before, and a row for which `make` raises
-    Unlabelled; one for which it raises Unfit goes into quarantine. Memory: about 150 bytes a text.
+    `keys` gives the group of a row, and then the texts that other rows may share with it. A row is
+    left out if it shares a text with a row of another split, because it would tell the policy what
+    the policy is judged on; if its query was there before; or if `make` raises Unlabelled. If
+    `make` raises Unfit, the row goes into quarantine. Memory: about 150 bytes per text.
     """
     texts: dict[bytes, Split] = {}
     seen: set[bytes] = set()
     for path, published in files(raw).items():
         last = nth = 0
-        for number, fields_of in tables.raw_rows(path, fields, intake):
-            last, nth = (
-                number,
-                nth + 1 if number == last else 1,
-            )  # a JSON list may have many rows on a line
-            group, *shared = keys(fields_of)
+        for number, found in tables.raw_rows(path, fields):
+            if isinstance(found, Bad):
+                intake.quarantine(path, number, found.reason, found.raw)
+                continue
+            # A JSON list may have several rows on one line, and a place must name one row.
+            nth = nth + 1 if number == last else 1
+            last = number
+            where = f"{path.name}:{number}" if nth == 1 else f"{path.name}:{number}.{nth}"
+            group, *shared = keys(found)
             name = digest([published, group])[:20]
-            row = Row(
-                f"{path.name}:{number}{f'.{nth}' if nth > 1 else ''}",
-                published or _part(name),
-                f"g{name}",
-                fields_of,
-            )
-            if any(
-                [
-                    texts.setdefault(bytes.fromhex(digest(text)[:24]), row.split) != row.split
-                    for text in shared
-                ]
-            ):
+            row = SplitRow(where, published or _part(name), f"g{name}", found)
+            if _shares_with_another_split(shared, row.split, texts):
                 intake.leave_out(f"of {row.split}, shares a text with another split")
                 continue
             try:
@@ -94,9 +84,10 @@ def queries(
                 intake.leave_out(str(error))
                 continue
             except Unfit as error:
-                intake.quarantine(path, number, str(error), fields_of)
+                intake.quarantine(path, number, str(error), found)
                 continue
-            if (key := bytes.fromhex(query.id)) in seen:
+            key = bytes.fromhex(query.id)
+            if key in seen:
                 intake.leave_out("the same question with the same answers was there before")
                 continue
             seen.add(key)
@@ -104,81 +95,98 @@ def queries(
             yield query
 
 
+def _shares_with_another_split(
+    shared: Iterable[str], split: Split, texts: dict[bytes, Split]
+) -> bool:
+    """Notes each text's first split in `texts`; true if one was noted with another split."""
+    found = False
+    for text in shared:
+        # 12 bytes of a digest in place of the text, of which there may be millions. Every text is
+        # noted, also those of a row that will be left out.
+        first = texts.setdefault(bytes.fromhex(digest(text)[:24]), split)
+        found = found or first != split
+    return found
+
+
 def files(raw: Path) -> dict[Path, Split | None]:
-    """The files of a data set with their splits; None for the one that is all there is. Raises InputError where there is none.
+    """The files of a data set with their splits; None as the split of a file that has no other.
 
     A split may be in parts, `train-00000-of-00002.parquet`, read in the order of their names.
+    Raises InputError if there is no data set.
     """
     if raw.is_file():
         return {raw: None}
-    there = (
-        sorted(path for path in raw.iterdir() if path.is_file() and path.suffix.lower() in ENDINGS)
-        if raw.is_dir()
-        else []
-    )
-    named: dict[Path, Split | None] = {
-        path: NAMES[name] for name in NAMES for path in there if PART.sub("", path.stem) == name
-    }
-    found = {PART.sub("", path.stem) + path.suffix.lower() for path in named}
+    there: list[Path] = []
+    if raw.is_dir():
+        for path in sorted(raw.iterdir()):
+            if path.is_file() and path.suffix.lower() in ENDINGS:
+                there.append(path)
+    named: dict[Path, Split | None] = {}
+    for name, split in NAMES.items():
+        for path in there:
+            if _unparted(path) == name:
+                named[path] = split
+    found = {_unparted(path) + path.suffix.lower() for path in named}
     if len(found) == 1 or (not named and len(there) == 1):
         return dict.fromkeys(named or there, None)
     if not named:
         raise InputError(
-            f"{raw}: no data set here: expected train, dev and test as {', '.join(ENDINGS)}, or one such file"
+            f"{raw}: no data set here: expected train, dev and test as {', '.join(ENDINGS)}, or "
+            "one such file"
         )
-    if len({NAMES[PART.sub("", path.stem)] for path in named}) < len(found):
+    if len(set(named.values())) < len(found):
         raise InputError(
             f"{raw}: two files for one split: {', '.join(path.name for path in named)}"
         )
     return named
 
 
-def same(text: str, more: str = "") -> str:
-    """A key that a text shares with its near copies: its words in order of the alphabet, whatever their case, number and punctuation.
-
-    Where fewer than three words are left that tell texts apart, those of `more` are added.
-    """
-    words = {word for word in re.findall(r"\w+", text.casefold()) if word not in STOP}
-    return " ".join(
-        sorted(
-            words
-            if len(words) >= FEW or not more
-            else words | set(re.findall(r"\w+", more.casefold()))
-        )
-    )
+def _unparted(path: Path) -> str:
+    """The name of a file without its ending and the number of its part."""
+    return PART.sub("", path.stem)
 
 
 def taught(queries: Iterable[Query], raw: Path, fields: str) -> Iterator[Query | Demonstration]:
-    """Each query, and after it what the policy learns of it: the ideal draft of a training query, where it is known.
+    """Each query, followed by what the policy learns of it: the ideal draft of a training query.
 
-    `fields` are those of a raw row that say it, in words. Raises ContractError where none does, or there are no training rows.
+    `fields` names, in words, the fields of a raw row that the ideal draft is made of. Raises
+    ContractError if no row has them, or if there are no training rows.
     """
     train = count = 0
     for query in queries:
         yield query
-        train += query.split == "train"
-        if query.split == "train" and query.ideal is not None:
+        if query.split != "train":
+            continue
+        train += 1
+        if query.ideal is not None:
             count += 1
             yield Demonstration(
                 prompt=query.prompt, completion=query.ideal, source=query.source, of_query=True
             )
     if not train:
         raise ContractError(
-            f"prepare: {raw} has no training row, so there is nothing to learn: it needs a file named train, or more rows"
+            f"prepare: {raw} has no training row, so there is nothing to learn: it needs a file "
+            "named train, or more rows"
         )
     if not count:
         raise ContractError(
-            f"prepare: none of the {train} training rows of {raw} says what its answer rests on (under {fields}): "
-            "set `draft: direct` beside prepare's domain, or give the files that do"
+            f"prepare: none of the {train} training rows of {raw} says what its answer rests on "
+            f"(under {fields}): set `draft: direct` beside prepare's domain, or give the files "
+            "that do"
         )
 
 
 def demonstrations(rows: Iterable[Query | Demonstration]) -> Iterator[Demonstration]:
-    """What the policy learns, alone."""
+    """The demonstrations among the rows."""
     return (row for row in rows if isinstance(row, Demonstration))
 
 
 def _part(group: str) -> Split:
-    """A tenth is test, a tenth dev; by content, so that no seed and no order of rows moves a row."""
+    """The split of a group: a tenth is test, a tenth is dev.
+
+    It is drawn by content, so that no seed and no order of rows moves a row.
+    """
     tenth = int(group, 16) % 10
-    return "test" if tenth == 0 else "dev" if tenth == 1 else "train"
+    if tenth == 0:
+        return "test"
+    return "dev" if tenth == 1 else "train"

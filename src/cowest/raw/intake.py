@@ -1,31 +1,47 @@
-"""What becomes of raw rows: each is used, left out for a reason that its data set has, or quarantined because it can't be read."""
+"""Accounts for every raw row: it is used, left out for a reason of the data set, or quarantined."""
 
 import json
 from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
+from pydantic import ValidationError
+
+from cowest.config import complaints
 from cowest.errors import RecordError
-from cowest.records import Fate
+from cowest.records import Fate, Record
 
+R = TypeVar("R", bound=Record)
 NAMED = 5
-"""Rows that an error names."""
+"""Number of bad rows that an error message names."""
 SHOWN = 500
-"""Characters of a raw row that are kept."""
+"""Number of characters of a quarantined row that are kept."""
 
 
 class Unfit(Exception):
-    """Why a raw row can't be used; whoever reads the row says where it is."""
+    """Says why a raw row can't be used. Whoever catches it knows the row's place."""
+
+
+def build(kind: type[R], **fields: Any) -> R:
+    """Makes a record from the fields of a raw row. Raises Unfit."""
+    try:
+        return kind(**fields)
+    except ValidationError as error:
+        raise Unfit(complaints(error)) from None
 
 
 class Intake:
-    """Counts the raw rows of one reading. raw rows = used + left out + quarantined."""
+    """Counts the raw rows of one reading: raw rows = used + left out + quarantined."""
 
     def __init__(
         self, most: float | None = None, keep: Callable[[Fate], object] | None = None
     ) -> None:
-        """`most`: bad rows that may be quarantined, or their share where it is below 1; None: the first one raises RecordError."""
+        """Sets how many bad rows may be quarantined.
+
+        `most` is a count, or a share of all rows if it is below 1. With None, the first bad row
+        raises RecordError. `keep` is given a record of each quarantined row, and of the sums.
+        """
         self.used = self.bad = 0
         self.left_out: Counter[str] = Counter()
         self._most, self._keep = most, keep
@@ -33,7 +49,7 @@ class Intake:
 
     @property
     def rows(self) -> int:
-        """Raw rows seen."""
+        """The number of raw rows seen."""
         return self.used + self.bad + self.left_out.total()
 
     def quarantine(self, path: Path, number: int, reason: str, raw: Any) -> None:
@@ -54,30 +70,37 @@ class Intake:
             )
 
     def leave_out(self, reason: str) -> None:
-        """One row less that is no error."""
+        """Counts a row that is sound but not wanted."""
         self.left_out[reason] += 1
 
     def judge(self) -> None:
-        """Raises RecordError where more rows are bad than may be; says how many there are, and names the first few."""
+        """Raises RecordError if more rows are bad than allowed: how many, and the first few."""
         allowed = self._most or 0
-        if self.bad <= (allowed * self.rows if 0 < allowed < 1 else allowed):
+        # A share can be judged only at the end, when the number of all rows is known.
+        bound = allowed * self.rows if 0 < allowed < 1 else allowed
+        if self.bad <= bound:
             return
         if self.bad == 1:
             raise RecordError(self._said[0])
-        more = [f"and {self.bad - len(self._said)} more"] if self.bad > len(self._said) else []
+        named = list(self._said)
+        if self.bad > len(named):
+            named.append(f"and {self.bad - len(named)} more")
+        listed = "".join(f"\n  - {row}" for row in named)
         raise RecordError(
-            f"{self.bad} of {self.rows} raw rows don't fit, and prepare.max_bad allows {allowed:g}: mend them, take them out, or raise it"
-            + "".join(f"\n  - {row}" for row in self._said + more)
+            f"{self.bad} of {self.rows} raw rows don't fit, and prepare.max_bad allows "
+            f"{allowed:g}: mend them, take them out, or raise it{listed}"
         )
 
     def told(self) -> str:
-        """In words."""
-        reasons = "; ".join(f"{count}: {reason}" for reason, count in self.left_out.items())
-        left = f"{self.left_out.total()} left out{f' ({reasons})' if reasons else ''}"
+        """The sums in words."""
+        left = f"{self.left_out.total()} left out"
+        if self.left_out:
+            reasons = "; ".join(f"{count}: {reason}" for reason, count in self.left_out.items())
+            left += f" ({reasons})"
         return f"{self.rows} raw rows = {self.used} used + {left} + {self.bad} quarantined"
 
     def close(self) -> None:
-        """Keeps the sums: a line a reason of what was left out, and one of what was used."""
+        """Keeps the sums: one record per reason for leaving rows out, and one for the used rows."""
         if self._keep is not None:
             for reason, count in self.left_out.items():
                 self._keep(Fate(fate="left out", rows=count, reason=reason))
@@ -89,5 +112,5 @@ def _text(raw: Any) -> str:
 
 
 def _clean(text: str) -> str:
-    """Half characters written out, for no file can hold them."""
+    """Writes lone surrogates out as escapes: no UTF-8 file can hold them."""
     return text.encode("utf-8", "backslashreplace").decode()

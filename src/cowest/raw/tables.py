@@ -1,24 +1,26 @@
-"""Tables that somebody else wrote, JSONL, CSV or Parquet: streamed, each row with its place. Any bytes give rows or an InputError."""
+"""Tables that somebody else wrote: JSONL, JSON lists, CSV and Parquet, read row by row.
+
+Readers stream (a JSON list alone is held whole). Per raw row they yield its number and either the
+row or a `Bad`, which says why it can't be used. Whoever reads decides what becomes of bad rows:
+a domain hands them to its intake, `sound` stops at the first one. A file that can't be read on
+raises InputError, or RecordError with the line. No bytes lead to any other error.
+"""
 
 import csv
 import json
 import re
-from collections.abc import Collection, Iterator
+from collections import Counter
+from collections.abc import Collection, Iterable, Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, TypeVar, get_args
 
-from pydantic import ValidationError
-
 from cowest import io
-from cowest.config import complaints
 from cowest.errors import InputError, RecordError
-from cowest.raw.intake import Intake, Unfit
-from cowest.records import Record
 
 Format = Literal["jsonl", "csv", "parquet"]
 Row = dict[str, Any]
 T = TypeVar("T")
-R = TypeVar("R", bound=Record)
 ENDINGS: dict[str, Format] = {
     ".jsonl": "jsonl",
     ".ndjson": "jsonl",
@@ -27,22 +29,36 @@ ENDINGS: dict[str, Format] = {
     ".parquet": "parquet",
     ".pq": "parquet",
 }
+PACKED = {
+    b"\x1f\x8b": "packed by gzip",
+    b"PK\x03\x04": "a zip archive, or a workbook",
+    b"BZh91AY&SY": "packed by bzip2",
+    b"\xfd7zXZ": "packed by xz",
+    b"\x28\xb5\x2f\xfd": "packed by zstd",
+    b"PAR1\x15": "Parquet under another name",
+    b"\xff\xfe": "UTF-16, not UTF-8",
+    b"\xfe\xff": "UTF-16, not UTF-8",
+}
+"""First bytes of files that are no text, and the words for them."""
+BOM = b"\xef\xbb\xbf"
+"""The byte-order mark that some editors write at the start of a UTF-8 file."""
+NUL = "a NUL byte, which no text has: is the file broken, or no text?"
 ESCAPED_NUL = re.compile(r"(?<!\\)(?:\\\\)*\\u0000")
-"""As JSON writes it."""
+"""A NUL character as JSON writes it."""
+BLANKS = re.compile(r"\s*")
 BATCH = 256
-"""Rows of a Parquet file that are held at once."""
+"""Number of rows of a Parquet file that are held at once."""
 ROW_GROUP_LIMIT = 2**30
-"""Bytes, unpacked, of one row group of a Parquet file: a larger one would take the memory of all of us."""
+"""Largest row group of a Parquet file, in bytes once unpacked: more could exhaust the memory."""
 
 
-def format_of(path: Path) -> Format:
-    """The format that a file's ending says. Raises InputError where it says none."""
-    found = ENDINGS.get(path.suffix.lower())
-    if found is None:
-        raise InputError(
-            f"{path}: its ending says no format: name it {', '.join(ENDINGS)}, or set `format` ({', '.join(get_args(Format))})"
-        )
-    return found
+@dataclass(frozen=True, slots=True)
+class Bad:
+    """A raw row that can't be used."""
+
+    reason: str
+    raw: Any
+    """The row as far as it was read: the text of its line, or its decoded value."""
 
 
 def rows(
@@ -50,77 +66,163 @@ def rows(
     form: Format | None = None,
     delimiter: str | None = None,
     columns: Collection[str] | None = None,
-    intake: Intake | None = None,
-) -> Iterator[tuple[int, Row]]:
-    """The rows of a file with their numbers: of the line that a row begins on, in Parquet of the row, both from 1.
+) -> Iterator[tuple[int, Row | Bad]]:
+    """The rows of a table with their numbers, counted from 1.
 
-    `delimiter` is for CSV (a comma, and a tab in .tsv); `columns` spares Parquet the rest of them. Values of CSV are texts, the
-    others as the format has them. Raises InputError for a file that is unfit or has no rows; a row that is none goes into quarantine,
-    and raises RecordError where there is none.
+    The number is that of the line on which a row begins; in Parquet, that of the row. `form` is by
+    default what the file's ending says, `delimiter` (of CSV) a comma, or a tab in a .tsv file.
+    Of Parquet only `columns` are read, if they are given. Values of CSV are texts; the other
+    formats have types. Raises InputError for a file that is unfit or has no rows.
     """
     ordinary(path)
-    form, intake = form or format_of(path), intake or Intake()
+    form = form or format_of(path)
+    found: Iterator[tuple[int, Row | Bad]]
     if form == "csv":
-        found = _csv_rows(
-            path, delimiter or ("\t" if path.suffix.lower() == ".tsv" else ","), intake
-        )
+        found = _csv_rows(path, delimiter or usual_delimiter(path))
+    elif form == "jsonl":
+        found = json_rows(path)
     else:
-        found = json_rows(path, intake) if form == "jsonl" else _parquet_rows(path, columns)
-    return _some(path, found, intake)
+        found = _parquet_rows(path, columns)
+    return _some(path, found)
 
 
-def raw_rows(
-    path: Path, fields: Collection[str], intake: Intake | None = None
-) -> Iterator[tuple[int, Row]]:
-    """The rows of a published file, JSONL, one JSON list or Parquet, each with the number of its line, or of its row.
+def raw_rows(path: Path, fields: Collection[str]) -> Iterator[tuple[int, Row | Bad]]:
+    """The rows of a published file (JSONL, one JSON list, or Parquet) with their numbers.
 
-    A row without text under those fields goes into quarantine, and raises RecordError where there is none. Raises as `rows` does.
+    A row without text under each of `fields` is bad. Raises as `rows` does.
     """
-    intake = intake or Intake()
     parquet = ENDINGS.get(path.suffix.lower()) == "parquet"
-    for number, row in _some(
-        path, _parquet_rows(path, None) if parquet else json_items(path, intake), intake
-    ):
-        if not isinstance(row, dict):
-            intake.quarantine(
-                path,
-                number,
-                f"{kind_of(row)}, not an object with the fields {', '.join(sorted(fields))}",
-                row,
-            )
-        elif parquet and (lacking := [field for field in fields if field not in row]):
-            raise InputError(
-                f"{path} has no column {', '.join(sorted(lacking))}: its columns are {', '.join(row)[:400]}"
-            )
-        elif wrong := [
-            field
-            for field in fields
-            if not isinstance(row.get(field), str) or not row[field].strip()
-        ]:
-            intake.quarantine(
-                path, number, f"{', '.join(sorted(wrong))}: missing, empty or not text", row
-            )
-        elif broken := _broken(row):
-            intake.quarantine(path, number, broken, row)
-        else:
+    found = _parquet_rows(path, None) if parquet else _json_items(path)
+    for number, row in _some(path, found):
+        if isinstance(row, Bad):
             yield number, row
+            continue
+        if parquet:
+            _refuse_missing_columns(path, row, fields)
+        reason = _why_bad(row, fields)
+        yield number, row if reason is None else Bad(reason, row)
+
+
+def json_rows(path: Path) -> Iterator[tuple[int, Row | Bad]]:
+    """The objects of a JSONL file, each with the number of its line. Blank lines are passed over.
+
+    A line that is no JSON object is bad. Raises what `text_lines` raises.
+    """
+    for number, line in enumerate(text_lines(path), 1):
+        if not line or line.isspace():
+            continue
+        try:
+            row = _decoded(line)
+        except (ValueError, RecursionError) as error:
+            # One JSON list over many lines is another format. Without this, every line of the
+            # file would be a bad row.
+            if number == 1 and line.lstrip()[0] == "[":
+                raise RecordError(f"{path}:1: not JSON, one object a line ({error})") from None
+            yield number, Bad(_not_json(line, error), line)
+            continue
+        if isinstance(row, dict):
+            yield number, row
+        else:
+            yield number, Bad(f"{_kind(row)}, not an object: give one JSON object a line", line)
+
+
+def sound(path: Path, found: Iterable[tuple[int, Row | Bad]]) -> Iterator[tuple[int, Row]]:
+    """Passes good rows on. Raises RecordError, with file and line, at the first bad row."""
+    for number, row in found:
+        if isinstance(row, Bad):
+            raise RecordError(f"{path}:{number}: {row.reason}")
+        yield number, row
+
+
+def text_lines(path: Path) -> Iterator[str]:
+    """The lines of a UTF-8 text file, without line ends and without a byte-order mark.
+
+    A NUL is passed on. Raises InputError for a file that is packed or in UTF-16, RecordError for a
+    line that is not UTF-8.
+    """
+    refuse_packed(path, io.beginning(path))
+    for number, line in enumerate(io.lines(path), 1):
+        if number == 1:
+            line = line.removeprefix(BOM)
+        try:
+            yield line.decode()
+        except UnicodeDecodeError as error:
+            raise RecordError(
+                f"{path}:{number}: not UTF-8 (byte 0x{line[error.start]:02x} at "
+                f"{error.start + 1}): save the file as UTF-8, as with `iconv -f latin1 -t utf-8`"
+            ) from None
+
+
+def format_of(path: Path) -> Format:
+    """The format that a file's ending names. Raises InputError if it names none."""
+    found = ENDINGS.get(path.suffix.lower())
+    if found is None:
+        raise InputError(
+            f"{path}: its ending says no format: name it {', '.join(ENDINGS)}, or set `format` "
+            f"({', '.join(get_args(Format))})"
+        )
+    return found
+
+
+def usual_delimiter(path: Path) -> str:
+    """The delimiter that the ending of a CSV file suggests: a tab for .tsv, else a comma."""
+    return "\t" if path.suffix.lower() == ".tsv" else ","
 
 
 def ordinary(path: Path) -> None:
-    """Raises InputError for a folder, and for a pipe or a device, which would be waited for."""
+    """Raises InputError for a folder, and for a pipe or device, which would be waited for."""
     if path.exists() and not path.is_file():
+        kind = "a folder" if path.is_dir() else "no ordinary file"
+        raise InputError(f"{path} is {kind}, not a table")
+
+
+def refuse_packed(path: Path, start: bytes) -> None:
+    """Raises InputError if a file's first bytes are those of an archive, or of UTF-16."""
+    # Nothing is ever unpacked: a few kilobytes from a stranger could become gigabytes.
+    for mark, kind in PACKED.items():
+        if start.startswith(mark):
+            raise InputError(f"{path} is {kind}: give JSONL, CSV or Parquet itself")
+
+
+def _some(path: Path, found: Iterator[tuple[int, T]]) -> Iterator[tuple[int, T]]:
+    """Passes rows on, bad ones included. Raises InputError if there is none at all."""
+    first = next(found, None)
+    if first is None:
+        raise InputError(f"{path} has no rows")
+    yield first
+    yield from found
+
+
+def _refuse_missing_columns(path: Path, row: Row, fields: Collection[str]) -> None:
+    # All rows of a Parquet file have the same columns, so that this is no matter of one row.
+    lacking = sorted(field for field in fields if field not in row)
+    if lacking:
         raise InputError(
-            f"{path} is {'a folder' if path.is_dir() else 'no ordinary file'}, not a table"
+            f"{path} has no column {', '.join(lacking)}: its columns are {', '.join(row)[:400]}"
         )
 
 
-def _broken(row: Row) -> str | None:
-    """What no text should hold, anywhere in a row: JSON can write it by its number."""
+def _why_bad(row: Any, fields: Collection[str]) -> str | None:
+    """The reason why a published row can't be used; None for a good one."""
+    if not isinstance(row, dict):
+        return f"{_kind(row)}, not an object with the fields {', '.join(sorted(fields))}"
+    wrong = []
+    for field in fields:
+        value = row.get(field)
+        if not isinstance(value, str) or not value.strip():
+            wrong.append(field)
+    if wrong:
+        return f"{', '.join(sorted(wrong))}: missing, empty or not text"
+    return _unwritable(row)
+
+
+def _unwritable(row: Row) -> str | None:
+    """Names what no text should hold, anywhere in a row: JSON can write it as an escape."""
     try:
-        said = json.dumps(row, ensure_ascii=False, default=str)
-        if ESCAPED_NUL.search(said):
+        text = json.dumps(row, ensure_ascii=False, default=str)
+        if ESCAPED_NUL.search(text):
             return "holds a NUL character"
-        said.encode()
+        text.encode()
     except RecursionError:
         return "it is nested too deeply"
     except UnicodeEncodeError:
@@ -128,22 +230,91 @@ def _broken(row: Row) -> str | None:
     return None
 
 
-def _some(path: Path, found: Iterator[tuple[int, T]], intake: Intake) -> Iterator[tuple[int, T]]:
-    """The rows, if there are any. Raises InputError."""
-    before = intake.bad
-    first = next(found, None)
-    if first is not None:
-        yield first
-    elif intake.bad == before:
-        raise InputError(f"{path} has no rows")
-    yield from found
+def _no_number(name: str) -> None:
+    raise ValueError(f"{name} is no JSON; null says that there is none")
+
+
+_JSON = json.JSONDecoder(parse_constant=_no_number)
+
+
+def _decoded(line: str) -> Any:
+    """The JSON value of a line. Raises ValueError and RecursionError."""
+    # `raw_decode` takes no space around a value, and saves the search for it: hardly a line has
+    # any. What it does not take, `decode` decides.
+    try:
+        value, end = _JSON.raw_decode(line)
+    except ValueError:
+        return _JSON.decode(line)
+    return value if end == len(line) else _JSON.decode(line)
+
+
+def _not_json(line: str, error: Exception) -> str:
+    if "\0" in line:
+        return NUL
+    why = "it is nested too deeply" if isinstance(error, RecursionError) else error
+    return f"not JSON ({why}): mend the line, or take it out"
+
+
+def _kind(value: Any) -> str:
+    """Names the type of a JSON value."""
+    kinds = {
+        list: "a list",
+        str: "a text",
+        int: "a number",
+        float: "a number",
+        bool: "true or false",
+        type(None): "null",
+    }
+    return kinds.get(type(value), type(value).__name__)
+
+
+def _json_items(path: Path) -> Iterator[tuple[int, Any]]:
+    """The values of a JSON file, one object per line or one list, each with its line."""
+    if io.beginning(path).removeprefix(BOM).lstrip().startswith(b"["):
+        return _list_items(path)
+    return json_rows(path)
+
+
+def _list_items(path: Path) -> Iterator[tuple[int, Any]]:
+    """The items of a file that is one JSON list, each with the line that it begins on."""
+    # The text is held whole, but decoded item by item. `json.loads` would not say on which line
+    # an item begins, and that line is in the row made of it (`source`).
+    text = ""
+    at = counted = 0
+    line = 1
+    try:
+        text = path.read_text(encoding="utf-8-sig")
+        at = _skip_blanks(text, text.index("[") + 1)
+        while not text.startswith("]", at):
+            # Line breaks are counted from item to item, so that each is counted once.
+            line += text.count("\n", counted, at)
+            counted = at
+            item, end = _JSON.raw_decode(text, at)
+            yield line, item
+            at = _skip_blanks(text, end)
+            if text.startswith(",", at):
+                at = _skip_blanks(text, at + 1)
+            elif not text.startswith("]", at):
+                raise ValueError("expected a comma or the end of the list")
+    except (UnicodeDecodeError, ValueError, RecursionError) as error:
+        line += text.count("\n", counted, at)
+        raise RecordError(f"{path}:{line}: not JSON ({error}): mend the list") from None
+
+
+def _skip_blanks(text: str, at: int) -> int:
+    """The place of the first character from `at` on that is no white space."""
+    blanks = BLANKS.match(text, at)
+    assert blanks is not None, "the empty text matches, too"
+    return blanks.end()
 
 
 class _Lines:
-    """Lines for csv.reader, which joins those that a quote spans: no more of them than a row may hold."""
+    """Feeds csv.reader line by line, and bounds the row that it joins from lines in a quote."""
 
     def __init__(self, path: Path) -> None:
-        self.held = self._number = 0
+        self.held = 0
+        """Characters of the row so far; whoever reads sets it to 0 after each row."""
+        self._number = 0
         self._path, self._lines = path, text_lines(path)
 
     def __iter__(self) -> "_Lines":
@@ -154,18 +325,17 @@ class _Lines:
         self._number += 1
         self.held += len(line) + 1
         if self.held > io.LINE_LIMIT:
-            raise csv.Error(
-                f"a row is longer than {io.LINE_LIMIT // 2**20} MiB: is a quote not closed?"
-            )
+            limit = f"{io.LINE_LIMIT // 2**20} MiB"
+            raise csv.Error(f"a row is longer than {limit}: is a quote not closed?")
         if "\0" in line:
             raise RecordError(f"{self._path}:{self._number}: {NUL}")
         return line + "\n"
 
 
-def _csv_rows(path: Path, delimiter: str, intake: Intake) -> Iterator[tuple[int, Row]]:
-    csv.field_size_limit(
-        max(csv.field_size_limit(), io.LINE_LIMIT)
-    )  # of the process; our own limit is on the whole row
+def _csv_rows(path: Path, delimiter: str) -> Iterator[tuple[int, Row | Bad]]:
+    # The limit of the csv module is one for the whole process, so it is never lowered here. Our
+    # own limit, in _Lines, is on the whole row.
+    csv.field_size_limit(max(csv.field_size_limit(), io.LINE_LIMIT))
     lines = _Lines(path)
     reader = csv.reader(lines, delimiter=delimiter, strict=True)
     header: list[str] = []
@@ -177,28 +347,32 @@ def _csv_rows(path: Path, delimiter: str, intake: Intake) -> Iterator[tuple[int,
             elif len(fields) == len(header):
                 yield number, dict(zip(header, fields, strict=True))
             elif fields:
-                said = f"{len(fields)} fields, and the header has {len(header)}: is a delimiter or a quote missing, or the delimiter"
-                intake.quarantine(
-                    path, number, f"{said} not {delimiter!r}?", delimiter.join(fields)
-                )
-            number, lines.held = reader.line_num + 1, 0
+                yield number, _torn(fields, header, delimiter)
+            # A row may span lines: the next one begins after the last line that was read.
+            number = reader.line_num + 1
+            lines.held = 0
     except csv.Error as error:
         raise RecordError(
             f"{path}:{number}: not CSV ({error}): in a quoted field a quote is written twice"
         ) from None
 
 
-def _header(path: Path, number: int, fields: list[str]) -> list[str]:
-    """The names of the columns; a blank line before them is passed over."""
-    names = [field.strip() for field in fields]
-    twice = (
-        sorted({name for name in names if names.count(name) > 1})
-        if len(set(names)) < len(names)
-        else []
+def _torn(fields: list[str], header: list[str], delimiter: str) -> Bad:
+    reason = (
+        f"{len(fields)} fields, and the header has {len(header)}: is a delimiter or a quote "
+        f"missing, or the delimiter not {delimiter!r}?"
     )
+    return Bad(reason, delimiter.join(fields))
+
+
+def _header(path: Path, number: int, fields: list[str]) -> list[str]:
+    """The names of the columns; an empty list for a blank line, after which they may come."""
+    names = [field.strip() for field in fields]
+    twice = sorted(name for name, count in Counter(names).items() if count > 1)
     if twice:
         raise RecordError(
-            f"{path}:{number}: the header names {', '.join(map(repr, twice))} twice: give each column a name of its own"
+            f"{path}:{number}: the header names {', '.join(map(repr, twice))} twice: give each "
+            "column a name of its own"
         )
     return names if any(names) else []
 
@@ -213,7 +387,7 @@ def _parquet_rows(path: Path, columns: Collection[str] | None) -> Iterator[tuple
             f"{path}: pyarrow is missing, which reads Parquet: pip install 'cowest[parquet]'"
         ) from None
     try:
-        # without a buffer ahead, a page of each column is held and not a row group
+        # Without reading ahead, a page of each column is held and not a whole row group.
         with parquet.ParquetFile(path, buffer_size=2**16, pre_buffer=False) as file:
             names = _wanted(file.schema_arrow.names, columns)
             _refuse_large(path, file.metadata)
@@ -236,167 +410,31 @@ def _parquet_rows(path: Path, columns: Collection[str] | None) -> Iterator[tuple
 
 def _refuse_other_bytes(path: Path) -> None:
     start = io.beginning(path)
-    if not start.startswith(b"PAR1"):
-        refuse_packed(path, start)
-        raise InputError(f"{path} {'is no Parquet file' if start else 'has no rows'}")
+    if start.startswith(b"PAR1"):
+        return
+    refuse_packed(path, start)
+    raise InputError(f"{path} {'is no Parquet file' if start else 'has no rows'}")
 
 
 def _wanted(names: list[str], columns: Collection[str] | None) -> list[str] | None:
-    """Which columns of the file hold those that are asked for; `answers.text` is in `answers`."""
+    """The columns of the file that hold what is asked for; `answers.text` is in `answers`."""
     if columns is None:
         return None
-    return [
-        name
-        for name in names
-        if name in columns or any(column.startswith(f"{name}.") for column in columns)
-    ]
+    wanted = []
+    for name in names:
+        inner = f"{name}."
+        if name in columns or any(column.startswith(inner) for column in columns):
+            wanted.append(name)
+    return wanted
 
 
 def _refuse_large(path: Path, metadata: Any) -> None:
     for number in range(metadata.num_row_groups):
-        size = metadata.row_group(
-            number
-        ).total_byte_size  # that of its columns ends the process where the footer is corrupt
+        # The size of the group, and never that of its columns: if the footer is corrupt, pyarrow
+        # ends the process when asked for those.
+        size = metadata.row_group(number).total_byte_size
         if size > ROW_GROUP_LIMIT:
             raise InputError(
-                f"{path}: row group {number} unpacks to {size // 2**20} MiB, over {ROW_GROUP_LIMIT // 2**20}: write smaller row groups"
+                f"{path}: row group {number} unpacks to {size // 2**20} MiB, over "
+                f"{ROW_GROUP_LIMIT // 2**20}: write smaller row groups"
             )
-
-
-BOM = b"\xef\xbb\xbf"
-
-
-PACKED = {
-    b"\x1f\x8b": "packed by gzip",
-    b"PK\x03\x04": "a zip archive, or a workbook",
-    b"BZh91AY&SY": "packed by bzip2",
-    b"\xfd7zXZ": "packed by xz",
-    b"\x28\xb5\x2f\xfd": "packed by zstd",
-    b"PAR1\x15": "Parquet under another name",
-    b"\xff\xfe": "UTF-16, not UTF-8",
-    b"\xfe\xff": "UTF-16, not UTF-8",
-}
-"""What a file is that begins with these bytes, and is no text."""
-
-
-NUL = "a NUL byte, which no text has: is the file broken, or no text?"
-
-
-def text_lines(path: Path) -> Iterator[str]:
-    """The lines of a text file that somebody else wrote: UTF-8, without line ends and without the mark that some editors begin with.
-
-    Raises InputError for a file that is packed or in UTF-16, RecordError for a line that is no UTF-8. A NUL is passed on: see `NUL`.
-    """
-    refuse_packed(path, io.beginning(path))
-    for number, line in enumerate(io.lines(path), 1):
-        try:
-            yield (line.removeprefix(BOM) if number == 1 else line).decode()
-        except UnicodeDecodeError as error:
-            raise RecordError(
-                f"{path}:{number}: not UTF-8 (byte 0x{line[error.start]:02x} at {error.start + 1}): save the file as UTF-8, "
-                "as with `iconv -f latin1 -t utf-8`"
-            ) from None
-
-
-def refuse_packed(path: Path, start: bytes) -> None:
-    """Raises InputError where the first bytes of a file are those of an archive, or of UTF-16. Nothing is ever unpacked."""
-    found = next((kind for mark, kind in PACKED.items() if start.startswith(mark)), None)
-    if found is not None:
-        raise InputError(f"{path} is {found}: give JSONL, CSV or Parquet itself")
-
-
-def json_rows(path: Path, intake: Intake | None = None) -> Iterator[tuple[int, dict[str, Any]]]:
-    """The objects of a JSONL file that somebody else wrote, each with the number of its line. Blank lines are passed over.
-
-    A line that is no JSON object goes into quarantine, and raises RecordError where there is none. Raises what `text_lines` raises.
-    """
-    intake = intake or Intake()
-    for number, line in enumerate(text_lines(path), 1):
-        if not line or line.isspace():
-            continue
-        try:
-            row = _decoded(line)
-        except (ValueError, RecursionError) as error:
-            if number == 1 and line.lstrip()[0] == "[":
-                raise RecordError(f"{path}:1: not JSON, one object a line ({error})") from None
-            intake.quarantine(path, number, _no_json(line, error), line)
-            continue
-        if isinstance(row, dict):
-            yield number, row
-        else:
-            intake.quarantine(
-                path, number, f"{kind_of(row)}, not an object: give one JSON object a line", line
-            )
-
-
-def _decoded(line: str) -> Any:
-    """The value of a line: at once where it has no space around it, as nearly all have not."""
-    try:
-        row, end = _JSON.raw_decode(line)
-    except ValueError:
-        end = -1
-    return row if end == len(line) else _JSON.decode(line)
-
-
-def _no_json(line: str, error: Exception) -> str:
-    if "\0" in line:
-        return NUL
-    why = "it is nested too deeply" if isinstance(error, RecursionError) else error
-    return f"not JSON ({why}): mend the line, or take it out"
-
-
-def _no_number(name: str) -> None:
-    raise ValueError(f"{name} is no JSON; null says that there is none")
-
-
-_JSON = json.JSONDecoder(parse_constant=_no_number)
-
-
-def kind_of(value: Any) -> str:
-    """What a value of JSON is, in words."""
-    kinds = {
-        list: "a list",
-        str: "a text",
-        int: "a number",
-        float: "a number",
-        bool: "true or false",
-        type(None): "null",
-    }
-    return kinds.get(type(value), type(value).__name__)
-
-
-def json_items(path: Path, intake: Intake | None = None) -> Iterator[tuple[int, Any]]:
-    """What a JSON file holds that somebody else wrote, one object a line or one list (which is held whole), each with its line."""
-    if io.beginning(path).removeprefix(BOM).lstrip().startswith(b"["):
-        return _list(path)
-    return json_rows(path, intake)
-
-
-def _list(path: Path) -> Iterator[tuple[int, Any]]:
-    """The items of a file that is one JSON list, each with the line it begins at."""
-    blank = re.compile(r"\s*")
-    at, number, last, text = 0, 1, 0, ""
-    try:
-        text = path.read_text(encoding="utf-8-sig")
-        at = blank.match(text, text.index("[") + 1).end()  # type: ignore[union-attr]
-        while text[at : at + 1] != "]":
-            number, last = number + text.count("\n", last, at), at
-            row, end = _JSON.raw_decode(text, at)
-            yield number, row
-            at = blank.match(text, end).end()  # type: ignore[union-attr]
-            if text[at : at + 1] == ",":
-                at = blank.match(text, at + 1).end()  # type: ignore[union-attr]
-            elif text[at : at + 1] != "]":
-                raise ValueError("expected a comma or the end of the list")
-    except (UnicodeDecodeError, ValueError, RecursionError) as error:
-        raise RecordError(
-            f"{path}:{number + text.count(chr(10), last, at)}: not JSON ({error}): mend the list"
-        ) from None
-
-
-def build(kind: type[R], **fields: Any) -> R:
-    """A record made of a raw row's fields. Raises Unfit."""
-    try:
-        return kind(**fields)
-    except ValidationError as error:
-        raise Unfit(complaints(error)) from None

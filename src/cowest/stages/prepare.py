@@ -10,7 +10,8 @@ from pydantic import Field, model_validator
 from cowest import io
 from cowest.config import Config
 from cowest.domains import AnyDomain
-from cowest.domains.table import Source, Table
+from cowest.domains.mapping import Table
+from cowest.domains.table import Source
 from cowest.errors import ContractError
 from cowest.ports import In, Out
 from cowest.progress import watch
@@ -19,27 +20,33 @@ from cowest.records import Query
 
 
 class PrepareConfig(Config):
-    """Which data set it is; the domain's own settings stand beside its name."""
+    """The data set. The settings of a domain stand beside its name."""
 
     domain: AnyDomain | None = None
-    """One of `cowest.domains`, and its settings: `{domain: medmcqa, draft: knowledge}`; or `table`: one of your own."""
+    """The data set: one of `cowest.domains` with its settings, as in {domain: medmcqa, draft:
+    knowledge}, or `table` for a table of your own."""
     table: Table | None = None
-    """The columns of a table of your own: docs/your-data.md."""
+    """With `domain: table`: which column of your table holds what. See docs/your-data.md."""
     max_bad: int | float = Field(default=0, ge=0)
-    """Raw rows that may go into quarantine because they can't be used: a count, or a share where it is below 1. A file that can't be
-    read on always stops."""
+    """The number of raw rows that may be set aside because they can't be used, or their share if
+    it is below 1. Raise it if a few broken rows should not stop a turn: they are kept in
+    data/quarantine.jsonl. A file that can't be read on stops in any case."""
 
     @model_validator(mode="before")
     @classmethod
     def _beside(cls, values: Any) -> Any:
+        """Gathers the settings of a domain, which stand beside its name, under `domain`."""
         if not isinstance(values, dict) or not isinstance(values.get("domain"), str):
             return values
-        if values["domain"] == "table":
-            return {name: value for name, value in values.items() if name != "domain"}
-        ours = {name: value for name, value in values.items() if name in ("table", "max_bad")}
-        return ours | {
-            "domain": {name: value for name, value in values.items() if name not in ours}
-        }
+        given = dict(values)
+        if given["domain"] == "table":
+            del given["domain"]
+            return given
+        ours: dict[str, Any] = {}
+        for name in ("table", "max_bad"):
+            if name in given:
+                ours[name] = given.pop(name)
+        return ours | {"domain": given}
 
     def model_post_init(self, _: Any) -> None:
         if (self.table is None) == (self.domain is None):
@@ -49,20 +56,25 @@ class PrepareConfig(Config):
 
     @property
     def source(self) -> "AnyDomain | Source":
-        """What loads the rows."""
-        found = Source(self.table) if self.table is not None else self.domain
-        assert found is not None, "there is one of the two"
-        return found
+        """The domain, or the table, that reads the rows."""
+        if self.table is not None:
+            return Source(self.table)
+        assert self.domain is not None, "there is one of the two"
+        return self.domain
 
     def queries(self, raw: Path) -> Iterator[Query]:
-        """What will be asked. Bad rows are passed over where some may be: whether there are too many, `main` says. Raises RecordError."""
+        """The queries of the raw data.
+
+        Bad rows are passed over if any are allowed; `main` says whether they are too many. If none
+        are allowed, the first one raises RecordError.
+        """
         return self.source.load(raw, Intake(self.max_bad or None))
 
 
 def main(raw: In, queries: Out, corpus: Out, quarantine: Out, config: PrepareConfig) -> None:
-    """Writes every query of every split, every demonstration, and what became of every raw row; or nothing.
+    """Writes every query, every demonstration, and what became of every raw row; or nothing.
 
-    Raises RecordError where more raw rows are bad than `max_bad` allows.
+    Raises RecordError if more raw rows are bad than `max_bad` allows.
     """
     with io.writing(queries) as ask, io.writing(corpus) as teach, io.writing(quarantine) as aside:
         intake = Intake(config.max_bad, aside)
@@ -75,7 +87,9 @@ def main(raw: In, queries: Out, corpus: Out, quarantine: Out, config: PrepareCon
                 else:
                     teach(row)
                     taught += 1
-        except ContractError:  # of the whole: what is wrong with its rows says more
+        except ContractError:
+            # The contract is on the whole, as when a split has no rows. Too many bad rows may be
+            # the cause, and then they are the better message.
             intake.judge()
             raise
         intake.judge()

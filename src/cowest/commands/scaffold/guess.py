@@ -1,17 +1,19 @@
-"""What the columns of a table seem to be, by their names and by what stands in them; what can't be told is said."""
+"""Guesses the roles of a table's columns by their names and values, and says what is unclear."""
 
 import re
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from itertools import pairwise
 from typing import Any
 
-from cowest.domains.cells import PLACES, NoColumn, entries, plain
-from cowest.domains.table import CHOICES, VALUES, option_of
+from cowest.domains.cells import NoColumn, columns_of, entries, is_template
+from cowest.domains.mapping import CHOICES, SHARES, VALUES
+from cowest.domains.table import option_of
 from cowest.errors import ConfigError
 from cowest.raw.intake import Unfit
 from cowest.raw.tables import Row
 from cowest.records import Split
+from cowest.sametext import caseless
 
 PROMPTS = [
     "question",
@@ -115,7 +117,12 @@ HELD_OUT: dict[Split, tuple[str, ...]] = {
 LETTERED = re.compile(r"(option|opt|op|choice|answer|ans|)([a-h]|[0-9])")
 """Columns that hold an option each: `a`, `option_b`, `choice3`, `opa`."""
 KEYS = ("text", "letter", "from_0", "from_1")
-FEW, MANY_TAGS, FEWEST_GROUPS = 12, 30, 5
+FEW = 12
+"""Number of different answers, at most, that are taken for labels."""
+MANY_TAGS = 30
+"""Number of different values, at most, of a column that is taken for a tag."""
+FEWEST_GROUPS = 5
+"""Number of different values, at least, of a column that is taken for a group."""
 
 
 @dataclass
@@ -125,101 +132,130 @@ class Guess:
     table: dict[str, Any] = field(default_factory=dict)
     scorer: str = ""
     why: str = ""
-    """Why this scorer."""
+    """The reason for this scorer."""
     labels: list[str] = field(default_factory=list)
-    """The answers, where there are few."""
+    """The answers, if there are few."""
     words: float = 0
-    """Of a target, on average."""
+    """Mean number of words of a target."""
     understood: list[tuple[str, str]] = field(default_factory=list)
     unclear: list[str] = field(default_factory=list)
 
 
 def guess(rows: list[Row], prompt: str | None = None, targets: str | None = None) -> Guess:
-    """What the columns of these rows seem to be; prompt and targets as a person says. Raises ConfigError where one can't be told."""
+    """The roles of the columns of these rows; `prompt` and `targets` are what the user says.
+
+    Raises ConfigError if the question or the right answer can't be told.
+    """
     columns = _Columns(rows)
     made = Guess()
-    named = prompt is not None
+    # Each role takes its column away from those after it, so the order matters: the plainest first.
     choices = _choices(columns, made)
     target = _target(columns, made, choices, targets)
+    said = "" if prompt is None else ", as you say"
     if prompt is None:
         prompt = _prompt(columns)
     else:
-        columns.free -= {
-            place[1].removesuffix("?") for place in PLACES.finditer(prompt) if place[1]
-        } or {prompt}
-    if choices and f"{{{CHOICES}}}" not in prompt:
-        prompt = f"{prompt if PLACES.search(prompt) else f'{{{prompt}}}'}\n{{{CHOICES}}}"
-    shown = {"prompt": prompt, **({"choices": choices} if choices else {}), "targets": target}
+        columns.free -= _named_in(prompt)
+    if choices:
+        prompt = _showing_choices(prompt)
+    shown: dict[str, Any] = {"prompt": prompt}
+    if choices:
+        shown["choices"] = choices
+    shown["targets"] = target
     made.table = {**shown, **made.table}
-    made.understood.insert(0, ("prompt", f"{prompt!r}{', as you say' if named else ''}"))
+    made.understood.insert(0, ("prompt", f"{prompt!r}{said}"))
     _rest(columns, made)
     _scorer(rows, made)
     return made
 
 
+def _named_in(prompt: str) -> set[str]:
+    """The columns that a prompt shows."""
+    if not is_template(prompt):
+        return {prompt}
+    return {name.removesuffix("?") for name in columns_of(prompt)}
+
+
+def _showing_choices(prompt: str) -> str:
+    """The prompt as a template that shows the options."""
+    place = f"{{{CHOICES}}}"
+    if place in prompt:
+        return prompt
+    template = prompt if is_template(prompt) else f"{{{prompt}}}"
+    return f"{template}\n{place}"
+
+
 class _Columns:
-    """The columns of a sample, and which of them have no role yet. What is in an object is a column too: `answers.text`."""
+    """The columns of a sample, and which of them have no role yet.
+
+    What is in an object is a column too: `answers.text`.
+    """
 
     def __init__(self, rows: list[Row]) -> None:
         self.values: dict[str, list[Any]] = {}
         for number, row in enumerate(rows):
-            for name, value in row.items():
-                inner = (
-                    {f"{name}.{part}": found for part, found in value.items()}
-                    if isinstance(value, dict)
-                    else {name: value}
-                )
-                for column, found in inner.items():
-                    if column.strip() and not set(column) & set("{}"):
-                        self.values.setdefault(column, [None] * len(rows))[number] = found
+            for column, value in _flat(row):
+                # A name in braces can't be written in a template, and is none of ours.
+                if column.strip() and not set(column) & set("{}"):
+                    self.values.setdefault(column, [None] * len(rows))[number] = value
         self.free = set(self.values)
         self.rows = len(rows)
 
-    def take(
-        self, names: Iterable[str], fits: Callable[[str], bool] = lambda _: True
-    ) -> str | None:
-        """The first column of such a name that fits; it has a role now."""
-        found = next(
-            (
-                column
-                for name in names
-                for column in self.values
-                if column in self.free and _key(column) == name and fits(column)
-            ),
-            None,
-        )
-        self.free -= {found} if found is not None else set()
+    def take(self, names: Iterable[str], fits: Callable[[str], bool] | None = None) -> str | None:
+        """The first free column with one of these names that fits; it has a role from now on."""
+        for column in self.named(names):
+            if column in self.free and (fits is None or fits(column)):
+                self.free.remove(column)
+                return column
+        return None
+
+    def named(self, names: Iterable[str]) -> list[str]:
+        """The columns with one of these names, in the order of the names."""
+        found: list[str] = []
+        for name in names:
+            found += [column for column in self.values if _key(column) == name]
         return found
 
     def texts(self, column: str) -> list[str]:
-        """What a column says where it says something; none where it holds lists or objects."""
+        """The texts of a column, without empty ones; none at all if it holds lists or objects."""
         found = [value for value in self.values[column] if value is not None and str(value).strip()]
-        return (
-            []
-            if any(isinstance(value, list | dict) for value in found)
-            else [str(value) for value in found]
-        )
+        if any(isinstance(value, list | dict) for value in found):
+            return []
+        return [str(value) for value in found]
 
     def are_texts(self, column: str) -> bool:
         return bool(self.texts(column))
+
+    def are_lists(self, column: str) -> bool:
+        """True if each row has a list of two or more there."""
+        return all(isinstance(value, list) and len(value) > 1 for value in self.values[column])
+
+    def in_every_row(self, column: str) -> bool:
+        return len(self.texts(column)) == self.rows
 
     def distinct(self, column: str) -> int:
         return len(set(self.texts(column)))
 
 
+def _flat(row: Row) -> Iterator[tuple[str, Any]]:
+    for name, value in row.items():
+        if isinstance(value, dict):
+            for part, inner in value.items():
+                yield f"{name}.{part}", inner
+        else:
+            yield name, value
+
+
 def _key(column: str) -> str:
     """A name without case and marks; the texts in an object go by the object's name."""
     parent, _, part = column.partition(".")
-    return re.sub(
-        r"[^a-z0-9]", "", (parent if part in ("text", "value", "texts") else column).lower()
-    )
+    name = parent if part in ("text", "value", "texts") else column
+    return re.sub(r"[^a-z0-9]", "", name.lower())
 
 
 def _choices(columns: _Columns, made: Guess) -> list[str]:
-    def lists(column: str) -> bool:
-        return all(isinstance(value, list) and len(value) > 1 for value in columns.values[column])
-
-    one = columns.take(OPTIONS, lists)
+    """The columns of the options: one with lists, or a series such as `a`, `b`, `c`."""
+    one = columns.take(OPTIONS, columns.are_lists)
     if one is not None:
         made.understood.append(("choices", f"the list {one!r}"))
         return [one]
@@ -228,35 +264,33 @@ def _choices(columns: _Columns, made: Guess) -> list[str]:
         found = LETTERED.fullmatch(_key(column))
         if found and columns.are_texts(column):
             series.setdefault(found[1], {})[found[2]] = column
-    for found_series in series.values():
-        marks = sorted(found_series)
-        if (
-            len(marks) > 1
-            and marks[0] in "a01"
-            and all(ord(b) - ord(a) == 1 for a, b in pairwise(marks))
-        ):
-            named = [found_series[mark] for mark in marks]
+    for by_mark in series.values():
+        marks = sorted(by_mark)
+        if len(marks) > 1 and marks[0] in "a01" and _adjoin(marks):
+            named = [by_mark[mark] for mark in marks]
             columns.free -= set(named)
             made.understood.append(("choices", ", ".join(named)))
             return named
     return []
 
 
+def _adjoin(marks: list[str]) -> bool:
+    return all(ord(later) - ord(earlier) == 1 for earlier, later in pairwise(marks))
+
+
 def _target(columns: _Columns, made: Guess, choices: list[str], said: str | None) -> str:
-    candidates = (
-        [said]
-        if said is not None
-        else [column for name in TARGETS for column in columns.values if _key(column) == name]
-    )
+    """The column of the right answer, and with choices the way in which it names an option."""
+    candidates = [said] if said is not None else columns.named(TARGETS)
     candidates = [column for column in candidates if column in columns.free]
     if not candidates:
         raise _unclear(columns, "the right answer", "--targets")
     best, keyed, share = candidates[0], "text", 0.0
-    for column in candidates if choices else ():
-        for how in KEYS:
-            fits = _fits(columns, column, choices, how)
-            if fits > share:
-                best, keyed, share = column, how, fits
+    if choices:
+        for column in candidates:
+            for how in KEYS:
+                fits = _fits(columns, column, choices, how)
+                if fits > share:
+                    best, keyed, share = column, how, fits
     columns.free.discard(best)
     if not choices:
         made.understood.append(("targets", repr(best)))
@@ -272,7 +306,8 @@ def _target(columns: _Columns, made: Guess, choices: list[str], said: str | None
     made.understood.append(("targets", f"{best!r}: {said_how} of an option"))
     if keyed == "from_0" and _fits(columns, best, choices, "from_1") == share:
         made.unclear.append(
-            f"whether {best!r} counts the options from 0 or from 1: both would do; 0 was taken, see `keyed`"
+            f"whether {best!r} counts the options from 0 or from 1: both would do; 0 was taken, "
+            "see `keyed`"
         )
     if share < 1:
         made.unclear.append(f"{best!r} of {1 - share:.0%} of the rows: it names no option there")
@@ -281,79 +316,59 @@ def _target(columns: _Columns, made: Guess, choices: list[str], said: str | None
 
 def _fits(columns: _Columns, column: str, choices: list[str], keyed: str) -> float:
     """The share of rows whose target names an option, read in this way."""
+    values = columns.values[column]
     fit = 0
-    for number, value in enumerate(columns.values[column]):
-        row = {
-            name: columns.values[name][number]
-            for name in choices
-            if number < len(columns.values[name])
-        }
+    for number, value in enumerate(values):
+        row = {name: columns.values[name][number] for name in choices}
         try:
-            options = (
-                entries(row, choices[0], None)
-                if len(choices) == 1
-                else [str(row[name]) for name in choices]
-            )
+            if len(choices) == 1:
+                options = entries(row, choices[0], None)
+            else:
+                options = [str(row[name]) for name in choices]
             option_of(str(value), tuple(options), keyed)
-            fit += 1
-        except (Unfit, NoColumn, KeyError):
+        except (Unfit, NoColumn):
             continue
-    return fit / max(1, len(columns.values[column]))
+        fit += 1
+    return fit / max(1, len(values))
 
 
 def _prompt(columns: _Columns) -> str:
     found = columns.take(PROMPTS, columns.are_texts)
     if found is None:
         raise _unclear(columns, "the question", "--prompt")
-    more = columns.take(["input"], columns.are_texts) if _key(found) == "instruction" else None
-    return found if more is None else f"{{{found}}}\n\n{{{more}?}}"
+    # Instructions often have a second column, with the text that they are about.
+    if _key(found) == "instruction":
+        more = columns.take(["input"], columns.are_texts)
+        if more is not None:
+            return f"{{{found}}}\n\n{{{more}?}}"
+    return found
 
 
 def _unclear(columns: _Columns, what: str, flag: str) -> ConfigError:
     left = ", ".join(column for column in columns.values if column in columns.free) or "none"
     return ConfigError(
-        f"can't tell which column is {what}: say it with {flag} COLUMN; the columns without a role are {left}"
+        f"can't tell which column is {what}: say it with {flag} COLUMN; the columns without a "
+        f"role are {left}"
     )
 
 
 def _rest(columns: _Columns, made: Guess) -> None:
-    rows = columns.rows
+    """The roles that a table may do without."""
     split = columns.take(SPLITS)
     if split is not None:
         _splits(columns, made, split)
     if "splits" not in made.table:
-        made.table["splits"] = {"shares": {"train": 0.7, "dev": 0.1, "test": 0.2}, "seed": 0}
+        made.table["splits"] = {"shares": dict(SHARES), "seed": 0}
         made.understood.append(("splits", "drawn by share: train 0.7, dev 0.1, test 0.2"))
-    unique = columns.take(
-        IDS, lambda column: len(columns.texts(column)) == columns.distinct(column) == rows
-    )
+
+    def are_ids(column: str) -> bool:
+        return columns.in_every_row(column) and columns.distinct(column) == columns.rows
+
+    unique = columns.take(IDS, are_ids)
     if unique is not None:
         made.table["id"] = unique
         made.understood.append(("id", repr(unique)))
-    group = columns.take(
-        GROUPS,
-        lambda column: (
-            len(columns.texts(column)) == rows
-            and FEWEST_GROUPS <= columns.distinct(column) < 0.9 * rows
-        ),
-    )
-    if (
-        group is not None
-        and split in made.table["splits"].values()
-        and _straddles(columns, group, str(split))
-    ):
-        made.unclear.append(
-            f"{group!r}: rows of one {group} are in two splits, so it was not taken as `group`"
-        )
-    elif group is not None:
-        made.table["group"] = group
-        made.understood.append(
-            ("group", f"{group!r}: {columns.distinct(group)} of them; each stays in one split")
-        )
-    else:
-        made.unclear.append(
-            "which rows belong together (one product, one document): each question is a group of its own; see `group`"
-        )
+    _group(columns, made, split)
     ideal = columns.take(IDEALS, columns.are_texts)
     if ideal is not None:
         made.table |= {"ideal": ideal, "corpus": {"completion": ideal}}
@@ -362,15 +377,15 @@ def _rest(columns: _Columns, made: Guess) -> None:
         )
     else:
         made.unclear.append(
-            "what a good draft is: the policy learns the answers themselves; see `ideal` and `corpus`"
+            "what a good draft is: the policy learns the answers themselves; see `ideal` and "
+            "`corpus`"
         )
-    tags = [
-        column
-        for column in columns.values
-        if column in columns.free
-        and _key(column) in TAGS
-        and 2 <= columns.distinct(column) <= MANY_TAGS
-    ]
+    tags = []
+    for column in columns.values:
+        if column not in columns.free or _key(column) not in TAGS:
+            continue
+        if 2 <= columns.distinct(column) <= MANY_TAGS:
+            tags.append(column)
     columns.free -= set(tags)
     if tags:
         made.table["tags"] = tags
@@ -380,16 +395,40 @@ def _rest(columns: _Columns, made: Guess) -> None:
         made.unclear.append(f"what to do with {', '.join(left)}: left out")
 
 
+def _group(columns: _Columns, made: Guess, split: str | None) -> None:
+    """The column of rows that belong together: in every row, and with several rows per value."""
+
+    def are_groups(column: str) -> bool:
+        if not columns.in_every_row(column):
+            return False
+        return FEWEST_GROUPS <= columns.distinct(column) < 0.9 * columns.rows
+
+    group = columns.take(GROUPS, are_groups)
+    if group is None:
+        made.unclear.append(
+            "which rows belong together (one product, one document): each question is a group of "
+            "its own; see `group`"
+        )
+    elif split in made.table["splits"].values() and _straddles(columns, group, str(split)):
+        made.unclear.append(
+            f"{group!r}: rows of one {group} are in two splits, so it was not taken as `group`"
+        )
+    else:
+        made.table["group"] = group
+        made.understood.append(
+            ("group", f"{group!r}: {columns.distinct(group)} of them; each stays in one split")
+        )
+
+
 def _splits(columns: _Columns, made: Guess, column: str) -> None:
+    """The values of a column that stand for each split, if they are all known ones."""
     seen = sorted(set(columns.texts(column)))
-    values: dict[str, list[str]] = {
-        split: [said for said in seen if plain(said) in known] for split, known in HELD_OUT.items()
-    }
-    if (
-        sum(map(len, values.values())) < len(seen)
-        or not values["train"]
-        or not (values["test"] or values["dev"])
-    ):
+    values: dict[Split, list[str]] = {}
+    for split, known in HELD_OUT.items():
+        values[split] = [said for said in seen if caseless(said) in known]
+    recognised = sum(map(len, values.values()))
+    held_out = values["test"] or values["dev"]
+    if recognised < len(seen) or not values["train"] or not held_out:
         made.unclear.append(
             f"{column!r} as a split: it says {', '.join(map(repr, seen[:8]))}; see `splits`"
         )
@@ -397,7 +436,8 @@ def _splits(columns: _Columns, made: Guess, column: str) -> None:
     if not values["test"]:
         values = {"train": values["train"], "test": values["dev"]}
         made.unclear.append(
-            f"which rows are for the test: {column!r} has none, so its {', '.join(values['test'])} are"
+            f"which rows are for the test: {column!r} has none, so its "
+            f"{', '.join(values['test'])} are"
         )
     made.table["splits"] = {
         "column": column,
@@ -407,11 +447,13 @@ def _splits(columns: _Columns, made: Guess, column: str) -> None:
 
 
 def _straddles(columns: _Columns, group: str, split: str) -> bool:
+    """True if one group has rows in two splits."""
     pairs = set(zip(map(str, columns.values[group]), map(str, columns.values[split]), strict=False))
     return len(pairs) > len({group for group, _ in pairs})
 
 
 def _scorer(rows: list[Row], made: Guess) -> None:
+    """The scorer that fits the right answers."""
     targets: list[str] = []
     for row in rows:
         try:
@@ -420,23 +462,16 @@ def _scorer(rows: list[Row], made: Guess) -> None:
             continue
     made.words = sum(len(target.split()) for target in targets) / max(1, len(targets))
     labels = sorted({target.strip() for target in targets})
+    # Labels come back, three times each on average, and are short.
+    few = 1 < len(labels) <= FEW and len(targets) >= 3 * len(labels)
     if "choices" in made.table:
         made.scorer, made.why = "choice", "there are options"
-    elif (
-        1 < len(labels) <= FEW
-        and len(targets) >= 3 * len(labels)
-        and all(len(label) <= 40 for label in labels)
-    ):
-        made.scorer, made.why, made.labels = (
-            "exact_match",
-            f"there are {len(labels)} answers alone",
-            labels,
-        )
+    elif few and all(len(label) <= 40 for label in labels):
+        made.scorer, made.why = "exact_match", f"there are {len(labels)} answers alone"
+        made.labels = labels
     elif made.words <= 5:
         made.scorer, made.why = "contains", f"answers are short, {made.words:.1f} words"
     else:
-        made.scorer, made.why = (
-            "token_f1",
-            f"answers are long, {made.words:.0f} words; a judge may be fairer",
-        )
+        made.scorer = "token_f1"
+        made.why = f"answers are long, {made.words:.0f} words; a judge may be fairer"
     made.understood.append(("scorer", f"{made.scorer}: {made.why}"))
