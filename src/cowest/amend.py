@@ -1,4 +1,4 @@
-"""Changes one setting in params.yaml, and not another byte of it: comments, anchors and layout stay."""
+"""Changes one setting in params.yaml and no other byte: comments, anchors and layout stay."""
 
 from collections.abc import Iterator
 from pathlib import Path
@@ -10,9 +10,10 @@ from cowest.io import write_text
 
 
 def amend(path: Path, assignment: str) -> str | None:
-    """Applies `dpo.beta=0.2`; says what changed, or None where it was so already. Raises ConfigError.
+    """Applies `dpo.beta=0.2` and returns what changed in words, or None if the value was the same.
 
-    The value is read as YAML. A setting that the file leaves to its default is added to its section.
+    The value is read as YAML. A setting that the file leaves to its default is added to its
+    section. Raises ConfigError.
     """
     key, equals, text = assignment.partition("=")
     names = key.split(".")
@@ -25,10 +26,12 @@ def amend(path: Path, assignment: str) -> str | None:
         return None
     source = path.read_text(encoding="utf-8")
     new = _edited(source, names, _inline(value, text), f"--set {assignment}")
+    # The edit is one of text, so the result is read again before anything is written.
     if _get(_parsed(new), names, missing) != value:
         raise ConfigError(f"--set {assignment}: the value does not fit there; edit {path} itself")
     write_text(path, new)
-    return f"{path}: {key} is {_inline(value, text)}" + ("" if old is missing else f" (was {old})")
+    said = f"{path}: {key} is {_inline(value, text)}"
+    return said if old is missing else f"{said} (was {old})"
 
 
 def _value(assignment: str, text: str) -> Any:
@@ -50,20 +53,15 @@ def _parsed(text: str) -> Any:
 
 
 def _inline(value: Any, text: str) -> str:
-    """The value on one line, as it was typed where it is one plain word or number."""
+    """The value as YAML on one line; one plain word or number stays as it was typed."""
     import yaml
 
-    if (
-        not isinstance(value, dict | list)
-        and text.strip()
-        and not any(mark in text for mark in "#:,[]{}\n")
-    ):
+    plain = text.strip() and not set("#:,[]{}\n") & set(text)
+    if plain and not isinstance(value, dict | list):
         return text.strip()
-    return (
-        yaml.safe_dump(value, default_flow_style=True, width=10**9, allow_unicode=True)
-        .removesuffix("...\n")
-        .strip()
-    )
+    dumped: str = yaml.safe_dump(value, default_flow_style=True, width=10**9, allow_unicode=True)
+    # YAML ends a document that is a bare scalar with dots.
+    return dumped.removesuffix("...\n").strip()
 
 
 def _get(params: Any, names: list[str], missing: object) -> Any:
@@ -75,40 +73,53 @@ def _get(params: Any, names: list[str], missing: object) -> Any:
 
 
 def _edited(source: str, names: list[str], value: str, said: str) -> str:
+    """The source with this value in the setting's place."""
     import yaml
 
-    node: Any = yaml.compose(source, Loader=yaml.SafeLoader)
+    root: Any = yaml.compose(source, Loader=yaml.SafeLoader)
+    node = root
     for depth, name in enumerate(names):
-        parent = node
+        parent, path = node, ".".join(names[: depth + 1])
         if not isinstance(parent, yaml.MappingNode):
             raise ConfigError(f"{said}: {'.'.join(names[:depth])} is no section of settings")
-        found = next(((key, child) for key, child in parent.value if key.value == name), None)
-        if found is None:
+        key, node = _child(parent, name)
+        if key is None:
             if depth < len(names) - 1:
-                raise ConfigError(f"{said}: there is no section {'.'.join(names[: depth + 1])}")
+                raise ConfigError(f"{said}: there is no section {path}")
             return _added(source, parent, f"{name}: {value}")
-        key, node = found
+        # The value of an alias stands where its anchor is, before the key. A change there would
+        # change every setting that shares it.
         if node.start_mark.index < key.start_mark.index:
-            home = next(
-                _places(yaml.compose(source, Loader=yaml.SafeLoader), node.start_mark.index)
-            )
+            home = next(_places(root, node.start_mark.index))
             raise ConfigError(
-                f"{said}: {'.'.join(names[: depth + 1])} is the same as {home}: set it there, for all who share it"
+                f"{said}: {path} is the same as {home}: set it there, for all who share it"
             )
     start, end = node.start_mark.index, node.end_mark.index
-    if isinstance(node, yaml.CollectionNode) and not (
+    # `{n: 4}` on one line may be replaced by another such value; a section in a block may not.
+    in_one_piece = isinstance(node, yaml.ScalarNode) or (
         node.flow_style and value.startswith(("{", "["))
-    ):
+    )
+    if not in_one_piece:
         raise ConfigError(
             f"{said}: {'.'.join(names)} is a whole section: set what is in it, one by one"
         )
+    # A setting that others refer to keeps its anchor: `&seed 7` becomes `&seed 8`.
     anchor = source[start:end].split()[0] + " " if source[start:end].startswith("&") else ""
+    # An empty setting has its place right behind the colon.
     gap = " " if start > 0 and source[start - 1] == ":" else ""
     return source[:start] + gap + anchor + value + source[end:]
 
 
+def _child(section: Any, name: str) -> tuple[Any, Any]:
+    """The key and value of a setting in a section; None and None if it has none of this name."""
+    for key, value in section.value:
+        if key.value == name:
+            return key, value
+    return None, None
+
+
 def _added(source: str, section: Any, line: str) -> str:
-    """Before the section's first setting."""
+    """The source with a line before the section's first setting."""
     if not section.value:
         start = section.start_mark.index + source[section.start_mark.index :].index("{") + 1
         return source[:start] + line + source[start:]
@@ -118,12 +129,13 @@ def _added(source: str, section: Any, line: str) -> str:
 
 
 def _places(node: Any, index: int, path: tuple[str, ...] = ()) -> Iterator[str]:
-    """Where in the document a value stands that starts at this character."""
+    """Yields the path of each setting whose value begins at this character."""
     import yaml
 
     if node.start_mark.index == index and path:
         yield ".".join(path)
     elif isinstance(node, yaml.MappingNode):
         for key, child in node.value:
+            # An alias leads back to its anchor: only what stands behind its key is followed.
             if child.start_mark.index > key.start_mark.index:
                 yield from _places(child, index, (*path, str(key.value)))

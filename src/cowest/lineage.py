@@ -1,4 +1,7 @@
-"""What a turn rests on: its data, settings and code. Equal digests are the same turn, which is decided once."""
+"""The data, settings and code that a turn rests on.
+
+Equal digests are the same turn, and a turn is decided once.
+"""
 
 from pathlib import Path
 from typing import Any
@@ -17,27 +20,32 @@ NOT_ROWS = (
     "registry/", "amend.py", "progress.py", "raw/snapshots.py", "raw/vcs.py", "raw/difference.py",
     "stages/pin.py", "stages/register.py",
 )  # fmt: skip
-"""Parts of the package that no row of a turn depends on: a change there is no new turn."""
+"""Parts of the package that no row of a turn depends on: a change there makes no new turn.
 
-
+The same list as in `.dvcignore`.
+"""
 NOT_SETTINGS = {"registry", "budget", "price", "batch", "allow_address", "on_version_change"}
-"""Settings that change no row: a turn that ran into its budget goes on when that is raised, one that waits for batches without them."""
+"""Settings that change no row.
 
-
+So a turn that reached its budget goes on when the budget is raised, and one that waits for batches
+can go on without them.
+"""
 DATASET = "dataset/"
-"""Tags of data sets begin so."""
+"""Tags of data sets begin with this."""
 
 
 class TurnConfig(Config):
-    """The raw data of a turn, and which version of them."""
+    """The raw data of a turn and their version."""
 
     raw: Path
-    """Where `prepare` reads them."""
+    """The place where `prepare` reads the data."""
     rev: str | None = None
-    """The git revision whose version of them the turn takes: fetched, and laid out at `raw`. Left out: what lies there, which must be
-    the version that is committed, where DVC or git has one."""
+    """The git revision whose version of the data the turn takes; it is fetched and laid out at
+    `raw`. Without it the turn takes what lies at `raw`, which must be the committed version if DVC
+    or git has one."""
     path: Path | None = None
-    """Where they lie at that revision, if not at `raw`: so that an old version is laid out beside the one worked on."""
+    """The place of the data at that revision, if it is not `raw`. So an old version can be laid out
+    beside the one that is worked on."""
 
     def model_post_init(self, _: Any) -> None:
         if self.path is not None and self.rev is None:
@@ -45,43 +53,42 @@ class TurnConfig(Config):
 
 
 class Turn(Record):
-    """turn.json: what a turn rests on, pinned before it starts."""
+    """The record in turn.json: what a turn rests on, pinned before it starts."""
 
     key: str
     """Digest of data, params and code: the turn's name in the registry and the tracker."""
     data: dict[str, str]
     """Digest of each raw file, by its path in the raw folder."""
     raw: DataSet | None = None
-    """The raw data under the name and revision by which they are found again."""
+    """The raw data with the name and revision by which they can be found again."""
     models: dict[str, str]
-    """Name of each local model by content, by what params.yaml calls it: other files under the same name are another turn."""
+    """Name by content of each local model, by its name in params.yaml. Other files under the same
+    name are another turn."""
     params: str
-    """Digest of the settings, NOT_SETTINGS left out."""
+    """Digest of the settings without NOT_SETTINGS."""
     code: str
     """Digest of the sources that rows depend on."""
     champion: int | None
-    """The version it starts from and is judged against; None where there is none."""
+    """The version that the turn starts from and is judged against; None if there is none."""
 
 
 def turn_of(raw: Path, params: Path, champion: int | None = None) -> Turn:
-    """The turn that these data and settings make. Raises InputError for data that are not there, ConfigError.
+    """Returns the turn that these data and settings make.
 
-    The key leaves the champion out: the same data are not learned twice because somebody promoted something between.
-    Paths of this machine have no part in it: a pipeline elsewhere makes the same turn.
+    Raises InputError for data that are not there, and ConfigError.
     """
     values = load(params)
     named = parse(TurnConfig, {"raw": raw} | (values.get("turn") or {}), f"{params}: turn")
     version = snapshots.version_at(raw, named.rev, named.path or named.raw)
-    data, models, settings, code = (
-        data_digests(raw),
-        local_models(values),
-        params_digest(values, str(params)),
-        code_digest(),
-    )
     if named.rev is None and "turn" in values:
-        version = version.model_copy(
-            update={"path": named.raw.as_posix()}
-        )  # its name in the project, wherever a step has the files
+        # A step of a pipeline has the files somewhere else; the project's name for them is kept.
+        version = version.model_copy(update={"path": named.raw.as_posix()})
+    data = data_digests(raw)
+    models = local_models(values)
+    settings = params_digest(values, str(params))
+    code = code_digest()
+    # The champion is no part of the key: if somebody promotes another version in between, the same
+    # data are not learned twice. Nor are paths, so a pipeline elsewhere makes the same turn.
     key = digest([data, sorted(models.values()), settings, code])
     return Turn(
         key=key,
@@ -95,30 +102,40 @@ def turn_of(raw: Path, params: Path, champion: int | None = None) -> Turn:
 
 
 def tags_of(data: dict[str, DataSet]) -> dict[str, str]:
-    """How a decision and a run name the data sets that they rest on, by what each is to the turn: raw, queries, corpus, pairs."""
-    return {
-        f"{DATASET}{name}": one.model_dump_json(exclude_none=True) for name, one in data.items()
-    }
+    """Returns the tags of a decision and a run that name the data sets behind them.
+
+    The data sets are named by what each is to the turn: raw, queries, corpus, pairs.
+    """
+    tags = {}
+    for name, one in data.items():
+        tags[f"{DATASET}{name}"] = one.model_dump_json(exclude_none=True)
+    return tags
 
 
 def data_of(tags: dict[str, str]) -> dict[str, DataSet]:
-    """The data sets that a decision's tags name; none for one from before they were kept."""
+    """Returns the data sets that a decision's tags name.
+
+    A decision from before data sets were recorded has none.
+    """
     found = {}
     for tag, value in tags.items():
         if tag.startswith(DATASET):
             try:
                 found[tag.removeprefix(DATASET)] = DataSet.model_validate_json(value)
-            except ValidationError:  # changed by hand
+            except ValidationError:
+                # Somebody changed the tag by hand. A tag is a note, so it stops nobody.
                 continue
     return found
 
 
 def local_models(params: dict[str, Any]) -> dict[str, str]:
-    """Names by content of the models that stages load from this machine. Raises ModelError for one that is not there."""
+    """Returns the name by content of each model that stages load from this machine.
+
+    Raises ModelError for a model that is not there.
+    """
     found = {}
-    waiting: list[Any] = [
-        section for name, section in params.items() if name not in ("models", "serve")
-    ]
+    # An anchor of `models` counts where a stage uses it, and what is served makes no rows.
+    waiting = [section for name, section in params.items() if name not in ("models", "serve")]
     while waiting:
         value = waiting.pop()
         if isinstance(value, dict) and value.get("provider") == "hf":
@@ -132,65 +149,70 @@ def local_models(params: dict[str, Any]) -> dict[str, str]:
 
 
 def data_digests(raw: Path) -> dict[str, str]:
-    """Digest of each file of a folder, hidden ones left out; a single file is `raw`."""
+    """Returns the digest of each file of a folder by name, or of the one file as `raw`.
+
+    Hidden files are left out. Raises InputError if there is no file.
+    """
     if raw.is_file():
         return {"raw": file_digest(raw)}
     if not raw.is_dir():
         raise InputError(
             f"{raw}: no such file or folder: params.yaml names the raw data in turn.raw"
         )
-    names = sorted(
-        part for part in raw.rglob("*") if part.is_file() and not _hidden(part.relative_to(raw))
-    )
-    if not names:
+    digests = {}
+    for part in sorted(raw.rglob("*")):
+        name = part.relative_to(raw)
+        if part.is_file() and not snapshots.hidden(name):
+            digests[name.as_posix()] = file_digest(part)
+    if not digests:
         raise InputError(f"{raw} has no files: params.yaml names the raw data in turn.raw")
-    return {part.relative_to(raw).as_posix(): file_digest(part) for part in names}
+    return digests
 
 
 def settings_of(params: dict[str, Any]) -> dict[str, Any]:
-    """The settings that rows depend on: not NOT_SETTINGS, however deep (where a decision is kept, what calls may cost), not what
-    is served (`serve`), not where the data are (`turn`: what they are counts), nor the anchors of `models`, which count where used."""
-    return {
-        name: _without(section)
-        for name, section in params.items()
-        if name not in {*NOT_SETTINGS, "models", "serve", "turn"}
-    }
+    """Returns the settings that rows depend on.
+
+    Left out are NOT_SETTINGS at any depth, `serve` (what is served makes no rows), `turn` (the data
+    count, and not their place), and `models` (an anchor counts where a stage uses it).
+    """
+    left_out = {*NOT_SETTINGS, "models", "serve", "turn"}
+    return {name: _without(section) for name, section in params.items() if name not in left_out}
 
 
 def _without(settings: Any) -> Any:
+    """Drops NOT_SETTINGS at any depth."""
     if isinstance(settings, dict):
         return {
             name: _without(value) for name, value in settings.items() if name not in NOT_SETTINGS
         }
-    return [_without(value) for value in settings] if isinstance(settings, list) else settings
+    if isinstance(settings, list):
+        return [_without(value) for value in settings]
+    return settings
 
 
 def params_digest(params: dict[str, Any], where: str = "params.yaml") -> str:
-    """Digest of the settings. Raises ConfigError for what YAML has and settings have not."""
+    """Returns the digest of the settings.
+
+    Raises ConfigError for a value that YAML can hold and a setting can't.
+    """
     try:
         return digest(settings_of(params))
     except (TypeError, ValueError) as error:
         raise ConfigError(
-            f"{where} holds something that is no setting: {error}; is there a date without quotes, or a .nan?"
+            f"{where} holds something that is no setting: {error}; "
+            "is there a date without quotes, or a .nan?"
         ) from None
 
 
 def code_digest(package: Path | None = None) -> str:
-    """Digest of the package's files, by their path in it, NOT_ROWS left out."""
-    package = Path(cowest.__file__).parent if package is None else package
-    names = (
-        (part, part.relative_to(package)) for part in sorted(package.rglob("*")) if part.is_file()
-    )
-    return digest(
-        {
-            name.as_posix(): file_digest(part)
-            for part, name in names
-            if not _hidden(name)
-            and part.suffix != ".pyc"
-            and not name.as_posix().startswith(NOT_ROWS)
-        }
-    )
-
-
-def _hidden(name: Path) -> bool:
-    return any(part.startswith(".") or part == "__pycache__" for part in name.parts)
+    """Returns the digest of the package's files by their path in it, without NOT_ROWS."""
+    if package is None:
+        package = Path(cowest.__file__).parent
+    digests = {}
+    for part in sorted(package.rglob("*")):
+        name = part.relative_to(package)
+        if not part.is_file() or part.suffix == ".pyc" or snapshots.hidden(name):
+            continue
+        if not name.as_posix().startswith(NOT_ROWS):
+            digests[name.as_posix()] = file_digest(part)
+    return digest(digests)

@@ -18,40 +18,49 @@ from cowest.records import Record, Spread
 
 
 class Version(Record):
-    """What a version's folder says of itself."""
+    """The record in a version's folder."""
 
     base: str
-    """Name of the base model, its weights' digest included."""
+    """Name of the base model with the digest of its weights."""
     adapter: str
     """Digest of the folder `adapter/`."""
     prompts: Prompts
     trained: str
-    """Digest of what SFT rests on (base, corpus, settings): equal means that SFT has nothing to do."""
+    """Digest of what SFT rests on: base, corpus, settings. SFT has nothing to do if it is equal."""
     gains: Spread | None = None
-    """How the gains were spread that it was aligned by: what the next turns are held against. None where nothing was aligned."""
+    """Spread of the gains in the feedback that the version was aligned by.
+
+    The next turns are compared with it. None if nothing was aligned.
+    """
 
 
 def read(folder: Path) -> Version | None:
-    """The version in a folder, its adapter checked against its digest; None where the folder says there is none."""
+    """Reads the version in a folder and checks the adapter against its digest.
+
+    None if the folder says that there is no version. Raises ModelError.
+    """
     path = folder / "version.json"
     try:
         text = path.read_text(encoding="utf-8")
-        version = None if text.strip() == "null" else Version.model_validate_json(text)
+        if text.strip() == "null":
+            return None
+        version = Version.model_validate_json(text)
     except FileNotFoundError:
         raise ModelError(
             f"{folder} is not a version of the policy: it has no version.json"
         ) from None
     except ValidationError as error:
         raise ModelError(f"{path} is not a version: {complaints(error)}") from None
-    if version and file_digest(folder / "adapter") != version.adapter:
+    if file_digest(folder / "adapter") != version.adapter:
         raise ModelError(
-            f"{folder}/adapter is not what version.json says: the folder was changed or cut short; fetch or train it again"
+            f"{folder}/adapter is not what version.json says: the folder was changed or cut short; "
+            "fetch or train it again"
         )
     return version
 
 
 def expect(folder: Path) -> Version:
-    """The version in a folder. Raises ModelError where there is none."""
+    """Reads the version in a folder. Raises ModelError if there is none."""
     version = read(folder)
     if version is None:
         raise ModelError(f"{folder} holds no version of the policy")
@@ -61,7 +70,7 @@ def expect(folder: Path) -> Version:
 def write(
     folder: Path, *, base: str, prompts: Prompts, trained: str, gains: Spread | None = None
 ) -> Version:
-    """Completes a folder that already holds `adapter/` with its version.json."""
+    """Writes version.json into a folder that holds `adapter/` already."""
     version = Version(
         base=base,
         adapter=file_digest(folder / "adapter"),
@@ -69,14 +78,13 @@ def write(
         trained=trained,
         gains=gains,
     )
-    write_text(
-        folder / "version.json",
-        json.dumps(version.model_dump(mode="json"), indent=2, ensure_ascii=False) + "\n",
-    )
+    text = json.dumps(version.model_dump(mode="json"), indent=2, ensure_ascii=False)
+    write_text(folder / "version.json", text + "\n")
     return version
 
 
 def write_none(folder: Path) -> None:
-    """Makes a folder that says there is no version (a file, since an empty folder is lost in object stores)."""
+    """Makes a folder that says that there is no version."""
     folder.mkdir(parents=True, exist_ok=True)
+    # An empty folder would be lost in an object store.
     write_text(folder / "version.json", "null\n")

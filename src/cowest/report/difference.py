@@ -1,4 +1,7 @@
-"""Two versions of a data set side by side: for a terminal, and as one HTML page that needs no network and no script."""
+"""Shows two versions of a data set side by side: on a terminal, and as an HTML page.
+
+The page is one file that needs no network and no script.
+"""
 
 from collections.abc import Iterable, Iterator
 from typing import Any
@@ -9,9 +12,9 @@ from cowest.records import Query
 from cowest.report.words import share
 
 FEW = {"text": 8, "page": 24}
-"""Values of a distribution that are shown."""
+"""Number of values of a distribution that are shown."""
 LONGEST = {"text": 100, "page": 1500}
-"""Characters of one text."""
+"""Characters of one text that are shown."""
 TITLES = {
     "split": "Splits",
     "target": "Right answers",
@@ -19,46 +22,55 @@ TITLES = {
     "prompt": "Prompt",
     "ideal": "Ideal draft",
 }
+COMPARED = ("targets", "choices", "split", "group", "ideal", "tags")
+"""Fields of a changed row that are shown."""
 
 
 def text(found: Difference) -> str:
-    """For a terminal."""
+    """Returns the comparison for a terminal."""
     lines = [f"{found.names[0]}  ->  {found.names[1]}", ""]
-    lines += _columns(
-        [(name, f"{before:,}", f"{after:,}") for name, (before, after) in sums(found)]
-    )
-    lines += ["", f"  same     {found.same:>9,}", f"  changed  {found.changed:>9,}{_how(found)}"]
+    counts = [(name, f"{before:,}", f"{after:,}") for name, (before, after) in sums(found)]
+    lines += _columns(counts)
+    lines += ["", f"  same     {found.same:>9,}"]
+    how = how_changed(found)
+    lines.append(f"  changed  {found.changed:>9,}" + (f"   ({how})" if how else ""))
     lines += [f"  added    {found.added:>9,}", f"  removed  {found.removed:>9,}"]
     for one in found.distributions:
+        # Most data sets have no tags, and then the tag "(none)" is the only one.
         if len(one.shares) > 1 or one.name != "tag":
-            rest = (
-                f", the first {FEW['text']} of {max(one.values):,}{' or more' if one.more else ''}"
-                if max(one.values) > FEW["text"]
-                else ""
-            )
-            lines += ["", f"{TITLES[one.name].lower()}{rest}{moved(one)}"]
-            lines += _columns(
-                [
-                    (clip(part.value, 40), *_counts(part.counts, one.sums))
-                    for part in one.shares[: FEW["text"]]
-                ],
-                "  ",
-            )
+            lines += _distribution(one)
     lines += ["", "lengths in characters: least, a tenth below, half, nine tenths, most"]
     for name, sides in found.lengths.items():
         if any(sides):
-            before, after = (
-                ", ".join(f"{value:,}" for value in side) if side else "none" for side in sides
-            )
-            lines += _columns([(name, before, after)], "  ")
+            lines += _columns([(name, _quantiles(sides[0]), _quantiles(sides[1]))], "  ")
     for kind, rows in found.examples.items():
-        lines += ["", f"{kind}, the first {len(rows)}"] if rows else []
-        lines += [f"  {line}" for before, after in rows for line in _example(before, after)]
+        if rows:
+            lines += ["", f"{kind}, the first {len(rows)}"]
+        for before, after in rows:
+            lines += [f"  {line}" for line in _example(before, after)]
     return "\n".join(lines)
 
 
+def _distribution(one: Distribution) -> list[str]:
+    few, values = FEW["text"], max(one.values)
+    title = TITLES[one.name].lower()
+    if values > few:
+        title += f", the first {few} of {values:,}{' or more' if one.more else ''}"
+    rows = []
+    for part in one.shares[:few]:
+        before, after = part.counts
+        rows.append((
+            clip(part.value, 40), _count(before, one.sums[0]), _count(after, one.sums[1]),
+        ))  # fmt: skip
+    return ["", title + moved(one), *_columns(rows, "  ")]
+
+
+def _quantiles(lengths: tuple[int, ...] | None) -> str:
+    return ", ".join(f"{length:,}" for length in lengths) if lengths else "none"
+
+
 def sums(found: Difference) -> Iterator[tuple[str, Side]]:
-    """What is counted in both."""
+    """Yields what is counted in both versions, by name."""
     yield "queries", found.rows
     yield "groups", found.groups
     if any(found.repeated):
@@ -68,92 +80,96 @@ def sums(found: Difference) -> Iterator[tuple[str, Side]]:
         yield "demonstrations of its own", found.other_demonstrations
 
 
-def _how(found: Difference) -> str:
-    said = []
+def how_changed(found: Difference) -> str:
+    """Says how many of the changed rows have other answers or another split."""
+    parts = []
     if found.other_targets:
-        said.append(f"other right answers: {found.other_targets:,}")
+        parts.append(f"other right answers: {found.other_targets:,}")
     if found.other_split:
-        said.append(f"another split: {found.other_split:,}")
-    return f"   ({', '.join(said)})" if said else ""
+        parts.append(f"another split: {found.other_split:,}")
+    return ", ".join(parts)
 
 
 def moved(one: Distribution) -> str:
-    """How far apart the two mixtures are."""
-    return (
-        ""
-        if one.moved is None
-        else f" ({share(one.moved)} moved)"
-        if one.moved >= 0.0005
-        else " (as before)"
-    )
+    """Says how far apart the two mixtures are."""
+    if one.moved is None:
+        return ""
+    # Below half of the last digit that is shown.
+    if one.moved < 0.0005:
+        return " (as before)"
+    return f" ({share(one.moved)} moved)"
 
 
-def _counts(counts: Side, of: Side) -> tuple[str, str]:
-    before, after = (
-        f"{count:,} {f'({share(count / whole)})' if whole else ''}"
-        for count, whole in zip(counts, of, strict=True)
-    )
-    return before, after
+def _count(count: int, whole: int) -> str:
+    return f"{count:,} " + (f"({share(count / whole)})" if whole else "")
 
 
 def _largest(counts: Iterable[Side], of: Side) -> float:
     """The largest share of either version."""
-    return max(
-        count / whole for pair in counts for count, whole in zip(pair, of, strict=True) if whole
-    )
+    shares = []
+    for pair in counts:
+        for count, whole in zip(pair, of, strict=True):
+            if whole:
+                shares.append(count / whole)
+    return max(shares)
 
 
 def _columns(rows: list[tuple[str, str, str]], indent: str = "") -> list[str]:
-    widths = [max([12, *(len(row[column]) for row in rows)]) for column in range(3)]
-    return [
-        f"{indent}{row[0]:<{max(26, widths[0])}}  {row[1]:>{widths[1]}}  ->  {row[2]:>{widths[2]}}"
-        for row in rows
-    ]
+    widths = []
+    for column, least in enumerate((26, 12, 12)):
+        widths.append(max([least, *(len(row[column]) for row in rows)]))
+    lines = []
+    for name, before, after in rows:
+        lines.append(
+            f"{indent}{name:<{widths[0]}}  {before:>{widths[1]}}  ->  {after:>{widths[2]}}"
+        )
+    return lines
 
 
 def _example(before: Query | None, after: Query | None) -> Iterator[str]:
     row = after or before
     assert row is not None, "one of the two is there"
-    yield f"{row.source}: {clip(asked(row), LONGEST['text'])}"
+    longest = LONGEST["text"]
+    yield f"{row.source}: {clip(asked(row), longest)}"
     for name, old, new in changes(before, after):
-        yield f"    {name}: {clip(old, LONGEST['text'])}  ->  {clip(new, LONGEST['text'])}"
+        yield f"    {name}: {clip(old, longest)}  ->  {clip(new, longest)}"
 
 
 def changes(before: Query | None, after: Query | None) -> list[tuple[str, str, str]]:
-    """What a row says otherwise, by field."""
+    """Lists the fields in which a row changed, with both values in words."""
     if before is None or after is None:
         return []
-    fields = ("targets", "choices", "split", "group", "ideal", "tags")
-    return [
-        (name, said(getattr(before, name)), said(getattr(after, name)))
-        for name in fields
-        if getattr(before, name) != getattr(after, name)
-    ]
+    found = []
+    for name in COMPARED:
+        old, new = getattr(before, name), getattr(after, name)
+        if old != new:
+            found.append((name, said(old), said(new)))
+    return found
 
 
 def said(value: Any) -> str:
-    """A field in words."""
+    """Returns the value of a field in words."""
     if isinstance(value, tuple):
         return " | ".join(value) or "none"
     return "none" if value is None else str(value)
 
 
 def asked(query: Query) -> str:
-    """What a query asks, in one text."""
-    return (
-        "\n\n".join(message.content for message in query.prompt if message.role != "system")
-        or query.prompt[-1].content
-    )
+    """Returns all that a query asks as one text, without the system's message."""
+    texts = [message.content for message in query.prompt if message.role != "system"]
+    return "\n\n".join(texts) or query.prompt[-1].content
 
 
 def clip(value: str, longest: int) -> str:
-    """In one line, and no longer than that."""
-    flat = " ".join("".join(sign if sign.isprintable() else " " for sign in value).split())
+    """Returns a text on one line, shortened to `longest` characters."""
+    # What can't be printed could move the cursor or change the terminal's colours.
+    printable = "".join(sign if sign.isprintable() else " " for sign in value)
+    flat = " ".join(printable.split())
     return flat if len(flat) <= longest else f"{flat[: longest - 3]}..."
 
 
 def page(found: Difference) -> str:
-    """The page. Everything that comes from data is escaped."""
+    """Returns the page. Everything that comes from data is escaped."""
     import jinja2
 
     environment = jinja2.Environment(
@@ -164,16 +180,29 @@ def page(found: Difference) -> str:
         lstrip_blocks=True,
     )
     environment.filters.update(
-        share=share,
-        count=lambda value: f"{value:,}".replace(",", "\N{NARROW NO-BREAK SPACE}"),
-        said=said,
-    )
-    environment.filters.update(
-        asked=lambda row: asked(row)[: LONGEST["page"]], clip=lambda value: value[: LONGEST["page"]]
+        share=share, count=_spaced, said=said, asked=_asked_on_page, clip=_clip_on_page
     )
     rendered: str = environment.get_template("difference.html.jinja").render(
-        found=found, sums=list(sums(found)), how=_how(found).strip(" ()"), moved=moved, changes=changes, titles=TITLES,
-        largest=_largest, few=FEW["page"],
+        found=found,
+        sums=list(sums(found)),
+        how=how_changed(found),
+        moved=moved,
+        changes=changes,
+        titles=TITLES,
+        largest=_largest,
+        few=FEW["page"],
         cowest=__version__,
-    )  # fmt: skip
+    )
     return rendered
+
+
+def _spaced(value: int) -> str:
+    return f"{value:,}".replace(",", "\N{NARROW NO-BREAK SPACE}")
+
+
+def _asked_on_page(query: Query) -> str:
+    return asked(query)[: LONGEST["page"]]
+
+
+def _clip_on_page(value: str) -> str:
+    return value[: LONGEST["page"]]
