@@ -1,14 +1,24 @@
+import re
+import tomllib
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from cowest.errors import ConfigError, InputError
-from cowest.lineage import code_digest, data_digests, data_of, params_digest, tags_of, turn_of
-from cowest.protocols import Decision
-from cowest.records import DataSet
-from cowest.registry.log import champion_of, fold, is_late, settled
+from cowest.lineage import (
+    NOT_ROWS,
+    code_digest,
+    data_digests,
+    data_of,
+    params_digest,
+    tags_of,
+    turn_of,
+)
+from cowest.records import DataSet, Decision
+from cowest.registry.log import champion_of, fold, settled
 
+ROOT = Path(__file__).parents[2]
 SETTINGS: dict[str, Any] = {
     "prepare": {"domain": "handbook"},
     "register": {"registry": {"uri": "sqlite:///a.db", "name": "a"}},
@@ -81,6 +91,29 @@ def test_only_code_that_rows_depend_on_counts(tmp_path: Path) -> None:
     assert code_digest(tmp_path) != before
 
 
+def test_dvc_and_the_turn_key_leave_out_the_same_code() -> None:
+    lines = (ROOT / ".dvcignore").read_text().splitlines()
+    ignored = [line for line in lines if line.startswith("src/")]
+    assert ignored == [f"src/cowest/{name.rstrip('/')}" for name in NOT_ROWS]
+    others = {line for line in lines if not line.startswith(("src/", "#"))}
+    assert others == {"__pycache__", "*.egg-info"}, "no code is left out by another spelling"
+    for name in NOT_ROWS:
+        part = ROOT / "src" / "cowest" / name
+        assert part.exists(), f"{name} is gone"
+        # A name without the slash would leave out every file that begins like the folder.
+        assert part.is_dir() == name.endswith("/")
+
+
+def test_the_page_on_the_architecture_has_the_layers_of_the_contract() -> None:
+    settings = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["importlinter"]
+    contract = next(one for one in settings["contracts"] if one["type"] == "layers")
+    layers = [layer.replace("cowest.", "") for layer in contract["layers"]]
+    page = (ROOT / "docs" / "architecture.md").read_text()
+    written = re.search(r"^- \*\*Imports go down only\*\*: (.+?) \(`pyproject", page, re.MULTILINE)
+    assert written is not None
+    assert written[1].split(" -> ") == layers
+
+
 def test_raw_data_that_are_missing_are_said(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="no such"):
         data_digests(tmp_path / "nowhere")
@@ -99,15 +132,13 @@ def test_tags_say_which_data_a_version_rests_on() -> None:
 
 
 def wish(version: int, promote: bool, against: int | None, turn: str | None = None) -> Decision:
-    tags = {"promote": "yes" if promote else "no"}
     return Decision(
         version=version,
         turn=turn or f"t{version}",
-        promoted=promote,
+        verdict="promoted" if promote else "refused",
         against=against,
         reason="so",
         digest="d",
-        tags=tags,
     )
 
 
@@ -123,13 +154,13 @@ def test_of_two_promotions_against_one_champion_the_first_counts() -> None:
     log = fold([wish(1, True, None), wish(2, True, 1), wish(3, True, 1)])
     assert [one.promoted for one in log] == [True, True, False]
     assert "version 2" in log[2].reason
-    assert is_late(log[2])
+    assert log[2].verdict == "late"
     assert settled(log, "t3") is None
 
 
 def test_a_turn_that_two_processes_decided_was_decided_by_the_first() -> None:
     log = fold([wish(1, False, None, "t"), wish(2, True, None, "t"), wish(3, True, None)])
-    assert [one.promoted for one in log] == [False, False, True]
+    assert [one.verdict for one in log] == ["refused", "refused", "promoted"]
     first = settled(log, "t")
     assert first is not None
     assert first.version == 1
