@@ -1,8 +1,11 @@
-"""What must be there before a turn: asked of the machine (`cowest doctor`), and of the settings before anything is spent."""
+"""Finds what a turn's settings lack, before anything is spent.
+
+What this machine lacks is the business of `cowest doctor`, which uses these checks too.
+"""
 
 import importlib.util
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -17,14 +20,8 @@ from cowest.ports import config_of
 
 EXTRAS = {
     "validate": (
-        "great_expectations",
-        "pandas",
-        "jinja2",
-        "rensa",
-        "py3langid",
-        "tokenizers",
-        "phonenumbers",
-        "stdnum",
+        "great_expectations", "pandas", "jinja2", "rensa", "py3langid", "tokenizers",
+        "phonenumbers", "stdnum",
     ),
     "train": ("torch", "transformers", "trl", "peft", "datasets", "accelerate", "gguf"),
     "track": ("mlflow",),
@@ -35,7 +32,7 @@ EXTRAS = {
     "strong": ("uvloop", "orjson"),
     "pipeline": ("kfp",),
     "serve": ("bentoml",),
-}
+}  # fmt: skip
 """The modules of each extra."""
 OF_A_TURN = ("validate", "train", "track", "report", "dvc")
 BESIDE_STAGES = {"models", "registry", "turn", "serve"}
@@ -43,19 +40,22 @@ BESIDE_STAGES = {"models", "registry", "turn", "serve"}
 
 
 def preflight(params: Path) -> None:
-    """Raises one CoWestError with all that would stop a turn later: settings, extras, raw data, models, keys.
+    """Raises one CoWestError with everything that would stop a turn later.
 
-    Takes about a second; relative paths are those of the current folder.
+    Checks settings, extras, raw data, models and keys in about a second. Relative paths start at
+    the current folder.
     """
-    settings, problems = settings_and_problems(params)
-    problems += raw_problems(params)
-    models = {digest(model): model for config in settings for model in providers(config)}
-    problems += [
-        ConfigError(f"{', '.join(missing)} can't be imported: pip install 'cowest[{extra}]'")
-        for extra in OF_A_TURN
-        if (missing := missing_modules(extra))
-    ]
-    for model in models.values():
+    settings, problems = stage_settings(params)
+    problems += raw_data_problems(params)
+    for extra in OF_A_TURN:
+        missing = missing_modules(extra)
+        if missing:
+            names = ", ".join(missing)
+            problems.append(
+                ConfigError(f"{names} can't be imported: pip install 'cowest[{extra}]'")
+            )
+    # All problems are collected: a person should not mend one, wait, and find the next.
+    for model in models_of(settings):
         try:
             _check_model(model)
         except CoWestError as error:
@@ -63,30 +63,29 @@ def preflight(params: Path) -> None:
     if len(problems) == 1:
         raise problems[0]
     if problems:
-        raise CoWestError(
-            f"{len(problems)} things to mend before the turn starts:"
-            + "".join(f"\n  - {problem}" for problem in problems)
-        )
+        lines = "".join(f"\n  - {problem}" for problem in problems)
+        raise CoWestError(f"{len(problems)} things to mend before the turn starts:{lines}")
 
 
-def settings_and_problems(params: Path) -> tuple[list[Config], list[CoWestError]]:
+def stage_settings(params: Path) -> tuple[list[Config], list[CoWestError]]:
+    """Returns the settings of every stage that are valid, and what is wrong with the others.
+
+    Raises ConfigError for a file that is not there or is not YAML.
+    """
     values = load(params)
     known = {stage.partition("@")[0] for stage in stages.STAGES} | BESIDE_STAGES
-    problems: list[CoWestError] = [
-        ConfigError(
-            f"{params} has an unknown section {name!r}: they are {', '.join(sorted(known))}"
-        )
-        for name in values
-        if name not in known
-    ]
+    problems: list[CoWestError] = []
+    for name in values:
+        if name not in known:
+            names = ", ".join(sorted(known))
+            problems.append(
+                ConfigError(f"{params} has an unknown section {name!r}: they are {names}")
+            )
     found: dict[str, Any] = {}
     for stage in stages.STAGES:
+        kind = config_of(stages.main_of(stage))
         try:
-            found[stage] = parse(
-                config_of(stages.main_of(stage)),
-                section(values, stage, str(params)),
-                f"{params}: {stage}",
-            )
+            found[stage] = parse(kind, section(values, stage, str(params)), f"{params}: {stage}")
         except CoWestError as error:
             problems.append(error)
     try:
@@ -97,51 +96,67 @@ def settings_and_problems(params: Path) -> tuple[list[Config], list[CoWestError]
 
 
 def agree(settings: Mapping[str, Any], where: str) -> None:
-    """Raises ConfigError where the corpus has another contract of the queries than the queries: what one masks the other would teach."""
+    """Raises ConfigError if `validate` holds the corpus and the queries to different contracts.
+
+    What the contract of the queries masks or sets aside would then be learned from the corpus.
+    """
     queries, corpus = settings.get("validate@queries"), settings.get("validate@corpus")
     if queries is not None and corpus is not None and corpus.suite.queries != queries.suite:
         raise ConfigError(
-            f"{where}: validate.corpus.queries is not validate.queries, so what is masked or set aside there would be learned: "
-            "write `queries: &contract {...}` and `corpus: {kind: corpus, queries: *contract}`"
+            f"{where}: validate.corpus.queries is not validate.queries, so what is masked or set "
+            "aside there would be learned: write `queries: &contract {...}` and "
+            "`corpus: {kind: corpus, queries: *contract}`"
         )
 
 
-def raw_problems(params: Path) -> list[CoWestError]:
+def raw_data_problems(params: Path) -> list[CoWestError]:
+    """Returns what is wrong with the raw data that the settings name."""
     turn = load(params).get("turn")
-    raw = turn.get("raw") if isinstance(turn, dict) else None
-    if not isinstance(raw, str):
+    if not isinstance(turn, dict) or not isinstance(turn.get("raw"), str):
         return [ConfigError(f"{params}: turn.raw should name the raw data")]
-    path, named = Path(raw), isinstance(turn, dict) and turn.get("rev")
-    if not path.exists() and (named or path.with_name(f"{path.name}.dvc").is_file()):
-        how = (
-            "`cowest turn` brings what turn.rev names"
-            if named
-            else f"`dvc pull {raw}.dvc` brings the version that git names"
-        )
-        return [InputError(f"{raw}: the raw data are not here yet: {how}")]
-    if not path.exists() or (path.is_dir() and not any(part.is_file() for part in path.rglob("*"))):
+    raw, path = turn["raw"], Path(turn["raw"])
+    if not path.exists():
+        if turn.get("rev"):
+            how = "`cowest turn` brings what turn.rev names"
+            return [InputError(f"{raw}: the raw data are not here yet: {how}")]
+        if path.with_name(f"{path.name}.dvc").is_file():
+            how = f"`dvc pull {raw}.dvc` brings the version that git names"
+            return [InputError(f"{raw}: the raw data are not here yet: {how}")]
+    is_empty = path.is_dir() and not any(part.is_file() for part in path.rglob("*"))
+    if is_empty or not path.exists():
         return [
             InputError(
-                f"{raw}: no raw data there: put them there, or name their place in turn.raw of {params}"
+                f"{raw}: no raw data there: put them there, "
+                f"or name their place in turn.raw of {params}"
             )
         ]
     return []
 
 
 def missing_modules(extra: str) -> list[str]:
-    """Modules of an extra that are not installed; none is imported."""
+    """Returns the modules of an extra that are not installed, without importing any."""
     return [name for name in EXTRAS[extra] if not _installed(name)]
 
 
 def _installed(name: str) -> bool:
     try:
         return importlib.util.find_spec(name) is not None
-    except ModuleNotFoundError:  # the package around it is not there
+    except ModuleNotFoundError:
+        # For `ruamel.yaml` the package around the module is looked up first.
         return False
 
 
-def providers(config: BaseModel) -> Iterator[HFConfig | OpenAIConfig]:
-    """Every model that a stage's settings name, however deep."""
+def models_of(settings: Sequence[BaseModel]) -> list[HFConfig | OpenAIConfig]:
+    """Returns every model that the settings name, each once."""
+    found = {}
+    for config in settings:
+        for model in _models_in(config):
+            found[digest(model)] = model
+    return list(found.values())
+
+
+def _models_in(config: BaseModel) -> Iterator[HFConfig | OpenAIConfig]:
+    """Yields the models in the settings of a stage, at any depth."""
     waiting: list[Any] = [config]
     while waiting:
         value = waiting.pop()
@@ -158,5 +173,6 @@ def _check_model(model: HFConfig | OpenAIConfig) -> None:
         model.folder()
     elif model.key_env and not os.environ.get(model.key_env):
         raise ConfigError(
-            f"model {model.model!r} at {model.base_url} needs a key in the environment variable {model.key_env}, which is not set"
+            f"model {model.model!r} at {model.base_url} needs a key in the environment variable "
+            f"{model.key_env}, which is not set"
         )

@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 from cowest import config, io, preflight
 from cowest.cli import main
 from cowest.commands.scaffold.guess import guess
-from cowest.domains.table import Table
+from cowest.domains.mapping import Table
 from cowest.errors import ConfigError
 from cowest.prompts import Prompts
 from cowest.records import Demonstration, Query
@@ -147,10 +147,10 @@ def test_few_answers_are_labels(tmp_path: Path) -> None:
 def test_the_settings_are_whole(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     scaffold(tmp_path, quiz(), "t.csv")
     monkeypatch.chdir(tmp_path / "made")
-    settings, problems = preflight.settings_and_problems(Path("params.yaml"))
+    settings, problems = preflight.stage_settings(Path("params.yaml"))
     assert (
         not problems
-        and not preflight.raw_problems(Path("params.yaml"))
+        and not preflight.raw_data_problems(Path("params.yaml"))
         and len(settings) == len(lines.STAGES)
     )
     Prompts.model_validate(config.load(Path("params.yaml"))["models"]["prompts"])
@@ -308,6 +308,7 @@ ROWS = st.lists(
 )
 
 
+@pytest.mark.slow
 @settings(max_examples=150, deadline=None)
 @given(rows=ROWS)
 def test_any_rows_give_a_mapping_or_a_word(rows: list[dict[str, Any]]) -> None:

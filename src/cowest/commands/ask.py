@@ -6,11 +6,12 @@ import sys
 from pathlib import Path
 
 from cowest import config, io
+from cowest.commands import add_params
 from cowest.records import Message, Query
 
 
 def main(argv: list[str]) -> int:
-    """Prints the draft and the answer."""
+    """Prints the draft and the answer. 0: answered; 2: there is nothing to ask."""
     parser = argparse.ArgumentParser(
         prog="cowest ask", description="Put one question to the champion and the strong model."
     )
@@ -25,38 +26,34 @@ def main(argv: list[str]) -> int:
         action="store_true",
         help="where there is no champion yet, ask the last version, though it was refused",
     )
-    parser.add_argument(
-        "--params", type=Path, default=Path("params.yaml"), help="the settings file (params.yaml)"
-    )
+    add_params(parser)
     parser.add_argument("--json", action="store_true", help="the answer as JSON")
     given = parser.parse_args(argv)
 
-    from cowest.ledger import store
+    from cowest.ledger import account
     from cowest.online.live import ServeConfig, open_live
 
     params = config.load(given.params)
     settings = config.parse(
         ServeConfig, config.section(params, "serve", str(given.params)), f"{given.params}: serve"
     )
-    os.chdir(
-        given.params.absolute().parent
-    )  # a registry in a file lies beside the settings that name it
+    # A registry in a file lies beside the settings that name it.
+    os.chdir(given.params.absolute().parent)
     known = _held_out()
-    asked = (
-        given.question
-        if given.question is not None
-        else (known.prompt[-1].content if known else None)
-    )
+    asked = given.question
+    if asked is None and known is not None:
+        asked = known.prompt[-1].content
     if asked is None or not asked.strip():
         print(
-            "cowest ask: what? Give a question in quotes (there is no data/queries.jsonl to take one from)",
+            "cowest ask: what? Give a question in quotes "
+            "(there is no data/queries.jsonl to take one from)",
             file=sys.stderr,
         )
         return 2
     with open_live(settings, given.version, given.any) as live:
         answer = live.answer((Message(role="user", content=asked),))
-    for said in store.egress():
-        print(said, file=sys.stderr)
+    for line in account.egress():
+        print(line, file=sys.stderr)
     if given.json:
         print(answer.model_dump_json(indent=2))
         return 0
@@ -68,5 +65,6 @@ def main(argv: list[str]) -> int:
 
 
 def _held_out() -> Query | None:
+    """The first held-out query of the last turn."""
     queries = Path("data/queries.jsonl")
     return next(io.queries(queries, "test"), None) if queries.is_file() else None

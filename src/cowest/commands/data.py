@@ -1,6 +1,7 @@
-"""Versions of data sets: `cowest data add` makes one of what it is given, under DVC; `cowest data diff` says what differs between two.
+"""Versions of data sets under DVC: `add` makes one, `diff` compares two, `fetch` gets raw data.
 
-DVC's own commands do the rest: `dvc push` and `dvc pull` share versions, `dvc checkout` brings the committed one back.
+DVC's own commands do the rest: `dvc push` and `dvc pull` share versions, `dvc checkout` brings the
+committed one back.
 """
 
 import argparse
@@ -13,7 +14,7 @@ from contextlib import ExitStack
 from pathlib import Path
 
 from cowest import io
-from cowest.commands import data_fetch
+from cowest.commands import add_params, data_fetch
 from cowest.config import file_digest, load, parse, section
 from cowest.errors import ConfigError, CoWestError, InputError, RecordError
 from cowest.lineage import TurnConfig
@@ -29,6 +30,17 @@ NAME = re.compile(r"[A-Za-z0-9][\w.-]*")
 
 def main(argv: list[str]) -> int:
     """0: done. Raises CoWestError."""
+    if argv[:1] == ["fetch"]:
+        return data_fetch.main(argv[1:])
+    given = _parser().parse_args(argv)
+    if given.command == "add":
+        add(given.path, given.name, given.commit)
+    else:
+        diff(given.first, given.second, given.params, given.html)
+    return 0
+
+
+def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="cowest data",
         description=__doc__,
@@ -40,8 +52,6 @@ def main(argv: list[str]) -> int:
         help="fetch raw data: from a path, a URL, or a data set of the Hugging Face hub",
         add_help=False,
     )
-    if argv[:1] == ["fetch"]:
-        return data_fetch.main(argv[1:])
     adding = commands.add_parser(
         "add", help="make a version of a file or folder, as data/raw/NAME", description=add.__doc__
     )
@@ -58,61 +68,48 @@ def main(argv: list[str]) -> int:
     differing = commands.add_parser(
         "diff", help="what differs between two versions, row by row", description=diff.__doc__
     )
-    for name, words in (
-        (
-            "first",
-            "a git revision (of turn.raw; REV:PATH for another), a folder of raw data, or a file of queries",
-        ),
-        ("second", "the same"),
-    ):
-        differing.add_argument(name, metavar=name.upper(), help=words)
-    differing.add_argument("--html", type=Path, metavar="FILE", help="write it as a page too")
     differing.add_argument(
-        "--params",
-        type=Path,
-        default=Path("params.yaml"),
-        help="whose `prepare` reads raw data (params.yaml)",
+        "first",
+        metavar="FIRST",
+        help="a git revision (of turn.raw; REV:PATH for another), a folder of raw data, "
+        "or a file of queries",
     )
-    given = parser.parse_args(argv)
-    if given.command == "add":
-        add(given.path, given.name, given.commit)
-    else:
-        diff(given.first, given.second, given.params, given.html)
-    return 0
+    differing.add_argument("second", metavar="SECOND", help="the same")
+    differing.add_argument("--html", type=Path, metavar="FILE", help="write it as a page too")
+    add_params(differing, "whose `prepare` reads raw data (params.yaml)")
+    return parser
 
 
 def add(path: Path, name: str | None = None, message: str | None = None) -> None:
-    """Copies a data set to data/raw, has DVC keep it, and says what to commit. Raises CoWestError, and leaves all as it was."""
+    """Copies a data set to data/raw, has DVC keep it, and says what to commit.
+
+    Raises CoWestError, and then everything is as it was.
+    """
     _refuse(path)
     root = vcs.dvc_root(Path())
     if root is None:
         raise InputError(
-            f"{Path.cwd()} is in no DVC project: `dvc init` makes one (`git init` before it, so that versions have revisions)"
+            f"{Path.cwd()} is in no DVC project: `dvc init` makes one "
+            "(`git init` before it, so that versions have revisions)"
         )
     repository = vcs.top(Path())
-    if (
-        repository is not None
-        and vcs.ask_dvc(root, "config", "core.no_scm").stdout.strip().lower() == "true"
-    ):
-        # `cowest init` wrote it where there was no git yet; now there is, and versions are to have revisions.
-        vcs.dvc(
-            root,
-            "config",
-            "--unset",
-            "core.no_scm",
-            what=f"{root}/.dvc/config says that there is no git, and there is",
-        )
-    within = path.resolve().is_relative_to(RAW.resolve()) and path.resolve() != RAW.resolve()
-    if within and name is not None:
+    if repository is not None:
+        _use_git(root)
+    inside = path.resolve().is_relative_to(RAW.resolve()) and path.resolve() != RAW.resolve()
+    if inside and name is not None:
         raise ConfigError(f"--name {name}: {path} is in {RAW} already, and has its name")
     called = name or (path.stem if path.is_file() else path.resolve().name)
     if not NAME.fullmatch(called):
         raise ConfigError(
-            f"{called!r} is no name of a data set: letters, digits, points, dashes, and a letter or digit first; give one with --name"
+            f"{called!r} is no name of a data set: letters, digits, points, dashes, and a letter "
+            "or digit first; give one with --name"
         )
-    place = RAW / path.resolve().relative_to(RAW.resolve()).parts[0] if within else RAW / called
+    place = RAW / called
+    if inside:
+        # DVC keeps what lies directly in data/raw: a file deeper down is part of that version.
+        place = RAW / path.resolve().relative_to(RAW.resolve()).parts[0]
     before = _before(place, repository)
-    if within:
+    if inside:
         _keep(place, root)
     else:
         _put(path, place, root, before)
@@ -122,7 +119,7 @@ def add(path: Path, name: str | None = None, message: str | None = None) -> None
 
 
 def _refuse(path: Path) -> None:
-    """What makes no version: nothing there, no files, and links, which point to what may be gone tomorrow."""
+    """Raises InputError for a path of which no version can be made."""
     if not path.exists():
         raise InputError(f"{path}: no such file or folder")
     if path.is_file():
@@ -131,29 +128,45 @@ def _refuse(path: Path) -> None:
         raise InputError(f"{path} is no ordinary file: give a file or a folder")
     if path.resolve() == Path().resolve() or Path().resolve().is_relative_to(path.resolve()):
         raise InputError(f"{path} is the project itself, or around it: give the folder of the data")
-    links = [part for part in path.rglob("*") if part.is_symlink()]
-    if links:
-        raise InputError(f"{links[0]} is a link: give the folder that has the files themselves")
-    if not any(part.is_file() for part in path.rglob("*")):
+    parts = list(path.rglob("*"))
+    for part in parts:
+        # A link points to what may be gone tomorrow.
+        if part.is_symlink():
+            raise InputError(f"{part} is a link: give the folder that has the files themselves")
+    if not any(part.is_file() for part in parts):
         raise InputError(f"{path} has no files")
 
 
+def _use_git(root: Path) -> None:
+    """Tells DVC that there is a git repository, if it believes that there is none."""
+    # `cowest init` wrote this setting when there was no git yet. Now there is, and versions should
+    # have revisions.
+    setting = vcs.ask_dvc(root, "config", "core.no_scm").stdout.strip().lower()
+    if setting == "true":
+        what = f"{root}/.dvc/config says that there is no git, and there is"
+        vcs.dvc(root, "config", "--unset", "core.no_scm", what=what)
+
+
 def _before(place: Path, repository: Path | None) -> snapshots.Pointer | None:
-    """The version that is there now. Raises InputError for data that git has, or for a new version over changes that none has."""
+    """Returns the version that is there now. Raises InputError if git itself has the files."""
     if repository is not None and vcs.git(repository, "ls-files", "--", str(place.absolute())):
         raise InputError(
-            f"git itself has the files of {place}, and a file is kept by git or by DVC, not by both: `git rm -r -q --cached {place}` and "
-            "commit that first, or leave them with git, which does well while they are small"
+            f"git itself has the files of {place}, and a file is kept by git or by DVC, not by "
+            f"both: `git rm -r -q --cached {place}` and commit that first, or leave them with git, "
+            "which does well while they are small"
         )
     return snapshots.pointer_here(place) if place.exists() else None
 
 
 def _put(path: Path, place: Path, root: Path, before: snapshots.Pointer | None) -> None:
-    """Copies it there, whole or not at all, over a version that DVC has and nothing else."""
+    """Copies a data set to its place, whole or not at all.
+
+    Only a version that DVC has is written over. Raises InputError for anything else.
+    """
     if place.exists() and (before is None or not snapshots.matches(place, before)):
         raise InputError(
-            f"{place} holds files that no version has, and they would be lost: `cowest data add {place}` makes a version of them first; "
-            "or move them away"
+            f"{place} holds files that no version has, and they would be lost: "
+            f"`cowest data add {place}` makes a version of them first; or move them away"
         )
     place.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix=f".{place.name}.", dir=place.parent) as folder:
@@ -171,6 +184,7 @@ def _put(path: Path, place: Path, root: Path, before: snapshots.Pointer | None) 
         try:
             _keep(place, root)
         except BaseException:
+            # Also when it is interrupted: what was there before comes back.
             shutil.rmtree(place)
             if old.exists():
                 old.replace(place)
@@ -178,7 +192,7 @@ def _put(path: Path, place: Path, root: Path, before: snapshots.Pointer | None) 
 
 
 def _hidden(_: str, names: list[str]) -> set[str]:
-    return {name for name in names if name.startswith(".") or name == "__pycache__"}
+    return {name for name in names if snapshots.hidden(Path(name))}
 
 
 def _keep(place: Path, root: Path) -> None:
@@ -188,111 +202,121 @@ def _keep(place: Path, root: Path) -> None:
 def _say(
     place: Path, root: Path, repository: Path | None, before: snapshots.Pointer | None
 ) -> None:
+    """Prints what the version holds, and how to commit and share it."""
     pointer = snapshots.pointer_here(place)
     assert pointer is not None, "DVC has just written it"
-    files = (
-        [part for part in sorted(place.rglob("*")) if part.is_file()] if place.is_dir() else [place]
-    )
-    counts = [rows_of(part) for part in files]
-    rows = sum(count for count in counts if count is not None)
-    size = sum(part.stat().st_size for part in files)
-    uncounted = (
-        f", in {sum(count is not None for count in counts)} of them" if None in counts else ""
-    )
-    print(
-        f"{place}: {len(files):,} file{'s' if len(files) > 1 else ''}, {rows:,} rows{uncounted}, {size:,} bytes"
-    )
+    print(f"{place}: {_contents(place)}")
     print(f"digest  {file_digest(place)}   (DVC: {pointer.md5})")
-    if before is not None:
-        print(
-            "as it was: this version was there already"
-            if before.md5 == pointer.md5
-            else f"before  {before.md5}; `cowest data diff HEAD {place}` says what differs"
-        )
+    if before is not None and before.md5 == pointer.md5:
+        print("as it was: this version was there already")
+    elif before is not None:
+        print(f"before  {before.md5}; `cowest data diff HEAD {place}` says what differs")
     if repository is None:
         print(
-            "there is no git repository here, so the version has no revision: `git init` for turns that can name one"
+            "there is no git repository here, so the version has no revision: "
+            "`git init` for turns that can name one"
         )
         return
     ignore = place.parent / ".gitignore"
-    if vcs.git(
-        repository,
-        "status",
-        "--porcelain",
-        "--",
-        str(pointer.file.resolve()),
-        str(ignore.resolve()),
-    ):
+    files = [str(pointer.file.resolve()), str(ignore.resolve())]
+    if vcs.git(repository, "status", "--porcelain", "--", *files):
         print(f"commit  git add {pointer.file} {ignore} && git commit -m 'Data: {place.name}'")
     remote = vcs.ask_dvc(root, "config", "core.remote").stdout.strip()
-    print(
-        f"share   dvc push   (to {remote})"
-        if remote
-        else "share   dvc remote add -d NAME PLACE, a folder or s3://bucket/path; then dvc push"
-    )
+    if remote:
+        print(f"share   dvc push   (to {remote})")
+    else:
+        print("share   dvc remote add -d NAME PLACE, a folder or s3://bucket/path; then dvc push")
+
+
+def _contents(place: Path) -> str:
+    """Says how many files, rows and bytes there are."""
+    files = [place]
+    if place.is_dir():
+        files = [part for part in sorted(place.rglob("*")) if part.is_file()]
+    size = sum(file.stat().st_size for file in files)
+    counts = [rows_of(file) for file in files]
+    known = [count for count in counts if count is not None]
+    said = f"{len(files):,} file{'s' if len(files) > 1 else ''}, {sum(known):,} rows"
+    if len(known) < len(files):
+        said += f", in {len(known)} of them"
+    return f"{said}, {size:,} bytes"
+
+
+def rows_of(path: Path) -> int | None:
+    """Returns the number of rows of a table.
+
+    None for another kind of file, or if reading it takes an extra that is not installed.
+    """
+    try:
+        if path.suffix.lower() in (".jsonl", ".ndjson"):
+            return sum(1 for line in io.lines(path) if line.strip())
+        return sum(1 for _ in tables.sound(path, tables.rows(path)))
+    except CoWestError:
+        return None
 
 
 def _commit(place: Path, repository: Path | None, message: str) -> None:
     if repository is None:
         raise ConfigError("--commit: there is no git repository here")
-    files = [
-        str(file.resolve())
-        for file in (place.with_name(f"{place.name}.dvc"), place.parent / ".gitignore")
-        if file.exists()
-    ]
+    files = []
+    for file in (place.with_name(f"{place.name}.dvc"), place.parent / ".gitignore"):
+        if file.exists():
+            files.append(str(file.resolve()))
     if not vcs.git(repository, "status", "--porcelain", "--", *files):
         print("nothing to commit")
         return
     vcs.git(repository, "add", "--", *files)
+    # The paths once more: what else is staged is somebody's work and waits for its own commit.
     vcs.git(repository, "commit", "--quiet", "-m", message, "--", *files)
     print(f"committed as {vcs.commit_of(repository, 'HEAD')[:12]}")
 
 
 def diff(first: str, second: str, params: Path, html: Path | None = None) -> None:
-    """Prints which queries are added, removed and changed, and how lengths, right answers, splits and tags are distributed in both.
-    Rows are streamed: two versions of a million rows each take about 300 MB. Raises CoWestError."""
+    """Prints which queries are added, removed and changed between two versions.
+
+    Also prints how lengths, right answers, splits and tags are distributed in both. Rows are
+    streamed: two versions of a million rows each take about 300 MB. Raises CoWestError.
+    """
     from cowest.raw import difference
     from cowest.report import difference as words
 
-    with ExitStack() as laid_out:
-        places = [_placed(side, params, laid_out) for side in (first, second)]
-        found = difference.compare(
-            _reader(places[0], params), _reader(places[1], params), (first, second)
-        )
+    with ExitStack() as stack:
+        before, after = _placed(first, params, stack), _placed(second, params, stack)
+        found = difference.compare(_reader(before, params), _reader(after, params), (first, second))
     print(words.text(found))
     if html is not None:
         io.write_text(html, words.page(found))
         print(f"\npage: {html}")
 
 
-def _placed(side: str, params: Path, laid_out: ExitStack) -> Path:
-    """Where the files of one side lie: a path that is here, or a revision's, fetched for as long as this takes."""
+def _placed(side: str, params: Path, stack: ExitStack) -> Path:
+    """Returns the path of a side's files; those of a revision are there until the stack ends."""
     if Path(side).exists():
         return Path(side)
     rev, _, inside = side.partition(":")
-    named = (
-        None
-        if inside
-        else parse(TurnConfig, section(load(params), "turn", str(params)), f"{params}: turn")
-    )
-    path = Path(inside) if named is None else named.path or named.raw
+    path = Path(inside)
+    if not inside:
+        turn = parse(TurnConfig, section(load(params), "turn", str(params)), f"{params}: turn")
+        path = turn.path or turn.raw
     found = snapshots.find(path, rev)
-    folder = Path(
-        laid_out.enter_context(tempfile.TemporaryDirectory(prefix=".cowest-diff-", dir=Path()))
-    )
-    found.fetch(folder / path.name)
-    return folder / path.name
+    folder = stack.enter_context(tempfile.TemporaryDirectory(prefix=".cowest-diff-", dir=Path()))
+    place = Path(folder) / path.name
+    found.fetch(place)
+    return place
 
 
 def _reader(place: Path, params: Path) -> Read:
-    """Reads the queries there: rows of a turn as they are, raw data through the project's `prepare`."""
+    """Returns what reads the queries there.
+
+    Rows of a turn are read as they are, raw data through the project's `prepare`.
+    """
     if place.is_file() and place.suffix == ".jsonl" and _are_queries(place):
         return lambda: io.read(place, Query)
-    source = parse(
-        PrepareConfig, section(load(params), "prepare", str(params)), f"{params}: prepare"
-    ).source
+    settings = section(load(params), "prepare", str(params))
+    source = parse(PrepareConfig, settings, f"{params}: prepare").source
 
     def read() -> Iterator[Query | Demonstration]:
+        # Bad rows are counted and not judged: two versions can be compared all the same.
         intake = Intake(most=sys.maxsize)
         yield from source.rows(place, intake)
         if intake.bad or not intake.used:
@@ -307,13 +331,3 @@ def _are_queries(file: Path) -> bool:
     except RecordError:
         return False
     return True
-
-
-def rows_of(path: Path) -> int | None:
-    """Rows of a table; None for another file, or where reading it takes an extra that is not there."""
-    try:
-        if path.suffix.lower() in (".jsonl", ".ndjson"):
-            return sum(1 for line in io.lines(path) if line.strip())
-        return sum(1 for _ in tables.rows(path, None, None))
-    except CoWestError:
-        return None

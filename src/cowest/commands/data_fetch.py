@@ -1,4 +1,4 @@
-"""Fetch raw data into data/raw, whole or not at all: from a path, a URL, or a data set of the Hugging Face hub.
+"""Fetch raw data into data/raw, whole or not at all: from a path, a URL, or the Hugging Face hub.
 
 cowest data fetch https://host/questions.jsonl --sha256 9f86d081...
 cowest data fetch hf://openlifescienceai/medmcqa --name medmcqa
@@ -14,6 +14,7 @@ from cowest.errors import ConfigError
 from cowest.raw import sources
 
 RAW = Path("data/raw")
+SPLITS = ("train", "dev", "valid", "validation", "test")
 
 
 def main(argv: list[str]) -> int:
@@ -43,13 +44,11 @@ def main(argv: list[str]) -> int:
         help="hub: which files are train, dev or test; may come again",
     )
     given = parser.parse_args(argv)
-    name = (
-        given.name
-        or PurePosixPath(given.source.partition("?")[0].partition("@")[0].rstrip("/")).stem
-    )
+    name = given.name or _name_of(given.source)
     if not re.fullmatch(r"[A-Za-z0-9][\w.-]*", name):
         raise ConfigError(
-            f"{name!r} is no name of a data set: letters, digits, points, dashes; give one with --name"
+            f"{name!r} is no name of a data set: letters, digits, points, dashes; "
+            "give one with --name"
         )
     if not 0 < given.limit < inf:
         raise ConfigError(f"--limit {given.limit:g}: give GiB, more than none")
@@ -64,18 +63,25 @@ def main(argv: list[str]) -> int:
     for file, size, digest in found:
         print(f"{folder / file}  {size} bytes  sha256 {digest}")
     print(
-        f"\nnext: `cowest data add {folder}` makes a version of it; `turn: {{raw: {folder}}}` in params.yaml names it"
+        f"\nnext: `cowest data add {folder}` makes a version of it; "
+        f"`turn: {{raw: {folder}}}` in params.yaml names it"
     )
     return 0
 
 
+def _name_of(source: str) -> str:
+    """The last part of a path or URL, without its ending, revision and query."""
+    address = source.partition("?")[0].partition("@")[0]
+    return PurePosixPath(address.rstrip("/")).stem
+
+
 def _splits(given: list[str]) -> dict[str, str]:
-    splits = dict(text.partition("=")[::2] for text in given)
-    wrong = [
-        text for text in given if not re.fullmatch(r"(train|dev|valid|validation|test)=.+", text)
-    ]
-    if wrong or len(splits) < len(given):
-        raise ConfigError(
-            f"--split {(wrong or given)[0]}: give each of train, dev and test once, as in train=plain/train-*"
-        )
+    splits: dict[str, str] = {}
+    for text in given:
+        name, _, pattern = text.partition("=")
+        if name not in SPLITS or not pattern or name in splits:
+            raise ConfigError(
+                f"--split {text}: give each of train, dev and test once, as in train=plain/train-*"
+            )
+        splits[name] = pattern
     return splits

@@ -1,4 +1,7 @@
-"""What this machine has and lacks for a turn, and how to get it. 0: all that is needed is there; 1: something is missing."""
+"""Lists what this machine has and lacks for a turn, and how to get it.
+
+0: all that a turn needs is there; 1: something is missing.
+"""
 
 import argparse
 import os
@@ -11,7 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from cowest import environment
-from cowest.config import digest
+from cowest.commands import add_params
 from cowest.errors import CoWestError
 from cowest.ledger import journal, store
 from cowest.models import embedded
@@ -21,80 +24,80 @@ from cowest.preflight import (
     EXTRAS,
     OF_A_TURN,
     missing_modules,
-    providers,
-    raw_problems,
-    settings_and_problems,
+    models_of,
+    raw_data_problems,
+    stage_settings,
 )
 from cowest.registry.mlflow import RegistryConfig
 
 MARKS = {True: "ok", False: "MISSING", None: "-"}
-
-
-def main(argv: list[str]) -> int:
-    """Prints a line a check. Keys are said to be there or not; their values are never shown."""
-    parser = argparse.ArgumentParser(prog="cowest doctor", description=__doc__)
-    parser.add_argument(
-        "--params", type=Path, default=Path("params.yaml"), help="the settings file (params.yaml)"
-    )
-    params = parser.parse_args(argv).params
-    missing = 0
-    for check in machine(params):
-        missing += check.fit is False
-        mend = f"  -> {check.mend}" if check.mend and check.fit is not True else ""
-        print(f"{MARKS[check.fit]:<8} {check.name:<26} {check.found}{mend}", flush=True)
-    print(
-        f"\n{missing} of what a turn needs is missing"
-        if missing
-        else "\nall that a turn needs is there"
-    )
-    return 1 if missing else 0
-
-
 MEMORY_GIB = 6
-
-
 DISK_GIB = 2
-"""For models, adapters and reports, once the environment is installed; fetching the embedded models takes as much again for a while."""
+"""Room for models, adapters and reports, once the environment is installed.
+
+To fetch the embedded models takes as much again for a while.
+"""
 
 
 @dataclass(frozen=True, slots=True)
 class Check:
-    """One line of the doctor's."""
+    """One line of what the doctor prints."""
 
     name: str
     fit: bool | None
     """None: not there, and the demo does without it."""
     found: str
     mend: str = ""
-    """How to get it."""
+    """The way to get it."""
+
+
+def main(argv: list[str]) -> int:
+    """Prints one line per check. Of a key only its name is shown, and never the value."""
+    parser = argparse.ArgumentParser(
+        prog="cowest doctor",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    add_params(parser)
+    params = parser.parse_args(argv).params
+    missing = 0
+    for check in machine(params):
+        mend = ""
+        if check.mend and check.fit is not True:
+            mend = f"  -> {check.mend}"
+        if check.fit is False:
+            missing += 1
+        # A check may take seconds, so each line is shown at once.
+        print(f"{MARKS[check.fit]:<8} {check.name:<26} {check.found}{mend}", flush=True)
+    if missing:
+        print(f"\n{missing} of what a turn needs is missing")
+        return 1
+    print("\nall that a turn needs is there")
+    return 0
 
 
 def machine(params: Path) -> Iterator[Check]:
-    """What this machine has and lacks for a turn with these settings. Nothing heavy is imported, no key's value is shown."""
+    """Yields what this machine has and lacks for a turn with these settings.
+
+    Nothing heavy is imported.
+    """
     yield _python()
     yield _command("git", "apt-get install git")
     for extra in EXTRAS:
-        missing, needed = missing_modules(extra), extra in OF_A_TURN
-        found = f"{', '.join(missing)} not installed" if missing else "installed"
-        yield Check(
-            f"extra {extra}",
-            not missing or (False if needed else None),
-            found,
-            f"pip install 'cowest[{extra}]'",
-        )
-    yield from _hardware()
+        yield _extra(extra)
+    yield _cores()
+    yield _memory()
+    yield _disk("disk, here", Path.cwd())
+    yield _disk("disk, cache", environment.cache())
+    yield _waiting_threads()
     yield from _project(params)
     yield _docker()
 
 
 def _python() -> Check:
     fit = sys.version_info >= (3, 11)
-    return Check(
-        "Python",
-        fit,
-        f"{platform.python_version()} on {platform.system()} {platform.machine()}",
-        "Python 3.11 or newer",
-    )
+    found = f"{platform.python_version()} on {platform.system()} {platform.machine()}"
+    return Check("Python", fit, found, "Python 3.11 or newer")
 
 
 def _command(name: str, mend: str) -> Check:
@@ -102,68 +105,80 @@ def _command(name: str, mend: str) -> Check:
     return Check(name, place is not None, place or "not found", mend)
 
 
-def _hardware() -> Iterator[Check]:
-    cores = (
-        len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    )
-    yield Check("cores", True, f"{cores}" + ("" if cores > 1 else ": the demo was timed on two"))
+def _extra(extra: str) -> Check:
+    missing = missing_modules(extra)
+    if not missing:
+        return Check(f"extra {extra}", True, "installed")
+    fit = False if extra in OF_A_TURN else None
+    found = f"{', '.join(missing)} not installed"
+    return Check(f"extra {extra}", fit, found, f"pip install 'cowest[{extra}]'")
+
+
+def _cores() -> Check:
+    cores = os.cpu_count() or 1
+    # A container may have fewer cores than its machine; not every system can say so.
+    if hasattr(os, "sched_getaffinity"):
+        cores = len(os.sched_getaffinity(0))
+    remark = "" if cores > 1 else ": the demo was timed on two"
+    return Check("cores", True, f"{cores}{remark}")
+
+
+def _memory() -> Check:
     memory = memory_gib()
-    yield Check(
-        "memory",
-        memory is None or memory >= MEMORY_GIB,
-        f"{memory:.1f} GiB" if memory else "unknown",
-        f"{MEMORY_GIB} GiB are wanted",
-    )
-    for name, folder in {"disk, here": Path.cwd(), "disk, cache": environment.cache()}.items():
-        there = next(part for part in (folder, *folder.absolute().parents) if part.exists())
-        free = shutil.disk_usage(there).free / 2**30
-        fit = free >= DISK_GIB and os.access(there, os.W_OK)
-        yield Check(
-            name,
-            fit,
-            f"{free:.1f} GiB free in {folder}",
-            f"{DISK_GIB} GiB that may be written; COWEST_CACHE names another cache",
-        )
-    waits = os.environ.get("OMP_WAIT_POLICY", "").upper()
-    yield Check(
-        "OMP_WAIT_POLICY",
-        True if waits == "PASSIVE" else None,
-        waits or "not set",
-        "PASSIVE is many times faster on shared cores",
-    )
+    if memory is None:
+        return Check("memory", True, "unknown")
+    mend = f"{MEMORY_GIB} GiB are wanted"
+    return Check("memory", memory >= MEMORY_GIB, f"{memory:.1f} GiB", mend)
 
 
 def memory_gib() -> float | None:
-    """Memory of the machine, or of the container that we are in; GiB."""
+    """Memory of the machine, or of the container that we are in, in GiB; None if unknown."""
     sizes = []
     try:
         sizes.append(os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE"))
         sizes.append(int(Path("/sys/fs/cgroup/memory.max").read_text()))
-    except (OSError, ValueError):  # another system, or no limit ("max")
+    except (OSError, ValueError):
+        # Another system than Linux, or a container without a limit, whose file says "max".
         pass
+    # In a container both are known, and the smaller one counts.
     return min(sizes) / 2**30 if sizes else None
 
 
+def _disk(name: str, folder: Path) -> Check:
+    there = folder.absolute()
+    while not there.exists():
+        there = there.parent
+    free = shutil.disk_usage(there).free / 2**30
+    fit = free >= DISK_GIB and os.access(there, os.W_OK)
+    mend = f"{DISK_GIB} GiB that may be written; COWEST_CACHE names another cache"
+    return Check(name, fit, f"{free:.1f} GiB free in {folder}", mend)
+
+
+def _waiting_threads() -> Check:
+    waits = os.environ.get("OMP_WAIT_POLICY", "").upper()
+    fit = True if waits == "PASSIVE" else None
+    mend = "PASSIVE is many times faster on shared cores"
+    return Check("OMP_WAIT_POLICY", fit, waits or "not set", mend)
+
+
 def _project(params: Path) -> Iterator[Check]:
+    """Yields what the project's settings need: data, models, keys, call store and registry."""
     try:
-        settings, problems = settings_and_problems(params)
+        settings, problems = stage_settings(params)
     except CoWestError as error:
         yield Check("settings", False, str(error), "run in the project's folder, or give --params")
         return
-    problems += raw_problems(params)
-    yield Check(
-        "settings and raw data",
-        not problems,
-        "; ".join(map(str, problems)) or f"{params} is whole",
-        "mend what is named",
-    )
-    named = {digest(model): model for config in settings for model in providers(config)}
-    for model in named.values():
+    problems += raw_data_problems(params)
+    found = "; ".join(map(str, problems)) or f"{params} is whole"
+    yield Check("settings and raw data", not problems, found, "mend what is named")
+    models = models_of(settings)
+    for model in models:
         yield _model(model)
-    wanted = {model.model for model in named.values() if isinstance(model, HFConfig)}
+    wanted = {model.model for model in models if isinstance(model, HFConfig)}
     for name, package in embedded.MODELS.items():
         if name not in wanted:
-            found = f"{'fetched' if embedded.is_there(package) else 'not fetched'}, and not named in the settings"
+            fetched = "fetched" if embedded.is_there(package) else "not fetched"
+            found = f"{fetched}, and not named in the settings"
             yield Check(f"embedded {name}", None, found, f"cowest fetch {name}")
     yield call_store()
     for config in settings:
@@ -175,45 +190,45 @@ def _project(params: Path) -> Iterator[Check]:
 
 def _model(model: HFConfig | OpenAIConfig) -> Check:
     if isinstance(model, OpenAIConfig):
-        there = not model.key_env or bool(os.environ.get(model.key_env))
-        return Check(
-            f"key of {model.model}",
-            there,
-            f"{model.key_env or 'none needed'}{'' if there else ' is not set'}",
-            f"export {model.key_env}=...",
-        )
+        return _key(model)
     try:
         return Check(f"model {model.model}", True, str(model.folder()))
     except CoWestError as error:
-        return Check(
-            f"model {model.model}", False, str(error), "fetch it, or name another in params.yaml"
-        )
+        mend = "fetch it, or name another in params.yaml"
+        return Check(f"model {model.model}", False, str(error), mend)
+
+
+def _key(model: OpenAIConfig) -> Check:
+    name = f"key of {model.model}"
+    if not model.key_env:
+        return Check(name, True, "none needed")
+    if os.environ.get(model.key_env):
+        return Check(name, True, model.key_env)
+    return Check(name, False, f"{model.key_env} is not set", f"export {model.key_env}=...")
 
 
 def call_store() -> Check:
+    """Opens the call store, and names the batches that wait there to be collected."""
     try:
         calls = store.open_store()
-        return Check(
-            "call store", True, "; ".join([calls.place, *map(str, journal.under_way(calls))])
-        )
+        found = "; ".join([calls.place, *map(str, journal.under_way(calls))])
     except CoWestError as error:
         return Check("call store", False, str(error), "COWEST_STORE names another place")
+    return Check("call store", True, found)
 
 
 def _registry(config: RegistryConfig) -> Check:
-    """A file is looked at; a server is not called, which would take MLflow's import: `cowest status` does."""
+    """Looks at a file."""
+    # To call a server takes the import of MLflow, which is heavy; `cowest status` does it.
     if not config.uri.startswith("sqlite:///"):
-        return Check(
-            "registry", True, f"{config.uri.rpartition('@')[2]} (not called: `cowest status` does)"
-        )
+        address = config.uri.rpartition("@")[2]
+        return Check("registry", True, f"{address} (not called: `cowest status` does)")
     path = Path(config.uri.removeprefix("sqlite:///"))
-    fit = os.access(path if path.exists() else path.absolute().parent, os.W_OK)
-    return Check(
-        "registry",
-        fit,
-        f"{path}{'' if path.exists() else ' (made by the first turn)'}",
-        f"{path} should be a file that may be written",
-    )
+    place, found = path, f"{path}"
+    if not path.exists():
+        place, found = path.absolute().parent, f"{path} (made by the first turn)"
+    mend = f"{path} should be a file that may be written"
+    return Check("registry", os.access(place, os.W_OK), found, mend)
 
 
 def _docker() -> Check:
@@ -222,7 +237,9 @@ def _docker() -> Check:
         return Check("docker", None, "not found", "only `make image` needs an engine")
     command = [place, "version", "--format", "{{.Server.Version}}"]
     try:
-        asked = subprocess.run(command, capture_output=True, text=True, timeout=5, check=True)  # noqa: S603
+        asked = subprocess.run(  # noqa: S603
+            command, capture_output=True, text=True, timeout=5, check=True
+        )
     except (OSError, subprocess.SubprocessError):
         return Check("docker", None, "no engine answers", "only `make image` needs one")
     return Check("docker", True, f"engine {asked.stdout.strip()}")

@@ -1,6 +1,6 @@
 """Fetch the embedded models by checksum and convert them once into the cache.
 
-cowest fetch                          those that params.yaml names; both where there is no params.yaml
+cowest fetch                          those that params.yaml names; without params.yaml, both
 cowest fetch smollm2-135m-instruct    the one under Apache-2.0
 """
 
@@ -14,7 +14,10 @@ from cowest.models import embedded
 
 
 def main(argv: list[str]) -> int:
-    """Says what is there, what is fetched and under what terms. Raises ModelError."""
+    """Fetches the models, and prints what is there already and under what terms.
+
+    Raises ModelError.
+    """
     parser = argparse.ArgumentParser(
         prog="cowest fetch",
         description=__doc__,
@@ -36,7 +39,11 @@ def main(argv: list[str]) -> int:
 
 def _named() -> list[str]:
     """The embedded models that the project here uses."""
-    text = Path("params.yaml").read_text(encoding="utf-8") if Path("params.yaml").is_file() else ""
+    params = Path("params.yaml")
+    if not params.is_file():
+        return []
+    text = params.read_text(encoding="utf-8")
+    # Found by their spelling: settings that are not valid yet name models all the same.
     return [
         name for name in embedded.MODELS if re.search(rf"model: *[\"']?{re.escape(name)}\b", text)
     ]

@@ -1,102 +1,99 @@
-"""Who is champion, and what was decided."""
+"""Shows who is champion, and what was decided."""
 
 import argparse
 import json
 import os
-from pathlib import Path
+from collections.abc import Sequence
+from typing import Any
 
+from cowest.commands import add_params
 from cowest.config import load, parse, section
 from cowest.errors import ConfigError
 from cowest.lineage import data_of
-from cowest.protocols import Decision
+from cowest.records import DataSet, Decision
 from cowest.registry.log import champion_of
 from cowest.registry.mlflow import RegistryConfig
 
 NONE = "champion  none yet, and nothing was decided: run `cowest turn`"
+SHOWN = ("version", "turn", "promoted", "against", "reason", "digest", "tags")
+"""Fields of a decision that programs get."""
 
 
 def main(argv: list[str]) -> int:
-    """Prints the log's end. Raises ConfigError and RegistryError."""
+    """Prints the end of the log. Raises ConfigError and RegistryError."""
     parser = argparse.ArgumentParser(prog="cowest status", description=__doc__)
-    parser.add_argument(
-        "--params",
-        type=Path,
-        default=Path("params.yaml"),
-        help="where the registry is said to be (register.registry)",
-    )
+    add_params(parser, "where the registry is said to be (register.registry)")
     parser.add_argument("--last", type=_count, default=10, metavar="N", help="decisions shown (10)")
     parser.add_argument(
         "--json", action="store_true", help="for programs: everything, as one JSON object"
     )
     given = parser.parse_args(argv)
     params = load(given.params)
-    os.chdir(
-        given.params.absolute().parent
-    )  # a registry in a file lies beside the settings that name it
+    # A registry in a file lies beside the settings that name it.
+    os.chdir(given.params.absolute().parent)
     values = section(params, "register", str(given.params))
     if "registry" not in values:
         raise ConfigError(
             f"{given.params}: register.registry is missing: it says where the registry is"
         )
     config = parse(RegistryConfig, values["registry"], f"{given.params}: register.registry")
+    # To look must not make a registry, as `open` would.
     if not config.begun():
-        print(
-            json.dumps(
-                {"registry": config.uri, "name": config.name, "champion": None, "decisions": []}
-            )
-            if given.json
-            else NONE
-        )
+        nothing: dict[str, Any] = {"champion": None, "decisions": []}
+        found = {"registry": config.uri, "name": config.name} | nothing
+        print(json.dumps(found) if given.json else NONE)
         return 0
     registry = config.open()
     champion, log = registry.champion(), registry.log()
     if given.json:
-        rows = [
-            {**_fields(decision), "champion": decision.version == champion}
-            for decision in log[-given.last :]
-        ]
-        print(
-            json.dumps(
-                {
-                    "registry": config.runs().place,
-                    "name": config.name,
-                    "champion": champion,
-                    "decisions": rows,
-                },
-                indent=2,
-            )
-        )
+        found = {
+            "registry": config.runs().place,
+            "name": config.name,
+            "champion": champion,
+            "decisions": _rows(log[-given.last :], champion),
+        }
+        print(json.dumps(found, indent=2))
         return 0
     print(f"registry  {config.runs().place}, {config.name}")
-    print(
-        f"champion  {f'version {champion}' if champion is not None else 'none yet: run `cowest turn`'}"
-    )
-    for line in rests_on(next((one for one in log if one.version == champion), None)):
-        print(line)
-    if log:
-        print()
-        print(table(log[-given.last :], champion_of(log)))
+    print(_page(log, champion, given.last))
     return 0
 
 
-def rests_on(champion: Decision | None) -> list[str]:
-    """The data sets behind the champion, a line each."""
+def _page(log: Sequence[Decision], champion: int | None, last: int) -> str:
+    """The champion and the last decisions, for a terminal."""
+    lines = ["champion  none yet: run `cowest turn`"]
+    if champion is not None:
+        lines = [f"champion  version {champion}"]
+    for one in log:
+        if one.version == champion:
+            lines += _rests_on(one)
+    if log:
+        lines += ["", *_table(log[-last:], champion_of(log))]
+    return "\n".join(lines)
+
+
+def _rests_on(champion: Decision) -> list[str]:
+    """The data sets behind the champion, one per line."""
     lines = []
-    for name, one in (data_of(champion.tags) if champion else {}).items():
-        where = {
-            "dvc": f", DVC, commit {(one.rev or '')[:12]}",
-            "git": f", git, commit {(one.rev or '')[:12]}",
-            "derived": "",
-        }
+    for name, one in data_of(champion.tags).items():
         rows = f", {one.rows:,} rows" if one.rows is not None else ""
-        lines.append(
-            f"{name:<8}  {one.path}{where.get(one.kept, ', unversioned')}{rows}, digest {one.digest[:12]}"
-        )
+        lines.append(f"{name:<8}  {one.path}{_kept(one)}{rows}, digest {one.digest[:12]}")
     return lines
 
 
-def table(log: list[Decision], champion: int | None) -> str:
-    """Decisions, the newest last; the champion has a star."""
+def _kept(data: DataSet) -> str:
+    """Says how a data set is found again."""
+    commit = (data.rev or "")[:12]
+    if data.kept == "dvc":
+        return f", DVC, commit {commit}"
+    if data.kept == "git":
+        return f", git, commit {commit}"
+    # What a turn derives is made again from the raw data.
+    return "" if data.kept == "derived" else ", unversioned"
+
+
+def _table(log: Sequence[Decision], champion: int | None) -> list[str]:
+    """The decisions, one per line, the newest last; the champion has a star."""
     lines = ["version   turn      decided   against   why"]
     for one in log:
         star = "*" if one.version == champion else " "
@@ -105,14 +102,16 @@ def table(log: list[Decision], champion: int | None) -> str:
         lines.append(
             f"{one.version:>5} {star}   {one.turn[:8]}  {decided:<8}  {against:<8}  {one.reason}"
         )
-    return "\n".join(lines)
+    return lines
 
 
-def _fields(decision: Decision) -> dict[str, object]:
-    return {
-        name: getattr(decision, name)
-        for name in ("version", "turn", "promoted", "against", "reason", "digest", "tags")
-    }
+def _rows(log: Sequence[Decision], champion: int | None) -> list[dict[str, Any]]:
+    """The decisions for programs."""
+    rows = []
+    for one in log:
+        row = {name: getattr(one, name) for name in SHOWN}
+        rows.append(row | {"champion": one.version == champion})
+    return rows
 
 
 def _count(text: str) -> int:

@@ -1,4 +1,7 @@
-"""One turn of the wheel: pin, dvc repro, register, report. A turn that was decided before ends with a word."""
+"""One turn of the wheel: pin, dvc repro, register, report.
+
+A turn that was decided before says so and ends.
+"""
 
 import argparse
 import fcntl
@@ -11,11 +14,13 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import replace
+from operator import attrgetter
 from pathlib import Path
 from typing import Any
 
 from cowest import forecast, stages
 from cowest.amend import amend
+from cowest.commands import add_params
 from cowest.config import load, parse, section
 from cowest.errors import ConfigError, ContractError, CoWestError, InputError
 from cowest.io import read_document, write_text
@@ -24,9 +29,8 @@ from cowest.ledger.store import open_store
 from cowest.lineage import Turn, TurnConfig, data_digests, turn_of
 from cowest.online.live import ServeConfig
 from cowest.preflight import preflight
-from cowest.protocols import Decision
 from cowest.raw import snapshots
-from cowest.records import Estimate, EvalReport, Outcome
+from cowest.records import Decision, Estimate, EvalReport
 from cowest.registry.log import settled
 from cowest.registry.mlflow import RegistryConfig
 from cowest.report.words import NAMES
@@ -36,30 +40,28 @@ from cowest.stages.register import RegisterConfig
 PARAMS, PIPELINE = Path("params.yaml"), Path("dvc.yaml")
 TURN, START, CHAMPION = Path("turn.json"), Path("models/start"), Path("models/champion")
 POLICY, CHALLENGER = Path("models/policy"), Path("models/challenger")
-QUERIES, CORPUS, PAIRS = (
-    Path("data/queries.jsonl"),
-    Path("data/corpus.jsonl"),
-    Path("data/pairs.jsonl"),
-)
-REPORT, DECISION, PAGE = (
-    Path("reports/eval.json"),
-    Path("reports/decision.json"),
-    Path("reports/index.html"),
-)
+QUERIES, CORPUS = Path("data/queries.jsonl"), Path("data/corpus.jsonl")
+PAIRS, REPORT = Path("data/pairs.jsonl"), Path("reports/eval.json")
+DECISION, PAGE = Path("reports/decision.json"), Path("reports/index.html")
 LOCK = Path(".cowest/turn.lock")
 PATIENCE = 40
-"""Seconds that stages have to stop, once we are interrupted: calls that may be paid for are waited for."""
+"""Seconds that stages have to stop after an interruption.
+
+They wait for calls that may have to be paid for.
+"""
 
 
 def main(argv: list[str]) -> int:
-    """0: decided, promoted or not. Raises CoWestError for what stops the turn; what was made before stays whole."""
-    parser = argparse.ArgumentParser(prog="cowest turn", description=__doc__)
-    parser.add_argument(
-        "--params",
-        type=Path,
-        default=PARAMS,
-        help="the project's params.yaml; the turn runs in its folder",
+    """0: decided, promoted or not.
+
+    Raises CoWestError for what stops the turn; what was made before stays whole.
+    """
+    parser = argparse.ArgumentParser(
+        prog="cowest turn",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
     )
+    add_params(parser, "the project's params.yaml; the turn runs in its folder")
     parser.add_argument(
         "--set",
         action="append",
@@ -80,66 +82,88 @@ def main(argv: list[str]) -> int:
     given = parser.parse_args(argv)
     _enter(given.params)
     with _alone():
-        return _turn(given)
+        if given.dry_run:
+            _foresee(given.set)
+        else:
+            _turn(given.set, given.force)
+    return 0
 
 
-def _turn(given: argparse.Namespace) -> int:
+def _foresee(assignments: list[str]) -> None:
+    """Prints what the turn will cost at most. That needs neither keys nor extras."""
+    with _amended(assignments) as notes:
+        params = _read_settings()
+        foreseen = _foreseen(params)
+    print("\n".join([*notes, foreseen]))
+
+
+def _turn(assignments: list[str], force: bool) -> None:
     started = time.monotonic()
-    params, foreseen = _settings(given.set, given.dry_run)
-    if given.dry_run:
-        print(foreseen)
-        return 0
-    raw = _raw(params)
+    with _amended(assignments) as notes:
+        params = _read_settings()
+        preflight(PARAMS)
+    for note in notes:
+        print(note)
     registry_config = parse(
         RegisterConfig, section(params, "register"), f"{PARAMS}: register"
     ).registry
     registry = registry_config.open()
-    champion = registry.champion()  # mends the alias, if a turn was cut short at its very end
-    turn = turn_of(raw, PARAMS, champion)
+    # Mends the alias too, if the turn before was cut short at its very end.
+    champion = registry.champion()
+    turn = turn_of(_raw(params), PARAMS, champion)
     decided = settled(registry.log(), turn.key)
-    if decided is None or given.force:
-        if turn.raw is not None and turn.raw.kept == "unversioned":
-            print(
-                f"data: no commit holds {raw}, so no revision will name what this turn rests on: `cowest data add {raw}` makes a version"
-            )
-        os.environ["COWEST_TURN"] = (
-            turn.key
-        )  # what its stages spend counts for it, whoever else uses the store
-        forced = given.force or _models_changed(turn)
-        stages.run(
-            "pin",
-            section(params, "pin"),
-            raw=raw,
-            params=PARAMS,
-            turn=TURN,
-            start=START,
-            champion=CHAMPION,
-        )
-        _reproduce(forced)
+    if decided is None or force:
+        _run_stages(params, turn, force)
     elif _finished(turn):
         print(_nothing_new(decided, champion))
-        return 0
+        return
     elif not _at_hand(turn):
         print(
-            _nothing_new(decided, champion)
-            + "; it ran elsewhere: `cowest turn --force` makes its files here"
+            f"{_nothing_new(decided, champion)}; it ran elsewhere: "
+            "`cowest turn --force` makes its files here"
         )
-        return 0
+        return
     _close(params, turn, registry_config)
     print(_took(time.monotonic() - started))
-    return 0
+
+
+def _run_stages(params: dict[str, Any], turn: Turn, force: bool) -> None:
+    """Pins the turn and runs every stage up to the comparison."""
+    raw = _raw(params)
+    if turn.raw is not None and turn.raw.kept == "unversioned":
+        print(
+            f"data: no commit holds {raw}, so no revision will name what this turn rests on: "
+            f"`cowest data add {raw}` makes a version"
+        )
+    # What the stages spend counts for this turn, whoever else uses the store.
+    os.environ["COWEST_TURN"] = turn.key
+    # Looked at before `pin` writes the turn.json of this turn over that of the last.
+    changed = _models_changed(turn)
+    stages.run(
+        "pin",
+        section(params, "pin"),
+        raw=raw,
+        params=PARAMS,
+        turn=TURN,
+        start=START,
+        champion=CHAMPION,
+    )
+    _reproduce(force or changed)
 
 
 @contextmanager
 def _alone() -> Iterator[None]:
-    """One turn at a time in a project: two would pin and write the same files. The kernel lets go of the lock with the process."""
+    """Holds the lock of the project. Raises CoWestError if another turn has it."""
+    # The kernel releases this lock when the process ends, however it ends. So a turn that was
+    # killed leaves nothing behind that stops the next one.
     LOCK.parent.mkdir(parents=True, exist_ok=True)
     with LOCK.open("a") as lock:
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
             raise CoWestError(
-                f"another turn runs in {Path.cwd()}: wait for it, or end it; two would write the same files"
+                f"another turn runs in {Path.cwd()}: wait for it, or end it; "
+                "two would write the same files"
             ) from None
         yield
 
@@ -147,32 +171,41 @@ def _alone() -> Iterator[None]:
 def _foreseen(params: dict[str, Any]) -> str:
     raw = _raw(params)
     budget = parse(PinConfig, section(params, "pin"), f"{PARAMS}: pin").budget
-    store, key = open_store(), turn_of(raw, PARAMS).key
-    before = store.read(lambda db: spent(db, key))
-    return f"{forecast.table(forecast.forecast(params, raw), budget)}\nof turn {key[:8]}, {replace(before, budget=budget)}"
+    key = turn_of(raw, PARAMS).key
+    before = replace(spent(open_store(), key), budget=budget)
+    costs = forecast.table(forecast.forecast(params, raw), budget)
+    return f"{costs}\nof turn {key[:8]}, {before}"
 
 
-def _settings(assignments: list[str], dry_run: bool) -> tuple[dict[str, Any], str]:
-    """params.yaml with these changes, checked whole, so that a slip in the last stage is not found after the first has run for
-    an hour; with what a dry run says, which needs neither keys nor extras. What does not hold is taken back."""
+@contextmanager
+def _amended(assignments: list[str]) -> Iterator[list[str]]:
+    """Changes settings in params.yaml, and takes them back if the body raises a CoWestError.
+
+    Gives what changed in words.
+    """
     before = PARAMS.read_text(encoding="utf-8")
+    notes = []
     try:
-        said = [note for assignment in assignments if (note := amend(PARAMS, assignment))]
-        params = load(PARAMS)
-        _lay_out(params)
-        if "serve" in params:
-            parse(ServeConfig, params["serve"], f"{PARAMS}: serve")
-        foreseen = _foreseen(params) if dry_run else ""
-        if not dry_run:
-            preflight(PARAMS)
+        for assignment in assignments:
+            note = amend(PARAMS, assignment)
+            if note is not None:
+                notes.append(note)
+        yield notes
     except CoWestError as error:
         if assignments and before != PARAMS.read_text(encoding="utf-8"):
             write_text(PARAMS, before)
             raise type(error)(f"{error}. {PARAMS} was left as it was") from None
         raise
-    for note in said:
-        print(note)
-    return params, foreseen
+
+
+def _read_settings() -> dict[str, Any]:
+    """Reads params.yaml and lays out the raw data that it names."""
+    params = load(PARAMS)
+    _lay_out(params)
+    # No stage reads this section, so a slip in it would only be found by the service.
+    if "serve" in params:
+        parse(ServeConfig, params["serve"], f"{PARAMS}: serve")
+    return params
 
 
 def _raw(params: dict[str, Any]) -> Path:
@@ -180,23 +213,29 @@ def _raw(params: dict[str, Any]) -> Path:
 
 
 def _lay_out(params: dict[str, Any]) -> None:
-    """The raw data of the revision that is named, where one is. Raises InputError for data that are not here and could be had."""
+    """Lays out the raw data of the revision that the settings name, if they name one.
+
+    Raises InputError if the data are not here and DVC could bring them.
+    """
     named = parse(TurnConfig, section(params, "turn"), f"{PARAMS}: turn")
     if named.rev is None:
         snapshots.pointer_here(named.raw)
-    else:
-        found = snapshots.lay_out(named.raw, named.rev, named.path)
-        print(f"data: {found.path} at {named.rev} ({(found.rev or '')[:12]}), in {named.raw}")
+        return
+    found = snapshots.lay_out(named.raw, named.rev, named.path)
+    commit = (found.rev or "")[:12]
+    print(f"data: {found.path} at {named.rev} ({commit}), in {named.raw}")
 
 
 def _enter(params: Path) -> None:
+    """Goes to the project's folder, from which dvc.yaml names all files."""
     if params.name != PARAMS.name:
         raise ConfigError(
             f"--params {params}: dvc.yaml reads {PARAMS}: name one, in a project's folder"
         )
     if not params.exists():
         raise ConfigError(
-            f"{params}: no such file: run in the project's folder, or name its params.yaml with --params"
+            f"{params}: no such file: run in the project's folder, "
+            "or name its params.yaml with --params"
         )
     os.chdir(params.absolute().parent)
     if not PIPELINE.exists():
@@ -204,7 +243,8 @@ def _enter(params: Path) -> None:
 
 
 def _models_changed(turn: Turn) -> bool:
-    """Whether a local model has other files than the last turn here had: DVC knows its name, which may be the same."""
+    """True if a local model has other files than in the last turn here."""
+    # DVC compares the model's name in the settings, and the name may be the same.
     try:
         last = read_document(TURN, Turn).models
     except CoWestError:
@@ -213,20 +253,22 @@ def _models_changed(turn: Turn) -> bool:
 
 
 def _finished(turn: Turn) -> bool:
-    """Whether the turn's decision and its page are here."""
-    if not (DECISION.exists() and PAGE.exists()) or PAGE.stat().st_mtime < DECISION.stat().st_mtime:
+    """True if the turn's decision and page are here."""
+    if not (DECISION.exists() and PAGE.exists()):
+        return False
+    # An older page is of the turn before: this one was cut short before it wrote its own.
+    if PAGE.stat().st_mtime < DECISION.stat().st_mtime:
         return False
     try:
-        return read_document(DECISION, Outcome).turn == turn.key
+        return read_document(DECISION, Decision).turn == turn.key
     except CoWestError:
         return False
 
 
 def _at_hand(turn: Turn) -> bool:
-    """Whether the files are this turn's, and all that is left to do is to write down how it ended."""
-    if not all(
-        path.exists() for path in (TURN, REPORT, POLICY, CHALLENGER, QUERIES, CORPUS, PAIRS)
-    ):
+    """True if all files of this turn are here, and only its end has to be written down."""
+    needed = (TURN, REPORT, POLICY, CHALLENGER, QUERIES, CORPUS, PAIRS)
+    if not all(path.exists() for path in needed):
         return False
     try:
         return read_document(TURN, Turn).key == turn.key
@@ -237,7 +279,10 @@ def _at_hand(turn: Turn) -> bool:
 def _nothing_new(decided: Decision, champion: int | None) -> str:
     how = "promoted" if decided.promoted else f"refused ({decided.reason})"
     report = f"; report: {PAGE}" if PAGE.exists() else ""
-    return f"nothing is new: turn {decided.turn[:8]} was decided on version {decided.version}: {how}; {_who(champion)}{report}"
+    return (
+        f"nothing is new: turn {decided.turn[:8]} was decided on version {decided.version}: "
+        f"{how}; {_who(champion)}{report}"
+    )
 
 
 def _who(champion: int | None) -> str:
@@ -245,29 +290,35 @@ def _who(champion: int | None) -> str:
 
 
 def _reproduce(force: bool) -> None:
-    """`dvc repro`, on this terminal. Raises CoWestError that names the stage that failed."""
-    code = _dvc("repro", *(["--force"] if force else []))
-    if code:
+    """Runs `dvc repro` on this terminal. Raises CoWestError that names the stage that failed."""
+    arguments = ["repro"]
+    if force:
+        arguments.append("--force")
+    if _dvc(*arguments) != 0:
         stage = _first_unfinished()
+        failed = f"stage {stage}" if stage else "dvc repro"
         raise CoWestError(
-            f"{f'stage {stage} failed' if stage else 'dvc repro failed'}, for the reason above; "
-            "what was made before it is whole, and every answer is kept: mend it and run `cowest turn` again to go on"
+            f"{failed} failed, for the reason above; what was made before it is whole, and every "
+            "answer is kept: mend it and run `cowest turn` again to go on"
         )
 
 
 def _command(*arguments: str) -> tuple[list[str], dict[str, str]]:
-    """DVC of this environment; the stages that it starts find their `cowest` there too."""
-    environment = os.environ | {
-        "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ.get('PATH', os.defpath)}"
-    }
-    return [sys.executable, "-m", "dvc", *arguments], environment
+    """The command line of this environment's DVC, and the variables that it runs with."""
+    # The stages that DVC starts find their `cowest` by PATH, and it must be this one.
+    path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ.get('PATH', os.defpath)}"
+    return [sys.executable, "-m", "dvc", *arguments], os.environ | {"PATH": path}
 
 
 def _dvc(*arguments: str) -> int:
+    """Runs DVC and returns its exit status. Raises KeyboardInterrupt if we were to end."""
     command, environment = _command(*arguments)
     sys.stdout.flush()
-    # A process group of its own, so that an interruption reaches DVC and its stage once, from us, however we are ended.
-    process = subprocess.Popen(command, env=environment, stdin=subprocess.DEVNULL, process_group=0)  # noqa: S603
+    # A process group of its own, so that an interruption reaches DVC and its stage once, from us,
+    # however we are ended.
+    process = subprocess.Popen(  # noqa: S603
+        command, env=environment, stdin=subprocess.DEVNULL, process_group=0
+    )
     with _passing_on(process.pid) as ended:
         while True:
             try:
@@ -283,7 +334,10 @@ def _dvc(*arguments: str) -> int:
 
 @contextmanager
 def _passing_on(group: int) -> Iterator[list[float]]:
-    """Hands the signals that end us to a group of processes; gives the moments at which they came."""
+    """Passes the signals that end us on to a group of processes.
+
+    Gives a list that gets the time of each.
+    """
     ended: list[float] = []
 
     def end(number: int, _: object) -> None:
@@ -291,12 +345,11 @@ def _passing_on(group: int) -> Iterator[list[float]]:
         with suppress(ProcessLookupError):
             os.killpg(group, number)
 
-    numbers = [
-        number
-        for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
-        if signal.getsignal(number) != signal.SIG_IGN
-    ]
-    kept = {number: signal.signal(number, end) for number in numbers}
+    kept = {}
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+        # `nohup` has us ignore SIGHUP, and that stays so.
+        if signal.getsignal(number) != signal.SIG_IGN:
+            kept[number] = signal.signal(number, end)
     try:
         yield ended
     finally:
@@ -305,22 +358,30 @@ def _passing_on(group: int) -> Iterator[list[float]]:
 
 
 def _first_unfinished() -> str | None:
+    """The first stage that DVC would run now."""
     command, environment = _command("status", "--json")
-    asked = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)  # noqa: S603
+    asked = subprocess.run(  # noqa: S603
+        command, env=environment, capture_output=True, text=True, check=False
+    )
     try:
         changed = json.loads(asked.stdout)
     except ValueError:
         return None
-    return next((stage for stage in stages.STAGES if stage in changed), None)
+    for stage in stages.STAGES:
+        if stage in changed:
+            return stage
+    return None
 
 
 def _close(params: dict[str, Any], turn: Turn, registry: RegistryConfig) -> None:
+    """Has the turn decided, prints the decision, and writes the page."""
     from cowest.commands import report
     from cowest.registry.tracking import MlflowTracker
 
     if data_digests(_raw(params)) != turn.data:
         raise ContractError(
-            f"{_raw(params)} was changed while the turn ran, so nothing was decided: run `cowest turn` again for what lies there"
+            f"{_raw(params)} was changed while the turn ran, so nothing was decided: "
+            "run `cowest turn` again for what lies there"
         )
     paths: dict[str, Any] = {
         "turn": TURN,
@@ -334,11 +395,10 @@ def _close(params: dict[str, Any], turn: Turn, registry: RegistryConfig) -> None
         "decision": DECISION,
     }
     stages.run("register", section(params, "register"), **paths)
-    outcome, judged = read_document(DECISION, Outcome), read_document(REPORT, EvalReport)
+    outcome, judged = read_document(DECISION, Decision), read_document(REPORT, EvalReport)
     print(f"\n{table(judged)}\n")
-    print(
-        f"turn {outcome.turn[:8]}: version {outcome.version} was {'promoted' if outcome.promoted else 'refused'}: {outcome.reason}"
-    )
+    verdict = "promoted" if outcome.promoted else "refused"
+    print(f"turn {outcome.turn[:8]}: version {outcome.version} was {verdict}: {outcome.reason}")
     print(_who(outcome.champion))
     print("report: ", end="", flush=True)
     report.main(["--out", str(PAGE)])
@@ -346,25 +406,27 @@ def _close(params: dict[str, Any], turn: Turn, registry: RegistryConfig) -> None
 
 
 def _took(seconds: float) -> str:
-    """What this run and its largest stage took."""
-    largest = max(open_store().ledger(), key=lambda account: account.peak_memory)
+    """Says how long this run took, and how much memory the largest stage held."""
+    largest = max(open_store().ledger(), key=attrgetter("peak_memory"))
     minutes, rest = divmod(round(seconds), 60)
-    return f"took {minutes}:{rest:02d}; the largest stage, {largest.stage}, held {largest.peak_memory / 2**30:.1f} GiB"
+    return (
+        f"took {minutes}:{rest:02d}; the largest stage, {largest.stage}, "
+        f"held {largest.peak_memory / 2**30:.1f} GiB"
+    )
 
 
 def table(report: EvalReport) -> str:
-    """The systems with their scores and intervals, and what alignment did, for a terminal."""
+    """Returns the systems with scores and intervals, and what alignment did, for a terminal."""
     rows = [(NAMES.get(name, name), estimate) for name, estimate in report.systems.items()]
     width = max(len(name) for name, _ in rows)
     lines = [f"{'system':<{width}}  score  95 % interval   queries"]
-    lines += [
-        f"{name:<{width}}  {estimate.mean:5.3f}  {_interval(estimate, '.3f'):<15} {estimate.queries:>6}"
-        for name, estimate in rows
-    ]
-    if (change := report.comparisons.get("after_minus_before")) is not None:
-        lines.append(
-            f"\nalignment changed the collaboration by {change.mean:+.3f} ({_interval(change, '+.3f')})"
-        )
+    for name, estimate in rows:
+        interval = _interval(estimate, ".3f")
+        lines.append(f"{name:<{width}}  {estimate.mean:5.3f}  {interval:<15} {estimate.queries:>6}")
+    change = report.comparisons.get("after_minus_before")
+    if change is not None:
+        interval = _interval(change, "+.3f")
+        lines.append(f"\nalignment changed the collaboration by {change.mean:+.3f} ({interval})")
     return "\n".join(lines)
 
 

@@ -1,1 +1,1 @@
-"""What the service does: the champion drafts, the strong model refines."""
+"""The service: the champion drafts, the strong model refines."""

@@ -1,4 +1,4 @@
-"""The service's desk: opens the live version in the background, tries it, and says whether it can answer."""
+"""The service's desk: opens the live version in the background, tries it, and hands it out."""
 
 import threading
 import uuid
@@ -13,11 +13,11 @@ from cowest.online.live import Live, ServeConfig, open_live
 from cowest.records import Message, Record
 
 RETRY = 15.0
-"""Seconds between two tries to open a version: a first champion may come, a server may come back."""
+"""Seconds between two attempts to open a version: a first champion or a server may come."""
 
 
 class Ask(Record):
-    """What is asked: a question, or the messages of a conversation that ends with one."""
+    """The body of a request: a question, or the messages of a conversation that ends with one."""
 
     question: str | None = Field(default=None, min_length=1, max_length=20_000)
     messages: tuple[Message, ...] | None = Field(default=None, min_length=1, max_length=64)
@@ -33,12 +33,12 @@ class Ask(Record):
 
     @property
     def prompt(self) -> tuple[Message, ...]:
-        """The conversation, as records have it."""
+        """The conversation as messages; a question is one message of the user."""
         return self.messages or (Message(role="user", content=self.question or ""),)
 
 
 class Desk:
-    """Opens a version in a thread of its own, and again after a while when that failed. `close` ends it."""
+    """Opens a version in a thread of its own and retries if that fails, until `close` is called."""
 
     def __init__(
         self,
@@ -53,19 +53,17 @@ class Desk:
         self._thread.start()
 
     def live(self) -> Live | None:
-        """The version that answers; None while there is none: `reason` says why."""
+        """Returns the version that answers, or None while there is none; `reason` says why."""
         return self._live
 
     def reason(self) -> str:
-        """Why there is no answer yet."""
-        return (
-            self._reason
-            if self._thread.is_alive()
-            else "what loads the model broke off: the server's log says why; start it again"
-        )
+        """Says why there is no version to answer yet."""
+        if self._thread.is_alive():
+            return self._reason
+        return "what loads the model broke off: the server's log says why; start it again"
 
     def close(self) -> None:
-        """Lets go of the models."""
+        """Closes the models."""
         self._closed.set()
         self._thread.join(timeout=30)
 
@@ -73,14 +71,10 @@ class Desk:
         while not self._closed.is_set():
             try:
                 with self._opening(self._config) as live:
-                    # A question of its own each time: the call store would answer one that was asked before, and no model.
-                    live.answer(
-                        (
-                            Message(
-                                role="user", content=f"Is anyone there? ({uuid.uuid4().hex[:8]})"
-                            ),
-                        )
-                    )
+                    # Both models must answer before anybody is let in. The question is another one
+                    # each time: the call store would answer one that was asked before.
+                    question = f"Is anyone there? ({uuid.uuid4().hex[:8]})"
+                    live.answer((Message(role="user", content=question),))
                     self._live = live
                     self._closed.wait()
                     self._live = None

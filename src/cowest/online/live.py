@@ -1,4 +1,4 @@
-"""The live version: the champion of the registry, loaded, with the strong model beside it."""
+"""The live version: the registry's champion, loaded, and the strong model beside it."""
 
 import sys
 import tempfile
@@ -21,7 +21,10 @@ from cowest.version import Version
 
 
 class ServeConfig(Config):
-    """What answers, and how: as `evaluate` had it, so that what is served is what was judged."""
+    """The models that answer and their settings, which are those of `evaluate`.
+
+    So the version that is served behaves as it did when it was judged.
+    """
 
     registry: RegistryConfig
     policy: AnyProvider
@@ -35,7 +38,8 @@ class ServeConfig(Config):
     def _answers_at_once(cls, model: AnyProvider) -> AnyProvider:
         if isinstance(model, OpenAIConfig) and model.batch is not None:
             raise ValueError(
-                "a question can't wait for a batch: name the model without it here, {<<: *strong, batch: null}"
+                "a question can't wait for a batch: name the model without it here, "
+                "{<<: *strong, batch: null}"
             )
         return model
 
@@ -51,7 +55,10 @@ class Answer(BaseModel):
 
 
 class Live:
-    """Answers questions with one version of the policy. Safe for threads: one question at a time."""
+    """Answers questions with one version of the policy.
+
+    Safe for threads: it answers one question at a time.
+    """
 
     def __init__(
         self,
@@ -61,17 +68,16 @@ class Live:
         strong: ChatModel,
         config: ServeConfig,
     ) -> None:
-        self.number, self._trained, self._policy, self._strong, self._config = (
-            number,
-            trained,
-            policy,
-            strong,
-            config,
-        )
+        self.number = number
+        self._trained = trained
+        self._policy = policy
+        self._strong = strong
+        self._config = config
+        # The models were opened once, and are not made for two callers at a time.
         self._lock = threading.Lock()
 
     def answer(self, prompt: tuple[Message, ...]) -> Answer:
-        """The draft and the answer. Raises CallError when a model gave none."""
+        """Returns the draft and the answer. Raises CallError if a model gave none."""
         with self._lock:
             drafted, refined = collaboration.answer(
                 prompt,
@@ -98,20 +104,21 @@ class Live:
 def open_live(
     config: ServeConfig, number: int | None = None, refused_too: bool = False
 ) -> Iterator[Live]:
-    """The champion, or the version `number`. With `refused_too`, the last version where there is no champion yet.
+    """Opens the champion, or the version `number`.
 
-    Raises RegistryError when there is nothing to serve.
+    With `refused_too`, opens the last version if there is no champion yet. Raises RegistryError if
+    there is nothing to serve.
     """
     if not config.registry.begun():
         raise RegistryError(
             "no turn was run here yet, so there is no version to ask: run `cowest turn`"
         )
     registry = config.registry.open()
-    number = number if number is not None else _choose(registry, refused_too)
+    if number is None:
+        number = _choose(registry, refused_too)
     with ExitStack() as stack:
-        folder = (
-            Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="cowest."))) / "version"
-        )
+        temporary = stack.enter_context(tempfile.TemporaryDirectory(prefix="cowest."))
+        folder = Path(temporary) / "version"
         registry.fetch(number, folder)
         policy = stack.enter_context(config.policy.open(adapter=folder / "adapter"))
         strong = stack.enter_context(config.strong.open())
@@ -126,10 +133,12 @@ def _choose(registry: Registry, refused_too: bool) -> int:
     if log and refused_too:
         last = log[-1]
         print(
-            f"no version is champion yet: this is version {last.version}, which was refused ({last.reason})",
+            f"no version is champion yet: this is version {last.version}, "
+            f"which was refused ({last.reason})",
             file=sys.stderr,
         )
         return last.version
     raise RegistryError(
-        "no version is champion yet: run a turn (`cowest turn`), or see `cowest status` for why the last was refused"
+        "no version is champion yet: run a turn (`cowest turn`), "
+        "or see `cowest status` for why the last was refused"
     )
