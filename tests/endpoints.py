@@ -1,31 +1,67 @@
-"""Settings and questions for a server of `tests.servers`."""
+"""Settings and questions for a server of `tests.servers`, and what its calls cost a turn."""
 
 from typing import Any
 
 from cowest.config import Sampling
+from cowest.ledger import store
+from cowest.ledger.claims import Budget, Spent, open_turn, spent
+from cowest.models.endpoint.settings import Price
 from cowest.models.openai import OpenAIConfig
 from cowest.protocols import Completion, Request
 from cowest.records import Message
-from tests.servers import ChatServer
+
+PRICE = Price(prompt=1.0, completion=10.0)
+MAX_TOKENS = 20
 
 
-def config(server: ChatServer, **settings: Any) -> OpenAIConfig:
-    return OpenAIConfig(
-        **{
-            "model": "tiny",
-            "base_url": server.url,
-            "key_env": None,
-            "backoff": 0.01,
-            "timeout": 5,
-            **settings,
-        }
-    )
+def config(server: Any, **settings: Any) -> OpenAIConfig:
+    """The settings of a model behind a server that has a `url`."""
+    given = {
+        "model": "tiny",
+        "base_url": server.url,
+        "key_env": None,
+        "backoff": 0.01,
+        "timeout": 5,
+        **settings,
+    }
+    return OpenAIConfig(**given)
+
+
+def priced(server: Any, **settings: Any) -> OpenAIConfig:
+    """The same, for a model whose tokens cost something."""
+    return config(server, **{"price": PRICE, **settings})
 
 
 def ask(text: str, **sampling: Any) -> Request:
     return Request((Message(role="user", content=text),), Sampling(**sampling))
 
 
+def short(text: object) -> Request:
+    """A request whose answer has MAX_TOKENS tokens at most."""
+    return ask(str(text), max_tokens=MAX_TOKENS)
+
+
 def answers(settings: OpenAIConfig, *texts: str) -> list[Completion]:
     with settings.open() as model:
         return list(model.generate([ask(text) for text in texts]))
+
+
+def short_answers(settings: OpenAIConfig, *texts: object) -> list[Completion]:
+    with settings.open() as model:
+        return list(model.generate([short(text) for text in texts]))
+
+
+def budget(usd: float | None = None, tokens: int | None = None) -> None:
+    """Opens the turn `t` with a budget, or changes the one that it has."""
+    open_turn(store.open_store(), "t", Budget(usd=usd, tokens=tokens))
+
+
+def now() -> Spent:
+    """The money and tokens that the turn `t` has spent."""
+    return spent(store.open_store(), "t")
+
+
+def claims() -> int:
+    """Calls that are claimed and not settled."""
+    ((count,),) = store.open_store().fetch("SELECT COUNT(*) FROM claims")
+    return int(count)

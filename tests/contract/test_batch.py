@@ -17,25 +17,25 @@ from typing import Any
 
 import pytest
 
-from cowest.config import Sampling, parse
+from cowest.config import parse
 from cowest.errors import BudgetError, CallError, ConfigError
 from cowest.ledger import journal, store
 from cowest.ledger.account import Account
-from cowest.ledger.claims import Budget, Spent, open_turn, spent
 from cowest.models.endpoint.batch_files import outcomes
-from cowest.models.endpoint.settings import BatchConfig, Price
+from cowest.models.endpoint.settings import BatchConfig
 from cowest.models.estimate import announce
 from cowest.models.openai import OpenAIConfig
 from cowest.net.transport import LARGEST
 from cowest.online.live import ServeConfig
-from cowest.protocols import Completion, Request
-from cowest.records import Message
+from cowest.protocols import Completion
 from tests import servers, stores, tiny
 from tests.batch_server import EXPIRED, MISSING, BatchServer, Fault, batch_server
 from tests.contract.test_openai import CANARY, faces_of
+from tests.endpoints import PRICE, budget, claims, now, priced
+from tests.endpoints import short as ask
+from tests.endpoints import short_answers as answers
 from tests.servers import Fate, completion, error
 
-PRICE = Price(prompt=1.0, completion=10.0)
 COST = (7 * 1.0 + 3 * 10.0) / 1e6 / 2
 """Of a call to the server, at half the price: it says 7 and 3 tokens."""
 
@@ -57,25 +57,8 @@ def stage(
 def config(
     server: BatchServer, batch: dict[str, Any] | None = None, **settings: Any
 ) -> OpenAIConfig:
-    given = {
-        "model": "tiny",
-        "base_url": server.url,
-        "key_env": None,
-        "backoff": 0.01,
-        "timeout": 5,
-        "price": PRICE,
-        **settings,
-    }
-    return OpenAIConfig(**{"batch": {"poll": 0.02, "wait": 20, **(batch or {})}, **given})
-
-
-def ask(text: object) -> Request:
-    return Request((Message(role="user", content=str(text)),), Sampling(max_tokens=20))
-
-
-def answers(settings: OpenAIConfig, *texts: object) -> list[Completion]:
-    with settings.open() as model:
-        return list(model.generate([ask(text) for text in texts]))
+    given = {"batch": {"poll": 0.02, "wait": 20, **(batch or {})}, **settings}
+    return priced(server, **given)
 
 
 def texts_of(found: list[Completion]) -> list[str | None]:
@@ -84,20 +67,6 @@ def texts_of(found: list[Completion]) -> list[str | None]:
 
 def good(*texts: object) -> list[str | None]:
     return [f"answer to {text}" for text in texts]
-
-
-def budget(usd: float | None = None, tokens: int | None = None) -> None:
-    open_turn(store.open_store(), "t", Budget(usd=usd, tokens=tokens))
-
-
-def now() -> Spent:
-    return spent(store.open_store(), "t")
-
-
-def claims() -> int:
-    return int(
-        store.open_store().read(lambda db: db.execute("SELECT COUNT(*) FROM claims").fetchone()[0])
-    )
 
 
 def ended() -> list[str | None]:

@@ -11,27 +11,25 @@ import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import pytest
 
-from cowest.config import Sampling
 from cowest.errors import BudgetError, CallError, ConfigError, StoreError
 from cowest.ledger import store
 from cowest.ledger.account import Account
-from cowest.ledger.claims import Budget, Spent, open_turn, spent
 from cowest.ledger.till import Till
 from cowest.models.endpoint.settings import Price
 from cowest.models.openai import OpenAIConfig
-from cowest.protocols import Completion, Request
-from cowest.records import Message
+from cowest.protocols import Completion
 from tests import servers, stores, tiny
-from tests.servers import ChatServer, Fate, chat_server, completion, error
+from tests.endpoints import PRICE, budget, claims, now
+from tests.endpoints import priced as config
+from tests.endpoints import short as ask
+from tests.endpoints import short_answers as answers
+from tests.servers import Fate, chat_server, completion, error
 
-PRICE = Price(prompt=1.0, completion=10.0)
 COST = (7 * 1.0 + 3 * 10.0) / 1e6
 """Of a call to the server: it says 7 and 3 tokens."""
-MAX_TOKENS = 20
 
 
 @pytest.fixture(autouse=True, params=stores.KINDS)
@@ -42,41 +40,6 @@ def stage(
     monkeypatch.setenv("COWEST_STORE", stores.place(request.param, tmp_path))
     with store.accounting("refine") as account:
         yield account
-
-
-def config(server: ChatServer, **settings: Any) -> OpenAIConfig:
-    given = {
-        "model": "tiny",
-        "base_url": server.url,
-        "key_env": None,
-        "backoff": 0.01,
-        "timeout": 5,
-        "price": PRICE,
-        **settings,
-    }
-    return OpenAIConfig(**given)
-
-
-def ask(text: object) -> Request:
-    return Request((Message(role="user", content=str(text)),), Sampling(max_tokens=MAX_TOKENS))
-
-
-def answers(settings: OpenAIConfig, *texts: object) -> list[Completion]:
-    with settings.open() as model:
-        return list(model.generate([ask(text) for text in texts]))
-
-
-def budget(usd: float | None = None, tokens: int | None = None) -> None:
-    open_turn(store.open_store(), "t", Budget(usd=usd, tokens=tokens))
-
-
-def now() -> Spent:
-    return spent(store.open_store(), "t")
-
-
-def claims() -> int:
-    ((count,),) = store.open_store().fetch("SELECT COUNT(*) FROM claims")
-    return int(count)
 
 
 def test_what_is_spent_is_what_the_calls_cost(stage: Account) -> None:

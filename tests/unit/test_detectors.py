@@ -303,6 +303,7 @@ HOSTILE = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("part", HOSTILE)
 def test_takes_time_in_proportion_to_the_length(part: str) -> None:
     """A quadratic pattern would take 64 times as long for eight times the text; the bound leaves

@@ -65,6 +65,7 @@ ROWS = st.lists(
 )
 
 
+@pytest.mark.slow
 @given(ROWS, ROWS)
 def test_it_counts_as_a_slow_count_does(first: list[Query], second: list[Query]) -> None:
     found = between(first, second)
@@ -119,6 +120,7 @@ def test_many_values_are_counted_and_not_held() -> None:
     assert found.removed == 2100
 
 
+@pytest.mark.slow
 def test_rows_are_not_held() -> None:
     def rows() -> Iterator[Query]:
         return (query(f"{number} " + "long " * 400, ideal="x" * 2000) for number in range(3000))

@@ -82,6 +82,7 @@ def run(scores: dict[str, list[float]], each: int = 6) -> dict:
     return {"scores": scores, "products": [f"product {number // each}" for number in range(size)]}
 
 
+@pytest.mark.slow
 def test_an_interval_is_about_runs_and_not_about_questions() -> None:
     """Runs that differ much make a wide interval, however many questions each has."""
     alike = [run({"a": [1.0, 0.0] * 102}) for _ in range(8)]
@@ -92,6 +93,7 @@ def test_an_interval_is_about_runs_and_not_about_questions() -> None:
     assert wide["runs"] == [1.0] * 4 + [0.0] * 4 and wide["n"] == 8 and wide["questions"] == 8 * 204
 
 
+@pytest.mark.slow
 def test_intervals_hold_what_they_promise() -> None:
     """Of 95 % intervals over runs of one world, most hold its truth (eight runs: somewhat fewer
     than 95 in 100, and it is said).

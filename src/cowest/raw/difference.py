@@ -34,7 +34,7 @@ Side = tuple[int, int]
 
 
 @dataclass(slots=True)
-class Changes:
+class ValueCounts:
     """Counts of the values of one field in one version, for up to MOST values.
 
     The counts of two versions side by side show how the field changed.
@@ -58,8 +58,8 @@ def _lengths() -> dict[str, "array[int]"]:
     return {name: array("I") for name in LENGTHS}
 
 
-def _counted() -> dict[str, Changes]:
-    return {name: Changes() for name in COUNTED}
+def _counted() -> dict[str, ValueCounts]:
+    return {name: ValueCounts() for name in COUNTED}
 
 
 @dataclass(slots=True)
@@ -80,7 +80,7 @@ class DataVersion:
     demonstrations: "array[int]" = field(default_factory=_digests)
     groups: "array[int]" = field(default_factory=_digests)
     lengths: dict[str, "array[int]"] = field(default_factory=_lengths)
-    values: dict[str, Changes] = field(default_factory=_counted)
+    values: dict[str, ValueCounts] = field(default_factory=_counted)
 
     def __len__(self) -> int:
         return len(self.rows)
@@ -262,7 +262,7 @@ def _missing(values: Any, known: Any) -> int:
     return len(np.setdiff1d(values, known, assume_unique=True))
 
 
-def _distribution(name: str, a: Changes, b: Changes) -> Distribution:
+def _distribution(name: str, a: ValueCounts, b: ValueCounts) -> Distribution:
     def most_first(value: str) -> tuple[int, str]:
         return -(a.counts[value] + b.counts[value]), value
 
