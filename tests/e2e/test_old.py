@@ -1,11 +1,15 @@
 """A project, a call store and a registry that an older CoWest wrote (`tests/old/make.py`)."""
 
+import atexit
+import functools
 import hashlib
 import json
+import shutil
 import sqlite3
 import subprocess
 import sys
 import tarfile
+import tempfile
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -18,7 +22,7 @@ import pytest
 from cowest.ledger.store import CallStore
 from cowest.registry.log import champion_of
 from cowest.registry.mlflow import RegistryConfig
-from tests import tiny
+from tests import lines, tiny
 from tests.old import make
 
 OLD = Path(make.__file__).parent
@@ -68,10 +72,19 @@ def endpoint(folder: Path) -> Iterator[list[str]]:
         server.server_close()
 
 
+@functools.cache
+def package() -> Path:
+    """A copy of the package: its code is a part of the turn's key, and ours may be edited."""
+    folder = Path(tempfile.mkdtemp(prefix="cowest-tests-"))
+    atexit.register(shutil.rmtree, folder, ignore_errors=True)
+    return shutil.copytree(lines.ROOT / "src", folder / "src")
+
+
 def cowest(folder: Path, *words: str) -> str:
     command = [sys.executable, "-m", "cowest.cli", *words]
+    surroundings = tiny.surroundings(PYTHONPATH=str(package()))
     done = subprocess.run(
-        command, cwd=folder, env=tiny.surroundings(), capture_output=True, text=True, check=False
+        command, cwd=folder, env=surroundings, capture_output=True, text=True, check=False
     )
     assert done.returncode == 0, done.stdout + done.stderr
     return done.stdout

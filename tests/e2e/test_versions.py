@@ -382,7 +382,8 @@ def test_without_git_or_dvc_it_is_as_before_and_says_so(
     (HANDBOOK / "more.jsonl").write_text("{}\n")
     with pytest.raises(
         InputError,
-        match=r"not the version that git has of it \(.*more.jsonl, .*rows.jsonl\).*git checkout -- ",
+        match=r"not the version that git has of it "
+        r"\(.*more.jsonl, .*rows.jsonl\).*git checkout -- ",
     ):
         snapshots.version_of(HANDBOOK)
     (HANDBOOK / "rows.jsonl").write_text("{}\n")

@@ -1,1 +1,1 @@
-"""A project from a sample file: what its columns seem to be (guess.py), and the files of a project as templates."""
+"""The files of a new project: templates with `@places@`, and the guess at a table that fills them."""
