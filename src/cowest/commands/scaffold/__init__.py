@@ -1,1 +1,1 @@
-"""The files of a new project: templates with `@places@`, and the guess at a table that fills them."""
+"""The files of a new project as templates, and the guess at a table that fills them."""
