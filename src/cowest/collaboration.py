@@ -24,7 +24,7 @@ from cowest.records import Draft, Feedback, Message, Query, Refinement, grown
 D = TypeVar("D", bound=Draft)
 Item = TypeVar("Item")
 Question = TypeVar("Question")
-Answer = TypeVar("Answer")
+Result = TypeVar("Result")
 
 
 def draft(
@@ -205,8 +205,8 @@ def _distinct_answers(group: list[Refinement]) -> list[str]:
 
 def _answered(
     asked: Iterable[tuple[Item, Sequence[Question]]],
-    answer_all: Callable[[Iterator[Question]], Iterator[Answer]],
-) -> Iterator[tuple[Item, list[Answer]]]:
+    answer_all: Callable[[Iterator[Question]], Iterator[Result]],
+) -> Iterator[tuple[Item, list[Result]]]:
     """Each item with the answers to its questions, in order.
 
     `answer_all` gets the questions of all items as one stream, and may read ahead as far as it
@@ -222,7 +222,7 @@ def _answered(
             waiting.append((item, len(of_item)))
             yield from of_item
 
-    answers: list[Answer] = []
+    answers: list[Result] = []
     for found in answer_all(questions()):
         # This answer belongs to the oldest item that asked something.
         while waiting[0][1] == 0:
