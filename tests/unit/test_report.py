@@ -11,22 +11,24 @@ import pytest
 
 from cowest import io, report
 from cowest.gates import Gate
-from cowest.ledger.store import Account
+from cowest.ledger.account import Account
 from cowest.records import (
     Choices,
+    Decision,
     Estimate,
     EvalReport,
     Matches,
     Message,
-    Outcome,
     PreferencePair,
     Trial,
     Validation,
 )
-from cowest.report import contents, contracts, figures, words
+from cowest.report import contents, figures, words
 from cowest.report.contents import Missing
 from cowest.stages import compare
 from tests.factories import make_feedback, make_trial
+
+pytestmark = pytest.mark.slow  # matplotlib draws each page anew
 
 NASTY = (
     "<script>document.title='owned'</script> <img src=x onerror=alert(1)> {{ 7*7 }} $x_{1}$ & "
@@ -136,7 +138,7 @@ def decided(root: Path, **fields: object) -> None:
         "champion": 3,
         "reason": "it is better",
     }
-    io.write_document(root / "reports/decision.json", Outcome.model_validate({**values, **fields}))
+    io.write_document(root / "reports/decision.json", Decision.model_validate({**values, **fields}))
 
 
 def rendered(root: Path, **more: object) -> str:
@@ -308,8 +310,8 @@ def test_the_page_says_whether_the_drafts_own_scores_would_have_done(tmp_path: P
     text = Page(rendered(root)).text
     assert "Feedback decides 6 comparisons" in text
     assert (
-        "decide 33\N{NO-BREAK SPACE}% of them likewise and 17\N{NO-BREAK SPACE}% the other way; "
-        "the rest they can't tell" in text
+        "rank 33\N{NO-BREAK SPACE}% of them as feedback does and 17\N{NO-BREAK SPACE}% the other "
+        "way; in the rest they are equal" in text
     )
 
 
@@ -323,10 +325,8 @@ def validated(root: Path, **fields: object) -> None:
         "facts": {"a <b>": "1"},
         **fields,
     }
-    page = contracts.page(
-        "rows", Validation.model_validate(values), fail=(), note=(), aside=(), lines=()
-    )
-    io.write_text(root / f"reports/{values['kind']}.html", page)
+    found = Validation.model_validate(values)
+    io.write_document(root / f"reports/{found.kind}.json", found)
 
 
 def test_what_validate_found_is_on_the_page(tmp_path: Path):
@@ -336,27 +336,41 @@ def test_what_validate_found_is_on_the_page(tmp_path: Path):
         "mend": "",
         "severity": "aside",
         "met": False,
-        "found": "100 of 1200 rows don't",
+        "found": "not met by 100 of 1200 rows",
         "rows": 100,
     }
     validated(tmp_path, rules=[rule, {**rule, "met": True, "rows": 0}])
-    assert contracts.read(tmp_path / "reports/queries.html").facts == {"a <b>": "1"}
+    shown = contents.gather(tmp_path).contracts["queries"]
+    assert isinstance(shown, Validation) and shown.facts == {"a <b>": "1"}
     page = Page(rendered(tmp_path))
     assert "1\N{NARROW NO-BREAK SPACE}200" in page.text and "1 of 2" in page.text
-    assert "100 of 1200 rows don't, set aside" in page.text
+    assert "not met by 100 of 1200 rows, set aside" in page.text
     assert "script" not in [tag for tag, _ in page.tags]
-    assert "Feedback: not shown." in page.text and "pairs.html: no such file" in page.text
+    assert "Feedback: not shown." in page.text and "pairs.json: no such file" in page.text
 
 
-def test_a_page_that_is_none_is_said(tmp_path: Path):
+def test_findings_that_are_none_are_said(tmp_path: Path):
     (tmp_path / "reports").mkdir()
     for text, why in (
-        ("<html>", "is no page of `validate`"),
-        ('<meta name="cowest-validation" content="{}">', "no page of this version"),
+        ("<html>", "pairs.json is not a Validation: Invalid JSON"),
+        ("{}", "pairs.json is not a Validation: kind: Field required"),
     ):
-        (tmp_path / "reports/pairs.html").write_text(text)
+        (tmp_path / "reports/pairs.json").write_text(text)
         found = contents.gather(tmp_path).contracts["pairs"]
         assert isinstance(found, Missing) and why in found.why
+
+
+def test_a_page_without_findings_beside_it_is_said_with_what_to_do(tmp_path: Path):
+    validated(tmp_path)
+    for kind in ("queries", "corpus"):
+        (tmp_path / f"reports/{kind}.html").write_text("<html>")
+    text = Page(rendered(tmp_path)).text
+    assert "1\N{NARROW NO-BREAK SPACE}200" in text and "validate@queries" not in text
+    assert (
+        "Corpus: not shown. validate@corpus was not asked for its findings as JSON: add "
+        "`--findings reports/corpus.json` to its command in dvc.yaml" in text
+    )
+    assert "Pairs: not shown." in text and "pairs.json: no such file" in text
 
 
 def test_examples_are_of_each_kind_and_in_no_order_of_ours(tmp_path: Path):
@@ -416,8 +430,13 @@ def test_the_command_writes_the_page_of_the_folder(
 def test_what_another_turn_left_is_not_shown_as_this_ones(tmp_path: Path):
     """A turn that failed half way leaves the evaluation of the one before it where it was."""
     root = a_turn(tmp_path)
-    outcome = Outcome(
-        turn="a" * 64, version=1, promoted=True, against=None, champion=1, reason="it was better"
+    outcome = Decision(
+        turn="a" * 64,
+        version=1,
+        verdict="promoted",
+        against=None,
+        champion=1,
+        reason="it was better",
     )
     io.write_document(root / "reports/decision.json", outcome)
     (root / "turn.json").write_text(json.dumps({"key": "b" * 64}))

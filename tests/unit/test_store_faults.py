@@ -40,6 +40,7 @@ def crashed(path: Path) -> Path:
     return journal
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("torn", ["cut", "garbled", "zeros"])
 def test_a_torn_write_costs_no_more_than_itself(torn: str, tmp_path: Path) -> None:
     path = tmp_path / "calls"
