@@ -1,6 +1,6 @@
 from kfp.dsl import HTML, Artifact, Dataset, Input, Output
 
-from components import component
+from cowest_components import component
 
 
 @component
@@ -9,10 +9,19 @@ def validate(
     against: Input[Artifact],
     valid: Output[Dataset],
     page: Output[HTML],
+    findings: Output[Artifact],
     stage: str,
     config: dict,
 ):
     """What does not meet the contract fails the turn or is set aside."""
     from cowest.stages import run
 
-    run(stage, config, rows=rows.path, against=against.path, valid=valid.path, page=page.path)
+    run(
+        stage,
+        config,
+        rows=rows.path,
+        against=against.path,
+        valid=valid.path,
+        page=page.path,
+        findings=findings.path,
+    )

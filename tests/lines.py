@@ -20,19 +20,25 @@ Edge = tuple[str, str, str, str]
 """From a stage and its port to a stage and its port."""
 
 
-RAW = yaml.safe_load((ROOT / "params.yaml").read_text())["turn"]["raw"]
+def _raw(folder: Path) -> str:
+    raw: str = yaml.safe_load((folder / "params.yaml").read_text())["turn"]["raw"]
+    return raw
 
 
-def entries() -> dict[str, dict[str, Any]]:
-    """The entries of dvc.yaml, those of a `foreach` written out, by their names."""
+RAW = _raw(ROOT)
+
+
+def entries(folder: Path = ROOT) -> dict[str, dict[str, Any]]:
+    """The entries of a folder's dvc.yaml by name, each item of a `foreach` as its own entry."""
+    raw = {"turn.raw": _raw(folder)}
     found: dict[str, dict[str, Any]] = {}
-    for name, entry in yaml.safe_load((ROOT / "dvc.yaml").read_text())["stages"].items():
+    for name, entry in yaml.safe_load((folder / "dvc.yaml").read_text())["stages"].items():
         if "foreach" not in entry:
-            found[name] = _filled(entry, {"turn.raw": RAW})
+            found[name] = _filled(entry, raw)
         for key, item in entry.get("foreach", {}).items():
-            places = {"key": key} | {
-                f"item.{field}": value for field, value in _filled(item, {"turn.raw": RAW}).items()
-            }
+            places = {"key": key}
+            for field, value in _filled(item, raw).items():
+                places[f"item.{field}"] = value
             found[f"{name}@{key}"] = _filled(entry["do"], places)
     return found
 

@@ -1,6 +1,7 @@
 """`cowest <stage> --<port> path ...` and `cowest <command>`.
 
-Stages get their flags from the ports of their `main` and their settings from their section of params.yaml.
+A stage gets its flags from the ports of its `main`, and its settings from its section of
+params.yaml.
 """
 
 import argparse
@@ -13,6 +14,7 @@ from pathlib import Path
 from typing import cast, get_args
 
 from cowest import __version__, config, environment
+from cowest.commands import add_params
 from cowest.errors import CoWestError
 from cowest.ports import config_of, ports_of, takes_shard
 
@@ -20,7 +22,9 @@ COMMANDS = {
     "init": "make a project from a sample of your data: JSONL, CSV or Parquet",
     "data": "data sets: fetch one, make a version of it, or say what differs between two",
     "turn": "one turn of the wheel: pin, dvc repro, register, report",
-    "ask": "put one question to the champion and the strong model, and see the draft beside the answer",
+    "ask": (
+        "put one question to the champion and the strong model, and see the draft beside the answer"
+    ),
     "report": "write the page of the last turn again",
     "status": "who is champion, and what was decided",
     "doctor": "what is missing on this machine, and how to get it",
@@ -44,30 +48,33 @@ A turn: cowest turn.   Settings: params.yaml.   Where to read first: README.md.
 
 
 def main(argv: list[str] | None = None) -> int:
-    """The command line. 0: done; 1: a CoWestError, printed in one line; 2: wrong usage; 130: interrupted."""
+    """Runs the command line.
+
+    0: done; 1: a CoWestError, printed on one line; 2: wrong usage; 130: interrupted; 141: nobody
+    reads the output any more.
+    """
     environment.settle()
     argv = sys.argv[1:] if argv is None else argv
     try:
         return _dispatch(argv)
     except CoWestError as error:
-        print(f"cowest: {error}", file=sys.stderr)
+        _complain(error)
         return 1
     except BrokenPipeError:
+        # Python flushes the output once more at its end, and would fail there with a traceback.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 141
     except OSError as error:
         where, what = error.filename or "a file", error.strerror or error
-        print(
-            f"cowest: {where}: {what}: is it ours to read and write, and is there room?",
-            file=sys.stderr,
-        )
+        _complain(f"{where}: {what}: is it ours to read and write, and is there room?")
         return 1
     except KeyboardInterrupt:
-        print(
-            "cowest: interrupted; what was answered is kept, run the same command again to go on",
-            file=sys.stderr,
-        )
+        _complain("interrupted; what was answered is kept, run the same command again to go on")
         return 130
+
+
+def _complain(words: object) -> None:
+    print(f"cowest: {words}", file=sys.stderr)
 
 
 def _dispatch(argv: list[str]) -> int:
@@ -75,7 +82,7 @@ def _dispatch(argv: list[str]) -> int:
 
     name = argv[0] if argv else "--help"
     if name in ("-h", "--help", "help"):
-        commands = "\n".join(f"  {command:<10} {text}" for command, text in COMMANDS.items())
+        commands = "\n".join(f"  {command:<10} {words}" for command, words in COMMANDS.items())
         stages = "  " + "  ".join(STAGES)
         print(HELP.format(version=__version__, commands=commands, stages=stages), end="")
         return 0
@@ -86,9 +93,7 @@ def _dispatch(argv: list[str]) -> int:
         return int(importlib.import_module(f"cowest.commands.{name}").main(argv[1:]) or 0)
     if name in STAGES:
         return _stage(name, argv[1:])
-    print(
-        f"cowest: {name!r} is neither a stage nor a command: see `cowest --help`", file=sys.stderr
-    )
+    _complain(f"{name!r} is neither a stage nor a command: see `cowest --help`")
     return 2
 
 
@@ -96,31 +101,26 @@ def _stage(stage: str, argv: list[str]) -> int:
     from cowest import stages
 
     main = stages.main_of(stage)
-    doc = importlib.import_module(main.__module__).__doc__ or ""
+    ports = ports_of(main)
+    # The settings file is itself a port of pin and register: they hand it on.
+    has_params_port = any(port.name == "params" for port in ports)
     parser = argparse.ArgumentParser(
         prog=f"cowest {stage}",
-        description=doc,
+        description=importlib.import_module(main.__module__).__doc__ or "",
         epilog=_settings(stage, main),
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    for port in ports_of(main):
+    for port in ports:
+        words = "read" if port.direction == "in" else "written"
         parser.add_argument(
             f"--{port.name}",
-            required=True,
+            required=not port.optional,
             metavar="PATH",
             nargs="+" if port.many else None,
-            help="read" if port.direction == "in" else "written",
+            help=f"{words}; may be left out" if port.optional else words,
         )
-    reads_params = any(
-        port.name == "params" for port in ports_of(main)
-    )  # pin and register: their port is the settings file
-    if not reads_params:
-        parser.add_argument(
-            "--params",
-            type=Path,
-            default=Path("params.yaml"),
-            help="the settings file (params.yaml)",
-        )
+    if not has_params_port:
+        add_params(parser)
     if takes_shard(main):
         parser.add_argument(
             "--shard",
@@ -129,14 +129,13 @@ def _stage(stage: str, argv: list[str]) -> int:
             help="only this part of the queries, in whole blocks: 0/4 is the first quarter",
         )
     given = vars(parser.parse_args(argv))
-    params, shard = (
-        Path(given["params"] if reads_params else given.pop("params")),
-        given.pop("shard", None),
-    )
+    params, shard = Path(given["params"]), given.pop("shard", None)
+    if not has_params_port:
+        del given["params"]
     values = config.section(config.load(params), stage, str(params))
-    before = signal.signal(
-        signal.SIGTERM, _interrupt
-    )  # calls in flight are waited for, and their answers kept
+    # A scheduler ends a step with SIGTERM. As an interruption it lets calls in flight be answered
+    # and kept.
+    before = signal.signal(signal.SIGTERM, _interrupt)
     try:
         stages.run(stage, values, shard, **given)
     finally:
@@ -149,14 +148,13 @@ def _interrupt(*_: object) -> None:
 
 
 def _settings(stage: str, main: Callable[..., object]) -> str:
-    """The settings of a stage with their docstrings, for its --help."""
-    return "\n".join(
-        ["settings (in params.yaml):", *_fields(_of_place(stage, config_of(main)), "")]
-    )
+    """The settings of a stage with their docstrings, for the stage's --help."""
+    fields = _fields(_of_place(stage, config_of(main)), "")
+    return "\n".join(["settings (in params.yaml):", *fields])
 
 
 def _of_place(stage: str, kind: type[config.Config]) -> type[config.Config]:
-    """The settings of one place of a stage that stands in several: of `validate@pairs`, those of pairs."""
+    """The settings for one place of a stage that has several: for `validate@pairs` the pairs'."""
     place = stage.partition("@")[2]
     for field in kind.model_fields.values():
         for member in get_args(field.annotation):
@@ -167,18 +165,18 @@ def _of_place(stage: str, kind: type[config.Config]) -> type[config.Config]:
 
 
 def _fields(kind: type[config.Config], path: str) -> Iterator[str]:
+    """Yields one line per setting; those of a section follow it with longer paths."""
     for name, field in kind.model_fields.items():
         words = " ".join((field.description or "").split())
         if isinstance(field.annotation, type) and issubclass(field.annotation, config.Config):
-            yield f"  {path}{name}{f': {words}' if words else ''}"
+            yield f"  {path}{name}: {words}" if words else f"  {path}{name}"
             yield from _fields(field.annotation, f"{path}{name}.")
-        else:
-            default = (
-                "required"
-                if field.is_required()
-                else f"default {field.get_default(call_default_factory=True)!r}"
-            )
-            yield f"  {path}{name}: {words}{' ' if words else ''}({default})"
+            continue
+        default = "required"
+        if not field.is_required():
+            default = f"default {field.get_default(call_default_factory=True)!r}"
+        said = f"{words} " if words else ""
+        yield f"  {path}{name}: {said}({default})"
 
 
 def _shard(text: str) -> tuple[int, int]:

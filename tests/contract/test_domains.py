@@ -18,7 +18,7 @@ from cowest.config import parse
 from cowest.domains import NAMES, AnyDomain, domain
 from cowest.errors import CoWestError, RecordError
 from cowest.records import Demonstration, Query
-from cowest.scorers.normal import normalise
+from cowest.sametext import normalise
 from cowest.stages import prepare
 from cowest.stages.prepare import PrepareConfig
 from cowest.stages.sft import SFTConfig

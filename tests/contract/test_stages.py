@@ -14,11 +14,12 @@ import pytest
 import yaml
 from kfp import compiler
 
-from components import IMAGE
 from cowest import cli
 from cowest.config import Config, load, parse, section
-from cowest.ports import config_of, ports_of, takes_shard
+from cowest.errors import ConfigError, InputError
+from cowest.ports import In, Out, Port, config_of, connect, ports_of, takes_shard
 from cowest.stages import STAGES, main_of
+from cowest_components import IMAGE
 from tests import lines
 from tests.lines import AROUND, ROOT
 
@@ -73,11 +74,12 @@ def test_dvc_yaml_has_its_entry(stage: str) -> None:
         f"dvc.yaml: {stage}: cmd must begin with `cowest {stage}`"
     )
     flags = lines.flags(entry["cmd"])
-    ports = lines.ports(stage)
-    assert [name for name, _ in flags] == [port.name for port in ports], (
-        f"dvc.yaml: {stage}: cmd must give exactly the ports of main"
-    )
     path = dict(flags)
+    ports = given(stage, path)
+    assert [name for name, _ in flags] == [port.name for port in ports], (
+        f"dvc.yaml: {stage}: cmd must give exactly the ports of main, in their order; only those "
+        "that are None by default may be left out"
+    )
     inputs = {path[port.name] for port in ports if port.direction == "in"}
     outputs = {path[port.name] for port in ports if port.direction == "out"}
     assert names(entry["deps"]) == inputs | {"src/cowest"}, (
@@ -100,29 +102,29 @@ def test_dvc_yaml_has_nothing_else() -> None:
 
 
 def test_every_port_is_written_once_and_read_where_it_is_said() -> None:
-    given = lines.paths()
-    assert list(given) == list(STAGES)
+    paths = lines.paths()
+    assert list(paths) == list(STAGES)
     for stage in STAGES:
-        assert list(given[stage]) == [port.name for port in lines.ports(stage)], (
+        assert list(paths[stage]) == [port.name for port in given(stage, paths[stage])], (
             f"{stage}: the paths given are not those of its ports"
         )
     written = [
-        given[stage][port.name]
+        paths[stage][port.name]
         for stage in STAGES
-        for port in lines.ports(stage)
+        for port in given(stage, paths[stage])
         if port.direction == "out"
     ]
     assert len(written) == len(set(written)), "two ports write one path"
     read = {
         (stage, port.name)
         for stage in STAGES
-        for port in lines.ports(stage)
+        for port in given(stage, paths[stage])
         if port.direction == "in"
     }
     read = {
         (stage, port)
         for stage, port in read
-        if port not in OUTSIDE and given[stage][port] != lines.RAW
+        if port not in OUTSIDE and paths[stage][port] != lines.RAW
     }
     orphans = read - {(stage, port) for *_, stage, port in lines.edges()}
     assert not orphans, f"no stage writes what these read: {orphans}"
@@ -133,10 +135,10 @@ def test_components_has_its_component(stage: str) -> None:
     name = module_of(stage)
     place = f"components/{name}.py"
     assert (ROOT / place).exists(), f"{place} is missing: stage {stage} has no component"
-    made = getattr(importlib.import_module(f"components.{name}"), name, None)
+    made = getattr(importlib.import_module(f"cowest_components.{name}"), name, None)
     assert made is not None, f"{place} has no component called {name}"
     spec = made.component_spec
-    ports = lines.ports(stage)
+    ports = given(stage, lines.paths()[stage])
     for direction, found, extra in (
         ("in", spec.inputs, {"config"} | MORE.get(name, set())),
         ("out", spec.outputs, SAYS.get(name, set())),
@@ -144,7 +146,7 @@ def test_components_has_its_component(stage: str) -> None:
         artifacts = {port for port, kind in (found or {}).items() if "system." in str(kind.type)}
         wanted = {port.name for port in ports if port.direction == direction}
         assert artifacts == wanted, (
-            f"{place}: {direction}: artifacts must be exactly the ports of main"
+            f"{place}: {direction}: artifacts must be exactly the ports that dvc.yaml gives"
         )
         assert (found or {}).keys() - artifacts == extra, (
             f"{place}: {direction}: parameters must be exactly {extra}"
@@ -193,6 +195,45 @@ def test_the_gate_is_a_condition_on_compare() -> None:
     assert not any(task["condition"] for task in pipeline() if task["stage"] != "register")
 
 
+@pytest.mark.parametrize("kind", ["queries", "corpus", "feedback", "pairs"])
+def test_validate_is_asked_for_its_findings(kind: str) -> None:
+    assert lines.paths()[f"validate@{kind}"]["findings"] == f"reports/{kind}.json"
+
+
+def a_stage(
+    rows: list[In], out: Out, config: Config, more: Out | None = None, base: In | None = None
+) -> None:
+    """A stage with ports that may be left out."""
+
+
+def test_a_port_may_be_left_out(tmp_path: Path) -> None:
+    assert ports_of(a_stage) == [
+        Port("rows", "in", many=True),
+        Port("out", "out"),
+        Port("more", "out", optional=True),
+        Port("base", "in", optional=True),
+    ]
+    needed = {"rows": [tmp_path], "out": "out"}
+    found = {"rows": [tmp_path], "out": Path("out"), "more": None, "base": None}
+    assert connect(a_stage, needed, "it") == found
+    assert connect(a_stage, {**needed, "more": None}, "it") == found
+    more = {"more": "more", "base": str(tmp_path)}
+    assert connect(a_stage, {**needed, **more}, "it") == {
+        **found,
+        "more": Path("more"),
+        "base": tmp_path,
+    }
+    with pytest.raises(ConfigError, match="it: 'out' is not given; its ports are rows, out, more"):
+        connect(a_stage, {"rows": [tmp_path]}, "it")
+    with pytest.raises(InputError, match="it: base: nowhere does not exist"):
+        connect(a_stage, {**needed, "base": "nowhere"}, "it")
+
+
+def given(stage: str, paths: dict[str, str]) -> list[Port]:
+    """The ports of a stage, without those that may be left out and are."""
+    return [port for port in lines.ports(stage) if port.name in paths or not port.optional]
+
+
 def module_of(stage: str) -> str:
     return stage.partition("@")[0]
 
@@ -216,7 +257,7 @@ def pipeline() -> list[dict[str, Any]]:
 def compiled() -> dict[str, Any]:
     import tempfile
 
-    from pipelines.flywheel import (
+    from cowest_pipelines.flywheel import (
         flywheel,  # here, so that a component that is missing is said above
     )
 

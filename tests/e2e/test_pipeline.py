@@ -13,8 +13,9 @@ import pytest
 import yaml
 
 from cowest import config, io
-from cowest.records import Decision, PreferencePair
+from cowest.records import Decision, PreferencePair, Validation
 from cowest.registry.mlflow import RegistryConfig
+from cowest.report import contents
 from cowest_pipelines.__main__ import main
 from tests import lines, tiny
 
@@ -57,6 +58,14 @@ def test_dvc_writes_the_same_rows(dvc: Path) -> None:
         assert (dvc / "data" / f"{name}.jsonl").read_bytes() == (
             tiny.turned() / "data" / f"{name}.jsonl"
         ).read_bytes(), name
+
+
+@pytest.mark.parametrize("kind", ["queries", "corpus", "feedback", "pairs"])
+def test_the_report_of_a_turn_reads_what_validate_found(dvc: Path, kfp: Path, kind: str) -> None:
+    plain = io.read_document(tiny.turned() / "reports" / f"{kind}.json", Validation)
+    assert plain.kind == kind and plain.fit and plain.taken == plain.left + plain.aside
+    assert contents.gather(dvc).contracts[kind] == plain
+    assert plain in [io.read_document(path, Validation) for path in steps(kfp, "findings")]
 
 
 def test_kfp_writes_the_same_rows(kfp: Path) -> None:

@@ -17,6 +17,7 @@ from cowest.detectors import Detection
 from cowest.expectations import AnySuite, columns, near
 from cowest.expectations.private import Private
 from cowest.expectations.rules import MOST_REMARKS, Remarks, commonest
+from cowest.sametext import unpunctuated
 from tests.unit import test_detectors as private_texts
 
 ROOT = Path(__file__).parents[2]
@@ -45,8 +46,8 @@ def test_splits_of_a_key_are_counted(rows: list[tuple[int, str]]) -> None:
 
 def test_a_similarity_is_about_the_jaccard_index_of_runs() -> None:
     one, other = (
-        near.plain("The harbour was rebuilt in stone after the great flood."),
-        near.plain("The harbour was rebuilt in stone after a great flood!"),
+        unpunctuated("The harbour was rebuilt in stone after the great flood."),
+        unpunctuated("The harbour was rebuilt in stone after a great flood!"),
     )
     runs = [
         {text[at : at + near.RUN] for at in range(len(text) - near.RUN + 1)}
@@ -73,7 +74,7 @@ def test_a_similarity_is_about_the_jaccard_index_of_runs() -> None:
     ],
 )
 def test_other_figures_make_another_text(one: str, other: str) -> None:
-    one, other = near.plain(one), near.plain(other)
+    one, other = unpunctuated(one), unpunctuated(other)
     index = near.Index(near.LEAST)
     index.add([0], [one])
     assert index.nearest(near.sketches([other])[0], lambda _: True) == (0.0, None)
@@ -117,7 +118,7 @@ def test_help_is_of_the_rows_that_are_asked_for(capsys: pytest.CaptureFixture[st
     with pytest.raises(SystemExit):
         cli.main(["validate@pairs", "--help"])
     said = capsys.readouterr().out
-    assert "min_pairs: How many must be left" in said and "private.personal" in said
+    assert "min_pairs: Pairs that must be left" in said and "private.personal" in said
     assert "languages" not in said
 
 

@@ -9,7 +9,7 @@ from cowest.errors import CoWestError, InputError
 
 
 def main(argv: list[str]) -> int:
-    """Writes the page and prints where it is. What is missing is said on the page."""
+    """Writes the page and prints its path. The page names what is missing."""
     parser = argparse.ArgumentParser(prog="cowest report", description=__doc__)
     parser.add_argument(
         "--out",
@@ -21,15 +21,16 @@ def main(argv: list[str]) -> int:
     given = parser.parse_args(argv)
     if not (Path("params.yaml").exists() or Path("turn.json").exists()):
         raise InputError(
-            f"{Path.cwd()} has neither params.yaml nor turn.json: a report is written in a project's folder"
+            f"{Path.cwd()} has neither params.yaml nor turn.json: "
+            "a report is written in a project's folder"
         )
     report.write(given.out, ledger=_ledger())
     print(given.out)
     return 0
 
 
-def _ledger() -> Sequence[report.Spent]:
-    """What the stages took; nothing where there is no store that can be read."""
+def _ledger() -> Sequence[report.LedgerLine]:
+    """The cost of each stage; nothing if no call store can be read."""
     from cowest.ledger import store
 
     try:

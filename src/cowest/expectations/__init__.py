@@ -1,16 +1,19 @@
-"""What each record kind must meet before it is used. One file a kind of record, named as its rows are:
+"""Rules that records must meet before they are used. One file per kind of record:
 
 queries.py      Query: before anything is spent
 corpus.py       Demonstration: before the policy learns it
 feedback.py     Feedback: before preferences are made of it
 pairs.py        PreferencePair: before anything is trained
 
-Each holds the kind's settings, its rules, and the narrow frame that they are judged on: one row a record, numbers alone, derived
-while the rows stream by. Great Expectations judges the frames and never sees a text (engine.py).
+Each holds the settings and the rules of one kind, and the narrow frame on which they are judged:
+one row per record, only numbers, derived while the rows stream by. Great Expectations judges the
+frames and never sees a text (engine.py).
 
-rules.py        what a rule is, and what comes of one that is not met        columns.py    frames that stay narrow
-near.py         near copies, by MinHash                                      language.py   which language a text is in
-benchmarks.py   questions that nothing may be learned of
+rules.py        a rule, its severity, and its outcome
+columns.py      frames that stay narrow
+near.py         near copies, by MinHash
+language.py     the language of a text
+benchmarks.py   questions of benchmarks, which must not be learned
 instructions.py texts that instruct their reader
 private.py      personal data and secrets
 """

@@ -1,86 +1,87 @@
-"""Frames that stay narrow: numbers alone, a few bytes a row, grown while the rows stream by.
+"""Frames that stay narrow: only numbers, a few bytes per row, grown while the rows stream by.
 
-Texts are told apart by 64-bit digests. A million of them collide with a chance of 1 in 30 million.
+Texts are compared by 64-bit digests. The probability that two of a million texts have the same
+digest is 1 in 30 million.
 """
 
 import hashlib
 from array import array
-from collections.abc import Iterable, Iterator
-from itertools import islice
-from typing import Any, TypeVar
+from typing import Any
 
-T = TypeVar("T")
 AT_ONCE = 1000
-"""Rows that are held as texts at a time."""
+"""Rows whose texts are held at a time."""
 SPLITS = ("train", "dev", "test")
-"""A split's number is its place here: what is held out comes after what is learned."""
+"""A split's number is its place here: held-out splits come after the one that is learned."""
 
 
 class Columns:
-    """Columns by name, each with its type: b, h, i and q are whole numbers of 1, 2, 4 and 8 bytes, Q without a sign, f and d floats."""
+    """Columns by name, each with the type code of `array`.
+
+    b, h, i and q are whole numbers of 1, 2, 4 and 8 bytes, Q is q without a sign, f and d are
+    floats.
+    """
 
     def __init__(self, **types: str) -> None:
         self._arrays = {name: array(code) for name, code in types.items()}
 
     def add(self, **values: float) -> None:
-        """One row."""
+        """Adds one row."""
         for name, column in self._arrays.items():
-            column.append(values[name])  # type: ignore[arg-type]  # the type of an array's items is known at run time alone
+            # The type of an array's items is known only when it runs.
+            column.append(values[name])  # type: ignore[arg-type]
 
-    def frame(self, **more: Any) -> Any:
-        """The columns, and more of equal length, as a pandas frame."""
+    def frame(self) -> Any:
+        """The columns as a pandas frame."""
         import numpy
         import pandas
 
         return pandas.DataFrame(
-            {name: numpy.array(column) for name, column in self._arrays.items()} | more
+            {name: numpy.array(column) for name, column in self._arrays.items()}
         )
 
 
-def parts(rows: Iterable[T]) -> Iterator[list[T]]:
-    """Rows, some at a time."""
-    rest = iter(rows)
-    while part := list(islice(rest, AT_ONCE)):
-        yield part
-
-
 def number(text: str) -> int:
-    """64 bits that stand for a text."""
+    """Returns 64 bits that stand for a text."""
     return int.from_bytes(hashlib.blake2b(text.encode(), digest_size=8).digest(), "big")
 
 
 def nth(keys: Any) -> Any:
-    """How many equal keys came before each."""
+    """Counts, for each row, the earlier rows with the same key."""
     import numpy
 
     keys = numpy.asarray(keys)
+    if not len(keys):
+        return numpy.empty(0, dtype="int32")
+    # A stable sort keeps equal keys in the order of their rows. So the count is the distance to the
+    # place where the key begins.
     order = numpy.argsort(keys, kind="stable")
-    begins = _begins(keys[order])
     places = numpy.arange(len(keys), dtype="int32")
+    starts = numpy.maximum.accumulate(numpy.where(_begins(keys[order]), places, 0))
     found = numpy.empty(len(keys), dtype="int32")
-    found[order] = (
-        places - numpy.maximum.accumulate(numpy.where(begins, places, 0)) if len(keys) else places
-    )
+    found[order] = places - starts
     return found
 
 
 def splits_of(keys: Any, splits: Any) -> Any:
-    """In how many splits each row's key lies."""
+    """Counts, for each row, the splits in which its key lies."""
     import numpy
 
-    keys, bits = numpy.asarray(keys), numpy.left_shift(1, numpy.asarray(splits)).astype("int8")
+    keys = numpy.asarray(keys)
+    if not len(keys):
+        return numpy.empty(0, dtype="int8")
+    # One bit per split. Equal keys are adjacent after sorting, and the bits of each run are joined.
+    bits = numpy.left_shift(1, numpy.asarray(splits)).astype("int8")
     order = numpy.argsort(keys, kind="stable")
     begins = numpy.flatnonzero(_begins(keys[order]))
+    joined = numpy.bitwise_or.reduceat(bits[order], begins)
+    counts = sum((joined >> bit) & 1 for bit in range(len(SPLITS)))
     found = numpy.empty(len(keys), dtype="int8")
-    if len(keys):
-        joined = numpy.bitwise_or.reduceat(bits[order], begins)
-        counts = sum((joined >> bit) & 1 for bit in range(len(SPLITS)))
-        found[order] = numpy.repeat(counts, numpy.diff(numpy.append(begins, len(keys))))
+    found[order] = numpy.repeat(counts, numpy.diff(numpy.append(begins, len(keys))))
     return found
 
 
 def _begins(ordered: Any) -> Any:
-    """Where another key begins than the one before."""
+    """True at each place where another key begins than the one before; `ordered` is not empty."""
     import numpy
 
-    return numpy.append(numpy.ones(min(len(ordered), 1), dtype=bool), ordered[1:] != ordered[:-1])
+    return numpy.append(True, ordered[1:] != ordered[:-1])

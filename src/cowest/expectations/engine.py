@@ -1,39 +1,43 @@
 """Great Expectations judges a narrow frame.
 
-It calls nobody: its analytics are off, and its own pages, which load from elsewhere, are not made.
+It calls nobody: its analytics are off, and its own pages, which load files from elsewhere, are not
+made.
 """
 
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from cowest.expectations.rules import Finding, Rule
+from cowest.expectations.rules import JudgedRule, Rule
 
 SEVERITIES = {"fail": "critical", "aside": "warning", "note": "info"}
-"""Ours, in Great Expectations' words."""
+"""Our severities by their names in Great Expectations."""
 
 
-def judge(frame: Any, rules: Sequence[Rule]) -> list[Finding]:
-    """How each rule about rows fares on a frame, in the rules' order."""
+def judge(frame: Any, rules: Sequence[Rule]) -> list[JudgedRule]:
+    """Judges rules about rows on a frame. Returns the results in the order of the rules."""
     results = _validated(frame, rules)
     return [_of_rows(result, rule) for result, rule in zip(results, rules, strict=True)]
 
 
-def judge_whole(values: Mapping[str, float | None], rules: Sequence[Rule]) -> list[Finding]:
-    """How each rule about the whole fares on numbers that were counted of it; one that is None says nothing, and is met."""
+def judge_whole(values: Mapping[str, float | None], rules: Sequence[Rule]) -> list[JudgedRule]:
+    """Judges rules about all rows together on numbers counted of them.
+
+    A number that is None is not known, and its rule is met.
+    """
     import pandas
 
-    frame = pandas.DataFrame(
-        {rule.column: [values[rule.column]] for rule in rules}, dtype="float64"
-    )
-    results = _validated(frame, rules)
-    return [
-        Finding(rule, bool(result.success), (), _shown(rule, values[rule.column]))
-        for result, rule in zip(results, rules, strict=True)
-    ]
+    columns = {rule.column: [values[rule.column]] for rule in rules}
+    results = _validated(pandas.DataFrame(columns, dtype="float64"), rules)
+    judged = []
+    for result, rule in zip(results, rules, strict=True):
+        value = values[rule.column]
+        found = "not known here" if value is None else rule.shown.format(value)
+        judged.append(JudgedRule(rule, bool(result.success), (), found))
+    return judged
 
 
 def _validated(frame: Any, rules: Sequence[Rule]) -> list[Any]:
-    """An error of the engine itself is raised: it says nothing of the data."""
+    """Raises RuntimeError for an error of the engine: it says nothing about the data."""
     import great_expectations
     from great_expectations.data_context.types.base import ProgressBarsConfig
 
@@ -41,13 +45,9 @@ def _validated(frame: Any, rules: Sequence[Rule]) -> list[Any]:
         return []
     context = great_expectations.get_context(mode="ephemeral")
     context.variables.progress_bars = ProgressBarsConfig(globally=False)
-    # numbers of 64 bits are compared as columns, others one by one in Python
-    names = [name for name in dict.fromkeys(rule.column for rule in rules) if name in frame]
-    frame = frame[names].astype(
-        {name: "float64" if frame[name].dtype.kind == "f" else "int64" for name in names}
-    )
     asset = context.data_sources.add_pandas("memory").add_dataframe_asset(name="rows")
-    batch = asset.add_batch_definition_whole_dataframe("all").get_batch({"dataframe": frame})
+    definition = asset.add_batch_definition_whole_dataframe("all")
+    batch = definition.get_batch({"dataframe": _comparable(frame, rules)})
     suite = great_expectations.ExpectationSuite(name="suite")
     for place, rule in enumerate(rules):
         suite.add_expectation(
@@ -60,34 +60,40 @@ def _validated(frame: Any, rules: Sequence[Rule]) -> list[Any]:
             )
         )
     outcome = batch.validate(suite, result_format={"result_format": "COMPLETE"})
+    # Results come in an order of the engine's own.
     found = {result.expectation_config.meta["rule"]: result for result in outcome.results}
     for place, rule in enumerate(rules):
         _refuse_errors(found[place], rule)
     return [found[place] for place in range(len(rules))]
 
 
+def _comparable(frame: Any, rules: Sequence[Rule]) -> Any:
+    """The columns that the rules need, as numbers of 64 bits."""
+    # The engine compares numbers of 64 bits as whole columns, and others one by one in Python. A
+    # column that is missing is left for the engine to name.
+    types = {}
+    for rule in rules:
+        if rule.column in frame:
+            is_float = frame[rule.column].dtype.kind == "f"
+            types[rule.column] = "float64" if is_float else "int64"
+    return frame[list(types)].astype(types)
+
+
 def _refuse_errors(result: Any, rule: Rule) -> None:
-    # the flag is at the top, or one level down under the name of each metric that failed
-    for error in (
-        result.exception_info,
-        *(value for value in result.exception_info.values() if isinstance(value, dict)),
-    ):
+    # The flag is at the top, or one level down under the name of each metric that failed.
+    below = [value for value in result.exception_info.values() if isinstance(value, dict)]
+    for error in (result.exception_info, *below):
         if error.get("raised_exception"):
             raise RuntimeError(
-                f"Great Expectations could not judge that {rule.says}: {error.get('exception_message')}"
+                f"Great Expectations could not judge that {rule.says}: "
+                f"{error.get('exception_message')}"
             )
 
 
-def _of_rows(result: Any, rule: Rule) -> Finding:
+def _of_rows(result: Any, rule: Rule) -> JudgedRule:
     rows = tuple(sorted(int(row) for row in result.result.get("unexpected_index_list") or ()))
     total = result.result["element_count"]
-    return Finding(
-        rule,
-        bool(result.success),
-        rows,
-        f"all {total} rows" if result.success else f"{len(rows)} of {total} rows don't",
-    )
-
-
-def _shown(rule: Rule, value: float | None) -> str:
-    return "not known here" if value is None else rule.shown.format(value)
+    found = f"met by all {total} rows"
+    if not result.success:
+        found = f"not met by {len(rows)} of {total} rows"
+    return JudgedRule(rule, bool(result.success), rows, found)

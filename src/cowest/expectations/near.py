@@ -1,9 +1,11 @@
-"""Near copies, by MinHash: texts that share most of their runs of five characters (Broder 1997), whatever their case and punctuation.
+"""Near copies by MinHash: texts that share most of their runs of five characters (Broder 1997).
 
-Texts with other figures or signs in them are no copies, however alike: "who built engine 1?" is not "who built engine 11?".
+Case, white space and punctuation do not count. Texts with different figures or signs are no copies,
+however similar they are: "who built engine 1?" is not "who built engine 11?".
 
-What is held is about 2.5 KB a text of those searched in (4 KB below 0.9). A similarity is the Jaccard index of the two sets of runs,
-estimated: its standard error is 0.035 at 0.8 and 0.026 at 0.9.
+The similarity is an estimate of the Jaccard index of the two sets of runs. Its standard error is
+0.035 at 0.8 and 0.026 at 0.9. An indexed text takes about 2.5 KB of memory (4 KB for similarities
+below 0.9).
 """
 
 import re
@@ -11,73 +13,81 @@ from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 from cowest.expectations.columns import number as number_of
+from cowest.sametext import unpunctuated
 
 RUN, HASHES = 5, 128
-BANDS = {0.9: 16, 0.0: 32}
-"""From which similarity on how many bands. Of pairs that are just as alike, 99.99 % share a band of eight at 0.9, and are compared;
-99.98 % a band of four at 0.7, 98.8 % at 0.6."""
-PUNCTUATION = re.compile(
-    r"[.,;:!?\"'`()\[\]{}_\u2010-\u201f\u2026\u3001\u3002\u00ab\u00bb\uff0c\uff1f\uff01]"
-)
 FIGURE, LETTER = re.compile(r"[\d+*/=<>^%|]"), re.compile(r"[^\W\d_]")
 LEAST = 0.6
 """The lowest similarity that can be asked for."""
 
 
 class Sketch(NamedTuple):
-    """What stands for a text."""
+    """The MinHash of a text, with the words that a copy must have in common with it."""
 
     hashes: Any
     figures: tuple[str, ...]
-    """Its words with digits or signs in them, in order of the alphabet."""
-
-
-def plain(text: str) -> str:
-    """The words and signs of a text in lower case, its punctuation left out."""
-    return " ".join(PUNCTUATION.sub(" ", text.casefold()).split()) or text.casefold().strip()
+    """Words with digits or signs in them, sorted."""
 
 
 def sketches(texts: Sequence[str]) -> list[Sketch]:
-    """Sketches of plain texts."""
+    """Returns the sketches of texts that `unpunctuated` has made."""
     from rensa import RMinHash
 
-    runs = [
-        list({text[at : at + RUN] for at in range(max(len(text) - RUN + 1, 1))}) for text in texts
-    ]
-    figures = (
-        tuple(
-            sorted(word for word in text.split() if FIGURE.search(word) or not LETTER.search(word))
-        )
-        for text in texts
-    )
-    return [
-        Sketch(*pair)
-        for pair in zip(RMinHash.from_token_sets(runs, HASHES, 0), figures, strict=True)
-    ]
+    runs, figures = [], []
+    for text in texts:
+        starts = range(max(len(text) - RUN + 1, 1))
+        runs.append(list({text[at : at + RUN] for at in starts}))
+        figures.append(_figures(text))
+    hashes = RMinHash.from_token_sets(runs, HASHES, 0)
+    return [Sketch(*pair) for pair in zip(hashes, figures, strict=True)]
+
+
+def _figures(text: str) -> tuple[str, ...]:
+    words = [word for word in text.split() if FIGURE.search(word) or not LETTER.search(word)]
+    return tuple(sorted(words))
+
+
+def _bands(least: float) -> int:
+    """Number of LSH bands, by the lowest similarity asked for.
+
+    From 0.9 on, 16 bands of 8 hashes find 99.99 % of pairs at exactly 0.9. Below, 32 bands of 4
+    hashes find 99.98 % of pairs at 0.7 and 98.8 % at 0.6.
+    """
+    return 16 if least >= 0.9 else 32
+
+
+def _any(_: int) -> bool:
+    return True
 
 
 class Index:
-    """Texts to be searched in, each known by a number of the caller's."""
+    """Texts to search in, each known by a number that the caller gives."""
 
     def __init__(self, least: float) -> None:
         from rensa import RMinHashLSH
 
         self._least = least
-        self._bands = RMinHashLSH(
-            least, HASHES, next(bands for start, bands in BANDS.items() if least >= start)
-        )
+        self._bands = RMinHashLSH(least, HASHES, _bands(least))
         self._kept: list[tuple[int, Sketch]] = []
 
     def add(self, numbers: Sequence[int], texts: Sequence[str]) -> None:
-        """Plain texts with their numbers."""
+        """Adds texts that `unpunctuated` has made, with their numbers."""
         for number, sketch in zip(numbers, sketches(texts), strict=True):
             self._bands.insert(len(self._kept), sketch.hashes)
             self._kept.append((number, sketch))
 
-    def nearest(self, sketch: Sketch, among: Callable[[int], bool]) -> tuple[float, int | None]:
-        """The similarity and number of the nearest text of those `among` lets pass; 0 and None where none reaches `least`."""
+    def nearest(
+        self, sketch: Sketch, among: Callable[[int], bool] = _any
+    ) -> tuple[float, int | None]:
+        """Returns the similarity and the number of the nearest text for which `among` is true.
+
+        Returns 0 and None if no text is as similar as `least`.
+        """
         best: tuple[float, int | None] = (0.0, None)
-        for key in self._bands.query(sketch.hashes) if self._kept else ():
+        if not self._kept:
+            return best
+        for key in self._bands.query(sketch.hashes):
+            # The bands only propose candidates, some of them much less similar.
             number, kept = self._kept[key]
             if kept.figures != sketch.figures or not among(number):
                 continue
@@ -88,38 +98,41 @@ class Index:
 
 
 class Known:
-    """Texts that no other may be, word for word or nearly, each with the words that name it."""
+    """Texts that no other text may repeat, word for word or nearly, each with a name."""
 
     def __init__(self, least: float | None) -> None:
-        """`least` is the similarity from which on a text is a near copy; None looks for the same words alone."""
+        """Near copies have a similarity of `least`; None finds only texts of the same words."""
         self._near = None if least is None else Index(least)
         self._same: dict[int, int] = {}
         self._places: list[str] = []
 
-    def add(self, places: Sequence[str], texts: Sequence[str]) -> None:
-        """Texts with their names."""
-        said = [plain(text) for text in texts]
+    def add(self, texts: Sequence[tuple[str, str]]) -> None:
+        """Adds texts, each after its name."""
         start = len(self._places)
-        self._same |= {number_of(text): start + at for at, text in enumerate(said)}
+        bare = []
+        for at, (place, text) in enumerate(texts, start):
+            self._places.append(place)
+            bare.append(unpunctuated(text))
+            self._same[number_of(bare[-1])] = at
         if self._near is not None:
-            self._near.add(range(start, start + len(said)), said)
-        self._places += places
+            self._near.add(range(start, start + len(bare)), bare)
 
     def nearest(self, text: str) -> tuple[float, str | None]:
-        """The similarity and the name of what a text, or its longest line, is; 0 and None where it is none of them.
+        """Returns the similarity and the name of the text that this one repeats; else 0 and None.
 
-        The longest line is looked at by itself, since a prompt may show options or a template beside its question.
+        The longest line is also looked at by itself, because a prompt may show options or a
+        template beside its question.
         """
-        said = list(
-            dict.fromkeys([plain(text), plain(max(text.splitlines(), key=len, default=""))])
-        )
-        alike, other = max(
-            ((1.0, self._same[number]) for number in map(number_of, said) if number in self._same),
-            default=(0.0, None),
-        )
-        if other is None and self._near is not None:
-            alike, other = max(
-                (self._near.nearest(sketch, lambda _: True) for sketch in sketches(said)),
-                key=lambda one: one[0],
-            )
+        longest = max(text.splitlines(), key=len, default="")
+        bare = list(dict.fromkeys([unpunctuated(text), unpunctuated(longest)]))
+        same = [self._same[key] for key in map(number_of, bare) if key in self._same]
+        if same:
+            return 1.0, self._places[max(same)]
+        best: tuple[float, int | None] = (0.0, None)
+        if self._near is not None:
+            for sketch in sketches(bare):
+                found = self._near.nearest(sketch)
+                if found[0] > best[0]:
+                    best = found
+        alike, other = best
         return alike, None if other is None else self._places[other]

@@ -1,7 +1,11 @@
-"""Personal data and secrets in rows: reported, masked or refused. What is found is named by its kind; what it says is shown nowhere."""
+"""Personal data and secrets in rows: reported, masked or refused.
+
+A finding is named by its kind. The data themselves are shown nowhere.
+"""
 
 from collections.abc import Sequence
-from typing import Literal
+from itertools import islice
+from typing import Literal, TypeVar
 
 from cowest import detectors
 from cowest.config import Config, digest
@@ -9,65 +13,87 @@ from cowest.detectors import Detection, Finding
 from cowest.expectations.rules import Rule, Severity
 from cowest.records import Demonstration, Message, PreferencePair, Query
 
+T = TypeVar("T")
+Texts = dict[str, list[str]]
+"""The texts of a row by the field that holds them."""
 Handling = Literal["report", "mask", "refuse"]
-"""report: the page names the rows, which stay as they are; mask: [EMAIL_1] stands in its place; refuse: the row is set aside."""
+"""report: the page names the rows, which stay as they are; mask: a placeholder such as [EMAIL_1]
+replaces the finding; refuse: the row is set aside."""
 SEVERITIES: dict[Handling, Severity] = {"report": "note", "mask": "note", "refuse": "aside"}
 BETWEEN = "\n| |\n"
-"""What parts texts that are looked at together: part of nothing that is looked for."""
+"""Stands between texts that are searched together. No finding can reach across it."""
 SECRET = "secret"  # noqa: S105 (a kind of finding)
+MOST = 1000
+"""Findings of a row that are counted."""
 
 
 class Private(Config):
-    """What is done with personal data and secrets."""
+    """Handling of personal data and secrets."""
 
     personal: Handling | None = "report"
-    """E-mail addresses, phone, card and account numbers, national ids, one's own terms; null: not looked for."""
+    """E-mail addresses, phone, card and account numbers, national ids, and your own terms; null
+    does not look for them."""
     secrets: Handling | None = "report"
-    """Keys, tokens, passwords; null: not looked for."""
+    """Keys, tokens and passwords; null does not look for them."""
     detection: Detection = Detection()
-    """What is looked for, and how."""
+    """Settings of the detectors."""
 
     def rules(self, what: str) -> list[Rule]:
-        """The rules of these settings; columns are `personal` and `secrets`."""
-        return [
-            Rule(
-                name, f"{what} holds no {words}",
-                "a placeholder stands in its place" if handling == "mask" else f"see what it is; private.{name} masks or refuses it",
-                SEVERITIES[handling], name, high=0,
-            )
-            for name, words, handling in (
-                ("personal", "personal data", self.personal), ("secrets", "key or password", self.secrets),
-            )
-            if handling is not None
-        ]  # fmt: skip
+        """Returns the rules of these settings; their columns are `personal` and `secrets`."""
+        rules = []
+        for name, words in (("personal", "personal data"), ("secrets", "key or password")):
+            handling = self._handling(name)
+            if handling is None:
+                continue
+            mend = f"see what it is; private.{name} masks or refuses it"
+            if handling == "mask":
+                mend = "a placeholder stands in its place"
+            says = f"{what} holds no {words}"
+            rules.append(Rule(name, says, mend, SEVERITIES[handling], name, high=0))
+        return rules
 
     def found(self, texts: Sequence[str]) -> list[list[Finding]]:
-        """What is in each text, of what is looked for."""
-        wanted = {"personal": self.personal, "secrets": self.secrets}
-        if not any(wanted.values()) or not detectors.find(
-            BETWEEN.join(texts), self.detection
-        ):  # most rows: all their texts at once
+        """Returns the findings in each text, of the kinds that are looked for."""
+        # Most rows hold nothing private. Such a row takes one search, of all its texts at once.
+        if self.personal is None and self.secrets is None:
             return [[] for _ in texts]
-        return [
-            [one for one in detectors.find(text, self.detection) if wanted[_rule(one)] is not None]
-            for text in texts
-        ]
+        if not detectors.find(BETWEEN.join(texts), self.detection):
+            return [[] for _ in texts]
+        found = []
+        for text in texts:
+            all_of_it = detectors.find(text, self.detection)
+            found.append([one for one in all_of_it if self._handling(_rule(one)) is not None])
+        return found
 
     def masks(self, found: Sequence[Sequence[Finding]]) -> list[list[Finding]]:
-        """Those of the findings that are to be masked."""
-        wanted = {"personal": self.personal, "secrets": self.secrets}
-        return [[one for one in its if wanted[_rule(one)] == "mask"] for its in found]
+        """Returns the findings that are to be masked."""
+        masks = []
+        for findings in found:
+            masks.append([one for one in findings if self._handling(_rule(one)) == "mask"])
+        return masks
+
+    def _handling(self, rule: str) -> Handling | None:
+        return self.secrets if rule == "secrets" else self.personal
 
 
 def counted(found: Sequence[Sequence[Finding]]) -> dict[str, float]:
-    """Columns of a row."""
-    said = [_rule(one) for its in found for one in its]
-    return {name: min(said.count(name), 1000) for name in ("personal", "secrets")}
+    """Returns the columns of a row: the number of findings of each rule."""
+    counts: dict[str, float] = {"personal": 0, "secrets": 0}
+    for findings in found:
+        for one in findings:
+            counts[_rule(one)] += 1
+    return {rule: min(count, MOST) for rule, count in counts.items()}
 
 
 def remark(found: Sequence[Sequence[Finding]]) -> str:
-    """The kinds of what was found, in words."""
-    return ", ".join(dict.fromkeys(one.kind.replace("_", " ") for its in found for one in its))
+    """Names the kinds of the findings, each once."""
+    kinds: list[str] = []
+    for findings in found:
+        for one in findings:
+            kind = one.kind.replace("_", " ")
+            if kind not in kinds:
+                kinds.append(kind)
+    return ", ".join(kinds)
 
 
 def _rule(finding: Finding) -> str:
@@ -75,60 +101,110 @@ def _rule(finding: Finding) -> str:
 
 
 def query_texts(row: Query) -> list[str]:
-    """What a query says, everywhere; its group last."""
-    said = [*(message.content for message in row.prompt), *row.targets, *row.choices, *row.tags]
-    return [*said, *([row.ideal] if row.ideal is not None else []), row.group]
+    """Returns all texts of a query."""
+    return _in_order(_of_query(row))
 
 
 def masked_query(row: Query, found: Sequence[Sequence[Finding]]) -> Query:
-    """A query with placeholders for these findings in its texts, one for each value. It is another query, and its id is new.
+    """Returns a query with placeholders for these findings in its texts, one per value.
 
-    A group is named by its digest instead, so that groups stay apart.
+    It is another query, with a new id. The name of a group with a finding becomes a digest, so that
+    groups stay apart.
     """
-    texts = iter(detectors.mask_all(query_texts(row), found)[0])
-    prompt = tuple(Message(role=message.role, content=next(texts)) for message in row.prompt)
-    targets, choices, tags = (
-        tuple(next(texts) for _ in those) for those in (row.targets, row.choices, row.tags)
-    )
-    ideal = next(texts) if row.ideal is not None else None
-    group = f"g{digest(row.group)[:16]}" if found[-1] else row.group
+    fields = _of_query(row)
+    texts = _masked(fields, found)
+    in_group = any(_by_field(fields, found)["group"])
     return Query(
-        prompt=prompt, targets=targets, choices=choices, tags=tags, ideal=ideal, group=group, split=row.split, source=row.source
-    )  # fmt: skip
+        prompt=_messages(row.prompt, texts["prompt"]),
+        targets=tuple(texts["targets"]),
+        choices=tuple(texts["choices"]),
+        tags=tuple(texts["tags"]),
+        ideal=None if row.ideal is None else texts["ideal"][0],
+        group=f"g{digest(row.group)[:16]}" if in_group else row.group,
+        split=row.split,
+        source=row.source,
+    )
+
+
+def _of_query(row: Query) -> Texts:
+    return {
+        "prompt": _contents(row.prompt),
+        "targets": list(row.targets),
+        "choices": list(row.choices),
+        "tags": list(row.tags),
+        "ideal": [] if row.ideal is None else [row.ideal],
+        "group": [row.group],
+    }
 
 
 def demonstration_texts(row: Demonstration) -> list[str]:
-    """What a demonstration says, everywhere."""
-    return [*(message.content for message in row.prompt), row.completion]
+    """Returns all texts of a demonstration."""
+    return _in_order(_of_demonstration(row))
 
 
 def masked_demonstration(row: Demonstration, found: Sequence[Sequence[Finding]]) -> Demonstration:
-    """A demonstration with placeholders for these findings in its texts."""
-    *said, completion = detectors.mask_all(demonstration_texts(row), found)[0]
-    prompt = tuple(
-        Message(role=message.role, content=text)
-        for message, text in zip(row.prompt, said, strict=True)
-    )
-    return row.model_copy(update={"prompt": prompt, "completion": completion})
+    """Returns a demonstration with placeholders for these findings in its texts."""
+    texts = _masked(_of_demonstration(row), found)
+    prompt = _messages(row.prompt, texts["prompt"])
+    return row.model_copy(update={"prompt": prompt, "completion": texts["completion"][0]})
+
+
+def _of_demonstration(row: Demonstration) -> Texts:
+    return {"prompt": _contents(row.prompt), "completion": [row.completion]}
 
 
 def pair_texts(row: PreferencePair) -> list[str]:
-    """What a pair says, everywhere."""
-    return [
-        message.content
-        for messages in (row.prompt, row.chosen, row.rejected)
-        for message in messages
-    ]
+    """Returns all texts of a pair."""
+    return _in_order(_of_pair(row))
 
 
 def masked_pair(row: PreferencePair, found: Sequence[Sequence[Finding]]) -> PreferencePair:
-    """A pair with placeholders for these findings in its texts."""
-    texts = iter(detectors.mask_all(pair_texts(row), found)[0])
-    prompt, chosen, rejected = (
-        tuple(Message(role=message.role, content=next(texts)) for message in messages)
-        for messages in (row.prompt, row.chosen, row.rejected)
-    )
-    name = digest([row.query, *(message.content for message in (*chosen, *rejected))])[:20]
-    return row.model_copy(
-        update={"id": name, "prompt": prompt, "chosen": chosen, "rejected": rejected}
-    )
+    """Returns a pair with placeholders for these findings in its texts. Its id is new."""
+    texts = _masked(_of_pair(row), found)
+    fields = {
+        "id": digest([row.query, *texts["chosen"], *texts["rejected"]])[:20],
+        "prompt": _messages(row.prompt, texts["prompt"]),
+        "chosen": _messages(row.chosen, texts["chosen"]),
+        "rejected": _messages(row.rejected, texts["rejected"]),
+    }
+    return row.model_copy(update=fields)
+
+
+def _of_pair(row: PreferencePair) -> Texts:
+    return {
+        "prompt": _contents(row.prompt),
+        "chosen": _contents(row.chosen),
+        "rejected": _contents(row.rejected),
+    }
+
+
+def _contents(messages: Sequence[Message]) -> list[str]:
+    return [message.content for message in messages]
+
+
+def _messages(messages: Sequence[Message], texts: Sequence[str]) -> tuple[Message, ...]:
+    """The messages with other texts."""
+    made = []
+    for message, text in zip(messages, texts, strict=True):
+        made.append(Message(role=message.role, content=text))
+    return tuple(made)
+
+
+def _in_order(fields: Texts) -> list[str]:
+    found = []
+    for texts in fields.values():
+        found += texts
+    return found
+
+
+def _masked(fields: Texts, found: Sequence[Sequence[Finding]]) -> Texts:
+    """Masks all texts of a row together, so that a value has one placeholder in all fields."""
+    masked, _ = detectors.mask_all(_in_order(fields), found)
+    return _by_field(fields, masked)
+
+
+def _by_field(fields: Texts, items: Sequence[T]) -> dict[str, list[T]]:
+    """Returns one item per text, in the texts' order, by the field of the text."""
+    # This is the only place where the order of the texts matters.
+    rest = iter(items)
+    return {name: list(islice(rest, len(texts))) for name, texts in fields.items()}

@@ -1,18 +1,20 @@
-"""What queries must meet, before anything is spent on them."""
+"""Rules for queries, before anything is spent on them."""
 
 from collections.abc import Callable, Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
 from pydantic import Field, field_validator
 
 from cowest import io
+from cowest.batched import batched
 from cowest.config import Config
 from cowest.detectors import Finding
 from cowest.errors import ConfigError
 from cowest.expectations import benchmarks, columns, language, near, private
 from cowest.expectations.benchmarks import Benchmark
-from cowest.expectations.columns import SPLITS, Columns, number, parts
+from cowest.expectations.columns import AT_ONCE, SPLITS, Columns, number
 from cowest.expectations.private import Private
 from cowest.expectations.rules import (
     SHARE,
@@ -26,51 +28,60 @@ from cowest.expectations.rules import (
 )
 from cowest.models.hf import HFConfig
 from cowest.records import Query, Split
+from cowest.sametext import caseless, unpunctuated
 
 MANY = 30
-"""Queries of a split from which on its classes are counted."""
+"""A split needs this many queries for the balance of its classes to be judged."""
 
 
 class QuerySuite(Config):
-    """What queries must meet."""
+    """Settings and rules of queries."""
 
     kind: Literal["queries"]
     splits: dict[Split, int] = Field(default={"train": 1, "test": 1})
-    """Splits that may not be empty, as a list; or each with how many queries it needs at least."""
+    """Splits that may not be empty, as a list; or each with the queries that it needs at least."""
     max_chars: int = Field(default=20_000, ge=1)
-    """Characters of a prompt; longer ones are set aside."""
+    """Most characters of a prompt; longer ones are set aside."""
     policy: HFConfig | None = None
-    """Whose tokens `max_tokens` counts."""
+    """Model whose tokens `max_tokens` counts."""
     max_tokens: int | None = Field(default=None, ge=1)
-    """Tokens of a prompt's texts, without the few that a chat template adds: leave room for the draft."""
+    """Most tokens of a prompt's texts, without the few that a chat template adds: leave room for
+    the draft."""
     max_class_share: float = Field(default=0.9, gt=0, le=1)
-    """How many queries of a split may have the same right answer, or it in the same place among their options."""
+    """Largest share of a split's queries with the same right answer, or with the right answer in
+    the same place among the options."""
     languages: tuple[str, ...] | None = None
-    """Languages that queries may be in, as in [en, de]; null for any. Only texts of which the detector is sure are held against it."""
+    """Languages that queries may be in, as in [en, de]; null for any. Only texts of which the
+    detector is sure are set aside."""
     near: float | None = Field(default=0.9, ge=near.LEAST, le=1)
-    """From which similarity on a query is a near copy of one in another split; null where questions are near by design."""
+    """Similarity from which on a query is a near copy of one in another split; null where questions
+    are similar by design."""
     contamination: tuple[Benchmark, ...] = ()
     """Benchmark files whose questions, and near copies of them, are set aside."""
     private: Private = Private()
     """Personal data and secrets."""
     max_aside: float = Field(default=0.5, ge=0, lt=1)
-    """The share of rows that may be set aside."""
+    """Largest share of rows that may be set aside."""
     severity: dict[str, Severity] = Field(default={})
-    """By a rule's name: fail, aside or note, in place of its default."""
+    """Severities by the name of the rule: fail, aside or note, instead of the default."""
 
     @field_validator("splits", mode="before")
     @classmethod
     def _sizes(cls, value: Any) -> Any:
-        return dict.fromkeys(value, 1) if isinstance(value, list | tuple) else value
+        if isinstance(value, list | tuple):
+            return dict.fromkeys(value, 1)
+        return value
 
     @field_validator("contamination", mode="before")
     @classmethod
     def _files(cls, value: Any) -> Any:
-        return (
-            [item if isinstance(item, Mapping | Benchmark) else {"file": item} for item in value]
-            if isinstance(value, list)
-            else value
-        )
+        if not isinstance(value, list):
+            return value
+        files = []
+        for item in value:
+            is_whole = isinstance(item, Mapping | Benchmark)
+            files.append(item if is_whole else {"file": item})
+        return files
 
     def model_post_init(self, _: Any) -> None:
         if (self.policy is None) != (self.max_tokens is None):
@@ -78,14 +89,35 @@ class QuerySuite(Config):
         self.rules()
 
     def rules(self) -> list[Rule]:
-        """The suite; columns are those of `see` and `whole`."""
+        """The rules; their columns are those of `see` and `whole`."""
         rules = [
-            _aside("repeated", "a query comes once", "the first of its rows is enough", "repeated", 0, 0),
-            _aside("chars", f"a prompt has 1 to {self.max_chars} characters", "shorten it, or raise max_chars", "chars", 1, self.max_chars),
-            Rule("targets", "every query has a target", "give it a right answer", "fail", "targets", low=1),
+            *self._of_each_query(),
+            *self._if_asked_for(),
+            *self.private.rules("a query"),
+            *self._of_the_splits(),
+            self._balance(),
+            share_left(self.max_aside),
+        ]
+        return graded(rules, self.severity)
+
+    def _of_each_query(self) -> list[Rule]:
+        return [
+            Rule(
+                "repeated", "a query comes once", "only the first of its rows is kept",
+                "aside", "repeated", high=0,
+            ),
+            Rule(
+                "chars", f"a prompt has 1 to {self.max_chars} characters",
+                "shorten it, or raise max_chars", "aside", "chars", low=1, high=self.max_chars,
+            ),
+            Rule(
+                "targets", "every query has a target", "give it a right answer",
+                "fail", "targets", low=1,
+            ),
             Rule(
                 "groups", "no group is in two splits",
-                "what is learned of a group in training would be measured on it: put the whole group into one split",
+                "what training learns about a group would be measured on the same group: put the "
+                "whole group into one split",
                 "fail", "group_splits", high=1,
             ),
             Rule(
@@ -94,115 +126,125 @@ class QuerySuite(Config):
                 "fail", "prompt_splits", high=1,
             ),
         ]  # fmt: skip
+
+    def _if_asked_for(self) -> list[Rule]:
+        """Rules that depend on settings."""
+        rules = []
         if self.max_tokens is not None:
-            says, mend = (
-                f"a prompt has at most {self.max_tokens} tokens of the policy",
-                "shorten it, or raise max_tokens",
-            )
-            rules.append(_aside("tokens", says, mend, "tokens", None, self.max_tokens))
+            says = f"a prompt has at most {self.max_tokens} tokens of the policy"
+            mend = "shorten it, or raise max_tokens"
+            rules.append(Rule("tokens", says, mend, "aside", "tokens", high=self.max_tokens))
         if self.near is not None:
-            rules.append(
-                _aside(
-                    "near", f"no query is as much as {self.near:g} like one of another split",
-                    "the copy that is nearer to training is left out; where questions are near by design, set near: null",
-                    "near", 0, 0,
-                )
-            )  # fmt: skip
-        if self.contamination:
-            says = f"no query is one of {', '.join(str(benchmark.file) for benchmark in self.contamination)}"
-            rules.append(
-                _aside(
-                    "contamination",
-                    says,
-                    "what is reported on a benchmark must not be learned from it",
-                    "benchmark",
-                    0,
-                    0,
-                )
+            says = (
+                "no query is a near copy of one in another split "
+                f"(similarity {self.near:g} or more)"
             )
+            mend = (
+                "of two copies the one nearer to training is left out; where questions are similar "
+                "by design, set near: null"
+            )
+            rules.append(Rule("near", says, mend, "aside", "near", high=0))
+        if self.contamination:
+            files = ", ".join(str(benchmark.file) for benchmark in self.contamination)
+            says = f"no query is a question of {files}"
+            mend = "a score on a benchmark says nothing if its questions were learned"
+            rules.append(Rule("contamination", says, mend, "aside", "benchmark", high=0))
         if self.languages is not None:
             says = f"a query is in {' or '.join(self.languages)}"
-            rules.append(
-                _aside(
-                    "language",
-                    says,
-                    "leave it out, or add its language to `languages`",
-                    "foreign",
-                    0,
-                    0,
-                )
-            )
-        return graded(
-            [*rules, *self.private.rules("a query"), *self._of_the_whole()], self.severity
-        )
+            mend = "leave it out, or add its language to `languages`"
+            rules.append(Rule("language", says, mend, "aside", "foreign", high=0))
+        return rules
 
-    def _of_the_whole(self) -> list[Rule]:
-        sizes = [
-            Rule(
-                split, f"split {split!r} is not empty" if least == 1 else f"split {split!r} has {least} queries or more",
-                f"put queries into {split!r}, or leave it out of `splits` if nothing needs it"
-                + (": where dev is what there is, set `splits: [train, dev]` and `evaluate.split: dev`" if split == "test" else ""),
-                "fail", split, low=least, whole=True,
-            )
-            for split, least in self.splits.items()
-        ]  # fmt: skip
-        balance = Rule(
-            "classes", f"no right answer is that of more than {self.max_class_share:.0%} of a split",
-            "a policy that always gives this answer would look good: add queries of the other classes, or look at macro F1",
-            "note", "commonest", high=self.max_class_share, whole=True, shown=SHARE,
-        )  # fmt: skip
-        return [*sizes, balance, share_left(self.max_aside)]
+    def _of_the_splits(self) -> list[Rule]:
+        rules = []
+        for split, least in self.splits.items():
+            says = f"split {split!r} has {least} queries or more"
+            if least == 1:
+                says = f"split {split!r} is not empty"
+            mend = f"put queries into {split!r}, or leave it out of `splits` if nothing needs it"
+            if split == "test":
+                mend += (
+                    ": where dev is what there is, set `splits: [train, dev]` and "
+                    "`evaluate.split: dev`"
+                )
+            rules.append(Rule(split, says, mend, "fail", split, low=least, whole=True))
+        return rules
+
+    def _balance(self) -> Rule:
+        return Rule(
+            "classes",
+            "no right answer, and no place among the options, is shared by more than "
+            f"{self.max_class_share:.0%} of a split",
+            "a policy that always gives this answer would look good: add queries of the other "
+            "classes, or look at macro F1",
+            "note",
+            "commonest",
+            high=self.max_class_share,
+            whole=True,
+            shown=SHARE,
+        )
 
     def see(self, rows: io.Paths, against: Path) -> Seen:
-        """The frame of a file of queries; `against` is the raw folder, where benchmarks lie. Raises RecordError, InputError."""
-        kept = Columns(id="Q", chars="i", tokens="i", targets="h", split="b", group="Q", prompt="Q", answer="Q", place="b",
-                       near="f", benchmark="f", foreign="b", unsure="b", personal="h", secrets="h")  # fmt: skip
-        remarks, changed = Remarks(), set()
-        more = self._readers(rows, remarks)
-        of_raw = (
-            [_benchmarks(benchmarks.known(self.contamination, against, self.near), remarks)]
-            if self.contamination
-            else []
+        """Derives the frame of a file of queries; `against` is the raw folder with the benchmarks.
+
+        Raises RecordError, InputError.
+        """
+        kept = Columns(
+            id="Q",
+            chars="i",
+            tokens="i",
+            targets="h",
+            split="b",
+            group="Q",
+            prompt="Q",
+            answer="Q",
+            place="b",
+            near="f",
+            benchmark="f",
+            foreign="b",
+            unsure="b",
+            personal="h",
+            secrets="h",
         )
+        remarks, changed = Remarks(), set[int]()
+        after_masking = self._readers(rows, remarks)
+        before_masking: list[Reader] = []
+        if self.contamination:
+            known = benchmarks.known(self.contamination, against, self.near)
+            before_masking.append(_benchmarks(known, remarks))
         start = 0
-        for part in parts(io.read(rows, Query)):
+        for part in batched(io.read(rows, Query), AT_ONCE):
             found = [self.private.found(private.query_texts(row)) for row in part]
-            extra = [
-                [private.counted(its) for its in found],
-                *(read(start, part) for read in of_raw),
-            ]  # benchmarks are not masked
-            part = [self._masked(row, its) for row, its in zip(part, found, strict=True)]
-            extra += [read(start, part) for read in more]
-            for at, row in enumerate(part):
-                kept.add(
-                    **_columns(row)
-                    | {name: value for read in extra for name, value in read[at].items()}
-                )
-                if said := private.remark(found[at]):
-                    remarks.say(start + at, said)
+            # Benchmarks are not masked, so queries are compared with them as they came in. Queries
+            # are compared with each other as they go out.
+            derived = [read(start, part) for read in before_masking]
+            masked = [self._masked(row, its) for row, its in zip(part, found, strict=True)]
+            derived += [read(start, masked) for read in after_masking]
+            for at, row in enumerate(masked):
+                values = _columns(row)
+                values.update(private.counted(found[at]))
+                for columns_of_part in derived:
+                    values.update(columns_of_part[at])
+                kept.add(**values)
+                kinds = private.remark(found[at])
+                if kinds:
+                    remarks.say(start + at, kinds)
                 if any(self.private.masks(found[at])):
                     changed.add(start + at)
             start += len(part)
-        frame = kept.frame()
-        repeated = columns.nth(frame["id"])
-        groups, prompts = (
-            columns.splits_of(frame[name], frame["split"]) for name in ("group", "prompt")
-        )
-        frame = frame.drop(columns=["id", "group", "prompt"]).assign(
-            repeated=repeated, group_splits=groups, prompt_splits=prompts
-        )
-        return Seen(frame, remarks, changed, self._changed)
+        return Seen(_compared(kept.frame()), remarks, changed, self._change)
 
     def _masked(self, row: Query, found: list[list[Finding]]) -> Query:
         masks = self.private.masks(found)
         return private.masked_query(row, masks) if any(masks) else row
 
     def _as_it_goes_out(self, row: Query) -> Query:
-        masked = "mask" in (self.private.personal, self.private.secrets)
-        return self._masked(row, self.private.found(private.query_texts(row))) if masked else row
+        if "mask" not in (self.private.personal, self.private.secrets):
+            return row
+        return self._masked(row, self.private.found(private.query_texts(row)))
 
-    def _changed(self, line: bytes) -> bytes:
-        """A row that is masked, as it goes out."""
+    def _change(self, line: bytes) -> bytes:
+        """Masks a row on its way out."""
         return self._as_it_goes_out(Query.model_validate_json(line)).model_dump_json().encode()
 
     def _readers(self, rows: io.Paths, remarks: Remarks) -> "list[Reader]":
@@ -216,60 +258,86 @@ class QuerySuite(Config):
         return found
 
     def whole(self, left: Any, seen: Seen) -> dict[str, float | None]:
-        """What there is to say of the rows that are left."""
+        """Numbers of the rows that are left, for the rules about the whole."""
         counts = left["split"].value_counts()
-        sizes: dict[str, float | None] = {
-            split: int(counts.get(SPLITS.index(split), 0)) for split in self.splits
-        }
-        splits = [part for _, part in left.groupby("split") if len(part) >= MANY]
-        shares = [commonest(part["answer"]) or 0.0 for part in splits]
-        shares += [commonest(part["place"]) or 0.0 for part in splits if (part["place"] >= 0).all()]
-        return {**sizes, "commonest": max(shares, default=None), "left": seen.share(left)}
+        found: dict[str, float | None] = {}
+        for split in self.splits:
+            found[split] = int(counts.get(SPLITS.index(split), 0))
+        return {**found, "commonest": _commonest(left), "left": seen.share(left)}
 
     def facts(self, left: Any, seen: Seen) -> dict[str, str]:
         """Numbers for the page, in words."""
         counts = left["split"].value_counts()
-        found = {
-            f"queries to {name}": f"{counts.get(number, 0)}"
-            for number, name in enumerate(("train on", "tune on", "test on"))
-        }
-        for column, name in {
-            "chars": "characters of a prompt",
-            "tokens": "the policy's tokens of a prompt",
-        }.items():
-            if len(left) and left[column].max() > 0:
-                middle, most = left[column].median(), left[column].max()
-                found[name] = f"{middle:.0f} in the middle, {most} at most"
-        if self.languages is not None and len(left):
+        found = {}
+        for number_of_split, name in enumerate(("train on", "tune on", "test on")):
+            found[f"queries to {name}"] = f"{counts.get(number_of_split, 0)}"
+        if not len(left):
+            return found
+        for column, name in LENGTHS.items():
+            middle, most = left[column].median(), left[column].max()
+            if most > 0:
+                found[name] = f"median {middle:.0f}, at most {most}"
+        if self.languages is not None:
             found["too short to tell the language, or unclear"] = f"{left['unsure'].mean():.0%}"
         return found
 
 
+LENGTHS = {"chars": "characters of a prompt", "tokens": "the policy's tokens of a prompt"}
+"""Columns of lengths with their names on the page."""
 Reader = Callable[[int, list[Query]], list[dict[str, float]]]
-"""Columns of some adjacent rows, given the number of the first."""
+"""Derives columns of some adjacent rows, given the number of the first."""
 
 
-def _aside(
-    name: str, says: str, mend: str, column: str, low: float | None, high: float | None
-) -> Rule:
-    return Rule(name, says, mend, "aside", column, low, high)
+def _compared(frame: Any) -> Any:
+    """The frame with the columns that compare rows, without the digests that they need."""
+    repeated = columns.nth(frame["id"])
+    groups = columns.splits_of(frame["group"], frame["split"])
+    prompts = columns.splits_of(frame["prompt"], frame["split"])
+    return frame.drop(columns=["id", "group", "prompt"]).assign(
+        repeated=repeated, group_splits=groups, prompt_splits=prompts
+    )
+
+
+def _commonest(left: Any) -> float | None:
+    """The largest share of one right answer, or of one place among the options, in any split."""
+    shares = []
+    for _, part in left.groupby("split"):
+        if len(part) < MANY:
+            continue
+        shares.append(commonest(part["answer"]) or 0.0)
+        # Queries without options have no place. A split with some of them says nothing of places.
+        if (part["place"] >= 0).all():
+            shares.append(commonest(part["place"]) or 0.0)
+    return max(shares, default=None)
 
 
 def _columns(row: Query) -> dict[str, float]:
-    """Those that need nothing but the row; readers fill in the others."""
-    said = [message.content for message in row.prompt]
-    whole = "\0".join([*(" ".join(text.casefold().split()) for text in said), *row.choices])
-    place = row.choices.index(row.targets[0]) if row.targets[0] in row.choices[:100] else -1
+    """The columns that need nothing but the row. Readers replace those that are 0 at the end."""
+    texts = [message.content for message in row.prompt]
+    question = "\0".join([*map(caseless, texts), *row.choices])
+    place = -1
+    # The column has one byte per row.
+    if row.targets[0] in row.choices[:100]:
+        place = row.choices.index(row.targets[0])
     return {
-        "id": int(row.id[:16], 16), "chars": sum(len(text.strip()) for text in said), "split": SPLITS.index(row.split),
-        "targets": min(sum(bool(target.strip()) for target in row.targets), 1000), "group": number(row.group), "prompt": number(whole),
-        "answer": number(near.plain(row.targets[0]) or row.targets[0]), "place": place,
-        "tokens": 0, "near": 0, "benchmark": 0, "foreign": 0, "unsure": 0,
-    }  # fmt: skip
+        "id": int(row.id[:16], 16),
+        "chars": sum(len(text.strip()) for text in texts),
+        "split": SPLITS.index(row.split),
+        "targets": min(sum(bool(target.strip()) for target in row.targets), 1000),
+        "group": number(row.group),
+        "prompt": number(question),
+        "answer": number(unpunctuated(row.targets[0]) or row.targets[0]),
+        "place": place,
+        "tokens": 0,
+        "near": 0,
+        "benchmark": 0,
+        "foreign": 0,
+        "unsure": 0,
+    }
 
 
 def _asked(row: Query) -> str:
-    """What a query asks, without what a system prompt says to all of them."""
+    """The question, without the system prompt, which all queries have in common."""
     return "\n".join(message.content for message in row.prompt if message.role != "system")
 
 
@@ -279,18 +347,18 @@ def _tokens(policy: HFConfig) -> Reader:
     path = policy.folder() / "tokenizer.json"
     if not path.exists():
         raise ConfigError(
-            f"max_tokens: {policy.model} has no tokenizer.json: save its tokenizer in the fast form, or leave max_tokens out"
+            f"max_tokens: {policy.model} has no tokenizer.json: save its tokenizer in the fast "
+            "form, or leave max_tokens out"
         )
     tokenizer = tokenizers.Tokenizer.from_file(str(path))
+    # The file may ask for texts to be cut or filled up, and then the count would be wrong.
     tokenizer.no_truncation()
     tokenizer.no_padding()
 
     def read(_: int, rows: list[Query]) -> list[dict[str, float]]:
         texts = ["\n".join(message.content for message in row.prompt) for row in rows]
-        return [
-            {"tokens": len(found)}
-            for found in tokenizer.encode_batch_fast(texts, add_special_tokens=False)
-        ]
+        encoded = tokenizer.encode_batch_fast(texts, add_special_tokens=False)
+        return [{"tokens": len(tokens)} for tokens in encoded]
 
     return read
 
@@ -298,23 +366,29 @@ def _tokens(policy: HFConfig) -> Reader:
 def _copies(
     rows: io.Paths, least: float, remarks: Remarks, as_it_goes_out: Callable[[Query], Query]
 ) -> Reader:
-    """Held-out queries are indexed, and all stream past: the one of two copies that is nearer to training is the copy."""
+    """Compares every query with those of later splits: train with dev and test, dev with test.
+
+    So of two copies the one nearer to training is found. Only held-out queries are indexed, and all
+    stream past: most rows are of train, and are never held.
+    """
     index = near.Index(least)
     held: dict[int, tuple[int, str]] = {}
-    for part in parts(io.held_out(rows)):
-        held |= {number: (SPLITS.index(row.split), place) for place, number, row in part}
-        index.add(
-            [number for _, number, _ in part],
-            [near.plain(_asked(as_it_goes_out(row))) for *_, row in part],
-        )
+    for part in batched(io.held_out(rows), AT_ONCE):
+        numbers, texts = [], []
+        for place, number_of_row, row in part:
+            held[number_of_row] = (SPLITS.index(row.split), place)
+            numbers.append(number_of_row)
+            texts.append(unpunctuated(_asked(as_it_goes_out(row))))
+        index.add(numbers, texts)
+
+    def is_later(split: int, number_of_row: int) -> bool:
+        return held[number_of_row][0] > split
 
     def read(start: int, part: list[Query]) -> list[dict[str, float]]:
         found = []
-        for at, (row, sketch) in enumerate(
-            zip(part, near.sketches([near.plain(_asked(row)) for row in part]), strict=True), start
-        ):
-            mine = SPLITS.index(row.split)
-            alike, other = index.nearest(sketch, lambda number, mine=mine: held[number][0] > mine)  # type: ignore[misc]
+        sketches = near.sketches([unpunctuated(_asked(row)) for row in part])
+        for at, (row, sketch) in enumerate(zip(part, sketches, strict=True), start):
+            alike, other = index.nearest(sketch, partial(is_later, SPLITS.index(row.split)))
             if other is not None:
                 remarks.say(at, f"{alike:.2f} like {held[other][1]}")
             found.append({"near": alike})
@@ -325,11 +399,13 @@ def _copies(
 
 def _benchmarks(known: near.Known, remarks: Remarks) -> Reader:
     def read(start: int, part: list[Query]) -> list[dict[str, float]]:
-        found = [known.nearest(_asked(row)) for row in part]
-        for at, (alike, place) in enumerate(found, start):
+        found = []
+        for at, row in enumerate(part, start):
+            alike, place = known.nearest(_asked(row))
             if place is not None:
                 remarks.say(at, f"{alike:.2f} like {place}")
-        return [{"benchmark": alike} for alike, _ in found]
+            found.append({"benchmark": alike})
+        return found
 
     return read
 
@@ -338,7 +414,7 @@ def _languages(expected: tuple[str, ...]) -> Reader:
     verdict = language.reader(expected)
 
     def read(_: int, rows: list[Query]) -> list[dict[str, float]]:
-        said = [verdict(_asked(row)) for row in rows]
-        return [{"foreign": word == "foreign", "unsure": word == "unsure"} for word in said]
+        verdicts = [verdict(_asked(row)) for row in rows]
+        return [{"foreign": one == "foreign", "unsure": one == "unsure"} for one in verdicts]
 
     return read

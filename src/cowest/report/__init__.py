@@ -1,9 +1,12 @@
-"""The page of a turn: one HTML file that needs no network and no script, in light, dark and on paper.
+"""The page of a turn: one HTML file that needs no network and no script.
 
-contents.py    what the files of a turn say, or in words why they can't be read
-words.py       numbers in words
-figures.py     pictures, as inline SVG
-contracts.py   what `validate` found: its own pages, and how they are read
+It can be read in light, in dark and on paper.
+
+contents.py       reads the files of a turn; says in words why one can't be read
+words.py          puts numbers into words
+figures.py        draws pictures as inline SVG
+contracts.py      writes the pages of `validate`
+difference.py     writes the page of two data sets compared
 page.html.jinja   the page
 """
 
@@ -12,21 +15,21 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from cowest import __version__, io
-from cowest.records import Comparison, EvalReport, Outcome
+from cowest.records import Comparison, Decision, EvalReport, Slice
 from cowest.report import contents, words
 from cowest.report.contents import Contents, Missing
 from cowest.report.words import headline
 
-__all__ = ["Spent", "headline", "page", "write"]
+__all__ = ["LedgerLine", "headline", "page", "write"]
 
 LONGEST = 1500
 """Characters of one text on the page; the rest is counted."""
 MOST_TAGS = 24
-"""Tags in the table of slices: those of most queries."""
+"""Tags in the table of slices: the ones with the most queries."""
 
 
-class Spent(Protocol):
-    """One line of the call store's ledger: what a stage took when it last ran."""
+class LedgerLine(Protocol):
+    """One line of the call store's ledger: time, memory, calls and cost of a stage's last run."""
 
     stage: str
     seconds: float
@@ -38,13 +41,13 @@ class Spent(Protocol):
     cost: float
 
 
-def write(out: Path, root: Path = Path(), *, ledger: Sequence[Spent] = ()) -> None:
+def write(out: Path, root: Path = Path(), *, ledger: Sequence[LedgerLine] = ()) -> None:
     """Writes the page of the turn whose files lie in `root`, whole or not at all."""
     io.write_text(out, page(contents.gather(root), ledger=ledger))
 
 
-def page(found: Contents, *, ledger: Sequence[Spent] = ()) -> str:
-    """The page. What is missing is said on it in words. Everything that comes from data is escaped."""
+def page(found: Contents, *, ledger: Sequence[LedgerLine] = ()) -> str:
+    """Returns the page. It says in words what is missing, and escapes what comes from data."""
     import jinja2
 
     environment = jinja2.Environment(
@@ -54,7 +57,7 @@ def page(found: Contents, *, ledger: Sequence[Spent] = ()) -> str:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    environment.tests["missing"] = lambda value: isinstance(value, Missing)
+    environment.tests["missing"] = _is_missing
     environment.filters.update(
         score=words.score,
         signed=words.signed,
@@ -70,71 +73,89 @@ def page(found: Contents, *, ledger: Sequence[Spent] = ()) -> str:
         ledger=ledger,
         names=words.NAMES,
         cowest=__version__,
-        **_told(found),
+        **_words(found),
         **_pictures(found),
     )
     return text
 
 
-def _told(found: Contents) -> dict[str, Any]:
-    """The first paragraph, and what the tables of the evaluation are made of."""
-    outcome = found.outcome if isinstance(found.outcome, Outcome) else None
+def _is_missing(value: object) -> bool:
+    return isinstance(value, Missing)
+
+
+def _words(found: Contents) -> dict[str, Any]:
+    """The first paragraph, and the rows of the table of tags."""
+    outcome = found.outcome if isinstance(found.outcome, Decision) else None
     report = found.report if isinstance(found.report, EvalReport) else None
+    good = None
+    if outcome is not None:
+        good = outcome.promoted
+    elif report is not None:
+        good = report.passed
     verdict, why = words.verdict(report, outcome)
-    good = outcome.promoted if outcome else report.passed if report else None
     told = {"verdict": verdict, "why": why, "good": good, "outcome": outcome}
     if report is None:
-        return {
-            **told,
-            "headline": "This turn has no evaluation yet, so what alignment did is not known.",
-            "context": [],
-        }
-    tags = sorted(
-        report.tags.items(),
-        key=lambda item: (-max(part.queries for part in item[1].values()), item[0]),
-    )
+        headline = "This turn has no evaluation yet, so what alignment did is not known."
+        return {**told, "headline": headline, "context": []}
     return {
         **told,
         "headline": words.headline(report),
         "context": words.context(report),
-        "tags": dict(tags[:MOST_TAGS]),
+        "tags": dict(sorted(report.tags.items(), key=_most_queries_first)[:MOST_TAGS]),
     }
 
 
+def _most_queries_first(item: tuple[str, dict[str, Slice]]) -> tuple[int, str]:
+    tag, slices = item
+    return -max(one.queries for one in slices.values()), tag
+
+
 def _differences(report: EvalReport) -> dict[str, Comparison]:
-    """The comparisons by what to call them. The best single model is one of the others under another name: shown once."""
+    """The comparisons by their names on the page.
+
+    The best single model is one of the other systems under a second name, so it is shown once.
+    """
     best = report.comparisons.get("after_minus_best_single")
     named = {}
     for key, one in report.comparisons.items():
-        if not key.endswith("_best_single"):
-            is_best = best is not None and (one.of, one.over) == (best.of, best.over)
-            note = " (best single)" if is_best else " (room left)" if one.of == "ideal" else ""
-            named[f"{SHORT[one.of]} \N{MINUS SIGN} {SHORT[one.over]}{note}"] = one
+        if key.endswith("_best_single"):
+            continue
+        name = f"{SHORT[one.of]} \N{MINUS SIGN} {SHORT[one.over]}"
+        if best is not None and (one.of, one.over) == (best.of, best.over):
+            name += " (best single)"
+        elif one.of == "ideal":
+            name += " (room left)"
+        named[name] = one
     return named
 
 
 SHORT = {
-    "policy_before": "policy alone, before", "policy_after": "policy alone, after", "strong": "strong alone",
-    "before": "before", "after": "after", "champion": "champion", "ideal": "ideal",
-}  # fmt: skip
+    "policy_before": "policy alone, before",
+    "policy_after": "policy alone, after",
+    "strong": "strong alone",
+    "before": "before",
+    "after": "after",
+    "champion": "champion",
+    "ideal": "ideal",
+}
+"""Short names of the systems, for the table of differences."""
 
 
 def _pictures(found: Contents) -> dict[str, Any]:
     from cowest.report import figures
 
-    drawn: dict[str, Any] = {
-        "curves": [
-            (curve, figures.curve(curve, f"curve{number}"))
-            for number, curve in enumerate(found.curves)
-        ]
-    }
-    if isinstance(found.report, EvalReport):
-        differences = _differences(found.report)
+    curves = []
+    for number, curve in enumerate(found.curves):
+        curves.append((curve, figures.curve(curve, f"curve{number}")))
+    drawn: dict[str, Any] = {"curves": curves}
+    report = found.report
+    if isinstance(report, EvalReport):
+        differences = _differences(report)
         drawn["differences"] = differences
-        drawn["systems_figure"] = figures.systems(found.report.systems)
+        drawn["systems_figure"] = figures.systems(report.systems)
         drawn["differences_figure"] = figures.differences(differences) if differences else ""
         drawn["transitions_figure"] = (
-            figures.transitions(found.report.transitions) if found.report.transitions else ""
+            figures.transitions(report.transitions) if report.transitions else ""
         )
     if not isinstance(found.gains, Missing) and found.gains.drafts:
         drawn["gains_figure"] = figures.gains(found.gains)
@@ -154,18 +175,18 @@ def _clock(seconds: float) -> str:
 
 
 def _size(value: float) -> str:
-    for unit in ("B", "KiB", "MiB", "GiB"):
-        if value < 1024 or unit == "GiB":
-            break
+    if value < 1024:
+        return f"{value:.0f} B"
+    for unit in ("KiB", "MiB"):
         value /= 1024
-    return f"{value:.0f} {unit}" if unit == "B" else f"{value:.1f} {unit}"
+        if value < 1024:
+            return f"{value:.1f} {unit}"
+    return f"{value / 1024:.1f} GiB"
 
 
 def _clip(text: str | None) -> str:
     if text is None:
         return ""
-    return (
-        text
-        if len(text) <= LONGEST
-        else f"{text[:LONGEST]} [... {_count(len(text) - LONGEST)} more characters]"
-    )
+    if len(text) <= LONGEST:
+        return text
+    return f"{text[:LONGEST]} [... {_count(len(text) - LONGEST)} more characters]"

@@ -1,4 +1,7 @@
-"""What a page shows, read from the files of a turn. What is not there is a `Missing` that says so in words."""
+"""The contents of a page, read from the files of a turn.
+
+A part that is not there is a `Missing`, which says in words why.
+"""
 
 import heapq
 import json
@@ -15,15 +18,14 @@ from cowest.config import file_digest
 from cowest.errors import CoWestError, InputError
 from cowest.records import (
     DataSet,
+    Decision,
     EvalReport,
     Fate,
     Feedback,
-    Outcome,
     PreferencePair,
     Trial,
     Validation,
 )
-from cowest.report import contracts
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -35,10 +37,21 @@ SHOWN = {"gained": 3, "lost": 3, "unchanged": 2}
 QUARANTINED = 10
 """Raw rows shown of those that were quarantined."""
 
+CONTRACTS = ("queries", "corpus", "feedback", "pairs")
+"""Kinds of rows that `validate` judges, in their order in a turn."""
 FILES = (
-    "params.yaml", "turn.json", "data/queries.jsonl", "data/corpus.jsonl", "data/drafts.jsonl", "data/refinements.jsonl",
-    "data/feedback.jsonl", "data/pairs.jsonl", "data/trials.jsonl", "reports/eval.json",
-)  # fmt: skip
+    "params.yaml",
+    "turn.json",
+    "data/queries.jsonl",
+    "data/corpus.jsonl",
+    "data/drafts.jsonl",
+    "data/refinements.jsonl",
+    "data/feedback.jsonl",
+    "data/pairs.jsonl",
+    "data/trials.jsonl",
+    "reports/eval.json",
+)
+"""Files that the page lists with size and digest."""
 VERSIONS = ("models/start", "models/champion", "models/policy", "models/challenger")
 
 
@@ -55,7 +68,7 @@ class Gains:
 
     queries: int = 0
     mixed: int = 0
-    """Queries whose drafts differ in their score: only these can teach."""
+    """Queries whose drafts differ in their gain: only these can teach."""
     helped: int = 0
     tied: int = 0
     hurt: int = 0
@@ -63,24 +76,26 @@ class Gains:
     total: float = 0.0
     bins: list[int] = field(default_factory=lambda: [0] * BINS)
     agreement: preferences.Agreement = field(default_factory=preferences.Agreement)
-    """Whether the drafts' own scores would have said the same."""
+    """How often the drafts' own scores rank two drafts as feedback does."""
 
     @property
     def drafts(self) -> int:
+        """Drafts that have a gain."""
         return self.helped + self.tied + self.hurt
 
     @property
     def mean(self) -> float | None:
+        """The mean gain; None if no draft has one."""
         return self.total / self.drafts if self.drafts else None
 
     def share(self, count: int) -> float:
-        """Of the drafts that have a gain."""
+        """A count as a share of the drafts that have a gain."""
         return count / self.drafts if self.drafts else 0.0
 
 
 @dataclass(slots=True)
 class Raw:
-    """What became of the raw rows."""
+    """Counts of the raw rows by their fate."""
 
     used: int = 0
     left_out: dict[str, int] = field(default_factory=dict)
@@ -113,7 +128,7 @@ class Example:
 
 @dataclass(slots=True)
 class Examples:
-    """A handful of queries of each kind, and how many there are."""
+    """A few queries of each kind, and the number of all."""
 
     counts: dict[str, int]
     shown: list[Example]
@@ -144,12 +159,12 @@ CURVES = (
 
 @dataclass(frozen=True, slots=True)
 class Contents:
-    """All of a page that comes from files."""
+    """All parts of a page that come from files."""
 
     report: EvalReport | Missing
     raw: Raw | Missing
     contracts: dict[str, Validation | Missing]
-    """What `validate` found, by what rows they are."""
+    """The findings of `validate`, by kind of rows."""
     gains: Gains | Missing
     pairs: Pairs | Missing
     examples: Examples | Missing
@@ -158,48 +173,46 @@ class Contents:
     turn: dict[str, Any] | Missing
     origin: DataSet | None
     """The raw data of the turn; None where turn.json doesn't say."""
-    outcome: Outcome | Missing
+    outcome: Decision | Missing
     files: list[tuple[str, int, str]]
     """Path, bytes, digest."""
     versions: list[tuple[str, version.Version | Missing]]
 
 
 def gather(root: Path) -> Contents:
-    """Reads what there is of a turn in a project's folder. A file that can't be read becomes words, never an error."""
+    """Reads all there is of a turn in a project's folder.
+
+    A file that can't be read becomes words on the page, never an error.
+    """
+    turn = _known(_turn, root / "turn.json")
     logged = {
         "sft": _known(_curve_rows, root / "models/policy/curves.jsonl"),
         "dpo": _known(_curve_rows, root / "models/challenger/curves.jsonl"),
     }
-    turn = _known(_turn, root / "turn.json")
+    # A turn that stops half way leaves the later files of the turn before it where they were.
     stale = _stale(root / "reports/decision.json", turn)
-    if stale:
-        logged["dpo"] = stale
+    report: EvalReport | Missing
+    shown: Examples | Missing
+    if stale is not None:
+        report, shown, logged["dpo"] = stale, stale, stale
+    else:
+        report = _known(io.read_document, root / "reports/eval.json", EvalReport)
+        shown = _known(examples, root / "data/trials.jsonl")
     return Contents(
-        report=stale if stale else _known(io.read_document, root / "reports/eval.json", EvalReport),
+        report=report,
         raw=_known(_raw, root / "data/quarantine.jsonl"),
-        contracts={
-            kind: _known(contracts.read, root / f"reports/{kind}.html")
-            for kind in ("queries", "corpus", "feedback", "pairs")
-        },
+        contracts={kind: _known(_contract, root, kind) for kind in CONTRACTS},
         gains=_known(gains, root / "data/feedback.jsonl"),
         pairs=_known(_pairs, root / "data/pairs.jsonl", root / "data/pairs.raw.jsonl"),
-        examples=stale if stale else _known(examples, root / "data/trials.jsonl"),
-        curves=[
-            curve
-            for stage, title, keys in CURVES
-            if (curve := _curve(stage, title, keys, logged[stage])).lines
-        ],
+        examples=shown,
+        curves=_curves(logged),
         curves_missing=[
             f"{stage}: {rows.why}" for stage, rows in logged.items() if isinstance(rows, Missing)
         ],
         turn=turn,
         origin=_origin(turn),
         outcome=_known(_outcome, root / "reports/decision.json", turn),
-        files=[
-            (name, (root / name).stat().st_size, file_digest(root / name))
-            for name in FILES
-            if (root / name).is_file()
-        ],
+        files=_files(root),
         versions=[(name, _known(_version, root / name)) for name in VERSIONS],
     )
 
@@ -211,8 +224,30 @@ def _known(read: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T | Missi
         return Missing(str(error))
 
 
+def _contract(root: Path, kind: str) -> Validation:
+    """The findings of `validate` on one kind of rows. Raises InputError if they are not there."""
+    findings = Path("reports", f"{kind}.json")
+    page = Path("reports", f"{kind}.html")
+    # A dvc.yaml that was written before findings were a file does not ask for it.
+    if (root / page).exists() and not (root / findings).exists():
+        raise InputError(
+            f"validate@{kind} was not asked for its findings as JSON: add `--findings {findings}` "
+            f"to its command in dvc.yaml, and the file to its outs. For people, they are on {page}."
+        )
+    return io.read_document(root / findings, Validation)
+
+
+def _files(root: Path) -> list[tuple[str, int, str]]:
+    found = []
+    for name in FILES:
+        path = root / name
+        if path.is_file():
+            found.append((name, path.stat().st_size, file_digest(path)))
+    return found
+
+
 def gains(path: Path) -> Gains:
-    """The distribution of gains, streamed."""
+    """Counts the gains, streamed."""
     found = Gains()
     for rows in io.groups(path, Feedback):
         found.queries += 1
@@ -224,12 +259,10 @@ def gains(path: Path) -> Gains:
                 continue
             seen.add(gain)
             found.total += gain
-            found.helped, found.tied, found.hurt = (
-                found.helped + (gain > 0),
-                found.tied + (gain == 0),
-                found.hurt + (gain < 0),
-            )
-            found.bins[round((min(max(gain, -1.0), 1.0) + 1) / 2 * (BINS - 1))] += 1
+            found.helped += gain > 0
+            found.tied += gain == 0
+            found.hurt += gain < 0
+            found.bins[preferences.place(gain, BINS)] += 1
         found.mixed += len(seen) > 1
         found.agreement.add(rows)
     return found
@@ -250,7 +283,9 @@ def _raw(path: Path) -> Raw:
 
 
 def _pairs(path: Path, raw: Path) -> Pairs:
-    found = Pairs(raw=sum(1 for _ in io.lines(raw)) if raw.exists() else None)
+    found = Pairs()
+    if raw.exists():
+        found.raw = sum(1 for _ in io.lines(raw))
     for pair in io.read(path, PreferencePair):
         found.pairs += 1
         found.queries.add(pair.query)
@@ -259,7 +294,10 @@ def _pairs(path: Path, raw: Path) -> Pairs:
 
 
 def examples(path: Path) -> Examples:
-    """Queries that alignment won, lost and left as they were. Which are shown is decided by their ids, so nobody picks."""
+    """Chooses queries whose score alignment raised, lowered and left as it was.
+
+    The smallest ids are shown, so nobody picks.
+    """
     counts = dict.fromkeys(SHOWN, 0)
     heaps: dict[str, list[tuple[int, Example]]] = {kind: [] for kind in SHOWN}
     for rows in io.groups(path, Trial):
@@ -267,30 +305,29 @@ def examples(path: Path) -> Examples:
         if example is None:
             continue
         counts[example.kind] += 1
-        # A heap of the smallest ids: negated, since heapq keeps its smallest on top. Ids are unique, examples never compared.
-        entry, heap = (-int(example.before.id, 16), example), heaps[example.kind]
-        if len(heap) < SHOWN[example.kind]:
-            heapq.heappush(heap, entry)
-        else:
-            heapq.heappushpop(heap, entry)
-    shown = [
-        example for kind in SHOWN for _, example in sorted(heaps[kind], key=lambda entry: -entry[0])
-    ]
+        # The heap holds the smallest ids. They are negated, because heapq keeps its smallest entry
+        # on top and drops that one. Ids are unique, so two examples are never compared.
+        heap = heaps[example.kind]
+        heapq.heappush(heap, (-int(example.before.id, 16), example))
+        if len(heap) > SHOWN[example.kind]:
+            heapq.heappop(heap)
+    shown = []
+    for heap in heaps.values():
+        for _, example in sorted(heap, reverse=True):
+            shown.append(example)
     return Examples(counts, shown)
 
 
 def _example(rows: list[Trial]) -> Example | None:
-    good = {row.system: row for row in rows if row.failed is None and row.score is not None}
-    before, after = good.get("before"), good.get("after")
+    scored = {row.system: row for row in rows if row.failed is None and row.score is not None}
+    before, after = scored.get("before"), scored.get("after")
     if before is None or after is None or before.score is None or after.score is None:
         return None
-    kind = (
-        "gained"
-        if after.score > before.score
-        else "lost"
-        if after.score < before.score
-        else "unchanged"
-    )
+    kind = "unchanged"
+    if after.score > before.score:
+        kind = "gained"
+    elif after.score < before.score:
+        kind = "lost"
     question = "\n\n".join(message.content for message in before.prompt if message.role != "system")
     return Example(kind, question, before.targets, before, after)
 
@@ -307,26 +344,30 @@ def _curve_rows(path: Path) -> list[dict[str, Any]]:
     return rows
 
 
-def _curve(
-    stage: str, title: str, keys: dict[str, str], rows: list[dict[str, Any]] | Missing
-) -> Curve:
-    mine = (
-        []
-        if isinstance(rows, Missing)
-        else [row for row in rows if row.get("stage", stage) == stage]
-    )
-    lines = {label: list(_points(mine, key)) for key, label in keys.items()}
-    return Curve(stage, title, {label: points for label, points in lines.items() if points})
+def _curves(logged: dict[str, list[dict[str, Any]] | Missing]) -> list[Curve]:
+    """The charts of training for which there are points."""
+    found = []
+    for stage, title, keys in CURVES:
+        rows = logged[stage]
+        if isinstance(rows, Missing):
+            continue
+        mine = [row for row in rows if row.get("stage", stage) == stage]
+        lines = {}
+        for key, label in keys.items():
+            points = list(_points(mine, key))
+            if points:
+                lines[label] = points
+        if lines:
+            found.append(Curve(stage, title, lines))
+    return found
 
 
 def _points(rows: list[dict[str, Any]], key: str) -> Iterator[tuple[float, float]]:
     for number, row in enumerate(rows, 1):
         step, value = row.get("step", number), row.get(key)
-        if (
-            isinstance(step, int | float)
-            and isinstance(value, int | float)
-            and math.isfinite(value)
-        ):
+        if not isinstance(step, int | float) or not isinstance(value, int | float):
+            continue
+        if math.isfinite(value):
             yield float(step), float(value)
 
 
@@ -343,26 +384,24 @@ def _turn(path: Path) -> dict[str, Any]:
 
 
 def _origin(turn: dict[str, Any] | Missing) -> DataSet | None:
+    if isinstance(turn, Missing) or not turn.get("raw"):
+        return None
     try:
-        return (
-            None
-            if isinstance(turn, Missing) or not turn.get("raw")
-            else DataSet.model_validate(turn["raw"])
-        )
+        return DataSet.model_validate(turn["raw"])
     except ValidationError:
         return None
 
 
 def _stale(decision: Path, turn: dict[str, Any] | Missing) -> Missing | None:
-    """Why what lies at the end of the line is not this turn's: it was decided, and for another one."""
-    decided = _known(io.read_document, decision, Outcome)
+    """Says that the last files are of another turn, if the decision is; else None."""
+    decided = _known(io.read_document, decision, Decision)
     if isinstance(decided, Missing) or isinstance(turn, Missing) or decided.turn == turn.get("key"):
         return None
     return Missing(f"this turn has not come so far; what lies there is of turn {decided.turn[:8]}")
 
 
-def _outcome(path: Path, turn: dict[str, Any] | Missing) -> Outcome:
-    found = io.read_document(path, Outcome)
+def _outcome(path: Path, turn: dict[str, Any] | Missing) -> Decision:
+    found = io.read_document(path, Decision)
     if not isinstance(turn, Missing) and turn.get("key") != found.turn:
         raise InputError(f"{path} is of another turn, {found.turn[:12]}")
     return found

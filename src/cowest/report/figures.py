@@ -1,4 +1,7 @@
-"""Pictures of a page, as inline SVG. Colours are CSS variables of the page, so one picture serves light, dark and print."""
+"""Pictures of a page, as inline SVG.
+
+Colours are CSS variables of the page, so one picture serves light, dark and print.
+"""
 
 import io
 import re
@@ -18,8 +21,16 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-# Matplotlib wants colours; these stand-ins become the variables of the same names in the SVG's text.
-INK, MUTED, RULE, AFTER, BEFORE, WARN, FAINT, PAPER = (f"#0{n}0{n}0{n}" for n in range(1, 9))
+# Matplotlib knows no CSS variables. It draws in these stand-ins, which nothing else in the SVG has,
+# and they become the variables of the same names in the text of the SVG.
+INK = "#010101"
+MUTED = "#020202"
+RULE = "#030303"
+AFTER = "#040404"
+BEFORE = "#050505"
+WARN = "#060606"
+FAINT = "#070707"
+PAPER = "#080808"
 VARIABLES = {
     INK: "ink",
     MUTED: "muted",
@@ -40,18 +51,36 @@ COLOURS = {
     "ideal": INK,
 }
 WIDTH = 440.0
-# Labels stand above what they label, so that a picture can be as narrow as a telephone and still be read.
+"""Width of a picture in CSS pixels.
+
+Labels stand above what they label, so a picture this narrow can still be read on a telephone."""
 STYLE: dict[str, Any] = {
-    "svg.fonttype": "none", "svg.hashsalt": "cowest", "font.size": 12.5, "text.parse_math": False, "axes.unicode_minus": True,
-    "text.color": INK, "axes.labelcolor": MUTED, "xtick.color": MUTED, "ytick.color": MUTED, "axes.edgecolor": RULE,
-    "xtick.labelsize": 12, "ytick.labelsize": 12, "axes.labelsize": 12, "xtick.major.size": 0, "ytick.major.size": 0,
-    "axes.spines.top": False, "axes.spines.right": False, "axes.spines.left": False, "path.simplify": True,
-}  # fmt: skip
+    "svg.fonttype": "none",
+    "svg.hashsalt": "cowest",
+    "font.size": 12.5,
+    "text.parse_math": False,
+    "axes.unicode_minus": True,
+    "text.color": INK,
+    "axes.labelcolor": MUTED,
+    "xtick.color": MUTED,
+    "ytick.color": MUTED,
+    "axes.edgecolor": RULE,
+    "xtick.labelsize": 12,
+    "ytick.labelsize": 12,
+    "axes.labelsize": 12,
+    "xtick.major.size": 0,
+    "ytick.major.size": 0,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.spines.left": False,
+    "path.simplify": True,
+}
+"""Text stays text, ids are the same in every run, and no text is read as mathematics."""
 
 
 @contextmanager
 def _drawing(width: float, height: float) -> "Iterator[Figure]":
-    """A figure whose unit is a CSS pixel. No pyplot: no global state, no window."""
+    """Gives a figure whose unit is a CSS pixel. Without pyplot: no global state, no window."""
     import matplotlib
     from matplotlib.figure import Figure
 
@@ -60,7 +89,7 @@ def _drawing(width: float, height: float) -> "Iterator[Figure]":
 
 
 def _axes(figure: "Figure", left: float, bottom: float, width: float, height: float) -> "Axes":
-    """Axes placed in CSS pixels from the lower left corner."""
+    """Places axes, in CSS pixels from the lower left corner."""
     whole = figure.get_size_inches() * 72
     return figure.add_axes(
         (left / whole[0], bottom / whole[1], width / whole[0], height / whole[1]), facecolor="none"
@@ -68,7 +97,10 @@ def _axes(figure: "Figure", left: float, bottom: float, width: float, height: fl
 
 
 def _svg(figure: "Figure", name: str, title: str, description: str) -> Markup:
-    """The figure as one `<svg>` with a title and a description, no fixed size, and ids that are its own on the page."""
+    """Returns the figure as one `<svg>` with a title, a description and no fixed size.
+
+    The ids in it begin with `name`, so they are unique on the page.
+    """
     target = io.StringIO()
     figure.savefig(
         target,
@@ -79,6 +111,7 @@ def _svg(figure: "Figure", name: str, title: str, description: str) -> Markup:
     text = target.getvalue()
     text = text[text.index("<svg") :]
     text = re.sub(r"<metadata>.*?</metadata>|<!--.*?-->", "", text, flags=re.DOTALL)
+    # Several pictures stand on one page, so ids and the references to them get the picture's name.
     text = re.sub(r'\bid="', f'id="{name}-', text)
     text = re.sub(r'href="#', f'href="#{name}-', text)
     text = re.sub(r"url\(#", f"url(#{name}-", text)
@@ -87,40 +120,57 @@ def _svg(figure: "Figure", name: str, title: str, description: str) -> Markup:
         text = text.replace(colour, f"var(--{variable})")
     box = re.search(r'viewBox="[^"]*"', text)
     assert box, "matplotlib writes a viewBox"
-    names = f'<title id="{name}-title">{escape(title)}</title><desc id="{name}-desc">{escape(description)}</desc>'
-    head = f'<svg xmlns:xlink="http://www.w3.org/1999/xlink" {box[0]} role="img" aria-labelledby="{name}-title {name}-desc">{names}'
+    title_id, description_id = f"{name}-title", f"{name}-desc"
+    head = (
+        f'<svg xmlns:xlink="http://www.w3.org/1999/xlink" {box[0]} role="img" '
+        f'aria-labelledby="{title_id} {description_id}">'
+        f'<title id="{title_id}">{escape(title)}</title>'
+        f'<desc id="{description_id}">{escape(description)}</desc>'
+    )
+    end = text.index(">") + 1
     # Every text in it is either ours or escaped by matplotlib and by `escape`.
-    return Markup(re.sub(r"<svg[^>]*>", lambda _: head, text, count=1))  # noqa: S704
+    return Markup(head + text[end:])  # noqa: S704
 
 
 def systems(found: Mapping[str, Estimate], name: str = "systems") -> Markup:
-    """The mean of each system with its interval."""
-    low = min([0.0, *(e.mean if e.low is None else e.low for e in found.values())])
-    high = max([1.0, *(e.mean if e.high is None else e.high for e in found.values())])
-    said = "; ".join(f"{NAMES[key]} {score(e.mean)}" for key, e in found.items())
-    labels = [(NAMES[key], e, score(e.mean), COLOURS[key]) for key, e in found.items()]
-    return _intervals(labels, (low, high), name, "Scores of the systems with 95 % intervals", said)
+    """Draws the mean of each system with its interval."""
+    low, high = 0.0, 1.0
+    rows, said = [], []
+    for key, one in found.items():
+        low = min(low, one.mean if one.low is None else one.low)
+        high = max(high, one.mean if one.high is None else one.high)
+        rows.append((NAMES[key], one, score(one.mean), COLOURS[key]))
+        said.append(f"{NAMES[key]} {score(one.mean)}")
+    title = "Scores of the systems with 95 % intervals"
+    return _intervals(rows, (low, high), name, title, "; ".join(said))
 
 
 def differences(found: Mapping[str, Comparison], name: str = "differences") -> Markup:
-    """Paired differences with their intervals, around zero."""
-    edges = [edge for e in found.values() for edge in (e.low, e.mean, e.high) if edge is not None]
+    """Draws paired differences with their intervals, around zero."""
+    edges: list[float] = []
+    rows, said = [], []
+    for key, one in found.items():
+        edges += [edge for edge in (one.low, one.mean, one.high) if edge is not None]
+        rows.append((key, one, signed(one.mean), _tone(one)))
+        said.append(f"{key} {signed(one.mean)}")
     reach = max([0.05, *map(abs, edges)]) * 1.08
-    low = -reach if min(edges, default=0) < -0.15 * reach else -0.15 * reach
-    said = "; ".join(f"{key} {signed(e.mean)}" for key, e in found.items())
-    labels = [(key, e, signed(e.mean), _tone(e)) for key, e in found.items()]
-    return _intervals(
-        labels, (low, reach), name, "Paired differences with 95 % intervals", said, zero=True
-    )
+    # Most differences are positive. The negative side is drawn whole only if it is needed.
+    low = -0.15 * reach
+    if min(edges, default=0) < low:
+        low = -reach
+    title = "Paired differences with 95 % intervals"
+    return _intervals(rows, (low, reach), name, title, "; ".join(said), zero=True)
 
 
 def _tone(estimate: Comparison) -> str:
-    """Better or worse is for the aligned collaboration; other differences are neither."""
+    """Only a difference of the aligned collaboration is coloured as better or worse."""
     if estimate.of != "after":
         return BEFORE
     if estimate.low is not None and estimate.low > 0:
         return AFTER
-    return WARN if estimate.high is not None and estimate.high < 0 else BEFORE
+    if estimate.high is not None and estimate.high < 0:
+        return WARN
+    return BEFORE
 
 
 def _intervals(
@@ -168,7 +218,7 @@ def _intervals(
 
 
 def _label(axes: "Axes", row: int, label: str, value: str) -> None:
-    """A row's name on the left and its value on the right, above what is drawn."""
+    """Writes a row's name on the left and its value on the right, above what is drawn."""
     where: dict[str, Any] = {
         "xycoords": ("axes fraction", "data"),
         "textcoords": "offset points",
@@ -179,11 +229,13 @@ def _label(axes: "Axes", row: int, label: str, value: str) -> None:
 
 
 def gains(found: Gains, name: str = "gains") -> Markup:
-    """How many drafts of the training feedback had which gain."""
+    """Draws the distribution of gains over the drafts of the training feedback."""
     bars = len(found.bins)
-    edges = [-1 + 2 * n / (bars - 1) for n in range(bars)]
-    colours = [WARN if edge < -1e-9 else AFTER if edge > 1e-9 else BEFORE for edge in edges]
-    heights = [found.share(count) for count in found.bins]
+    edges, colours, heights = [], [], []
+    for number, count in enumerate(found.bins):
+        edges.append(-1 + 2 * number / (bars - 1))
+        heights.append(found.share(count))
+        colours.append(_tone_of_gain(edges[-1]))
     with _drawing(WIDTH, 210) as figure:
         axes = _axes(figure, 42, 44, WIDTH - 50, 130)
         axes.bar(edges, heights, width=0.085, color=colours)
@@ -214,24 +266,39 @@ def gains(found: Gains, name: str = "gains") -> Markup:
         return _svg(figure, name, "Distribution of gains over the training drafts", said)
 
 
+def _tone_of_gain(edge: float) -> str:
+    # The bar in the middle stands at zero, but for rounding.
+    if abs(edge) <= 1e-9:
+        return BEFORE
+    return WARN if edge < 0 else AFTER
+
+
 KINDS = (
-    ("right_to_right", "stayed right", FAINT, INK), ("wrong_to_right", "wrong to right", AFTER, PAPER),
-    ("right_to_wrong", "right to wrong", WARN, PAPER), ("wrong_to_wrong", "stayed wrong", RULE, INK),
-)  # fmt: skip
+    ("right_to_right", "stayed right", FAINT, INK),
+    ("wrong_to_right", "wrong to right", AFTER, PAPER),
+    ("right_to_wrong", "right to wrong", WARN, PAPER),
+    ("wrong_to_wrong", "stayed wrong", RULE, INK),
+)
+"""Fields of Transitions: each with its words, the colour of its bar and of the number on it."""
+PLACES = (0.0, 0.235, 0.505, 0.765)
+"""Places of their words in the legend, as shares of the width."""
 
 
 def transitions(found: Mapping[str, Transitions], name: str = "transitions") -> Markup:
-    """What became of the strong model's own answers, a bar a collaboration."""
+    """Draws the effect of drafts on the strong model's own answers, one bar per collaboration."""
     step, margin = 46.0, 10.0
     height = step * len(found) + 28
     with _drawing(WIDTH, height) as figure:
         axes = _axes(figure, margin, 2, WIDTH - 2 * margin, height - 28)
         axes.set(xlim=(0, 1), ylim=(len(found) - 0.5, -0.5), xticks=[], yticks=[])
         axes.spines["bottom"].set_visible(False)
+        said = []
         for row, (system, counts) in enumerate(found.items()):
             _label(axes, row, NAMES[system], "")
             _stack(axes, row + 0.2, [getattr(counts, kind) for kind, *_ in KINDS])
-        for (_, word, colour, _), place in zip(KINDS, (0.0, 0.235, 0.505, 0.765), strict=True):
+            parts = [f"{getattr(counts, kind)} {word}" for kind, word, *_ in KINDS]
+            said.append(f"{NAMES[system]}: {', '.join(parts)}")
+        for (_, word, colour, _), place in zip(KINDS, PLACES, strict=True):
             axes.annotate(
                 "■",
                 (place, 1),
@@ -250,12 +317,8 @@ def transitions(found: Mapping[str, Transitions], name: str = "transitions") -> 
                 color=MUTED,
                 fontsize=11.5,
             )
-        said = "; ".join(
-            f"{NAMES[system]}: "
-            + ", ".join(f"{getattr(counts, kind)} {word}" for kind, word, *_ in KINDS)
-            for system, counts in found.items()
-        )
-        return _svg(figure, name, "What drafts did to the strong model's own answers", said)
+        title = "What drafts did to the strong model's own answers"
+        return _svg(figure, name, title, "; ".join(said))
 
 
 def _stack(axes: "Axes", row: float, counts: Sequence[int]) -> None:
@@ -265,6 +328,7 @@ def _stack(axes: "Axes", row: float, counts: Sequence[int]) -> None:
         axes.barh(
             [row], [part], left=[place], height=0.46, color=colour, edgecolor=PAPER, linewidth=1.5
         )
+        # A narrower part has no room for its number.
         if part > 0.05:
             axes.text(
                 place + part / 2,
@@ -279,35 +343,24 @@ def _stack(axes: "Axes", row: float, counts: Sequence[int]) -> None:
 
 
 def curve(found: Curve, name: str) -> Markup:
-    """One chart of training, its lines labelled where they end."""
+    """Draws one chart of training, with the lines labelled where they end."""
+    alone = len(found.lines) == 1
     with _drawing(300, 170) as figure:
-        axes = _axes(figure, 44, 32, 200 if len(found.lines) == 1 else 152, 126)
+        axes = _axes(figure, 44, 32, 200 if alone else 152, 126)
         axes.set_xlabel("step", labelpad=2)
         axes.grid(axis="y", color=RULE, linewidth=1)
         axes.set_axisbelow(True)
         axes.locator_params(axis="both", nbins=4)
-        ends = []
+        ends, said = [], []
         for (label, points), colour in zip(found.lines.items(), (AFTER, BEFORE), strict=False):
             steps, values = zip(*points, strict=True)
-            axes.plot(
-                steps, values, color=colour, linewidth=2, marker="o" if len(points) == 1 else ""
-            )
-            ends.append(
-                (
-                    values[-1],
-                    steps[-1],
-                    f"{label if len(found.lines) > 1 else ''} {_short(values[-1])}".strip(),
-                    colour,
-                )
-            )
-        low, high = axes.get_ylim()
+            marker = "o" if len(points) == 1 else ""
+            axes.plot(steps, values, color=colour, linewidth=2, marker=marker)
+            value = _short(values[-1])
+            ends.append((values[-1], steps[-1], value if alone else f"{label} {value}", colour))
+            said.append(f"{label}: from {_short(values[0])} to {value}")
         ends.sort()
-        places = [end[0] for end in ends]
-        if (
-            len(ends) == 2 and places[1] - places[0] < (high - low) * 0.13
-        ):  # keep the two labels apart
-            middle = sum(places) / 2
-            places = [middle - (high - low) * 0.065, middle + (high - low) * 0.065]
+        places = _apart([end[0] for end in ends], axes.get_ylim())
         for place, (_, step, text, colour) in zip(places, ends, strict=True):
             axes.annotate(
                 text,
@@ -319,11 +372,16 @@ def curve(found: Curve, name: str) -> Markup:
                 fontweight="bold",
                 fontsize=11.5,
             )
-        said = "; ".join(
-            f"{label}: from {_short(points[0][1])} to {_short(points[-1][1])}"
-            for label, points in found.lines.items()
-        )
-        return _svg(figure, name, found.title, said)
+        return _svg(figure, name, found.title, "; ".join(said))
+
+
+def _apart(places: list[float], span: tuple[float, float]) -> list[float]:
+    """Moves two labels apart that would overlap; `places` are in order."""
+    least = (span[1] - span[0]) * 0.13
+    if len(places) != 2 or places[1] - places[0] >= least:
+        return places
+    middle = sum(places) / 2
+    return [middle - least / 2, middle + least / 2]
 
 
 def _short(value: float) -> str:

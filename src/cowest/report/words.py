@@ -1,6 +1,6 @@
-"""What the numbers of an evaluation say, in words: the sentence that matters first."""
+"""The numbers of an evaluation in words: the sentence that matters most comes first."""
 
-from cowest.records import Comparison, Estimate, EvalReport, Outcome
+from cowest.records import Comparison, Decision, Estimate, EvalReport
 
 NAMES = {
     "policy_before": "policy alone, before alignment",
@@ -14,29 +14,27 @@ NAMES = {
 }
 FEW_GROUPS = 10
 """Below this many groups, the page says that intervals are too narrow."""
-
-
 SURE = "95\N{NO-BREAK SPACE}% interval"
 
 
 def score(value: float | None) -> str:
-    """0.475"""
+    """Formats a score: 0.475."""
     return "-" if value is None else f"{value:.3f}".replace("-", "\N{MINUS SIGN}")
 
 
 def signed(value: float | None) -> str:
-    """+0.475, with a minus that is as wide as the plus."""
+    """Formats a difference: +0.475, with a minus that is as wide as the plus."""
     return "-" if value is None else f"{value:+.3f}".replace("-", "\N{MINUS SIGN}")
 
 
 def share(value: float) -> str:
-    """12 %; 1.2 % where that would say more."""
+    """Formats a share: 12 %; below 10 % with one decimal, 1.2 %."""
     digits = 0 if abs(value) >= 0.1 or value == 0 else 1
     return f"{100 * value:.{digits}f}\N{NO-BREAK SPACE}%".replace("-", "\N{MINUS SIGN}")
 
 
 def interval(estimate: Estimate) -> str:
-    """0.433 to 0.520; signed for a difference."""
+    """Formats an interval: 0.433 to 0.520; signed for a difference."""
     if estimate.low is None:
         return "no interval"
     form = signed if isinstance(estimate, Comparison) else score
@@ -44,63 +42,83 @@ def interval(estimate: Estimate) -> str:
 
 
 def headline(report: EvalReport) -> str:
-    """What alignment did, with its interval."""
+    """Says what alignment changed, with the interval."""
     found = report.comparisons.get("after_minus_before")
     if found is None:
-        return "No held-out query was answered both before and after alignment: what alignment did is not known."
-    before, after = report.systems["before"].mean, report.systems["after"].mean
+        return (
+            "No held-out query was answered both before and after alignment: what alignment did "
+            "is not known."
+        )
+    before = score(report.systems["before"].mean)
+    after = score(report.systems["after"].mean)
     of = f"on {found.queries} held-out queries in {found.groups} groups"
     if found.low is None or found.high is None:
-        return f"With alignment the collaboration scored {score(after)}, without {score(before)}, {of}; {found.note}."
+        return (
+            f"With alignment the collaboration scored {after}, without {before}, {of}; "
+            f"{found.note}."
+        )
     span = f"{signed(found.mean)}, {SURE} {interval(found)}"
-    if found.low > 0:
-        return f"Alignment raised the collaboration's score from {score(before)} to {score(after)} ({span}), {of}."
-    if found.high < 0:
-        return f"Alignment lowered the collaboration's score from {score(before)} to {score(after)} ({span}), {of}."
-    return f"Alignment made no difference that can be told from chance: {score(before)} before, {score(after)} after ({span}), {of}."
+    if found.low > 0 or found.high < 0:
+        moved = "raised" if found.low > 0 else "lowered"
+        return (
+            f"Alignment {moved} the collaboration's score from {before} to {after} ({span}), {of}."
+        )
+    return (
+        f"Alignment made no difference that can be told from chance: {before} before, {after} "
+        f"after ({span}), {of}."
+    )
 
 
 def context(report: EvalReport) -> list[str]:
-    """What else the first paragraph should say: the gap, the best single model, how few groups there are."""
+    """The other sentences of the first paragraph.
+
+    They are on the gap that was closed, the best single model, too few groups, and failed rows.
+    """
     said = []
-    if (gap := report.gap_closed) is not None:
-        span = (
-            f" ({SURE} {share(gap.low)} to {share(gap.high)})"
-            if gap.low is not None and gap.high is not None
-            else f" ({gap.note})"
-        )
+    gap = report.gap_closed
+    if gap is not None:
+        span = gap.note
+        if gap.low is not None and gap.high is not None:
+            span = f"{SURE} {share(gap.low)} to {share(gap.high)}"
         said.append(
-            f"Of the gap between the collaboration before alignment and the ideal draft, {share(gap.mean)} is closed{span}."
+            "Of the gap between the collaboration before alignment and the ideal draft, "
+            f"{share(gap.mean)} is closed ({span})."
         )
-    if (best := report.comparisons.get("after_minus_best_single")) is not None:
+    best = report.comparisons.get("after_minus_best_single")
+    if best is not None:
         said.append(
-            f"Against the best single model ({NAMES[best.over]}) the aligned collaboration is {signed(best.mean)} ({interval(best)})."
+            f"Against the best single model ({NAMES[best.over]}) the aligned collaboration is "
+            f"{signed(best.mean)} ({interval(best)})."
         )
     if 2 <= report.groups < FEW_GROUPS:
         said.append(
             f"There are only {report.groups} groups: with so few, the intervals are too narrow."
         )
-    if lost := sum(sum(reasons.values()) for reasons in report.failed.values()):
-        said.append(f"{lost} failed {'row is' if lost == 1 else 'rows are'} left out.")
+    failed = sum(sum(reasons.values()) for reasons in report.failed.values())
+    if failed:
+        said.append(f"{failed} failed {'row is' if failed == 1 else 'rows are'} left out.")
     return said
 
 
-def verdict(report: EvalReport | None, outcome: Outcome | None) -> tuple[str, str]:
-    """Promoted or not in a word or two, and why."""
+def verdict(report: EvalReport | None, outcome: Decision | None) -> tuple[str, str]:
+    """Says in a sentence whether the challenger was promoted, and in a second one why."""
     if outcome is not None:
-        if not outcome.promoted:
-            return f"Not promoted: version {outcome.version}.", outcome.reason
-        now = (
-            "is champion"
-            if outcome.champion == outcome.version
-            else f"was promoted; the champion now is version {outcome.champion}"
-        )
-        return f"Promoted: version {outcome.version} {now}.", outcome.reason
+        return _decided(outcome), outcome.reason
     if report is None:
         return "Nothing is decided.", "There is no evaluation to decide by."
-    failed = [gate for gate in report.gates if gate.passed is False]
+    failed = [f"{gate.name}: {gate.reason}" for gate in report.gates if gate.passed is False]
     if failed:
-        return "A gate is not passed; nothing is decided yet.", "; ".join(
-            f"{gate.name}: {gate.reason}" for gate in failed
-        )
+        return "A gate is not passed; nothing is decided yet.", "; ".join(failed)
     return "Gates passed; nothing is decided yet.", "The decision is taken by `register`."
+
+
+def _decided(outcome: Decision) -> str:
+    if not outcome.promoted:
+        return f"Not promoted: version {outcome.version}."
+    # Another turn may have been decided between this promotion and the writing of the file.
+    if outcome.champion != outcome.version:
+        return (
+            f"Promoted: version {outcome.version} was promoted; the champion now is version "
+            f"{outcome.champion}."
+        )
+    return f"Promoted: version {outcome.version} is champion."

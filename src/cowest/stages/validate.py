@@ -1,4 +1,8 @@
-"""Rows in, fit rows and a page out: before anything is spent on queries, learned from the corpus, preferred by feedback, or trained."""
+"""Rows in, fit rows and a page out.
+
+It runs before anything is spent on queries, learned from the corpus, preferred by feedback, or
+trained on pairs.
+"""
 
 import json
 import sys
@@ -13,169 +17,198 @@ from cowest import io
 from cowest.config import Config
 from cowest.errors import ContractError
 from cowest.expectations import AnySuite, engine
-from cowest.expectations.rules import Finding, Seen
+from cowest.expectations.rules import JudgedRule, Seen
 from cowest.ports import In, Out
 from cowest.records import RuleOutcome, Validation
 from cowest.report import contracts
 
 SHOWN = 200
-"""Rows that the page shows with where they came from; the lines of the others it counts up."""
+"""Rows that the page shows with the places that they came from. The page has only the line numbers
+of further rows."""
 NAMED = 3
 """Rows that an error names."""
 
 
 class ValidateConfig(Config):
-    """Which records, `kind`, and beside it what they must meet."""
+    """The kind of records, `kind`, and beside it the rules that they must meet."""
 
     suite: AnySuite
 
     @model_validator(mode="before")
     @classmethod
     def _beside(cls, values: Any) -> Any:
-        return (
-            {"suite": values} if isinstance(values, Mapping) and "suite" not in values else values
-        )
+        if isinstance(values, Mapping) and "suite" not in values:
+            return {"suite": values}
+        return values
 
 
 @dataclass(frozen=True, slots=True)
 class Judgement:
-    """How a file of rows fared."""
+    """The outcome of all rules on a file of rows."""
 
     found: Validation
-    findings: list[Finding]
+    judged: list[JudgedRule]
     aside: dict[int, list[str]]
-    """Rows left out, counted from 0, with what was expected of them in vain."""
+    """Rows left out, counted from 0, each with the rules that it does not meet."""
     seen: Seen
 
     @property
-    def broken(self) -> list[Finding]:
-        """What fails the turn."""
-        return [
-            finding
-            for finding in self.findings
-            if finding.rule.severity == "fail" and not finding.met
-        ]
+    def broken(self) -> list[JudgedRule]:
+        """The rules that fail the turn."""
+        return [one for one in self.judged if one.rule.severity == "fail" and not one.met]
 
 
-def main(rows: list[In], against: In, valid: Out, page: Out, config: ValidateConfig) -> None:
-    """Writes the page, and the rows that meet every rule, byte for byte as they were, but for what is masked.
+def main(
+    rows: list[In],
+    against: In,
+    valid: Out,
+    page: Out,
+    config: ValidateConfig,
+    findings: Out | None = None,
+) -> None:
+    """Writes the rows that meet every rule, a page for people, and the findings as JSON.
 
-    `against` is what rows are held against: the raw folder for queries (benchmarks lie there), the champion for feedback, the
-    fit queries for corpus and pairs. rows in = rows out + rows set aside. Raises ContractError, and writes no
-    rows, where a rule fails the turn.
+    Rows are written byte for byte as they were, except masked ones. They are compared with
+    `against`: the raw folder for queries (benchmarks lie there), the champion for feedback, the
+    fit queries for corpus and pairs. rows in = rows out + rows set aside. Raises ContractError,
+    and writes no rows, if a rule fails the turn.
     """
-    judged = _judged(rows, against, config.suite)
-    pointed = {row for finding in judged.findings for row in finding.rows[:SHOWN]}
-    places = _places(rows, pointed | {*sorted(judged.aside)[:SHOWN]}, judged.seen.remarks)
-    said = _said(judged.found)
-    io.write_text(page, _page(rows, judged, places))
-    if judged.broken:
-        complaints = "; ".join(_complaint(finding, places) for finding in judged.broken)
+    judgement = _judge(rows, against, config.suite)
+    places = _places(rows, _shown(judgement), judgement.seen.remarks)
+    # Both are written before the error is raised: they say why the turn stops.
+    io.write_text(page, _page(rows, judgement, places))
+    if findings is not None:
+        io.write_document(findings, judgement.found)
+    if judgement.broken:
+        complaints = "; ".join(_complaint(one, places) for one in judgement.broken)
         raise ContractError(f"{_names(rows)} is not fit: {complaints}. The page: {page}")
-    with io.replacing(valid) as temporary, temporary.open("wb") as file:
-        for number, (_, _, line) in enumerate(io.placed(rows)):
-            if number not in judged.aside:
-                file.write(
-                    (judged.seen.change(line) if number in judged.seen.changed else line) + b"\n"
-                )
-    print(f"{said}; the page: {page}", file=sys.stderr)
+    _write_valid(rows, valid, judgement)
+    print(f"{_summary(judgement.found)}; the page: {page}", file=sys.stderr)
 
 
-def _judged(rows: Sequence[Path], against: Path, suite: AnySuite) -> Judgement:
-    """Rules about the whole see the rows that are left."""
+def _judge(rows: Sequence[Path], against: Path, suite: AnySuite) -> Judgement:
     seen = suite.see(rows, against)
     rules = suite.rules()
-    findings = engine.judge(seen.frame, [rule for rule in rules if not rule.whole])
+    judged = engine.judge(seen.frame, [rule for rule in rules if not rule.whole])
     aside: dict[int, list[str]] = {}
-    for finding in findings:
-        if finding.rule.severity == "aside":
-            for row in finding.rows:
-                aside.setdefault(row, []).append(finding.rule.says)
-    total, left = len(seen.frame), seen.frame.drop(list(aside)) if aside else seen.frame
-    findings += engine.judge_whole(suite.whole(left, seen), [rule for rule in rules if rule.whole])
+    for one in judged:
+        if one.rule.severity == "aside":
+            for row in one.rows:
+                aside.setdefault(row, []).append(one.rule.says)
+    # Rules about the whole judge only the rows that are left.
+    left = seen.frame.drop(list(aside)) if aside else seen.frame
+    judged += engine.judge_whole(suite.whole(left, seen), [rule for rule in rules if rule.whole])
     found = Validation(
         kind=suite.kind,
-        taken=total,
+        taken=len(seen.frame),
         left=len(left),
         aside=len(aside),
-        rules=tuple(map(_outcome, findings)),
+        rules=tuple(map(_outcome, judged)),
         facts=suite.facts(left, seen),
     )
-    return Judgement(found, findings, aside, seen)
+    return Judgement(found, judged, aside, seen)
 
 
-def _outcome(finding: Finding) -> RuleOutcome:
-    rule = finding.rule
+def _outcome(judged: JudgedRule) -> RuleOutcome:
+    rule = judged.rule
     return RuleOutcome(
         name=rule.name,
         says=rule.says,
         mend=rule.mend,
         severity=rule.severity,
-        met=finding.met,
-        found=finding.found,
-        rows=len(finding.rows),
+        met=judged.met,
+        found=judged.found,
+        rows=len(judged.rows),
     )
+
+
+def _write_valid(rows: Sequence[Path], valid: Path, judgement: Judgement) -> None:
+    seen = judgement.seen
+    with io.replacing(valid) as temporary, temporary.open("wb") as file:
+        for number, (_, _, line) in enumerate(io.placed(rows)):
+            if number in judgement.aside:
+                continue
+            if number in seen.changed:
+                line = seen.change(line)
+            file.write(line + b"\n")
+
+
+def _shown(judgement: Judgement) -> set[int]:
+    """The rows that the page shows with their places."""
+    shown = set(sorted(judgement.aside)[:SHOWN])
+    for one in judgement.judged:
+        shown.update(one.rows[:SHOWN])
+    return shown
 
 
 def _places(
     rows: Sequence[Path], wanted: Collection[int], remarks: Mapping[int, str]
 ) -> dict[int, str]:
-    """`file:line` of the rows asked for, where each came from, and what else there is to say of it."""
-    places = {}
-    for number, (path, at, line) in enumerate(io.placed(rows) if wanted else ()):
+    """Returns `file:line` of the rows asked for, with their origin and the remarks on them."""
+    places: dict[int, str] = {}
+    # Without rows to show, the files need not be read once more.
+    if not wanted:
+        return places
+    for number, (path, at, line) in enumerate(io.placed(rows)):
         if number in wanted:
-            row = json.loads(line)
-            sample = f", sample {row['sample']}" if "sample" in row else ""
-            origin = (
-                f"{row['source']}{sample}"
-                if "source" in row
-                else f"query {row['query']}, samples {row['samples'][0]} and {row['samples'][1]}"
-            )
             remark = f", {remarks[number]}" if number in remarks else ""
-            places[number] = f"{path}:{at} ({origin}){remark}"
+            places[number] = f"{path}:{at} ({_origin(json.loads(line))}){remark}"
     return places
 
 
-def _said(found: Validation) -> str:
-    """rows in = rows out + set aside, with the reasons."""
-    reasons = [
-        f"{rule.rows}: {rule.says}"
-        for rule in found.rules
-        if rule.severity == "aside" and rule.rows
-    ]
-    noted = [
-        f"{rule.says}: {rule.found} ({rule.mend})"
-        for rule in found.rules
-        if rule.severity == "note" and not rule.met
-    ]
-    why = f" (expected, and not met by {'; by '.join(reasons)})" if reasons else ""
-    more = f"; to note: expected that {'; that '.join(noted)}" if noted else ""
-    return f"validate {found.kind}: {found.taken} rows in = {found.left} out + {found.aside} set aside{why}{more}"
+def _origin(row: dict[str, Any]) -> str:
+    """The raw row that a row comes from; for a pair, its query and the two drafts."""
+    if "source" not in row:
+        first, second = row["samples"]
+        return f"query {row['query']}, samples {first} and {second}"
+    if "sample" in row:
+        return f"{row['source']}, sample {row['sample']}"
+    return str(row["source"])
 
 
-def _complaint(finding: Finding, places: dict[int, str]) -> str:
-    first = ", ".join(places[row] for row in finding.rows[:NAMED])
-    more = f" and {len(finding.rows) - NAMED} more" if len(finding.rows) > NAMED else ""
-    return f"expected that {finding.rule.says}: {finding.found}{f', {first}{more}' if first else ''}: {finding.rule.mend}"
+def _summary(found: Validation) -> str:
+    """Says that rows in = rows out + set aside, with the reasons."""
+    reasons, notes = [], []
+    for rule in found.rules:
+        if rule.severity == "aside" and rule.rows:
+            reasons.append(f"{rule.rows}: {rule.says}")
+        if rule.severity == "note" and not rule.met:
+            notes.append(f"{rule.says}: {rule.found} ({rule.mend})")
+    words = (
+        f"validate {found.kind}: {found.taken} rows in = {found.left} out + {found.aside} set aside"
+    )
+    if reasons:
+        words += f" (expected, and not met by {'; by '.join(reasons)})"
+    if notes:
+        words += f"; to note: expected that {'; that '.join(notes)}"
+    return words
 
 
-def _page(rows: Sequence[Path], judged: Judgement, places: dict[int, str]) -> str:
-    unmet = [finding for finding in judged.findings if finding.rows]
+def _complaint(judged: JudgedRule, places: dict[int, str]) -> str:
+    words = f"expected that {judged.rule.says}: {judged.found}"
+    named = [places[row] for row in judged.rows[:NAMED]]
+    if named:
+        words += f", {', '.join(named)}"
+    if len(judged.rows) > NAMED:
+        words += f" and {len(judged.rows) - NAMED} more"
+    return f"{words}: {judged.rule.mend}"
+
+
+def _page(rows: Sequence[Path], judgement: Judgement, places: dict[int, str]) -> str:
     pointed: dict[str, list[tuple[str, str]]] = {"fail": [], "note": [], "aside": []}
-    for finding in unmet:
-        if finding.rule.severity != "aside":
-            pointed[finding.rule.severity] += [
-                (finding.rule.says, places[row]) for row in finding.rows[:SHOWN]
-            ]
-    pointed["aside"] = [
-        ("; ".join(judged.aside[row]), places[row]) for row in sorted(judged.aside)[:SHOWN]
-    ]
-    many = [
-        (finding.rule.says, lines(finding.rows))
-        for finding in unmet
-        if len(finding.rows) > SHOWN or len(judged.aside) > SHOWN
-    ]
-    return contracts.page(_names(rows), judged.found, **pointed, lines=many)
+    many = []
+    for one in judgement.judged:
+        if not one.rows:
+            continue
+        # Rows set aside are listed once each, below, with all the rules that they do not meet.
+        if one.rule.severity != "aside":
+            for row in one.rows[:SHOWN]:
+                pointed[one.rule.severity].append((one.rule.says, places[row]))
+        if len(one.rows) > SHOWN or len(judgement.aside) > SHOWN:
+            many.append((one.rule.says, lines(one.rows)))
+    for row in sorted(judgement.aside)[:SHOWN]:
+        pointed["aside"].append(("; ".join(judgement.aside[row]), places[row]))
+    return contracts.page(_names(rows), judgement.found, **pointed, lines=many)
 
 
 def _names(rows: Sequence[Path]) -> str:
@@ -184,10 +217,14 @@ def _names(rows: Sequence[Path]) -> str:
 
 def lines(rows: Collection[int]) -> str:
     """The lines of rows, counted from 1, in order: `1, 4-17`."""
-    found: list[list[int]] = []
+    spans: list[list[int]] = []
     for row in rows:
-        if found and row == found[-1][1]:
-            found[-1][1] += 1
+        line = row + 1
+        if spans and line == spans[-1][1] + 1:
+            spans[-1][1] = line
         else:
-            found.append([row + 1, row + 1])
-    return ", ".join(str(first) if first == last else f"{first}-{last}" for first, last in found)
+            spans.append([line, line])
+    words = []
+    for first, last in spans:
+        words.append(str(first) if first == last else f"{first}-{last}")
+    return ", ".join(words)

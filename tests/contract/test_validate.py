@@ -4,25 +4,30 @@ what a person is shown.
 
 import json
 import re
+import shlex
 import subprocess
 import sys
-import tempfile
+import tarfile
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from cowest import io, preferences, version
+from cowest import cli, io, preferences, stages, version
 from cowest.config import digest, parse
 from cowest.domains import domain
 from cowest.errors import ConfigError, ContractError, RecordError
 from cowest.expectations import engine
 from cowest.expectations.rules import Rule
+from cowest.ports import connect
 from cowest.records import Feedback, Message, PreferencePair, Query, Validation
-from cowest.report import contracts
+from cowest.report import contents
+from cowest.stages import STAGES
 from cowest.stages.validate import ValidateConfig, lines, main
 from tests import tiny
 from tests.factories import make_feedback, make_query
+from tests.lines import AROUND, entries
+from tests.old import make as old
 
 
 def settings(kind: str, **values: Any) -> ValidateConfig:
@@ -36,6 +41,13 @@ FEEDBACK = settings("feedback")
 TRAIN = [make_query(number, split="train") for number in range(4)]
 
 
+class Page(str):
+    """The text of a page, with the findings that were written beside it."""
+
+    __slots__ = ("found",)
+    found: Validation
+
+
 def make_pair(number: int = 0, **fields: Any) -> PreferencePair:
     texts = {
         "chosen": f"It is built in Milan, {number}.",
@@ -47,17 +59,26 @@ def make_pair(number: int = 0, **fields: Any) -> PreferencePair:
         for side in ("chosen", "rejected")
     }
     values = {
-        "query": TRAIN[number].id, "split": "train", "prompt": (Message(role="user", content="Where?"),), "margin": 1.0,
-        "policy": "p", "strong": "s", "scorer": "exact_match", "samples": (0, 1), **sides, **texts,
-    }  # fmt: skip
+        "query": TRAIN[number].id,
+        "split": "train",
+        "prompt": (Message(role="user", content="Where?"),),
+        "margin": 1.0,
+        "policy": "p",
+        "strong": "s",
+        "scorer": "exact_match",
+        "samples": (0, 1),
+        **sides,
+        **texts,
+    }
     return PreferencePair(
         **{"id": digest([values["query"], *map(str, sides.values())])[:20], **values}
     )
 
 
-def run(tmp_path: Path, rows: list[Any], config: ValidateConfig) -> tuple[list[str], str]:
-    """The rows that are left, and the page. Rows in are rows out and rows set aside, each of
-    them once.
+def run(tmp_path: Path, rows: list[Any], config: ValidateConfig) -> tuple[list[str], Page]:
+    """Returns the rows that are left, and the page with the findings beside it.
+
+    Rows in are rows out and rows set aside, each of them once.
     """
     io.write(tmp_path / "rows.jsonl", rows)
     io.write(tmp_path / "queries.jsonl", TRAIN)
@@ -69,29 +90,24 @@ def run(tmp_path: Path, rows: list[Any], config: ValidateConfig) -> tuple[list[s
         / {"queries": "raw", "feedback": "champion", "pairs": "queries.jsonl"}[config.suite.kind]
     )
     main(
-        [tmp_path / "rows.jsonl"], against, tmp_path / "valid.jsonl", tmp_path / "page.html", config
+        [tmp_path / "rows.jsonl"],
+        against,
+        tmp_path / "valid.jsonl",
+        tmp_path / "page.html",
+        config,
+        tmp_path / "findings.json",
     )
-    valid, page = (
-        (tmp_path / "valid.jsonl").read_text().splitlines(),
-        (tmp_path / "page.html").read_text(),
-    )
-    counted = found(page)
-    assert (counted.taken, counted.left) == (len(rows), len(valid))
-    assert counted.taken == counted.left + counted.aside
+    valid = (tmp_path / "valid.jsonl").read_text().splitlines()
+    page = Page((tmp_path / "page.html").read_text())
+    page.found = io.read_document(tmp_path / "findings.json", Validation)
+    assert (page.found.taken, page.found.left) == (len(rows), len(valid))
+    assert page.found.taken == page.found.left + page.found.aside
     return valid, page
 
 
-def found(page: str) -> Validation:
-    """What a page says in numbers."""
-    with tempfile.NamedTemporaryFile("w", suffix=".html") as file:
-        file.write(page)
-        file.flush()
-        return contracts.read(Path(file.name))
-
-
-def unmet(page: str) -> dict[str, str]:
-    """The rules that were not met, and what they do."""
-    return {rule.name: rule.severity for rule in found(page).rules if not rule.met}
+def unmet(page: Page) -> dict[str, str]:
+    """The rules that were not met, with their severities."""
+    return {rule.name: rule.severity for rule in page.found.rules if not rule.met}
 
 
 def refused(tmp_path: Path, rows: list[Any], config: ValidateConfig) -> str:
@@ -101,6 +117,7 @@ def refused(tmp_path: Path, rows: list[Any], config: ValidateConfig) -> str:
     assert (tmp_path / "valid.jsonl").read_text() == "as it was\n"
     assert str(tmp_path / "page.html") in str(error.value)
     assert "fails the turn" in (tmp_path / "page.html").read_text()
+    assert not io.read_document(tmp_path / "findings.json", Validation).fit
     return str(error.value)
 
 
@@ -148,7 +165,7 @@ def test_a_group_in_two_splits_stops_the_turn(tmp_path: Path) -> None:
         [make_query(0, split="train", group="a"), make_query(1, group="a"), make_query(2)],
         QUERIES,
     )
-    assert "no group is in two splits: 2 of 3 rows don't" in said
+    assert "no group is in two splits: not met by 2 of 3 rows" in said
     assert "rows.jsonl:1 (questions.jsonl:1)" in said
 
 
@@ -176,7 +193,7 @@ def test_a_broken_line_is_named(tmp_path: Path) -> None:
 
 
 def test_no_pairs_stop_the_turn_with_what_to_do(tmp_path: Path) -> None:
-    assert "draw more samples a query" in refused(tmp_path, [], PAIRS)
+    assert "draw more samples per query" in refused(tmp_path, [], PAIRS)
     assert "2 pairs or more are left: there are 1" in refused(tmp_path, [make_pair(0)], PAIRS)
 
 
@@ -594,7 +611,7 @@ def test_fit_feedback_passes_byte_for_byte_and_failed_rows_stay(tmp_path: Path) 
     page = run(tmp_path, FED, FEEDBACK)[1]
     assert (tmp_path / "valid.jsonl").read_bytes() == (tmp_path / "rows.jsonl").read_bytes()
     assert unmet(page) == {}
-    facts = found(page).facts
+    facts = page.found.facts
     assert facts["rows that failed"] == "1"
     assert facts["gain"] == "+0.100 on average"
     assert facts["drafts that helped, made no difference, hurt"] == "40.0%, 40.0%, 20.0%"
@@ -607,19 +624,19 @@ def test_fit_feedback_passes_byte_for_byte_and_failed_rows_stay(tmp_path: Path) 
     [
         ({"score": 1.5}, "scores are from 0 to 1"),
         ({"draft_score": -0.01}, "scores are from 0 to 1"),
-        ({"score": None}, "a row that did not fail has its score"),
-        ({"solo_score": None}, "a row that did not fail has its score"),
+        ({"score": None}, "a row that did not fail has a score and a solo score"),
+        ({"solo_score": None}, "a row that did not fail has a score and a solo score"),
         (
             {"solo": "Norway", "sample": 2, "id": None, "number": 2},
-            "a query has one solo in all its rows",
+            "all rows of a query have the same solo answer",
         ),
         (
             {"failed": "refine: timed out", "refinement": None},
-            "no answer that a failed call did not give has a score",
+            "an answer that is missing has no score",
         ),
         (
             {"failed": "draft: cut off", "draft": None, "refinement": None, "score": None},
-            "no answer that a failed call",
+            "an answer that is missing has no score",
         ),
         ({"split": "test"}, "feedback is on queries of the split 'train' alone"),
         ({"split": "dev"}, "feedback is on queries of the split 'train' alone"),
@@ -704,9 +721,9 @@ def test_gains_that_are_not_as_in_the_champions_turn_are_noted(
     page = run(tmp_path, rows(now), FEEDBACK)[1]
     assert (unmet(page) == {"drift": "note"}) == noted
     apart = abs(round(now * queries) - round(then * queries)) / queries
-    assert f"{apart:.2f} apart, " in found(page).facts["gains against the champion's turn"]
+    assert f"{apart:.2f} apart, " in page.found.facts["gains against the champion's turn"]
     if noted:
-        assert "gains are spread as in the champion" in refused(
+        assert "gains are distributed as in the champion" in refused(
             tmp_path, rows(now), settings("feedback", severity={"drift": "fail"})
         )
 
@@ -835,14 +852,72 @@ def test_parts_of_a_file_are_one_and_say_where_their_rows_lie(tmp_path: Path) ->
             ask(4, LONG.replace("and by", "by"), source="raw:5"),
         ],
     )
-    main(parts, tmp_path, tmp_path / "valid.jsonl", tmp_path / "page.html", QUERIES)
+    written = tmp_path / "findings.json"
+    main(parts, tmp_path, tmp_path / "valid.jsonl", tmp_path / "page.html", QUERIES, written)
     page = (tmp_path / "page.html").read_text()
+    found = io.read_document(written, Validation)
     assert (tmp_path / "valid.jsonl").read_bytes() == b"".join(
         parts[part].read_bytes().splitlines(True)[line] for part, line in ((0, 0), (1, 1), (1, 2))
     )
-    assert (found(page).taken, found(page).left, found(page).aside) == (5, 3, 2)
+    assert (found.taken, found.left, found.aside) == (5, 3, 2)
     assert re.search(r"/1.jsonl:1 \(questions.jsonl:1\)<", page)
     assert re.search(r"/0.jsonl:2 \(raw:2\), 0.9\d like \S+/1.jsonl:3", page)
+
+
+@pytest.fixture
+def old_project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A project after a turn of an older CoWest, whose dvc.yaml asks for no findings."""
+    with tarfile.open(Path(old.__file__).parent / "project.tar.xz") as archive:
+        archive.extractall(tmp_path)  # an archive of our own
+    monkeypatch.chdir(tmp_path / "project")
+    monkeypatch.setenv("COWEST_STORE", str(tmp_path / "calls.sqlite"))
+    return tmp_path / "project"
+
+
+def test_a_dvc_yaml_that_asks_for_no_findings_still_runs_and_the_report_says_it(
+    old_project: Path,
+) -> None:
+    for kind in ("queries", "corpus", "feedback", "pairs"):
+        rows = old_project / "data" / f"{kind}.jsonl"
+        before = rows.read_bytes()
+        rows.unlink()
+        (old_project / "reports" / f"{kind}.html").unlink()
+        command = shlex.split(entries(old_project)[f"validate@{kind}"]["cmd"])
+        assert "--findings" not in command
+        assert cli.main(command[1:]) == 0
+        assert rows.read_bytes() == before
+        assert (old_project / "reports" / f"{kind}.html").exists()
+        assert not (old_project / "reports" / f"{kind}.json").exists()
+        missing = contents.gather(old_project).contracts[kind]
+        assert isinstance(missing, contents.Missing)
+        assert f"validate@{kind} was not asked for its findings as JSON" in missing.why
+        assert cli.main([*command[1:], "--findings", f"reports/{kind}.json"]) == 0
+        found = contents.gather(old_project).contracts[kind]
+        assert isinstance(found, Validation) and found.kind == kind
+
+
+def test_the_command_line_takes_the_commands_of_an_old_dvc_yaml(
+    old_project: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    taken: dict[str, Any] = {}
+
+    def take(stage: str, values: Any, shard: Any, **ports: Any) -> None:
+        taken.update(connect(stages.main_of(stage), ports, stage))
+
+    monkeypatch.setattr(stages, "run", take)
+    (old_project / "models" / "start").mkdir()
+    commands = {name: shlex.split(entry["cmd"]) for name, entry in entries(old_project).items()}
+    assert set(commands) == set(STAGES) - set(AROUND)
+    for stage, command in commands.items():
+        taken.clear()
+        assert cli.main(command[1:]) == 0
+        given = dict(zip(command[2::2], command[3::2], strict=True))
+        for name, path in taken.items():
+            if path is None:
+                assert (stage.partition("@")[0], name) == ("validate", "findings")
+            else:
+                assert given.pop(f"--{name}") == str(path[0] if isinstance(path, list) else path)
+        assert not given
 
 
 def test_the_page_calls_nobody_and_neither_does_the_engine(tmp_path: Path) -> None:
