@@ -91,8 +91,15 @@ class Sqlite:
 
     def close(self) -> None:
         """See `Database`. The process goes on living in the store while it has another handle."""
-        self._reader.close()
-        self._writer.close()
+        try:
+            with self._mended("closed"):
+                self._reader.close()
+                self._writer.close()
+        finally:
+            self._leave()
+
+    def _leave(self) -> None:
+        """Gives up this process's number, if this was its last handle on the store."""
         with self._guard:
             self._users[self._owners] -= 1
             if self._users[self._owners] > 0:

@@ -114,7 +114,8 @@ class CallStore:
     def close(self) -> None:
         """Ends this process's part in the store, so that others no longer wait for its calls.
 
-        The claims of calls still under way then count as those of a process that was killed.
+        On SQLite that is once its last store of the file is closed. The claims of calls still
+        under way then count as those of a process that was killed. Raises StoreError.
         """
         with self._writing, self._reading:
             if not self.closed:
