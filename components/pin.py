@@ -12,7 +12,7 @@ def pin(
     champion: Output[Model],
     config: dict,
 ):
-    """What the turn rests on is pinned, and the champion laid out."""
+    """Pins what the turn rests on, and lays out the champion."""
     from cowest.stages import run
 
     run(

@@ -13,7 +13,7 @@ def validate(
     stage: str,
     config: dict,
 ):
-    """What does not meet the contract fails the turn or is set aside."""
+    """Rows that break the contract fail the turn or are set aside."""
     from cowest.stages import run
 
     run(

@@ -1,4 +1,4 @@
-"""The turn as a Kubeflow pipeline: run in a project's folder, or with --params.
+"""The turn as a Kubeflow pipeline: run in a project's folder, or give `--params FILE` last.
 
 python -m cowest_pipelines compile --out FILE
     writes the turn as a KFP v2 pipeline, for any cluster; COWEST_IMAGE names the image of the steps

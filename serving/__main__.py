@@ -1,4 +1,4 @@
-"""The service over HTTP: run in a project's folder, or with --params.
+"""The service over HTTP: run in a project's folder, or name its file: `serve --params FILE`.
 
 python -m cowest_serving serve
     answers with the champion and the strong model, on http://127.0.0.1:3000

@@ -75,7 +75,7 @@ def answers_of(row: Trial) -> list[Given]:
 
 @dataclass(slots=True)
 class Scores:
-    """What is kept of the trials: a float per query and system. The texts are dropped."""
+    """The scores of the trials: a float per query and system. The texts are dropped."""
 
     groups: list[str] = field(default_factory=list)
     """The group of each query."""

@@ -17,8 +17,8 @@ Pair = tuple[str, str]
 """Two systems of which the first is compared with the second."""
 
 BEST = "best_single"
-"""The best of the policies alone and the strong model alone, by the mean over all queries that each
-has a score for."""
+"""The best single model: of the policies and the strong model, each alone, the one with the highest
+mean over the queries that it has a score for."""
 
 
 class Gate(Config):

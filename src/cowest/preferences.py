@@ -53,7 +53,7 @@ def pairs(group: list[Feedback], rule: PairRule, template: Template) -> list[Pre
 
 @dataclass(slots=True)
 class Agreement:
-    """How often the drafts' own scores rank two drafts of a query as feedback does.
+    """The share of comparisons in which the drafts' own scores rank two drafts as feedback does.
 
     The drafts' own scores need no call to the strong model. If they agree with feedback almost
     always, they would do as well; if not, they teach something else.

@@ -334,9 +334,9 @@ class RuleOutcome(Record):
 
     name: str
     says: str
-    """What the rule expects."""
+    """The expectation, in words."""
     mend: str
-    """What to do where it is not met."""
+    """The advice for where it is not met."""
     severity: Literal["fail", "aside", "note"]
     """The effect where it is not met."""
     met: bool

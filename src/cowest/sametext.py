@@ -1,4 +1,4 @@
-"""When two texts count as the same: five normal forms, each for its own purpose. Pure.
+"""Five normal forms in which two texts count as the same, each for its own purpose. Pure.
 
 Two texts are the same for a purpose when their normal forms for it are equal. From the form that
 folds least to the form that folds most:

@@ -1,4 +1,4 @@
-"""What a draft contains: the three formats that the paper compares, and the prompts for each.
+"""The contents of a draft: the three formats that the paper compares, and the prompts for each.
 
 direct             the answer and nothing else
 knowledge          what the answer rests on, without the answer

@@ -29,7 +29,7 @@ class IfQA(Config):
 
     domain: Literal["ifqa"] = "ifqa"
     draft: drafts.DraftFormat = "chain_of_thought"
-    """What a draft contains: direct (the answer), knowledge (the passage) or chain_of_thought
+    """The contents of a draft: direct (the answer), knowledge (the passage) or chain_of_thought
     (both). Which one helps most depends on the models: compare them."""
     passage: bool = False
     """Show both models the passage before the question. Turn it on to measure reading a passage

@@ -34,7 +34,7 @@ ColumnNames = Annotated[tuple[str, ...], BeforeValidator(_listed)]
 
 
 class Splits(Config):
-    """Which rows are trained on (train), tuned on (dev) and judged on (test)."""
+    """The split of each row: trained on (train), tuned on (dev) or judged on (test)."""
 
     column: str | None = None
     """The column that says which split a row is in. Set it if your data has splits already;
@@ -107,20 +107,21 @@ def _point(seed: int, group: str) -> float:
 
 
 class Corpus(Config):
-    """What the policy learns in SFT, before anything is aligned."""
+    """The examples that the policy learns in SFT, before anything is aligned."""
 
     completion: str
-    """What the policy learns to say: a column, or a template over columns. Rows in which it is
-    empty are left out."""
+    """The text that the policy learns to say: a column, or a template over columns. Rows in which
+    it is empty are left out."""
     prompt: str | None = None
-    """What it is asked: a column, or a template over columns. By default what the query asks."""
+    """The question that goes with it: a column, or a template over columns. By default the
+    query's."""
     file: str | None = None
     """Another table in the raw folder, such as an archive of replies, all of whose rows are
     learned. By default the training rows of the table itself are."""
 
 
 class Table(Config):
-    """Which column is what. A column inside another is named with a point: `answers.text`."""
+    """The role of each column. A column inside another is named with a point: `answers.text`."""
 
     file: str | None = None
     """The table's file in the raw folder. Needed if the folder has more than one table."""
@@ -129,7 +130,7 @@ class Table(Config):
     delimiter: str | None = Field(default=None, min_length=1, max_length=1, pattern='^[^"\\r\\n]$')
     """The character between two fields of CSV. By default a comma, or a tab in a .tsv file."""
     prompt: str
-    """What is asked: a column, or a template over columns, as in "{passage}\\n\\n{question}". In a
+    """The question: a column, or a template over columns, as in "{passage}\\n\\n{question}". In a
     template `{choices}` shows the options, one per line, and {{ and }} are braces."""
     targets: ColumnNames = Field(min_length=1)
     """The right answers: columns that hold one each, or a list. Any of the answers is right."""
@@ -148,15 +149,15 @@ class Table(Config):
     group stays in one split, and confidence intervals resample whole groups. By default rows that
     ask the same are a group."""
     splits: Splits = Splits()
-    """Which rows are trained on, tuned on and judged on."""
+    """The split of each row: trained on, tuned on or judged on."""
     ideal: str | None = None
     """The best draft that could be given, such as an explanation: a column, or a template over
     columns. It sets the ceiling of collaboration, and may be empty in some rows."""
     tags: tuple[str, ...] = ()
     """Columns by whose values the report is broken down, such as the topic."""
     corpus: Corpus | None = None
-    """What the policy learns in SFT. By default the training rows, each with its ideal draft, or
-    else with its first target."""
+    """The examples that the policy learns in SFT. By default the training rows, each with its ideal
+    draft, or else with its first target."""
 
     @field_validator("file")
     @classmethod

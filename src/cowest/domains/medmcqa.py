@@ -45,7 +45,7 @@ class MedMCQA(Config):
 
     domain: Literal["medmcqa"] = "medmcqa"
     draft: drafts.DraftFormat = "chain_of_thought"
-    """What a draft contains: direct (the option), knowledge (the explanation) or chain_of_thought
+    """The contents of a draft: direct (the option), knowledge (the explanation) or chain_of_thought
     (both). Use direct if your copy has no explanations."""
     first: Literal[0, 1] = 1
     """The number of the first option in `cop`: 1 as published; set 0 for the copy on the Hugging

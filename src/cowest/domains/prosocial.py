@@ -41,7 +41,7 @@ class Prosocial(Config):
 
     domain: Literal["prosocial"] = "prosocial"
     draft: drafts.DraftFormat = "chain_of_thought"
-    """What a draft contains: direct (the label), knowledge (rules of thumb and reasons) or
+    """The contents of a draft: direct (the label), knowledge (rules of thumb and reasons) or
     chain_of_thought (both). Use direct if your copy has no rules of thumb."""
     classes: Literal[3, 5] = 5
     """The number of labels: all five, or three, with the degrees of caution as one."""

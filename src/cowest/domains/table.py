@@ -78,7 +78,7 @@ class Source:
         return (row for row in found if isinstance(row, Query))
 
     def corpus(self, raw: Path) -> Iterator[Demonstration]:
-        """What the policy learns: training rows, or all rows of the corpus's own file."""
+        """Yields the examples for SFT: training rows, or all rows of the corpus's own file."""
         return (row for row in self.rows(raw, Intake()) if isinstance(row, Demonstration))
 
     def _corpus_file(self, raw: Path, path: Path) -> Path | None:
@@ -158,7 +158,7 @@ class Source:
             )
 
     def _learned(self, row: Row, query: Query) -> Demonstration | None:
-        """What the policy learns of a training row; None if its completion is empty."""
+        """The example that a training row gives; None if its completion is empty."""
         given = self.table.corpus
         if given is None:
             said = query.ideal or query.targets[0]
@@ -371,7 +371,7 @@ def _asked(row: Row, text: str, own: dict[str, str]) -> str:
 
 
 def _says(row: Row, text: str) -> bool:
-    """Whether a column or template has any text in this row."""
+    """True if a column or template has any text in this row."""
     try:
         return filled(row, text, {CHOICES: " "}, optional=True) is not None
     except Unfit:

@@ -101,7 +101,7 @@ class Known:
     """Texts that no other text may repeat, word for word or nearly, each with a name."""
 
     def __init__(self, least: float | None) -> None:
-        """Near copies have a similarity of `least`; None finds only texts of the same words."""
+        """Texts whose similarity is `least` or more are near copies; None: only the same words."""
         self._near = None if least is None else Index(least)
         self._same: dict[int, int] = {}
         self._places: list[str] = []

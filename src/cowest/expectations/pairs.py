@@ -29,9 +29,9 @@ class PairSuite(Config):
     max_length_ratio: float = Field(default=20.0, ge=1)
     """Largest ratio of the longer side to the shorter; pairs over it are set aside."""
     max_pairs_per_query: int = Field(default=16, ge=1)
-    """Most pairs of one query; further ones are set aside."""
+    """Largest number of pairs per query; further ones are set aside."""
     max_chars: int = Field(default=20_000, ge=1)
-    """Most characters of a side; longer pairs are set aside."""
+    """Largest number of characters on a side; longer pairs are set aside."""
     private: Private = Private()
     """Personal data and secrets."""
     max_aside: float = Field(default=0.5, ge=0, lt=1)

@@ -14,12 +14,12 @@ from cowest.protocols import Completion, Request
 NAMED_VERSIONS = 5
 """Versions of a model that messages name at most: some endpoints report another per answer."""
 FILTERED = {"allow": "let go", "mask": "masked", "refuse": "kept in"}
-"""What the egress filter does with a request, as the account's line says it."""
+"""The words of the account's line for each action of the egress filter."""
 
 
 @dataclass(slots=True)
 class Account:
-    """What one stage took in this process."""
+    """The calls, tokens, money, time and memory that one stage took in this process."""
 
     stage: str
     seconds: float = 0.0
@@ -45,7 +45,7 @@ class Account:
     versions: dict[str, dict[str, int]] = field(default_factory=dict)
     """Answers per reported version, per model."""
     filtered: dict[str, Counter[str]] = field(default_factory=dict)
-    """What the egress filter found, per action: the number of requests, and of finds per kind."""
+    """Finds of the egress filter, per action: the number of requests, and of finds per kind."""
 
     def line(self) -> str:
         """Says in one line what became of everything that was asked."""

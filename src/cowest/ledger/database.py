@@ -1,4 +1,4 @@
-"""What the call store needs from the database under it.
+"""The seam between the call store and the database under it.
 
 Two databases provide it: SQLite for one machine (`sqlite`), PostgreSQL for a team (`postgres`). The
 statements are written once, in the SQL that both understand, with `?` for a value. Each database

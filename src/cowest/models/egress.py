@@ -26,7 +26,7 @@ REMEMBERED = 512
 
 
 class EgressConfig(Detection):
-    """What is looked for in requests, and what happens to a request that holds some of it."""
+    """The filter of requests: the things it looks for, and what it does when it finds one."""
 
     on_found: Action = "allow"
     """allow: the request is sent as it is, and what was found is counted if the endpoint is

@@ -21,7 +21,7 @@ from cowest.models import audit, embedded
 from cowest.models.decoding import HFModel
 
 IDENTITY = {".json", ".safetensors", ".jinja", ".model", ".txt"}
-"""Endings of the files of a model's folder that its answers may depend on."""
+"""File endings that make up a model's identity: its answers may depend on such files."""
 
 
 class HFConfig(Config):
@@ -35,7 +35,7 @@ class HFConfig(Config):
     """Number format in which the model answers. bfloat16 is faster and takes half the memory, but
     less exact: by rounding, an answer may depend on what is decoded beside it."""
     device: str = "cpu"
-    """Where torch runs the model: cpu, cuda, or one of several GPUs, as cuda:1."""
+    """The device that torch runs the model on: cpu, cuda, or one of several GPUs, as cuda:1."""
     chat_template: str | None = None
     """A Jinja template instead of the tokenizer's own. A base model has none: give it one."""
     rows: int = Field(default=64, ge=1)

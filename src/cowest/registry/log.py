@@ -8,10 +8,10 @@ from cowest.records import Decision
 def fold(registered: Iterable[Decision]) -> list[Decision]:
     """The log, oldest first, of versions in any order whose verdicts are those they were given.
 
-    A promotion is granted if its turn has no earlier decision and it was judged against the version
-    that was champion at that point of the log. If that version was deleted since and is newer than
-    the champion we see, we assume it was champion. A promotion that is not granted is late if its
-    turn is open, and refused if its turn was decided.
+    A promotion is granted if its turn has no earlier decision but late ones, and it was judged
+    against the version that was champion at that point of the log. If that version was deleted
+    since and is newer than the champion we see, we assume it was champion. A promotion that is not
+    granted is late if its turn is open, and refused if its turn was decided.
     """
     ordered = sorted(registered, key=lambda one: one.version)
     present = {one.version for one in ordered}

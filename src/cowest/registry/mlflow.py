@@ -42,7 +42,7 @@ FILES = "version"
 
 
 class RegistryConfig(Config):
-    """Where versions and decisions are kept."""
+    """The place where versions and decisions are kept."""
 
     uri: str = Field(default="sqlite:///mlflow.db", pattern=r"^[a-z][a-z0-9+]*://")
     """MLflow's store: a file beside the project, the address of a server, or a PostgreSQL database

@@ -76,7 +76,7 @@ class Gains:
     total: float = 0.0
     bins: list[int] = field(default_factory=lambda: [0] * BINS)
     agreement: preferences.Agreement = field(default_factory=preferences.Agreement)
-    """How often the drafts' own scores rank two drafts as feedback does."""
+    """The share in which the drafts' own scores rank two drafts as feedback does."""
 
     @property
     def drafts(self) -> int:

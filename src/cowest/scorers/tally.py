@@ -1,4 +1,4 @@
-"""What one score does not say of a system's answers. Pure.
+"""Counts of a system's answers beyond one score. Pure.
 
 `Tally` counts the answers to a multiple choice: right, wrong and unparseable, with macro F1 over
 the classes. An unparseable answer scores 0 as a wrong one does, but it means that the model did

@@ -88,7 +88,8 @@ class BatchModel:
                 yield from self._window_completions(window)
 
     def _read(self, requests: Iterator[Request], window: Window) -> Iterator[Completion]:
-        """Fills a window. Yields answers that the store has, as long as nothing is missing yet."""
+        """Reads requests into a window. Until the first one without an answer in the store, yields
+        the stored answers at once."""
         while True:
             room = self._batch.requests - len(window.order)
             part = list(islice(requests, min(TOGETHER, room)))
@@ -368,7 +369,7 @@ class BatchModel:
         return paid, hopeless
 
     def _row(self, batch: Batch, outcome: Outcome) -> BatchRow:
-        """What the journal settles for one line of the output."""
+        """The journal's row for one line of the output."""
         cost = spent = None
         if outcome.usage is not None:
             cost = self._config.cost(*outcome.usage, discount=batch.discount)

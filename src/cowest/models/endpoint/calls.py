@@ -38,8 +38,8 @@ from cowest.protocols import Completion, Request
 SETTLE = 20.0
 """Seconds given to calls under way, once nobody waits for them, to be answered and kept."""
 AHEAD, MOST_AHEAD, LEAST_AHEAD = 32, 4096, 4
-"""How far requests are read ahead of their answers: 32 per concurrent call, at most 4,096 but never
-under 4 per call. A slow row then does not hold up the rows behind it."""
+"""Requests read ahead of their answers: 32 per concurrent call, at most 4,096 but never under 4 per
+call. A slow row then does not hold up the rows behind it."""
 SLOW = 2.0
 """Multiple of the median latency after which an answer is late."""
 PAGES_AT_FIRST, PAGES_LATER = 3, 16
