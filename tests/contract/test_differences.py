@@ -23,6 +23,7 @@ def own_store(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
 ENDINGS = {
     "long": (completion("half an ans", "length"), ("half an ans", "length", None)),
     "tool": (completion("said", "eos"), ("said", "stop", None)),
+    "list": (completion("said so", ["stop"]), ("said so", "stop", None)),
     "used up": (
         completion("", "length"),
         (None, "length", "max_tokens were used up before the answer began: raise it"),

@@ -173,6 +173,9 @@ def read_body(content: bytes, name: str) -> Answered:
         complaint = said(str(_error(content).get("message") or ""), None)
         more = f" ({complaint})" if complaint else ""
         raise AgainError(f"an answer without choices{more}", usage) from None
+    # An endpoint may write anything here, also what no set can be asked for.
+    if not isinstance(finish, str):
+        finish = None
     if finish in BROKEN_OFF:
         raise AgainError("an answer that broke off", usage)
     prompt, completion = usage or FREE
