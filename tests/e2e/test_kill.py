@@ -28,6 +28,8 @@ from tests import stores, tiny
 from tests.batch_server import batch_server
 from tests.servers import ChatServer, Fate, chat_server
 
+pytestmark = pytest.mark.minutes
+
 CONCURRENCY = 4
 QUERIES, SAMPLES = 60, 3
 KILLS = int(os.environ.get("COWEST_KILLS", "3"))

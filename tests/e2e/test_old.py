@@ -25,6 +25,8 @@ from cowest.registry.mlflow import RegistryConfig
 from tests import lines, tiny
 from tests.old import make
 
+pytestmark = pytest.mark.minutes
+
 OLD = Path(make.__file__).parent
 EXPECTED: dict[str, Any] = json.loads((OLD / "expected.json").read_text())
 KEPT = ("queries", "corpus", "drafts", "refinements", "feedback", "pairs")

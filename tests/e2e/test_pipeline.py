@@ -19,6 +19,8 @@ from cowest.report import contents
 from cowest_pipelines.__main__ import main
 from tests import lines, tiny
 
+pytestmark = pytest.mark.minutes
+
 ROWS = ("drafts", "refinements", "feedback", "pairs")
 """Ports whose files every form must write byte for byte alike."""
 
