@@ -18,6 +18,8 @@ import yaml
 from tests import tiny
 from tests.registries import migrated
 
+pytestmark = pytest.mark.minutes
+
 ROOT = Path(__file__).parents[2]
 PIPELINE = """\
 stages:
