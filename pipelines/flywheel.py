@@ -1,7 +1,7 @@
 """The turn as a KFP v2 pipeline: the stages, names and edges of `cowest turn`, pin to register.
 
-Each stage has its own section of the settings compiled in, so KFP's cache runs a step again when
-its settings changed, and only then. Raw data are an input of the pipeline.
+Each stage has its own section of the settings compiled in, so a step's cache key holds the settings
+of that step and no others. Raw data are an input of the pipeline.
 """
 
 from pathlib import Path

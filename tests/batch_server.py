@@ -90,7 +90,7 @@ class BatchServer:
 
     @property
     def bought(self) -> Counter[str]:
-        """How often each last message was answered in a batch, or will be: whoever made a batch
+        """Counts how often each last message was answered in a batch, or will be: who made a batch
         pays for it, collected or not.
         """
         with self.lock:

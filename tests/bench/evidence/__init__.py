@@ -1,3 +1,3 @@
-"""What alignment by collaborative feedback is worth, with its controls: `make evidence`
+"""Measures what alignment by collaborative feedback is worth, with controls: `make evidence`
 (docs/evidence-plan.md).
 """

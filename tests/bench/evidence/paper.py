@@ -213,7 +213,7 @@ def _said(made: dict[str, Any], folder: Path) -> dict[str, Any]:
 
 
 def _choices(trials: Path) -> dict[str, Any]:
-    """How the choices fell, where the answers are choices: one class for all may score well, and
+    """Counts of the choices, where the answers are choices: one class for all may score well, and
     macro F1 says so.
     """
     tally = Tally()

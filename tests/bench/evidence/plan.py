@@ -10,7 +10,7 @@ CURVES = ("queries_quarter", "queries_half", "samples_2", "samples_4")
 CURVE_SEEDS = range(100, 104)
 """Those of the result that answer what depends on pairs, samples and rounds too."""
 ANSWER_SHARES = (0.1, 0.7)
-"""How many of the archive's replies are final answers, where the result has 0.4; the other
+"""The share of the archive's replies that are final answers, where the result has 0.4; the other
 habits share the rest as they did.
 """
 SHARE_SEEDS = range(110, 112)

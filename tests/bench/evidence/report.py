@@ -1,4 +1,4 @@
-"""What the finished runs show: docs/evidence.json, the tables of docs/evidence.md, and two
+"""Writes up the finished runs: docs/evidence.json, the tables of docs/evidence.md, and two
 figures.
 """
 
@@ -90,8 +90,8 @@ def write(folder: Path, docs: Path) -> None:
 
 
 def _agreement(run: Path) -> preferences.Agreement:
-    """How often a draft's own score says what collaborative feedback says, over the training
-    questions of a run.
+    """The share in which a draft's own score says what collaborative feedback says, over the
+    training questions of a run.
     """
     found = preferences.Agreement()
     for group in io.groups(run / "feedback.jsonl", Feedback):
