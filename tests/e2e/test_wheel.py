@@ -29,8 +29,6 @@ PACKAGES = {
 LEFT_OUT = shutil.ignore_patterns("__pycache__", "*.egg-info")
 WHERE = """
 import importlib, json, sys
-
-pytestmark = pytest.mark.minutes
 names = ["cowest", "cowest_components", "cowest_pipelines", "cowest_serving"]
 print(json.dumps([importlib.import_module(name).__file__ for name in names]))
 """
