@@ -1,0 +1,11 @@
+"""Cases of endpoints."""
+
+from collections.abc import Iterator
+from pathlib import Path
+
+from tests.cases.outcome import Outcome
+
+
+def cases(folder: Path) -> Iterator[Outcome]:
+    """Run each, in order."""
+    yield from ()
