@@ -8,10 +8,14 @@ import shutil
 import tempfile
 from pathlib import Path
 
-from cowest import environment, version
+from cowest import environment, evaluation, version
+from cowest.config import load, parse, section
+from cowest.gates import Rules
 from cowest.prompts import Prompts, Template
+from cowest.records import EvalReport, PreferencePair
 from cowest.registry.mlflow import RegistryConfig
 from tests import stores
+from tests.factories import make_query, make_trial
 
 PROMPTS = Prompts(refine=Template(user="{query} {draft}"), solo=Template())
 
@@ -63,3 +67,46 @@ def make_version(folder: Path, weights: str = "weights", curves: str = "") -> Pa
         (folder / "curves.jsonl").write_text(curves)
     version.write(folder, base="base@1", prompts=PROMPTS, trained="t")
     return folder
+
+
+def make_report(folder: Path, params: Path, *, better: bool = True) -> EvalReport:
+    """A report on the versions in policy/, challenger/ and champion/ of a folder, as evaluate and
+    compare would make it: after alignment all answers are right and before none, or the other way.
+    """
+    right = {"before": 0.0, "champion": 0.0, "after": 1.0}
+    queries = []
+    for number in range(12):
+        rows = []
+        for system, place in {
+            "before": "policy",
+            "champion": "champion",
+            "after": "challenger",
+        }.items():
+            if not (folder / place).exists():
+                continue
+            found = version.read(folder / place)
+            if found is not None:
+                score = right[system] if better else 1 - right[system]
+                rows.append(make_trial(number, system, score=score, version=found.digest))
+        queries.append(rows)
+    rules = parse(Rules, section(load(params), "compare"), "compare")
+    return evaluation.compare(evaluation.gather(queries), rules)
+
+
+def make_pair(number: int = 0) -> PreferencePair:
+    """A pair of a training query."""
+    query = make_query(number)
+    said = query.prompt[0]
+    return PreferencePair(
+        id=query.id,
+        query=query.id,
+        split="train",
+        prompt=query.prompt,
+        chosen=(said,),
+        rejected=(said,),
+        margin=1.0,
+        policy="policy",
+        strong="strong",
+        scorer="exact_match",
+        samples=(0, 1),
+    )

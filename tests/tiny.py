@@ -145,7 +145,11 @@ def make_params(model: Path, raw: Path) -> dict[str, Any]:
             "drafting": {"max_tokens": 12},
             "refining": answering,
         },
-        "compare": {"gates": [{"over": "before", "at_least": -1.0}], "draws": 1000},
+        "compare": {
+            "gates": [{"over": "before", "at_least": -1.0}],
+            "draws": 1000,
+            "min_groups": PRODUCTS["test"],
+        },
         "register": {"registry": registry},
         "serve": {
             "registry": registry,

@@ -18,8 +18,9 @@ from typing import NamedTuple, TypeVar, get_args
 import numpy as np
 from numpy.typing import NDArray
 
+from cowest.config import digest
 from cowest.errors import ContractError
-from cowest.gates import BEST, Gate, Pair, System, judge, passed
+from cowest.gates import BEST, Differences, Evidence, Gate, Pair, Rules, System, judge, passed
 from cowest.records import (
     Collaboration,
     Comparison,
@@ -95,11 +96,24 @@ class Scores:
     strongs: set[str] = field(default_factory=set)
     policies: dict[str, set[str]] = field(default_factory=dict)
     """By collaboration, the names of the policies that drafted."""
+    versions: dict[str, set[str | None]] = field(default_factory=dict)
+    """By collaboration with a policy, the digests of the versions that drafted."""
+    splits: set[str] = field(default_factory=set)
 
     @property
     def failures(self) -> int:
         """Rows that failed."""
         return sum(reasons.total() for reasons in self.failed.values())
+
+    def failed_shares(self) -> dict[str, float]:
+        """By system, the share of its rows that failed; a model alone has a row per query."""
+        shares = {}
+        for system, rows in self.rows.items():
+            shares[system] = self.failed.get(system, Counter()).total() / rows
+        for system in SINGLES:
+            values = self.values[system]
+            shares[system] = values.count(None) / len(values)
+        return shares
 
 
 def gather(queries: Iterable[list[Trial]]) -> Scores:
@@ -135,7 +149,10 @@ def _note(row: Trial, scores: Scores) -> None:
     scores.rows[row.system] += 1
     scores.scorers.add(row.scorer)
     scores.strongs.add(row.strong)
+    scores.splits.add(row.split)
     scores.policies.setdefault(row.system, set()).add(row.policy)
+    if row.system != "ideal":
+        scores.versions.setdefault(row.system, set()).add(row.version)
     if row.failed is not None:
         # The reasons become keys of the report, so a long one is cut.
         scores.failed.setdefault(row.system, Counter())[row.failed[:200]] += 1
@@ -206,7 +223,7 @@ def estimates(
         columns.append(np.bincount(group, weights=ratio.top, minlength=size))
         columns.append(np.bincount(group, weights=ratio.bottom, minlength=size))
     # All ratios share the draws, so that a mean and a difference of the same systems move together.
-    sums = _resampled(np.stack(columns, axis=1).astype(np.float64), draws, seed)
+    sums = resampled(np.stack(columns, axis=1).astype(np.float64), draws, seed)
     found = []
     for number, ratio in enumerate(ratios):
         tops, bottoms = sums[:, 2 * number], sums[:, 2 * number + 1]
@@ -214,7 +231,7 @@ def estimates(
     return found
 
 
-def _resampled(sums: Floats, draws: int, seed: int) -> Floats:
+def resampled(sums: Floats, draws: int, seed: int) -> Floats:
     """Sums of columns (groups x columns) over `draws` resamples of the groups: draws x columns."""
     size = len(sums)
     rng = np.random.default_rng(seed)
@@ -239,51 +256,68 @@ def _estimate(ratio: Ratio, groups: int, tops: Floats, bottoms: Floats) -> Estim
     bottom = ratio.bottom.sum()
     if bottom <= 0:
         return None
-    low = high = note = None
     # A draw may hold none of the groups that a ratio has, and then there is nothing to divide by.
-    # A few such draws are left out; where there are many, the percentiles of the rest would be
-    # those of other data.
-    good = bottoms > 1e-9
-    if groups < 2:
-        note = "no interval: all queries are of one group, which says nothing of how groups differ"
-    elif good.mean() < 0.99:
-        note = "no interval: in too many resamples there is nothing to divide by"
-    else:
-        edges = np.percentile(tops[good] / bottoms[good], [2.5, 97.5])
-        low, high = (round(float(edge), 6) for edge in edges)
+    drawn = np.full(len(tops), np.nan)
+    np.divide(tops, bottoms, out=drawn, where=bottoms > 1e-9)
+    low, high, note = percentiles(drawn, groups)
     # Rounded, so that the last bits of another machine's sums do not make another report.
     mean = round(float(ratio.top.sum() / bottom), 6)
     queries = int(ratio.there.sum())
     return Estimate(mean=mean, low=low, high=high, queries=queries, groups=groups, note=note)
 
 
-def compare(scores: Scores, gates: Sequence[Gate], *, draws: int, seed: int) -> EvalReport:
+def percentiles(drawn: Floats, groups: int) -> tuple[float | None, float | None, str | None]:
+    """The 95 % interval of a quantity from its value in each draw, NaN where a draw has none.
+
+    (low, high, None), or (None, None, the reason why there is no interval).
+    """
+    if groups < 2:
+        note = "no interval: all queries are of one group, which says nothing of how groups differ"
+        return None, None, note
+    # A few draws without a value are left out; where there are many, the percentiles of the rest
+    # would be those of other data.
+    good = ~np.isnan(drawn)
+    if good.mean() < 0.99:
+        return None, None, "no interval: in too many resamples there is nothing to divide by"
+    low, high = np.percentile(drawn[good], [2.5, 97.5])
+    return round(float(low), 6), round(float(high), 6), None
+
+
+def compare(scores: Scores, rules: Rules, macro_f1: Differences | None = None) -> EvalReport:
     """Makes the whole report.
 
-    Raises ContractError if there is nothing to compare or the rows do not belong together.
+    `macro_f1` has the differences of macro F1 by pair of systems, if the scorer is `choice`. Raises
+    ContractError if there is nothing to compare or the rows do not belong together.
     """
     _comparable(scores)
     # numpy reads None as NaN: a query without a score.
     values = {name: np.array(found, dtype=np.float64) for name, found in scores.values.items()}
     best = _best_single(values)
+    gates = rules.all_gates(choices=macro_f1 is not None)
     pairs = _pairs(gates, best)
     ratios = [mean_of(value) for value in values.values()]
     ratios += [mean_of(values[of] - values[over]) for of, over in pairs]
     ratios.append(gap_closed(values["before"], values["after"], values["ideal"]))
-    found = estimates(scores.groups, ratios, draws, seed)
+    found = estimates(scores.groups, ratios, rules.draws, rules.seed)
     # In the order of `ratios`: means, differences, and the gap last.
     means = dict(zip(values, found[: len(values)], strict=True))
     differences = dict(zip(pairs, found[len(values) : -1], strict=True))
-    results = judge(gates, best, differences, champion=scores.rows["champion"] > 0)
+    seen = Evidence(best, differences, macro_f1 or {}, scores.failed_shares())
+    results = judge(gates, rules, seen)
+    queries = len(scores.groups)
     return EvalReport(
-        queries=len(scores.groups),
+        queries=queries,
         groups=len(set(scores.groups)),
         scorer=min(scores.scorers),
         strong=min(scores.strongs),
         policies={name: min(names) for name, names in _in_order(scores.policies)},
-        draws=draws,
+        versions=_versions(scores),
+        split=min(scores.splits),
+        rules=digest(rules),
+        draws=rules.draws,
         systems={name: mean for name, mean in means.items() if mean is not None},
-        comparisons=_comparisons(differences, best, len(scores.groups)),
+        comparisons=_comparisons(differences, best, queries),
+        macro_f1=_named(macro_f1 or {}, queries),
         gap_closed=found[-1],
         transitions={name: Transitions(**seen) for name, seen in _in_order(scores.transitions)},
         tags=_slices(scores.tags, values),
@@ -310,10 +344,17 @@ def _pairs(gates: Sequence[Gate], best: str) -> list[Pair]:
     return list(dict.fromkeys(pairs))
 
 
-def _comparisons(
-    differences: Mapping[Pair, Estimate | None], best: str, queries: int
-) -> dict[str, Comparison]:
+def _comparisons(differences: Differences, best: str, queries: int) -> dict[str, Comparison]:
     """The differences by name; that with the best single model stands there twice."""
+    found = _named(differences, queries)
+    with_best = found.get(f"after_minus_{best}")
+    if with_best is not None:
+        found[f"after_minus_{BEST}"] = with_best
+    return found
+
+
+def _named(differences: Differences, queries: int) -> dict[str, Comparison]:
+    """The differences by name, with how many of the queries each leaves out."""
     found = {}
     for (of, over), one in differences.items():
         if one is not None:
@@ -321,9 +362,18 @@ def _comparisons(
             found[f"{of}_minus_{over}"] = Comparison(
                 **one.model_dump(), of=of, over=over, left_out=left_out
             )
-    with_best = found.get(f"after_minus_{best}")
-    if with_best is not None:
-        found[f"after_minus_{BEST}"] = with_best
+    return found
+
+
+def _versions(scores: Scores) -> dict[str, str]:
+    """The digest of the version behind each collaboration; rows from before it was recorded have
+    none.
+    """
+    found = {}
+    for name, digests in _in_order(scores.versions):
+        (one,) = digests
+        if one is not None:
+            found[name] = one
     return found
 
 
@@ -349,10 +399,12 @@ def _slices(
 def _comparable(scores: Scores) -> None:
     """Raises ContractError for rows that do not belong together, and where there are too few.
 
-    All rows must be of one scorer and one strong model, and all rows of a system but `ideal`, which
-    has no policy, of one policy. Before and after alignment need at least one good row each.
+    All rows must be of one scorer, one strong model and one split, and all rows of a system but
+    `ideal`, which has no policy, of one version of one policy. Before and after alignment need at
+    least one good row each.
     """
-    for kind, names in (("scorers", scores.scorers), ("strong models", scores.strongs)):
+    of_all = {"scorers": scores.scorers, "strong models": scores.strongs, "splits": scores.splits}
+    for kind, names in of_all.items():
         if len(names) > 1:
             listed = ", ".join(sorted(names))
             raise ContractError(
@@ -360,10 +412,11 @@ def _comparable(scores: Scores) -> None:
                 "run evaluate again, whole, with one"
             )
     for system, names in scores.policies.items():
-        if len(names) > 1 and system != "ideal":
+        several = len(names) > 1 or len(scores.versions.get(system, ())) > 1
+        if several and system != "ideal":
             listed = ", ".join(sorted(names))
             raise ContractError(
-                f"the trials of {system} are of {len(names)} policies ({listed}): "
+                f"the trials of {system} are of several policies ({listed}): "
                 "run evaluate again, whole"
             )
     for system in ("before", "after"):

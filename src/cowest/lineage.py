@@ -70,6 +70,10 @@ class Turn(Record):
     """Digest of the sources that rows depend on."""
     champion: int | None
     """The version that the turn starts from and is judged against; None if there is none."""
+    champion_files: str | None = None
+    """Digest of the folder of that version, as the registry has it."""
+    champion_digest: str | None = None
+    """Digest of what that version's answers follow from (`Version.digest`)."""
 
 
 def turn_of(raw: Path, params: Path, champion: int | None = None) -> Turn:

@@ -96,10 +96,19 @@ def stage_settings(params: Path) -> tuple[list[Config], list[CoWestError]]:
 
 
 def agree(settings: Mapping[str, Any], where: str) -> None:
-    """Raises ConfigError if `validate` holds the corpus and the queries to different contracts.
+    """Raises ConfigError for settings of two stages that can't both be meant.
 
-    What the contract of the queries masks or sets aside would then be learned from the corpus.
+    If `validate` held the corpus and the queries to different contracts, what the contract of the
+    queries masks or sets aside would be learned from the corpus. And a policy that is judged by the
+    queries that it was aligned on says nothing about others.
     """
+    draft, evaluate = settings.get("draft"), settings.get("evaluate")
+    if draft is not None and evaluate is not None and draft.split == evaluate.split:
+        raise ConfigError(
+            f"{where}: evaluate.split and draft.split are both {draft.split}, so the challenger "
+            "would be judged by the very queries that it is aligned on: set evaluate.split to "
+            "test, or to another split that is not drafted on"
+        )
     queries, corpus = settings.get("validate@queries"), settings.get("validate@corpus")
     if queries is not None and corpus is not None and corpus.suite.queries != queries.suite:
         raise ConfigError(

@@ -175,6 +175,9 @@ class Trial(Feedback):
 
     system: Collaboration
     """The system whose draft this row holds."""
+    version: str | None = None
+    """Digest of the version that drafted (`Version.digest`); None for `ideal`, and in rows from
+    before it was recorded."""
 
 
 class PreferencePair(Record):
@@ -274,9 +277,12 @@ class GateResult(Record):
     of: str
     over: str
     """The system compared with; for `best_single`, `reason` says which system that was."""
+    metric: str = "score"
+    """The measure compared: score or macro_f1."""
     at_least: float
     value: float | None
-    """Lower end of the interval of the paired difference; None if there is none."""
+    """The end of the interval of the paired difference that is judged; None if there is none. It
+    is the lower one for scores, and the upper one for macro F1."""
     passed: bool | None
     """None when the gate does not apply, because there is no champion yet."""
     reason: str
@@ -297,10 +303,18 @@ class EvalReport(Record):
     strong: str
     policies: dict[str, str]
     """Name of the policy behind each collaboration."""
+    versions: dict[str, str] = {}
+    """Digest of the version behind each collaboration (`Version.digest`)."""
+    split: str | None = None
+    """The split of the queries; None in a report from before it was recorded."""
+    rules: str | None = None
+    """Digest of the settings of `compare` that the report was made with."""
     draws: int
     """Resamples behind each interval."""
     systems: dict[str, Estimate]
     comparisons: dict[str, Comparison]
+    macro_f1: dict[str, Comparison] = {}
+    """Differences of macro F1, if the scorer is `choice`."""
     gap_closed: Estimate | None
     """(after - before) / (ideal - before); None if no query has all three scores, or no gap."""
     transitions: dict[str, Transitions]

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from pydantic import ValidationError
 
-from cowest.config import complaints, file_digest
+from cowest.config import complaints, digest, file_digest
 from cowest.errors import ModelError
 from cowest.io import write_text
 from cowest.prompts import Prompts
@@ -26,12 +26,22 @@ class Version(Record):
     """Digest of the folder `adapter/`."""
     prompts: Prompts
     trained: str
-    """Digest of what SFT rests on: base, corpus, settings. SFT has nothing to do if it is equal."""
+    """Digest of what SFT rests on: base, corpus, settings, and the adapter that it went on from.
+
+    SFT has nothing to do if it is equal.
+    """
+    continued: str | None = None
+    """Digest of the adapter that SFT went on from; None if it began from the base."""
     gains: Spread | None = None
     """Spread of the gains in the feedback that the version was aligned by.
 
     The next turns are compared with it. None if nothing was aligned.
     """
+
+    @property
+    def digest(self) -> str:
+        """Digest of what its answers follow from: base, adapter and prompts."""
+        return digest([self.base, self.adapter, self.prompts])
 
 
 def read(folder: Path) -> Version | None:
@@ -68,7 +78,13 @@ def expect(folder: Path) -> Version:
 
 
 def write(
-    folder: Path, *, base: str, prompts: Prompts, trained: str, gains: Spread | None = None
+    folder: Path,
+    *,
+    base: str,
+    prompts: Prompts,
+    trained: str,
+    continued: str | None = None,
+    gains: Spread | None = None,
 ) -> Version:
     """Writes version.json into a folder that holds `adapter/` already."""
     version = Version(
@@ -76,9 +92,14 @@ def write(
         adapter=file_digest(folder / "adapter"),
         prompts=prompts,
         trained=trained,
+        continued=continued,
         gains=gains,
     )
-    text = json.dumps(version.model_dump(mode="json"), indent=2, ensure_ascii=False)
+    # Left out where there is none, so that a version that began from the base is the same bytes as
+    # before this field was there, and keeps its digest.
+    left_out = {"continued"} if continued is None else set()
+    values = version.model_dump(mode="json", exclude=left_out)
+    text = json.dumps(values, indent=2, ensure_ascii=False)
     write_text(folder / "version.json", text + "\n")
     return version
 

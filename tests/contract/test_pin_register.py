@@ -3,6 +3,8 @@ either twice.
 """
 
 import json
+import shutil
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -11,15 +13,17 @@ import pytest
 from cowest import io, stages, version
 from cowest.config import file_digest
 from cowest.errors import ContractError, CoWestError, InputError
-from cowest.evaluation import compare, gather
-from cowest.gates import Gate
 from cowest.lineage import Turn
-from cowest.records import Decision
+from cowest.prompts import Template
+from cowest.records import Decision, EvalReport
 from cowest.registry.mlflow import RegistryConfig
-from tests.factories import make_trial
-from tests.registries import empty_registry, make_version
+from tests.registries import PROMPTS, empty_registry, make_pair, make_report, make_version
 
-PARAMS = "prepare: {domain: handbook}\ndpo: {beta: 0.1, targets: [a, b]}\n"
+PARAMS = """\
+prepare: {domain: handbook}
+dpo: {beta: 0.1, targets: [a, b]}
+compare: {gates: [{over: before}, {over: champion}], draws: 1000}
+"""
 CURVES = (
     '{"stage": "dpo", "step": 5, "loss": 0.7}\n{"stage": "dpo", "step": 10, "loss": 0.5, '
     '"rewards/margins": 1.5}\n'
@@ -34,21 +38,15 @@ class Project:
         (folder / "raw").mkdir()
         (folder / "raw" / "rows.jsonl").write_text("{}\n")
         (folder / "params.yaml").write_text(PARAMS)
-        for name in ("queries", "corpus", "pairs"):
+        for name in ("queries", "corpus"):
             (folder / f"{name}.jsonl").write_text(f"a row of {name}\n" * 3)
+        io.write(folder / "pairs.jsonl", [make_pair(number) for number in range(3)])
         make_version(folder / "policy", "after sft")
         make_version(folder / "challenger", "after dpo", CURVES)
         self.judge(better=True)
 
-    def judge(self, *, better: bool) -> None:
-        scores = {"before": 0.0, "after": 1.0} if better else {"before": 1.0, "after": 0.0}
-        queries = (
-            [make_trial(number, system, score=score) for system, score in scores.items()]
-            for number in range(8)
-        )
-        report = compare(
-            gather(queries), [Gate(of="after", over="before", at_least=0.0)], draws=1000, seed=0
-        )
+    def judge(self, *, better: bool = True) -> None:
+        report = make_report(self.folder, self.folder / "params.yaml", better=better)
         io.write_document(self.folder / "eval.json", report)
 
     def pin(self) -> Turn:
@@ -156,6 +154,9 @@ def test_a_turn_that_came_too_late_is_judged_again(project: Project) -> None:
     assert (late.promoted, late.champion) == (False, 1)
     assert project.registry.open().log()[-1].verdict == "late"
     assert project.pin().champion == 1
+    with pytest.raises(ContractError, match="another champion than the one"):
+        project.register()
+    project.judge()
     again = project.register()
     assert (again.version, again.promoted, again.champion) == (3, True, 3)
 
@@ -237,6 +238,145 @@ def test_a_broken_curve_or_report_registers_nothing(project: Project) -> None:
     with pytest.raises(CoWestError, match=r"eval\.json is not a EvalReport"):
         project.register()
     assert project.registry.open().log() == []
+
+
+def second_turn(project: Project) -> None:
+    """The first challenger is champion, and a second one was judged against it."""
+    project.pin()
+    project.register()
+    project.new_data("{}\n{}\n")
+    make_version(project.folder / "challenger", "after dpo again")
+    project.pin()
+    project.judge()
+
+
+def another_adapter(project: Project) -> None:
+    make_version(project.folder / "challenger", "of somebody else")
+
+
+def other_prompts(project: Project) -> None:
+    kept = version.expect(project.folder / "challenger")
+    prompts = PROMPTS.model_copy(update={"refine": Template(user="{draft} {query}")})
+    version.write(
+        project.folder / "challenger", base=kept.base, prompts=prompts, trained=kept.trained
+    )
+
+
+def another_policy(project: Project) -> None:
+    make_version(project.folder / "policy", "of somebody else")
+
+
+def no_champion_was_judged(project: Project) -> None:
+    shutil.rmtree(project.folder / "champion")
+    project.judge()
+
+
+def another_champion_was_judged(project: Project) -> None:
+    make_version(project.folder / "champion", "of somebody else")
+    project.judge()
+
+
+def another_registry(project: Project) -> None:
+    (project.folder / "elsewhere").mkdir()
+    project.registry = empty_registry(project.folder / "elsewhere")
+    stranger = make_version(project.folder / "stranger")
+    given: dict[str, Any] = {"promote": True, "against": None, "reason": "so", "tags": {}}
+    project.registry.open().decide(stranger, turn="ee", **given)
+
+
+def amended(project: Project, **fields: Any) -> None:
+    report = io.read_document(project.folder / "eval.json", EvalReport)
+    io.write_document(project.folder / "eval.json", report.model_copy(update=fields))
+
+
+def an_old_report(project: Project) -> None:
+    amended(project, versions={})
+
+
+def other_settings(project: Project) -> None:
+    amended(project, rules="0" * 64)
+
+
+def a_gate_is_gone(project: Project) -> None:
+    report = io.read_document(project.folder / "eval.json", EvalReport)
+    amended(project, gates=report.gates[:1])
+
+
+def a_gate_opens_against_its_value(project: Project) -> None:
+    report = io.read_document(project.folder / "eval.json", EvalReport)
+    first, *others = report.gates
+    amended(project, gates=(first.model_copy(update={"value": -0.5}), *others))
+
+
+def a_gate_does_not_apply_where_it_does(project: Project) -> None:
+    report = io.read_document(project.folder / "eval.json", EvalReport)
+    first, *others = report.gates
+    amended(project, gates=(first.model_copy(update={"passed": None}), *others))
+
+
+def a_refusal_is_called_passed(project: Project) -> None:
+    project.judge(better=False)
+    amended(project, passed=True)
+
+
+def judged_by_what_was_learned(project: Project) -> None:
+    amended(project, split="train")
+
+
+@pytest.mark.parametrize(
+    ("spoil", "said"),
+    [
+        (another_adapter, "judged another version as 'after' than"),
+        (other_prompts, "judged another version as 'after' than"),
+        (another_policy, "judged another version as 'before' than"),
+        (no_champion_was_judged, "another champion than the one"),
+        (another_champion_was_judged, "another champion than the one"),
+        (another_registry, "version 1 in the registry is not the version 1 that"),
+        (an_old_report, "does not say which versions"),
+        (other_settings, "other settings of `compare`"),
+        (a_gate_is_gone, "does not follow from the gates"),
+        (a_gate_opens_against_its_value, "does not follow from the gates"),
+        (a_gate_does_not_apply_where_it_does, "does not follow from the gates"),
+        (a_refusal_is_called_passed, "does not follow from the gates"),
+        (judged_by_what_was_learned, "has pairs of that split"),
+    ],
+)
+def test_what_was_not_judged_is_not_registered(
+    project: Project, spoil: Callable[[Project], None], said: str
+) -> None:
+    second_turn(project)
+    spoil(project)
+    before = project.registry.open().log()
+    with pytest.raises(ContractError, match=said):
+        project.register()
+    assert project.registry.open().log() == before
+
+
+def test_what_was_judged_is_registered(project: Project) -> None:
+    second_turn(project)
+    assert project.register().champion == 2
+
+
+def test_a_turn_whose_champion_has_no_digest_is_pinned_again(project: Project) -> None:
+    """As one that was pinned by a version from before digests were recorded."""
+    second_turn(project)
+    whole = project.pin()
+    assert whole.champion_files == project.registry.open().log()[0].digest
+    path = project.folder / "turn.json"
+    values = json.loads(path.read_text())
+    del values["champion_files"], values["champion_digest"]
+    path.write_text(json.dumps(values))
+    (project.folder / "champion" / "curves.jsonl").write_text("changed since")
+    assert project.pin() == whole
+    assert file_digest(project.folder / "champion") == whole.champion_files
+
+
+def test_a_champion_that_was_changed_on_disk_is_laid_out_again(project: Project) -> None:
+    second_turn(project)
+    whole = project.pin()
+    make_version(project.folder / "champion", "weaker, so that it is easily beaten")
+    assert project.pin() == whole
+    assert file_digest(project.folder / "champion") == whole.champion_files
 
 
 def _history(config: RegistryConfig, turn: str) -> list[tuple[int, float]]:

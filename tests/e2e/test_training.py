@@ -9,7 +9,7 @@ import pytest
 
 from cowest import config, io, version
 from cowest.domains import domain
-from cowest.errors import ContractError, ModelError
+from cowest.errors import ConfigError, ContractError, ModelError
 from cowest.models.hf import HFConfig, load
 from cowest.records import Demonstration, Message, PreferencePair
 from cowest.stages import dpo, sft
@@ -30,7 +30,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def settings_of_sft(**training: Any) -> sft.SFTConfig:
+def settings_of_sft(start: str = "base", r: int = 8, **training: Any) -> sft.SFTConfig:
     how = {
         "learning_rate": 0.01,
         "epochs": 3,
@@ -42,8 +42,9 @@ def settings_of_sft(**training: Any) -> sft.SFTConfig:
     values = {
         "policy": POLICY,
         "prompts": "handbook",
-        "lora": {"r": 8, "alpha": 16},
+        "lora": {"r": r, "alpha": 16},
         "training": how,
+        "start": start,
     }
     return config.parse(sft.SFTConfig, values, "test")
 
@@ -131,6 +132,51 @@ def test_sft_hands_on_what_rests_on_the_same(
         folder / "corpus.jsonl", folder / "policy", folder / "anew", settings_of_sft(epochs=0.2)
     )
     assert version.expect(folder / "anew").adapter != version.expect(folder / "policy").adapter
+
+
+def losses(version_folder: Path) -> list[float]:
+    lines = (version_folder / "curves.jsonl").read_text().splitlines()
+    return [json.loads(line)["loss"] for line in lines if "loss" in json.loads(line)]
+
+
+def test_a_changed_corpus_goes_on_from_the_champion_where_it_is_asked_for(
+    folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    rows = list(io.read(folder / "corpus.jsonl", Demonstration))
+    io.write(folder / "week.jsonl", rows[:64])
+    champion = folder / "policy"
+    sft.main(folder / "week.jsonl", champion, folder / "lost", settings_of_sft())
+    said = capsys.readouterr().err
+    assert "trained from the base again" in said and "sft.start: champion" in said
+    assert version.expect(folder / "lost").continued is None
+
+    going_on = settings_of_sft("champion")
+    sft.main(folder / "week.jsonl", champion, folder / "kept", going_on)
+    assert "goes on from the champion's adapter" in capsys.readouterr().err
+    kept = version.expect(folder / "kept")
+    assert kept.continued == version.expect(champion).adapter
+    assert kept.trained != version.expect(folder / "lost").trained
+    assert losses(folder / "kept")[0] < 0.7 * losses(folder / "lost")[0]
+
+    sft.main(folder / "week.jsonl", folder / "kept", folder / "next", going_on)
+    assert "handed on" in capsys.readouterr().err
+    assert version.expect(folder / "next") == kept
+
+    sft.main(folder / "corpus.jsonl", folder / "kept", folder / "back", going_on)
+    assert version.expect(folder / "back").continued == kept.adapter, "a corpus is new work again"
+
+
+def test_an_adapter_of_another_shape_is_not_gone_on_from(folder: Path) -> None:
+    rows = list(io.read(folder / "corpus.jsonl", Demonstration))
+    io.write(folder / "another.jsonl", rows[:16])
+    with pytest.raises(ConfigError, match=r"another shape than sft\.lora \(r 8, asked 4"):
+        sft.main(
+            folder / "another.jsonl",
+            folder / "policy",
+            folder / "narrow",
+            settings_of_sft("champion", r=4),
+        )
+    assert not (folder / "narrow").exists()
 
 
 def test_dpo_makes_the_chosen_likelier_against_the_rejected(folder: Path) -> None:

@@ -34,21 +34,14 @@ MAKE = f"""\
 import pathlib, sys
 sys.path.append({str(ROOT)!r})
 from cowest import io
-from cowest.evaluation import compare, gather
-from cowest.gates import Gate
-from tests.factories import make_trial
-from tests.registries import make_version
+from tests.registries import make_pair, make_report, make_version
 
 make_version(pathlib.Path("models/policy"), "after sft")
 make_version(pathlib.Path("models/challenger"), "after dpo")
-queries = []
-for number in range(8):
-    before = make_trial(number, "before", score=0.0)
-    queries.append([before, make_trial(number, "after", score=1.0)])
-gates = [Gate(of="after", over="before", at_least=0.0)]
-for name in ("queries", "corpus", "pairs"):
+for name in ("queries", "corpus"):
     pathlib.Path(f"data/{{name}}.jsonl").write_text(f"a row of {{name}}\\n")
-report = compare(gather(queries), gates, draws=1000, seed=0)
+io.write(pathlib.Path("data/pairs.jsonl"), [make_pair()])
+report = make_report(pathlib.Path("models"), pathlib.Path("params.yaml"))
 io.write_document(pathlib.Path("reports/eval.json"), report)
 """
 

@@ -121,6 +121,7 @@ def settle(params: Path) -> None:
         "model: smollm2-135m-instruct}": f"model: {tiny.model()}, dtype: float32}}",
         "per_query: 2}": "per_query: 2, allow_cut: true}",
         "at_least: 0.005": "at_least: -1.0",
+        "compare:\n": "compare:\n  min_groups: 1\n",
         "n: 6, max_tokens: 48": "n: 4, max_tokens: 48",
         "max_tokens: 48": "max_tokens: 12",
         "epochs: 3": "epochs: 1",

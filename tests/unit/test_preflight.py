@@ -56,6 +56,14 @@ def test_a_project_that_is_whole_passes(
     assert "ok       model tiny" in said
 
 
+def test_what_is_drafted_on_judges_nobody(project: dict[str, Any]) -> None:
+    project["evaluate"]["split"] = "train"
+    with pytest.raises(ConfigError, match=r"evaluate\.split and draft\.split are both train"):
+        preflight.preflight(write(project))
+    project["draft"]["split"] = "dev"
+    preflight.preflight(write(project))
+
+
 def test_the_corpus_has_the_contract_of_the_queries(project: dict[str, Any]) -> None:
     project["validate"]["queries"] = {
         **project["validate"]["queries"],

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from cowest import io, report
-from cowest.gates import Gate
+from cowest.gates import Gate, Rules
 from cowest.ledger.account import Account
 from cowest.records import (
     Choices,
@@ -107,7 +107,7 @@ def a_turn(root: Path, *, after: float = 1.0, draft: str = "It is built in Milan
     compare.main(
         root / "data/trials.jsonl",
         root / "reports/eval.json",
-        compare.CompareConfig(gates=gates, draws=1000),
+        Rules(gates=gates, draws=1000, min_groups=1),
     )
     for folder, stage in (("policy", "sft"), ("challenger", "dpo")):
         steps = [

@@ -13,7 +13,7 @@ NAMES = {
     "best_single": "the best single model",
 }
 FEW_GROUPS = 10
-"""Below this many groups, the page says that intervals are too narrow."""
+"""Below this many groups, the page says that intervals are too narrow: as `compare.min_groups`."""
 SURE = "95\N{NO-BREAK SPACE}% interval"
 
 

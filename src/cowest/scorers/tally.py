@@ -1,18 +1,23 @@
 """Counts of a system's answers beyond one score. Pure.
 
 `Tally` counts the answers to a multiple choice: right, wrong and unparseable, with macro F1 over
-the classes. An unparseable answer scores 0 as a wrong one does, but it means that the model did
-not answer as it was asked.
+the classes and its difference between systems. An unparseable answer scores 0 as a wrong one does,
+but it means that the model did not answer as it was asked.
 
 `Matching` measures short answers by exact match and by token F1, whichever of the two decides.
 """
 
-from collections import Counter, defaultdict
-from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+from array import array
+from collections import defaultdict
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, field
 
-from cowest.evaluation import answers_of
-from cowest.records import Choices, Matches, Trial
+import numpy as np
+from numpy.typing import NDArray
+
+from cowest.evaluation import Floats, answers_of, percentiles, resampled
+from cowest.gates import Pair
+from cowest.records import Choices, Estimate, Matches, Trial
 from cowest.scorers import choice
 from cowest.scorers.exact_match import ExactMatch
 from cowest.scorers.marker import parted
@@ -20,21 +25,54 @@ from cowest.scorers.token_f1 import TokenF1
 
 MEASURED = ("exact_match", "token_f1")
 """Scorers of short answers."""
+UNPARSEABLE = -1
+"""In the place of a class: the answer names no option, or several."""
+Places = NDArray[np.intp]
+
+
+@dataclass(slots=True)
+class Answers:
+    """One system's answers to a multiple choice, in the order of the queries: 12 bytes each."""
+
+    query: "array[int]" = field(default_factory=lambda: array("i"))
+    """The place of each answer's query."""
+    right: "array[int]" = field(default_factory=lambda: array("i"))
+    """The class of the query's target: its place among the choices."""
+    named: "array[int]" = field(default_factory=lambda: array("i"))
+    """The class that the answer names, or UNPARSEABLE. An answer that names one of several right
+    options names the target's class."""
+
+    def add(self, query: int, right: int, named: int) -> None:
+        self.query.append(query)
+        self.right.append(right)
+        self.named.append(named)
+
+    def counts(self, keys: Places, size: int, classes: int) -> Floats:
+        """Answers by key and class, size x 3 x classes: hits, misses, false alarms.
+
+        `keys` has the key of each query, which is below `size`; a negative one leaves it out.
+        """
+        key = keys[np.asarray(self.query)]
+        right, named = np.asarray(self.right), np.asarray(self.named)
+        found = np.zeros((size, 3, classes))
+        kept, hit = key >= 0, named == right
+        np.add.at(found, (key[kept & hit], 0, right[kept & hit]), 1)
+        np.add.at(found, (key[kept & ~hit], 1, right[kept & ~hit]), 1)
+        false = kept & ~hit & (named != UNPARSEABLE)
+        np.add.at(found, (key[false], 2, named[false]), 1)
+        return found
 
 
 class Tally:
     """Counts the answers in trials whose scorer is `choice`.
 
-    Keeps a count per system and class, and no row. A class is a place among the choices: A, B, C.
+    A class is a place among the choices: A, B, C.
     """
 
     def __init__(self) -> None:
-        # By system, counts per class of: answers that named the right option (the class is the
-        # target's), right options that an answer missed, and wrong options that an answer named.
-        self._right: dict[str, Counter[int]] = defaultdict(Counter)
-        self._missed: dict[str, Counter[int]] = defaultdict(Counter)
-        self._false: dict[str, Counter[int]] = defaultdict(Counter)
-        self._unparseable: Counter[str] = Counter()
+        self._queries = 0
+        self._classes = 0
+        self._answers: dict[str, Answers] = {}
 
     def watch(self, queries: Iterable[list[Trial]]) -> Iterator[list[Trial]]:
         """Passes trials through and counts them; failed rows are left out."""
@@ -45,16 +83,69 @@ class Tally:
                 for given in answers_of(row):
                     if given.system != "strong":
                         self._add(given.system, row, given.answer)
+            self._queries += 1
             yield rows
 
     def choices(self) -> dict[str, Choices]:
-        """By system, the counts and macro F1: the mean of 2 tp / (2 tp + fp + fn) over classes.
+        """By system, the counts and macro F1."""
+        found = {}
+        of_all = np.zeros(self._queries, np.intp)
+        for system, answers in self._answers.items():
+            (counts,) = answers.counts(of_all, 1, self._classes)
+            hits, missed, _ = counts
+            unparseable = answers.named.count(UNPARSEABLE)
+            found[system] = Choices(
+                right=int(hits.sum()),
+                wrong=int(missed.sum()) - unparseable,
+                unparseable=unparseable,
+                macro_f1=round(float(_macro_f1(counts)), 6),
+            )
+        return found
 
-        The classes are those among the targets. An unparseable answer is a miss of its target's
-        class and a false alarm of none. (van Rijsbergen 1979, chapter 7; the mean of Fs, not the F
-        of means: Opitz & Burst 2019.)
+    def differences(
+        self, pairs: Iterable[Pair], groups: Sequence[str], draws: int, seed: int
+    ) -> dict[Pair, Estimate | None]:
+        """By pair of systems, the difference of macro F1 with its 95 % interval.
+
+        Only queries that both have answered count; None where there is none. `groups` has the group
+        of each query. The resamples are those of `evaluation.estimates` with equal groups, draws
+        and seed.
         """
-        return {system: self._of(system) for system in self._right}
+        names, group = np.unique(np.asarray(groups), return_inverse=True)
+        found: dict[Pair, Estimate | None] = {}
+        for of, over in pairs:
+            found[of, over] = None
+            one, other = self._answers.get(of, Answers()), self._answers.get(over, Answers())
+            both = np.intersect1d(one.query, other.query)
+            if both.size:
+                keys = np.full(self._queries, -1)
+                keys[both] = group[both]
+                found[of, over] = self._difference((one, other), keys, len(names), draws, seed)
+        return found
+
+    def _difference(
+        self, pair: tuple[Answers, Answers], keys: Places, size: int, draws: int, seed: int
+    ) -> Estimate:
+        """The difference of macro F1 on the queries that have a key: the number of their group.
+
+        There are `size` groups.
+        """
+        whole, drawn = [], []
+        for answers in pair:
+            counts = answers.counts(keys, size, self._classes)
+            sums = resampled(counts.reshape(size, -1), draws, seed)
+            whole.append(_macro_f1(counts.sum(axis=0)))
+            drawn.append(_macro_f1(sums.reshape(draws, *counts.shape[1:])))
+        groups = len(np.unique(keys[keys >= 0]))
+        low, high, note = percentiles(drawn[0] - drawn[1], groups)
+        return Estimate(
+            mean=round(float(whole[0] - whole[1]), 6),
+            low=low,
+            high=high,
+            queries=int((keys >= 0).sum()),
+            groups=groups,
+            note=note,
+        )
 
     def _add_strong(self, rows: list[Trial]) -> None:
         """Counts the strong model alone, which answered a query once for all its trials."""
@@ -68,30 +159,29 @@ class Tally:
         right = choice.rights(row)
         if answer is None or not right:
             return
-        # Asked for even if the answer misses, so that a system without a hit is reported too.
-        hits = self._right[system]
+        answers = self._answers.setdefault(system, Answers())
+        self._classes = max(self._classes, len(row.choices))
         named = choice.parse(answer, row.choices)
         if isinstance(named, str):
-            self._unparseable[system] += 1
-            self._missed[system][min(right)] += 1
+            answers.add(self._queries, min(right), UNPARSEABLE)
         elif named in right:
-            hits[named] += 1
+            answers.add(self._queries, named, named)
         else:
-            self._missed[system][min(right)] += 1
-            self._false[system][named] += 1
+            answers.add(self._queries, min(right), named)
 
-    def _of(self, system: str) -> Choices:
-        hits, missed, false = self._right[system], self._missed[system], self._false[system]
-        scores = []
-        for one in sorted({*hits, *missed}):
-            scores.append(2 * hits[one] / (2 * hits[one] + missed[one] + false[one]))
-        unparseable = self._unparseable[system]
-        return Choices(
-            right=hits.total(),
-            wrong=missed.total() - unparseable,
-            unparseable=unparseable,
-            macro_f1=round(sum(scores) / len(scores), 6),
-        )
+
+def _macro_f1(counts: Floats) -> Floats:
+    """The mean of 2 tp / (2 tp + fp + fn) over the classes that are a target, of counts whose last
+    two axes are (hits, misses, false alarms) and classes; NaN where nothing was answered.
+
+    An unparseable answer is a miss of its target's class and a false alarm of none. (van Rijsbergen
+    1979, chapter 7; the mean of Fs, not the F of means: Opitz & Burst 2019.)
+    """
+    hits, missed, false = counts[..., 0, :], counts[..., 1, :], counts[..., 2, :]
+    asked = hits + missed > 0
+    scores = np.where(asked, 2 * hits / np.where(asked, 2 * hits + missed + false, 1), 0.0)
+    classes = asked.sum(axis=-1)
+    return np.where(classes > 0, scores.sum(axis=-1) / np.maximum(classes, 1), np.nan)
 
 
 @dataclass(slots=True)

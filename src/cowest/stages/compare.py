@@ -5,33 +5,16 @@ Takes seconds, and costs nothing.
 
 from collections import Counter
 
-from pydantic import Field
-
 from cowest import evaluation, io
-from cowest.config import Config
 from cowest.errors import ContractError
 from cowest.evaluation import Scores
-from cowest.gates import Gate
+from cowest.gates import GUARDS, Pair, Rules
 from cowest.ports import In, Out
-from cowest.records import Trial
+from cowest.records import Estimate, Trial
 from cowest.scorers.tally import Matching, Tally
 
 
-class CompareConfig(Config):
-    """The conditions of promotion, and the resampling behind the intervals."""
-
-    gates: tuple[Gate, ...]
-    """Conditions on paired differences of scores. A challenger that fails one of them is not
-    promoted; without any, every challenger is."""
-    draws: int = Field(default=5000, ge=1000)
-    """Resamples of the groups behind each interval; more make the ends of intervals steadier."""
-    seed: int = 0
-    """Seed of the resampling."""
-    max_failed: int | None = Field(default=None, ge=0)
-    """Failed rows that may be left out; null for any number, since `evaluate` has a limit too."""
-
-
-def main(trials: In, report: Out, config: CompareConfig) -> None:
+def main(trials: In, report: Out, config: Rules) -> None:
     """Folds `Trial` rows into an `EvalReport`.
 
     Raises ContractError for too many failed rows, and if no rows can be compared.
@@ -46,9 +29,20 @@ def main(trials: In, report: Out, config: CompareConfig) -> None:
             "see evaluate.split and prepare's splits in params.yaml"
         )
     _few_failed(scores, config.max_failed, str(trials))
-    found = evaluation.compare(scores, config.gates, draws=config.draws, seed=config.seed)
+    found = evaluation.compare(scores, config, _macro_f1(tally, scores, config))
     counted = {"choices": tally.choices(), "matches": matching.matches()}
     io.write_document(report, found.model_copy(update=counted))
+
+
+def _macro_f1(tally: Tally, scores: Scores, config: Rules) -> dict[Pair, Estimate | None] | None:
+    """The differences of macro F1 that gates look at; None if the answers are no choices."""
+    if not tally.choices():
+        return None
+    pairs = []
+    for gate in (*GUARDS, *config.gates):
+        if gate.metric == "macro_f1":
+            pairs.append((gate.of, gate.over))
+    return tally.differences(dict.fromkeys(pairs), scores.groups, config.draws, config.seed)
 
 
 def _few_failed(scores: Scores, most: int | None, where: str) -> None:

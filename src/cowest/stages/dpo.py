@@ -62,6 +62,7 @@ def main(pairs: In, feedback: In, policy: In, challenger: Out, config: DPOConfig
             base=base,
             prompts=start.prompts,
             trained=start.trained,
+            continued=start.continued,
             gains=preferences.spread(io.groups(feedback, Feedback)),
         )
 

@@ -54,6 +54,8 @@ class Drafted:
     """One system with the file of its drafts."""
 
     system: Collaboration
+    version: str | None
+    """Digest of the version that drafted; None for the ideal draft."""
     prompts: Prompts
     drafts: Path
     per_query: int
@@ -90,10 +92,11 @@ def main(
             drafts = Path(scratch) / f"{system}.jsonl"
             held_out = io.queries(queries, config.split, shard)
             _draft(held_out, folder, found.prompts, drafts, config)
-            systems.append(Drafted(system, found.prompts, drafts, config.drafting.n))
+            drafted = Drafted(system, found.digest, found.prompts, drafts, config.drafting.n)
+            systems.append(drafted)
         ideal = Path(scratch) / f"{IDEAL}.jsonl"
         io.write(ideal, _ideal_drafts(io.queries(queries, config.split, shard)))
-        systems.append(Drafted(IDEAL, after.prompts, ideal, 1))
+        systems.append(Drafted(IDEAL, None, after.prompts, ideal, 1))
 
         _announce(systems, config)
         with config.strong.open() as strong, config.scorer.open() as scorer:
@@ -152,15 +155,15 @@ def _trials(
     refined = [_refined(part, strong, refining) for part in parts]
     # Every query has the same rows in the same order: those of the first part's first system, of
     # its second, and so on. So the place of a row tells whose it is.
-    places: list[Collaboration] = []
+    places: list[Drafted] = []
     for part in parts:
         for one in part:
-            places += [one.system] * one.per_query
+            places += [one] * one.per_query
     for number, row in enumerate(collaboration.score(_side_by_side(refined), scorer)):
-        system = places[number % len(places)]
-        if system == IDEAL and row.draft is None:
+        of = places[number % len(places)]
+        if of.system == IDEAL and row.draft is None:
             continue
-        yield grown(Trial, row, system=system)
+        yield grown(Trial, row, system=of.system, version=of.version)
 
 
 def _by_prompts(systems: list[Drafted]) -> list[list[Drafted]]:

@@ -8,7 +8,7 @@ from pathlib import Path
 from pydantic import ValidationError
 
 from cowest import version
-from cowest.config import Config
+from cowest.config import Config, file_digest
 from cowest.errors import ModelError
 from cowest.io import replacing_folder, write_document
 from cowest.ledger.claims import Budget, open_turn
@@ -57,6 +57,10 @@ def main(raw: In, params: In, turn: Out, start: Out, champion: Out, config: PinC
                 version.write_none(temporary)
         else:
             registry.fetch(now.champion, folder)
+    found = version.read(champion)
+    if found is not None:
+        beaten = {"champion_files": file_digest(champion), "champion_digest": found.digest}
+        now = now.model_copy(update=beaten)
     write_document(turn, now)
 
 
@@ -68,12 +72,21 @@ def _read(turn: Path) -> Turn | None:
 
 
 def _whole(turn: Turn, *folders: Path) -> bool:
-    """True if each folder holds a version, or says that there is none, as the turn has it."""
-    try:
-        found = [version.read(folder) for folder in folders]
-    except (ModelError, OSError):
-        return False
-    return all((one is None) == (turn.champion is None) for one in found)
+    """True if each folder holds the champion, or says that there is none, as the turn has it.
+
+    A turn that was pinned before its champion's digest was recorded is pinned again.
+    """
+    for folder in folders:
+        try:
+            found = version.read(folder)
+        except (ModelError, OSError):
+            return False
+        if turn.champion is None:
+            if found is not None:
+                return False
+        elif found is None or file_digest(folder) != turn.champion_files:
+            return False
+    return True
 
 
 def _came_late(log: list[Decision], turn: Turn) -> bool:

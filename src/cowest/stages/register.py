@@ -5,17 +5,19 @@ A refused promotion is a result, not an error.
 
 import json
 import re
+from collections.abc import Sequence
 from itertools import islice
 from pathlib import Path
 from typing import Any
 
-from cowest import version
-from cowest.config import Config, digest, file_digest, load
+from cowest import io, version
+from cowest.config import Config, digest, file_digest, load, parse, section
 from cowest.errors import ContractError, InputError
+from cowest.gates import Rules, follows, passed
 from cowest.io import lines, read_document, write_document
 from cowest.lineage import Turn, params_digest, settings_of, tags_of
 from cowest.ports import In, Out
-from cowest.records import DataSet, EvalReport
+from cowest.records import DataSet, Decision, EvalReport, PreferencePair
 from cowest.registry.log import champion_of
 from cowest.registry.mlflow import RegistryConfig
 from cowest.registry.tracking import MlflowTracker, numbers
@@ -29,6 +31,7 @@ METRICS = {
     "groups",
     "systems",
     "comparisons",
+    "macro_f1",
     "gap_closed",
     "transitions",
     "choices",
@@ -57,7 +60,8 @@ def main(
     """Promotes the challenger if no gate failed, and writes the decision.
 
     The challenger was judged against the champion that was pinned. Done twice, it finds what it
-    did the first time. Raises RegistryError, and ContractError if the settings are not the turn's.
+    did the first time. Raises RegistryError, and ContractError if the settings are not the turn's,
+    or if the report is not of these versions, that champion and these settings.
     """
     pinned = read_document(turn, Turn)
     judged = read_document(report, EvalReport)
@@ -67,17 +71,14 @@ def main(
             f"{params} was changed since {turn} was pinned: run `cowest turn`, which pins it again"
         )
     kept = version.expect(challenger)
+    _same_versions(judged, {"before": policy, "after": challenger}, pinned)
+    _same_rules(judged, settings, str(params))
+    _held_out(judged, pairs)
+    registry = config.registry.open()
+    _same_champion(pinned, registry.log())
     runs = config.registry.runs()
     data = _data(pinned, {"queries": queries, "corpus": corpus, "pairs": pairs})
-    rests_on = {
-        "base": kept.base,
-        "params": pinned.params,
-        "code": pinned.code,
-        "report": file_digest(report),
-    }
-    for name, value in islice(pinned.data.items(), MOST_FILES):
-        rests_on[_nameable(f"data/{name}")] = value
-    rests_on |= tags_of(data)
+    rests_on = _rests_on(pinned, kept, report) | tags_of(data)
     found = numbers(judged.model_dump(include=METRICS))
     # The tracker comes first. A turn that is decided is done, and nobody comes back to it: a run
     # that is cut short between the two must leave the turn open.
@@ -90,7 +91,6 @@ def main(
         data=data,
         files=[report, turn],
     )
-    registry = config.registry.open()
     made = registry.decide(
         challenger,
         turn=pinned.key,
@@ -101,6 +101,78 @@ def main(
     )
     champion = champion_of(registry.log())
     write_document(decision, made.model_copy(update={"champion": champion}))
+
+
+def _rests_on(pinned: Turn, kept: version.Version, report: Path) -> dict[str, str]:
+    """Tags that name what a version rests on, by digest."""
+    found = {
+        "base": kept.base,
+        "params": pinned.params,
+        "code": pinned.code,
+        "report": file_digest(report),
+    }
+    for name, value in islice(pinned.data.items(), MOST_FILES):
+        found[_nameable(f"data/{name}")] = value
+    return found
+
+
+def _same_versions(judged: EvalReport, folders: dict[str, Path], pinned: Turn) -> None:
+    """Raises ContractError if other versions were judged than those that lie here."""
+    if not judged.versions:
+        raise ContractError(
+            "the report does not say which versions it judged, as one of an older CoWest does: "
+            "run `cowest turn`, which evaluates again"
+        )
+    for system, folder in folders.items():
+        if judged.versions.get(system) != version.expect(folder).digest:
+            raise ContractError(
+                f"the report judged another version as {system!r} than {folder} holds, so it says "
+                "nothing about that one: run `cowest turn`, or evaluate and compare, again"
+            )
+    if judged.versions.get("champion") != pinned.champion_digest:
+        raise ContractError(
+            "the report compares with another champion than the one that the turn was pinned "
+            "with, or with none: run `cowest turn`, which pins and evaluates again"
+        )
+
+
+def _same_champion(pinned: Turn, log: Sequence[Decision]) -> None:
+    """Raises ContractError if the registry holds other files for the version that was pinned."""
+    for one in log:
+        if one.version == pinned.champion and one.digest != pinned.champion_files:
+            raise ContractError(
+                f"version {one.version} in the registry is not the version {one.version} that the "
+                "turn was pinned with: is it another registry? Run `cowest turn`, which pins again"
+            )
+
+
+def _same_rules(judged: EvalReport, settings: dict[str, Any], where: str) -> None:
+    """Raises ContractError if the report's gates are not those of the settings, or its verdict does
+    not follow from them.
+    """
+    rules = parse(Rules, section(settings, "compare", where), f"{where}: compare")
+    if judged.rules != digest(rules):
+        raise ContractError(
+            f"the report was made with other settings of `compare` than {where} has: run compare "
+            "again"
+        )
+    gates = rules.all_gates(choices=bool(judged.choices))
+    sound = follows(judged.gates, gates, champion="champion" in judged.versions)
+    if not sound or judged.passed != passed(judged.gates):
+        raise ContractError(
+            f"the report's verdict does not follow from the gates of {where}: was it changed by "
+            "hand? Run compare again"
+        )
+
+
+def _held_out(judged: EvalReport, pairs: Path) -> None:
+    """Raises ContractError if the challenger was judged by queries of a split that it learned."""
+    for row in io.read(pairs, PreferencePair):
+        if row.split == judged.split:
+            raise ContractError(
+                f"the challenger was judged by the split {judged.split}, and {pairs} has pairs of "
+                "that split: set evaluate.split to one that is not drafted on, and evaluate again"
+            )
 
 
 def _nameable(name: str) -> str:

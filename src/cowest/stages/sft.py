@@ -1,23 +1,25 @@
 """The policy is specialised on the corpus: a LoRA adapter is trained on the public base.
 
-It is trained in the first turn, and whenever base, corpus or settings changed. Otherwise the
-stage hands on the adapter of `start`.
+It is trained in the first turn, and whenever base, corpus or settings changed: from the base, or
+with `start: champion` from the adapter of `start`. Otherwise the stage hands on the adapter of
+`start`.
 """
 
 import shutil
 import sys
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from cowest import io, training, version
 from cowest.config import Config, digest, file_digest
 from cowest.domains import DomainPrompts
 from cowest.errors import ConfigError, ContractError
-from cowest.models import hf
+from cowest.models import audit, hf
 from cowest.models.hf import HFConfig
 from cowest.ports import In, Out
 from cowest.records import Demonstration
 from cowest.training import Lora, Optimiser
+from cowest.version import Version
 
 
 class SFTConfig(Config):
@@ -29,30 +31,79 @@ class SFTConfig(Config):
     """The prompts that the policy will be asked with. They are stored with the version."""
     lora: Lora = Lora()
     training: Optimiser
+    start: Literal["base", "champion"] = "base"
+    """The weights that training begins from when corpus, base or settings changed. From `base` the
+    policy forgets what the champion was aligned with; from `champion` it goes on from the
+    champion's adapter, as long as base and `lora` stay the same."""
 
 
 def main(corpus: In, start: In, policy: Out, config: SFTConfig) -> None:
-    """Writes a version of the policy. Raises ContractError for an empty corpus."""
+    """Writes a version of the policy.
+
+    Raises ContractError for an empty corpus, and ConfigError if `start: champion` asks for an
+    adapter of another shape than the champion's.
+    """
     base = config.policy.base_name(config.policy.folder())
-    # Equal inputs train an equal adapter, so training is not repeated while this digest stays.
-    rests_on = digest(
-        [base, file_digest(corpus), config.lora, config.training, config.prompts.draft]
-    )
     known = version.read(start)
+    inputs = [base, file_digest(corpus), config.lora, config.training, config.prompts.draft]
     with io.replacing_folder(policy) as folder:
-        if known is not None and known.trained == rests_on:
-            print(
-                "sft: base, corpus and settings are those of the version "
-                "that the turn starts from: it is handed on",
-                file=sys.stderr,
+        # Equal inputs train an equal adapter, so training is not repeated while the digest stays.
+        if known is not None and known.trained == _rests_on(inputs, known.continued):
+            _say(
+                "base, corpus and settings are those of the version that the turn starts from: "
+                "it is handed on"
             )
             shutil.copytree(start / "adapter", folder / "adapter")
+            continued = known.continued
         else:
-            _train(list(io.read(corpus, Demonstration)), folder, base, config)
-        version.write(folder, base=base, prompts=config.prompts, trained=rests_on)
+            continued = _continued(known, base, config)
+            adapter = start / "adapter" if continued else None
+            _train(list(io.read(corpus, Demonstration)), adapter, folder, base, config)
+        version.write(
+            folder,
+            base=base,
+            prompts=config.prompts,
+            trained=_rests_on(inputs, continued),
+            continued=continued,
+        )
 
 
-def _train(corpus: list[Demonstration], folder: Path, base: str, config: SFTConfig) -> None:
+def _rests_on(inputs: list[Any], continued: str | None) -> str:
+    """Returns the digest of what SFT rests on; `continued` is the adapter that it went on from."""
+    return digest(inputs if continued is None else [*inputs, continued])
+
+
+def _continued(known: Version | None, base: str, config: SFTConfig) -> str | None:
+    """Returns the digest of the adapter that training goes on from; None for the base.
+
+    Says what becomes of the alignment of the version that the turn starts from.
+    """
+    if known is None:
+        return None
+    if config.start == "base":
+        _say(
+            "corpus, base or settings changed, so the policy is trained from the base again, and "
+            "what earlier turns aligned is lost: `sft.start: champion` goes on from the champion"
+        )
+        return None
+    if known.base != base:
+        _say(
+            f"the champion is an adapter of {known.base} and sft.policy is {base}: the policy is "
+            "trained from the base, and what earlier turns aligned is lost"
+        )
+        return None
+    _say("corpus or settings changed: training goes on from the champion's adapter")
+    return known.adapter
+
+
+def _say(text: str) -> None:
+    print(f"sft: {text}", file=sys.stderr)
+
+
+def _train(
+    corpus: list[Demonstration], adapter: Path | None, folder: Path, base: str, config: SFTConfig
+) -> None:
+    """Trains a new adapter, or goes on with the one in a folder."""
     if not corpus:
         raise ContractError(
             "sft: the corpus is empty: there is nothing to specialise the policy on. "
@@ -62,7 +113,6 @@ def _train(corpus: list[Demonstration], folder: Path, base: str, config: SFTConf
     import torch
     import transformers
     import trl
-    from peft import LoraConfig, get_peft_model
 
     training.score_completions_only()
     torch.manual_seed(config.training.seed)
@@ -73,11 +123,9 @@ def _train(corpus: list[Demonstration], folder: Path, base: str, config: SFTConf
     for row, example in zip(corpus, examples, strict=True):
         conversations.append((row.source, [*example["prompt"], *example["completion"]]))
     training.fit(tokenizer, conversations, config.training.max_length, "sft")
-    lora = LoraConfig(task_type="CAUSAL_LM", **_shape(config.lora))
-    _known(model, config.lora)
     arguments = training.arguments(config.training, config.policy, folder, dtype)
     trainer = trl.SFTTrainer(
-        model=get_peft_model(model, lora),
+        model=_adapted(model, adapter, config.lora),
         args=trl.SFTConfig(
             **arguments, completion_only_loss=True, train_sampling_strategy="group_by_length"
         ),
@@ -89,6 +137,29 @@ def _train(corpus: list[Demonstration], folder: Path, base: str, config: SFTConf
     trainer.train()
     training.check(trainer.state.log_history, "sft")
     training.save(trainer, folder, base)
+
+
+def _adapted(model: Any, adapter: Path | None, lora: Lora) -> Any:
+    """Returns the model with an adapter to be trained: a new one, or one from a folder."""
+    from peft import LoraConfig, PeftConfig, PeftModel, get_peft_model
+
+    _known(model, lora)
+    shape = LoraConfig(task_type="CAUSAL_LM", **_shape(lora))
+    new = get_peft_model(model, shape)
+    if adapter is None:
+        return new
+    audit.audit_adapter(adapter)
+    had, asked = PeftConfig.from_pretrained(str(adapter)), new.peft_config["default"]
+    differs = []
+    for name in ("r", "lora_alpha", "target_modules", "layers_to_transform"):
+        if getattr(had, name) != getattr(asked, name):
+            differs.append(f"{name} {getattr(had, name)}, asked {getattr(asked, name)}")
+    if differs:
+        raise ConfigError(
+            "sft.start: the champion's adapter has another shape than sft.lora "
+            f"({'; '.join(differs)}): set sft.lora as it was, or `sft.start: base`"
+        )
+    return PeftModel.from_pretrained(new.unload(), adapter, is_trainable=True)
 
 
 def _example(row: Demonstration, config: SFTConfig) -> dict[str, Any]:
