@@ -85,6 +85,24 @@ def test_a_row_that_shares_a_text_with_a_held_out_one_is_left_out_and_counted(
     )
 
 
+@pytest.mark.parametrize("name", ["test", "dev"])
+def test_a_held_out_row_that_was_published_three_times_counts_three_times(
+    name: str, tmp_path: Path
+) -> None:
+    INVENTED["ifqa"](tmp_path)
+    rows = json.loads((tmp_path / "dev.json").read_text())
+    (tmp_path / "dev.json").unlink()
+    path = tmp_path / f"{name}.json"
+    path.write_text(json.dumps([*rows, rows[0], rows[0], rows[7]]))
+    intake = Intake(0)
+    queries = [query for query in domain("ifqa").load(tmp_path, intake) if query.split == name]
+    assert len(queries) == len({query.id for query in queries}) == len(rows) + 3
+    first, second, third = (query for query in queries if query.prompt == queries[0].prompt)
+    assert set(first.targets) == set(second.targets) == set(third.targets)
+    assert first.group == second.group == third.group
+    assert intake.left_out["the same question with the same answers was there before"] == 1
+
+
 def test_near_copies_of_one_file_are_of_one_split_whatever_their_order(tmp_path: Path) -> None:
     INVENTED["medmcqa"](tmp_path)
     queries = {query.prompt: query for query in domain("medmcqa").load(tmp_path)}
