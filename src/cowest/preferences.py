@@ -10,7 +10,7 @@ from pydantic import Field
 from cowest.config import Config, digest
 from cowest.prompts import Template
 from cowest.records import Feedback, Message, PreferencePair, Spread
-from cowest.sametext import caseless
+from cowest.sametext import spaced
 
 Two = tuple[Feedback, Feedback]
 """Two drafts of one query, the better first."""
@@ -39,8 +39,8 @@ class PairRule(Config):
 def pairs(group: list[Feedback], rule: PairRule, template: Template) -> list[PreferencePair]:
     """The pairs of one query.
 
-    Failed rows and drafts cut at their limit are left out. Of drafts that say the same, the first
-    stands for all.
+    Failed rows and drafts cut at their limit are left out. Of drafts that differ in spacing alone,
+    the first stands for all.
     """
     found = []
     for chosen, rejected in _candidates(_distinct(group, rule), rule):
@@ -96,14 +96,14 @@ def place(gain: float, bins: int = BINS) -> int:
 
 
 def _distinct(group: list[Feedback], rule: PairRule) -> list[Feedback]:
-    """The rows of a query that a pair may be made of, each draft once whatever its case."""
+    """The rows of a query that a pair may be made of, each draft once whatever its spacing."""
     rows: dict[str, Feedback] = {}
     for row in group:
         if row.gain is None or not row.draft or not row.draft.strip():
             continue
         if row.cut and not rule.allow_cut:
             continue
-        rows.setdefault(caseless(row.draft), row)
+        rows.setdefault(spaced(row.draft), row)
     return list(rows.values())
 
 

@@ -1,8 +1,10 @@
-"""Five normal forms in which two texts count as the same, each for its own purpose. Pure.
+"""Normal forms in which two texts count as the same, each for its own purpose. Pure.
 
 Two texts are the same for a purpose when their normal forms for it are equal. From the form that
 folds least to the form that folds most:
 
+    spaced          white space
+    unadorned       punctuation and articles
     caseless        case and white space
     unpunctuated    punctuation too; digits and signs stay
     normalise       punctuation and articles; what a number or a symbol says stays
@@ -25,7 +27,7 @@ PUNCTUATION = re.compile(
 
 OPENING = r"\"'(\[*_\u201c\u2018"
 ARTICLE = re.compile(
-    rf"(?<![^\s{OPENING}])(?:an|a|the)\s+(?=[{OPENING}]*\w)(?!(?:is|are|was|were|and|or)\b)"
+    rf"(?<![^\s{OPENING}])(?i:an|a|the)\s+(?=[{OPENING}]*\w)(?!(?:is|are|was|were|and|or)\b)"
 )
 """An article stands before another word; before these words it is a name: `A is right`."""
 JOINING = re.compile(r"['\u2019]|(?<=[^\W\d_])\.(?=[^\W\d_])|(?<=\d),(?=\d{3}(?!\d))")
@@ -46,12 +48,27 @@ FEW = 3
 """Words that keywords need at least."""
 
 
+def spaced(text: str) -> str:
+    """Folds white space alone: `CO` and `Co` are two texts.
+
+    Used for drafts of one query (`preferences`).
+    """
+    return " ".join(text.split())
+
+
+def unadorned(text: str) -> str:
+    """Folds what `normalise` folds except case.
+
+    Used for the two sides of a pair (`expectations.pairs`).
+    """
+    return _without_marks(unicodedata.normalize("NFC", text))
+
+
 def caseless(text: str) -> str:
     """Folds case and white space, and keeps everything else, punctuation too.
 
-    Used for drafts of one query (`preferences`), options and split values of a table
-    (`domains.table`), names of groups made from prompts, and questions in two splits
-    (`expectations.queries`).
+    Used for options and split values of a table (`domains.table`), names of groups made from
+    prompts, and questions in two splits (`expectations.queries`).
     """
     return " ".join(text.casefold().split())
 
@@ -69,15 +86,18 @@ def unpunctuated(text: str) -> str:
 def normalise(text: str) -> str:
     """Folds case, punctuation, articles and white space as SQuAD does, but spoils no short answer.
 
-    Used by the scorers that compare texts, for the targets of a table, and by the contract of
-    pairs. SQuAD's rule (Rajpurkar et al. 2016) spoils short answers, so these stay: the decimal
-    point and the minus sign of a number, `+` and `#` after a letter (C++, Na+), and `a` where it
-    is an answer and no article (vitamin A). Hyphens and slashes part words; apostrophes, and
-    points between letters, join them (U.S. is us). A text of nothing but punctuation keeps it.
+    Used by the scorers that compare texts and for the targets of a table. SQuAD's rule (Rajpurkar
+    et al. 2016) spoils short answers, so these stay: the decimal point and the minus sign of a
+    number, `+` and `#` after a letter (C++, Na+), and `a` where it is an answer and no article
+    (vitamin A). Hyphens and slashes part words; apostrophes, and points between letters, join them
+    (U.S. is us). A text of nothing but punctuation keeps it.
     """
-    lowered = unicodedata.normalize("NFC", text).lower()
-    words = PARTING.sub(_parted, JOINING.sub("", ARTICLE.sub("", lowered)))
-    return " ".join(words.split()) or " ".join(lowered.split())
+    return _without_marks(unicodedata.normalize("NFC", text).lower())
+
+
+def _without_marks(text: str) -> str:
+    words = PARTING.sub(_parted, JOINING.sub("", ARTICLE.sub("", text)))
+    return " ".join(words.split()) or " ".join(text.split())
 
 
 def _parted(found: re.Match[str]) -> str:

@@ -207,7 +207,7 @@ def test_a_held_out_query_among_pairs_stops_the_turn(tmp_path: Path) -> None:
     "unfit",
     [
         make_pair(0),
-        make_pair(3, chosen="Milan.", rejected=" milan. "),
+        make_pair(3, chosen="Milan.", rejected=" Milan "),
         make_pair(3, margin=0.0),
         make_pair(3, margin=-1.0),
         make_pair(3, rejected=" "),
@@ -563,12 +563,18 @@ def test_sides_that_differ_by_articles_and_points_alone_are_the_same(tmp_path: P
         [
             make_pair(0),
             make_pair(1),
-            make_pair(2, chosen="The city of Milan.", rejected="city of milan"),
+            make_pair(2, chosen="The city of Milan.", rejected="city of Milan"),
         ],
         PAIRS,
     )
     assert len(valid) == 2
     assert unmet(page) == {"same": "aside"}
+
+
+def test_sides_that_differ_in_case_teach_case(tmp_path: Path) -> None:
+    rows = [make_pair(0), make_pair(1, chosen="CO", rejected="Co")]
+    valid, page = run(tmp_path, rows, PAIRS)
+    assert len(valid) == 2 and unmet(page) == {}
 
 
 def test_a_chosen_draft_that_instructs_its_reader_is_set_aside_and_a_rejected_one_stays(

@@ -117,8 +117,20 @@ def test_a_draft_that_was_cut_teaches_nothing() -> None:
 
 
 def test_drafts_that_say_the_same_are_one() -> None:
-    same = make_feedback(sample=2, draft=" DRAFT  0", score=1.0)
+    same = make_feedback(sample=2, draft=" draft\n 0", score=1.0)
     assert len(pairs([*rows(1.0, 0.0), same], ALL, TEMPLATE)) == 1
+
+
+def test_drafts_that_differ_in_case_are_two_each_with_its_own_score() -> None:
+    """Carbon monoxide is not cobalt."""
+    group = [
+        make_feedback(sample=0, draft="Mg", score=0.0),
+        make_feedback(sample=1, draft="mg", score=1.0),
+    ]
+    assert texts(pairs(group, ALL, TEMPLATE)) == {("mg", "Mg")}
+    found = Agreement()
+    found.add(group)
+    assert found.told == 1
 
 
 def test_a_query_gives_no_more_than_it_may_and_always_the_same() -> None:

@@ -260,6 +260,29 @@ def test_a_normal_form_stays_what_it_was(pin: Pin) -> None:
 
 
 @pytest.mark.parametrize(
+    ("text", "spaced", "unadorned"),
+    [
+        (" Co \n", "Co", "Co"),
+        ("CO", "CO", "CO"),
+        ("The  Tower!", "The Tower!", "Tower"),
+        ("A 'cat'", "A 'cat'", "cat"),
+        ("It is A.", "It is A.", "It is A"),
+        ("U.S.A.", "U.S.A.", "USA"),
+        ("-5", "-5", "-5"),
+        ("...", "...", "..."),
+        ("E\u0301", "E\u0301", "\u00c9"),
+    ],
+)
+def test_two_forms_keep_case(text: str, spaced: str, unadorned: str) -> None:
+    assert (sametext.spaced(text), sametext.unadorned(text)) == (spaced, unadorned)
+
+
+@given(st.text(alphabet="aAtThHeEnN. '-5"))
+def test_unadorned_and_normalise_differ_in_case_alone(text: str) -> None:
+    assert sametext.unadorned(text).lower() == sametext.normalise(text)
+
+
+@pytest.mark.parametrize(
     ("text", "more", "words"),
     [
         ("Which is true?", "The red and the blue", "and blue red the"),
@@ -284,6 +307,8 @@ def test_case_and_white_space_can_be_folded_in_either_order(text: str) -> None:
 @given(st.text())
 def test_a_normal_form_is_one_line_without_spaces_around_it(text: str) -> None:
     for form in (
+        sametext.spaced,
+        sametext.unadorned,
         sametext.caseless,
         sametext.unpunctuated,
         sametext.normalise,

@@ -15,7 +15,7 @@ from cowest.expectations.instructions import instructs
 from cowest.expectations.private import Private
 from cowest.expectations.rules import Remarks, Rule, Seen, Severity, graded, share_left
 from cowest.records import Message, PreferencePair, Query
-from cowest.sametext import normalise
+from cowest.sametext import unadorned
 
 
 class PairSuite(Config):
@@ -72,7 +72,7 @@ class PairSuite(Config):
             ),
             Rule(
                 "same",
-                "chosen and rejected differ in more than case, spacing, articles and punctuation",
+                "chosen and rejected differ in more than spacing, articles and punctuation",
                 "two equal texts teach nothing", "aside", "same", high=0,
             ),
             Rule(
@@ -209,7 +209,7 @@ def _instruction(messages: Iterable[Message]) -> str | None:
 
 
 def _normal(messages: Iterable[Message]) -> list[str]:
-    return [normalise(message.content) for message in messages]
+    return [unadorned(message.content) for message in messages]
 
 
 def _chars(messages: Iterable[Message]) -> int:
