@@ -89,8 +89,8 @@ def forbidden(host: str, allowed: Collection[str] = ()) -> bool:
 
     Nothing is resolved.
     """
-    host = _plain(host)
-    address = _address(host)
+    host = plain_host(host)
+    address = host_address(host)
     if names(allowed, host):
         return False
     if address is None:
@@ -100,25 +100,25 @@ def forbidden(host: str, allowed: Collection[str] = ()) -> bool:
 
 def names(allowed: Collection[str], host: str) -> bool:
     """True if a host is among the allowed ones, in whatever form both are written."""
-    host = _plain(host)
-    address = _address(host)
+    host = plain_host(host)
+    address = host_address(host)
     for one in allowed:
-        plain = _plain(one)
-        if host == plain or (address is not None and address == _address(plain)):
+        plain = plain_host(one)
+        if host == plain or (address is not None and address == host_address(plain)):
             return True
     return False
 
 
 def outside(host: str) -> bool:
     """True if a host, as written, is in another network than ours. Nothing is resolved."""
-    host = _plain(host)
-    address = _address(host)
+    host = plain_host(host)
+    address = host_address(host)
     if address is not None:
         return not (address.is_private or address.is_loopback or address.is_link_local)
     return "." in host and not host.endswith(INSIDE)
 
 
-def _plain(host: str) -> str:
+def plain_host(host: str) -> str:
     """A host as resolvers and clients come to read it.
 
     Full-width letters become ASCII and %31 becomes 1, in lower case and without the last point.
@@ -126,7 +126,7 @@ def _plain(host: str) -> str:
     return unicodedata.normalize("NFKC", unquote(host)).replace("\u3002", ".").rstrip(".").lower()
 
 
-def _address(host: str) -> IPv4Address | IPv6Address | None:
+def host_address(host: str) -> IPv4Address | IPv6Address | None:
     """The address that a host's text is, in any form that resolvers take, or None for a name.
 
     Such forms are 0xA9FEA9FE, 169.254.43518 and ::ffff:169.254.169.254.

@@ -14,6 +14,7 @@ from urllib.parse import urlsplit
 
 from cowest.errors import ConfigError, InputError
 from cowest.net.address import forbidden, objection, redirect_objection
+from cowest.net.proxies import goes_straight
 
 TIMEOUT = 30.0
 """Maximum seconds without a byte."""
@@ -38,7 +39,7 @@ class Web:
         # Python's default opener also reads local files and FTP, so we put together our own.
         self._opener = urllib.request.OpenerDirector()
         handlers = (
-            urllib.request.ProxyHandler(),
+            _Proxies(),
             urllib.request.UnknownHandler(),
             _HTTP(),
             _HTTPS(),
@@ -124,6 +125,15 @@ def _shown(url: str) -> str:
     except ValueError:
         return repr(url.rpartition("@")[2][:200])
     return f"{parts.scheme}://{parts.netloc.rpartition('@')[2]}{parts.path}"
+
+
+class _Proxies(urllib.request.ProxyHandler):
+    """Asks the proxy of the environment, but for what NO_PROXY holds by our reading of it."""
+
+    def proxy_open(self, req: urllib.request.Request, proxy: str, type: str) -> Any:
+        if goes_straight(req.full_url):
+            return None
+        return super().proxy_open(req, proxy, type)
 
 
 class _Redirects(urllib.request.HTTPRedirectHandler):

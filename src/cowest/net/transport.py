@@ -6,7 +6,6 @@ a time and is kept for the next.
 """
 
 import asyncio
-import base64
 import json
 import re
 import ssl
@@ -16,11 +15,9 @@ from collections.abc import Callable, Iterable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any, NamedTuple
-from urllib.parse import quote, unquote, urlsplit
-from urllib.request import getproxies, proxy_bypass
+from urllib.parse import quote, urlsplit
 
-from cowest.errors import ConfigError
-from cowest.net import address
+from cowest.net import address, proxies
 
 try:
     import orjson
@@ -41,6 +38,7 @@ STATUS = re.compile(r"HTTP/1\.[0-9] ([1-9][0-9]{2})(?: |$)")
 DIGITS = {10: re.compile(rb"[0-9]+"), 16: re.compile(rb"[0-9A-Fa-f]+")}
 """Digits of a length, by base. Python's int also takes +5, 0x5 and 1_0, which a proxy on the way
 may read differently."""
+NOT_HTTP = "does base_url name the API's own port, and begin with https:// if it is encrypted?"
 
 
 @dataclass(frozen=True, slots=True)
@@ -103,7 +101,7 @@ class Transport:
         """
         self._url, self._timeout, self._connections = url, timeout, connections
         self._forbidden = forbidden
-        self._proxy = _proxy(url)
+        self._proxy = proxies.proxy_of(url)
         self._secret = f"Authorization: Bearer {key}\r\n" if key else ""
         self._heads: dict[tuple[str, str, str], bytes] = {}
         self._links: list[_Link] = []
@@ -152,7 +150,7 @@ class Transport:
         except (EOFError, OSError):
             raise LostError("connection lost") from None
         except (ValueError, asyncio.LimitOverrunError, zlib.error):
-            raise LostError("an answer that is not HTTP") from None
+            raise LostError(f"an answer that is not HTTP: {NOT_HTTP}") from None
         else:
             if stays and len(self._links) < self._connections:
                 self._links.append(_Link(link.reader, link.writer, time.monotonic()))
@@ -195,7 +193,7 @@ class Transport:
         login = ""
         if self._proxy and parts.scheme == "http":
             target = f"http://{host}{target}"
-            login = _login(self._proxy)
+            login = proxies.login(self._proxy)
         # Firewalls in front of some APIs refuse a client without a name (User-Agent).
         head = (
             f"{method} {target} HTTP/1.1\r\n"
@@ -242,7 +240,9 @@ class Transport:
         except TimeoutError:
             raise LostError("no connection in time", reached=False) from None
         except asyncio.LimitOverrunError:
-            raise LostError("what the proxy says is not HTTP", reached=False) from None
+            raise LostError(
+                "what the proxy says is not HTTP: does HTTPS_PROXY name its port?", reached=False
+            ) from None
         # Errors of ssl are OSErrors. A name that no host can have is a ValueError.
         except (OSError, EOFError, ValueError) as error:
             raise LostError(str(error) or "no connection", reached=False) from None
@@ -300,11 +300,11 @@ async def _tunnel(
     """Has a proxy hand everything on (RFC 9110, section 9.3.6). Raises OSError if it refuses."""
     place = f"{_host(url)}:{urlsplit(url).port or 443}"
     writer.write(
-        f"CONNECT {place} HTTP/1.1\r\nHost: {place}\r\n{_login(proxy)}\r\n".encode("ascii")
+        f"CONNECT {place} HTTP/1.1\r\nHost: {place}\r\n{proxies.login(proxy)}\r\n".encode("ascii")
     )
     first = (await reader.readuntil(b"\r\n\r\n")).split(b"\r\n")[0].decode("latin-1")
     if first.split(" ")[1:2] != ["200"]:
-        raise OSError(f"the proxy refuses: {first[:100]}")
+        raise OSError(proxies.refusal(first, urlsplit(url).hostname or ""))
 
 
 async def _read(reader: asyncio.StreamReader, into: Sink | None = None) -> tuple[Reply, bool]:
@@ -366,7 +366,10 @@ def _headers(lines: list[str]) -> dict[str, str]:
         name, value = name.strip().lower(), value.strip()
         # With two lengths, we and a proxy could disagree about where the next answer begins.
         if name == "content-length" and headers.get(name, value) != value:
-            raise ValueError("several lengths")
+            raise LostError(
+                "an answer that is not HTTP: it names two lengths, which a proxy or gateway on the "
+                "way may have added: try without it"
+            )
         headers[name] = value
     return headers
 
@@ -446,36 +449,3 @@ def _host(url: str) -> str:
     if ":" in host:
         return f"[{host}]"
     return host if host.isascii() else host.encode("idna").decode()
-
-
-def _login(proxy: str) -> str:
-    """The header that carries a proxy's password, or nothing."""
-    parts = urlsplit(proxy)
-    if parts.username is None:
-        return ""
-    pair = f"{unquote(parts.username)}:{unquote(parts.password or '')}"
-    return f"Proxy-Authorization: Basic {base64.b64encode(pair.encode()).decode()}\r\n"
-
-
-def _proxy(url: str) -> str | None:
-    """The proxy that the environment names for a URL (HTTPS_PROXY, NO_PROXY), or None."""
-    parts = urlsplit(url)
-    if proxy_bypass(parts.hostname or ""):
-        return None
-    proxy = getproxies().get(parts.scheme)
-    if not proxy:
-        return None
-    if "://" not in proxy:
-        proxy = f"http://{proxy}"
-    try:
-        place = urlsplit(proxy)
-        fit = place.scheme == "http" and bool(place.hostname) and place.port != 0
-    except ValueError:
-        fit = False
-    if not fit:
-        # The message does not show the proxy's address, since a password may stand in it.
-        raise ConfigError(
-            f"{parts.scheme.upper()}_PROXY names no proxy that is spoken to by http://host:port: "
-            "name one that is"
-        )
-    return proxy
