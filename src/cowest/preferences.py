@@ -2,6 +2,7 @@
 
 from collections.abc import Iterable
 from dataclasses import dataclass
+from itertools import combinations
 from operator import attrgetter
 from typing import Literal
 
@@ -15,6 +16,9 @@ from cowest.sametext import spaced
 Two = tuple[Feedback, Feedback]
 """Two drafts of one query, the better first."""
 
+ENOUGH = 0.9
+"""The share from which the drafts' own scores would do: of what feedback decides they decide as
+many the same way, and of what they decide as many are those."""
 BINS = 41
 """Bins of a spread of gains, each 0.05 wide."""
 
@@ -53,30 +57,64 @@ def pairs(group: list[Feedback], rule: PairRule, template: Template) -> list[Pre
 
 @dataclass(slots=True)
 class Agreement:
-    """The share of comparisons in which the drafts' own scores rank two drafts as feedback does.
+    """Comparisons of two drafts of a query, as feedback and the drafts' own scores decide them.
 
-    The drafts' own scores need no call to the strong model. If they agree with feedback almost
-    always, they would do as well; if not, they teach something else.
+    The drafts' own scores need no call to the strong model. They would do as well as feedback
+    where they decide what feedback decides, the same way, and little else: what they decide and
+    feedback does not would be learned too, whether it helps the strong model or not.
     """
 
+    compared: int = 0
+    """Comparisons of two drafts that have both scores."""
     told: int = 0
-    """Comparisons of two drafts that feedback decides: one scored higher by the margin."""
+    """Of these, those that feedback decides: one scored higher by the margin."""
     same: int = 0
-    """Comparisons that the drafts' own scores decide as feedback does."""
+    """Comparisons that both decide, the same way."""
     other: int = 0
-    """Comparisons that they decide the other way; they tie in the rest."""
+    """Comparisons that both decide, the one against the other."""
+    alone: int = 0
+    """Comparisons that the drafts' own scores decide, and in which feedback ties."""
 
     def add(self, group: list[Feedback], rule: PairRule | None = None) -> None:
         """Counts the comparisons of one query."""
         if rule is None:
             rule = PairRule()
-        for better, worse in _wide(_distinct(group, rule), rule):
-            if better.draft_score is None or worse.draft_score is None:
+        for one, another in combinations(_distinct(group, rule), 2):
+            if one.draft_score is None or another.draft_score is None:
                 continue
-            own = better.draft_score - worse.draft_score
-            self.told += 1
-            self.same += own >= rule.min_margin
-            self.other += -own >= rule.min_margin
+            fed = _sign(_score(one) - _score(another), rule)
+            own = _sign(one.draft_score - another.draft_score, rule)
+            self.compared += 1
+            self.told += fed != 0
+            self.same += fed == own != 0
+            self.other += fed == -own != 0
+            self.alone += fed == 0 and own != 0
+
+    def says(self) -> str | None:
+        """The counts in words, with what they mean; None if feedback decides no comparison."""
+        if not self.told:
+            return None
+        decided = self.same + self.other + self.alone
+        said = (
+            f"feedback decides {self.told} of {self.compared} comparisons of two drafts. The "
+            f"drafts' own scores, which cost no call, decide {self.same} of these the same way, "
+            f"{self.other} the other way and tie in {self.told - self.same - self.other}; they "
+            f"also decide {self.alone} in which feedback ties"
+        )
+        if self.same >= ENOUGH * max(self.told, decided):
+            return f"{said}. They would have taught the same without a call"
+        share = self.same / decided if decided else 0.0
+        return (
+            f"{said}. So they would teach something else: {self.same / self.told:.0%} of what "
+            f"feedback decides, and {share:.0%} of all that they decide is that"
+        )
+
+
+def _sign(difference: float, rule: PairRule) -> int:
+    """1 or -1 for a difference of the margin at least, 0 for a tie."""
+    if abs(difference) < rule.min_margin:
+        return 0
+    return 1 if difference > 0 else -1
 
 
 def spread(groups: Iterable[list[Feedback]]) -> Spread:

@@ -66,7 +66,30 @@ def test_whether_the_drafts_own_scores_would_have_done() -> None:
             for n in range(2)
         ]
     )
-    assert (found.told, found.same, found.other) == (12, 4, 2)
+    assert (found.compared, found.told) == (20, 12)
+    assert (found.same, found.other, found.alone) == (4, 2, 6)
+
+
+def test_own_scores_that_decide_what_feedback_decides_would_have_done() -> None:
+    agreeing = Agreement()
+    agreeing.add(
+        [
+            make_feedback(sample=n, draft=f"{n}", score=score, draft_score=score)
+            for n, score in enumerate((1.0, 1.0, 0.0, 0.0))
+        ]
+    )
+    assert (agreeing.told, agreeing.same, agreeing.alone) == (4, 4, 0)
+    assert "would have taught the same" in (agreeing.says() or "")
+    # All that feedback decides, and as much again that it does not.
+    deciding = Agreement()
+    deciding.add(
+        [
+            make_feedback(sample=n, draft=f"{n}", score=score, draft_score=own)
+            for n, (score, own) in enumerate(((1.0, 1.0), (0.0, 0.5), (0.0, 0.25), (0.0, 0.0)))
+        ]
+    )
+    assert (deciding.told, deciding.same, deciding.alone) == (3, 3, 3)
+    assert "100% of what feedback decides, and 50% of all" in (deciding.says() or "")
 
 
 def test_the_stage_says_it_in_one_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -80,8 +103,10 @@ def test_the_stage_says_it_in_one_line(tmp_path: Path, capsys: pytest.CaptureFix
     pair.main([tmp_path / "feedback.jsonl"], tmp_path / "pairs.jsonl", config)
     assert len(list(io.read(tmp_path / "pairs.jsonl", PreferencePair))) == 6
     told = (
-        "pair: feedback decides 6 comparisons of two drafts; the drafts' own scores decide 33% "
-        "of them likewise\n"
+        "pair: feedback decides 6 of 10 comparisons of two drafts. The drafts' own scores, which "
+        "cost no call, decide 2 of these the same way, 1 the other way and tie in 3; they also "
+        "decide 3 in which feedback ties. So they would teach something else: 33% of what "
+        "feedback decides, and 33% of all that they decide is that\n"
     )
     assert capsys.readouterr().err.endswith(told)
     io.write(tmp_path / "feedback.jsonl", group[:2])

@@ -39,9 +39,6 @@ def main(feedback: list[In], pairs: Out, config: PairConfig) -> None:
         f"pair: {count} pairs; left out: {failed} failed rows, {cut} drafts cut at their limit",
         file=sys.stderr,
     )
-    if agreement.told:
-        print(
-            f"pair: feedback decides {agreement.told} comparisons of two drafts; the drafts' own "
-            f"scores decide {agreement.same / agreement.told:.0%} of them likewise",
-            file=sys.stderr,
-        )
+    said = agreement.says()
+    if said is not None:
+        print(f"pair: {said}", file=sys.stderr)
