@@ -3,7 +3,9 @@ intervals resample.
 """
 
 import random
+import shutil
 from collections import Counter
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -12,8 +14,8 @@ from cowest.domains import domain, invent
 from cowest.preferences import PairRule
 from cowest.prompts import Template
 from cowest.records import Feedback, Message
-from tests import factories
-from tests.bench.evidence import arms, paper, pool
+from tests import factories, lines
+from tests.bench.evidence import arms, paper, pool, report
 from tests.bench.evidence import run as runs
 
 TEMPLATE = Template(user="{query}")
@@ -195,3 +197,40 @@ def test_formats_are_compared_on_the_questions_that_both_were_asked() -> None:
         found["ifqa-knowledge minus direct"]["mean"] == 0.25
         and found["ifqa-knowledge minus direct"]["questions"] == 2
     )
+
+
+def test_students_interval_is_that_of_the_runs_means(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(pool, "DRAWS", 10)
+    rng = np.random.default_rng(4)
+    held = 0
+    for _ in range(300):
+        some = []
+        for truth in np.clip(rng.normal(0.3, 0.08, 4), 0, 1):
+            some.append(run({"a": list(rng.binomial(1, truth, 60)), "b": [0.0] * 60}))
+        found = pool.difference(some, "a", "b")
+        held += found["t_low"] <= 0.3 <= found["t_high"]
+    assert 0.92 <= held / 300 <= 0.98
+    assert "t_low" not in pool.difference(some[:1], "a", "b"), "one run says nothing of others"
+
+
+def test_students_interval_of_a_ratio_is_that_of_the_difference_where_the_gap_is_one() -> None:
+    rng = np.random.default_rng(5)
+    some = []
+    for _ in range(5):
+        after = list(rng.binomial(1, 0.6, 60))
+        scores = {"before": [0.0] * 60, "after": after, "ideal": [1.0] * 60}
+        some.append(run(scores))
+    gap = pool.gap_closed(some, "before", "after")
+    difference = pool.difference(some, "after", "before")
+    for name in ("mean", "t_low", "t_high"):
+        assert gap[name] == pytest.approx(difference[name], abs=1e-4)
+
+
+@pytest.mark.slow
+def test_what_docs_keep_is_enough_to_count_again(tmp_path: Path) -> None:
+    docs = lines.ROOT / "docs"
+    for name in ("evidence.json", "evidence-answers.json", "evidence.md"):
+        shutil.copy(docs / name, tmp_path)
+    report.recount(tmp_path)
+    for name in ("evidence.json", "evidence-answers.json", "evidence.md"):
+        assert (tmp_path / name).read_bytes() == (docs / name).read_bytes(), name

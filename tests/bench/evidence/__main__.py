@@ -34,7 +34,13 @@ def main() -> None:
     )
     asked.add_argument("--only", default="", help="only runs whose name begins so")
     asked.add_argument("--report", action="store_true", help="only say what the finished runs show")
+    asked.add_argument(
+        "--recount", action="store_true", help="only count again what docs keep of the runs"
+    )
     given = asked.parse_args()
+    if given.recount:
+        report.recount(ROOT / "docs")
+        return
     if not given.report:
         wanted = {
             name: settings for name, settings in plan.runs().items() if name.startswith(given.only)

@@ -6,6 +6,15 @@ within each.
 A run is a knowledge base with its own training seed: the unit that a claim about the next knowledge
 base must be about. A product's questions come and go together, since they rest on the same two
 facts. (Two-stage bootstrap: Davison & Hinkley 1997, 3.8.)
+
+With few runs that interval is too narrow: in simulations it held the truth in .84 of cases with two
+runs, .88 with three, .92 with four and .947 with eight, where .95 is meant. So Student's interval
+of the runs' own means stands beside it, and a claim is one that both allow:
+
+    theta +- t(.975, n - 1) s / sqrt(n)
+
+where s is the standard deviation over runs. For a ratio of means, s is that of the runs' residuals,
+(top - theta bottom) / mean bottom (Cochran 1977, 6.3).
 """
 
 from collections.abc import Mapping, Sequence
@@ -13,6 +22,7 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+from scipy import stats
 
 Floats = NDArray[np.float64]
 Run = Mapping[str, Any]
@@ -47,7 +57,9 @@ def difference(
         products, [np.stack([value, np.ones_like(value)], axis=1) for value in values], seed
     )
     each = [float(value.mean()) for value in values]
-    return _said(float(np.mean(each)), (drawn[..., 0] / drawn[..., 1]).mean(axis=1), each, values)
+    mean = float(np.mean(each))
+    found = _said(mean, (drawn[..., 0] / drawn[..., 1]).mean(axis=1), each, values)
+    return found | _student(mean, np.asarray(each) - mean)
 
 
 def gap_closed(
@@ -71,7 +83,20 @@ def gap_closed(
     whole = float(
         np.mean([top.mean() for top in tops]) / np.mean([bottom.mean() for bottom in bottoms])
     )
-    return _said(whole, means[:, 0] / means[:, 1], each, tops)
+    found = _said(whole, means[:, 0] / means[:, 1], each, tops)
+    low = np.array([bottom.mean() for bottom in bottoms])
+    residuals = (np.array([top.mean() for top in tops]) - whole * low) / low.mean()
+    return found | _student(whole, residuals)
+
+
+def _student(mean: float, residuals: Floats) -> dict[str, float]:
+    """Student's interval from the runs' residuals, which add up to 0; nothing for one run."""
+    count = len(residuals)
+    if count < 2:
+        return {}
+    spread = float(np.sqrt((residuals**2).sum() / (count - 1) / count))
+    wide = float(stats.t.ppf(0.975, count - 1)) * spread
+    return {"t_low": round(mean - wide, 4), "t_high": round(mean + wide, 4)}
 
 
 def _products(run: Run, kept: NDArray[np.bool_] | slice = slice(None)) -> NDArray[np.intp]:

@@ -49,12 +49,28 @@ def write(folder: Path, docs: Path) -> None:
         for name in plan.runs()
         if (folder / name / "run.json").exists()
     }
-    result = [run for name, run in runs.items() if name.startswith("result-")]
-    if len(result) < 2:
+    count = sum(name.startswith("result-") for name in runs)
+    if count < 2:
         raise SystemExit(
-            f"{folder}: {len(result)} runs of the result are finished; there is nothing to pool"
+            f"{folder}: {count} runs of the result are finished; there is nothing to pool"
         )
-    agreement = {name: asdict(_agreement(folder / name)) for name in runs}
+    _write(runs, {name: asdict(_agreement(folder / name)) for name in runs}, docs)
+
+
+def recount(docs: Path) -> None:
+    """Everything that is said, again, from the answers that `docs` keeps of the finished runs."""
+    found = json.loads((docs / "evidence.json").read_text())
+    answers = json.loads((docs / "evidence-answers.json").read_text())
+    kept = {f"result-{one['seed']}": one for one in found["seeds"]} | found["others"]
+    runs = {}
+    for name, run in answers.items():
+        about = {field: kept[name][field] for field in ("pairs", "habits", "costs")}
+        runs[name] = {**run, **about, "settings": {"seed": kept[name]["seed"]}}
+    _write(runs, found["agreement"], docs)
+
+
+def _write(runs: Mapping[str, Run], agreement: Mapping[str, Mapping[str, int]], docs: Path) -> None:
+    result = [run for name, run in runs.items() if name.startswith("result-")]
     found: dict[str, Any] = {
         "plan": "docs/evidence-plan.md",
         "seeds": [_seed(run) for run in result],
@@ -318,9 +334,10 @@ def _habits_table(found: Mapping[str, Any]) -> list[str]:
 
 
 def _cell(estimate: Mapping[str, Any], sign: str = "") -> str:
-    return (
-        f"{estimate['mean']:{sign}.3f} [{estimate['low']:{sign}.3f}, {estimate['high']:{sign}.3f}]"
-    )
+    """The mean with both intervals: resampled, and Student's."""
+    resampled = f"[{estimate['low']:{sign}.3f}, {estimate['high']:{sign}.3f}]"
+    student = f"[{estimate['t_low']:{sign}.3f}, {estimate['t_high']:{sign}.3f}]"
+    return f"{estimate['mean']:{sign}.3f} {resampled} t {student}"
 
 
 def fill(page: Path, made: Mapping[str, str]) -> None:
