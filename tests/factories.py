@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from cowest.records import Feedback, Message, Query, Trial
+from cowest.records import Feedback, Message, PreferencePair, Query, Trial
 
 
 def make_query(number: int = 0, text: str | None = None, **fields: Any) -> Query:
@@ -30,6 +30,26 @@ def make_trial(number: int = 0, system: str = "after", **fields: Any) -> Trial:
         **_feedback(number, {"policy": f"policy@{system}", "split": "test", **fields}),
         system=system,
     )
+
+
+def make_pair(number: int = 0, **fields: Any) -> PreferencePair:
+    """A pair of query `number`: naming the plant is what helped, naming the core is not."""
+    chosen = Message(role="assistant", content=f"It is made in Oslo {number}.")
+    rejected = Message(role="assistant", content=f"It has a zinc core {number}.")
+    values: dict[str, Any] = {
+        "id": f"{number:020x}",
+        "query": f"{number:020x}",
+        "split": "train",
+        "prompt": (Message(role="user", content=f"Where is product {number} made?"),),
+        "chosen": (chosen,),
+        "rejected": (rejected,),
+        "margin": 1.0,
+        "policy": "p",
+        "strong": "s",
+        "scorer": "c",
+        "samples": (0, 1),
+    }
+    return PreferencePair(**{**values, **fields})
 
 
 def _feedback(number: int, fields: dict[str, Any]) -> dict[str, Any]:

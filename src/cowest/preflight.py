@@ -14,9 +14,17 @@ from pydantic import BaseModel
 from cowest import stages
 from cowest.config import Config, digest, load, parse, section
 from cowest.errors import ConfigError, CoWestError, InputError
+from cowest.models import hf
+from cowest.models.chat import TRIED
 from cowest.models.hf import HFConfig
 from cowest.models.openai import OpenAIConfig
 from cowest.ports import config_of
+from cowest.records import Message
+from cowest.scorers.judge import JudgeConfig
+from cowest.stages.dpo import DPOConfig
+from cowest.stages.draft import DraftConfig
+from cowest.stages.refine import RefineConfig
+from cowest.stages.sft import SFTConfig
 
 EXTRAS = {
     "validate": (
@@ -42,8 +50,8 @@ BESIDE_STAGES = {"models", "registry", "turn", "serve"}
 def preflight(params: Path) -> None:
     """Raises one CoWestError with everything that would stop a turn later.
 
-    Checks settings, extras, raw data, models and keys in about a second. Relative paths start at
-    the current folder.
+    Checks settings, extras, raw data, models and keys in about a second; local models take a few
+    seconds more, since their tokenizers are loaded. Relative paths start at the current folder.
     """
     settings, problems = stage_settings(params)
     problems += raw_data_problems(params)
@@ -57,7 +65,7 @@ def preflight(params: Path) -> None:
     # All problems are collected: a person should not mend one, wait, and find the next.
     for model in models_of(settings):
         try:
-            _check_model(model)
+            check_model(model, settings)
         except CoWestError as error:
             problems.append(error)
     if len(problems) == 1:
@@ -177,11 +185,45 @@ def _models_in(config: BaseModel) -> Iterator[HFConfig | OpenAIConfig]:
             waiting += value
 
 
-def _check_model(model: HFConfig | OpenAIConfig) -> None:
+def check_model(model: HFConfig | OpenAIConfig, settings: Sequence[BaseModel]) -> None:
+    """Raises a CoWestError for a model that could not do what these settings ask of it."""
     if isinstance(model, HFConfig):
         model.folder()
+        # Without its libraries no more can be said of a model; that they are missing is said.
+        if not missing_modules("train"):
+            _try_chat(model, settings)
     elif model.key_env and not os.environ.get(model.key_env):
         raise ConfigError(
             f"model {model.model!r} at {model.base_url} needs a key in the environment variable "
             f"{model.key_env}, which is not set"
         )
+
+
+def _try_chat(model: HFConfig, settings: Sequence[BaseModel]) -> None:
+    """Raises ModelError for a model that can't be asked with its prompts, or trained on them."""
+    chat = hf.open_chat(model)
+    for prompt in _prompts_for(model, settings):
+        chat.asked(prompt)
+    trained = [one for one in settings if isinstance(one, SFTConfig | DPOConfig)]
+    if any(one.policy == model for one in trained):
+        stop: list[str] = []
+        for one in settings:
+            if isinstance(one, DraftConfig):
+                stop += one.sampling.stop
+        chat.ends_at(stop)
+
+
+def _prompts_for(model: HFConfig, settings: Sequence[BaseModel]) -> Iterator[tuple[Message, ...]]:
+    """Yields an example of each prompt that a local model is asked with."""
+    for prompts in [one.prompts for one in settings if isinstance(one, SFTConfig | RefineConfig)]:
+        for one in settings:
+            # A stage that drafts or refines takes its prompts from the version.
+            if getattr(one, "policy", None) == model:
+                yield prompts.draft.render(TRIED)
+            if getattr(one, "strong", None) == model:
+                yield prompts.solo.render(TRIED)
+                yield prompts.refine.render(TRIED, "?")
+    for one in settings:
+        judge = getattr(one, "scorer", None)
+        if isinstance(judge, JudgeConfig) and judge.model == model:
+            yield judge.prompt.render(TRIED, ("?",), "?")

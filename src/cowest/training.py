@@ -4,16 +4,19 @@ import json
 import math
 import platform
 import sys
+from collections.abc import Sequence
 from operator import itemgetter
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
-from pydantic import Field
+from pydantic import Field, field_validator
 
 from cowest.config import Config
 from cowest.errors import ContractError
+from cowest.models.chat import Chat
 from cowest.models.hf import HFConfig
 from cowest.progress import Bar
+from cowest.records import Message
 
 X86 = ("x86_64", "AMD64")
 SLOW_IN_BFLOAT16 = ("DEFAULT", "AVX2")
@@ -33,6 +36,18 @@ class Lora(Config):
     layers: tuple[int, int] | None = None
     """Train only the layers from the first number up to the second, not included; null trains all.
     Below the first no gradient is computed, so that training a few upper layers is faster."""
+
+    @field_validator("targets")
+    @classmethod
+    def _names_layers(cls, targets: str | tuple[str, ...]) -> str | tuple[str, ...]:
+        # PEFT takes any other text for a pattern, and an adapter with a pattern is never loaded.
+        if isinstance(targets, str) and targets != "all-linear":
+            raise ValueError(
+                f"should be all-linear or a list of layers' names, such as [{targets}]"
+            )
+        if not targets:
+            raise ValueError("names no layer: leave it out for all-linear")
+        return targets
 
 
 class Optimiser(Config):
@@ -125,24 +140,53 @@ def score_completions_only() -> None:
         trl.trainer.utils._use_triton = lambda *_, **__: True
 
 
-def fit(
-    tokenizer: Any, rows: list[tuple[str, list[dict[str, str]]]], most: int, stage: str
-) -> None:
-    """Raises ContractError if rows have more tokens than `most`: TRL would cut them without a word.
+class Lesson(NamedTuple):
+    """A conversation that is learned: a prompt, and one answer to it."""
 
-    A row is the name that it is called by, and a conversation.
+    name: str
+    """The name that messages call it by: of its row, or of its place in the raw data."""
+    prompt: tuple[Message, ...]
+    answer: str
+
+
+def check_lessons(chat: Chat, lessons: Sequence[Lesson], most: int, stage: str) -> None:
+    """Raises an error for what could not be learned as it is asked later; called before training.
+
+    A ModelError speaks of the model's chat template, a ContractError of rows. Rows of more than
+    `most` tokens are refused too: TRL would cut them without a word.
     """
     long = []
-    for name, messages in rows:
-        size = len(tokenizer.apply_chat_template(messages, tokenize=True, return_dict=False))
+    for lesson in lessons:
+        size = len(chat.learned(lesson.prompt, lesson.answer))
         if size > most:
-            long.append((size, name))
+            long.append((size, lesson.name))
     if long:
         size, name = max(long, key=itemgetter(0))
         raise ContractError(
-            f"{stage}: {len(long)} of {len(rows)} rows have more than {most} tokens "
+            f"{stage}: {len(long)} of {len(lessons)} rows have more than {most} tokens "
             f"and would be cut (the longest, {name}, has {size}): "
             f"raise {stage}.training.max_length, or leave such rows out"
+        )
+
+
+def refuse_control(chat: Chat, lessons: Sequence[Lesson], stage: str) -> None:
+    """Raises ContractError if a row holds one of the model's control tokens, such as `<|im_end|>`.
+
+    A policy is never asked with one, since they are broken up in prompts, and must not learn to
+    write one in an answer.
+    """
+    held = []
+    for lesson in lessons:
+        texts = [*(message.content for message in lesson.prompt), lesson.answer]
+        found = chat.control_in(texts)
+        if found is not None:
+            held.append((lesson.name, found))
+    if held:
+        name, token = held[0]
+        raise ContractError(
+            f"{stage}: {len(held)} of {len(lessons)} rows hold control tokens of the policy "
+            f"({name} holds {token!r}), which are no text to it: take them out of these rows, "
+            "or leave the rows out"
         )
 
 

@@ -14,7 +14,7 @@ from cowest.models.hf import HFConfig, load
 from cowest.records import Demonstration, Message, PreferencePair
 from cowest.stages import dpo, sft
 from tests import tiny
-from tests.factories import make_feedback
+from tests.factories import make_feedback, make_pair
 
 POLICY = {"provider": "hf", "model": "", "dtype": "float32"}
 
@@ -64,29 +64,7 @@ def settings_of_dpo(**more: Any) -> dpo.DPOConfig:
 
 def pairs() -> list[PreferencePair]:
     """Naming the plant is what helped, naming the core is what did not."""
-    found = []
-    for number in range(32):
-        prompt = (Message(role="user", content=f"Where is product {number} made?"),)
-        sides = [
-            (Message(role="assistant", content=text),)
-            for text in (f"It is made in Oslo {number}.", f"It has a zinc core {number}.")
-        ]
-        found.append(
-            PreferencePair(
-                id=f"{number:020x}",
-                query=f"{number:020x}",
-                split="train",
-                prompt=prompt,
-                chosen=sides[0],
-                rejected=sides[1],
-                margin=1.0,
-                policy="p",
-                strong="s",
-                scorer="c",
-                samples=(0, 1),
-            )
-        )
-    return found
+    return [make_pair(number) for number in range(32)]
 
 
 def likelihood(adapter: Path | None, rows: list[tuple[tuple[Message, ...], str]]) -> list[float]:

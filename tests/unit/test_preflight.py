@@ -11,18 +11,16 @@ import yaml
 from cowest import preflight
 from cowest.commands import doctor
 from cowest.errors import ConfigError, CoWestError, ModelError
+from tests import tiny
 
+REFINE = {"user": "{query} {draft}"}
 DEMO = Path(__file__).parents[2] / "params.yaml"
 
 
 @pytest.fixture
 def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
     """The demo's settings on a small model folder, in a project of its own."""
-    model = tmp_path / "tiny"
-    model.mkdir()
-    header = json.dumps({"a": {"dtype": "U8", "shape": [1], "data_offsets": [0, 1]}}).encode()
-    (model / "model.safetensors").write_bytes(len(header).to_bytes(8, "little") + header + b"\0")
-    (model / "config.json").write_text('{"model_type": "llama"}')
+    shutil.copytree(tiny.model(), tmp_path / "tiny")
     (tmp_path / "raw").mkdir()
     (tmp_path / "raw" / "rows.jsonl").write_text("{}\n")
     monkeypatch.chdir(tmp_path)
@@ -149,3 +147,81 @@ def test_the_doctor_outside_a_project(
     monkeypatch.chdir(tmp_path)
     assert doctor.main([]) == 1
     assert "params.yaml: no such file" in capsys.readouterr().out
+
+
+TOLERANT = "{% if messages[0].role == 'system' %}{{ raise_exception('no system') }}{% endif %}"
+
+
+@pytest.mark.parametrize(
+    ("section", "change", "said"),
+    [
+        (
+            "sft",
+            {"prompts": {"draft": {"system": "Be brief."}, "refine": REFINE, "solo": {}}},
+            r"refuses a conversation of system, user \(no system\): leave `system` out",
+        ),
+        (
+            "refine",
+            {"prompts": {"refine": {"system": "Be brief.", **REFINE}, "solo": {}}},
+            "refuses a conversation of system",
+        ),
+        (
+            "evaluate",
+            {
+                "scorer": {
+                    "scorer": "judge",
+                    "model": {"provider": "hf", "model": "tiny", "chat_template": TOLERANT},
+                    "prompt": {"system": "Grade."},
+                }
+            },
+            "refuses a conversation of system",
+        ),
+    ],
+)
+def test_prompts_that_a_chat_template_refuses_are_found_before_the_turn(
+    section: str, change: dict[str, Any], said: str, project: dict[str, Any]
+) -> None:
+    for name in ("policy", "strong"):
+        for one in project.values():
+            if name in one:
+                one[name] = {**one[name], "chat_template": TOLERANT + tiny.CHATML}
+    project[section].update(change)
+    with pytest.raises(CoWestError, match=said):
+        preflight.preflight(write(project))
+
+
+def test_a_policy_that_could_not_be_trained_is_found_before_the_turn(
+    project: dict[str, Any], capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The strong model may have such a template: it is asked, and learns nothing."""
+    thinks = tiny.CHATML.replace("assistant\n", "assistant\n<think>\n")
+    project["refine"]["strong"] = {"provider": "hf", "model": "tiny", "chat_template": thinks}
+    preflight.preflight(write(project))
+    project["sft"]["policy"] = {"provider": "hf", "model": "tiny", "chat_template": thinks}
+    with pytest.raises(ModelError, match="another beginning than drafting asks with"):
+        preflight.preflight(write(project))
+    assert doctor.main([]) == 1
+    assert "MISSING  model tiny" in capsys.readouterr().out
+
+
+def test_a_policy_that_ends_with_text_is_drafted_with_that_stop_text(
+    project: dict[str, Any],
+) -> None:
+    runs_on = (
+        "{% for m in messages %}{% if m.role == 'assistant' %} {{ m.content }}\n\n"
+        "{% else %}{{ m.content }}\nA:{% endif %}{% endfor %}"
+    )
+    for name in ("sft", "draft", "dpo", "evaluate"):
+        project[name]["policy"] = {"provider": "hf", "model": "tiny", "chat_template": runs_on}
+    with pytest.raises(ModelError, match=r"draft\.sampling\.stop"):
+        preflight.preflight(write(project))
+    project["draft"]["sampling"]["stop"] = ["\n"]
+    preflight.preflight(write(project))
+
+
+def test_quantised_weights_are_found_before_the_turn(project: dict[str, Any]) -> None:
+    path = Path("tiny") / "config.json"
+    settings = {"quant_method": "awq", "bits": 4, "group_size": 128}
+    path.write_text(json.dumps({**json.loads(path.read_text()), "quantization_config": settings}))
+    with pytest.raises(ModelError, match=r"quantised \(awq\), and don't load here"):
+        preflight.preflight(write(project))

@@ -15,6 +15,7 @@ from pathlib import Path
 
 from cowest import environment
 from cowest.commands import add_params
+from cowest.config import Config
 from cowest.errors import CoWestError
 from cowest.ledger import journal, store
 from cowest.models import embedded
@@ -23,6 +24,7 @@ from cowest.models.openai import OpenAIConfig
 from cowest.preflight import (
     EXTRAS,
     OF_A_TURN,
+    check_model,
     missing_modules,
     models_of,
     raw_data_problems,
@@ -173,7 +175,7 @@ def _project(params: Path) -> Iterator[Check]:
     yield Check("settings and raw data", not problems, found, "mend what is named")
     models = models_of(settings)
     for model in models:
-        yield _model(model)
+        yield _model(model, settings)
     wanted = {model.model for model in models if isinstance(model, HFConfig)}
     for name, package in embedded.MODELS.items():
         if name not in wanted:
@@ -188,13 +190,14 @@ def _project(params: Path) -> Iterator[Check]:
             return
 
 
-def _model(model: HFConfig | OpenAIConfig) -> Check:
+def _model(model: HFConfig | OpenAIConfig, settings: list[Config]) -> Check:
     if isinstance(model, OpenAIConfig):
         return _key(model)
     try:
+        check_model(model, settings)
         return Check(f"model {model.model}", True, str(model.folder()))
     except CoWestError as error:
-        mend = "fetch it, or name another in params.yaml"
+        mend = "do as it says, or name another model in params.yaml"
         return Check(f"model {model.model}", False, str(error), mend)
 
 

@@ -10,6 +10,10 @@ depend on nothing beside it.
 
 In the shapes below, `rows` are sequences that are decoded at once, `tokens` are places in a
 sequence, padding among them, and `vocabulary` is the number of tokens that the model knows.
+
+An architecture that keeps a state of all that it read, and not keys and values per token, can't
+have its cache shared or padded. Each of its rows reads its whole prompt, and only rows whose
+prompts are equally long are decoded at once.
 """
 
 import copy
@@ -23,6 +27,8 @@ from typing import TYPE_CHECKING, Any
 from cowest.batched import batched
 from cowest.config import Sampling, digest
 from cowest.ledger import account, store
+from cowest.models import architecture
+from cowest.models.chat import Chat, ends_of
 from cowest.protocols import Completion, Request
 
 if TYPE_CHECKING:
@@ -36,28 +42,33 @@ This is about what the part's own passes through the model cost (measured on two
 """
 UNLIMITED = 1 << 30
 """Tokens of context of a model whose settings name no limit."""
+SECOND = "~2"
+"""Mark of the second version of this decoder in the name that calls are keyed by.
+
+The call store keeps answers for good, so a decoder that answers otherwise needs another name. The
+first version has no mark, and the second marks only those calls that the first may have answered
+otherwise; all others are found again. The versions are
+
+1. the one without a mark;
+2. an answer also ends with the token that the chat template ends it with (`Chat.adds_an_end`);
+   caches that can't be shared are not (`architecture.shares_its_cache`); stop texts of more bytes
+   than the first version looked at are seen (`_outgrows`).
+"""
 
 
 class HFModel:
     """A ChatModel over loaded weights."""
 
     def __init__(self, name: str, model: Any, tokenizer: Any, rows: int) -> None:
-        self.name = name
         self.model = model
         self.tokenizer = tokenizer
         self._rows = rows
         self._store = store.open_store()
-
-        added = tokenizer.added_tokens_decoder.values()
-        special = [token.content for token in added if token.special]
-        named = dict.fromkeys([*tokenizer.all_special_tokens, *special])
-        self._control = [token for token in named if len(token) > 1]
-
-        # The generation settings may name several tokens that end an answer, or none that the
-        # tokenizer names: any of them ends it.
-        eos = model.generation_config.eos_token_id
-        ends = eos if isinstance(eos, list) else [eos]
-        self._eos = {*ends, tokenizer.eos_token_id}
+        self.chat = Chat(name, tokenizer, ends_of(model.generation_config))
+        self._shares = architecture.shares_its_cache(model)
+        self.name = name
+        if self.chat.adds_an_end or not self._shares:
+            self.name += SECOND
 
     def generate(self, requests: Iterable[Request]) -> Iterator[Completion]:
         """Yields one completion per request, in order.
@@ -69,29 +80,18 @@ class HFModel:
 
     def tokens(self, request: Request) -> list[int]:
         """Returns the prompt's tokens, up to where the answer begins."""
-        messages = [
-            {"role": message.role, "content": self._plain(message.content)}
-            for message in request.messages
-        ]
-        tokens: list[int] = self.tokenizer.apply_chat_template(
-            messages, add_generation_prompt=True, tokenize=True, return_dict=False
-        )
-        return tokens
+        return self.chat.asked(request.messages)
 
-    def _plain(self, text: str) -> str:
-        """Breaks up control tokens in a text, so that it can't end a turn and begin another.
-
-        The chat template writes messages as text, and the tokenizer would read `<|im_end|>` in a
-        message as the token. With a zero-width space after the first character it stays text.
-        """
-        for token in self._control:
-            if token in text:
-                text = text.replace(token, f"{token[0]}\N{ZERO WIDTH SPACE}{token[1:]}")
-        return text
+    def _key(self, request: Request) -> str:
+        """Returns the key of a call under the name of the decoder that answers it."""
+        name = self.name
+        if _outgrows(request.sampling.stop) and not name.endswith(SECOND):
+            name += SECOND
+        return request.key(name)
 
     def _completions(self, requests: Iterable[Request]) -> Iterator[Completion]:
         for _, block in groupby(requests, key=attrgetter("block")):
-            keyed = [(request.key(self.name), request) for request in block]
+            keyed = [(self._key(request), request) for request in block]
             found = self._store.get([key for key, _ in keyed])
             # Equal calls of a block have one key, so they are decoded once.
             asked = dict(keyed)
@@ -150,12 +150,16 @@ class HFModel:
         def order(key: str) -> tuple[str, int, list[int], int]:
             return digest(decoding(key)), len(prompts[key]), prompts[key], asked[key].sample
 
+        def together(key: str) -> tuple[Sampling, int]:
+            # Rows of a model whose cache can't be padded have prompts of one length.
+            return decoding(key), 0 if self._shares else len(prompts[key])
+
         longest = max(asked[key].sampling.max_tokens for key in keys)
         prefix = self._prefix([prompts[key] for key in keys], longest)
         answers: dict[str, Completion] = {}
         # Prompts of similar length stand together, so that little is padded. The order does not
         # depend on the order of the requests, and so neither does what is decoded beside a row.
-        for sampling, alike in groupby(sorted(keys, key=order), key=decoding):
+        for (sampling, _), alike in groupby(sorted(keys, key=order), key=together):
             for some in batched(alike, self._rows):
                 answers |= self._decode_rows(some, [prompts[key] for key in some], sampling, prefix)
         return answers
@@ -172,7 +176,8 @@ class HFModel:
         # prefix out of it. So where a sequence may outgrow the window nothing is shared, and all
         # padding is on the left, where it leaves every window first.
         window = getattr(self.model.config.get_text_config(), "sliding_window", None)
-        if window and max(map(len, prompts)) + to_come > window:
+        outgrown = window and max(map(len, prompts)) + to_come > window
+        if outgrown or not self._shares:
             return Prefix([], None)
 
         # The last token of a prompt is read with its own row, since its logits begin the answer.
@@ -191,9 +196,13 @@ class HFModel:
         """Answers calls that are decoded alike, all at once."""
         import torch
 
-        # `rows[n]` says which of the distinct prompts call n continues.
-        distinct = list(dict.fromkeys(map(tuple, prompts)))
-        rows = torch.tensor([distinct.index(tuple(prompt)) for prompt in prompts])
+        # `rows[n]` says which of the distinct prompts call n continues. Without sharing, each row
+        # reads a prompt of its own.
+        distinct = list(map(tuple, prompts))
+        rows = None
+        if self._shares:
+            distinct = list(dict.fromkeys(distinct))
+            rows = torch.tensor([distinct.index(tuple(prompt)) for prompt in prompts])
         suffixes = [prompt[len(prefix.tokens) :] for prompt in distinct]
         with torch.no_grad():
             state = _Decoding(self.model, suffixes, prefix, rows, self.tokenizer.pad_token_id)
@@ -244,7 +253,7 @@ class HFModel:
                 if finished[row]:
                     continue
                 logprobs[row] += gained[row]
-                if token in self._eos:
+                if token in self.chat.ends:
                     finished[row] = True
                     continue
                 sequences[row].append(token)
@@ -261,9 +270,9 @@ class HFModel:
         if not stop:
             return False
         # Only the end is decoded, since decoding the whole text at every step would take quadratic
-        # time. A token is mostly a character or more; the four on top are for characters that are
-        # split over several tokens.
-        end = tokens[-(max(map(len, stop)) + 4) :]
+        # time. A token holds at least one byte; the four on top are for a character before the
+        # stop text that is split over several tokens.
+        end = tokens[-(max(len(text.encode()) for text in stop) + 4) :]
         text = self.tokenizer.decode(end)
         return any(one in text for one in stop)
 
@@ -281,7 +290,7 @@ class _Decoding:
     """The model in the middle of several sequences: [prefix][padding][rest of the prompt][decoded].
 
     `suffixes` are the distinct prompts without the prefix; `rows` (rows,) says which of them each
-    row continues.
+    row continues. None: each suffix is a row, and all are equally long.
     """
 
     def __init__(
@@ -289,7 +298,7 @@ class _Decoding:
         model: Any,
         suffixes: list[tuple[int, ...]],
         prefix: Prefix,
-        rows: "torch.Tensor",
+        rows: "torch.Tensor | None",
         pad: int,
     ) -> None:
         import torch
@@ -313,22 +322,19 @@ class _Decoding:
         cache = copy.deepcopy(prefix.cache)
         if cache is not None:
             cache.batch_repeat_interleave(len(suffixes))
-        out = model(
-            tokens,
-            attention_mask=mask,
-            position_ids=positions,
-            past_key_values=cache,
-            use_cache=True,
-            logits_to_keep=1,
-        )
         self._model = model
-        self._cache = out.past_key_values
-        # Each distinct prompt was read once; from here on every sample is a row of its own.
-        rows = rows.to(model.device)
-        self._cache.batch_select_indices(rows)
-        self._mask = mask[rows]  # (rows, tokens so far)
-        self._position = positions[rows, -1:]  # (rows, 1): of the last token
-        self.logits = out.logits[rows, -1]  # (rows, vocabulary): of the next token
+        self._padded = rows is not None
+        self._cache = cache
+        self._mask = mask  # (rows, tokens so far)
+        self._position = positions[:, -1:]  # (rows, 1): of the last token
+        self.logits = self._read(tokens, positions)  # (rows, vocabulary): of the next token
+        if rows is not None:
+            # Each distinct prompt was read once; from here on every sample is a row of its own.
+            rows = rows.to(model.device)
+            self._cache.batch_select_indices(rows)
+            self._mask = mask[rows]
+            self._position = self._position[rows]
+            self.logits = self.logits[rows]
 
     def advance(self, chosen: "torch.Tensor") -> None:
         """Reads one more token per row; `chosen` is (rows,)."""
@@ -337,16 +343,26 @@ class _Decoding:
         tokens = chosen.to(self._model.device)[:, None]
         self._mask = torch.cat([self._mask, torch.ones_like(tokens)], dim=1)
         self._position = self._position + 1
-        out = self._model(
-            tokens,
-            attention_mask=self._mask,
-            position_ids=self._position,
-            past_key_values=self._cache,
-            use_cache=True,
-            logits_to_keep=1,
-        )
-        self._cache = out.past_key_values
-        self.logits = out.logits[:, -1]
+        self.logits = self._read(tokens, self._position)
+
+    def _read(self, tokens: "torch.Tensor", positions: "torch.Tensor") -> "torch.Tensor":
+        """Reads tokens (rows, tokens) into the cache; returns the logits behind the last ones."""
+        name = architecture.cache_name(self._model) or architecture.CACHES[0]
+        inputs = {
+            "attention_mask": self._mask,
+            "position_ids": positions,
+            name: self._cache,
+            "use_cache": True,
+            "logits_to_keep": 1,
+        }
+        if not architecture.takes_positions(self._model):
+            del inputs["position_ids"]
+        if not self._padded:
+            # Some recurrent models would multiply their state with the whole mask at every step.
+            del inputs["attention_mask"]
+        out = self._model(tokens, **inputs)
+        self._cache = out[name]
+        return out.logits[:, -1]
 
 
 def _parts(prompts: dict[str, list[int]]) -> list[list[str]]:
@@ -415,6 +431,15 @@ def _uniform(key: str, count: int) -> "torch.Tensor":
 
     generator = torch.Generator().manual_seed(int(key[:15], 16))
     return torch.rand(count, generator=generator, dtype=torch.float64)
+
+
+def _outgrows(stop: tuple[str, ...]) -> bool:
+    """Says whether a stop text may take more tokens than the first decoder looked at.
+
+    It looked at as many as the longest has characters, and four. A token may be a single byte.
+    """
+    seen = max(map(len, stop), default=0) + 4
+    return any(len(text.encode()) > seen for text in stop)
 
 
 def _cut(text: str, stop: tuple[str, ...]) -> str:

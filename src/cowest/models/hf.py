@@ -17,7 +17,8 @@ from pydantic import Field
 from cowest import environment, io
 from cowest.config import Config, digest, file_digest
 from cowest.errors import ModelError
-from cowest.models import audit, embedded
+from cowest.models import architecture, audit, embedded
+from cowest.models.chat import Chat, ends_of
 from cowest.models.decoding import HFModel
 
 IDENTITY = {".json", ".safetensors", ".jinja", ".model", ".txt"}
@@ -90,30 +91,68 @@ def load(config: HFConfig, dtype: str = "float32") -> tuple[Any, Any]:
             f"device {config.device}: torch sees no GPU here (is it a CPU build?): "
             "set device: cpu, or run where there is one"
         )
+    tokenizer = load_tokenizer(config, folder)
+    kind = architecture.check(folder)
     try:
         # The weights are read as data and never as code, and nothing is fetched: this holds even
         # for a folder that the audit should not have passed.
-        tokenizer = transformers.AutoTokenizer.from_pretrained(
-            folder, trust_remote_code=False, local_files_only=True
-        )
         model = transformers.AutoModelForCausalLM.from_pretrained(
             folder,
             dtype=getattr(torch, dtype),
-            attn_implementation="sdpa",
+            attn_implementation=architecture.attention(kind),
             use_safetensors=True,
             trust_remote_code=False,
             local_files_only=True,
         )
-    except (OSError, ValueError, KeyError, RuntimeError) as error:
+    except (OSError, ValueError, KeyError, RuntimeError, ImportError) as error:
         raise ModelError(f"{folder} does not load as a model: {_line(error)}") from None
+    return model.eval(), tokenizer
+
+
+def load_tokenizer(config: HFConfig, folder: Path) -> Any:
+    """Loads the tokenizer of a base, with its chat template. Raises ModelError."""
+    import transformers
+
+    environment.hush()
+    try:
+        tokenizer = transformers.AutoTokenizer.from_pretrained(
+            folder, trust_remote_code=False, local_files_only=True
+        )
+    except (OSError, ValueError, KeyError, RuntimeError, ImportError) as error:
+        raise ModelError(f"{folder} has no tokenizer that loads: {_line(error)}") from None
     if config.chat_template is not None:
         tokenizer.chat_template = config.chat_template
-    if tokenizer.chat_template is None:
+    template = tokenizer.chat_template
+    if template is None:
         raise ModelError(f"{config.model} has no chat template: give one as `chat_template`")
+    if isinstance(template, dict) and "default" not in template:
+        raise ModelError(
+            f"{config.model} has chat templates named {', '.join(sorted(template))} and no "
+            "default: give the text of one as `chat_template`"
+        )
     # Some tokenizers have no token for padding. Any will do: padding is masked.
     if tokenizer.pad_token_id is None:
         tokenizer.pad_token = tokenizer.eos_token
-    return model.eval(), tokenizer
+    return tokenizer
+
+
+def open_chat(config: HFConfig) -> Chat:
+    """Loads what a base makes of conversations, without its weights.
+
+    Raises ModelError, also for a base whose weights would not load or can't be decoded.
+    """
+    import transformers
+
+    folder = config.folder()
+    tokenizer = load_tokenizer(config, folder)
+    architecture.check(folder)
+    try:
+        settings = transformers.GenerationConfig.from_pretrained(folder, local_files_only=True)
+    except OSError:
+        settings = transformers.GenerationConfig.from_model_config(
+            transformers.AutoConfig.from_pretrained(folder, local_files_only=True)
+        )
+    return Chat(config.model, tokenizer, ends_of(settings))
 
 
 def _with_adapter(model: Any, adapter: Path) -> Any:

@@ -17,12 +17,11 @@ from cowest import io, preferences, training, version
 from cowest.config import Config
 from cowest.errors import ContractError, ModelError
 from cowest.models import audit, hf
+from cowest.models.chat import Chat
 from cowest.models.hf import HFConfig
 from cowest.ports import In, Out
-from cowest.records import Feedback, Message, PreferencePair
-from cowest.training import Optimiser
-
-SIDES = ("chosen", "rejected")
+from cowest.records import Feedback, PreferencePair
+from cowest.training import Lesson, Optimiser
 
 
 class DPOConfig(Config):
@@ -77,15 +76,16 @@ def _train(
     from peft import PeftModel
 
     audit.audit_adapter(adapter)
+    # Checked before the weights are loaded, which may take minutes.
+    chat = hf.open_chat(config.policy)
+    lessons = []
+    for row in rows:
+        for *before, answer in (row.chosen, row.rejected):
+            lessons.append(Lesson(row.id, (*row.prompt, *before), answer.content))
+    training.check_lessons(chat, lessons, config.training.max_length, "dpo")
     torch.manual_seed(config.training.seed)
     dtype = training.number_format(config.training, config.policy, "dpo")
     model, tokenizer = hf.load(config.policy, dtype)
-    examples = [_example(row) for row in rows]
-    conversations = []
-    for row, example in zip(rows, examples, strict=True):
-        for side in SIDES:
-            conversations.append((row.id, [*example["prompt"], *example[side]]))
-    training.fit(tokenizer, conversations, config.training.max_length, "dpo")
     arguments = training.arguments(config.training, config.policy, folder, dtype)
     # Given a PeftModel and no peft_config, TRL keeps a frozen copy of the adapter as the
     # reference. The reference never changes, so its log-probabilities are computed once, before
@@ -95,7 +95,7 @@ def _train(
         args=trl.DPOConfig(
             **arguments, beta=config.beta, precompute_ref_log_probs=True, **_loss(config)
         ),
-        train_dataset=datasets.Dataset.from_list(examples),
+        train_dataset=datasets.Dataset.from_list([_example(chat, row) for row in rows]),
         processing_class=tokenizer,
         callbacks=[training.curves(folder / "curves.jsonl", "dpo")],
     )
@@ -112,14 +112,10 @@ def _loss(config: DPOConfig) -> dict[str, Any]:
     return {"loss_type": ["sigmoid"]}
 
 
-def _example(row: PreferencePair) -> dict[str, Any]:
+def _example(chat: Chat, row: PreferencePair) -> dict[str, Any]:
     """Returns a pair in TRL's conversational preference format."""
     return {
-        "prompt": _messages(row.prompt),
-        "chosen": _messages(row.chosen),
-        "rejected": _messages(row.rejected),
+        "prompt": chat.messages(row.prompt),
+        "chosen": chat.messages(row.chosen),
+        "rejected": chat.messages(row.rejected),
     }
-
-
-def _messages(messages: tuple[Message, ...]) -> list[dict[str, Any]]:
-    return [message.model_dump() for message in messages]

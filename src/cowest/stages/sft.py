@@ -15,10 +15,11 @@ from cowest.config import Config, digest, file_digest
 from cowest.domains import DomainPrompts
 from cowest.errors import ConfigError, ContractError
 from cowest.models import audit, hf
+from cowest.models.chat import Chat
 from cowest.models.hf import HFConfig
 from cowest.ports import In, Out
-from cowest.records import Demonstration
-from cowest.training import Lora, Optimiser
+from cowest.records import Demonstration, Message
+from cowest.training import Lesson, Lora, Optimiser
 from cowest.version import Version
 
 
@@ -114,22 +115,28 @@ def _train(
     import transformers
     import trl
 
+    # Checked before the weights are loaded, which may take minutes.
+    chat = hf.open_chat(config.policy)
+    lessons = [_lesson(row, config) for row in corpus]
+    training.refuse_control(chat, lessons, "sft")
+    training.check_lessons(chat, lessons, config.training.max_length, "sft")
+    if chat.textual_end() is not None:
+        _say(
+            f"the chat template ends an answer with {chat.textual_end()!r} and no token: drafts "
+            "end there only if that text is among draft.sampling.stop"
+        )
+
     training.score_completions_only()
     torch.manual_seed(config.training.seed)
     dtype = training.number_format(config.training, config.policy, "sft")
     model, tokenizer = hf.load(config.policy, dtype)
-    examples = [_example(row, config) for row in corpus]
-    conversations = []
-    for row, example in zip(corpus, examples, strict=True):
-        conversations.append((row.source, [*example["prompt"], *example["completion"]]))
-    training.fit(tokenizer, conversations, config.training.max_length, "sft")
     arguments = training.arguments(config.training, config.policy, folder, dtype)
     trainer = trl.SFTTrainer(
         model=_adapted(model, adapter, config.lora),
         args=trl.SFTConfig(
             **arguments, completion_only_loss=True, train_sampling_strategy="group_by_length"
         ),
-        train_dataset=datasets.Dataset.from_list(examples),
+        train_dataset=datasets.Dataset.from_list([_example(chat, lesson) for lesson in lessons]),
         processing_class=tokenizer,
         callbacks=[training.curves(folder / "curves.jsonl", "sft")],
     )
@@ -162,13 +169,15 @@ def _adapted(model: Any, adapter: Path | None, lora: Lora) -> Any:
     return PeftModel.from_pretrained(new.unload(), adapter, is_trainable=True)
 
 
-def _example(row: Demonstration, config: SFTConfig) -> dict[str, Any]:
-    """Returns a row in TRL's conversational prompt-completion format.
+def _lesson(row: Demonstration, config: SFTConfig) -> Lesson:
+    """Returns what a row teaches; its prompt is rendered as the policy will see it."""
+    return Lesson(row.source, config.prompts.draft.render(row.prompt), row.completion)
 
-    The prompt is rendered as the policy will see it, so that training and drafting agree.
-    """
-    prompt = [message.model_dump() for message in config.prompts.draft.render(row.prompt)]
-    return {"prompt": prompt, "completion": [{"role": "assistant", "content": row.completion}]}
+
+def _example(chat: Chat, lesson: Lesson) -> dict[str, Any]:
+    """Returns a lesson in TRL's conversational prompt-completion format."""
+    answer = Message(role="assistant", content=lesson.answer)
+    return {"prompt": chat.messages(lesson.prompt), "completion": chat.messages([answer])}
 
 
 def _known(model: Any, lora: Lora) -> None:

@@ -1,0 +1,94 @@
+"""A model's architecture, as far as loading and decoding depend on it, read from its settings."""
+
+import inspect
+import json
+from pathlib import Path
+from typing import Any
+
+from cowest.errors import ModelError
+
+CACHES = ("past_key_values", "cache_params")
+"""Names that architectures give to what they keep of the tokens read so far."""
+NOT_DECODED = {"recurrent_gemma", "xlstm"}
+"""Architectures that keep it inside the model, or take it in shapes of their own."""
+NOT_CAST = {"bitsandbytes", "gptq", "hqq", "quark"}
+"""Quantised forms whose weights can't be brought to the dtype of the settings."""
+
+
+def check(folder: Path) -> type:
+    """Returns the class of a model, from its settings alone.
+
+    Raises ModelError for a model that can't be loaded or decoded here.
+    """
+    import transformers
+
+    try:
+        config = transformers.AutoConfig.from_pretrained(
+            folder, trust_remote_code=False, local_files_only=True
+        )
+        kind: type = transformers.AutoModelForCausalLM._model_mapping[type(config)]
+    except (OSError, ValueError, KeyError) as error:
+        reason = " ".join(str(error).split())[:300]
+        raise ModelError(f"{folder} is of no architecture that is known here: {reason}") from None
+    if config.model_type in NOT_DECODED or cache_name(kind) is None:
+        raise ModelError(
+            f"{folder}: {kind.__name__} keeps no cache that is known here, so it can't be decoded: "
+            "name a model of another architecture"
+        )
+    _check_quantised(folder)
+    return kind
+
+
+def attention(kind: Any) -> str | None:
+    """Returns the implementation of attention to load a model with; None for its own."""
+    return "sdpa" if kind._supports_sdpa else None
+
+
+def cache_name(model: Any) -> str | None:
+    """Returns the name of the argument by which a model takes its cache; None if it has none."""
+    accepted = inspect.signature(model.forward).parameters
+    return next((name for name in CACHES if name in accepted), None)
+
+
+def takes_positions(model: Any) -> bool:
+    """Says whether a model can be given the positions of tokens; a recurrent one has none."""
+    accepted = inspect.signature(model.forward).parameters
+    kinds = {parameter.kind for parameter in accepted.values()}
+    return "position_ids" in accepted or inspect.Parameter.VAR_KEYWORD in kinds
+
+
+def shares_its_cache(model: Any) -> bool:
+    """Says whether the cache of one prompt can be continued by several rows.
+
+    Attention keeps keys and values per token, which are copied and masked row by row. A recurrent
+    or convolutional layer keeps a state that all tokens went into, padding among them.
+    """
+    from transformers.cache_utils import DynamicCache, LinearAttentionCacheLayerMixin
+
+    if model._is_stateful or cache_name(model) != CACHES[0] or not takes_positions(model):
+        return False
+    layers = DynamicCache(config=model.config).layers
+    return not any(isinstance(layer, LinearAttentionCacheLayerMixin) for layer in layers)
+
+
+def _check_quantised(folder: Path) -> None:
+    """Raises ModelError for quantised weights that can't be loaded here."""
+    settings = json.loads((folder / "config.json").read_bytes()).get("quantization_config")
+    if not isinstance(settings, dict):
+        return
+    method = settings.get("quant_method", "an unnamed method")
+    mend = "name the model that it was made of, whose weights are not quantised"
+    if method in NOT_CAST:
+        raise ModelError(f"{folder}: its weights are quantised ({method}): {mend}")
+    from transformers.quantizers.auto import AutoHfQuantizer
+
+    try:
+        quantizer = AutoHfQuantizer.from_config(settings, pre_quantized=True)
+        quantizer.validate_environment(device_map=None, weights_only=True)
+    # Each method has checks of its own: a library, a GPU, a setting.
+    except (ImportError, ValueError, RuntimeError, KeyError, TypeError) as error:
+        reason = " ".join(str(error).split())[:300]
+        raise ModelError(
+            f"{folder}: its weights are quantised ({method}), and don't load here: {reason} "
+            f"(or {mend})"
+        ) from None

@@ -1,0 +1,281 @@
+"""Chat templates of local models: what is learned is what is asked, or it is refused beforehand."""
+
+import re
+import shutil
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from cowest import config, io, version
+from cowest.config import Sampling
+from cowest.errors import ConfigError, ContractError, ModelError
+from cowest.models import hf
+from cowest.models.chat import TRIED, Chat
+from cowest.models.hf import HFConfig
+from cowest.protocols import Request
+from cowest.records import Demonstration, Message
+from cowest.stages import dpo, sft
+from cowest.training import Lora
+from tests import tiny
+from tests.factories import make_pair
+
+TURN = "<|im_start|>{{ m.role }}\n{{ m.content | trim }}<|im_end|>\n"
+ASK = "{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
+LOOP = "{% for m in messages %}"
+SYSTEM = Message(role="system", content="Be brief.")
+
+
+def chat_of(template: str | dict[str, str], folder: Path | None = None) -> Chat:
+    """The tiny model's tokenizer under another template."""
+    from transformers import AutoTokenizer, GenerationConfig
+
+    folder = folder or tiny.model()
+    tokenizer = AutoTokenizer.from_pretrained(folder)
+    tokenizer.chat_template = template
+    return Chat("tiny", tokenizer, hf.ends_of(GenerationConfig.from_pretrained(folder)))
+
+
+def with_another_end(folder: Path) -> Path:
+    """A base as published: it ends texts with a token that its template never writes."""
+    from transformers import AutoTokenizer, LlamaForCausalLM
+
+    shutil.copytree(tiny.model(), folder)
+    tokenizer = AutoTokenizer.from_pretrained(folder)
+    tokenizer.add_special_tokens({"eos_token": "<|end_of_text|>"})
+    model = LlamaForCausalLM.from_pretrained(folder)
+    model.resize_token_embeddings(len(tokenizer), mean_resizing=False)
+    model.config.eos_token_id = tokenizer.eos_token_id
+    model.generation_config.eos_token_id = tokenizer.eos_token_id
+    tokenizer.save_pretrained(folder)
+    model.save_pretrained(folder)
+    return folder
+
+
+@pytest.mark.parametrize(
+    "template",
+    [
+        tiny.CHATML,
+        LOOP + TURN + "{% endfor %}" + ASK,
+        # A system prompt of the template's own
+        "<|im_start|>system\nHelp.<|im_end|>\n" + tiny.CHATML,
+        # The answer stands behind a space, and what asks for it ends before the space
+        LOOP + "[{{ m.role }}] {{ m.content }}<|im_end|>{% endfor %}"
+        "{% if add_generation_prompt %}[assistant]{% endif %}",
+        # Thoughts of earlier turns are dropped, and an answer without one stays as it is
+        LOOP
+        + "<|im_start|>{{ m.role }}\n{{ m.content.split('</think>')[-1] }}<|im_end|>\n{% endfor %}"
+        + ASK,
+    ],
+)
+def test_a_template_that_asks_as_it_teaches_is_taken(template: str) -> None:
+    chat = chat_of(template)
+    chat.ends_at(())
+    asked, learned = chat.asked(TRIED), chat.learned(TRIED, "It is made in Oslo.")
+    assert learned[: len(asked)] == asked
+    assert any(token in chat.ends for token in learned[len(asked) :])
+
+
+@pytest.mark.parametrize(
+    "template",
+    [
+        # What asks for an answer opens a thought
+        LOOP
+        + TURN
+        + "{% endfor %}{% if add_generation_prompt %}<|im_start|>assistant\n<think>{% endif %}",
+        # A finished answer has an empty thought before it
+        LOOP + "<|im_start|>{{ m.role }}\n{% if m.role == 'assistant' %}<think></think>{% endif %}"
+        "{{ m.content }}<|im_end|>\n{% endfor %}" + ASK,
+        # Another header
+        LOOP + TURN + "{% endfor %}{% if add_generation_prompt %}<|im_start|>Assistant:{% endif %}",
+        # Nothing asks for an answer, so that the header is learned with it
+        LOOP + TURN + "{% endfor %}",
+        # A note that only finished conversations have
+        "{% if not add_generation_prompt %}Log:{% endif %}" + tiny.CHATML,
+    ],
+)
+def test_a_template_that_teaches_another_beginning_is_refused_with_the_mend(template: str) -> None:
+    with pytest.raises(ModelError, match="another beginning than drafting asks with") as error:
+        chat_of(template).ends_at(())
+    mend = re.search(
+        r'chat_template` that begins both alike, .*, such as "(.*)"$', str(error.value)
+    )
+    assert mend is not None
+    chat_of(mend[1].encode().decode("unicode_escape")).ends_at(())
+
+
+def test_an_answer_that_nothing_ends_is_refused() -> None:
+    chat = chat_of(
+        LOOP + "{{ m.role }}:\n{{ m.content }}{% endfor %}"
+        "{% if add_generation_prompt %}assistant:\n{% endif %}"
+    )
+    with pytest.raises(ModelError, match=r"no end is learned .*writes <\|im_end\|> there"):
+        chat.learned(TRIED, "Oslo")
+
+
+def test_a_beginning_that_runs_into_the_answer_is_refused() -> None:
+    """A space before the answer is a token alone when asked, and part of the first word's after."""
+    chat = chat_of(
+        LOOP + "{% if m.role == 'user' %}Q: {{ m.content }}\nA: {% else %}{{ m.content }}"
+        "<|im_end|>\n{% endif %}{% endfor %}"
+    )
+    with pytest.raises(ModelError, match="one token of both"):
+        chat.learned(TRIED, "made in Oslo")
+
+
+def test_an_answer_that_ends_with_text_needs_a_stop_text() -> None:
+    chat = chat_of(
+        LOOP + "{% if m.role == 'user' %}Q: {{ m.content }}\nA:{% else %} {{ m.content }}\n\n"
+        "{% endif %}{% endfor %}"
+    )
+    assert chat.textual_end() == "\n\n"
+    chat.ends_at(("\n",))
+    with pytest.raises(ModelError, match=r"draft\.sampling\.stop"):
+        chat.ends_at((";",))
+
+
+def test_an_answer_also_ends_where_the_template_ends_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("COWEST_STORE", str(tmp_path / "calls.sqlite"))
+    folder = with_another_end(tmp_path / "base")
+    with HFConfig(model=str(folder)).open() as model, HFConfig(model=str(tiny.model())).open() as t:
+        ends = model.tokenizer.convert_ids_to_tokens(sorted(model.chat.ends))
+        assert ends == ["<|im_end|>", "<|end_of_text|>"]
+        # The decoder before ended it elsewhere, so its answers are not today's.
+        assert model.name.endswith("~2") and not t.name.endswith("~2")
+
+
+@pytest.mark.parametrize(
+    ("template", "messages", "said"),
+    [
+        (
+            "{% if messages[0].role == 'system' %}{{ raise_exception('No system!') }}{% endif %}"
+            + tiny.CHATML,
+            (SYSTEM, *TRIED),
+            r"system, user \(No system!\): leave `system` out",
+        ),
+        ("{% for m in messages %}", TRIED, r"chat template refuses .* give another as"),
+        ("{{ messages[7].content }}", TRIED, r"chat template refuses .* give another as"),
+        ("{{ messages[0].content.nothing() }}", TRIED, "chat template refuses"),
+        ("{{ messages[0].content + 1 }}", TRIED, "chat template refuses"),
+    ],
+)
+def test_a_template_that_refuses_is_one_error(
+    template: str, messages: tuple[Message, ...], said: str
+) -> None:
+    with pytest.raises(ModelError, match=said):
+        chat_of(template).asked(messages)
+
+
+def test_several_templates_without_a_default_are_named(tmp_path: Path) -> None:
+    from transformers import AutoTokenizer
+
+    folder = tmp_path / "several"
+    shutil.copytree(tiny.model(), folder)
+    (folder / "chat_template.jinja").unlink()
+    tokenizer = AutoTokenizer.from_pretrained(folder)
+    tokenizer.chat_template = {"tools": tiny.CHATML, "documents": tiny.CHATML}
+    tokenizer.save_pretrained(folder)
+    with pytest.raises(ModelError, match="named documents, tools and no default: give the text"):
+        hf.open_chat(HFConfig(model=str(folder)))
+    hf.open_chat(HFConfig(model=str(folder), chat_template=tiny.CHATML)).ends_at(())
+
+
+def test_control_tokens_in_a_prompt_are_learned_as_they_are_asked() -> None:
+    chat = chat_of(tiny.CHATML)
+    prompt = (Message(role="user", content="a<|im_end|>\n<|im_start|>assistant\nb"),)
+    asked = chat.asked(prompt)
+    assert chat.learned(prompt, "c<|im_end|>d")[: len(asked)] == asked
+    assert chat.learned(prompt, "c<|im_end|>d").count(2) == 2  # of the prompt's turn, of the answer
+
+
+def settings(model: Path, **training: Any) -> sft.SFTConfig:
+    how = {"learning_rate": 0.02, "batch_size": 8, "warmup_steps": 0, "max_length": 128}
+    values = {
+        "policy": {"provider": "hf", "model": str(model)},
+        "prompts": {
+            "draft": {"user": "{query}"},
+            "refine": {"user": "{query} {draft}"},
+            "solo": {"user": "{query}"},
+        },
+        "lora": {"r": 16, "alpha": 32},
+        "training": {**how, "dtype": "float32", **training},
+    }
+    return config.parse(sft.SFTConfig, values, "test")
+
+
+def towns(*texts: str) -> list[Demonstration]:
+    return [
+        Demonstration(
+            prompt=(Message(role="user", content=f"Where is the {text} pump made?"),),
+            completion=f"It is made in {text}ia.",
+            source=f"towns.jsonl:{number}",
+        )
+        for number, text in enumerate(texts, 1)
+    ]
+
+
+def learn(folder: Path, rows: list[Demonstration], settings: sft.SFTConfig) -> Path:
+    io.write(folder / "corpus.jsonl", rows)
+    version.write_none(folder / "start")
+    sft.main(folder / "corpus.jsonl", folder / "start", folder / "policy", settings)
+    return folder / "policy" / "adapter"
+
+
+def test_sft_refuses_control_tokens_in_the_corpus(tmp_path: Path) -> None:
+    rows = towns("Ost", "West<|im_end|>", "Nord")
+    with pytest.raises(ContractError, match=r"1 of 3 rows .*towns\.jsonl:2 holds '<\|im_end\|>'"):
+        learn(tmp_path, rows, settings(tiny.model()))
+    assert not (tmp_path / "policy").exists()
+
+
+def test_sft_and_dpo_refuse_a_template_before_they_train(tmp_path: Path) -> None:
+    policy = {
+        "provider": "hf",
+        "model": str(tiny.model()),
+        "chat_template": LOOP + TURN + "{% endfor %}",
+    }
+    chosen = settings(tiny.model()).model_copy(update={"policy": HFConfig(**policy)})
+    with pytest.raises(ModelError, match="give a `chat_template`"):
+        learn(tmp_path, towns("Ost"), chosen)
+    io.write(tmp_path / "pairs.jsonl", [make_pair()])
+    io.write(tmp_path / "feedback.jsonl", [])
+    base = chosen.policy.base_name(chosen.policy.folder())
+    folder = tmp_path / "trained"
+    shutil.copytree(tiny.turned() / "models" / "policy", folder)
+    version.write(folder, base=base, prompts=chosen.prompts, trained="0" * 64)
+    training = {"learning_rate": 0.01, "max_length": 96}
+    how = config.parse(dpo.DPOConfig, {"policy": policy, "training": training}, "test")
+    with pytest.raises(ModelError, match="give a `chat_template`"):
+        dpo.main(
+            tmp_path / "pairs.jsonl", tmp_path / "feedback.jsonl", folder, tmp_path / "out", how
+        )
+
+
+@pytest.mark.slow
+def test_a_base_that_ends_elsewhere_ends_its_drafts_once_trained(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("COWEST_STORE", str(tmp_path / "calls.sqlite"))
+    rows = towns("Ost", "West", "Nord", "Sud")
+    folder = with_another_end(tmp_path / "base")
+    adapter = learn(tmp_path, rows, settings(folder, epochs=60))
+    with HFConfig(model=str(folder)).open(adapter=adapter) as model:
+        asked = [Request(row.prompt, Sampling(max_tokens=24)) for row in rows]
+        found = [(one.text, one.finish) for one in model.generate(asked)]
+    assert found == [(row.completion, "stop") for row in rows]
+
+
+@pytest.mark.parametrize(
+    ("targets", "said"),
+    [
+        ("q_proj", r"lora.*targets: should be all-linear or a list .*\[q_proj\]"),
+        (r".*\.(q|v)_proj", "all-linear or a list"),
+        ("", "all-linear or a list"),
+        ([], "names no layer"),
+    ],
+)
+def test_targets_that_no_adapter_could_have_are_refused(targets: Any, said: str) -> None:
+    with pytest.raises(ConfigError, match=said):
+        config.parse(Lora, {"targets": targets}, "sft.lora")
