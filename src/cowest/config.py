@@ -8,7 +8,14 @@ from json.encoder import encode_basestring
 from pathlib import Path
 from typing import Any, Protocol, TypeVar
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    SerializerFunctionWrapHandler,
+    ValidationError,
+    model_serializer,
+)
 
 from cowest.errors import ConfigError
 
@@ -44,6 +51,18 @@ class Sampling(Config):
     """Decoding stops before any of these texts."""
     n: int = Field(default=1, ge=1)
     """Completions per prompt; more than 1 needs a temperature above 0."""
+    seed: int | None = Field(default=None, ge=0, lt=2**31)
+    """Another seed draws other completions of the same prompts, and each seed its own for ever.
+    null is a draw of its own too: the one that was made before there were seeds. An endpoint is
+    sent the seed plus the number of the sample, as `seed`, where one is set."""
+
+    @model_serializer(mode="wrap")
+    def _as_before_seeds(self, fields: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        """Leaves an unset seed out, so that settings without one keep the digest they had."""
+        found: dict[str, Any] = fields(self)
+        if found.get("seed", 0) is None:
+            del found["seed"]
+        return found
 
     def model_post_init(self, _: Any) -> None:
         if self.temperature == 0 and self.n > 1:

@@ -246,6 +246,20 @@ def test_samples_differ_and_each_comes_back(
     assert len(set(first)) > len(first) // 2
 
 
+def test_another_seed_draws_other_samples_and_each_comes_back(
+    model: HFModel, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    def drawn(seed: int | None) -> list[str | None]:
+        warm = Sampling(temperature=1.0, n=4, max_tokens=10, seed=seed)
+        asked = [ask(text, warm, sample) for text in TEXTS for sample in range(4)]
+        return [found.text for found in model.generate(asked)]
+
+    unset, first, second = drawn(None), drawn(0), drawn(1)
+    assert not set(unset) & set(first) and not set(first) & set(second)
+    model = forget(monkeypatch, model, tmp_path / "another")
+    assert (drawn(1), drawn(0)) == (second, first)
+
+
 def test_sampling_follows_the_models_probabilities(model: HFModel) -> None:
     """1,000 first tokens against the softmax: a chi-squared far outside chance means that the
     draw is wrong.

@@ -14,12 +14,13 @@ from typing import Any
 
 import pytest
 
-from cowest.config import parse
+from cowest.config import Sampling, parse
 from cowest.errors import CallError, ConfigError, ModelError, StoreError
 from cowest.ledger import store
 from cowest.models.endpoint.responses import retry_after
 from cowest.models.openai import OpenAIConfig
-from cowest.protocols import Completion
+from cowest.protocols import Completion, Request
+from cowest.records import Message
 from tests import servers
 from tests.endpoints import answers, ask, config
 from tests.servers import Fate, chat_server, error, listening
@@ -388,6 +389,17 @@ def test_what_is_sent() -> None:
         "stop": ["\n"],
         "seed": 3,
     }
+
+
+def test_a_seed_is_sent_with_the_number_of_the_sample_where_one_is_set() -> None:
+    def sent(seed: int | None, sample: int, **extra: Any) -> Any:
+        sampling = Sampling(temperature=1.0, n=2, seed=seed)
+        request = Request((Message(role="user", content="x"),), sampling, sample)
+        return OpenAIConfig(model="m", extra=extra).body(request).get("seed")
+
+    assert [sent(5, 0), sent(5, 1), sent(0, 0)] == [5, 6, 0]
+    assert sent(None, 1) is None
+    assert sent(5, 1, seed=None) is None, "for an endpoint that takes none"
 
 
 def test_the_name_is_model_and_endpoint() -> None:

@@ -15,8 +15,11 @@ from cowest import config
 from cowest.cli import main
 from cowest.config import Sampling
 from cowest.errors import ConfigError
+from cowest.models.scripted import ScriptedConfig, ScriptedModel, ScriptRule
 from cowest.prompts import Prompts, Template
 from cowest.records import Message
+from cowest.scorers.judge import JudgeConfig
+from cowest.stages.draft import DraftConfig
 from cowest.stages.refine import RefineConfig
 
 TEXT = st.text(st.characters(codec="utf-8"))
@@ -32,7 +35,9 @@ SAMPLINGS = st.builds(
     max_tokens=st.integers(1, 9),
     stop=st.lists(TEXT, max_size=2).map(tuple),
     n=st.integers(1, 3),
+    seed=st.none() | st.integers(0, 9),
 )
+SCRIPT = ScriptedConfig(rules=(ScriptRule(replies=("yes",)),))
 REFINE = {"strong": {"provider": "hf", "model": "m"}, "prompts": "handbook"}
 
 
@@ -105,6 +110,70 @@ def test_digests_that_data_sets_and_stores_hold_stay_what_they_were() -> None:
     assert config.call_key("m@host/v1", [message], Sampling(max_tokens=8, n=1), 0) == (
         "0dab96e5ee091d77c39dfd2664f0fd577e2073c1719bc71dd3238b9b49c76051"
     )
+
+
+OLD_KEYS = [
+    (
+        Sampling(),
+        0,
+        "384dcd623534c6c2b6fec2009f2d2d51bf652a0838563ed423a35673a0d52efe",
+        "49290785992872eb90eb68bc3e153b0b07817009fc35de08790d642e35efb5f8",
+        "d2d55cf209e5036828cf18adbd29eb777550dbf5e7b768d91a156b9f09949ad1",
+    ),
+    (
+        Sampling(temperature=0.9, n=8, max_tokens=128),
+        3,
+        "e1d5b1f8ffe0ffec0549c2e2df409f5a5a1ea10b6ee1b2589d28ad949cb6ab30",
+        "c4950501ce998a7337f4aaeb29073b6131275990e74aa38965c2ac32d25b30dd",
+        "c7e1bb91cfaaa3944cc53598226460636b9cc850d0f218c2e3057db31cf3fcb2",
+    ),
+    (
+        Sampling(temperature=0.7, top_p=0.95, max_tokens=20, stop=("\n", "\u3002")),
+        1,
+        "70489454f96089552a604d1f07616929fa0ed70ceeac229d019685605d1d6a7e",
+        "4ecde17bcc8897c88f50c1f62a1c42ae77b6d39c8aa585dc5f6f493c04a8f871",
+        "6c7b9b2ff4c4ad2f8021bd4e150a0402e59e0344689dbebad9492364ac1e5b6e",
+    ),
+]
+"""Settings and a sample's number; then what the version without seeds made of them: the key of a
+call of a local model, the key of a call of an endpoint, the digest of the settings."""
+
+
+@pytest.mark.parametrize(("sampling", "sample", "local", "hosted", "settings"), OLD_KEYS)
+def test_answers_that_were_stored_before_there_were_seeds_are_found_again(
+    sampling: Sampling, sample: int, local: str, hosted: str, settings: str
+) -> None:
+    said = [
+        Message(role="system", content="Kurz."),
+        Message(role="user", content='wer\n "fragt" \u00e9'),
+    ]
+    assert config.call_key("tiny@0123456789ab+abcdef012345", said, sampling, sample) == local
+    assert config.call_key("m@api.example/v1", said, sampling, sample) == hosted
+    assert config.digest(sampling) == settings and "seed" not in sampling.model_dump_json()
+    seeded = sampling.model_copy(update={"seed": 0})
+    other = sampling.model_copy(update={"seed": 1})
+    keys = {config.call_key("m", said, one, sample) for one in (sampling, seeded, other)}
+    assert len(keys) == len({config.digest(one) for one in (sampling, seeded, other)}) == 3
+
+
+def test_settings_without_a_seed_keep_their_digests() -> None:
+    """Those of a stage and of a judge, as the version without seeds wrote them."""
+    strong = {"provider": "openai", "model": "m"}
+    prompts = {"refine": {"user": "{query} {draft}"}, "solo": {}}
+    policy = {"policy": {"provider": "hf", "model": "m"}}
+    judge = config.parse(JudgeConfig, {"model": strong}, "x").over(ScriptedModel(SCRIPT))
+    assert judge.name.endswith(":4f142b58")
+    assert config.digest(config.parse(DraftConfig, policy, "x").sampling) == OLD_KEYS[1][-1]
+    seeded = config.parse(DraftConfig, {**policy, "sampling": {"seed": 7}}, "x")
+    assert seeded.model_dump(mode="json")["sampling"]["seed"] == 7
+    refine = config.parse(RefineConfig, {"strong": strong, "prompts": prompts}, "x")
+    assert config.digest(refine.sampling) == OLD_KEYS[0][-1]
+
+
+@pytest.mark.parametrize("seed", [-1, 2**31, 0.5, "often"])
+def test_a_seed_is_a_count(seed: object) -> None:
+    with pytest.raises(ConfigError, match="seed: "):
+        config.parse(Sampling, {"seed": seed}, "x")
 
 
 def test_aliases_of_an_anchor_are_read(tmp_path: Path) -> None:

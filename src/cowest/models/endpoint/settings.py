@@ -197,6 +197,10 @@ class Endpoint(Config):
     def body(self, request: Request) -> dict[str, Any]:
         """Returns the request body that is sent, as JSON fields."""
         sampling = request.sampling
+        seed = sampling.seed
+        if seed is not None:
+            # With one seed for all, an endpoint that keeps to it would answer all samples alike.
+            seed += request.sample
         body: dict[str, Any] = {
             "model": self.model,
             "messages": self._messages(request),
@@ -204,6 +208,7 @@ class Endpoint(Config):
             self.limit: sampling.max_tokens,
             "top_p": sampling.top_p if sampling.top_p < 1 else None,
             "stop": list(sampling.stop) or None,
+            "seed": seed,
         }
         return {name: value for name, value in (body | self.extra).items() if value is not None}
 
