@@ -9,6 +9,7 @@ import shutil
 import tempfile
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
+from io import TextIOWrapper
 from itertools import islice
 from pathlib import Path
 from typing import BinaryIO, TypeVar
@@ -86,13 +87,27 @@ def groups(
     yield from islice(found, first, last)
 
 
-def lines(path: Path) -> Iterator[bytes]:
-    """The lines of a text file, streamed. Raises RecordError for one over LINE_LIMIT."""
+def lines(path: Path, carriage_returns: bool = False) -> Iterator[bytes]:
+    """The lines of a text file, streamed, without line ends.
+
+    With `carriage_returns`, CR alone ends a line too. Raises RecordError for a line over
+    LINE_LIMIT.
+    """
     with _opened(path) as file:
+        # In Latin-1 every byte is a character, so that the text layer, which alone knows CR as a
+        # line end, changes no byte.
+        text = None
+        if carriage_returns:
+            text = TextIOWrapper(file, encoding="latin-1", newline="")
         number = 0
-        # One byte more than is allowed shows a line that is too long, before it is held.
-        line = file.readline(LINE_LIMIT + 1)
-        while line:
+        while True:
+            # One byte more than is allowed shows a line that is too long, before it is held.
+            if text is None:
+                line = file.readline(LINE_LIMIT + 1)
+            else:
+                line = text.readline(LINE_LIMIT + 1).encode("latin-1")
+            if not line:
+                return
             number += 1
             if len(line) > LINE_LIMIT:
                 raise RecordError(
@@ -100,13 +115,12 @@ def lines(path: Path) -> Iterator[bytes]:
                     "one JSON object a line?"
                 )
             yield line.rstrip(b"\r\n")
-            line = file.readline(LINE_LIMIT + 1)
 
 
-def beginning(path: Path) -> bytes:
-    """The first 16 bytes of a file."""
+def beginning(path: Path, size: int = 16) -> bytes:
+    """The first bytes of a file."""
     with _opened(path) as file:
-        return file.read(16)
+        return file.read(size)
 
 
 def read_document(path: Path, kind: type[R]) -> R:

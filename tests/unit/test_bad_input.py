@@ -78,7 +78,7 @@ BAD: list[tuple[str, str, Make, dict[str, Any], str]] = [
         "t.jsonl",
         holding(GOOD + '{"q": "é"}\n'.encode("latin-1")),
         PLAIN,
-        r"t.jsonl:2: not UTF-8 \(byte 0xe9 at 8\)",
+        r"t.jsonl:2: not UTF-8 \(byte 0xe9, number 8 of the line\): save",
     ),
     (
         "Latin-1 in CSV",
@@ -327,7 +327,7 @@ BAD: list[tuple[str, str, Make, dict[str, Any], str]] = [
     (
         "two equal options",
         "t.csv",
-        holding(b"q,x,y,a\nWho?,Ada,ada,Ada\n"),
+        holding(b"q,x,y,a\nWho?,Ada,Ada ,Ada\n"),
         QUIZ,
         r"t.csv:2: two "
         r"options say "
@@ -545,7 +545,7 @@ def test_what_is_unusual_and_sound_is_read(tmp_path: Path) -> None:
 def test_a_row_group_that_would_fill_the_memory_is_refused(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("cowest.raw.tables.ROW_GROUP_LIMIT", 10)
+    monkeypatch.setattr("cowest.raw.parquet_rows.ROW_GROUP_LIMIT", 10)
     parquet_of(q=["Who?"], a=["Ada"])(tmp_path / "t.parquet")
     with pytest.raises(InputError, match="row group 0 unpacks to"):
         read(tmp_path / "t.parquet", PLAIN)
@@ -668,6 +668,8 @@ def test_what_a_csv_writer_writes_is_read_back(
     fields = [tuple(field.replace("\0", "").replace("\r", "") for field in pair) for pair in fields]  # type: ignore[misc]
     with (tmp_path / "t.csv").open("w", newline="", encoding="utf-8") as file:
         csv.writer(file).writerows([("q", "a"), *fields])
+    # As spreadsheets leave them: rows without any text are passed over.
+    fields = [pair for pair in fields if any(field.strip() for field in pair)]
     if not fields:
         return
     read_back = sound(tmp_path / "t.csv", rows(tmp_path / "t.csv"))

@@ -162,6 +162,7 @@ def test_a_split_column_says_the_split(tmp_path: Path) -> None:
         ("from_1", "3", "Bonn"),
         ("text", " rome ", "Rome"),
         ("from_1", 2.0, "Rome"),
+        ("from_1", "2.0", "Rome"),
     ],
 )
 def test_a_target_names_its_option(tmp_path: Path, keyed: str, answer: Any, right: str) -> None:
@@ -277,7 +278,9 @@ def test_a_split_with_no_rows(tmp_path: Path) -> None:
     ("settings", "said"),
     [
         ({"prompt": "q"}, "targets"),
-        ({**PLAIN, "keyed": "letter"}, "with `choices` alone"),
+        ({**PLAIN, "keyed": "letter"}, "with `choices` alone: name the columns"),
+        ({**PLAIN, "labels": "names"}, "labels: names has a meaning with `choices` alone"),
+        ({**QUIZ, "labels": "names", "keyed": "from_1"}, "leave one of them out"),
         ({**PLAIN, "splits": {"shares": {"train": 0.5}}}, "1 together"),
         ({**PLAIN, "splits": {"column": "s", "seed": 3}}, "have no use"),
         ({**PLAIN, "splits": {"values": {"train": ["a"], "test": ["A"]}}}, "named twice"),

@@ -6,23 +6,31 @@ The formats differ: CSV has texts alone, JSON and Parquet have numbers, lists an
 import difflib
 import math
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from datetime import date, datetime, time
 from decimal import Decimal
 from functools import lru_cache
-from typing import Any
+from typing import Any, Literal
 
 from cowest import io
+from cowest.domains import written
+from cowest.raw.files import Row
 from cowest.raw.intake import Unfit
-from cowest.raw.tables import Row
 
 PLACES = re.compile(r"\{\{|\}\}|\{([^{}]+)\}")
 """`{column}` in a template, and braces that are written twice."""
+LABELS = ("label", "labels", "key", "keys", "letter", "letters", "id", "ids")
+"""Names, inside an object, of the labels of options."""
 _KINDS: dict[type[Any], str] = {
     dict: "an object: name what is in it with a point, as in `answers.text`",
     list: "a list",
     bytes: "bytes",
 }
+
+
+Lists = Literal["quoted", "read", "text"]
+"""Texts of lists that are read as lists: those of texts in quotes, all, or none."""
+Reading = Literal["list", "text"]
 
 
 class NoColumn(Exception):
@@ -98,12 +106,15 @@ def needed(row: Row, column: str) -> str:
     return text
 
 
-def entries(row: Row, column: str, separator: str | None) -> list[str]:
+def entries(row: Row, column: str, separator: str | None, lists: Lists = "quoted") -> list[str]:
     """The texts of a column that holds a list, or one text that `separator` splits.
 
     Empty parts of a split text are dropped; an empty entry of a list raises Unfit.
     """
     value = _cell(row, column)
+    if isinstance(value, str):
+        found = _list_in(value, lists)
+        value = value if found is None else found
     if isinstance(value, list | tuple):
         texts = [_text(entry, column) for entry in value]
         if None in texts:
@@ -118,6 +129,43 @@ def entries(row: Row, column: str, separator: str | None) -> list[str]:
     return [part for part in parts if part]
 
 
+def reading(row: Row, column: str, lists: Lists) -> Reading | None:
+    """How `entries` reads a text that looks like a list or an object; None for all else."""
+    value = _cell(row, column)
+    if not isinstance(value, str) or written.value_of(value) is None:
+        return None
+    return "text" if _list_in(value, lists) is None else "list"
+
+
+def labels_beside(row: Row, column: str) -> list[str]:
+    """The labels that lie beside a list of options: `choices.label` beside `choices.text`.
+
+    Empty if nothing there is named so, or can be the labels of as many options.
+    """
+    parent, point, _ = column.rpartition(".")
+    if not point or column in row:
+        return []
+    options = _cell(row, column, optional=True)
+    for name in LABELS:
+        labels = _cell(row, f"{parent}.{name}", optional=True)
+        if not isinstance(labels, list | tuple) or not isinstance(options, list | tuple):
+            continue
+        texts = [text for text in (_text(label, name) for label in labels) if text is not None]
+        if len(texts) == len(options) == len(set(texts)):
+            return texts
+    return []
+
+
+def _list_in(text: str, lists: Lists) -> list[Any] | None:
+    """The list that a text is, if it is to be read as one."""
+    if lists == "text":
+        return None
+    found = written.value_of(text)
+    if not isinstance(found, list):
+        return None
+    return found if lists == "read" or written.are_quoted(found) else None
+
+
 def _cell(row: Row, column: str, optional: bool = False) -> Any:
     """The value of a column, or of what is in one: `answers.text`. Raises NoColumn."""
     # A column whose own name has a point in it comes first.
@@ -125,6 +173,12 @@ def _cell(row: Row, column: str, optional: bool = False) -> Any:
         return row[column]
     value: Any = row
     for part in column.split("."):
+        if isinstance(value, str):
+            # An object that CSV, which has texts alone, made a text of.
+            value = written.value_of(value)
+        if isinstance(value, list | tuple) and _all_have(value, part):
+            value = [entry[part] for entry in value]
+            continue
         if not isinstance(value, dict) or part not in value:
             if optional or value is None:
                 return None
@@ -134,6 +188,11 @@ def _cell(row: Row, column: str, optional: bool = False) -> Any:
             raise NoColumn(f"there is no column {column!r}{hint} The columns are {columns}")
         value = value[part]
     return value
+
+
+def _all_have(entries: Sequence[Any], part: str) -> bool:
+    """True for a list of objects that all have this part."""
+    return bool(entries) and all(isinstance(entry, dict) and part in entry for entry in entries)
 
 
 def _text(value: Any, column: str) -> str | None:
@@ -150,7 +209,12 @@ def _text(value: Any, column: str) -> str | None:
     # exact.
     if isinstance(value, float) and value.is_integer() and abs(value) < 2**53:
         return str(int(value))
-    if isinstance(value, float | Decimal | int | date | datetime | time):
+    if isinstance(value, float):
+        # The shortest decimal that is this float, as `repr` has it, but without an exponent.
+        value = Decimal(repr(value))
+    if isinstance(value, Decimal):
+        return f"{value:f}"
+    if isinstance(value, int | date | datetime | time):
         return str(value)
     kind: type[Any] = type(value)
     raise Unfit(f"{column!r} is {_KINDS.get(kind, kind.__name__)}, not a text or a number")

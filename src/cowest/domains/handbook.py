@@ -21,8 +21,8 @@ from typing import Literal, TypeVar
 from cowest.config import Config
 from cowest.prompts import Prompts, Shot, Template
 from cowest.raw import tables
+from cowest.raw.files import Bad, Row
 from cowest.raw.intake import Intake, Unfit, build
-from cowest.raw.tables import Bad
 from cowest.records import Demonstration, Message, Query
 from cowest.scorers import AnyScorer
 from cowest.scorers.contains import ContainsConfig
@@ -116,7 +116,7 @@ class Handbook(Config):
         return self._replies(raw, Intake())
 
     def _queries(self, raw: Path, intake: Intake) -> Iterator[Query]:
-        def make(row: tables.Row, source: str) -> Query:
+        def make(row: Row, source: str) -> Query:
             prompt = (Message(role="user", content=row["question"]),)
             return build(
                 Query,
@@ -136,7 +136,7 @@ class Handbook(Config):
         )
 
     def _replies(self, raw: Path, intake: Intake) -> Iterator[Demonstration]:
-        def make(row: tables.Row, source: str) -> Demonstration:
+        def make(row: Row, source: str) -> Demonstration:
             prompt = (Message(role="user", content=row["question"]),)
             return build(Demonstration, prompt=prompt, completion=row["reply"], source=source)
 
@@ -144,7 +144,7 @@ class Handbook(Config):
 
 
 def _made(
-    path: Path, fields: set[str], make: Callable[[tables.Row, str], T], intake: Intake
+    path: Path, fields: set[str], make: Callable[[Row, str], T], intake: Intake
 ) -> Iterator[T]:
     """Records that `make` makes of each row and its place, `file:line`."""
     for number, row in tables.raw_rows(path, fields):

@@ -8,9 +8,10 @@ from typing import Annotated, Any, Literal, get_args
 from pydantic import BeforeValidator, Field, field_validator
 
 from cowest.config import Config, digest
-from cowest.domains.cells import needed, possible_columns
+from cowest.domains.cells import Lists, needed, possible_columns
+from cowest.raw.files import Row
 from cowest.raw.intake import Unfit
-from cowest.raw.tables import Format, Row
+from cowest.raw.tables import Format
 from cowest.records import Split
 from cowest.sametext import caseless
 
@@ -138,10 +139,17 @@ class Table(Config):
     """The options of a multiple choice: one column per option, or one column with the list."""
     keyed: Literal["text", "letter", "from_0", "from_1"] = "text"
     """With choices: how a target names its option. By the option's text, by its letter (A, B, ...),
-    or by its number, counted from 0 or from 1."""
+    or by its number, counted from 0 or from 1. Labels that lie beside the options, as
+    `choices.label` beside `choices.text`, say which letter or number is whose."""
+    labels: str | None = None
+    """With choices: a column with the list of the options' labels, in their order, by which targets
+    name them. Set it where the labels lie in a column of their own."""
     separator: str | None = Field(default=None, min_length=1)
     """The text between the entries of a list that is written as one text: "|" for
     "Oslo|Kristiania"."""
+    lists: Lists = "quoted"
+    """Texts of lists under `targets`, such as "['Oslo', 'Kristiania']" in CSV, that are read as
+    lists: quoted (lists of texts in quotes), read (those of numbers too), or text (none)."""
     id: str | None = None
     """A column whose values must differ. Set it to have repeated rows refused."""
     group: str | None = None
@@ -172,8 +180,19 @@ class Table(Config):
         return corpus
 
     def model_post_init(self, _: Any) -> None:
-        if self.keyed != "text" and not self.choices:
-            raise ValueError(f"keyed: {self.keyed} has a meaning with `choices` alone")
+        for name in ("keyed", "labels"):
+            if name in self.model_fields_set and not self.choices:
+                value = getattr(self, name)
+                if value not in ("text", None):
+                    raise ValueError(
+                        f"{name}: {value} has a meaning with `choices` alone: name the columns of "
+                        f"the options in `choices`, or leave {name} out"
+                    )
+        if self.labels is not None and self.keyed in ("from_0", "from_1"):
+            raise ValueError(
+                f"labels: {self.labels} and keyed: {self.keyed} both say how a target names its "
+                "option: leave one of them out"
+            )
 
     def columns(self) -> set[str]:
         """Every column of the table that a setting names."""
@@ -187,7 +206,7 @@ class Table(Config):
         # In a template `{choices}` is a place of our own, whatever columns the table has.
         named.discard(CHOICES)
         named.update(self.targets, self.choices, self.tags)
-        for name in (self.id, self.group, self.splits.column):
+        for name in (self.id, self.group, self.splits.column, self.labels):
             if name is not None:
                 named.add(name)
         return named

@@ -14,8 +14,8 @@ from typing import Any
 from cowest.config import digest
 from cowest.errors import ContractError, InputError
 from cowest.raw import tables
+from cowest.raw.files import Bad
 from cowest.raw.intake import Intake, Unfit
-from cowest.raw.tables import Bad
 from cowest.records import Demonstration, Query, Split
 
 NAMES: dict[str, Split] = {
@@ -138,7 +138,9 @@ def files(raw: Path) -> dict[Path, Split | None]:
     there: list[Path] = []
     if raw.is_dir():
         for path in sorted(raw.iterdir()):
-            if path.is_file() and path.suffix.lower() in ENDINGS:
+            # A Mac lays a hidden `._train.jsonl` beside `train.jsonl`.
+            hidden = path.name.startswith(".")
+            if path.is_file() and path.suffix.lower() in ENDINGS and not hidden:
                 there.append(path)
     named: dict[Path, Split | None] = {}
     for name, split in NAMES.items():

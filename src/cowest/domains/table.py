@@ -12,7 +12,6 @@ A row that does not fit stops `prepare`, which names the first few with file and
 many there are, unless `prepare.max_bad` lets that many go into quarantine.
 """
 
-import re
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
@@ -23,20 +22,24 @@ from typing import TypeVar
 
 from cowest.config import key
 from cowest.domains.cells import (
+    Lists,
     NoColumn,
     entries,
     filled,
+    labels_beside,
     needed,
     possible_columns,
+    reading,
     text_of,
 )
 from cowest.domains.mapping import CHOICES, Table
+from cowest.domains.options import Keyed, bare_label, option_of
 from cowest.errors import ContractError, InputError
 from cowest.raw import tables
+from cowest.raw.files import Bad, Row
 from cowest.raw.intake import Intake, Unfit, build
-from cowest.raw.tables import Bad, Row
 from cowest.records import Demonstration, Message, Query, Split
-from cowest.sametext import caseless, normalise
+from cowest.sametext import caseless
 
 NAMED = 5
 """Number of files that an error message names."""
@@ -98,6 +101,7 @@ class Source:
             if table.id is not None:
                 _once(needed(row, table.id), table.id, ids)
             query = self._query(source, row)
+            self._note_lists(row, intake)
             if query is None or not learn or query.split != "train":
                 return query, None
             return query, self._learned(row, query)
@@ -172,6 +176,11 @@ class Source:
             return None
         return _demonstration(query.source, prompt, completion, of_query=True)
 
+    def drawn_by(self, query: Query) -> str:
+        """The name by which `splits.shares` draw the split of one of this table's queries."""
+        # The group of a table without a column for it is a digest, with a letter before it.
+        return query.group if self.table.group else query.group.removeprefix("g")
+
     def _query(self, source: str, row: Row) -> Query | None:
         """The row as a query; None if it is to be left out."""
         table = self.table
@@ -210,12 +219,37 @@ class Source:
             source=source,
         )
 
+    def _note_lists(self, row: Row, intake: Intake) -> None:
+        """Says which right answers look like lists, unless a setting says how they are meant."""
+        if "lists" in self.table.model_fields_set:
+            return
+        for name in self.table.targets:
+            how = reading(row, name, self.table.lists)
+            if how == "list":
+                intake.note(
+                    f"{name!r} holds the text of a list, which is read as several right answers: "
+                    "say `lists: read` in prepare.table if it is one, `lists: text` if not"
+                )
+            elif how == "text":
+                intake.note(
+                    f"{name!r} looks like a list or an object, and is taken as one text: say "
+                    f"`lists: read` in prepare.table if it is a list, name `{name}.PART` in an "
+                    "object, or `lists: text` if it is meant so"
+                )
+
+    def answers(self, row: Row) -> tuple[tuple[str, ...], tuple[str, ...]]:
+        """The options of a row and its right answers. Raises Unfit and NoColumn."""
+        choices = self._choices(row)
+        return choices, self._targets(row, choices)
+
     def _choices(self, row: Row) -> tuple[str, ...]:
         names = self.table.choices
         if not names:
             return ()
         if len(names) == 1:
-            choices = tuple(entries(row, names[0], self.table.separator))
+            # One text is no multiple choice, so that the text of a list can only be the list.
+            lists: Lists = "text" if self.table.lists == "text" else "read"
+            choices = tuple(entries(row, names[0], self.table.separator, lists))
         else:
             choices = tuple(needed(row, name) for name in names)
         if not 2 <= len(choices) <= len(ascii_uppercase):
@@ -223,54 +257,50 @@ class Source:
                 f"column {', '.join(names)!r} has {len(choices)} options: a multiple choice has 2 "
                 f"to {len(ascii_uppercase)}"
             )
-        if len({caseless(choice) for choice in choices}) < len(choices):
+        # Options that differ in case alone are two: CO and Co.
+        if len({" ".join(choice.split()) for choice in choices}) < len(choices):
             raise Unfit("two options say the same")
         return choices
 
     def _targets(self, row: Row, choices: tuple[str, ...]) -> tuple[str, ...]:
-        names = self.table.targets
-        found: list[str] = []
-        for name in names:
-            found += entries(row, name, self.table.separator)
-        if not found:
-            raise Unfit(f"there is no target: {', '.join(names)} is empty")
+        table = self.table
         if not choices:
+            found = self._named(row, table.lists)
             return tuple(found)
-        options = [option_of(target, choices, self.table.keyed) for target in found]
+        labels = self._labels(row, choices)
+        keyed: Keyed = "label" if table.labels is not None else table.keyed
+        try:
+            # An option may look like a list itself.
+            found = self._named(row, "text")
+            options = [option_of(target, choices, keyed, labels) for target in found]
+        except Unfit:
+            lists: Lists = "text" if table.lists == "text" else "read"
+            found = self._named(row, lists)
+            options = [option_of(target, choices, keyed, labels) for target in found]
         return tuple(dict.fromkeys(options))
 
+    def _named(self, row: Row, lists: Lists) -> list[str]:
+        """What the columns of targets say. Raises Unfit if that is nothing."""
+        found: list[str] = []
+        for name in self.table.targets:
+            found += entries(row, name, self.table.separator, lists)
+        if not found:
+            raise Unfit(f"there is no target: {', '.join(self.table.targets)} is empty")
+        return found
 
-def option_of(target: str, choices: tuple[str, ...], keyed: str) -> str:
-    """The option that a target names, as the scorer `choice` will find it again. Raises Unfit."""
-    number = _number_of(target, choices, keyed)
-    if number is None or not 0 <= number < len(choices):
-        how = {
-            "text": "",
-            "letter": ", named by its letter",
-            "from_0": ", numbered from 0",
-            "from_1": ", numbered from 1",
-        }[keyed]
-        raise Unfit(f"the target {target[:40]!r} is not among the {len(choices)} options{how}")
-    # The scorer compares normalised texts. Options that it can't tell apart go by their letter.
-    alike = sum(normalise(choice) == normalise(choices[number]) for choice in choices) > 1
-    return ascii_uppercase[number] if alike else choices[number]
-
-
-def _number_of(target: str, choices: tuple[str, ...], keyed: str) -> int | None:
-    """The number of the option that a target names, from 0; it may be out of range."""
-    if keyed == "text":
-        for number, choice in enumerate(choices):
-            if caseless(choice) == caseless(target):
-                return number
-        return None
-    if keyed == "letter":
-        letter = target.strip().strip("().").upper()
-        if len(letter) != 1 or letter not in ascii_uppercase:
-            return None
-        return ascii_uppercase.index(letter)
-    if re.fullmatch(r"[0-9]{1,4}", target.strip()) is None:
-        return None
-    return int(target) - int(keyed[-1])
+    def _labels(self, row: Row, choices: tuple[str, ...]) -> list[str]:
+        """The labels that the data gives to the options; empty if it gives none."""
+        table = self.table
+        if table.labels is None:
+            return labels_beside(row, table.choices[0]) if len(table.choices) == 1 else []
+        labels = entries(row, table.labels, table.separator, "read")
+        if len(labels) != len(choices):
+            raise Unfit(
+                f"{table.labels!r} has {len(labels)} labels, and there are {len(choices)} options"
+            )
+        if len(set(map(bare_label, labels))) < len(labels):
+            raise Unfit(f"{table.labels!r} gives two options the same label")
+        return labels
 
 
 def file_of(raw: Path, name: str | None) -> Path:
@@ -293,7 +323,9 @@ def file_of(raw: Path, name: str | None) -> Path:
     found = []
     if raw.is_dir():
         for part in sorted(raw.iterdir()):
-            if part.is_file() and part.suffix.lower() in tables.ENDINGS:
+            # Hidden files are none of ours: a Mac lays `._name.csv` beside `name.csv`.
+            hidden = part.name.startswith(".")
+            if part.is_file() and part.suffix.lower() in tables.ENDINGS and not hidden:
                 found.append(part)
     if len(found) == 1:
         return found[0]

@@ -44,6 +44,8 @@ class Intake:
         """
         self.used = self.bad = 0
         self.left_out: Counter[str] = Counter()
+        self.notes: Counter[str] = Counter()
+        """What was read in a way that may not be meant, with the number of rows."""
         self._most, self._keep = most, keep
         self._said: list[str] = []
 
@@ -72,6 +74,10 @@ class Intake:
     def leave_out(self, reason: str) -> None:
         """Counts a row that is sound but not wanted."""
         self.left_out[reason] += 1
+
+    def note(self, what: str) -> None:
+        """Counts a row that was read in a way that may not be meant."""
+        self.notes[what] += 1
 
     def judge(self) -> None:
         """Raises RecordError if more rows are bad than allowed: how many, and the first few."""

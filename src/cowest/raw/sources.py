@@ -28,7 +28,7 @@ from cowest import io
 from cowest.config import file_digest
 from cowest.errors import ConfigError, InputError
 from cowest.net.download import Web
-from cowest.raw import tables
+from cowest.raw.files import refuse_packed
 
 LIMIT = 20 * 2**30
 """Largest data set in bytes, unless another limit is given."""
@@ -120,7 +120,7 @@ def _of_path(path: Path, source: str) -> list[Part]:
     if path.is_file():
         files = [path]
     elif path.is_dir():
-        files = sorted(part for part in path.iterdir() if part.suffix.lower() in ENDINGS)
+        files = [part for part in sorted(path.iterdir()) if _is_table(PurePosixPath(part.name))]
     else:
         raise InputError(f"{path} is no ordinary file: give a file, a folder, or an address")
     # A link may point to what is not part of the data set, or is gone tomorrow.
@@ -175,7 +175,7 @@ Sibling = tuple[str, int | None, str | None]
 def _siblings(listed: list[dict[str, Any]]) -> Iterator[Sibling]:
     for one in listed:
         path, large = str(one["rfilename"]), one.get("lfs") or {}
-        if PurePosixPath(path).suffix.lower() in ENDINGS:
+        if _is_table(PurePosixPath(path)):
             yield path, large.get("size", one.get("size")), large.get("sha256")
 
 
@@ -195,6 +195,11 @@ def _called(
         for number, one in enumerate(matching):
             part = f"-{number:05}-of-{len(matching):05}" if len(matching) > 1 else ""
             yield f"{split}{part}{PurePosixPath(one[0]).suffix}", one
+
+
+def _is_table(path: PurePosixPath) -> bool:
+    """True for a file with a table's ending that is not hidden, as a Mac's `._name.csv` is."""
+    return path.suffix.lower() in ENDINGS and not path.name.startswith(".")
 
 
 def _fit(name: str, source: str) -> str:
@@ -245,7 +250,7 @@ def _download(part: Part, path: Path, web: Web, limit: int) -> tuple[int, str]:
     # A server may send a packed file under any name. Parquet is refused here under another name
     # alone; its own reader looks at it later.
     if path.suffix.lower() not in (".parquet", ".pq"):
-        tables.refuse_packed(Path(part.name), start)
+        refuse_packed(Path(part.name), start)
     return size, digest.hexdigest()
 
 

@@ -95,3 +95,5 @@ def main(raw: In, queries: Out, corpus: Out, quarantine: Out, config: PrepareCon
         intake.judge()
         intake.close()
     print(f"prepare: {intake.told()}; {asked} queries, {taught} demonstrations", file=sys.stderr)
+    for what, count in intake.notes.items():
+        print(f"prepare: in {count} rows {what}", file=sys.stderr)

@@ -1,17 +1,18 @@
 """Guesses the roles of a table's columns by their names and values, and says what is unclear."""
 
 import re
-from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from itertools import pairwise
 from typing import Any
 
+from cowest.commands.scaffold.sample import Sample, name_key
+from cowest.domains import written
 from cowest.domains.cells import NoColumn, columns_of, entries, is_template
-from cowest.domains.mapping import CHOICES, SHARES, VALUES
-from cowest.domains.table import option_of
+from cowest.domains.mapping import CHOICES, SHARES, VALUES, Table
+from cowest.domains.table import Source
 from cowest.errors import ConfigError
+from cowest.raw.files import Row
 from cowest.raw.intake import Unfit
-from cowest.raw.tables import Row
 from cowest.records import Split
 from cowest.sametext import caseless
 
@@ -116,7 +117,8 @@ HELD_OUT: dict[Split, tuple[str, ...]] = {
 }
 LETTERED = re.compile(r"(option|opt|op|choice|answer|ans|)([a-h]|[0-9])")
 """Columns that hold an option each: `a`, `option_b`, `choice3`, `opa`."""
-KEYS = ("text", "letter", "from_0", "from_1")
+KEYS = ("label", "text", "letter", "from_0", "from_1")
+OPTION_LABELS = ["labels", "optionlabels", "choicelabels", "optionkeys", "choicekeys", "letters"]
 FEW = 12
 """Number of different answers, at most, that are taken for labels."""
 MANY_TAGS = 30
@@ -146,7 +148,7 @@ def guess(rows: list[Row], prompt: str | None = None, targets: str | None = None
 
     Raises ConfigError if the question or the right answer can't be told.
     """
-    columns = _Columns(rows)
+    columns = Sample(rows)
     made = Guess()
     # Each role takes its column away from those after it, so the order matters: the plainest first.
     choices = _choices(columns, made)
@@ -185,75 +187,7 @@ def _showing_choices(prompt: str) -> str:
     return f"{template}\n{place}"
 
 
-class _Columns:
-    """The columns of a sample, and which of them have no role yet.
-
-    What is in an object is a column too: `answers.text`.
-    """
-
-    def __init__(self, rows: list[Row]) -> None:
-        self.values: dict[str, list[Any]] = {}
-        for number, row in enumerate(rows):
-            for column, value in _flat(row):
-                # A name in braces can't be written in a template, and is none of ours.
-                if column.strip() and not set(column) & set("{}"):
-                    self.values.setdefault(column, [None] * len(rows))[number] = value
-        self.free = set(self.values)
-        self.rows = len(rows)
-
-    def take(self, names: Iterable[str], fits: Callable[[str], bool] | None = None) -> str | None:
-        """The first free column with one of these names that fits; it has a role from now on."""
-        for column in self.named(names):
-            if column in self.free and (fits is None or fits(column)):
-                self.free.remove(column)
-                return column
-        return None
-
-    def named(self, names: Iterable[str]) -> list[str]:
-        """The columns with one of these names, in the order of the names."""
-        found: list[str] = []
-        for name in names:
-            found += [column for column in self.values if _key(column) == name]
-        return found
-
-    def texts(self, column: str) -> list[str]:
-        """The texts of a column, without empty ones; none at all if it holds lists or objects."""
-        found = [value for value in self.values[column] if value is not None and str(value).strip()]
-        if any(isinstance(value, list | dict) for value in found):
-            return []
-        return [str(value) for value in found]
-
-    def are_texts(self, column: str) -> bool:
-        return bool(self.texts(column))
-
-    def are_lists(self, column: str) -> bool:
-        """True if each row has a list of two or more there."""
-        return all(isinstance(value, list) and len(value) > 1 for value in self.values[column])
-
-    def in_every_row(self, column: str) -> bool:
-        return len(self.texts(column)) == self.rows
-
-    def distinct(self, column: str) -> int:
-        return len(set(self.texts(column)))
-
-
-def _flat(row: Row) -> Iterator[tuple[str, Any]]:
-    for name, value in row.items():
-        if isinstance(value, dict):
-            for part, inner in value.items():
-                yield f"{name}.{part}", inner
-        else:
-            yield name, value
-
-
-def _key(column: str) -> str:
-    """A name without case and marks; the texts in an object go by the object's name."""
-    parent, _, part = column.partition(".")
-    name = parent if part in ("text", "value", "texts") else column
-    return re.sub(r"[^a-z0-9]", "", name.lower())
-
-
-def _choices(columns: _Columns, made: Guess) -> list[str]:
+def _choices(columns: Sample, made: Guess) -> list[str]:
     """The columns of the options: one with lists, or a series such as `a`, `b`, `c`."""
     one = columns.take(OPTIONS, columns.are_lists)
     if one is not None:
@@ -261,7 +195,7 @@ def _choices(columns: _Columns, made: Guess) -> list[str]:
         return [one]
     series: dict[str, dict[str, str]] = {}
     for column in columns.values:
-        found = LETTERED.fullmatch(_key(column))
+        found = LETTERED.fullmatch(name_key(column))
         if found and columns.are_texts(column):
             series.setdefault(found[1], {})[found[2]] = column
     for by_mark in series.values():
@@ -278,33 +212,37 @@ def _adjoin(marks: list[str]) -> bool:
     return all(ord(later) - ord(earlier) == 1 for earlier, later in pairwise(marks))
 
 
-def _target(columns: _Columns, made: Guess, choices: list[str], said: str | None) -> str:
+def _target(columns: Sample, made: Guess, choices: list[str], said: str | None) -> str:
     """The column of the right answer, and with choices the way in which it names an option."""
+    labels = columns.take(OPTION_LABELS, columns.are_lists) if len(choices) == 1 else None
     candidates = [said] if said is not None else columns.named(TARGETS)
     candidates = [column for column in candidates if column in columns.free]
     if not candidates:
         raise _unclear(columns, "the right answer", "--targets")
-    best, keyed, share = candidates[0], "text", 0.0
-    if choices:
-        for column in candidates:
-            for how in KEYS:
-                fits = _fits(columns, column, choices, how)
-                if fits > share:
-                    best, keyed, share = column, how, fits
-    columns.free.discard(best)
     if not choices:
-        made.understood.append(("targets", repr(best)))
-        return best
-    if keyed != "text":
+        columns.free.discard(candidates[0])
+        _lists(columns, made, candidates[0])
+        return candidates[0]
+    best, keyed, share = candidates[0], "text", 0.0
+    for column in candidates:
+        for how in KEYS:
+            fits = _fits(columns, column, choices, how, labels)
+            if fits > share:
+                best, keyed, share = column, how, fits
+    columns.free.discard(best)
+    if keyed == "label":
+        made.table["labels"] = labels
+    elif keyed != "text":
         made.table["keyed"] = keyed
     said_how = {
+        "label": f"the label, of {labels!r},",
         "text": "the text",
         "letter": "the letter",
         "from_0": "the number, from 0,",
         "from_1": "the number, from 1,",
     }[keyed]
     made.understood.append(("targets", f"{best!r}: {said_how} of an option"))
-    if keyed == "from_0" and _fits(columns, best, choices, "from_1") == share:
+    if keyed == "from_0" and _fits(columns, best, choices, "from_1", None) == share:
         made.unclear.append(
             f"whether {best!r} counts the options from 0 or from 1: both would do; 0 was taken, "
             "see `keyed`"
@@ -314,37 +252,57 @@ def _target(columns: _Columns, made: Guess, choices: list[str], said: str | None
     return best
 
 
-def _fits(columns: _Columns, column: str, choices: list[str], keyed: str) -> float:
+def _lists(columns: Sample, made: Guess, target: str) -> None:
+    """Says how right answers are read that are texts of lists."""
+    if not columns.are_written_lists(target):
+        made.understood.append(("targets", repr(target)))
+        return
+    if all(written.are_quoted(found) for found in columns.lists(target) if found):
+        made.table["lists"] = "read"
+        made.understood.append(("targets", f"{target!r}: texts of lists, read as lists"))
+    else:
+        made.understood.append(("targets", f"{target!r}: texts in brackets, as they are"))
+        made.unclear.append(
+            f"whether {target!r} holds lists of right answers: they were taken as texts; see "
+            "`lists` in docs/your-data.md"
+        )
+
+
+def _fits(
+    columns: Sample, column: str, choices: list[str], keyed: str, labels: str | None
+) -> float:
     """The share of rows whose target names an option, read in this way."""
-    values = columns.values[column]
+    settings: dict[str, Any] = {"prompt": column, "targets": column, "choices": choices}
+    if keyed != "label":
+        settings["keyed"] = keyed
+    elif labels is not None:
+        settings["labels"] = labels
+    else:
+        return 0.0
+    source = Source(Table.model_validate(settings))
     fit = 0
-    for number, value in enumerate(values):
-        row = {name: columns.values[name][number] for name in choices}
+    for row in columns.raw:
         try:
-            if len(choices) == 1:
-                options = entries(row, choices[0], None)
-            else:
-                options = [str(row[name]) for name in choices]
-            option_of(str(value), tuple(options), keyed)
+            source.answers(row)
         except (Unfit, NoColumn):
             continue
         fit += 1
-    return fit / max(1, len(values))
+    return fit / max(1, columns.rows)
 
 
-def _prompt(columns: _Columns) -> str:
+def _prompt(columns: Sample) -> str:
     found = columns.take(PROMPTS, columns.are_texts)
     if found is None:
         raise _unclear(columns, "the question", "--prompt")
     # Instructions often have a second column, with the text that they are about.
-    if _key(found) == "instruction":
+    if name_key(found) == "instruction":
         more = columns.take(["input"], columns.are_texts)
         if more is not None:
             return f"{{{found}}}\n\n{{{more}?}}"
     return found
 
 
-def _unclear(columns: _Columns, what: str, flag: str) -> ConfigError:
+def _unclear(columns: Sample, what: str, flag: str) -> ConfigError:
     left = ", ".join(column for column in columns.values if column in columns.free) or "none"
     return ConfigError(
         f"can't tell which column is {what}: say it with {flag} COLUMN; the columns without a "
@@ -352,7 +310,7 @@ def _unclear(columns: _Columns, what: str, flag: str) -> ConfigError:
     )
 
 
-def _rest(columns: _Columns, made: Guess) -> None:
+def _rest(columns: Sample, made: Guess) -> None:
     """The roles that a table may do without."""
     split = columns.take(SPLITS)
     if split is not None:
@@ -382,7 +340,7 @@ def _rest(columns: _Columns, made: Guess) -> None:
         )
     tags = []
     for column in columns.values:
-        if column not in columns.free or _key(column) not in TAGS:
+        if column not in columns.free or name_key(column) not in TAGS:
             continue
         if 2 <= columns.distinct(column) <= MANY_TAGS:
             tags.append(column)
@@ -395,7 +353,7 @@ def _rest(columns: _Columns, made: Guess) -> None:
         made.unclear.append(f"what to do with {', '.join(left)}: left out")
 
 
-def _group(columns: _Columns, made: Guess, split: str | None) -> None:
+def _group(columns: Sample, made: Guess, split: str | None) -> None:
     """The column of rows that belong together: in every row, and with several rows per value."""
 
     def are_groups(column: str) -> bool:
@@ -420,7 +378,7 @@ def _group(columns: _Columns, made: Guess, split: str | None) -> None:
         )
 
 
-def _splits(columns: _Columns, made: Guess, column: str) -> None:
+def _splits(columns: Sample, made: Guess, column: str) -> None:
     """The values of a column that stand for each split, if they are all known ones."""
     seen = sorted(set(columns.texts(column)))
     values: dict[Split, list[str]] = {}
@@ -446,7 +404,7 @@ def _splits(columns: _Columns, made: Guess, column: str) -> None:
     made.understood.append(("splits", f"{column!r}: {', '.join(seen)}"))
 
 
-def _straddles(columns: _Columns, group: str, split: str) -> bool:
+def _straddles(columns: Sample, group: str, split: str) -> bool:
     """True if one group has rows in two splits."""
     pairs = set(zip(map(str, columns.values[group]), map(str, columns.values[split]), strict=False))
     return len(pairs) > len({group for group, _ in pairs})
@@ -455,9 +413,10 @@ def _straddles(columns: _Columns, group: str, split: str) -> bool:
 def _scorer(rows: list[Row], made: Guess) -> None:
     """The scorer that fits the right answers."""
     targets: list[str] = []
+    lists = made.table.get("lists", "quoted")
     for row in rows:
         try:
-            targets += entries(row, made.table["targets"], None)[:1]
+            targets += entries(row, made.table["targets"], None, lists)[:1]
         except (Unfit, NoColumn):
             continue
     made.words = sum(len(target.split()) for target in targets) / max(1, len(targets))

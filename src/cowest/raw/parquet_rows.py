@@ -1,0 +1,203 @@
+"""Parquet, read row by row, with values that say what their types mean.
+
+A float of 32 or 16 bits is read as the shortest decimal that it stands for (0.1, not
+0.10000000149011612), and time stamps of a column in which all are at midnight as days.
+"""
+
+import struct
+from collections.abc import Callable, Collection, Iterator
+from datetime import datetime
+from math import isfinite
+from pathlib import Path
+from typing import Any
+
+from cowest import io
+from cowest.errors import InputError
+from cowest.raw.files import Row, refuse_packed
+
+BATCH = 256
+"""Number of rows of a Parquet file that are held at once."""
+ROW_GROUP_LIMIT = 2**30
+"""Largest row group of a Parquet file, in bytes once unpacked: more could exhaust the memory."""
+
+
+AT_ONCE = 2**14
+"""Number of time stamps that are looked at at once."""
+WHOLE = 2**24
+"""Whole numbers below this are exact in 32 bits, and stay as they are."""
+Change = Callable[[Any], Any]
+
+
+def rows(path: Path, columns: Collection[str] | None) -> Iterator[tuple[int, Row]]:
+    """The rows with their numbers, of `columns` alone if they are given. Raises InputError."""
+    _refuse_other_bytes(path)
+    try:
+        import pyarrow
+        from pyarrow import parquet
+    except ImportError:
+        raise InputError(
+            f"{path}: pyarrow is missing, which reads Parquet: pip install 'cowest[parquet]'"
+        ) from None
+    try:
+        # Without reading ahead, a page of each column is held and not a whole row group.
+        with parquet.ParquetFile(path, buffer_size=2**16, pre_buffer=False) as file:
+            names = _wanted(file.schema_arrow.names, columns)
+            _refuse_large(path, file.metadata)
+            changes = _changes(file, names)
+            number = 0
+            for batch in file.iter_batches(batch_size=BATCH, columns=names, use_threads=False):
+                for row in batch.to_pylist():
+                    number += 1
+                    for name, change in changes.items():
+                        row[name] = change(row[name])
+                    yield number, row
+    except (
+        pyarrow.ArrowException,
+        OSError,
+        ValueError,
+        OverflowError,
+        NotImplementedError,
+    ) as error:
+        raise InputError(
+            f"{path} can't be read as Parquet: {' '.join(str(error).split())[:200]}"
+        ) from None
+
+
+def _changes(file: Any, names: list[str] | None) -> dict[str, Change]:
+    """What is done to the values of columns whose type says more than Python's does."""
+    found = {}
+    for field in file.schema_arrow:
+        if names is not None and field.name not in names:
+            continue
+        days = _has_times(field.type) and _are_days(file, field.name)
+        change = _change(field.type, days)
+        if change is not None:
+            found[field.name] = change
+    return found
+
+
+def _change(kind: Any, days: bool) -> Change | None:
+    """What is done to a value of a type; None for nothing. `days`: its time stamps are days."""
+    from pyarrow import types
+
+    if types.is_float32(kind):
+        return lambda value: _shortest(value, "f")
+    if types.is_float16(kind):
+        return lambda value: _shortest(value, "e")
+    if types.is_timestamp(kind) and days:
+        return _day
+    if types.is_struct(kind):
+        parts = {part.name: _change(part.type, days) for part in kind.fields}
+        changed = {name: change for name, change in parts.items() if change is not None}
+        return _in_object(changed) if changed else None
+    if _is_list(kind):
+        change = _change(kind.value_type, days)
+        return None if change is None else _in_list(change)
+    return None
+
+
+def _in_object(changed: dict[str, Change]) -> Change:
+    def change(value: Any) -> Any:
+        if value is None:
+            return None
+        for name, change_part in changed.items():
+            value[name] = change_part(value[name])
+        return value
+
+    return change
+
+
+def _in_list(change_entry: Change) -> Change:
+    def change(value: Any) -> Any:
+        return None if value is None else [change_entry(entry) for entry in value]
+
+    return change
+
+
+def _shortest(value: float | None, code: str) -> float | None:
+    """The number with the fewest digits that is stored as this one. `code` is that of `struct`."""
+    if value is None or not isfinite(value):
+        return value
+    if value.is_integer() and abs(value) < WHOLE:
+        return value
+    for digits in range(1, 10):
+        shorter = float(f"{value:.{digits}g}")
+        try:
+            if struct.unpack(code, struct.pack(code, shorter))[0] == value:
+                return shorter
+        except OverflowError:
+            # Rounded up, the largest numbers are over what the type holds.
+            continue
+    return value
+
+
+def _day(value: datetime | None) -> Any:
+    return None if value is None else value.date()
+
+
+def _is_list(kind: Any) -> bool:
+    from pyarrow import types
+
+    return bool(types.is_list(kind) or types.is_large_list(kind) or types.is_fixed_size_list(kind))
+
+
+def _has_times(kind: Any) -> bool:
+    from pyarrow import types
+
+    if types.is_struct(kind):
+        return any(_has_times(part.type) for part in kind.fields)
+    if _is_list(kind):
+        return _has_times(kind.value_type)
+    return bool(types.is_timestamp(kind))
+
+
+def _are_days(file: Any, name: str) -> bool:
+    """True if all time stamps of a column are at midnight."""
+    # One row does not say whether the column holds days, so the column is read once before.
+    batches = file.iter_batches(batch_size=AT_ONCE, columns=[name], use_threads=False)
+    return all(_at_midnight(batch.column(name)) for batch in batches)
+
+
+def _at_midnight(values: Any) -> bool:
+    from pyarrow import compute, types
+
+    if types.is_struct(values.type):
+        return all(_at_midnight(part) for part in values.flatten() if _has_times(part.type))
+    if _is_list(values.type):
+        return _at_midnight(values.flatten())
+    if values.type.tz is not None:
+        values = compute.local_timestamp(values)
+    same = compute.equal(values, compute.floor_temporal(values, unit="day"))
+    return compute.all(same).as_py() is not False
+
+
+def _refuse_other_bytes(path: Path) -> None:
+    start = io.beginning(path)
+    if start.startswith(b"PAR1"):
+        return
+    refuse_packed(path, start)
+    raise InputError(f"{path} {'is no Parquet file' if start else 'has no rows'}")
+
+
+def _wanted(names: list[str], columns: Collection[str] | None) -> list[str] | None:
+    """The columns of the file that hold what is asked for; `answers.text` is in `answers`."""
+    if columns is None:
+        return None
+    wanted = []
+    for name in names:
+        inner = f"{name}."
+        if name in columns or any(column.startswith(inner) for column in columns):
+            wanted.append(name)
+    return wanted
+
+
+def _refuse_large(path: Path, metadata: Any) -> None:
+    for number in range(metadata.num_row_groups):
+        # The size of the group, and never that of its columns: if the footer is corrupt, pyarrow
+        # ends the process when asked for those.
+        size = metadata.row_group(number).total_byte_size
+        if size > ROW_GROUP_LIMIT:
+            raise InputError(
+                f"{path}: row group {number} unpacks to {size // 2**20} MiB, over "
+                f"{ROW_GROUP_LIMIT // 2**20}: write smaller row groups"
+            )
