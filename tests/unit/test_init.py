@@ -5,6 +5,7 @@ nothing.
 import json
 import os
 import re
+from collections import Counter
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +21,7 @@ from cowest.domains.mapping import Table
 from cowest.errors import ConfigError
 from cowest.prompts import Prompts
 from cowest.records import Demonstration, Query
+from cowest.stages.prepare import PrepareConfig
 from tests import lines
 from tests.unit.test_table import write
 
@@ -272,6 +274,44 @@ def test_another_delimiter_is_found(tmp_path: Path) -> None:
     )
     assert main(["init", str(tmp_path / "t.csv"), "--out", str(tmp_path / "made")]) == 0
     assert config.load(tmp_path / "made" / "params.yaml")["prepare"]["table"]["delimiter"] == ";"
+
+
+@pytest.mark.parametrize("count", [25, 40, 80])
+@pytest.mark.parametrize("grouped", [True, False])
+def test_init_draws_the_splits_that_prepare_draws(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], count: int, grouped: bool
+) -> None:
+    for salt in range(4):
+        rows = []
+        for number in range(count):
+            row = {"question": f"How deep is well {salt}-{number}?", "answer": f"{number} m"}
+            # Names of groups that begin as the digests of questions do.
+            rows.append({**row, **({"product": f"g{number // 3}"} if grouped else {})})
+        folder = tmp_path / str(salt)
+        folder.mkdir()
+        params = scaffold(folder, rows, "wells.csv")
+        assert ("group" in params["prepare"]["table"]) is grouped
+        queries = PrepareConfig.model_validate(params["prepare"]).queries(folder / "wells.csv")
+        drawn = Counter(query.split for query in queries)
+        said = f"{drawn['train']} train, {drawn['dev']} dev, {drawn['test']} test"
+        assert said in capsys.readouterr().out and len(drawn) == 3
+
+
+def test_few_held_out_groups_are_said_with_what_follows(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    rows = asked(60)
+    for number, row in enumerate(rows):
+        row["split"] = "test" if number < 9 else "train"
+    scaffold(tmp_path, rows, "t.jsonl")
+    assert (
+        "the split `test` has 9 groups, and the gate stays closed below 10 (`compare.min_groups`): "
+        "add rows of other groups"
+    ) in capsys.readouterr().out
+    rows[9]["split"] = "test"
+    (tmp_path / "more").mkdir()
+    scaffold(tmp_path / "more", rows, "t.jsonl")
+    assert "min_groups" not in capsys.readouterr().out
 
 
 NAMES = [

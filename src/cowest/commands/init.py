@@ -12,7 +12,7 @@ import csv
 import re
 import shutil
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from importlib import resources
 from itertools import islice
 from pathlib import Path
@@ -23,8 +23,9 @@ from cowest.commands.scaffold.guess import Guess, guess
 from cowest.config import parse
 from cowest.domains.mapping import SHARES, Splits, Table
 from cowest.domains.table import Source
-from cowest.errors import ConfigError, RecordError
-from cowest.raw import tables
+from cowest.errors import ConfigError, ContractError, RecordError
+from cowest.gates import Rules
+from cowest.raw import files, tables
 from cowest.raw.intake import Intake
 from cowest.records import Split
 
@@ -46,6 +47,8 @@ REMARKS = {
     "choices": "the options: a column each, or one column with the list",
     "targets": "the right answers: a column, or several; any of them will do",
     "keyed": "how a target names its option: text, letter, from_0, from_1",
+    "labels": "the options' own labels, by which a target names one",
+    "lists": "texts of lists under targets are lists: read; or text, to take them as they are",
     "splits": "train is learned from, dev is for tuning, test is judged on",
     "id": "must not repeat",
     "group": "rows that share their luck stay in one split",
@@ -116,11 +119,11 @@ def _refuse_to_overwrite(sample: Path, out: Path, raw: Path) -> None:
 
 def _delimiter(sample: Path) -> str | None:
     """The character that parts the header into most columns; None if it is the usual one."""
-    tables.ordinary(sample)
+    files.ordinary(sample)
     if tables.format_of(sample) != "csv":
         return None
     header = ""
-    for line in tables.text_lines(sample):
+    for line in files.text_lines(sample):
         if line.strip():
             header = line
             break
@@ -134,39 +137,60 @@ def _delimiter(sample: Path) -> str | None:
 
 
 def _columns(header: str, delimiter: str) -> int:
-    return len(next(csv.reader([header], delimiter=delimiter), []))
+    try:
+        return len(next(csv.reader([header], delimiter=delimiter), []))
+    except csv.Error:
+        # What is wrong with the header is said when the rows are read.
+        return 0
 
 
 def _tried(sample: Path, table: Table, made: Guess) -> dict[Split, int]:
     """The number of rows of each split, found by reading the whole sample.
 
-    Says what would stop `prepare`, and looks for a seed that leaves no split empty. The result is
-    empty if there is none, or if there are too many groups to try.
+    Says what would stop `prepare`, or keep the gate closed, and looks for a seed that leaves no
+    split empty. The result is empty if there is none, or if there are too many groups to try.
     """
     drawn = table.splits.column is None
     trial = table
     if drawn:
         # With all rows in one split, no empty split stops the reading.
         trial = table.model_copy(update={"splits": Splits(shares={"train": 1})})
-    counts: Counter[Split] = Counter()
-    groups: Counter[str] = Counter()
+    groups: dict[Split, Counter[str]] = {split: Counter() for split in SHARES}
+    rows: Counter[Split] = Counter()
+    source = Source(trial)
     intake = Intake(0)
     try:
-        for query in Source(trial).load(sample, intake):
-            counts[query.split] += 1
-            if len(groups) <= GROUPS_KEPT:
-                groups[query.group] += 1
+        try:
+            for query in source.load(sample, intake):
+                rows[query.split] += 1
+                found = groups[query.split]
+                name = source.drawn_by(query)
+                if name in found or len(found) <= GROUPS_KEPT:
+                    found[name] += 1
+        except ContractError:
+            # No row is left. As in `prepare`, bad rows are the better message.
+            if not intake.bad:
+                raise
         intake.judge()
     except RecordError as error:
         made.unclear.append(f"rows that don't fit, and that `cowest prepare` stops at: {error}")
-    if not drawn:
-        return dict(counts)
+    made.unclear += [f"in {count} rows {what}" for what, count in intake.notes.items()]
+    if drawn:
+        drawn_groups = _seeded(groups["train"], made)
+        return {split: found.total() for split, found in drawn_groups.items()}
+    _warn_of_few(groups, made)
+    return dict(rows)
+
+
+def _seeded(groups: Counter[str], made: Guess) -> dict[Split, Counter[str]]:
+    """The groups of each split, with the first seed that leaves none empty."""
     if len(groups) > GROUPS_KEPT:
         return {}
     for seed in range(SEEDS):
         found = _drawn(groups, seed)
         if len(found) == len(SHARES):
             made.table["splits"]["seed"] = seed
+            _warn_of_few(found, made)
             return found
     made.unclear.append(
         f"how to part {len(groups)} groups into {', '.join(SHARES)}: `cowest prepare` stops "
@@ -175,13 +199,25 @@ def _tried(sample: Path, table: Table, made: Guess) -> dict[Split, int]:
     return {}
 
 
-def _drawn(groups: Mapping[str, int], seed: int) -> dict[Split, int]:
-    """The number of rows of each split, with the splits that a seed draws for these groups."""
+def _warn_of_few(groups: Mapping[Split, Collection[str]], made: Guess) -> None:
+    """Says that no challenger can be promoted while the held-out split has too few groups."""
+    least = Rules.model_fields["min_groups"].default
+    there = len(groups["test"])
+    if there < least:
+        made.unclear.append(
+            f"whether a new policy is better: the split `test` has {there} groups, and the gate "
+            f"stays closed below {least} (`compare.min_groups`): add rows of other groups, or give "
+            "`test` a larger part in `splits`"
+        )
+
+
+def _drawn(groups: Mapping[str, int], seed: int) -> dict[Split, Counter[str]]:
+    """The groups of each split, with the splits that a seed draws for them."""
     splits = Splits(seed=seed)
-    counts: Counter[Split] = Counter()
+    found: dict[Split, Counter[str]] = {}
     for group, count in groups.items():
-        counts[splits.drawn(group)] += count
-    return dict(counts)
+        found.setdefault(splits.drawn(group), Counter())[group] = count
+    return found
 
 
 def _texts(made: Guess, raw: Path, name: str, sample: Path, out: Path) -> dict[str, str]:
