@@ -392,14 +392,14 @@ def test_what_is_sent() -> None:
 
 
 def test_a_seed_is_sent_with_the_number_of_the_sample_where_one_is_set() -> None:
-    def sent(seed: int | None, sample: int, **extra: Any) -> Any:
+    def sent(seed: int | None, sample: int, extra: dict[str, Any] | None = None) -> Any:
         sampling = Sampling(temperature=1.0, n=2, seed=seed)
         request = Request((Message(role="user", content="x"),), sampling, sample)
-        return OpenAIConfig(model="m", extra=extra).body(request).get("seed")
+        return OpenAIConfig(model="m", extra=extra or {}).body(request).get("seed")
 
     assert [sent(5, 0), sent(5, 1), sent(0, 0)] == [5, 6, 0]
     assert sent(None, 1) is None
-    assert sent(5, 1, seed=None) is None, "for an endpoint that takes none"
+    assert sent(5, 1, {"seed": None}) is None, "for an endpoint that takes none"
 
 
 def test_the_name_is_model_and_endpoint() -> None:
