@@ -202,6 +202,8 @@ def test_a_model_with_a_state_decodes_what_transformers_decodes(
         ({"model_type": "recurrent_gemma"}, "keeps no cache that is known here"),
         ({"model_type": "none_such"}, "of no architecture that is known here"),
         ({"model_type": "t5"}, "of no architecture that is known here"),
+        ({"num_attention_heads": 7}, r"of no architecture that is known here \(.*multiple of"),
+        ({"num_hidden_layers": "two"}, "expected int|no count"),
     ],
 )
 def test_a_model_that_could_not_be_used_is_said_without_its_weights(
@@ -215,6 +217,25 @@ def test_a_model_that_could_not_be_used_is_said_without_its_weights(
         open_chat(HFConfig(model=str(folder)))
     with pytest.raises(ModelError, match=said):
         load(HFConfig(model=str(folder)))
+
+
+@pytest.mark.parametrize(
+    ("file", "text", "said"),
+    [
+        ("tokenizer.json", '{"model": {"type": "None"}, "added_tokens": []}', "no tokenizer that"),
+        ("tokenizer.json", f'{{"merges": "{200 * "x"}"}}', "no tokenizer that loads"),
+        ("generation_config.json", "[]", "generation settings can't be read|does not load"),
+    ],
+)
+def test_files_that_libraries_stumble_over_are_one_error(
+    file: str, text: str, said: str, tmp_path: Path
+) -> None:
+    folder = tmp_path / "other"
+    shutil.copytree(tiny.model(), folder)
+    (folder / file).write_text(text)
+    for read in (open_chat, load):
+        with pytest.raises(ModelError, match=said):
+            read(HFConfig(model=str(folder)))
 
 
 def test_what_somebody_writes_never_becomes_a_control_token(model: HFModel) -> None:

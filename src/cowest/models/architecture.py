@@ -2,10 +2,12 @@
 
 import inspect
 import json
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from cowest.errors import ModelError
+from cowest.errors import CoWestError, ModelError
 
 CACHES = ("past_key_values", "cache_params")
 """Names that architectures give to what they keep of the tokens read so far."""
@@ -15,6 +17,22 @@ NOT_CAST = {"bitsandbytes", "gptq", "hqq", "quark"}
 """Quantised forms whose weights can't be brought to the dtype of the settings."""
 
 
+@contextmanager
+def reading(what: str) -> Iterator[None]:
+    """Makes one ModelError, which begins with `what`, of any fault that a library finds in files.
+
+    The files are somebody else's, and libraries raise errors of all classes over them.
+    """
+    try:
+        yield
+    except (CoWestError, MemoryError):
+        raise
+    # Tokenizers raise plain Exceptions, and settings of models have classes of their own.
+    except Exception as error:  # noqa: BLE001
+        reason = " ".join(str(error).split())[:300] or type(error).__name__
+        raise ModelError(f"{what} ({reason}): fetch it again, or name another") from None
+
+
 def check(folder: Path) -> type:
     """Returns the class of a model, from its settings alone.
 
@@ -22,14 +40,11 @@ def check(folder: Path) -> type:
     """
     import transformers
 
-    try:
+    with reading(f"{folder} is of no architecture that is known here"):
         config = transformers.AutoConfig.from_pretrained(
             folder, trust_remote_code=False, local_files_only=True
         )
         kind: type = transformers.AutoModelForCausalLM._model_mapping[type(config)]
-    except (OSError, ValueError, KeyError) as error:
-        reason = " ".join(str(error).split())[:300]
-        raise ModelError(f"{folder} is of no architecture that is known here: {reason}") from None
     if config.model_type in NOT_DECODED or cache_name(kind) is None:
         raise ModelError(
             f"{folder}: {kind.__name__} keeps no cache that is known here, so it can't be decoded: "
@@ -77,18 +92,14 @@ def _check_quantised(folder: Path) -> None:
     if not isinstance(settings, dict):
         return
     method = settings.get("quant_method", "an unnamed method")
-    mend = "name the model that it was made of, whose weights are not quantised"
     if method in NOT_CAST:
-        raise ModelError(f"{folder}: its weights are quantised ({method}): {mend}")
+        raise ModelError(
+            f"{folder}: its weights are quantised ({method}), and can't be brought to another "
+            "dtype: name the model that it was made of, whose weights are not quantised"
+        )
     from transformers.quantizers.auto import AutoHfQuantizer
 
-    try:
+    # Each method has checks of its own: a library, a GPU, a setting.
+    with reading(f"{folder}: its weights are quantised ({method}), and don't load here"):
         quantizer = AutoHfQuantizer.from_config(settings, pre_quantized=True)
         quantizer.validate_environment(device_map=None, weights_only=True)
-    # Each method has checks of its own: a library, a GPU, a setting.
-    except (ImportError, ValueError, RuntimeError, KeyError, TypeError) as error:
-        reason = " ".join(str(error).split())[:300]
-        raise ModelError(
-            f"{folder}: its weights are quantised ({method}), and don't load here: {reason} "
-            f"(or {mend})"
-        ) from None

@@ -91,9 +91,9 @@ def load(config: HFConfig, dtype: str = "float32") -> tuple[Any, Any]:
             f"device {config.device}: torch sees no GPU here (is it a CPU build?): "
             "set device: cpu, or run where there is one"
         )
-    tokenizer = load_tokenizer(config, folder)
     kind = architecture.check(folder)
-    try:
+    tokenizer = load_tokenizer(config, folder)
+    with architecture.reading(f"{folder} does not load as a model"):
         # The weights are read as data and never as code, and nothing is fetched: this holds even
         # for a folder that the audit should not have passed.
         model = transformers.AutoModelForCausalLM.from_pretrained(
@@ -104,8 +104,6 @@ def load(config: HFConfig, dtype: str = "float32") -> tuple[Any, Any]:
             trust_remote_code=False,
             local_files_only=True,
         )
-    except (OSError, ValueError, KeyError, RuntimeError, ImportError) as error:
-        raise ModelError(f"{folder} does not load as a model: {_line(error)}") from None
     return model.eval(), tokenizer
 
 
@@ -114,12 +112,10 @@ def load_tokenizer(config: HFConfig, folder: Path) -> Any:
     import transformers
 
     environment.hush()
-    try:
+    with architecture.reading(f"{folder} has no tokenizer that loads"):
         tokenizer = transformers.AutoTokenizer.from_pretrained(
             folder, trust_remote_code=False, local_files_only=True
         )
-    except (OSError, ValueError, KeyError, RuntimeError, ImportError) as error:
-        raise ModelError(f"{folder} has no tokenizer that loads: {_line(error)}") from None
     if config.chat_template is not None:
         tokenizer.chat_template = config.chat_template
     template = tokenizer.chat_template
@@ -132,7 +128,7 @@ def load_tokenizer(config: HFConfig, folder: Path) -> Any:
         )
     # Some tokenizers have no token for padding. Any will do: padding is masked.
     if tokenizer.pad_token_id is None:
-        tokenizer.pad_token = tokenizer.eos_token
+        tokenizer.pad_token = tokenizer.eos_token or tokenizer.convert_ids_to_tokens(0)
     return tokenizer
 
 
@@ -144,14 +140,14 @@ def open_chat(config: HFConfig) -> Chat:
     import transformers
 
     folder = config.folder()
-    tokenizer = load_tokenizer(config, folder)
     architecture.check(folder)
-    try:
-        settings = transformers.GenerationConfig.from_pretrained(folder, local_files_only=True)
-    except OSError:
+    tokenizer = load_tokenizer(config, folder)
+    with architecture.reading(f"{folder}: its generation settings can't be read"):
         settings = transformers.GenerationConfig.from_model_config(
             transformers.AutoConfig.from_pretrained(folder, local_files_only=True)
         )
+        if (folder / "generation_config.json").is_file():
+            settings = transformers.GenerationConfig.from_pretrained(folder, local_files_only=True)
     return Chat(config.model, tokenizer, ends_of(settings))
 
 
@@ -163,18 +159,11 @@ def _with_adapter(model: Any, adapter: Path) -> Any:
     """
     from peft import PeftModel
 
-    try:
+    with architecture.reading(f"{adapter} does not fit this model"):
         merged = PeftModel.from_pretrained(model, adapter).merge_and_unload()
-    except (OSError, ValueError, KeyError, RuntimeError) as error:
-        raise ModelError(f"{adapter} does not fit this model: {_line(error)}") from None
     # Merged weights require no gradient, and torch then copies the head once per row when it
     # reads a prompt, which is 10 times slower.
     return merged.eval().requires_grad_(True)
-
-
-def _line(error: Exception) -> str:
-    """Returns a library's message in one line."""
-    return " ".join(str(error).split())[:300]
 
 
 def _same_base(adapter: Path, base: str) -> None:
