@@ -380,6 +380,7 @@ def test_what_is_sent() -> None:
         "messages": [{"role": "user", "content": "plain"}],
         "temperature": 0.0,
         "max_tokens": 256,
+        "stream": False,
     }
     assert full == {
         "model": "tiny",
@@ -388,6 +389,7 @@ def test_what_is_sent() -> None:
         "top_p": 0.9,
         "stop": ["\n"],
         "seed": 3,
+        "stream": False,
     }
 
 
@@ -407,6 +409,13 @@ def test_the_name_is_model_and_endpoint() -> None:
     assert (
         OpenAIConfig(model="m", base_url="http://LOCALHOST:8000/v1/").name == "m@localhost:8000/v1"
     )
+    for path in ("/v1/chat/completions", "/v1/chat/completions/"):
+        whole = OpenAIConfig(model="m", base_url=f"https://api.openai.com{path}")
+        assert (whole.name, whole.base_url) == ("m@api.openai.com/v1", "https://api.openai.com/v1")
+    for told in ({"stream": False}, {"stream": None}):
+        assert OpenAIConfig(model="m", extra=told).name == "m@api.openai.com/v1"
+        seeded = OpenAIConfig(model="m", extra={"seed": 3, **told})
+        assert seeded.name == OpenAIConfig(model="m", extra={"seed": 3}).name
     same = OpenAIConfig(model="m", concurrency=3, retries=1, timeout=9)
     assert same.name == OpenAIConfig(model="m").name, "how calls are made is not what they ask"
 
@@ -451,6 +460,9 @@ def test_takes_no_adapter(tmp_path: Path) -> None:
         "http://h\x0b/v1",
         "http://h/v1?",
         "http://h/v1#",
+        "https://h/v1/completions",
+        "https://h/v1/responses",
+        "https://h/v1/messages/",
     ],
 )
 def test_base_urls_refused(url: str) -> None:
@@ -473,7 +485,13 @@ def test_base_urls_taken(url: str) -> None:
 
 @pytest.mark.parametrize(
     "settings",
-    [{"key_env": CANARY}, {"extra": {"n": 2}}, {"extra": {"model": "other"}}, {"retry": 3}],
+    [
+        {"key_env": CANARY},
+        {"extra": {"n": 2}},
+        {"extra": {"model": "other"}},
+        {"retry": 3},
+        {"extra": {"stream": True}},
+    ],
 )
 def test_settings_refused(settings: dict[str, Any]) -> None:
     with pytest.raises(ConfigError) as raised:

@@ -22,9 +22,11 @@ from cowest.ledger import account, store
 from cowest.ledger.journal import NEVER_MADE, Batch, BatchRow, Journal
 from cowest.models.endpoint.batch_api import BatchApi
 from cowest.models.endpoint.batch_files import Outcome, Window, complaint, outcomes
-from cowest.models.endpoint.responses import FREE, AgainError, backoff, said
+from cowest.models.endpoint.complaints import said
+from cowest.models.endpoint.responses import FREE, AgainError, backoff
 from cowest.models.endpoint.settings import BatchConfig, Endpoint
 from cowest.models.endpoint.stops import check_version, over_budget
+from cowest.models.endpoint.watch import EMPTY_RETRIES, Watch
 from cowest.protocols import Completion, Request
 
 TOGETHER = 500
@@ -50,6 +52,9 @@ class BatchModel:
         self._store = store.open_store()
         self._journal = Journal(self._store)
         self._api = BatchApi(config, key, loop)
+        self._watch = Watch(config, key)
+        self._window: Window | None = None
+        """The calls that are asked now: what each can cost at most is compared with its bill."""
         self._silent: set[int] = set()
         """Batches that gave no news, which was printed once."""
         self._rest = 0.0
@@ -81,7 +86,7 @@ class BatchModel:
         while True:
             # What is sent lies in a file without a name, so memory holds a few numbers per call.
             with tempfile.TemporaryFile() as file:
-                window = Window(file, self._config)
+                window = self._window = Window(file, self._config)
                 yield from self._read(left, window)
                 if not window.order:
                     return
@@ -101,6 +106,8 @@ class BatchModel:
             for key, request in zip(keys, part, strict=True):
                 # Completions come in the order of the requests. Behind the first call that has to
                 # be made, what the store has must wait in the window, too.
+                if key in found and found[key].text is not None:
+                    self._watch.remembered()
                 if key not in found:
                     window.add(key, request)
                 elif window.order:
@@ -131,6 +138,7 @@ class BatchModel:
         """
         failed: dict[str, str] = {}
         attempts: Counter[str] = Counter()
+        empty: Counter[str] = Counter()
         while True:
             missing = self._missing(list(window.lines))
             pending = [key for key in missing if key not in failed]
@@ -148,9 +156,11 @@ class BatchModel:
                 if outcome is None:
                     why = "its batch brought no answer for it"
                     outcome = Outcome(key, None, failed=why, again=True)
+                empty[key] += outcome.is_empty
+                tired = attempts[key] > self._config.retries or empty[key] > EMPTY_RETRIES
                 if not outcome.again:
                     failed[key] = outcome.failed
-                elif attempts[key] > self._config.retries:
+                elif tired:
                     failed[key] = f"{outcome.failed}, at the last of {attempts[key]} batches"
 
     def _missing(self, keys: Sequence[str]) -> list[str]:
@@ -169,7 +179,7 @@ class BatchModel:
         """
         inside: dict[str, int] = {}
         for part in window.files(keys, self._batch.megabytes * 1e6):
-            claims = [window.claim(key) for key in part]
+            claims = [self._watch.reserved(window.claim(key)) for key in part]
             claimed = self._journal.claim(claims, self.name, self._batch.discount)
             inside |= claimed.others
             if claimed.batch is not None:
@@ -343,6 +353,7 @@ class BatchModel:
         # were for. Then every call without an answer counts for the budget as if it were paid for.
         self._journal.end(batch, status, maybe_paid=_completed(state) > paid)
         check_version(self._config, self.name)
+        hopeless = hopeless or self._watch.hopeless() or ""
         if hopeless:
             raise self._api.stopped(hopeless)
 
@@ -360,6 +371,7 @@ class BatchModel:
                 # Lines for calls that are not this batch's any more are no calls of ours.
                 if outcome.key in held and outcome.called:
                     account.attempted()
+                    self._note(batch, outcome)
                 if outcome.usage != FREE:
                     paid += 1
                 if outcome.completion is None:
@@ -367,6 +379,17 @@ class BatchModel:
                 if outcome.hopeless and not hopeless:
                     hopeless = outcome.failed
         return paid, hopeless
+
+    def _note(self, batch: Batch, outcome: Outcome) -> None:
+        """Has the watch see a response and its bill."""
+        if outcome.response is not None:
+            self._watch.saw(outcome.key, outcome.response)
+        if self._window is None or outcome.key not in self._window.lines:
+            return
+        if outcome.usage is not None:
+            cost = self._config.cost(*outcome.usage, discount=batch.discount)
+            claim = self._window.claim(outcome.key)
+            self._watch.billed(claim, cost or 0.0, sum(outcome.usage))
 
     def _row(self, batch: Batch, outcome: Outcome) -> BatchRow:
         """The journal's row for one line of the output."""

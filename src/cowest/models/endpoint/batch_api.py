@@ -16,6 +16,7 @@ from typing import IO, Any, TypeVar
 from urllib.parse import quote, urljoin, urlsplit
 
 from cowest.errors import CallError
+from cowest.models.endpoint.complaints import said
 from cowest.models.endpoint.responses import (
     FREE,
     AgainError,
@@ -23,7 +24,6 @@ from cowest.models.endpoint.responses import (
     PoisonError,
     backoff,
     refuse,
-    said,
 )
 from cowest.models.endpoint.settings import Endpoint
 from cowest.models.endpoint.stops import stopped

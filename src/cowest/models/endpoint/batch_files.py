@@ -13,14 +13,15 @@ from typing import IO, Any, NamedTuple
 
 from cowest.ledger.claims import ClaimRequest
 from cowest.models.endpoint.batch_api import ENDPOINT
+from cowest.models.endpoint.complaints import said
 from cowest.models.endpoint.responses import (
     FREE,
     AgainError,
+    Answered,
     HopelessError,
     PoisonError,
     Usage,
     read,
-    said,
 )
 from cowest.models.endpoint.settings import Endpoint
 from cowest.net.transport import LARGEST, Reply, encode
@@ -58,7 +59,7 @@ class Window:
             "custom_id": key,
             "method": "POST",
             "url": ENDPOINT,
-            "body": self._config.body(request),
+            "body": self._config.batched_body(request),
         }
         line = encode(call) + b"\n"
         prompt, completion = self._config.most(request)
@@ -115,6 +116,13 @@ class Outcome(NamedTuple):
     """True for an error that every call would meet."""
     called: bool = True
     """False if the provider never made the call."""
+    response: Answered | AgainError | PoisonError | None = None
+    """The response, if the line holds one that is about this call."""
+
+    @property
+    def is_empty(self) -> bool:
+        """True for an answer that holds no word."""
+        return isinstance(self.response, AgainError) and self.response.empty
 
 
 def outcomes(file: IO[bytes], config: Endpoint, key: str | None) -> Iterator[Outcome]:
@@ -165,12 +173,13 @@ def _outcome(line: bytes, config: Endpoint, secret: str | None) -> Outcome | Non
     try:
         answered = read(reply, config.name, secret, config.patience, time.time())
     except AgainError as again:
-        return Outcome(key, again.usage, failed=str(again), again=True)
+        return Outcome(key, again.usage, failed=str(again), again=True, response=again)
     except PoisonError as poison:
-        return Outcome(key, FREE, failed=str(poison))
+        return Outcome(key, FREE, failed=str(poison), response=poison)
     except HopelessError as hopeless:
-        return Outcome(key, FREE, failed=str(hopeless), again=True, hopeless=True)
-    return Outcome(key, answered.usage, answered.completion, answered.version)
+        return Outcome(key, hopeless.usage, failed=str(hopeless), again=True, hopeless=True)
+    completion, version = answered.completion, answered.version
+    return Outcome(key, answered.usage, completion, version, response=answered)
 
 
 def complaint(state: dict[str, Any]) -> str:

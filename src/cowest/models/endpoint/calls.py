@@ -18,6 +18,7 @@ from cowest.errors import BudgetError, CallError, CoWestError
 from cowest.ledger import account, store
 from cowest.ledger.claims import ClaimRequest
 from cowest.ledger.till import Till
+from cowest.models.endpoint.complaints import said
 from cowest.models.endpoint.pace import Pace
 from cowest.models.endpoint.responses import (
     FREE,
@@ -28,10 +29,10 @@ from cowest.models.endpoint.responses import (
     Usage,
     backoff,
     read,
-    said,
 )
-from cowest.models.endpoint.settings import Endpoint
+from cowest.models.endpoint.settings import CALLS, Endpoint
 from cowest.models.endpoint.stops import check_version, over_budget, stopped
+from cowest.models.endpoint.watch import EMPTY_RETRIES, Watch
 from cowest.net.transport import LostError, Transport
 from cowest.protocols import Completion, Request
 
@@ -42,9 +43,6 @@ AHEAD, MOST_AHEAD, LEAST_AHEAD = 32, 4096, 4
 call. A slow row then does not hold up the rows behind it."""
 SLOW = 2.0
 """Multiple of the median latency after which an answer is late."""
-PAGES_AT_FIRST, PAGES_LATER = 3, 16
-"""Number of rows, with no answer between them, that get a web page before we take the endpoint to
-be no API: before its first answer, and after."""
 
 
 @dataclass(slots=True, eq=False)
@@ -61,6 +59,8 @@ class _Call:
     tries: int = 0
     counted: int = 0
     """Tries that count towards `retries`."""
+    empty: int = 0
+    """Tries that brought an answer without a word."""
     over: bool = False
     """True once it is answered or given up."""
 
@@ -91,7 +91,7 @@ class OpenAIModel:
         self._config, self._key, self._loop = config, key, loop
         self._till = Till(store.open_store())
         self._transport = Transport(
-            f"{config.base_url}/chat/completions",
+            f"{config.base_url}{CALLS}",
             key,
             config.timeout,
             config.concurrency,
@@ -111,9 +111,8 @@ class OpenAIModel:
         self._resume_at = 0.0
         self._heard: float | None = None
         """Time of the endpoint's last reply of any kind."""
-        self._answered = False
+        self._watch = Watch(config, key)
         self._made = self._hedged = 0
-        self._pages: set[str] = set()
         self._end: CoWestError | None = None
 
     def generate(self, requests: Iterable[Request]) -> Iterator[Completion]:
@@ -201,10 +200,12 @@ class OpenAIModel:
             return
         for call in calls:
             completion = found.get(call.claim.key)
-            if completion is not None:
-                self._finish(call, completion)
-            else:
+            if completion is None:
                 self._queue(call)
+                continue
+            if completion.text is not None:
+                self._watch.remembered()
+            self._finish(call, completion)
         self._begin()
 
     def _queue(self, call: _Call, first: bool = False) -> None:
@@ -257,7 +258,7 @@ class OpenAIModel:
         call.tries += 1
         self._made += 1
         late = None
-        if self._config.hedge and self._answered:
+        if self._config.hedge and self._watch.has_answered:
             late = self._loop.call_later(SLOW * self._pace.median, self._hedge, call)
         try:
             answered = await self._post(call.request)
@@ -271,15 +272,16 @@ class OpenAIModel:
             await self._again(attempt, again)
         except PoisonError as poison:
             await self._unclaim(call, FREE)
+            self._watch.saw(call.claim.key, poison)
+            self._stop_if_hopeless()
             if not call.over:
                 await self._give_up(call, str(poison))
         except HopelessError as hopeless:
-            await self._unclaim(call, FREE)
+            await self._unclaim(call, hopeless.usage)
             raise stopped(self._config, self._key, str(hopeless)) from None
         else:
             self._pace.answered(attempt.began, time.monotonic())
-            self._answered = True
-            self._pages.clear()
+            self._watch.saw(call.claim.key, answered)
             if call.over:
                 # Another attempt was quicker. Its settlement counts this one as paid for, too.
                 self._till.lose()
@@ -292,6 +294,7 @@ class OpenAIModel:
             self._loop.call_soon(self._make_room, attempt)
             await self._settle(call.claim, answered, time.monotonic() - attempt.began)
             self._finish(call, answered.completion)
+            self._stop_if_hopeless()
         finally:
             if late is not None:
                 late.cancel()
@@ -321,7 +324,7 @@ class OpenAIModel:
     async def _claimed(self, call: _Call) -> bool:
         """Claims a call; False if no call is needed any more. Raises BudgetError and StoreError."""
         try:
-            found = await self._till.claim(call.claim)
+            found = await self._till.claim(self._watch.reserved(call.claim))
         except BudgetError as reached:
             raise over_budget(self._config, str(reached)) from None
         if found is not None:
@@ -361,6 +364,7 @@ class OpenAIModel:
         cost, tokens = None, claim.tokens
         if answered.usage is not None:
             cost, tokens = self._config.cost(*answered.usage), sum(answered.usage)
+            self._watch.billed(claim, cost or 0.0, tokens)
         elif self._config.price is not None:
             cost = claim.usd
         answer = store.StoredAnswer(claim.key, answered.completion, seconds, cost, answered.version)
@@ -371,7 +375,9 @@ class OpenAIModel:
         """Schedules a retry or gives the call up. Raises CallError if no call would fare better."""
         call = attempt.call
         call.open -= 1
-        self._look_for_pages(call, again)
+        call.empty += again.empty
+        self._watch.saw(call.claim.key, again)
+        self._stop_if_hopeless()
         busy = again.busy and self._pace.refused(attempt.began, time.monotonic())
         if call.over or call.open:
             return
@@ -385,7 +391,8 @@ class OpenAIModel:
         )
         if not waits:
             call.counted += 1
-        if call.counted <= self._config.retries and call.wanted:
+        tired = call.counted > self._config.retries or call.empty > EMPTY_RETRIES
+        if not tired and call.wanted:
             wait = max(backoff(self._config.backoff, call.tries), again.wait or 0.0)
             if busy and again.wait is not None:
                 self._resume_at = max(self._resume_at, now + again.wait)
@@ -400,19 +407,11 @@ class OpenAIModel:
             self._queue(call, first=True)
             self._begin()
 
-    def _look_for_pages(self, call: _Call, again: AgainError) -> None:
-        """Raises CallError if every row gets a web page: then no answer will ever come."""
-        if again.page is None:
-            return
-        self._pages.add(call.claim.key)
-        if len(self._pages) >= (PAGES_LATER if self._answered else PAGES_AT_FIRST):
-            page = said(again.page, self._key)
-            raise stopped(
-                self._config,
-                self._key,
-                f"answers with web pages ({page}): base_url is not an API's (does it lack /v1?), "
-                "or a proxy or login page stands in between",
-            )
+    def _stop_if_hopeless(self) -> None:
+        """Raises CallError if the replies so far show that no call will be answered."""
+        why = self._watch.hopeless()
+        if why is not None:
+            raise stopped(self._config, self._key, why)
 
     async def _give_up(self, call: _Call, reason: str) -> None:
         await self._till.leave(call.claim)

@@ -11,6 +11,18 @@ from datetime import UTC
 from typing import Any, Literal, NamedTuple, NoReturn
 from urllib.parse import quote
 
+from cowest.models.endpoint.complaints import (
+    NO_QUOTA,
+    SECRET,
+    complaint_in,
+    filtered_by,
+    is_filtered,
+    mend,
+    said,
+    suspicion,
+    title,
+)
+from cowest.models.endpoint.endings import Ending, ending
 from cowest.net.transport import Reply, decode
 from cowest.protocols import Completion
 
@@ -27,23 +39,10 @@ HOPELESS = {
     410: "the model is gone",
 }
 """Statuses that every call would meet."""
-FILTERED = {"content_filter", "content_policy_violation"}
-"""Error codes for a prompt that is refused because of its content."""
-BROKEN_OFF = {"error", "abort", "insufficient_system_resource"}
-"""Finish reasons of OpenRouter, vLLM and DeepSeek for an answer that failed half-way."""
-UNSUPPORTED = {"unsupported_parameter", "unsupported_value"}
-NO_SYSTEM = re.compile(
-    r"(?i)system[ '\"]*(role|message|prompt|instruction)s?\b.{0,60}"
-    r"(not|n't) (be )?(support|allow|enabl|accept|permit)"
-    r"|(not|n't) support.{0,30}\bsystem[ '\"]*(role|message|prompt|instruction)"
-    r"|developer instruction is not enabled"
-)
-"""Ways in which endpoints say that they take no system message."""
 LONGEST_BACKOFF = 30.0
 """Maximum seconds between two attempts if the endpoint names no time."""
-SECRET = 8
-"""Minimum length of a key that is masked. Shorter ones are words in a key's place (EMPTY, none,
-ollama), which an answer may well contain."""
+THOUGHTS = ("reasoning_content", "reasoning", "thinking", "reasoning_details")
+"""Fields in which providers put a model's thoughts, apart from its answer."""
 MOST_TOKENS = 2**40
 """Token counts above this are not believed: no call takes as many, and databases end at 2**63."""
 Usage = tuple[int, int]
@@ -56,8 +55,8 @@ class AgainError(Exception):
 
     `usage` is what the attempt cost all the same, or None if nobody can tell. `wait` is the number
     of seconds that the endpoint asks for. `reached` is False if the request can't have arrived,
-    `busy` is True if the endpoint has too much to do, and `page` is the start of a web page that it
-    sent.
+    `busy` is True if the endpoint has too much to do, `page` is the start of a web page that it
+    sent, and `empty` is True for an answer that held no word.
     """
 
     def __init__(
@@ -69,17 +68,30 @@ class AgainError(Exception):
         reached: bool = True,
         busy: bool = False,
         page: str | None = None,
+        empty: bool = False,
     ) -> None:
         super().__init__(reason)
-        self.usage, self.wait, self.reached, self.busy, self.page = usage, wait, reached, busy, page
+        self.usage, self.wait, self.reached, self.busy = usage, wait, reached, busy
+        self.page, self.empty = page, empty
 
 
 class PoisonError(Exception):
-    """The endpoint will not answer this request, however often it is asked."""
+    """The endpoint will not answer this request, however often it is asked.
+
+    `everyone` says what to do if every call is likely to meet the same.
+    """
+
+    def __init__(self, reason: str, everyone: str | None = None) -> None:
+        super().__init__(reason)
+        self.everyone = everyone
 
 
 class HopelessError(Exception):
-    """The endpoint will answer no request."""
+    """The endpoint will answer no request. `usage` is what the attempt cost; None if unknown."""
+
+    def __init__(self, reason: str, usage: Usage | None = FREE) -> None:
+        super().__init__(reason)
+        self.usage = usage
 
 
 class Answered(NamedTuple):
@@ -90,6 +102,8 @@ class Answered(NamedTuple):
     """The version of the model that the provider reports."""
     usage: Usage | None
     """None if the provider reports none."""
+    odd_ending: str | None = None
+    """The finish reason, if it is none that we know."""
 
 
 def read(reply: Reply, name: str, key: str | None, patience: float, now: float) -> Answered:
@@ -100,13 +114,22 @@ def read(reply: Reply, name: str, key: str | None, patience: float, now: float) 
     reply = replace(reply, content=without(reply.content, key))
     # Some gateways answer every POST with 201 (created).
     if 200 <= reply.status < 300:
-        return read_body(reply.content, name)
-    error = _error(reply.content)
+        if _is_stream(reply):
+            raise HopelessError(
+                "streams its answers, although `stream: false` is sent: is a proxy or gateway in "
+                "between that makes streams of them?",
+                None,
+            )
+        status = _status_inside(reply.content)
+        if status is None:
+            return read_body(reply.content, name)
+        # Some gateways send the error of the provider behind them under a 200.
+        reply = replace(reply, status=status)
+    complaint = complaint_in(reply.content)
     # A prompt that is refused for its content is an ending of this call, just as a completion that
     # is. So it is kept: the same call would end the same way.
-    if str(error.get("code")) in FILTERED or _moderated(error):
-        detail = said(str(error.get("message") or ""), key)
-        reason = f"{_filtered_by(error)} (HTTP {reply.status}: {detail})"
+    if is_filtered(complaint):
+        reason = f"{filtered_by(complaint)} (HTTP {reply.status}: {said(complaint.message, key)})"
         return Answered(Completion(None, name, "refused", reason), None, FREE)
     return refuse(reply, key, patience, now)
 
@@ -126,8 +149,8 @@ def refuse(reply: Reply, key: str | None, patience: float, now: float) -> NoRetu
     That is AgainError, PoisonError or HopelessError. The key stands in none of them.
     """
     status = reply.status
-    body = _error(reply.content)
-    detail = said(str(body.get("message") or body.get("detail") or ""), key)
+    complaint = complaint_in(reply.content)
+    detail = said(complaint.message, key)
     shown = f"HTTP {status}: {detail}" if detail else f"HTTP {status}"
     # A redirect could lead the key, and every prompt, to somebody else.
     if 300 <= status < 400:
@@ -135,7 +158,7 @@ def refuse(reply: Reply, key: str | None, patience: float, now: float) -> NoRetu
             f"redirects (HTTP {status}), which is not followed: set base_url to where it leads, "
             "if you trust that"
         )
-    if status in HOPELESS or body.get("code") == "insufficient_quota":
+    if status in HOPELESS or complaint.codes & NO_QUOTA:
         why = HOPELESS.get(status, "the quota is used up")
         raise HopelessError(f"refuses every call: {why} ({shown})")
     if status in AGAIN or status >= 500:
@@ -146,59 +169,151 @@ def refuse(reply: Reply, key: str | None, patience: float, now: float) -> NoRetu
                 f"({patience:g} s)"
             )
         raise AgainError(f"HTTP {status}", FREE, wait, busy=status in BUSY)
-    mend = _mend(body)
-    if mend is not None:
-        raise HopelessError(f"refuses every call ({shown}): {mend}")
-    raise PoisonError(shown)
+    advice = mend(complaint)
+    if advice is not None:
+        raise HopelessError(f"refuses every call ({shown}): {advice}")
+    raise PoisonError(shown, suspicion(complaint))
 
 
 def read_body(content: bytes, name: str) -> Answered:
-    """Reads a response's body as an answer. Raises AgainError if it is none.
+    """Reads a response's body as an answer. Raises AgainError or PoisonError if it is none.
 
     A refusal, or a completion that a content filter cut, has no text. A completion that reached the
-    token limit has the text up to there.
+    token limit has the text up to there. What lies in `reasoning_content` is no answer.
     """
-    usage = None
-    try:
-        body = decode(content)
-        usage = _usage(body)
-        choice = body["choices"][0]
-        message, finish = choice["message"], choice.get("finish_reason")
-        text, refusal = message.get("content"), message.get("refusal")
-    except (ValueError, RecursionError):
-        if content.lstrip()[:1] == b"<":
-            raise AgainError("a web page for an answer", None, page=_title(content)) from None
-        raise AgainError("an answer that is not JSON", None) from None
-    except (LookupError, TypeError, AttributeError):
-        complaint = said(str(_error(content).get("message") or ""), None)
-        more = f" ({complaint})" if complaint else ""
-        raise AgainError(f"an answer without choices{more}", usage) from None
-    # An endpoint may write anything here, also what no set can be asked for.
-    if not isinstance(finish, str):
-        finish = None
-    if finish in BROKEN_OFF:
-        raise AgainError("an answer that broke off", usage)
+    body = _decoded(content)
+    usage = _usage(body)
+    choice = _choice(body)
+    if choice is None:
+        return _without_choice(body, content, name, usage)
+    message = choice.get("message")
+    if not isinstance(message, dict):
+        message = {}
+    finish = choice.get("finish_reason")
+    end = ending(finish)
     prompt, completion = usage or FREE
     tokens = {"prompt_tokens": prompt, "completion_tokens": completion}
     version = _version(body)
-    if finish == "content_filter" or refusal:
-        reason = "refused by the provider's content filter"
+    refusal = message.get("refusal")
+    if end is Ending.REFUSED or refusal:
+        reason = _refused_by(finish)
         if refusal:
             reason = f"refused: {said(str(refusal), None)}"
         return Answered(Completion(None, name, "refused", reason, None, **tokens), version, usage)
-    if isinstance(text, list):
-        text = _joined(text)
-    if not isinstance(text, str) or not text.strip():
-        if finish != "length":
-            raise AgainError("an empty answer", usage)
+    if end is Ending.BROKEN:
+        raise AgainError("an answer that broke off", usage)
+    text = _text(message)
+    if end is Ending.TOOL and message.get("tool_calls"):
+        text = ""
+    if not text.strip():
+        if end is not Ending.CUT:
+            raise AgainError(_emptiness(message, end), usage, empty=True)
         # A model that thinks before it answers may use up the limit on its thoughts.
         reason = "max_tokens were used up before the answer began: raise it"
         return Answered(Completion(None, name, "length", reason, None, **tokens), version, usage)
     # JSON may hold half a surrogate pair, which no file in UTF-8 can: U+FFFD takes its place.
     text = text.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
-    ending: Literal["length", "stop"] = "length" if finish == "length" else "stop"
-    found = Completion(text, name, ending, None, _logprob(choice), **tokens)
-    return Answered(found, version, usage)
+    how: Literal["length", "stop"] = "length" if end is Ending.CUT else "stop"
+    odd = said(str(finish), None, 40) if end is Ending.UNKNOWN else None
+    found = Completion(text, name, how, None, _logprob(choice), **tokens)
+    return Answered(found, version, usage, odd)
+
+
+def _decoded(content: bytes) -> Any:
+    """The JSON of a body. Raises AgainError for anything else."""
+    try:
+        return decode(content)
+    except (ValueError, RecursionError):
+        if content.lstrip()[:1] == b"<":
+            page = title(content[:10_000].decode("utf-8", "replace"))
+            raise AgainError("a web page for an answer", None, page=page) from None
+        raise AgainError("an answer that is not JSON", None) from None
+
+
+def _choice(body: Any) -> dict[str, Any] | None:
+    """The completion in a body, or None if there is none."""
+    choices = body.get("choices") if isinstance(body, dict) else None
+    if not isinstance(choices, list) or not choices or not isinstance(choices[0], dict):
+        return None
+    choice = choices[0]
+    # A blocked completion may have no message. Anything else without one is no completion.
+    if not isinstance(choice.get("message"), dict) and not _says_how_it_ended(choice):
+        return None
+    return choice
+
+
+def _says_how_it_ended(choice: dict[str, Any]) -> bool:
+    return ending(choice.get("finish_reason")) in (Ending.REFUSED, Ending.BROKEN)
+
+
+def _without_choice(body: Any, content: bytes, name: str, usage: Usage | None) -> Answered:
+    """Reads a body without a completion: the prompt was blocked, or something is wrong."""
+    if _is_blocked(body):
+        completion = Completion(None, name, "refused", _refused_by("blocked"))
+        return Answered(completion, None, usage or FREE)
+    complaint = complaint_in(content)
+    words = said(complaint.message, None)
+    more = f" ({words})" if words else ""
+    advice = suspicion(complaint)
+    if advice is not None:
+        raise PoisonError(f"an answer without choices{more}", advice)
+    raise AgainError(f"an answer without choices{more}", usage)
+
+
+def _is_blocked(body: Any) -> bool:
+    """True if a body says that a filter blocked the prompt, as Google's and Azure's do."""
+    if not isinstance(body, dict):
+        return False
+    feedback = body.get("promptFeedback") or body.get("prompt_feedback")
+    if isinstance(feedback, dict):
+        return bool(feedback.get("blockReason") or feedback.get("block_reason"))
+    results = body.get("prompt_filter_results")
+    return body.get("choices") == [] and '"filtered": true' in json.dumps(results)
+
+
+def _refused_by(finish: object) -> str:
+    """Says that a content filter refused, with the provider's own name for it if it has one."""
+    named = said(str(finish), None, 60)
+    if named in ("content_filter", "None", ""):
+        return "refused by the provider's content filter"
+    return f"refused by the provider's content filter ({named})"
+
+
+def _text(message: dict[str, Any]) -> str:
+    """The text of an answer, without thoughts that the provider keeps apart from it."""
+    text = message.get("content")
+    if isinstance(text, list):
+        return _joined(text)
+    return text if isinstance(text, str) else ""
+
+
+def _emptiness(message: dict[str, Any], end: Ending) -> str:
+    """Says what an answer without a word holds instead."""
+    if end is Ending.TOOL or message.get("tool_calls"):
+        return "a call of a tool for an answer"
+    for name in THOUGHTS:
+        if message.get(name):
+            return f"thoughts ({name}) and no answer"
+    return "an empty answer"
+
+
+def _is_stream(reply: Reply) -> bool:
+    """True for server-sent events, which one who streams sends. Comments may come first."""
+    if reply.headers.get("content-type", "").lower().startswith("text/event-stream"):
+        # Some servers name the wrong type for a whole answer.
+        return not reply.content.lstrip().startswith(b"{")
+    return re.match(rb"\s*(:[^\n]*\n\s*)*(event:[^\n]*\n\s*)?data:", reply.content) is not None
+
+
+def _status_inside(content: bytes) -> int | None:
+    """The status in an error that came under a 200, or None if there is none."""
+    # Looking for the name alone is quick, and most answers don't hold it.
+    if b'"error"' not in content[:4096] or b'"choices"' in content:
+        return None
+    for code in complaint_in(content).codes:
+        if code.isdecimal() and 400 <= int(code) < 600:
+            return int(code)
+    return None
 
 
 def retry_after(headers: Mapping[str, str], now: float) -> float | None:
@@ -229,100 +344,28 @@ def backoff(first: float, attempt: int) -> float:
     return seconds * random.uniform(0.5, 1.0)  # noqa: S311
 
 
-def said(text: str, key: str | None, most: int = 200) -> str:
-    """Returns the endpoint's words as one line of up to `most` characters that is safe to show.
-
-    The key is masked. Characters that steer a terminal, or that no file can hold, become U+FFFD.
-    """
-    if key and len(key) >= SECRET:
-        text = text.replace(key, "***")
-    line = " ".join(text.split())[:most]
-    return "".join(letter if letter.isprintable() else "\ufffd" for letter in line)
-
-
-def _mend(error: dict[str, Any]) -> str | None:
-    """Names the setting to change if an endpoint refuses a field that all our calls have.
-
-    It knows the words of several providers; None if the error is about this one call.
-    """
-    message, param = str(error.get("message") or ""), str(error.get("param") or "")
-    unsupported = str(error.get("code")) in UNSUPPORTED
-    if NO_SYSTEM.search(message) or ("role" in param and "system" in message):
-        return (
-            "set `system: merge`, and what the system message says goes into the first message of "
-            "the user"
-        )
-    if not unsupported and not re.search(r"(?i)unsupported|not support", message):
-        return None
-    named = re.search(
-        r"\b(max_tokens|max_completion_tokens|temperature|top_p|stop)\b", f"{param} {message}"
-    )
-    if named is None:
-        if unsupported and param:
-            return f"take {param} out of `extra`, or give it another value"
-        return None
-    if named[1] == "max_tokens":
-        return "set `limit: max_completion_tokens`"
-    if named[1] == "max_completion_tokens":
-        return "set `limit: max_tokens`"
-    return (
-        f"set `extra: {{{named[1]}: null}}`, which takes it out (or a value that the model takes)"
-    )
-
-
-def _moderated(error: dict[str, Any]) -> list[str]:
-    """The findings of a moderation before the model, as OpenRouter reports them.
-
-    They come with a 403, which is otherwise about every call.
-    """
-    metadata = error.get("metadata")
-    reasons = metadata.get("reasons") if isinstance(metadata, dict) else None
-    return [str(reason) for reason in reasons] if isinstance(reasons, list) else []
-
-
-def _filtered_by(error: dict[str, Any]) -> str:
-    """Says what a content filter found, if Azure or OpenRouter report that."""
-    found = _moderated(error)
-    if not found:
-        inner = error.get("innererror")
-        results = inner.get("content_filter_result") if isinstance(inner, dict) else None
-        if isinstance(results, dict):
-            for name, result in results.items():
-                if isinstance(result, dict) and result.get("filtered"):
-                    found.append(name)
-    kinds = f" for {said(', '.join(found), None)}" if found else ""
-    return f"refused by the provider's content filter{kinds}"
-
-
-def _title(content: bytes) -> str:
-    """The title of a web page, or its first characters."""
-    text = content[:10_000].decode("utf-8", "replace")
-    found = re.search(r"<title[^>]*>(.*?)<", text, re.DOTALL | re.IGNORECASE)
-    return found[1] if found else text[:80]
-
-
-def _error(content: bytes) -> dict[str, Any]:
-    """The error object in a response's body; empty if there is none."""
-    try:
-        body = json.loads(content)
-    except (ValueError, RecursionError):
-        return {}
-    error = body.get("error", body) if isinstance(body, dict) else None
-    return error if isinstance(error, dict) else {}
-
-
 def _usage(body: Any) -> Usage | None:
     """The tokens that a response reports; None if it reports none that can be true."""
     usage = body.get("usage") if isinstance(body, dict) else None
     if not isinstance(usage, dict):
         return None
-    prompt, completion = usage.get("prompt_tokens"), usage.get("completion_tokens")
+    prompt = _count(usage.get("prompt_tokens", usage.get("input_tokens")))
+    completion = _count(usage.get("completion_tokens", usage.get("output_tokens")))
+    if prompt is None or completion is None:
+        return None
+    # Some providers leave the thoughts out of the completion's tokens, but bill them in the total.
+    total = _count(usage.get("total_tokens")) or 0
+    return prompt, max(completion, total - prompt)
+
+
+def _count(value: Any) -> int | None:
+    """A number of tokens; None if it can't be one. Some providers write it as 7.0."""
     # A bool is an int too, and no count.
-    if type(prompt) is not int or type(completion) is not int:
+    if isinstance(value, bool) or not isinstance(value, int | float):
         return None
-    if min(prompt, completion) < 0 or max(prompt, completion) > MOST_TOKENS:
+    if not 0 <= value <= MOST_TOKENS:
         return None
-    return prompt, completion
+    return math.ceil(value)
 
 
 def _version(body: dict[str, Any]) -> str | None:

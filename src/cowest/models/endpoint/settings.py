@@ -34,6 +34,10 @@ class BatchConfig(Config):
 
 MESSAGE = 16
 """Upper bound on the tokens that an endpoint adds to a message, such as its role and separators."""
+CALLS = "/chat/completions"
+"""Path of calls, below `base_url`."""
+OTHER_INTERFACES = ("/completions", "/responses", "/embeddings", "/messages")
+"""Paths of interfaces that CoWest does not speak."""
 LIMITS = ("max_tokens", "max_completion_tokens")
 """Both names that endpoints give to the token limit of a completion."""
 
@@ -64,7 +68,8 @@ class Endpoint(Config):
     """Hosts or addresses that may be called although they are link-local or a cloud's metadata
     service. Name one only if a model really runs there."""
     base_url: str = "https://api.openai.com/v1"
-    """URL of the API: http or https, with its path."""
+    """URL of the API: http or https, with its path (mostly `/v1`). One that holds the whole path of
+    a call, up to `/chat/completions`, means the same."""
     key_env: str | None = Field(default="OPENAI_API_KEY", pattern=r"^[A-Z_][A-Z0-9_]*$")
     """Name of the environment variable that holds the API key; null for an endpoint that needs
     none."""
@@ -74,7 +79,8 @@ class Endpoint(Config):
     timeout: float = Field(default=120, gt=0)
     """Seconds that one attempt may take, from its first byte to the last of the answer."""
     retries: int = Field(default=5, ge=0)
-    """Number of retries of a call before its row fails."""
+    """Number of retries of a call before its row fails. After answers without a word, which are
+    paid for, there are two at most."""
     backoff: float = Field(default=0.5, gt=0)
     """Longest wait before the first retry, in seconds. It doubles with every further retry, up to
     30 s; a longer Retry-After of the endpoint is obeyed."""
@@ -104,7 +110,8 @@ class Endpoint(Config):
     limits (requests, megabytes, poll, wait, discount: see docs/architecture.md). null makes one
     call per request, at once."""
     extra: dict[str, JsonValue] = Field(default_factory=dict)
-    """More fields of the request body, under the endpoint's own names; null takes a field out."""
+    """More fields of the request body, under the endpoint's own names; null takes a field out, also
+    `stream`, which is sent as false otherwise."""
 
     @field_validator("base_url")
     @classmethod
@@ -131,15 +138,30 @@ class Endpoint(Config):
                 "is a link-local or metadata address, where machines get their credentials and "
                 "no model is; allow_address names one where there is"
             )
-        return url.rstrip("/")
+        url = url.rstrip("/").removesuffix(CALLS).rstrip("/")
+        # The paths of other interfaces are copied from a provider's page as easily.
+        for other in OTHER_INTERFACES:
+            if url.endswith(other):
+                raise ValueError(
+                    f"ends in {other}, which is another interface: give the part before it; "
+                    f"CoWest calls {CALLS} below that"
+                )
+        return url
 
     @field_validator("extra")
     @classmethod
     def _leaves_ours_alone(cls, extra: dict[str, JsonValue]) -> dict[str, JsonValue]:
-        ours = sorted({"model", "messages", "n", "stream"} & extra.keys())
+        ours = sorted({"model", "messages", "n"} & extra.keys())
         if ours:
             raise ValueError(f"{', '.join(ours)}: set by CoWest itself")
-        return extra
+        if extra.get("stream"):
+            raise ValueError(
+                "stream: an answer is read whole, so false is sent; leave stream out, or give null "
+                "to an endpoint that does not take the field"
+            )
+        # What is sent anyway changes no answer, so it must not change the name that calls are
+        # found again by.
+        return {name: value for name, value in extra.items() if name != "stream" or value is None}
 
     @property
     def name(self) -> str:
@@ -147,7 +169,7 @@ class Endpoint(Config):
 
         The name holds everything that an answer depends on beside the request itself.
         """
-        more = dict(self.extra)
+        more = {name: value for name, value in self.extra.items() if name != "stream"}
         if self.system != "keep":
             more["system"] = self.system
         parts = urlsplit(self.base_url)
@@ -195,7 +217,17 @@ class Endpoint(Config):
         return self.price.of(prompt, completion) * (1 - discount)
 
     def body(self, request: Request) -> dict[str, Any]:
-        """Returns the request body that is sent, as JSON fields."""
+        """Returns the body of a single call, as JSON fields.
+
+        It says `stream: false`, since some endpoints stream unless they are told not to.
+        """
+        body = self.batched_body(request)
+        if "stream" not in self.extra:
+            body["stream"] = False
+        return body
+
+    def batched_body(self, request: Request) -> dict[str, Any]:
+        """Returns the body of a call in a batch, where nothing can be streamed."""
         sampling = request.sampling
         seed = sampling.seed
         if seed is not None:

@@ -2,7 +2,7 @@
 
 from cowest.errors import BudgetError, CallError
 from cowest.ledger import account
-from cowest.models.endpoint.responses import said
+from cowest.models.endpoint.complaints import said
 from cowest.models.endpoint.settings import Endpoint
 
 LONGEST = 600
