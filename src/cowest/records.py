@@ -321,8 +321,8 @@ class EvalReport(Record):
     choices: dict[str, Choices] = {}
     """By system, if the scorer is `choice`."""
     matches: dict[str, Matches] = {}
-    """By system, if the scorer is `exact_match` or `token_f1`: one of the two decides, and the
-    report shows both."""
+    """By system, if the scorer is exact match or token F1 by any rule: one of the two decides, and
+    the report shows both."""
     tags: dict[str, dict[str, Slice]]
     failed: dict[str, dict[str, int]]
     """Rows left out, by system and reason."""

@@ -22,6 +22,7 @@ from cowest.scorers import choice
 from tests.lines import ROOT
 from tests.published import PUBLISHED
 
+RULE: choice.RuleNumber = 2
 PAGE = ROOT / "docs" / "medmcqa-parsing.md"
 VERDICTS = Path(__file__).with_name("medmcqa_verdicts.json")
 KINDS = {
@@ -56,7 +57,7 @@ def count(folder: Path) -> dict[str, Counter[str]]:
     known, found = queries(folder), {}
     for row in answers(folder):
         query, counts = known[row["id"]], found.setdefault(row["model"], Counter())
-        said = choice.parse(row["completion"], query.choices)
+        said = choice.parse(row["completion"], query.choices, RULE)
         if isinstance(said, str):
             counts["unparseable"] += 1
             kinds = (
@@ -66,7 +67,7 @@ def count(folder: Path) -> dict[str, Counter[str]]:
             )
             counts[f"of these: {next(kinds, 'another reason for naming none')}"] += 1
         else:
-            counts["right" if said in choice.rights(query) else "wrong"] += 1
+            counts["right" if said in choice.rights(query, RULE) else "wrong"] += 1
     return found
 
 
@@ -77,7 +78,7 @@ def agreement(folder: Path) -> dict[str, tuple[int, int]]:
     found = {}
     for sample, verdicts in json.loads(VERDICTS.read_text(encoding="utf-8")).items():
         said = [
-            (choice.parse(given[number, model], known[number].choices), letter)
+            (choice.parse(given[number, model], known[number].choices, RULE), letter)
             for number, model, letter in verdicts
         ]
         found[sample] = (
@@ -117,7 +118,7 @@ def page(folder: Path) -> str:
 
 TEXT = """# Answers to MedMCQA, parsed
 
-What the scorer `choice` makes of the published completions of two real strong models (MIRAGE, Xiong et al. 2024: chain of thought, asked
+What the scorer `choice` (`rule: 2`) makes of the published completions of two real strong models (MIRAGE, Xiong et al. 2024: chain of thought, asked
 for JSON with `step_by_step_thinking` and `answer_choice`) to the 3130 labelled questions of MedMCQA at hand. Made by
 `python -m tests.bench.medmcqa_parsing --write`; the files themselves are not part of this repository.
 
@@ -130,9 +131,11 @@ every system (`choices`).
 
 {rule}
 
-Letters are A, B, C ... in the order of the options; letters, texts and both together are compared without case, punctuation and
-articles. Where two fields, two announcements or a letter and a text name different options, the answer is unparseable. So is one that
-is cut before its field is closed, that gives a letter beyond the options, or that says "none of the above" where that is no option.
+Letters are A, B, C ... in the order of the options. An option's text is looked for as it is written, then without punctuation and
+articles, then without case, other forms of letters and letters that can't be seen. Where two fields or a letter and a text name
+different options, the answer is unparseable. So is one that is cut before its field is closed, that gives a letter beyond the options,
+or that says "none of the above" where that is no option. So one answer of gpt-4-32k is wrong that rule 1 took for right: it could not
+tell `Rh+ve` from `Rh-ve`.
 
 ## Against a person
 

@@ -103,7 +103,7 @@ def test_a_multiple_choice(
     )
     assert (
         table["ideal"] == "exp"
-        and params["models"]["scorer"] == {"scorer": "choice"}
+        and params["models"]["scorer"] == {"scorer": "choice", "rule": 2}
         and params["turn"]["raw"] == "data/raw/my-quiz"
     )
     said = capsys.readouterr().out
@@ -125,7 +125,7 @@ def test_questions_and_answers(
     table = params["prepare"]["table"]
     assert (table["targets"], table["id"]) == ("answers.text", "uid") and params["models"][
         "scorer"
-    ] == {"scorer": "contains"}
+    ] == {"scorer": "contains", "rule": 2}
     said = capsys.readouterr().out
     assert (
         "'split' has none, so its Validation are" in said
@@ -142,7 +142,7 @@ def test_few_answers_are_labels(tmp_path: Path) -> None:
         for number in range(40)
     ]
     params = scaffold(tmp_path, rows, "t.csv")
-    assert params["models"]["scorer"] == {"scorer": "exact_match"}
+    assert params["models"]["scorer"] == {"scorer": "exact_match", "rule": 2}
     assert "nothing else: bad, good." in params["models"]["prompts"]["refine"]["user"]
 
 

@@ -100,7 +100,7 @@ class Handbook(Config):
     @property
     def scorer(self) -> AnyScorer:
         """The scorer that fits short answers."""
-        return ContainsConfig()
+        return ContainsConfig(rule=2)
 
     def rows(self, raw: Path, intake: Intake) -> Iterator[Query | Demonstration]:
         """The questions, and then the replies."""

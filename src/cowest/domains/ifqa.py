@@ -21,7 +21,7 @@ from cowest.raw.intake import Intake, Unfit, build
 from cowest.records import Demonstration, Message, Query
 from cowest.sametext import keywords
 from cowest.scorers import AnyScorer
-from cowest.scorers.token_f1 import TokenF1Config
+from cowest.scorers.squad import SquadF1Config
 
 
 class IfQA(Config):
@@ -46,8 +46,8 @@ class IfQA(Config):
 
     @property
     def scorer(self) -> AnyScorer:
-        """Token F1; `exact_match` is the other published metric."""
-        return TokenF1Config(marker=drafts.MARKER)
+        """Token F1 by SQuAD's rule; `squad_em` is the other published metric."""
+        return SquadF1Config(marker=drafts.MARKER)
 
     def rows(self, raw: Path, intake: Intake) -> Iterator[Query | Demonstration]:
         """Queries and corpus in one pass."""

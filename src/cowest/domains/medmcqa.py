@@ -63,7 +63,7 @@ class MedMCQA(Config):
     @property
     def scorer(self) -> AnyScorer:
         """The scorer of multiple choice."""
-        return ChoiceConfig()
+        return ChoiceConfig(rule=2)
 
     def rows(self, raw: Path, intake: Intake) -> Iterator[Query | Demonstration]:
         """Queries and corpus in one pass."""

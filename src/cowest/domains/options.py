@@ -6,7 +6,8 @@ from string import ascii_lowercase, ascii_uppercase
 from typing import Literal
 
 from cowest.raw.intake import Unfit
-from cowest.sametext import caseless, normalise
+from cowest.sametext import caseless
+from cowest.scorers.rules import FORMS
 
 Keyed = Literal["text", "letter", "from_0", "from_1", "label"]
 """How a target names its option."""
@@ -27,9 +28,9 @@ def option_of(target: str, choices: tuple[str, ...], keyed: Keyed, labels: Seque
             "label": f", labelled {', '.join(labels)}"[:100],
         }[keyed]
         raise Unfit(f"the target {target[:40]!r} is not among the {len(choices)} options{how}")
-    # The scorer compares normalised texts. Options that it can't tell apart go by their letter.
-    alike = sum(normalise(choice) == normalise(choices[number]) for choice in choices) > 1
-    if not alike:
+    # The scorer compares texts in the form of its rule. Options that it can't tell apart by one of
+    # the rules go by their letter.
+    if not any(_is_like_another(number, list(map(form, choices))) for form in FORMS.values()):
         return choices[number]
     if number >= len(ascii_uppercase):
         raise Unfit(
@@ -37,6 +38,10 @@ def option_of(target: str, choices: tuple[str, ...], keyed: Keyed, labels: Seque
             f"{len(ascii_uppercase)} have letters to tell them apart"
         )
     return ascii_uppercase[number]
+
+
+def _is_like_another(number: int, forms: Sequence[str]) -> bool:
+    return forms.count(forms[number]) > 1
 
 
 def _number_of(

@@ -5,7 +5,7 @@ An answer that names no option, or two, scores 0 and says `unparseable: ...`; no
 
 import json
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from string import ascii_uppercase
 from typing import Literal
@@ -13,10 +13,16 @@ from typing import Literal
 from cowest.config import Config
 from cowest.protocols import Score, Scorer
 from cowest.records import Query
-from cowest.sametext import normalise
+from cowest.sametext import comparable, normalise, spaced, unadorned, visible
+from cowest.scorers import rules
+from cowest.scorers.corrections import corrected
+from cowest.scorers.rules import RuleNumber, named, remind
 
-ANNOUNCED = re.compile(r"\banswer\b(?:\s+choice\b)?(?:\s+is\b)?\s*[:=]?", re.IGNORECASE)
-"""The words before an answer: `Answer: B`, `The final answer is (B)`, `Answer choice: B`."""
+ANNOUNCED = re.compile(r"\banswer\b(?:\s+choice\b)?(?P<firm>(?:\s+is\b)?\s*[:=]?)", re.IGNORECASE)
+"""The words before an answer: `Answer: B`, `The final answer is (B)`, `Answer choice: B`. `firm` is
+empty where `answer` is a word as any other."""
+DENIED = re.compile(r"\s*not\s+(?:option\s+)?\(?([A-Za-z])\b", re.IGNORECASE)
+"""`The answer is not B`."""
 FIELD = re.compile(
     r'"\w*(?:answer|choice)"\s*:\s*(?P<value>"(?:[^"\\]|\\.)*"|[^\s",}]+)?',
     re.IGNORECASE | re.DOTALL,
@@ -39,6 +45,22 @@ SWEEPING = re.compile(r"(?:none|all|both|neither)\b")
 """Begins the words after the letter in `D. None of the above`: no D, if D is something else."""
 
 
+def _as_written(text: str) -> str:
+    return spaced(visible(text))
+
+
+def _in_its_case(text: str) -> str:
+    return unadorned(visible(text))
+
+
+FORMS: dict[RuleNumber, tuple[Callable[[str], str], ...]] = {
+    1: (normalise,),
+    2: (_as_written, _in_its_case, comparable),
+}
+"""By rule, the forms in which an option is looked for, until one is found. Rule 2 tells `< 5` from
+`> 5`, and `CO` from `Co`."""
+
+
 class ChoiceConfig(Config):
     """Scores 1 if the answer names the right option, by its text or its letter, and 0 otherwise.
 
@@ -46,46 +68,59 @@ class ChoiceConfig(Config):
     """
 
     scorer: Literal["choice"] = "choice"
+    rule: RuleNumber = 1
+    """Rule by which answers are read. 2 follows corrections (`Answer: B, no wait, C`), tells
+    options that differ in case apart, and folds forms of letters and letters that can't be seen; 1
+    is the rule before, and the default for one release."""
 
     @contextmanager
     def open(self) -> Iterator[Scorer]:
         """The scorer."""
-        yield Choice()
+        remind(self.scorer, self.rule)
+        yield Choice(self.rule)
 
 
 class Choice:
     """Multiple choice, parsed strictly. A target is an option's text or its letter."""
 
-    name = "choice"
+    def __init__(self, rule: RuleNumber = 1) -> None:
+        self.name = named("choice", rule)
+        self._rule = rule
 
     def score(self, answers: Iterable[tuple[Query, str]]) -> Iterator[Score]:
         """0 or 1 per (query, answer), in order, lazily; a query without choices fails."""
         for query, answer in answers:
-            right = rights(query)
+            right = rights(query, self._rule)
             if not right:
                 number = len(query.choices)
                 reason = f"no target of query {query.id} is one of its {number} choices"
                 yield Score(None, failed=reason)
                 continue
-            named = parse(answer, query.choices)
-            if isinstance(named, str):
-                yield Score(0.0, f"unparseable: {named}")
+            found = parse(answer, query.choices, self._rule)
+            if isinstance(found, str):
+                yield Score(0.0, f"unparseable: {found}")
             else:
-                yield Score(float(named in right), f"chose {_letter(named)}")
+                yield Score(float(found in right), f"chose {_letter(found)}")
 
 
-def rights(query: Query) -> set[int]:
+def rule_of(scorer: str) -> RuleNumber | None:
+    """The rule of a scorer by its name in rows; None if it is not `choice`."""
+    return rules.rule_of(scorer, "choice")
+
+
+def rights(query: Query, rule: RuleNumber = 1) -> set[int]:
     """The options that are right; two if the data has the right option twice."""
+    reading = Reading(query.choices, rule)
     found: set[int] = set()
     for target in query.targets:
-        found |= _targets(target, query.choices)
+        found |= reading.target(target)
     return found
 
 
-def parse(answer: str, choices: tuple[str, ...]) -> int | str:
+def parse(answer: str, choices: tuple[str, ...], rule: RuleNumber = 1) -> int | str:
     """The number of the option that an answer names, or the reason why none can be read from it.
 
-    A JSON field (`"answer_choice": "B. Paris"`) is the answer if there is one, and nothing around
+    A JSON field (`"answer_choice": "B. Paris"`) is the answer if there is one, and nothing before
     it is read. Otherwise the answer is the first of these that names an option:
 
     1. the whole text, if it is an option's text, its letter, or both (`Paris`, `(b)`, `B. Paris`);
@@ -93,39 +128,159 @@ def parse(answer: str, choices: tuple[str, ...]) -> int | str:
     3. a line of its own.
 
     A field, and what was announced, may go on after the letter (`B. It lies on the Seine`), but
-    not to another option, nor to none or all of them.
+    not to another option, nor to none or all of them. Of several announcements the last counts. An
+    answer that takes back what it said (`B, no wait, C`) is what it says after that, or nothing.
     """
-    named = _named(answer, choices)
-    if len(named) == 1:
-        return named.pop()
-    if named:
-        return f"names {' and '.join(map(_letter, sorted(named)))}"
-    return "names no option" if answer.strip() else "is empty"
+    return Reading(choices, rule).parse(answer)
 
 
-def _named(answer: str, choices: tuple[str, ...]) -> set[int]:
-    """The options that an answer names; more than one is a contradiction."""
-    fields = [_text(found["value"]) for found in FIELD.finditer(answer)]
-    if fields:
-        return _any_of(fields, choices, announced=True)
-    whole = _options(answer, choices, announced=False)
-    if whole:
-        return whole
-    announced = []
-    for place in ANNOUNCED.finditer(answer):
-        lines = answer[place.end() :].strip().splitlines()
-        announced.append(lines[0] if lines else "")
-    return _any_of(announced, choices, announced=True) or _any_of(
-        answer.strip().splitlines(), choices, announced=False
-    )
+class Reading:
+    """Reads answers to one multiple choice.
 
+    A set of options that an answer names is empty if it names none, and has more than one option if
+    it contradicts itself.
+    """
 
-def _any_of(texts: Iterable[str], choices: tuple[str, ...], announced: bool) -> set[int]:
-    """The options that any of the texts names."""
-    found: set[int] = set()
-    for text in texts:
-        found |= _options(text, choices, announced)
-    return found
+    def __init__(self, choices: tuple[str, ...], rule: RuleNumber) -> None:
+        self._choices, self._rule = choices, rule
+        self._known = []
+        for form in FORMS[rule]:
+            self._known.append((form, [form(option) for option in choices]))
+
+    def parse(self, answer: str) -> int | str:
+        """The number of the option that an answer names, or the reason why there is none."""
+        if self._rule == 1:
+            found: set[int] | None = self._named(answer)
+        else:
+            found = self._settled(visible(answer))
+        if found is None:
+            return "takes back what it said"
+        if len(found) == 1:
+            return found.pop()
+        if found:
+            return f"names {' and '.join(map(_letter, sorted(found)))}"
+        return "names no option" if answer.strip() else "is empty"
+
+    def target(self, target: str) -> set[int]:
+        """The options that a target is: by text first, as data have them, else by letter."""
+        alike = self._alike(target)
+        letter = target.strip()
+        if not alike and len(letter) == 1:
+            return set(self._numbers([letter]))
+        return alike
+
+    def _settled(self, answer: str) -> set[int] | None:
+        """The options that an answer names in the end; None if it only takes back what it said."""
+        fields = list(FIELD.finditer(answer))
+        if not fields:
+            return corrected(answer, self._named, self._said_after)
+        found: set[int] = set()
+        for field in fields:
+            value = corrected(_text(field["value"]), self._of_field, self._said_after)
+            if value is None:
+                return None
+            found |= value
+
+        # What follows the JSON may still take its answer back; nothing else around it is read.
+        def read(_: str) -> set[int]:
+            return found
+
+        return corrected(answer[fields[-1].end() :], read, self._said_after)
+
+    def _named(self, answer: str) -> set[int]:
+        """The options that an answer names."""
+        fields = [_text(found["value"]) for found in FIELD.finditer(answer)]
+        if fields:
+            return self._any_of(fields, announced=True)
+        whole = self._options(answer, announced=False)
+        if whole:
+            return whole
+        return self._announced(answer) or self._any_of(answer.strip().splitlines(), announced=False)
+
+    def _of_field(self, value: str) -> set[int]:
+        return self._options(value, announced=True)
+
+    def _said_after(self, correction: str) -> set[int]:
+        """The options that a text names right after a correction: `C`, or as any answer does."""
+        lines = correction.splitlines()
+        return self._options(lines[0] if lines else "", announced=True) or self._named(correction)
+
+    def _announced(self, answer: str) -> set[int]:
+        """The options that are announced."""
+        every: set[int] = set()
+        firm: set[int] = set()
+        last: set[int] = set()
+        denied: set[int] = set()
+        for place in ANNOUNCED.finditer(answer):
+            lines = answer[place.end() :].strip().splitlines()
+            text = lines[0] if lines else ""
+            found = self._options(text, announced=True)
+            every |= found
+            if place["firm"].strip():
+                firm |= found
+                last = found or last
+                denied |= set(self._numbers(DENIED.findall(text)))
+        if self._rule == 1:
+            return every
+        # The last announcement counts, if it is beyond doubt which texts are announcements.
+        return (last if every == firm else every) - denied
+
+    def _any_of(self, texts: Iterable[str], announced: bool) -> set[int]:
+        """The options that any of the texts names."""
+        found: set[int] = set()
+        for text in texts:
+            found |= self._options(text, announced)
+        return found
+
+    def _options(self, text: str, announced: bool) -> set[int]:
+        """The options that a text names by its words or by a letter.
+
+        `announced`: the text follows `answer is` or stands in a field, so more may follow the
+        letter.
+        """
+        named = self._alike(text)
+        if announced and MANY.fullmatch(text):
+            if named:
+                return named
+            # Letters alone are options only if all of them are: `N/A` names nothing.
+            letters = set(re.findall(r"[A-Z]", text))
+            several = set(self._numbers(letters))
+            return several if len(several) == len(letters) else set()
+        found = LETTER.fullmatch(text.strip())
+        numbers = self._numbers([found[1]]) if found else []
+        if found is None or not numbers:
+            return named
+        number, rest = numbers[0], found["rest"].strip()
+        also = self._alike(rest) if rest else set()
+        # `B. London`, where B is London: letter and text agree, even if another option is London.
+        if number in also:
+            return named | {number}
+        # `B`, or `B. Paris` where B is London, which names two options.
+        if not rest or also:
+            return named | {number} | also
+        # From here on, the letter is followed by other words. `A city` is no answer, and neither is
+        # a letter in the middle of a thought: only an announced letter may go on, after a mark or a
+        # reason.
+        if not announced or not (found["closed"].strip("*_") or REASON.match(rest)):
+            return named
+        sweeping = SWEEPING.match(rest.lower())
+        if sweeping and not self._choices[number].lower().startswith(sweeping[0]):
+            return named
+        return named | {number, *self._numbers(ANOTHER.findall(rest))}
+
+    def _alike(self, text: str) -> set[int]:
+        """The options with the same words; two if the data has them twice."""
+        for form, options in self._known:
+            said = form(text)
+            found = {number for number, option in enumerate(options) if option == said}
+            if found:
+                return found
+        return set()
+
+    def _numbers(self, letters: Iterable[str]) -> list[int]:
+        """The options of these letters; a letter beyond the last is none."""
+        known = ascii_uppercase[: len(self._choices)]
+        return [known.index(letter.upper()) for letter in letters if letter.upper() in known]
 
 
 def _text(value: str | None) -> str:
@@ -134,62 +289,6 @@ def _text(value: str | None) -> str:
         return str(json.loads(value or '""', strict=False))
     except ValueError:
         return (value or "").strip('"')
-
-
-def _options(text: str, choices: tuple[str, ...], announced: bool) -> set[int]:
-    """The options that a text names by its words or by a letter; two if they contradict each other.
-
-    `announced`: the text follows `answer is` or stands in a field, so more may follow the letter.
-    """
-    named = _alike(text, choices)
-    if announced and MANY.fullmatch(text):
-        if named:
-            return named
-        # Letters alone are options only if all of them are: `N/A` names nothing.
-        letters = set(re.findall(r"[A-Z]", text))
-        several = set(_numbers(letters, choices))
-        return several if len(several) == len(letters) else set()
-    found = LETTER.fullmatch(text.strip())
-    numbers = _numbers([found[1]], choices) if found else []
-    if found is None or not numbers:
-        return named
-    number, rest = numbers[0], found["rest"].strip()
-    also = _alike(rest, choices) if rest else set()
-    # `B. London`, where B is London: letter and text agree, even if another option is London too.
-    if number in also:
-        return named | {number}
-    # `B`, or `B. Paris` where B is London, which names two options.
-    if not rest or also:
-        return named | {number} | also
-    # From here on, the letter is followed by other words. `A city` is no answer, and neither is a
-    # letter in the middle of a thought: only an announced letter may go on, after a mark or reason.
-    if not announced or not (found["closed"].strip("*_") or REASON.match(rest)):
-        return named
-    sweeping = SWEEPING.match(rest.lower())
-    if sweeping and not choices[number].lower().startswith(sweeping[0]):
-        return named
-    return named | {number, *_numbers(ANOTHER.findall(rest), choices)}
-
-
-def _alike(text: str, choices: tuple[str, ...]) -> set[int]:
-    """The options with the same words; two if the data has them twice."""
-    words = normalise(text)
-    return {number for number, option in enumerate(choices) if normalise(option) == words}
-
-
-def _numbers(letters: Iterable[str], choices: tuple[str, ...]) -> list[int]:
-    """The options of these letters; a letter beyond the last is none."""
-    known = ascii_uppercase[: len(choices)]
-    return [known.index(letter.upper()) for letter in letters if letter.upper() in known]
-
-
-def _targets(target: str, choices: tuple[str, ...]) -> set[int]:
-    """The options that a target is: by text first, for it comes from the data, else by letter."""
-    alike = _alike(target, choices)
-    letter = target.strip()
-    if not alike and len(letter) == 1:
-        return set(_numbers([letter], choices))
-    return alike
 
 
 def _letter(option: int) -> str:

@@ -7,8 +7,9 @@ from typing import Literal
 from cowest.config import Config
 from cowest.protocols import Score, Scorer
 from cowest.records import Query
-from cowest.sametext import normalise
 from cowest.scorers.marker import after, named
+from cowest.scorers.rules import FORMS, RuleNumber, remind
+from cowest.scorers.rules import named as ruled
 
 
 class ExactMatchConfig(Config):
@@ -19,27 +20,33 @@ class ExactMatchConfig(Config):
     """The words before the answer, such as `Answer:`. Only the text after their last occurrence, up
     to the end of the line, is scored; an answer without them is scored whole."""
 
+    rule: RuleNumber = 1
+    """Rule by which texts are compared. 2 folds forms of letters and letters that can't be seen,
+    and takes each letter of a script without spaces for a word; 1 is the rule before, and the
+    default for one release."""
+
     @contextmanager
     def open(self) -> Iterator[Scorer]:
         """The scorer."""
-        yield ExactMatch(self.marker)
+        remind(self.scorer, self.rule)
+        yield ExactMatch(self.marker, self.rule)
 
 
 class ExactMatch:
     """Exact match (EM) as in SQuAD, best over the targets."""
 
-    def __init__(self, marker: str | None = None) -> None:
-        self.name = named("exact_match", marker)
+    def __init__(self, marker: str | None = None, rule: RuleNumber = 1) -> None:
+        self.name = named(ruled("exact_match", rule), marker)
         self._marker = marker
+        self._form = FORMS[rule]
 
     def score(self, answers: Iterable[tuple[Query, str]]) -> Iterator[Score]:
         """0 or 1 per (query, answer), in order, lazily."""
         for query, answer in answers:
-            yield _score(query, normalise(after(answer, self._marker)))
+            yield self._score(query, self._form(after(answer, self._marker)))
 
-
-def _score(query: Query, words: str) -> Score:
-    for target in query.targets:
-        if normalise(target) == words:
-            return Score(1.0, f"is {target!r}")
-    return Score(0.0, "is no target")
+    def _score(self, query: Query, words: str) -> Score:
+        for target in query.targets:
+            if self._form(target) == words:
+                return Score(1.0, f"is {target!r}")
+        return Score(0.0, "is no target")

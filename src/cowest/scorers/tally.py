@@ -9,22 +9,34 @@ but it means that the model did not answer as it was asked.
 
 from array import array
 from collections import defaultdict
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 
 import numpy as np
 from numpy.typing import NDArray
 
 from cowest.evaluation import Floats, answers_of, percentiles, resampled
 from cowest.gates import Pair
+from cowest.protocols import Scorer
 from cowest.records import Choices, Estimate, Matches, Trial
 from cowest.scorers import choice
 from cowest.scorers.exact_match import ExactMatch
 from cowest.scorers.marker import parted
+from cowest.scorers.squad import SquadEM, SquadF1
 from cowest.scorers.token_f1 import TokenF1
 
-MEASURED = ("exact_match", "token_f1")
-"""Scorers of short answers."""
+Measure = Callable[[str | None], Scorer]
+"""Makes a scorer for a marker."""
+MEASURED: dict[str, tuple[Measure, Measure]] = {
+    "exact_match": (ExactMatch, TokenF1),
+    "token_f1": (ExactMatch, TokenF1),
+    "exact_match:2": (partial(ExactMatch, rule=2), partial(TokenF1, rule=2)),
+    "token_f1:2": (partial(ExactMatch, rule=2), partial(TokenF1, rule=2)),
+    "squad_em": (SquadEM, SquadF1),
+    "squad_f1": (SquadEM, SquadF1),
+}
+"""By the name of a scorer of short answers, exact match and token F1 by the same rule."""
 UNPARSEABLE = -1
 """In the place of a class: the answer names no option, or several."""
 Places = NDArray[np.intp]
@@ -77,7 +89,7 @@ class Tally:
     def watch(self, queries: Iterable[list[Trial]]) -> Iterator[list[Trial]]:
         """Passes trials through and counts them; failed rows are left out."""
         for rows in queries:
-            good = [row for row in rows if row.failed is None and row.scorer == choice.Choice.name]
+            good = [row for row in rows if row.failed is None and choice.rule_of(row.scorer)]
             self._add_strong(good)
             for row in good:
                 for given in answers_of(row):
@@ -156,12 +168,13 @@ class Tally:
                     return
 
     def _add(self, system: str, row: Trial, answer: str | None) -> None:
-        right = choice.rights(row)
+        rule = choice.rule_of(row.scorer) or 1
+        right = choice.rights(row, rule)
         if answer is None or not right:
             return
         answers = self._answers.setdefault(system, Answers())
         self._classes = max(self._classes, len(row.choices))
-        named = choice.parse(answer, row.choices)
+        named = choice.parse(answer, row.choices, rule)
         if isinstance(named, str):
             answers.add(self._queries, min(right), UNPARSEABLE)
         elif named in right:
@@ -236,7 +249,8 @@ class Matching:
 
 def _measures(row: Trial, answer: str) -> tuple[float, float]:
     """Exact match and token F1 of an answer to the query of a trial."""
-    _, marker = parted(row.scorer)
-    (exact,) = ExactMatch(marker).score([(row, answer)])
-    (shared,) = TokenF1(marker).score([(row, answer)])
+    scorer, marker = parted(row.scorer)
+    exactly, partly = MEASURED[scorer]
+    (exact,) = exactly(marker).score([(row, answer)])
+    (shared,) = partly(marker).score([(row, answer)])
     return exact.value or 0.0, shared.value or 0.0

@@ -132,7 +132,7 @@ def _announce(systems: list[Drafted], config: EvaluateConfig) -> None:
 
     def asked_of_strong(strong: ChatModel) -> Iterator[Trial]:
         # The strong model is asked the same whatever scores it, so a scorer without calls will do.
-        with ExactMatchConfig().open() as free:
+        with ExactMatchConfig(rule=2).open() as free:
             yield from _trials(systems, strong, free, config.refining)
 
     announce("evaluate", config.strong, asked_of_strong)

@@ -29,11 +29,22 @@ from cowest.models.hf import HFConfig
 from cowest.preferences import PairRule
 from cowest.prompts import Prompts, Shot, Template
 from cowest.records import Demonstration, Draft, Feedback, Message, PreferencePair, Query, Split
+from cowest.scorers import AnyScorer
+from cowest.scorers.choice import ChoiceConfig
+from cowest.scorers.contains import ContainsConfig
+from cowest.scorers.token_f1 import TokenF1Config
 from cowest.stages import dpo, draft, prepare, refine, score, sft
 from tests.bench.evidence.arms import ARMS, HEADLINE
 
 ROOT = Path(__file__).parents[3]
 Modes = dict[str, Sampling]
+SCORERS: dict[str, AnyScorer] = {
+    "handbook": ContainsConfig(),
+    "ifqa": TokenF1Config(marker=MARKER),
+    "medmcqa": ChoiceConfig(),
+    "prosocial": ChoiceConfig(),
+}
+"""What the evidence was measured by: rule 1, which stays while it can be repeated."""
 NO_IDEAL = "no ideal draft is known"
 
 
@@ -97,8 +108,9 @@ class _Run:
         params = load(ROOT / "params.yaml")
         self._domain = domain(settings.domain)
         self._prompts = self._domain.prompts
+        self._scorer = SCORERS[self._domain.domain]
         params["prepare"] = {"domain": settings.domain}
-        params["score"]["scorer"] = self._domain.scorer.model_dump()
+        params["score"]["scorer"] = self._scorer.model_dump()
         for path, value in settings.changes.items():
             *sections, name = path.split(".")
             place = params
@@ -309,7 +321,7 @@ class _Run:
                 ideal = Draft(**known, sample=0, draft=query.ideal, policy="ideal", failed=failed)
                 yield [row for group in groups for row in group] + [ideal]
 
-        with self._strong.open() as strong, self._domain.scorer.open() as scorer:
+        with self._strong.open() as strong, self._scorer.open() as scorer:
             refined = collaboration.refine(together(), strong, self._prompts, self._answering)
             yield from collaboration.score(collaboration.by_query(refined), scorer)
 

@@ -1,0 +1,60 @@
+"""Corrections within an answer: `B, no wait, C`. Pure.
+
+A plain correction takes back what stands before it, whatever follows. After `actually` and others
+that explanations use too, an answer is corrected only if another one follows.
+"""
+
+import re
+from collections.abc import Callable
+
+BOUNDARY = r"(?:^|(?<=[\n.,;:!?\"'(\[)}\u2013\u2014\u2026-]))\s*"
+PLAIN = re.compile(
+    rf"{BOUNDARY}(?:(?:oh|but|ah|uh|um|er)[\s,]+)?(?:"
+    r"no,?\s+wait\b|correction\b(?=\s*[,:\u2013\u2014-])"
+    r"|wait\b(?=\s*[,.:!\u2013\u2014\u2026-]|\s+(?:no|actually|that|it|i|the)\b|\s*$))"
+    r"|\b(?:scratch\s+that|on\s+second\s+thoughts?|i\s+take\s+(?:that|it)\s+back|my\s+mistake"
+    r"|i\s+(?:made|have\s+made)\s+(?:a\s+mistake|an\s+error)|(?:i\s+was|i'?m|i\s+am)\s+wrong\b"
+    r"|let\s+me\s+(?:correct|reconsider|rethink|re-?evaluate|revise)\b)",
+    re.IGNORECASE,
+)
+"""Words that take back what stands before them."""
+SOFT = re.compile(
+    rf"{BOUNDARY}(?:actually\b|or\s+rather\b|no\s*(?=[,;\u2013\u2014])|h+mm*\b|i\s+meant?\b"
+    r"|sorry\b(?=\s*[,:\u2013\u2014-]))",
+    re.IGNORECASE,
+)
+"""Words that do if another answer follows."""
+LEAD_IN = re.compile(
+    r"[\s,.;:!\u2013\u2014\u2026-]*(?:(?:no|actually|rather|sorry|so|and)[\s,.]+)*"
+    r"(?:(?:it|that|this)(?:'s|\u2019s|\s+is|\s+should\s+be|\s+must\s+be|\s+would\s+be)\s+"
+    r"|(?:make|call)\s+(?:it|that)\s+|i\s+(?:mean|meant|choose|say|pick)\s+)?",
+    re.IGNORECASE,
+)
+"""What may stand between a correction and the new answer: `it's C`, `make that C`."""
+
+
+def corrected(
+    text: str, read: Callable[[str], set[int]], read_after: Callable[[str], set[int]]
+) -> set[int] | None:
+    """What a text names in the end, or None if it only takes back what it named.
+
+    `read` gives what a text names, `read_after` what is named by a text right after a correction.
+    """
+    plain = list(PLAIN.finditer(text))
+    if plain:
+        after = read_after(_rest(text, plain[-1]))
+        if after:
+            return after
+        return None if read(text[: plain[-1].start()]) else read(text)
+    for place in reversed(list(SOFT.finditer(text))):
+        after = read_after(_rest(text, place))
+        if after:
+            return after
+    return read(text)
+
+
+def _rest(text: str, place: re.Match[str]) -> str:
+    """The text after a correction, from its new answer on."""
+    rest = text[place.end() :]
+    lead_in = LEAD_IN.match(rest)
+    return rest[lead_in.end() :] if lead_in else rest

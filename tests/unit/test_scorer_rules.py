@@ -1,0 +1,376 @@
+"""The second rule of the scorers that compare texts, and SQuAD's own."""
+
+import re
+import string
+from collections import Counter
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from cowest.config import parse as parse_config
+from cowest.errors import ConfigError
+from cowest.protocols import Score, Scorer
+from cowest.sametext import comparable
+from cowest.scorers import rules
+from cowest.scorers.choice import Choice, ChoiceConfig, rule_of
+from cowest.scorers.choice import parse as parse_choice
+from cowest.scorers.contains import Contains, ContainsAlone, ContainsConfig
+from cowest.scorers.exact_match import ExactMatch, ExactMatchConfig
+from cowest.scorers.squad import SquadEM, SquadF1
+from cowest.scorers.tally import Matching, Tally
+from cowest.scorers.token_f1 import TokenF1, TokenF1Config
+from tests.factories import make_query, make_trial
+
+CITIES = ("Paris", "London", "New York", "Rome")
+
+
+def score_of(scorer: Scorer, answer: str, *targets: str, choices: tuple[str, ...] = ()) -> Score:
+    (found,) = scorer.score([(make_query(targets=targets, choices=choices), answer)])
+    return found
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        # letters that can't be seen
+        ("Bram\u00adley", "bramley"),
+        ("Hol\u200blis", "hollis"),
+        ("\ufeffIvel", "ivel"),
+        ("Far\u2060row", "farrow"),
+        ("Del\x08by", "delby"),
+        ("\u202eabc\u202c", "abc"),
+        ("\u2764\ufe0f b", "b"),
+        # other forms of letters
+        ("Gri\ufb00on", "griffon"),
+        ("\uff24\uff45\uff4c\uff42\uff59\u3000\uff11\uff17", "delby 17"),
+        ("\u216b", "xii"),
+        ("Stra\u00dfe", "strasse"),
+        ("5 \u338f", "5 kg"),
+        ("H\u2082SO\u2084", "h2so4"),
+        ("\uff76\uff9e", "\u30ac"),
+        # a form that says something else stays
+        ("10\u00b2", "10\u00b2"),
+        ("7 m\u00b2", "7 m2"),
+        ("3\u00bd", "3 1 2"),
+        ("Brand\u2122", "brand"),
+        # scripts without spaces
+        ("\u5317\u4eac\u5e02", "\u5317 \u4eac \u5e02"),
+        ("\u5317\u4eac 2008\u5e74", "\u5317 \u4eac 2008 \u5e74"),
+        ("\u30d1\u30ea\u3067\u3059\u3002", "\u30d1 \u30ea \u3067 \u3059"),
+        # a vowel sign stays with its letter
+        ("\u0e01\u0e34\u0e19", "\u0e01\u0e34 \u0e19"),
+        # as before
+        ("The Eiffel Tower!", "eiffel tower"),
+        ("-5", "-5"),
+        ("C++", "c++"),
+        ("Vitamin A", "vitamin a"),
+        ("...", "..."),
+        # nothing that can be seen is no empty answer
+        ("\u200b", "\u200b"),
+    ],
+)
+def test_comparable(text: str, words: str) -> None:
+    assert comparable(text) == words
+
+
+@pytest.mark.parametrize(
+    ("answer", "target", "exact", "shared"),
+    [
+        ("Hol\u200blis", "Hollis", 1.0, 1.0),
+        ("\u6771\u4eac", "\u6771\u4eac", 1.0, 1.0),
+        # one of two letters that were asked for, among seven
+        ("\u9996\u90fd\u306f\u6771\u4eac\u3067\u3059", "\u6771\u4eac", 0.0, 4 / 9),
+        ("\u4eac\u90fd", "\u6771\u4eac", 0.0, 0.5),
+    ],
+)
+def test_exact_match_and_token_f1(answer: str, target: str, exact: float, shared: float) -> None:
+    assert score_of(ExactMatch(rule=2), answer, target).value == exact
+    assert score_of(TokenF1(rule=2), answer, target).value == pytest.approx(shared)
+
+
+@pytest.mark.parametrize(
+    "answer",
+    [
+        "It was built in Norway, of course.",
+        "norway",
+        "Not Sweden but Norway",
+        "Norway, not Sweden",
+        "Norway rather than Sweden",
+        "Sweden? No, Norway.",
+        "No, it is Norway",
+        "No doubt it is Norway",
+        "I am not sure, but I think Norway",
+        "I don't know, perhaps Norway",
+        "Not only Norway",
+        "If I am not mistaken it is Norway",
+        "Is it Norway? Yes.",
+        "The answer is Norway. Norway is not in Asia.",
+        "It is not Sweden. It is Norway.",
+        "The Norway-based company",
+        "in southern Norway",
+        "No\u00adrway",
+        "Norway, isn't it?",
+        "Norway. No other country builds it.",
+    ],
+)
+def test_contains_affirmed(answer: str) -> None:
+    assert score_of(ContainsAlone(), answer, "Norway").value == 1.0
+
+
+@pytest.mark.parametrize(
+    "answer",
+    [
+        "surely not Norway",
+        "It was not built in Norway.",
+        "It wasn't Norway",
+        "It isn\u2019t in Norway",
+        "neither Norway nor Sweden",
+        "neither Sweden nor Norway",
+        "Sweden rather than Norway",
+        "anywhere other than Norway",
+        "It can't be Norway",
+        "I don't think it is Norway",
+        "It was never in Norway",
+        "Norway is not right",
+        "Norway is certainly wrong",
+        "Norway isn't it",
+        "Norway? No.",
+        "Norway? No, Sweden.",
+        "Norway, no wait, Sweden",
+        "Norway, I mean Sweden",
+        "There is no Norway in it",
+        "nicht Norway",
+        "",
+        "Norwayan",
+    ],
+)
+def test_contains_denied(answer: str) -> None:
+    assert score_of(ContainsAlone(), answer, "Norway").value == 0.0
+
+
+@pytest.mark.parametrize(
+    ("answer", "target", "value"),
+    [
+        ("North Korea", "Korea", 0.0),
+        ("Equatorial Guinea", "Guinea", 0.0),
+        ("Papua New Guinea", "Guinea", 0.0),
+        ("Guinea-Bissau", "Guinea", 0.0),
+        ("Baden-Baden", "Baden", 0.0),
+        ("New Guinea", "New Guinea", 1.0),
+        ("Ada Lovelace", "Lovelace", 1.0),
+        ("Bergen, Norway", "Norway", 1.0),
+        ("Paris/Rome", "Rome", 1.0),
+        ("Washington, D.C., I think", "Washington D.C.", 1.0),
+        ("\u7b54\u6848\u662f\u5df4\u9ece\u3002", "\u5df4\u9ece", 1.0),
+        ("\u4e0d\u662f\u5df4\u9ece", "\u5df4\u9ece", 0.0),
+        ("\u6771\u4eac\u3067\u306f\u3042\u308a\u307e\u305b\u3093", "\u6771\u4eac", 0.0),
+        ("\u0e1b\u0e23\u0e30\u0e40\u0e17\u0e28\u0e44\u0e17\u0e22\u0e04\u0e48\u0e30",
+         "\u0e44\u0e17\u0e22", 1.0),
+        ("not guilty", "guilty", 0.0),
+        ("He was found not guilty", "not guilty", 1.0),
+        ("No, it is not.", "no", 1.0),
+        ("It costs 1,000", "1000", 1.0),
+        ("It costs 3.5", "3", 0.0),
+    ],
+)  # fmt: skip
+def test_contains_names_and_scripts(answer: str, target: str, value: float) -> None:
+    assert score_of(ContainsAlone(), answer, target).value == value
+
+
+@pytest.mark.parametrize(
+    ("answer", "target", "value"),
+    [
+        ("Paris or London", "Paris", 0.0),
+        ("Paris, London, New York, Rome", "Rome", 0.0),
+        ("Paris, not London", "Paris", 1.0),
+        ("New York", "New York", 1.0),
+        ("York", "New York", 0.0),
+        ("Oslo", "Paris", 0.0),
+    ],
+)
+def test_contains_where_other_answers_are_known(answer: str, target: str, value: float) -> None:
+    assert score_of(ContainsAlone(), answer, target, choices=CITIES).value == value
+    assert score_of(ContainsAlone(CITIES), answer, target).value == value
+
+
+def test_the_longest_candidate_counts() -> None:
+    rivers = ContainsAlone(("Blue Nile", "White Nile", "Nile"))
+    assert score_of(rivers, "the Blue Nile", "Nile").value == 0.0
+    assert score_of(rivers, "the Blue Nile", "Blue Nile").value == 1.0
+    assert score_of(ContainsAlone(), "B. London", "B", choices=CITIES).value == 1.0
+
+
+@pytest.mark.parametrize(
+    ("answer", "option"),
+    [
+        ("Answer: B, no wait, C", 2),
+        ("Answer: A. Wait, no. It's D.", 3),
+        ("Paris, no wait, London", 1),
+        ("Answer: B, no, C", 2),
+        ("Answer: B. Actually, C.", 2),
+        ("Answer: B. I made a mistake: the answer is D", 3),
+        ("Answer: A\n\nHmm, let me reconsider.\n\nAnswer: D", 3),
+        ("Answer: A\nAnswer: B", 1),
+        ("No, the answer is B", 1),
+        ('{"answer_choice": "B, no wait, C"}', 2),
+        ('{"answer_choice": "B"} No wait, C', 2),
+        ('{"thoughts": "A. No wait.", "answer_choice": "B"}', 1),
+        # words of a correction that correct nothing
+        ("Answer: B. Actually, London lies on the Thames", 1),
+        ("Answer: B. Travellers can't wait to see it", 1),
+        ("Answer: B, wait, no, B", 1),
+        ("The answer is not B. The answer is C", 2),
+        ("\uff22", 1),
+        ("Lon\u200bdon", 1),
+    ],
+)
+def test_choice_follows_corrections(answer: str, option: int) -> None:
+    assert parse_choice(answer, CITIES, 2) == option
+
+
+@pytest.mark.parametrize(
+    "answer",
+    [
+        "Answer: B, no wait",
+        "Answer: B. Scratch that.",
+        "The answer is B. Wait, the answer is not B",
+        "The answer is B. The answer is not B.",
+        "The answer is A or B",
+        "Answer: B, no wait, A or C",
+        '{"answer": "A"} {"answer": "B"}',
+        "The answer is B, and the answer A: likely too",
+    ],
+)
+def test_choice_never_guesses_after_a_correction(answer: str) -> None:
+    assert isinstance(parse_choice(answer, CITIES, 2), str)
+
+
+def test_choice_tells_options_apart_that_differ_in_case_or_a_sign() -> None:
+    gases = ("CO", "Co", "co2")
+    assert [parse_choice(said, gases, 2) for said in ("CO", "Co.", "B. Co", "CO\u2082")] == [
+        0, 1, 1, 2,
+    ]  # fmt: skip
+    assert isinstance(parse_choice("co", gases, 2), str)
+    limits = ("< 5", "> 5")
+    assert score_of(Choice(2), "A", "< 5", choices=limits).value == 1.0
+    assert score_of(Choice(2), "B", "< 5", choices=limits).value == 0.0
+
+
+ANSWERS = st.text(max_size=60) | st.sampled_from(
+    ["A", "the a", "-5", "no", "not a", "\u6771\u4eac", "Answer: B, no wait, C", "\u200b"]
+)
+TARGETS = st.lists(ANSWERS.filter(str.strip), min_size=1, max_size=4).map(tuple)
+
+
+@given(answer=ANSWERS, targets=TARGETS)
+def test_a_target_scores_1_and_exact_is_never_above_the_others(
+    answer: str, targets: tuple[str, ...]
+) -> None:
+    scorers = (ExactMatch(rule=2), ContainsAlone(), TokenF1(rule=2))
+    exact, *others = (score_of(scorer, answer, *targets).value or 0 for scorer in scorers)
+    assert all(exact <= other <= 1 for other in others)
+    for target in targets:
+        assert all(score_of(scorer, target, *targets).value == 1 for scorer in scorers)
+
+
+@given(answer=ANSWERS)
+def test_choice_never_breaks(answer: str) -> None:
+    assert score_of(Choice(2), answer, "London", choices=CITIES).value in (0, 1)
+
+
+# The functions of SQuAD's evaluate-v2.0.py, in its own words.
+
+
+def official_words(text: str) -> list[str]:
+    lowered = "".join(ch for ch in text.lower() if ch not in set(string.punctuation))
+    return re.compile(r"\b(a|an|the)\b", re.UNICODE).sub(" ", lowered).split()
+
+
+def official_f1(gold: str, predicted: str) -> float:
+    gold_toks, pred_toks = official_words(gold), official_words(predicted)
+    common = Counter(gold_toks) & Counter(pred_toks)
+    num_same = sum(common.values())
+    if len(gold_toks) == 0 or len(pred_toks) == 0:
+        return int(gold_toks == pred_toks)
+    if num_same == 0:
+        return 0
+    precision, recall = num_same / len(pred_toks), num_same / len(gold_toks)
+    return (2 * precision * recall) / (precision + recall)
+
+
+WORDS = st.text(alphabet="aAnthe bc.,-'5+\u2019\u00e9\n", max_size=20)
+
+
+@given(answer=WORDS, targets=st.lists(WORDS.filter(str.strip), min_size=1, max_size=3))
+def test_squad_is_the_official_script(answer: str, targets: list[str]) -> None:
+    exact = max(int(official_words(one) == official_words(answer)) for one in targets)
+    shared = max(official_f1(one, answer) for one in targets)
+    assert score_of(SquadEM(), answer, *targets).value == exact
+    assert score_of(SquadF1(), answer, *targets).value == pytest.approx(shared)
+
+
+@pytest.mark.parametrize(
+    ("answer", "target", "exact", "shared"),
+    [
+        ("The well-known bridge", "wellknown bridge", 1.0, 1.0),
+        ("-5", "5", 1.0, 1.0),
+        ("in May 1960", "May 1960", 0.0, 0.8),
+        ("don\u2019t", "dont", 0.0, 0.0),
+    ],
+)
+def test_squad(answer: str, target: str, exact: float, shared: float) -> None:
+    assert score_of(SquadEM(), answer, target).value == exact
+    assert score_of(SquadF1(), answer, target).value == pytest.approx(shared)
+    said = f"I think so.\nAnswer: {answer}\n"
+    assert score_of(SquadEM("Answer:"), said, target).value == exact
+
+
+@pytest.mark.parametrize("kind", [ContainsConfig, ExactMatchConfig, TokenF1Config, ChoiceConfig])
+def test_old_settings_keep_their_rule_and_are_told_once(
+    kind: type[ChoiceConfig], capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(rules, "_SAID", set())
+    name = kind.model_fields["scorer"].default
+    for _ in range(2):
+        with kind().open() as scorer:
+            assert scorer.name == name
+    said = capsys.readouterr().err
+    assert said.count("\n") == 1 and f"{{scorer: {name}, rule: 2}}" in said
+    with kind(rule=2).open() as scorer:
+        assert scorer.name == f"{name}:2"
+    assert capsys.readouterr().err == ""
+
+
+def test_names_tell_rules_markers_and_candidates_apart() -> None:
+    names = [
+        Contains().name, ContainsAlone().name, ContainsAlone(("a", "b")).name,
+        ContainsAlone(("a",)).name, SquadEM().name, SquadEM("A:").name, TokenF1("A:", 2).name,
+    ]  # fmt: skip
+    assert len(set(names)) == len(names)
+    assert [rule_of(name) for name in ("choice", "choice:2", "contains")] == [1, 2, None]
+
+
+def test_candidates_need_the_rule_that_looks_at_them() -> None:
+    with pytest.raises(ConfigError, match="set `rule: 2`"):
+        parse_config(ContainsConfig, {"candidates": ["Italy"]}, "test")
+
+
+def test_reports_count_by_the_rule_of_their_rows() -> None:
+    said = "Answer: B, no wait, C"
+    tally = Tally()
+    asked = {"refinement": said, "targets": ("New York",), "choices": CITIES}
+    rows = [[make_trial(scorer=name, **asked)] for name in ("choice", "choice:2")]
+    assert len(list(tally.watch(rows))) == 2
+    assert (tally.choices()["after"].right, tally.choices()["after"].wrong) == (1, 1)
+
+    def exact(scorer: str, answer: str, target: str) -> float:
+        matching = Matching()
+        row = make_trial(scorer=scorer, refinement=answer, targets=(target,))
+        assert list(matching.watch([[row]])) == [[row]]
+        return matching.matches()["after"].exact_match
+
+    assert exact("squad_f1 after A:", "A: C++", "c") == 1.0
+    assert exact("token_f1 after A:", "A: C++", "c") == 0.0
+    assert exact("token_f1:2", "Hol\u200blis", "Hollis") == 1.0
+    assert exact("exact_match", "Hol\u200blis", "Hollis") == 0.0
