@@ -110,7 +110,7 @@ def rule_of(scorer: str) -> RuleNumber | None:
 
 def rights(query: Query, rule: RuleNumber = 1) -> set[int]:
     """The options that are right; two if the data has the right option twice."""
-    reading = Reading(query.choices, rule)
+    reading = ChoiceReading(query.choices, rule)
     found: set[int] = set()
     for target in query.targets:
         found |= reading.target(target)
@@ -131,10 +131,10 @@ def parse(answer: str, choices: tuple[str, ...], rule: RuleNumber = 1) -> int | 
     not to another option, nor to none or all of them. Of several announcements the last counts. An
     answer that takes back what it said (`B, no wait, C`) is what it says after that, or nothing.
     """
-    return Reading(choices, rule).parse(answer)
+    return ChoiceReading(choices, rule).parse(answer)
 
 
-class Reading:
+class ChoiceReading:
     """Reads answers to one multiple choice.
 
     A set of options that an answer names is empty if it names none, and has more than one option if
