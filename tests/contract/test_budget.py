@@ -141,16 +141,19 @@ def test_an_endpoint_that_does_not_say_what_it_used_is_taken_to_have_used_the_mo
 def test_a_slow_call_is_made_twice_where_that_is_asked_for_and_both_are_paid(
     stage: Account,
 ) -> None:
+    """On a busy machine an ordinary call may be late, too, and is made twice then."""
     budget(usd=1)
-    slow = {"slow 1": [Fate(delay=3)], "slow 2": [Fate(delay=3)]}
-    with chat_server(slow, otherwise=Fate(delay=0.05)) as server:
+    slow = {"slow 1": [Fate(delay=60)], "slow 2": [Fate(delay=60)]}
+    with chat_server(slow, otherwise=Fate(delay=0.3)) as server:
         began = time.monotonic()
-        found = answers(config(server, concurrency=4, hedge=0.1), *range(40), *slow)
-        assert [c.text for c in found[40:]] == ["answer to slow 1", "answer to slow 2"]
-        assert time.monotonic() - began < 2.9
-        assert server.asked()["slow 1"] == server.asked()["slow 2"] == 2 and server.calls == 44
-    assert stage.hedged == 2 and "2 calls were made twice at once" in stage.line()
-    assert now().usd == pytest.approx(44 * COST) and claims() == 0
+        found = answers(config(server, concurrency=10, hedge=0.2), *range(30), *slow)
+        assert [c.text for c in found[30:]] == ["answer to slow 1", "answer to slow 2"]
+        assert time.monotonic() - began < 55
+        asked = server.asked()
+        assert asked["slow 1"] == asked["slow 2"] == 2
+        assert server.calls == 32 + stage.hedged and 2 <= stage.hedged <= 0.2 * server.calls
+    assert f"{stage.hedged} calls were made twice at once" in stage.line()
+    assert now().usd == pytest.approx(server.calls * COST) and claims() == 0
 
 
 def test_no_more_than_the_share_is_made_twice_and_nothing_by_default(stage: Account) -> None:
@@ -165,14 +168,18 @@ def test_no_more_than_the_share_is_made_twice_and_nothing_by_default(stage: Acco
 
 
 def test_a_slow_call_is_not_made_twice_where_the_budget_has_no_room_for_it() -> None:
-    budget(tokens=30 * 10 + sum(OpenAIConfig(model="m").most(ask("slow"))) + 10)
-    with chat_server({"slow": [Fate(delay=1)]}, otherwise=Fate(delay=0.02)) as server:
+    most = sum(OpenAIConfig(model="m").most(ask("slow")))
+    # There is room for a few ordinary calls that a busy machine makes late, and never for two slow
+    # ones.
+    budget(tokens=30 * 10 + most + 50)
+    assert most > 50
+    with chat_server({"slow": [Fate(delay=1)]}, otherwise=Fate(delay=0.1)) as server:
         assert all(
             c.text
-            for c in answers(config(server, concurrency=2, hedge=0.2), *range(10, 40), "slow")
+            for c in answers(config(server, concurrency=2, hedge=0.15), *range(10, 40), "slow")
         )
         assert server.asked()["slow"] == 1
-    assert now().tokens == 310 and claims() == 0
+    assert now().tokens == 10 * server.calls and claims() == 0
 
 
 def test_a_turn_has_its_own_budget_and_outside_of_a_stage_there_is_none(
