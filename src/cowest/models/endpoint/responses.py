@@ -116,8 +116,8 @@ def read(reply: Reply, name: str, key: str | None, patience: float, now: float) 
     if 200 <= reply.status < 300:
         if _is_stream(reply):
             raise HopelessError(
-                "streams its answers, although `stream: false` is sent: is a proxy or gateway in "
-                "between that makes streams of them?",
+                "streams its answers, which are asked for whole: take `stream: null` out of "
+                "`extra` if it is there, or go round the proxy or gateway that makes streams",
                 None,
             )
         status = _status_inside(reply.content)
