@@ -23,6 +23,7 @@ from cowest.records import Message
 from cowest.scorers.judge import JudgeConfig
 from cowest.stages.dpo import DPOConfig
 from cowest.stages.draft import DraftConfig
+from cowest.stages.evaluate import EvaluateConfig
 from cowest.stages.refine import RefineConfig
 from cowest.stages.sft import SFTConfig
 
@@ -206,11 +207,17 @@ def _try_chat(model: HFConfig, settings: Sequence[BaseModel]) -> None:
         chat.asked(prompt)
     trained = [one for one in settings if isinstance(one, SFTConfig | DPOConfig)]
     if any(one.policy == model for one in trained):
-        stop: list[str] = []
-        for one in settings:
-            if isinstance(one, DraftConfig):
-                stop += one.sampling.stop
-        chat.ends_at(stop)
+        for stop in _stop_texts(settings):
+            chat.ends_at(stop)
+
+
+def _stop_texts(settings: Sequence[BaseModel]) -> Iterator[tuple[str, ...]]:
+    """Yields the stop texts of each stage that drafts."""
+    for one in settings:
+        if isinstance(one, DraftConfig):
+            yield one.sampling.stop
+        elif isinstance(one, EvaluateConfig):
+            yield one.drafting.stop
 
 
 def _prompts_for(model: HFConfig, settings: Sequence[BaseModel]) -> Iterator[tuple[Message, ...]]:

@@ -216,6 +216,9 @@ def test_a_policy_that_ends_with_text_is_drafted_with_that_stop_text(
     with pytest.raises(ModelError, match=r"draft\.sampling\.stop"):
         preflight.preflight(write(project))
     project["draft"]["sampling"]["stop"] = ["\n"]
+    with pytest.raises(ModelError, match=r"evaluate\.drafting\.stop"):
+        preflight.preflight(write(project))
+    project["evaluate"]["drafting"]["stop"] = ["\n"]
     preflight.preflight(write(project))
 
 

@@ -33,6 +33,7 @@ class Chat:
         named: list[str] = list(dict.fromkeys([*tokenizer.all_special_tokens, *special]))
         self.control = [token for token in named if len(token) > 1]
         """Texts that the tokenizer reads as control tokens wherever they stand."""
+        self._openings = {token[0] for token in self.control}
 
         settings = {*ends, tokenizer.eos_token_id} - {None}
         self._ending: str | None = self._after_an_answer()
@@ -97,9 +98,8 @@ class Chat:
     def control_in(self, texts: Iterable[str]) -> str | None:
         """Returns a control token that one of the texts holds, if there is any."""
         for text in texts:
-            for token in self.control:
-                if token in text:
-                    return token
+            for token in self._held_by(text):
+                return token
         return None
 
     def _plain(self, text: str) -> str:
@@ -108,10 +108,15 @@ class Chat:
         The chat template writes messages as text, and the tokenizer would read `<|im_end|>` in a
         message as the token. With a zero-width space after the first character it stays text.
         """
-        for token in self.control:
-            if token in text:
-                text = text.replace(token, f"{token[0]}\N{ZERO WIDTH SPACE}{token[1:]}")
+        for token in self._held_by(text):
+            text = text.replace(token, f"{token[0]}\N{ZERO WIDTH SPACE}{token[1:]}")
         return text
+
+    def _held_by(self, text: str) -> list[str]:
+        # Some vocabularies have thousands of control tokens, which all begin alike.
+        if self._openings.isdisjoint(text):
+            return []
+        return [token for token in self.control if token in text]
 
     def _written(self, messages: Iterable[Message], to_be_answered: bool) -> str:
         """Returns a conversation as the template writes it. Raises ModelError."""

@@ -38,7 +38,9 @@ class HFConfig(Config):
     device: str = "cpu"
     """The device that torch runs the model on: cpu, cuda, or one of several GPUs, as cuda:1."""
     chat_template: str | None = None
-    """A Jinja template instead of the tokenizer's own. A base model has none: give it one."""
+    """A Jinja template instead of the tokenizer's own. A base model has none: give it one. That of
+    a policy must begin a finished answer as it asks for one, and end it; SFT says where it does
+    not."""
     rows: int = Field(default=64, ge=1)
     """Sequences decoded at once. Lower it if memory runs out; raise it to use a larger GPU."""
 
