@@ -302,6 +302,33 @@ def test_copies_within_a_split_and_what_is_less_alike_stay(tmp_path: Path) -> No
     )
 
 
+@pytest.mark.parametrize("near", [0.9, None])
+def test_a_copy_under_another_number_is_set_aside(tmp_path: Path, near: float | None) -> None:
+    rows = [
+        ask(0, f"Question 4: {LONG}", split="train"),
+        ask(1, f"{LONG} (2 points)", split="dev"),
+        ask(2, LONG),
+        ask(3, "Who built the quay at berth 3?", split="train"),
+        ask(4, "Who built the quay at berth 4?"),
+        ask(5, "1. FC Harbour was founded when?", split="train"),
+        ask(6, "2. FC Harbour was founded when?"),
+        ask(7, "9. Who dredged the inner basin?", split="train"),
+        ask(8, "Who dredged the inner basin?"),
+    ]
+    valid, page = run(tmp_path, rows, settings("queries", near=near))
+    kept = [Query.model_validate_json(line).prompt for line in valid]
+    assert kept == [rows[place].prompt for place in (2, 3, 4, 5, 6, 8)]
+    assert "numbered" in unmet(page)
+
+
+def test_an_exact_copy_hides_no_copy_under_another_number(tmp_path: Path) -> None:
+    exact = ask(0, LONG.upper(), split="train")
+    copies = [exact, ask(1, f"Q12. {LONG}", split="train"), ask(2, LONG)]
+    noted = settings("queries", near=None, severity={"leak": "note"})
+    valid, _ = run(tmp_path, copies, noted)
+    assert valid == [copies[0].model_dump_json(), copies[2].model_dump_json()]
+
+
 def test_a_systems_words_make_no_near_copy(tmp_path: Path) -> None:
     def query(number: int, text: str, split: str) -> Query:
         return make_query(

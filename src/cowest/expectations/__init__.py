@@ -12,6 +12,7 @@ frames and never sees a text (engine.py).
 rules.py        a rule, its severity, and its outcome
 columns.py      frames that stay narrow
 near.py         near copies, by MinHash
+numbering.py    numbers before and after a question, which make no other question of it
 language.py     the language of a text
 benchmarks.py   questions of benchmarks, which must not be learned
 instructions.py texts that instruct their reader

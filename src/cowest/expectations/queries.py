@@ -15,6 +15,7 @@ from cowest.errors import ConfigError
 from cowest.expectations import benchmarks, columns, language, near, private
 from cowest.expectations.benchmarks import Benchmark
 from cowest.expectations.columns import AT_ONCE, SPLITS, Columns, number
+from cowest.expectations.numbering import unnumbered
 from cowest.expectations.private import Private
 from cowest.expectations.rules import (
     SHARE,
@@ -121,6 +122,13 @@ class QuerySuite(Config):
                 "fail", "group_splits", high=1,
             ),
             Rule(
+                "numbered", "no query differs from one in another split by its number alone",
+                "of two copies, such as one with `Question 17:` or `(2 points)`, the one nearer to "
+                "training is left out; set severity: {numbered: note} where such numbers mean "
+                "something",
+                "aside", "numbered", high=0,
+            ),
+            Rule(
                 "leak", "no question is in two splits, whatever its case and spacing",
                 "a held-out question must not be trained on: take it out of one of the splits",
                 "fail", "prompt_splits", high=1,
@@ -197,6 +205,8 @@ class QuerySuite(Config):
             split="b",
             group="Q",
             prompt="Q",
+            bare="Q",
+            number="Q",
             answer="Q",
             place="b",
             near="f",
@@ -293,9 +303,34 @@ def _compared(frame: Any) -> Any:
     repeated = columns.nth(frame["id"])
     groups = columns.splits_of(frame["group"], frame["split"])
     prompts = columns.splits_of(frame["prompt"], frame["split"])
-    return frame.drop(columns=["id", "group", "prompt"]).assign(
-        repeated=repeated, group_splits=groups, prompt_splits=prompts
+    return frame.drop(columns=["id", "group", "prompt", "bare", "number"]).assign(
+        repeated=repeated,
+        group_splits=groups,
+        prompt_splits=prompts,
+        numbered=_numbered(frame, prompts),
     )
+
+
+def _numbered(frame: Any, prompt_splits: Any) -> Any:
+    """1 for a row that asks, under another number, what a row of a later split asks; else 0."""
+    import numpy
+
+    found = numpy.zeros(len(frame), dtype="int8")
+    asked, splits, numbers = (frame[name].to_numpy() for name in ("bare", "split", "number"))
+    # Copies to the letter are for the rule `leak`. So few rows are left to look at.
+    spread = columns.splits_of(asked, splits) > prompt_splits
+    alike: dict[int, list[int]] = {}
+    for row in map(int, numpy.flatnonzero(numpy.isin(asked, asked[spread]))):
+        alike.setdefault(int(asked[row]), []).append(row)
+    for rows in alike.values():
+        held = {(splits[row], numbers[row]) for row in rows}
+        for row in rows:
+            if spread[row]:
+                found[row] = any(
+                    split > splits[row] and (not numbers[row] or number in (0, numbers[row]))
+                    for split, number in held
+                )
+    return found
 
 
 def _commonest(left: Any) -> float | None:
@@ -315,6 +350,9 @@ def _columns(row: Query) -> dict[str, float]:
     """The columns that need nothing but the row. Readers replace those that are 0 at the end."""
     texts = [message.content for message in row.prompt]
     question = "\0".join([*map(caseless, texts), *row.choices])
+    bare = [unnumbered(text) for text in texts]
+    asked = "\0".join([*(caseless(found.text) for found in bare), *row.choices])
+    numbers = " ".join(found.number for found in bare if found.number)
     place = -1
     # The column has one byte per row.
     if row.targets[0] in row.choices[:100]:
@@ -326,6 +364,8 @@ def _columns(row: Query) -> dict[str, float]:
         "targets": min(sum(bool(target.strip()) for target in row.targets), 1000),
         "group": number(row.group),
         "prompt": number(question),
+        "bare": number(asked),
+        "number": number(numbers) if numbers else 0,
         "answer": number(unpunctuated(row.targets[0]) or row.targets[0]),
         "place": place,
         "tokens": 0,
@@ -378,7 +418,7 @@ def _copies(
         for place, number_of_row, row in part:
             held[number_of_row] = (SPLITS.index(row.split), place)
             numbers.append(number_of_row)
-            texts.append(unpunctuated(_asked(as_it_goes_out(row))))
+            texts.append(_asked(as_it_goes_out(row)))
         index.add(numbers, texts)
 
     def is_later(split: int, number_of_row: int) -> bool:
@@ -386,7 +426,7 @@ def _copies(
 
     def read(start: int, part: list[Query]) -> list[dict[str, float]]:
         found = []
-        sketches = near.sketches([unpunctuated(_asked(row)) for row in part])
+        sketches = near.sketches([_asked(row) for row in part])
         for at, (row, sketch) in enumerate(zip(part, sketches, strict=True), start):
             alike, other = index.nearest(sketch, partial(is_later, SPLITS.index(row.split)))
             if other is not None:
