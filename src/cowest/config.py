@@ -52,9 +52,8 @@ class Sampling(Config):
     n: int = Field(default=1, ge=1)
     """Completions per prompt; more than 1 needs a temperature above 0."""
     seed: int | None = Field(default=None, ge=0, lt=2**31)
-    """Another seed draws other completions of the same prompts, and each seed its own for ever.
-    null is a draw of its own too: the one that was made before there were seeds. An endpoint is
-    sent the seed plus the number of the sample, as `seed`, where one is set."""
+    """Number of the draw. Equal settings draw the same completions of a prompt again; another seed
+    draws others. An endpoint is sent `seed` where it is set, plus the number of the sample."""
 
     @model_serializer(mode="wrap")
     def _as_before_seeds(self, fields: SerializerFunctionWrapHandler) -> dict[str, Any]:
