@@ -414,6 +414,18 @@ PUBLISHED: list[tuple[str, str, Make, str]] = [
         r"JSON",
     ),
     (
+        "a comma at the end of a list",
+        "train.json",
+        holding(b"[" + question() + b",\n]"),
+        r"raw/train.json:3: not JSON \(Expecting value.*mend the list",
+    ),
+    (
+        "more after the end of a list",
+        "train.json",
+        holding(b"[" + question() + b"]\n[" + question() + b"]"),
+        r"raw/train.json:3: not JSON \(there is more after the end of the list\)",
+    ),
+    (
         "Latin-1",
         "train.jsonl",
         holding(question() + b'{"question": "\xe9"}'),

@@ -97,7 +97,9 @@ def add(path: Path, name: str | None = None, message: str | None = None) -> None
         _use_git(root)
     inside = path.resolve().is_relative_to(RAW.resolve()) and path.resolve() != RAW.resolve()
     if inside and name is not None:
-        raise ConfigError(f"--name {name}: {path} is in {RAW} already, and has its name")
+        raise ConfigError(
+            f"--name {name}: {path} is in {RAW} already, and keeps its name: leave --name out"
+        )
     called = name or (path.stem if path.is_file() else path.resolve().name)
     if not NAME.fullmatch(called):
         raise ConfigError(

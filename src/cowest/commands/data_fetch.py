@@ -51,7 +51,9 @@ def main(argv: list[str]) -> int:
             "give one with --name"
         )
     if not 0 < given.limit < inf:
-        raise ConfigError(f"--limit {given.limit:g}: give GiB, more than none")
+        raise ConfigError(
+            f"--limit {given.limit:g}: give a number of GiB above 0, as in --limit 50"
+        )
     folder = RAW / name
     found = sources.fetch(
         given.source,

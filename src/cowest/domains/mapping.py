@@ -60,11 +60,14 @@ class Splits(Config):
         if self.column is not None and useless:
             raise ValueError(
                 f"{' and '.join(useless)}: the column {self.column!r} says the split, so these "
-                "have no use"
+                "have no use: leave them out"
             )
         named = [caseless(value) for value in chain(*self.values.values(), self.leave_out)]
         if len(set(named)) < len(named):
-            raise ValueError("values: one value is named twice")
+            raise ValueError(
+                "values: one value is named twice, here or in leave_out, whatever its case: name "
+                "each once"
+            )
 
     def of(self, row: Row, group: str) -> Split | None:
         """The split of a row; None if the row is to be left out. Raises Unfit and NoColumn."""

@@ -121,7 +121,10 @@ class Endpoint(Config):
             raise ValueError("should be http://... or https://...")
         # We look at the text as it was given, since urlsplit silently drops line ends.
         if not url.isprintable() or " " in url:
-            raise ValueError("holds a space or a sign that can't be seen")
+            raise ValueError(
+                "holds a space or a character that can't be seen, as copying may bring along: type "
+                "it anew"
+            )
         if parts.username or parts.password or "?" in url or "#" in url:
             raise ValueError(
                 "holds more than host, port and path: a key belongs into the environment, "
