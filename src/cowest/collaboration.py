@@ -14,17 +14,22 @@ says what each row asks, and a loop that makes rows of the answers. `_answered` 
 
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import replace
 from typing import TypeVar
 
 from cowest.config import Sampling
 from cowest.prompts import Prompts
 from cowest.protocols import BLOCK, ChatModel, Completion, Request, Score, Scorer
 from cowest.records import Draft, Feedback, Message, Query, Refinement, grown
+from cowest.thoughts import without_thoughts
 
 D = TypeVar("D", bound=Draft)
 Item = TypeVar("Item")
 Question = TypeVar("Question")
 Result = TypeVar("Result")
+
+THOUGHT_ALONE = "nothing but a thought, and no answer after it"
+THOUGHT_CUT = "max_tokens were used up by a thought before the answer began: raise it"
 
 
 def draft(
@@ -41,14 +46,16 @@ def draft(
 
     for query, completions in _answered(asked(), policy.generate):
         for sample, completion in enumerate(completions):
+            failed = _failure("draft", answered(completion))
             yield grown(
                 Draft,
                 query,
                 sample=sample,
-                draft=completion.text,
+                # With its thoughts: who trains a policy that thinks makes pairs of them.
+                draft=completion.text if failed is None else None,
                 cut=completion.finish == "length",
                 policy=completion.model,
-                failed=_failure("draft", completion),
+                failed=failed,
             )
 
 
@@ -57,7 +64,8 @@ def refine(
 ) -> Iterator[Refinement]:
     """Asks the strong model each query once alone, and once with each draft; a group is a query.
 
-    Equal drafts of a query are one call. A failed draft is not refined. A failed `solo` fails all
+    A draft is shown without its thoughts, and drafts that are equal then are one call. A failed
+    draft is not refined. A failed `solo` fails all
     rows of its query: without it there is no bar to clear.
     """
 
@@ -73,13 +81,14 @@ def refine(
     for group, (solo, *refined) in _answered(asked(), strong.generate):
         by_draft = dict(zip(_distinct_drafts(group), refined, strict=True))
         for row in group:
-            yield _refinement(row, solo, by_draft)
+            yield _refinement(row, answered(solo), by_draft)
 
 
 def score(groups: Iterable[list[Refinement]], scorer: Scorer) -> Iterator[Feedback]:
     """Scores refinement, solo and draft of each row by the same scorer; a group is a query.
 
-    Equal answers of a query are scored once. A failed score is not a zero: it fails its row.
+    An answer is scored without its thoughts, and answers that are equal then are scored once. A
+    failed score is not a zero: it fails its row.
     """
 
     def asked() -> Iterator[tuple[list[Refinement], list[tuple[Query, str]]]]:
@@ -117,13 +126,25 @@ def answer(
 ) -> tuple[Completion, Completion | None]:
     """Answers one question as it is served: the draft, and the strong model's answer with it.
 
-    The second is None if there is no draft.
+    Both are without their thoughts. The second is None if there is no draft.
     """
-    (drafted,) = policy.generate([Request(prompts.draft.render(prompt), drafting)])
+    (completion,) = policy.generate([Request(prompts.draft.render(prompt), drafting)])
+    drafted = answered(completion)
     if drafted.text is None:
         return drafted, None
     (refined,) = strong.generate([Request(prompts.refine.render(prompt, drafted.text), refining)])
-    return drafted, refined
+    return drafted, answered(refined)
+
+
+def answered(completion: Completion) -> Completion:
+    """The completion without its thoughts; one that holds nothing else has no text and failed."""
+    if completion.text is None:
+        return completion
+    text = without_thoughts(completion.text)
+    if text or text == completion.text:
+        return replace(completion, text=text)
+    failed = THOUGHT_CUT if completion.finish == "length" else THOUGHT_ALONE
+    return replace(completion, text=None, failed=failed)
 
 
 def by_query(rows: Iterable[D]) -> Iterator[list[D]]:
@@ -142,10 +163,13 @@ def _refinement(row: Draft, solo: Completion, by_draft: dict[str, Completion]) -
     """A draft with the strong model's answers; `failed` holds the first failure."""
     failed = row.failed or _failure("solo", solo)
     text = None
-    if row.draft is not None:
-        refined = by_draft[row.draft]
+    shown = _shown(row)
+    if shown is not None:
+        refined = answered(by_draft[shown])
         text = refined.text
         failed = failed or _failure("refine", refined)
+    elif failed is None:
+        failed = f"draft: {THOUGHT_ALONE}"
     return grown(Refinement, row, refinement=text, solo=solo.text, strong=solo.model, failed=failed)
 
 
@@ -170,7 +194,18 @@ def _score_of(text: str | None, by_text: dict[str, Score]) -> Score:
     """The score of an answer; an answer that a failed call did not give has none."""
     if text is None:
         return Score(None)
-    return by_text[text]
+    said = without_thoughts(text)
+    if not said and text:
+        return Score(None, failed=THOUGHT_ALONE)
+    return by_text[said]
+
+
+def _shown(row: Draft) -> str | None:
+    """The draft as the strong model is shown it; None if there is none but thoughts."""
+    if row.draft is None:
+        return None
+    shown = without_thoughts(row.draft)
+    return shown if shown or not row.draft else None
 
 
 def _failure(step: str, completion: Completion) -> str | None:
@@ -189,17 +224,19 @@ def _scoring_failure(*scores: Score) -> str | None:
 
 
 def _distinct_drafts(group: list[Draft]) -> list[str]:
-    """The drafts of a query in order, each text once, failed ones left out."""
-    return list(dict.fromkeys(row.draft for row in group if row.draft is not None))
+    """The drafts of a query as they are shown, in order, each once, failed ones left out."""
+    shown = map(_shown, group)
+    return list(dict.fromkeys(text for text in shown if text is not None))
 
 
 def _distinct_answers(group: list[Refinement]) -> list[str]:
-    """All answers that a query was given, in order, each text once."""
+    """All answers that a query was given, without their thoughts, in order, each text once."""
     texts: dict[str, None] = {}
     for row in group:
         for text in (row.solo, row.draft, row.refinement):
-            if text is not None:
-                texts[text] = None
+            said = without_thoughts(text or "")
+            if said or text == "":
+                texts[said] = None
     return list(texts)
 
 

@@ -31,6 +31,7 @@ from cowest.records import (
     Trial,
 )
 from cowest.sametext import words_only
+from cowest.thoughts import without_thoughts
 
 T = TypeVar("T")
 Floats = NDArray[np.float64]
@@ -64,14 +65,19 @@ def answers_of(row: Trial) -> list[Given]:
     A trial always holds the answer of its own collaboration. Its solo is the strong model's alone,
     and its draft that of the policy before or after alignment.
     """
-    found = [Given(row.system, row.refinement, row.score)]
+    found = [Given(row.system, _said(row.refinement), row.score)]
     # A champion's prompts may be older than this turn's, and its solo then answers other prompts.
     # So it never counts for the strong model alone, not even where it is the only one.
     if row.system != "champion":
-        found.append(Given("strong", row.solo, row.solo_score))
+        found.append(Given("strong", _said(row.solo), row.solo_score))
     if row.system in ("before", "after"):
-        found.append(Given(f"policy_{row.system}", row.draft, row.draft_score))
+        found.append(Given(f"policy_{row.system}", _said(row.draft), row.draft_score))
     return found
+
+
+def _said(answer: str | None) -> str | None:
+    """An answer without its thoughts."""
+    return None if answer is None else without_thoughts(answer)
 
 
 @dataclass(slots=True)
@@ -161,7 +167,8 @@ def _note(row: Trial, scores: Scores) -> None:
     if row.score is not None and row.solo_score is not None:
         words = {True: "right", False: "wrong"}
         counts[f"{words[row.solo_score >= RIGHT]}_to_{words[row.score >= RIGHT]}"] += 1
-    counts.update(adoption(row.draft or "", row.refinement or "", row.solo or ""))
+    draft, refinement, solo = map(_said, (row.draft, row.refinement, row.solo))
+    counts.update(adoption(draft or "", refinement or "", solo or ""))
 
 
 def adoption(draft: str, refinement: str, solo: str) -> tuple[str, ...]:

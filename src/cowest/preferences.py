@@ -10,8 +10,9 @@ from pydantic import Field
 
 from cowest.config import Config, digest
 from cowest.prompts import Template
-from cowest.records import Feedback, Message, PreferencePair, Spread
+from cowest.records import Feedback, Message, PreferencePair, Spread, grown
 from cowest.sametext import spaced
+from cowest.thoughts import without_thoughts
 
 Two = tuple[Feedback, Feedback]
 """Two drafts of one query, the better first."""
@@ -35,6 +36,9 @@ class PairRule(Config):
     scorer is noisy."""
     per_query: int | None = Field(default=3, ge=1)
     """Largest number of pairs per query, chosen by their digest; null for no limit."""
+    thoughts: Literal["drop", "keep"] = "drop"
+    """`keep` leaves the thoughts of drafts (`<think>...</think>`) in pairs, for a policy that is to
+    learn them. The strong model and the scorer are never shown them."""
     allow_cut: bool = False
     """True lets drafts that reached their token limit into pairs. Training takes them for complete,
     so the policy would learn to stop there."""
@@ -137,11 +141,14 @@ def _distinct(group: list[Feedback], rule: PairRule) -> list[Feedback]:
     """The rows of a query that a pair may be made of, each draft once whatever its spacing."""
     rows: dict[str, Feedback] = {}
     for row in group:
-        if row.gain is None or not row.draft or not row.draft.strip():
+        said = without_thoughts(row.draft or "")
+        if row.gain is None or not said.strip():
             continue
         if row.cut and not rule.allow_cut:
             continue
-        rows.setdefault(spaced(row.draft), row)
+        if rule.thoughts == "drop" and said != row.draft:
+            row = grown(Feedback, row, draft=said)
+        rows.setdefault(spaced(row.draft or ""), row)
     return list(rows.values())
 
 

@@ -2,6 +2,7 @@
 company, and asks nothing twice.
 """
 
+import copy
 import json
 import shutil
 from collections.abc import Iterator
@@ -349,6 +350,22 @@ def test_it_ends_before_a_stop_text_of_many_bytes(stop: str, model: HFModel) -> 
     (found,) = model.generate([ask(TEXTS[0], Sampling(max_tokens=60, stop=("#", stop)))])
     assert (found.text, found.finish) == ("Oslo", "stop")
     assert found.completion_tokens < 20
+
+
+def test_marks_of_a_thought_stay_where_they_are_control_tokens(
+    model: HFModel, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    old = model.name
+    tokenizer = copy.deepcopy(model.tokenizer)
+    marks = {"additional_special_tokens": ["[THINK]", "[/THINK]"]}
+    tokenizer.add_special_tokens(marks)
+    model.model.resize_token_embeddings(len(tokenizer))
+    monkeypatch.setenv("COWEST_STORE", str(tmp_path / "another"))
+    thinking = HFModel(old, model.model, tokenizer, rows=64)
+    assert thinking.name != old, "the first decoder left the marks out"
+    say(thinking, "[THINK]Bern?[/THINK]Oslo")
+    (found,) = thinking.generate([ask(TEXTS[0], Sampling(max_tokens=60))])
+    assert found.text == "[THINK]Bern?[/THINK]Oslo"
 
 
 def test_calls_that_the_first_decoder_may_have_answered_otherwise_have_keys_of_their_own(

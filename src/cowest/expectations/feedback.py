@@ -13,6 +13,7 @@ from cowest.expectations.columns import Columns, number
 from cowest.expectations.instructions import instructs
 from cowest.expectations.rules import SHARE, Remarks, Rule, Seen, Severity, graded, share_left
 from cowest.records import Feedback, Spread
+from cowest.thoughts import without_thoughts
 
 SCORES = {"refinement": "score", "solo": "solo_score", "draft": "draft_score"}
 """Fields of texts, each with the field of its score."""
@@ -129,7 +130,7 @@ class FeedbackSuite(Config):
         for group in io.groups(rows, Feedback):
             solos = len({row.solo for row in group if row.solo is not None})
             for row in group:
-                said = None if row.draft is None else instructs(row.draft)
+                said = instructs(without_thoughts(row.draft or ""))
                 if said is not None:
                     remarks.say(at, f"the draft {said}")
                 kept.add(**_columns(row), solos=solos, instructs=said is not None)

@@ -30,6 +30,7 @@ from cowest.ledger import account, store
 from cowest.models import architecture
 from cowest.models.chat import Chat, ends_of
 from cowest.protocols import Completion, Request
+from cowest.thoughts import MARKS
 
 if TYPE_CHECKING:
     import torch
@@ -52,7 +53,8 @@ otherwise; all others are found again. The versions are
 1. the one without a mark;
 2. an answer also ends with the token that the chat template ends it with (`Chat.adds_an_end`);
    caches that can't be shared are not (`architecture.shares_its_cache`); stop texts of more bytes
-   than the first version looked at are seen (`_outgrows`).
+   than the first version looked at are seen (`_outgrows`); marks around thoughts that are control
+   tokens are kept (`thoughts.MARKS`).
 """
 
 
@@ -67,7 +69,9 @@ class HFModel:
         self.chat = Chat(name, tokenizer, ends_of(model.generation_config))
         self._shares = architecture.shares_its_cache(model)
         self.name = name
-        if self.chat.adds_an_end or not self._shares:
+        marks = [token for token in self.chat.control if token in MARKS]
+        self._marks = set(tokenizer.convert_tokens_to_ids(marks))
+        if self.chat.adds_an_end or not self._shares or self._marks:
             self.name += SECOND
 
     def generate(self, requests: Iterable[Request]) -> Iterator[Completion]:
@@ -210,7 +214,7 @@ class HFModel:
         answers = {}
         for row, key in enumerate(keys):
             tokens = sequences[row]
-            text = self.tokenizer.decode(tokens, skip_special_tokens=True)
+            text = self._text(tokens)
             answers[key] = Completion(
                 _cut(text, sampling.stop),
                 self.name,
@@ -221,6 +225,16 @@ class HFModel:
                 len(tokens),
             )
         return answers
+
+    def _text(self, tokens: list[int]) -> str:
+        """The text of a completion, with the marks around a thought even if they are controls."""
+        if not self._marks:
+            return str(self.tokenizer.decode(tokens, skip_special_tokens=True))
+        added = self.tokenizer.added_tokens_decoder
+        special = {number for number, token in added.items() if token.special}
+        hidden = special.union(self.tokenizer.all_special_ids) - self._marks
+        shown = [token for token in tokens if token not in hidden]
+        return str(self.tokenizer.decode(shown))
 
     def _sample(
         self, state: "_Decoding", keys: list[str], sampling: Sampling

@@ -12,6 +12,7 @@ from typing import Literal
 
 from pydantic import field_validator
 
+from cowest.collaboration import answered
 from cowest.config import Config, Sampling, digest
 from cowest.models import AnyProvider
 from cowest.prompts import JudgeTemplate
@@ -76,6 +77,7 @@ class Judge:
 
 def read_judgement(completion: Completion) -> Score:
     """A score from an integer from 0 to 10; a completion that says anything else fails."""
+    completion = answered(completion)
     if completion.text is None:
         return Score(None, failed=f"judge: {completion.failed or completion.finish}")
     grade = completion.text.strip()
