@@ -147,7 +147,7 @@ BAD: list[tuple[str, str, Make, dict[str, Any], str]] = [
         holding(b"q;a\nWho?;Ada\n"),
         PLAIN,
         r"t.csv:2: there is no "
-        r"column 'q'.*q;a",
+        r"column 'q'.*q;a: if that is several, set `delimiter`",
     ),
     (
         "a missing field",

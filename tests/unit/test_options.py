@@ -70,6 +70,27 @@ def test_labels_may_lie_in_a_column_of_their_own(tmp_path: Path) -> None:
             load(write(tmp_path / "t.jsonl", [{**row, **changed}]), **settings)
 
 
+def test_an_object_of_options_has_its_labels(tmp_path: Path) -> None:
+    row = {"question": "Where?", "o": {"C": "Oslo", "A": "Rome", "B": None}, "key": "A"}
+    settings = {**LABELLED, **everything(), "choices": "o"}
+    for ending in (".jsonl", ".csv", ".parquet"):
+        (query,) = load(write(tmp_path / f"t{ending}", [row]), **settings)
+        assert (query.choices, query.targets) == (("Oslo", "Rome"), ("Rome",))
+
+
+def test_letters_inside_the_options_in_another_order_are_refused(tmp_path: Path) -> None:
+    settings = {**LABELLED, **everything(), "choices": "o"}
+    row = {"question": "Where?", "o": ["B) Oslo", "A) Rome", "C) Bonn"], "key": "A"}
+    with pytest.raises(RecordError, match=r"in another order \(b, a, c\): take the letters off"):
+        load(write(tmp_path / "t.jsonl", [row]), **settings)
+    sorted_row = {**row, "o": ["A) Oslo", "B) Rome", "C) Bonn"]}
+    (query,) = load(write(tmp_path / "t.jsonl", [sorted_row]), **settings)
+    assert query.targets == ("A) Oslo",)
+    initials = {**row, "o": ["B. Ekdal", "A. Ekdal"]}
+    (query,) = load(write(tmp_path / "t.jsonl", [initials]), **settings)
+    assert query.targets == ("B. Ekdal",)
+
+
 @pytest.mark.parametrize("own_column", [True, False])
 def test_init_finds_the_labels(tmp_path: Path, own_column: bool) -> None:
     rows = []

@@ -52,7 +52,7 @@ def test_the_line_end_changes_no_row(tmp_path_factory: Any, cells: list[str]) ->
     quoted = ['"' + cell.replace('"', '""') + '"' for cell in cells]
     read_back = []
     for end in ("\n", "\r\n", "\r"):
-        found = read(path, end.join(["q", *quoted]).encode())
+        found = read(path, end.join(["q", *quoted, "end"]).encode())
         read_back.append([row for _, row in found])
     assert read_back[0] == read_back[1] == read_back[2]
 

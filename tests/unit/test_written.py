@@ -132,6 +132,44 @@ def test_options_may_be_the_text_of_a_list_and_may_look_like_lists(tmp_path: Pat
         load(several, **settings, lists="text")
 
 
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("4.2e-07", "an exponent"),
+        ("4.2E+17", "an exponent"),
+        ("2031-05-01 00:00:00", "at midnight"),
+        ("2031-05-01T00:00:00Z", "at midnight"),
+        ("0.699999988079071", "32 bits"),
+        ("-12.300000190734863", "32 bits"),
+        ("0.7", None),
+        ("0.12345678901234567", None),
+        ("2031-05-01", None),
+        ("2031-05-01 06:30:00", None),
+        ("1E5", None),
+        ("0.3330078125", None),
+        ("+", None),
+        ("", None),
+        ("1" * 400 + "." + "1" * 20, None),
+    ],
+)
+def test_a_number_or_day_that_a_program_wrote_is_said(
+    tmp_path: Path, text: str, said: str | None
+) -> None:
+    for ending in (".csv", ".jsonl", ".parquet"):
+        path = write(tmp_path / f"t{ending}", [{"q": "How much?", "a": text, "b": "x"}])
+        intake = Intake()
+        load(path, intake, targets=["a", "b"])
+        assert len(intake.notes) == (said is not None)
+        assert all((said or "") in note for note in intake.notes)
+
+
+def test_a_number_of_json_may_be_widened_too(tmp_path: Path) -> None:
+    (tmp_path / "t.jsonl").write_text('{"q": "How much?", "a": 0.699999988079071}\n')
+    intake = Intake()
+    assert load(tmp_path / "t.jsonl", intake, targets="a")[0].targets == ("0.699999988079071",)
+    assert "round it" in next(iter(intake.notes))
+
+
 def test_init_reads_the_lists_of_a_csv(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     with (tmp_path / "isles.csv").open("w", newline="") as file:
         writer = csv.writer(file)

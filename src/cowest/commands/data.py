@@ -20,6 +20,7 @@ from cowest.errors import ConfigError, CoWestError, InputError, RecordError
 from cowest.lineage import TurnConfig
 from cowest.raw import snapshots, tables, vcs
 from cowest.raw.difference import Read
+from cowest.raw.files import byte_lines
 from cowest.raw.intake import Intake
 from cowest.records import Demonstration, Query
 from cowest.stages.prepare import PrepareConfig
@@ -251,7 +252,7 @@ def rows_of(path: Path) -> int | None:
     """
     try:
         if path.suffix.lower() in (".jsonl", ".ndjson"):
-            return sum(1 for line in io.lines(path) if line.strip())
+            return sum(1 for line in byte_lines(path) if line.strip())
         return sum(1 for _ in tables.sound(path, tables.rows(path)))
     except CoWestError:
         return None

@@ -21,6 +21,7 @@ PLACES = re.compile(r"\{\{|\}\}|\{([^{}]+)\}")
 """`{column}` in a template, and braces that are written twice."""
 LABELS = ("label", "labels", "key", "keys", "letter", "letters", "id", "ids")
 """Names, inside an object, of the labels of options."""
+DELIMITERS = set(",;\t|")
 _KINDS: dict[type[Any], str] = {
     dict: "an object: name what is in it with a point, as in `answers.text`",
     list: "a list",
@@ -137,6 +138,25 @@ def reading(row: Row, column: str, lists: Lists) -> Reading | None:
     return "text" if _list_in(value, lists) is None else "list"
 
 
+def oddity(row: Row, column: str) -> str | None:
+    """What is odd about a column's number or day; None for nothing."""
+    value = _cell(row, column)
+    if isinstance(value, float):
+        value = _text(value, column)
+    return written.oddity(value) if isinstance(value, str) else None
+
+
+def in_object(row: Row, column: str) -> dict[str, str]:
+    """The texts of a column's object by their names, without empty ones; empty for all else."""
+    value = _cell(row, column)
+    if isinstance(value, str):
+        value = written.value_of(value)
+    if not isinstance(value, dict) or any(isinstance(v, list | dict) for v in value.values()):
+        return {}
+    texts = {str(name): _text(part, f"{column}.{name}") for name, part in value.items()}
+    return {name: text for name, text in texts.items() if text is not None}
+
+
 def labels_beside(row: Row, column: str) -> list[str]:
     """The labels that lie beside a list of options: `choices.label` beside `choices.text`.
 
@@ -185,7 +205,10 @@ def _cell(row: Row, column: str, optional: bool = False) -> Any:
             near = difflib.get_close_matches(column, map(str, row), n=1, cutoff=0.5)
             hint = f": is it {near[0]!r}?" if near else ""
             columns = ", ".join(map(str, row))[:400]
-            raise NoColumn(f"there is no column {column!r}{hint} The columns are {columns}")
+            said = f"there is no column {column!r}{hint} The columns are {columns}"
+            if len(row) == 1 and set(columns) & DELIMITERS:
+                said += ": if that is several, set `delimiter`"
+            raise NoColumn(said)
         value = value[part]
     return value
 

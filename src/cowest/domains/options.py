@@ -9,6 +9,8 @@ from cowest.raw.intake import Unfit
 from cowest.sametext import caseless
 from cowest.scorers.rules import FORMS
 
+OWN_LETTER = re.compile(r"\s*\(?([A-Za-z])[.):]\s*\S")
+"""An option that begins with a letter of its own: `B) Oslo`."""
 Keyed = Literal["text", "letter", "from_0", "from_1", "label"]
 """How a target names its option."""
 
@@ -57,6 +59,7 @@ def _number_of(
     if keyed == "letter":
         if said in bare:
             return bare.index(said)
+        _refuse_own_letters(choices)
         # Labels that are letters, and not this one: its place in the alphabet says nothing.
         alphabet = list(ascii_lowercase)
         if said not in alphabet or not set(bare).isdisjoint(alphabet):
@@ -70,6 +73,22 @@ def _number_of(
     if sorted(bare) == sorted(str(first + place) for place in range(len(choices))):
         return bare.index(found[1]) if found[1] in bare else None
     return int(found[1]) - first
+
+
+def _refuse_own_letters(choices: tuple[str, ...]) -> None:
+    """Raises Unfit for options that begin with letters in another order than A, B, C.
+
+    Then a letter may mean the one or the other, for us and for a model.
+    """
+    found = [OWN_LETTER.match(choice) for choice in choices]
+    letters = [match[1].casefold() for match in found if match is not None]
+    in_order = list(ascii_lowercase[: len(choices)])
+    # Two options may as well begin with somebody's initials.
+    if len(choices) > 2 and letters != in_order and sorted(letters) == in_order:
+        raise Unfit(
+            f"the options have letters of their own in another order ({', '.join(letters)}): take "
+            "the letters off, or sort the options by them"
+        )
 
 
 def _by_text(target: str, choices: tuple[str, ...]) -> int | None:

@@ -26,8 +26,10 @@ from cowest.domains.cells import (
     NoColumn,
     entries,
     filled,
+    in_object,
     labels_beside,
     needed,
+    oddity,
     possible_columns,
     reading,
     text_of,
@@ -43,6 +45,19 @@ from cowest.sametext import caseless
 
 NAMED = 5
 """Number of files that an error message names."""
+
+LISTS_READ = {
+    "list": (
+        "{name!r} holds the text of a list, which is read as several right answers: say "
+        "`lists: read` in prepare.table if it is one, `lists: text` if not"
+    ),
+    "text": (
+        "{name!r} looks like a list or an object, and is taken as one text: say `lists: read` in "
+        "prepare.table if it is a list, name `{name}.PART` in an object, or `lists: text` if it is "
+        "meant so"
+    ),
+}
+"""What is said of texts that look like lists, by how they are read."""
 
 T = TypeVar("T")
 
@@ -101,7 +116,7 @@ class Source:
             if table.id is not None:
                 _once(needed(row, table.id), table.id, ids)
             query = self._query(source, row)
-            self._note_lists(row, intake)
+            self._note_targets(row, intake)
             if query is None or not learn or query.split != "train":
                 return query, None
             return query, self._learned(row, query)
@@ -219,23 +234,17 @@ class Source:
             source=source,
         )
 
-    def _note_lists(self, row: Row, intake: Intake) -> None:
-        """Says which right answers look like lists, unless a setting says how they are meant."""
-        if "lists" in self.table.model_fields_set:
-            return
+    def _note_targets(self, row: Row, intake: Intake) -> None:
+        """Notes right answers that may not say what was meant."""
         for name in self.table.targets:
-            how = reading(row, name, self.table.lists)
-            if how == "list":
-                intake.note(
-                    f"{name!r} holds the text of a list, which is read as several right answers: "
-                    "say `lists: read` in prepare.table if it is one, `lists: text` if not"
-                )
-            elif how == "text":
-                intake.note(
-                    f"{name!r} looks like a list or an object, and is taken as one text: say "
-                    f"`lists: read` in prepare.table if it is a list, name `{name}.PART` in an "
-                    "object, or `lists: text` if it is meant so"
-                )
+            odd = oddity(row, name)
+            if odd is not None:
+                intake.note(f"{name!r} {odd}")
+            # A setting says how lists are meant.
+            if "lists" not in self.table.model_fields_set:
+                how = reading(row, name, self.table.lists)
+                if how is not None:
+                    intake.note(LISTS_READ[how].format(name=name))
 
     def answers(self, row: Row) -> tuple[tuple[str, ...], tuple[str, ...]]:
         """The options of a row and its right answers. Raises Unfit and NoColumn."""
@@ -246,7 +255,9 @@ class Source:
         names = self.table.choices
         if not names:
             return ()
-        if len(names) == 1:
+        if len(names) == 1 and in_object(row, names[0]):
+            choices = tuple(in_object(row, names[0]).values())
+        elif len(names) == 1:
             # One text is no multiple choice, so that the text of a list can only be the list.
             lists: Lists = "text" if self.table.lists == "text" else "read"
             choices = tuple(entries(row, names[0], self.table.separator, lists))
@@ -292,7 +303,10 @@ class Source:
         """The labels that the data gives to the options; empty if it gives none."""
         table = self.table
         if table.labels is None:
-            return labels_beside(row, table.choices[0]) if len(table.choices) == 1 else []
+            if len(table.choices) > 1:
+                return []
+            named = in_object(row, table.choices[0])
+            return list(named) or labels_beside(row, table.choices[0])
         labels = entries(row, table.labels, table.separator, "read")
         if len(labels) != len(choices):
             raise Unfit(

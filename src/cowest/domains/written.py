@@ -10,6 +10,7 @@ read: everything else stays the text that it is.
 """
 
 import re
+import struct
 from collections.abc import Iterator
 from typing import Any
 
@@ -35,6 +36,14 @@ ESCAPE = re.compile(r"\\(?:x([0-9a-fA-F]{2})|u([0-9a-fA-F]{4})|U([0-9a-fA-F]{8})
 ESCAPED = {"n": "\n", "t": "\t", "r": "\r", "b": "\b", "f": "\f", "0": "\0"}
 
 
+EXPONENT = re.compile(r"[-+]?\d+(?:[.,]\d+)?[eE][-+]\d{1,3}")
+"""A number as programs write very small and very large ones: `1.2e-05`, `1.2E+17`."""
+WIDENED = re.compile(r"[-+]?\d+\.\d+")
+DIGITS = 15
+"""Characters, at least, that a 32-bit number has when it is written with the digits of 64 bits."""
+MIDNIGHT = re.compile(r"\d{4}-\d\d-\d\d[ T]00:00(?::00(?:\.0+)?)?(?:Z|[+-]\d\d:?\d\d)?")
+
+
 class _NotWritten(Exception):
     """Says that a text is no list or object."""
 
@@ -52,6 +61,35 @@ def value_of(text: str) -> list[Any] | dict[str, Any] | None:
     if tokens.kind is not None or not isinstance(found, list | dict):
         return None
     return found
+
+
+def oddity(text: str) -> str | None:
+    """What a program made of a number or a day, that hardly an answer will say; None for nothing.
+
+    Texts stay what they are, so that this can only be said.
+    """
+    text = text.strip()
+    if not text[:2].strip("+-")[:1].isdigit():
+        return None
+    if EXPONENT.fullmatch(text):
+        return "is a number with an exponent, as a program writes it: write it out, as in 0.000012"
+    if MIDNIGHT.fullmatch(text):
+        return "is a time stamp at midnight: take the time off if a day is meant"
+    if WIDENED.fullmatch(text) and len(text) >= DIGITS and _has_32_bits(float(text)):
+        return (
+            "is a number of 32 bits that was written with all digits of 64: round it, as "
+            "0.10000000149011612 to 0.1"
+        )
+    return None
+
+
+def _has_32_bits(value: float) -> bool:
+    """True if a number loses nothing in 32 bits, and does not end there after a few digits."""
+    try:
+        kept = struct.unpack("f", struct.pack("f", value))[0]
+    except OverflowError:
+        return False
+    return bool(kept == value) and len(repr(value).strip("-0.")) >= DIGITS
 
 
 def are_quoted(entries: list[Any]) -> bool:

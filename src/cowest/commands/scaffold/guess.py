@@ -115,7 +115,7 @@ HELD_OUT: dict[Split, tuple[str, ...]] = {
     **VALUES,
     "test": (*VALUES["test"], "heldout", "held_out", "held-out", "holdout"),
 }
-LETTERED = re.compile(r"(option|opt|op|choice|answer|ans|)([a-h]|[0-9])")
+LETTERED = re.compile(r"(options?|opt|op|choices?|answers?|ans|)([a-h]|[0-9])")
 """Columns that hold an option each: `a`, `option_b`, `choice3`, `opa`."""
 KEYS = ("label", "text", "letter", "from_0", "from_1")
 OPTION_LABELS = ["labels", "optionlabels", "choicelabels", "optionkeys", "choicekeys", "letters"]
