@@ -15,7 +15,7 @@ from pathlib import Path
 
 from cowest import environment
 from cowest.commands import add_params
-from cowest.config import digest, load, parse, section
+from cowest.config import digest, enter, load, parse, section
 from cowest.errors import ConfigError, CoWestError
 
 
@@ -108,7 +108,7 @@ def _local(params: Path, root: Path) -> None:
     from kfp import local
 
     root = root.absolute()
-    project = _enter(params)
+    project = enter(params)
     from cowest.lineage import TurnConfig, turn_of
     from cowest_pipelines.flywheel import flywheel
 
@@ -130,15 +130,6 @@ def _local(params: Path, root: Path) -> None:
             "again"
         ) from None
     _report(project, pinned.key, root)
-
-
-def _enter(params: Path) -> Path:
-    if not params.exists():
-        raise ConfigError(
-            f"{params}: no such file: run in the project's folder, or name the file with --params"
-        )
-    os.chdir(params.absolute().parent)
-    return Path(params.name)
 
 
 def _report(params: Path, key: str, root: Path) -> None:

@@ -11,8 +11,8 @@ from pathlib import Path
 from typing import NoReturn
 
 from cowest import environment
-from cowest.config import load, parse, section
-from cowest.errors import ConfigError, CoWestError
+from cowest.config import enter, load, parse, section
+from cowest.errors import CoWestError
 
 
 def main() -> NoReturn:
@@ -53,14 +53,9 @@ def _enter(params: Path) -> None:
     """Makes the folder of the settings the working folder. Raises ConfigError."""
     from cowest.online.live import ServeConfig
 
-    if not params.exists():
-        raise ConfigError(
-            f"{params}: no such file: run in the project's folder, or name the file with --params"
-        )
     # A slip in the settings is one line here; BentoML would show it in a stack of its own.
     parse(ServeConfig, section(load(params), "serve", str(params)), f"{params}: serve")
-    os.chdir(params.absolute().parent)
-    os.environ["COWEST_PARAMS"] = params.name
+    os.environ["COWEST_PARAMS"] = str(enter(params))
 
 
 if __name__ == "__main__":

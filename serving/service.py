@@ -23,7 +23,7 @@ import bentoml  # noqa: E402
 from starlette.exceptions import HTTPException  # noqa: E402
 from starlette.responses import JSONResponse  # noqa: E402
 
-from cowest.config import load, parse, section  # noqa: E402
+from cowest.config import enter, load, parse, section  # noqa: E402
 from cowest.errors import CoWestError  # noqa: E402
 from cowest.online.desk import Ask, Desk  # noqa: E402
 from cowest.online.live import Answer, ServeConfig  # noqa: E402
@@ -34,7 +34,8 @@ class CoWest:
     """A small policy drafts, a strong model refines."""
 
     def __init__(self) -> None:
-        params = Path(os.environ.get("COWEST_PARAMS") or "params.yaml")
+        # The project may be mounted anywhere, and its settings name files beside them.
+        params = enter(Path(os.environ.get("COWEST_PARAMS") or "params.yaml"))
         self.desk = Desk(
             parse(ServeConfig, section(load(params), "serve", str(params)), f"{params}: serve")
         )

@@ -5,6 +5,7 @@ params.yaml.
 """
 
 import argparse
+import contextlib
 import importlib
 import os
 import signal
@@ -56,7 +57,9 @@ def main(argv: list[str] | None = None) -> int:
     environment.settle()
     argv = sys.argv[1:] if argv is None else argv
     try:
-        return _dispatch(argv)
+        # Commands go to the project's folder. Who calls us from Python stays where he stood.
+        with contextlib.chdir("."):
+            return _dispatch(argv)
     except CoWestError as error:
         _complain(error)
         return 1
@@ -133,6 +136,10 @@ def _stage(stage: str, argv: list[str]) -> int:
     if not has_params_port:
         del given["params"]
     values = config.section(config.load(params), stage, str(params))
+    if params.absolute().parent != Path.cwd():
+        # Flags are relative to where one stands, and settings to their file.
+        given = {name: _absolute(value) for name, value in given.items()}
+        config.enter(params)
     # A scheduler ends a step with SIGTERM. As an interruption it lets calls in flight be answered
     # and kept.
     before = signal.signal(signal.SIGTERM, _interrupt)
@@ -141,6 +148,13 @@ def _stage(stage: str, argv: list[str]) -> int:
     finally:
         signal.signal(signal.SIGTERM, before)
     return 0
+
+
+def _absolute(given: str | list[str] | None) -> str | list[str] | None:
+    """The paths of a port, whatever folder one goes to."""
+    if isinstance(given, list):
+        return [str(Path(part).absolute()) for part in given]
+    return None if given is None else str(Path(given).absolute())
 
 
 def _interrupt(*_: object) -> None:

@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import os
 from collections.abc import Iterable
 from functools import lru_cache
 from json.encoder import encode_basestring
@@ -188,6 +189,20 @@ def load(path: Path) -> dict[str, Any]:
     if not isinstance(params, dict):
         raise ConfigError(f"{path}: expected a mapping of sections, one per stage")
     return params
+
+
+def enter(params: Path) -> Path:
+    """Makes the folder of a settings file the working folder, and returns the file's path there.
+
+    A relative path in the settings is relative to their file, wherever one stands. Raises
+    ConfigError.
+    """
+    if not params.is_file():
+        raise ConfigError(
+            f"{params}: no such file: run in the project's folder, or name the file with --params"
+        )
+    os.chdir(params.absolute().parent)
+    return Path(params.name)
 
 
 def section(params: dict[str, Any], name: str, where: str = "params.yaml") -> dict[str, Any]:

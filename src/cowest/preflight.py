@@ -13,13 +13,14 @@ from pydantic import BaseModel
 
 from cowest import stages
 from cowest.config import Config, digest, load, parse, section
-from cowest.errors import ConfigError, CoWestError, InputError
+from cowest.errors import ConfigError, CoWestError, InputError, RegistryError
 from cowest.models import hf
 from cowest.models.chat import TRIED
 from cowest.models.hf import HFConfig
 from cowest.models.openai import OpenAIConfig
 from cowest.ports import config_of
 from cowest.records import Message
+from cowest.registry.mlflow import RegistryConfig
 from cowest.scorers.judge import JudgeConfig
 from cowest.stages.dpo import DPOConfig
 from cowest.stages.draft import DraftConfig
@@ -63,6 +64,7 @@ def preflight(params: Path) -> None:
             problems.append(
                 ConfigError(f"{names} can't be imported: pip install 'cowest[{extra}]'")
             )
+    problems += registry_problems(settings)
     # All problems are collected: a person should not mend one, wait, and find the next.
     for model in models_of(settings):
         try:
@@ -149,6 +151,20 @@ def raw_data_problems(params: Path) -> list[CoWestError]:
             )
         ]
     return []
+
+
+def registry_problems(settings: Sequence[BaseModel]) -> list[CoWestError]:
+    """Returns what would stop a turn at the registries that the settings name."""
+    found: dict[str, CoWestError] = {}
+    for config in settings:
+        registry = getattr(config, "registry", None)
+        if not isinstance(registry, RegistryConfig):
+            continue
+        try:
+            registry.ready()
+        except RegistryError as error:
+            found[str(error)] = error
+    return list(found.values())
 
 
 def missing_modules(extra: str) -> list[str]:

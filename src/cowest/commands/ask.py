@@ -1,7 +1,6 @@
 """`cowest ask "..."`: one question to the champion and the strong model."""
 
 import argparse
-import os
 import sys
 from pathlib import Path
 
@@ -37,8 +36,7 @@ def main(argv: list[str]) -> int:
     settings = config.parse(
         ServeConfig, config.section(params, "serve", str(given.params)), f"{given.params}: serve"
     )
-    # A registry in a file lies beside the settings that name it.
-    os.chdir(given.params.absolute().parent)
+    config.enter(given.params)
     known = _held_out()
     asked = given.question
     if asked is None and known is not None:

@@ -15,7 +15,7 @@ from pathlib import Path
 
 from cowest import io
 from cowest.commands import add_params, data_fetch
-from cowest.config import file_digest, load, parse, section
+from cowest.config import enter, file_digest, load, parse, section
 from cowest.errors import ConfigError, CoWestError, InputError, RecordError
 from cowest.lineage import TurnConfig
 from cowest.raw import snapshots, tables, vcs
@@ -284,18 +284,22 @@ def diff(first: str, second: str, params: Path, html: Path | None = None) -> Non
     from cowest.report import difference as words
 
     with ExitStack() as stack:
-        before, after = _placed(first, params, stack), _placed(second, params, stack)
+        here = [Path(side).absolute() if Path(side).exists() else None for side in (first, second)]
+        page = None if html is None else html.absolute()
+        # Two files of rows can be compared outside of a project.
+        if params.exists():
+            params = enter(params)
+        before = here[0] or _laid_out(first, params, stack)
+        after = here[1] or _laid_out(second, params, stack)
         found = difference.compare(_reader(before, params), _reader(after, params), (first, second))
     print(words.text(found))
-    if html is not None:
-        io.write_text(html, words.page(found))
+    if page is not None:
+        io.write_text(page, words.page(found))
         print(f"\npage: {html}")
 
 
-def _placed(side: str, params: Path, stack: ExitStack) -> Path:
-    """Returns the path of a side's files; those of a revision are there until the stack ends."""
-    if Path(side).exists():
-        return Path(side)
+def _laid_out(side: str, params: Path, stack: ExitStack) -> Path:
+    """Returns the path of a revision's files, which are there until the stack ends."""
     rev, _, inside = side.partition(":")
     path = Path(inside)
     if not inside:

@@ -15,8 +15,8 @@ from pathlib import Path
 
 from cowest import environment
 from cowest.commands import add_params
-from cowest.config import Config
-from cowest.errors import CoWestError
+from cowest.config import Config, enter
+from cowest.errors import CoWestError, RegistryError
 from cowest.ledger import journal, store
 from cowest.models import embedded
 from cowest.models.hf import HFConfig
@@ -62,6 +62,9 @@ def main(argv: list[str]) -> int:
     )
     add_params(parser)
     params = parser.parse_args(argv).params
+    if params.is_file():
+        # Relative paths in the settings, and the call store, are the project's.
+        params = enter(params)
     missing = 0
     for check in machine(params):
         mend = ""
@@ -230,6 +233,10 @@ def _registry(config: RegistryConfig) -> Check:
     place, found = path, f"{path}"
     if not path.exists():
         place, found = path.absolute().parent, f"{path} (made by the first turn)"
+    try:
+        config.ready()
+    except RegistryError as error:
+        return Check("registry", False, str(error), "do as it says")
     mend = f"{path} should be a file that may be written"
     return Check("registry", os.access(place, os.W_OK), found, mend)
 

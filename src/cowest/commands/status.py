@@ -2,12 +2,11 @@
 
 import argparse
 import json
-import os
 from collections.abc import Sequence
 from typing import Any
 
 from cowest.commands import add_params
-from cowest.config import load, parse, section
+from cowest.config import enter, load, parse, section
 from cowest.errors import ConfigError
 from cowest.lineage import data_of
 from cowest.records import DataSet, Decision
@@ -29,8 +28,7 @@ def main(argv: list[str]) -> int:
     )
     given = parser.parse_args(argv)
     params = load(given.params)
-    # A registry in a file lies beside the settings that name it.
-    os.chdir(given.params.absolute().parent)
+    enter(given.params)
     values = section(params, "register", str(given.params))
     if "registry" not in values:
         raise ConfigError(

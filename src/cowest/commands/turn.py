@@ -21,7 +21,7 @@ from typing import Any
 from cowest import forecast, stages
 from cowest.amend import amend
 from cowest.commands import add_params
-from cowest.config import load, parse, section
+from cowest.config import enter, load, parse, section
 from cowest.errors import ConfigError, ContractError, CoWestError, InputError
 from cowest.io import read_document, write_text
 from cowest.ledger.claims import spent
@@ -232,12 +232,7 @@ def _enter(params: Path) -> None:
         raise ConfigError(
             f"--params {params}: dvc.yaml reads {PARAMS}: name one, in a project's folder"
         )
-    if not params.exists():
-        raise ConfigError(
-            f"{params}: no such file: run in the project's folder, "
-            "or name its params.yaml with --params"
-        )
-    os.chdir(params.absolute().parent)
+    enter(params)
     if not PIPELINE.exists():
         raise InputError(f"{Path.cwd()} has no {PIPELINE}: a turn runs in a project's folder")
 

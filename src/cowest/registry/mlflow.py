@@ -19,8 +19,9 @@ from cowest.errors import RegistryError
 from cowest.io import replacing_folder
 from cowest.protocols import Registry
 from cowest.records import Decision
+from cowest.registry import look
 from cowest.registry.log import champion_of, fold, moved, settled
-from cowest.registry.runs import SQLITE, Runs
+from cowest.registry.runs import SQLITE, Runs, are_missing, folder_of
 
 if TYPE_CHECKING:
     from mlflow.entities import Run
@@ -62,6 +63,18 @@ class RegistryConfig(Config):
         if not self.uri.startswith(SQLITE):
             return True
         return Path(self.uri.removeprefix(SQLITE)).exists()
+
+    def ready(self) -> None:
+        """Raises RegistryError if a turn could not find its champion, or not keep its decision.
+
+        Makes nothing. A registry in a file is read without MLflow, whose import takes seconds.
+        """
+        if not self.begun():
+            return
+        if self.uri.startswith(SQLITE):
+            look.ready(Path(self.uri.removeprefix(SQLITE)), self.name, self.artifacts)
+        else:
+            self.runs().ready()
 
     def open(self) -> Registry:
         """The registry. Raises RegistryError if it can't be reached."""
@@ -120,7 +133,12 @@ class MlflowRegistry:
 
         target = folder / ".download"
         with self._runs.reached():
-            source = self._client.get_model_version_download_uri(self._runs.name, str(version))
+            kept = self._client.get_model_version_download_uri(self._runs.name, str(version))
+            source = self._runs.files(kept)
+            there = folder_of(source)
+            if there is not None and not there.is_dir():
+                what = f"the files of version {version} of {self._runs.name!r}"
+                raise RegistryError(are_missing(what, there))
             found = download_artifacts(
                 artifact_uri=source, dst_path=str(target), tracking_uri=self._runs.uri
             )
@@ -199,7 +217,7 @@ class MlflowRegistry:
         """Puts a version's files into the turn's run, where no reader of the log sees them yet."""
         with self._runs.reached():
             run = self._runs.of(turn)
-            self._client.log_artifacts(run.info.run_id, str(folder), _place(file_digest(folder)))
+            self._runs.keep(run, folder, _place(file_digest(folder)))
         return run
 
     def append(self, run: "Run", tags: dict[str, str]) -> None:

@@ -45,7 +45,7 @@ class Runs:
         self.place = _without_password(self.uri)
         self.name = name
         in_database = self.uri.startswith((SQLITE, POSTGRES))
-        self._artifacts = _location(artifacts) if in_database else None
+        self._artifacts = location_of(artifacts) if in_database else None
         with self.reached():
             self.client = self._connect()
 
@@ -61,6 +61,49 @@ class Runs:
             client = MlflowClient(tracking_uri=self.uri, registry_uri=self.uri)
             client.search_experiments(max_results=1)
         return client
+
+    def files(self, address: str) -> str:
+        """Returns the address of files now, by the one that MLflow's tables hold.
+
+        MLflow stores absolute addresses. Those of a registry in a file are read by their part after
+        the experiment's location, so that a project can be moved, copied or mounted.
+        """
+        experiment = self.client.get_experiment_by_name(self.name)
+        if experiment is None or not self._in_folder(experiment.artifact_location):
+            return address
+        return relocated(address, experiment.artifact_location, self._artifacts or "")
+
+    def keep(self, run: "Run", path: Path, folder: str | None = None) -> None:
+        """Copies a file, or the files of a folder, into a run or a folder of it."""
+        from mlflow.store.artifact.artifact_repository_registry import get_artifact_repository
+
+        # MLflow's client would write to the address in its tables, which may be of the project
+        # that this one was copied from.
+        place = get_artifact_repository(self.files(run.info.artifact_uri), tracking_uri=self.uri)
+        if path.is_dir():
+            place.log_artifacts(str(path), folder)
+        else:
+            place.log_artifact(str(path), folder)
+
+    def ready(self) -> None:
+        """Raises RegistryError if no run could be added. Makes nothing."""
+        with self.reached():
+            found = self.client.get_experiment_by_name(self.name)
+        if found is not None and found.lifecycle_stage == "deleted":
+            raise RegistryError(is_deleted(self.place, self.name, found.experiment_id))
+
+    def _expect_files(self, location: str) -> None:
+        """Raises RegistryError if there are versions and their folder was left behind."""
+        folder = folder_of(location)
+        assert folder is not None, location
+        if not folder.is_dir() and self.client.search_model_versions(f"name='{self.name}'"):
+            raise RegistryError(are_missing(f"the files of {self.name!r}", folder))
+
+    def _in_folder(self, location: str) -> bool:
+        """True if a registry in a file has, and had, its files in a folder."""
+        if not self.uri.startswith(SQLITE) or self._artifacts is None:
+            return False
+        return folder_of(location) is not None and folder_of(self._artifacts) is not None
 
     @contextmanager
     def reached(self) -> Iterator[None]:
@@ -117,13 +160,18 @@ class Runs:
                 found = self.client.get_experiment_by_name(self.name)
                 if found is None:
                     raise
-        if location is not None and not _same_place(found.artifact_location, location):
-            raise RegistryError(
-                f"{self.place} keeps the files of {self.name!r} in {found.artifact_location}, not "
-                f"in {location}: was the project moved or copied? move it back, or give the "
-                "registry another uri"
-            )
-        return str(found.experiment_id)
+        if found.lifecycle_stage == "deleted":
+            raise RegistryError(is_deleted(self.place, self.name, found.experiment_id))
+        before = found.artifact_location
+        if location is None or _same_place(before, location):
+            return str(found.experiment_id)
+        if self._in_folder(before):
+            self._expect_files(location)
+            return str(found.experiment_id)
+        raise RegistryError(
+            f"{self.place} keeps the files of {self.name!r} in {before}, not in {location}: set "
+            "register.registry.artifacts to that place, or give the registry another uri"
+        )
 
 
 def _faults() -> tuple[type[Exception], ...]:
@@ -141,6 +189,42 @@ def _faults() -> tuple[type[Exception], ...]:
     return found
 
 
+def folder_of(address: str) -> Path | None:
+    """The folder that an address of files names; None for a bucket or a server."""
+    if "://" not in address and not address.startswith("file:"):
+        return Path(address)
+    parts = urlsplit(address)
+    return Path(unquote(parts.path)) if parts.scheme == "file" else None
+
+
+def relocated(address: str, before: str, now: str) -> str:
+    """The address of a file whose experiment was in the folder `before`, and is in `now`.
+
+    An address that is not below `before` stays as it is.
+    """
+    file, old, new = folder_of(address), folder_of(before), folder_of(now)
+    if file is None or old is None or new is None or not file.is_relative_to(old):
+        return address
+    return (new / file.relative_to(old)).as_uri()
+
+
+def are_missing(files: str, folder: Path) -> str:
+    """What to say where a registry's file has come without its files."""
+    return (
+        f"{files} are not in {folder}: bring the folder along with the registry's file, or set "
+        "register.registry.artifacts to the place where it lies"
+    )
+
+
+def is_deleted(uri: str, name: str, number: str) -> str:
+    """What to say where the experiment was deleted; MLflow keeps it, and its name, until `gc`."""
+    return (
+        f"the experiment {name!r} in the registry {uri} was deleted, and MLflow takes no run into "
+        f"it: `MLFLOW_TRACKING_URI={uri} mlflow experiments restore -x {number}` brings it back, "
+        "or give register.registry another name"
+    )
+
+
 def _same_place(one: str, other: str) -> bool:
     return one.removeprefix("file://").rstrip("/") == other.removeprefix("file://").rstrip("/")
 
@@ -152,7 +236,8 @@ def _database(uri: str) -> Path:
     return Path(path).absolute()
 
 
-def _location(artifacts: str) -> str:
+def location_of(artifacts: str) -> str:
+    """The address of the place for files that a setting names: a folder's, or as it is given."""
     return artifacts if "://" in artifacts else Path(artifacts).absolute().as_uri()
 
 

@@ -60,7 +60,7 @@ class MlflowTracker:
             inputs = [_input(name, one) for name, one in data.items()]
             self._client.log_inputs(run.info.run_id, inputs)
             for file in files:
-                self._client.log_artifact(run.info.run_id, str(file))
+                self._runs.keep(run, file)
             # Last of all: a run without this tag was cut short.
             self._client.set_tag(run.info.run_id, COMPLETE, written)
             self._client.set_terminated(run.info.run_id)
@@ -69,7 +69,7 @@ class MlflowTracker:
     def attach(self, turn: str, file: Path) -> None:
         """Adds a page to a turn, or replaces it. Raises RegistryError."""
         with self._runs.reached():
-            self._client.log_artifact(self._runs.of(turn).info.run_id, str(file))
+            self._runs.keep(self._runs.of(turn), file)
 
     def _write(
         self,

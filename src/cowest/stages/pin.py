@@ -34,6 +34,7 @@ def main(raw: In, params: In, turn: Out, start: Out, champion: Out, config: PinC
     count for it. A turn that was cut short goes on with what it had pinned, unless its decision was
     late: then it is judged again, against the champion of now.
     """
+    config.registry.ready()
     registry = config.registry.open()
     log = registry.log()
     now = turn_of(raw, params, champion_of(log))
