@@ -1,6 +1,10 @@
 """Sets the environment before a heavy library loads: nothing phones home, no thread spins."""
 
 import os
+import sys
+import tempfile
+from contextlib import suppress
+from io import TextIOWrapper
 from pathlib import Path
 
 QUIET = {
@@ -29,18 +33,47 @@ def settle() -> None:
     """
     for name, value in QUIET.items():
         os.environ.setdefault(name, value)
+    for stream in (sys.stdout, sys.stderr):
+        # A terminal that can't show a letter gets its number. Python would end with a traceback,
+        # after a call was paid for or a turn was decided.
+        if isinstance(stream, TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")
 
 
 def cache() -> Path:
     """Returns the folder, shared by all projects, of what can be made again.
 
-    It is COWEST_CACHE, or cowest in the user's cache folder.
+    It is COWEST_CACHE, or cowest in the user's cache folder. A user without a home folder, or with
+    one that can't be written, has it in the folder for temporary files.
     """
     place = os.environ.get("COWEST_CACHE")
     if place:
         return Path(place)
     users = os.environ.get("XDG_CACHE_HOME")
-    return (Path(users) if users else Path.home() / ".cache") / "cowest"
+    with suppress(RuntimeError, OSError):
+        # `home` raises a RuntimeError for a user without one, as in a container with `--user`.
+        folder = (Path(users) if users else Path.home() / ".cache") / "cowest"
+        if folder.is_dir() or _may_be_made(folder):
+            return folder
+    return _of_nobody()
+
+
+def _may_be_made(folder: Path) -> bool:
+    there = folder.parent
+    while not there.exists() and there != there.parent:
+        there = there.parent
+    return there.is_dir() and os.access(there, os.W_OK | os.X_OK)
+
+
+def _of_nobody() -> Path:
+    """The cache of a user without a home folder, which only this user can read or write."""
+    folder = Path(tempfile.gettempdir()) / f"cowest-{os.getuid()}"
+    folder.mkdir(mode=0o700, exist_ok=True)
+    found = folder.stat()
+    # Somebody else may have made the folder, to have us take models from it.
+    if found.st_uid != os.getuid() or found.st_mode & 0o022:
+        return Path(tempfile.mkdtemp(prefix="cowest-"))
+    return folder
 
 
 def hush() -> None:

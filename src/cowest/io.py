@@ -195,16 +195,43 @@ def replacing(path: Path) -> Iterator[Path]:
 def replacing_folder(path: Path) -> Iterator[Path]:
     """A temporary folder that replaces `path` when the block ends without an error."""
     path.parent.mkdir(parents=True, exist_ok=True)
+    before = path.with_name(f".{path.name}.before")
+    if before.exists() and not path.exists():
+        # A process was killed between the two renames below.
+        before.replace(path)
     temporary = Path(tempfile.mkdtemp(prefix=f".{path.name}.", dir=path.parent))
     try:
         yield temporary
         temporary.chmod(0o755)
-        # A folder can't be replaced in one step, as a file can: the old one goes first.
+        _sync(temporary)
+        # A folder can't be replaced in one step, as a file can. So the old one steps aside, and
+        # goes only when the new one has its place.
+        shutil.rmtree(before, ignore_errors=True)
         if path.exists():
-            shutil.rmtree(path)
+            path.replace(before)
         temporary.replace(path)
+        _sync_names(path.parent)
+        shutil.rmtree(before, ignore_errors=True)
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
+
+
+def _sync(folder: Path) -> None:
+    """Waits until the disk has all files of a folder, and their names."""
+    for root, _, files in os.walk(folder):
+        for name in files:
+            with Path(root, name).open("rb") as file:
+                os.fsync(file.fileno())
+        _sync_names(Path(root))
+
+
+def _sync_names(folder: Path) -> None:
+    """Waits until the disk has the names in a folder."""
+    handle = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
 
 
 def _row(path: Path, number: int, line: bytes, kind: type[R]) -> R:

@@ -5,6 +5,8 @@ What this machine lacks is the business of `cowest doctor`, which uses these che
 
 import importlib.util
 import os
+import re
+import shlex
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -19,6 +21,7 @@ from cowest.models.chat import TRIED
 from cowest.models.hf import HFConfig
 from cowest.models.openai import OpenAIConfig
 from cowest.ports import config_of
+from cowest.raw import vcs
 from cowest.records import Message
 from cowest.registry.mlflow import RegistryConfig
 from cowest.scorers.judge import JudgeConfig
@@ -44,6 +47,10 @@ EXTRAS = {
     "serve": ("bentoml",),
 }  # fmt: skip
 """The modules of each extra."""
+SHELL = frozenset('"$`\\\n')
+"""Letters that a shell takes for its own even in double quotes."""
+UNQUOTED = r"--(?:raw|against) +(\$\{(?:turn\.raw|item\.against)\})"
+"""The raw data in a command of dvc.yaml, without quotes."""
 OF_A_TURN = ("validate", "train", "track", "report", "dvc")
 BESIDE_STAGES = {"models", "registry", "turn", "serve"}
 """Sections of params.yaml that are no stage: `models` holds anchors."""
@@ -135,6 +142,41 @@ def raw_data_problems(params: Path) -> list[CoWestError]:
     if not isinstance(turn, dict) or not isinstance(turn.get("raw"), str):
         return [ConfigError(f"{params}: turn.raw should name the raw data")]
     raw, path = turn["raw"], Path(turn["raw"])
+    problems = _shell_problems(raw, params)
+    try:
+        vcs.top(path.parent)
+    except InputError as error:
+        problems.append(error)
+    return problems + _missing_data(turn, raw, path, params)
+
+
+def _shell_problems(raw: str, params: Path) -> list[CoWestError]:
+    """Returns what keeps a shell, which runs the commands of dvc.yaml, from reading `raw` whole."""
+    if set(raw) & SHELL:
+        letters = " ".join(sorted(set(raw) & SHELL))
+        return [
+            ConfigError(
+                f"{params}: turn.raw {raw!r}: a shell, which runs the commands of dvc.yaml, takes "
+                f"{letters!r} for its own even in quotes: give the data another name"
+            )
+        ]
+    pipeline = params.with_name("dvc.yaml")
+    if shlex.quote(raw) == raw or not pipeline.is_file():
+        return []
+    commands = re.findall(UNQUOTED, pipeline.read_text(encoding="utf-8", errors="replace"))
+    if not commands:
+        return []
+    quoted = " and ".join(f'"{place}"' for place in commands)
+    return [
+        ConfigError(
+            f"{pipeline}: turn.raw {raw!r} needs quotes in a shell, and the commands there give it "
+            f"without: write {quoted}"
+        )
+    ]
+
+
+def _missing_data(turn: Mapping[str, Any], raw: str, path: Path, params: Path) -> list[CoWestError]:
+    """Returns what is wrong with the place of the raw data."""
     if not path.exists():
         if turn.get("rev"):
             how = "`cowest turn` brings what turn.rev names"

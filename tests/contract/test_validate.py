@@ -927,6 +927,9 @@ def test_a_dvc_yaml_that_asks_for_no_findings_still_runs_and_the_report_says_it(
         assert cli.main([*command[1:], "--findings", f"reports/{kind}.json"]) == 0
         found = contents.gather(old_project).contracts[kind]
         assert isinstance(found, Validation) and found.kind == kind
+        # Back to the old command: findings of another run don't stay beside the new page.
+        assert cli.main(command[1:]) == 0
+        assert isinstance(contents.gather(old_project).contracts[kind], contents.Missing)
 
 
 def test_the_command_line_takes_the_commands_of_an_old_dvc_yaml(

@@ -147,6 +147,15 @@ def test_a_dry_run_says_what_a_turn_may_cost_and_calls_nothing(tmp_path: Path) -
     assert "in all    " in said.stdout and "this is more than pin.budget" in said.stdout
     assert said.stdout.splitlines()[-1].endswith("$0.0000 and 0 tokens are spent of $0.01")
     assert not (tmp_path / "turn.json").exists() and not (tmp_path / "mlflow.db").exists()
+    before = (tmp_path / "params.yaml").read_bytes()
+    fewer = cowest(tmp_path, "turn", "--dry-run", "--set", "draft.sampling.n=2")
+    assert fewer.returncode == 0, fewer.stderr
+    assert "with params.yaml: draft.sampling.n is 2 (was 4)" in fewer.stdout
+    assert "refine    108 calls" in fewer.stdout
+    assert (tmp_path / "params.yaml").read_bytes() == before
+    wrong = cowest(tmp_path, "turn", "--dry-run", "--set", "draft.sampling.n=-1")
+    assert wrong.returncode == 1
+    assert (tmp_path / "params.yaml").read_bytes() == before
 
 
 def test_a_stage_that_fails_is_named_and_nothing_is_decided(project: Path) -> None:

@@ -280,3 +280,39 @@ def test_all_that_is_wrong_is_listed_at_once(model: Path) -> None:
     with pytest.raises(ModelError) as refused:
         audit(model)
     assert all(part in str(refused.value) for part in ("a.py", "b.pkl", "no config.json"))
+
+
+@pytest.mark.parametrize("where", ["of its own", "named from .dvc", "named in config.local"])
+def test_links_into_the_cache_of_dvc_are_files_and_others_are_not(
+    tmp_path: Path, adapter: Path, where: str
+) -> None:
+    project = tmp_path / "project"
+    settings = project / ".dvc"
+    settings.mkdir(parents=True)
+    place = settings / "cache"
+    if where == "named from .dvc":
+        place = tmp_path / "shared"
+        (settings / "config").write_text("[cache]\n    dir = ../../shared\n    type = symlink\n")
+    if where == "named in config.local":
+        place = tmp_path / "disk 2"
+        (settings / "config.local").write_text(f"[cache]\n    dir = {place}\n")
+    tracked = project / "models" / "policy" / "adapter"
+    tracked.mkdir(parents=True)
+    for number, path in enumerate(sorted(adapter.iterdir())):
+        cached = place / "files" / "md5" / f"{number:02x}" / ("0" * 30)
+        cached.parent.mkdir(parents=True)
+        path.rename(cached)
+        (tracked / path.name).symlink_to(cached)
+    audit_adapter(tracked)
+    # Beside the files that DVC keeps by their MD5 there may be others.
+    other = place / "files" / "md5" / "00" / "notes.txt"
+    other.write_text("")
+    (tracked / "notes.txt").symlink_to(other)
+    with pytest.raises(ModelError, match=r"notes\.txt: a link that leaves the folder"):
+        audit_adapter(tracked)
+    # Nor may a folder bring a cache of its own, in which anything may lie.
+    (tracked / "notes.txt").unlink()
+    (tmp_path / "elsewhere").mkdir()
+    moved = tracked.rename(tmp_path / "elsewhere" / "adapter")
+    with pytest.raises(ModelError, match="leaves the folder"):
+        audit_adapter(moved)

@@ -1,5 +1,7 @@
 """Record files: streamed, by query, whole or not at all."""
 
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -53,6 +55,46 @@ def test_a_folder_that_fails_leaves_what_was_there(tmp_path: Path) -> None:
         raise RuntimeError
     assert (tmp_path / "model" / "weights").read_text() == "old"
     assert [p.name for p in tmp_path.iterdir()] == ["model"]
+
+
+def test_a_folder_is_replaced(tmp_path: Path) -> None:
+    for text in ("old", "new"):
+        with io.replacing_folder(tmp_path / "model") as folder:
+            (folder / "adapter").mkdir()
+            (folder / "adapter" / text).write_text(text)
+    assert [p.name for p in tmp_path.iterdir()] == ["model"]
+    assert [p.name for p in (tmp_path / "model" / "adapter").iterdir()] == ["new"]
+
+
+KILLED = """
+import pathlib, sys
+from cowest import io
+
+path = pathlib.Path(sys.argv[1])
+with io.replacing_folder(path) as folder:
+    (folder / "weights").write_text("new")
+
+    def killed(event, given):
+        # The second rename: the old folder has stepped aside.
+        if event == "os.rename" and not path.exists():
+            import os
+            os._exit(9)
+
+    sys.addaudithook(killed)
+"""
+
+
+def test_a_folder_outlives_a_kill_while_it_is_replaced(tmp_path: Path) -> None:
+    path = tmp_path / "model"
+    path.mkdir()
+    (path / "weights").write_text("old")
+    done = subprocess.run([sys.executable, "-c", KILLED, str(path)], check=False)
+    assert done.returncode == 9
+    with pytest.raises(RuntimeError), io.replacing_folder(path):
+        # What was there is back before anything is written.
+        assert (path / "weights").read_text() == "old"
+        raise RuntimeError
+    assert (path / "weights").read_text() == "old"
 
 
 @pytest.mark.parametrize(

@@ -1,17 +1,21 @@
 """Before a turn: all that is wrong is said at once, before anything is spent."""
 
 import json
+import re
 import shutil
+import subprocess
 from pathlib import Path
 from typing import Any
 
 import pytest
 import yaml
 
-from cowest import preflight
+from cowest import cli, preflight
 from cowest.commands import doctor
-from cowest.errors import ConfigError, CoWestError, ModelError
+from cowest.errors import ConfigError, CoWestError, InputError, ModelError, RegistryError
+from cowest.raw import snapshots
 from tests import tiny
+from tests.registries import empty_registry
 
 REFINE = {"user": "{query} {draft}"}
 DEMO = Path(__file__).parents[2] / "params.yaml"
@@ -228,3 +232,97 @@ def test_quantised_weights_are_found_before_the_turn(project: dict[str, Any]) ->
     path.write_text(json.dumps({**json.loads(path.read_text()), "quantization_config": settings}))
     with pytest.raises(ModelError, match=r"quantised \(awq\), and don't load here .*gptqmodel"):
         preflight.preflight(write(project))
+
+
+def test_a_repository_of_another_user_is_said(
+    project: dict[str, Any], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    subprocess.run(["git", "init", "--quiet"], check=True)
+    params = write(project)
+    preflight.preflight(params)
+    # git's own switch for its tests: it takes every repository for somebody else's.
+    monkeypatch.setenv("GIT_TEST_ASSUME_DIFFERENT_OWNER", "1")
+    monkeypatch.setenv("GIT_CONFIG_GLOBAL", "/dev/null")
+    mend = f"git config --global --add safe.directory {Path.cwd()}"
+    with pytest.raises(InputError, match=f"belongs to another user.*{mend}"):
+        preflight.preflight(params)
+    with pytest.raises(InputError, match="belongs to another user"):
+        snapshots.version_of(Path("raw"))
+    assert doctor.main([]) == 1
+    assert mend in capsys.readouterr().out
+
+
+def test_a_repository_that_git_cannot_read_is_said(project: dict[str, Any]) -> None:
+    subprocess.run(["git", "init", "--quiet"], check=True)
+    Path(".git/config").write_text("[core\n")
+    with pytest.raises(InputError, match=r"whether the data are committed can't be told.*config"):
+        preflight.preflight(write(project))
+
+
+PIPELINE = """\
+stages:
+  prepare:
+    cmd: cowest prepare --raw ${turn.raw} --queries data/queries.raw.jsonl
+    deps: ["${turn.raw}"]
+  validate:
+    foreach: {queries: {against: "${turn.raw}"}}
+    do:
+      cmd: cowest validate@${key} --against ${item.against} --valid data/queries.jsonl
+"""
+
+
+def test_raw_data_with_a_space_need_quotes_in_dvc_yaml(project: dict[str, Any]) -> None:
+    project["turn"]["raw"] = "raw data/Bob's rows"
+    shutil.copytree("raw", "raw data/Bob's rows")
+    Path("dvc.yaml").write_text(PIPELINE)
+    with pytest.raises(ConfigError, match=r'write "\$\{turn.raw\}" and "\$\{item.against\}"'):
+        preflight.preflight(write(project))
+    quoted = PIPELINE.replace("--raw ${turn.raw}", '--raw "${turn.raw}"')
+    Path("dvc.yaml").write_text(quoted.replace("${item.against}", '"${item.against}"'))
+    preflight.preflight(write(project))
+    for raw in ("raw $HOME", 'raw "rows"', "raw`id`"):
+        shutil.copytree("raw", raw)
+        project["turn"]["raw"] = raw
+        with pytest.raises(ConfigError, match=r"takes .* for its own even in quotes"):
+            preflight.preflight(write(project))
+
+
+def test_the_commands_of_a_project_give_raw_data_in_quotes() -> None:
+    scaffold = DEMO.parent / "src" / "cowest" / "commands" / "scaffold" / "dvc.yaml.template"
+    for file in (DEMO.with_name("dvc.yaml"), scaffold):
+        assert not re.search(preflight.UNQUOTED, file.read_text()), file
+
+
+def test_the_doctor_looks_into_the_project_that_is_named(
+    project: dict[str, Any],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    write(project)
+    monkeypatch.delenv("COWEST_STORE")
+    (tmp_path / "elsewhere").mkdir()
+    monkeypatch.chdir(tmp_path / "elsewhere")
+    assert cli.main(["doctor", "--params", "../params.yaml"]) == 0, capsys.readouterr().out
+    said = capsys.readouterr().out
+    assert "ok       settings and raw data" in said
+    assert f"ok       call store                 {tmp_path}/.cowest/calls.sqlite" in said
+    assert not list((tmp_path / "elsewhere").iterdir())
+    assert cli.main(["doctor", "--params", "../none.yaml"]) == 1
+    assert not list((tmp_path / "elsewhere").iterdir())
+
+
+def test_a_registry_that_would_stop_the_turn_at_its_end_is_found_before(
+    project: dict[str, Any], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    params = write(project)
+    runs = empty_registry(tmp_path).runs()
+    number = runs.client.create_experiment("handbook", artifact_location=str(tmp_path / "there"))
+    preflight.preflight(params)
+    runs.client.delete_experiment(number)
+    with pytest.raises(RegistryError, match=r"'handbook' .* was deleted"):
+        preflight.preflight(params)
+    assert doctor.main([]) == 1
+    said = capsys.readouterr().out
+    assert "MISSING  registry" in said
+    assert f"mlflow experiments restore -x {number}" in said

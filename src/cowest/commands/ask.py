@@ -1,6 +1,7 @@
 """`cowest ask "..."`: one question to the champion and the strong model."""
 
 import argparse
+import json
 import sys
 from pathlib import Path
 
@@ -53,7 +54,7 @@ def main(argv: list[str]) -> int:
     for line in account.egress():
         print(line, file=sys.stderr)
     if given.json:
-        print(answer.model_dump_json(indent=2))
+        print(json.dumps(answer.model_dump(), indent=2))
         return 0
     print(f"question  {asked}\ndraft     {answer.draft}\nanswer    {answer.answer}")
     if known and asked == known.prompt[-1].content:

@@ -7,9 +7,11 @@ import argparse
 import fcntl
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -90,10 +92,20 @@ def main(argv: list[str]) -> int:
 
 
 def _foresee(assignments: list[str]) -> None:
-    """Prints what the turn will cost at most. That needs neither keys nor extras."""
-    with _amended(assignments) as notes:
-        params = _read_settings()
-        foreseen = _foreseen(params)
+    """Prints what the turn will cost at most. That needs neither keys nor extras.
+
+    Settings are changed in a copy of params.yaml.
+    """
+    with tempfile.TemporaryDirectory(prefix="cowest-") as folder:
+        copy = Path(folder) / PARAMS
+        shutil.copyfile(PARAMS, copy)
+        notes = []
+        for assignment in assignments:
+            note = amend(copy, assignment)
+            if note is not None:
+                notes.append(note.replace(str(copy), f"with {PARAMS}", 1))
+        params = _read_settings(copy)
+        foreseen = _foreseen(params, copy)
     print("\n".join([*notes, foreseen]))
 
 
@@ -168,10 +180,11 @@ def _alone() -> Iterator[None]:
         yield
 
 
-def _foreseen(params: dict[str, Any]) -> str:
+def _foreseen(params: dict[str, Any], where: Path) -> str:
+    """What the turn with the settings in `where` will cost at most, and what it has cost so far."""
     raw = _raw(params)
     budget = parse(PinConfig, section(params, "pin"), f"{PARAMS}: pin").budget
-    key = turn_of(raw, PARAMS).key
+    key = turn_of(raw, where).key
     before = replace(spent(open_store(), key), budget=budget)
     costs = forecast.table(forecast.forecast(params, raw), budget)
     return f"{costs}\nof turn {key[:8]}, {before}"
@@ -198,9 +211,9 @@ def _amended(assignments: list[str]) -> Iterator[list[str]]:
         raise
 
 
-def _read_settings() -> dict[str, Any]:
+def _read_settings(where: Path = PARAMS) -> dict[str, Any]:
     """Reads params.yaml and lays out the raw data that it names."""
-    params = load(PARAMS)
+    params = load(where)
     _lay_out(params)
     # No stage reads this section, so a slip in it would only be found by the service.
     if "serve" in params:
@@ -356,7 +369,12 @@ def _first_unfinished() -> str | None:
     """The first stage that DVC would run now."""
     command, environment = _command("status", "--json")
     asked = subprocess.run(  # noqa: S603
-        command, env=environment, capture_output=True, text=True, check=False
+        command,
+        env=environment,
+        capture_output=True,
+        encoding="utf-8",
+        errors="replace",
+        check=False,
     )
     try:
         changed = json.loads(asked.stdout)

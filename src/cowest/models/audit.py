@@ -5,9 +5,11 @@ and of weights only the header is read. A folder that passes holds safetensors t
 settings that are plain JSON and ask for no code, and nothing that leads out of it.
 """
 
+import configparser
 import json
 import math
 import os
+import re
 import stat
 from collections.abc import Iterator
 from pathlib import Path
@@ -155,7 +157,7 @@ def _kind(path: Path, inside: Path) -> str | None:
         # A link could make any file of this machine part of a model, and so part of a version
         # that is registered and shared.
         target = path.resolve()
-        if not target.is_relative_to(inside):
+        if not target.is_relative_to(inside) and not _in_dvc_cache(target, inside):
             return "a link that leaves the folder"
         if not target.exists():
             return "a link to a file that is not there: fetch the model again"
@@ -170,6 +172,37 @@ def _kind(path: Path, inside: Path) -> str | None:
     if path.suffix.lower() in PICKLES:
         return "may be a pickle, which runs code when it is read: keep the *.safetensors alone"
     return None
+
+
+def _in_dvc_cache(target: Path, inside: Path) -> bool:
+    """True if a target lies in DVC's cache of the project around the folder `inside`.
+
+    With `dvc config cache.type symlink`, the files of a stage are links to there.
+    """
+    named = "".join(target.parts[-2:])
+    if not re.fullmatch(r"[0-9a-f]{32}", named) or not target.is_file():
+        return False
+    # Not the folder itself: a stranger's may bring settings of its own.
+    for folder in inside.parents:
+        if (folder / ".dvc").is_dir():
+            places = [cache.resolve() / "files" / "md5" for cache in _dvc_caches(folder / ".dvc")]
+            return target.parent.parent in places
+    return False
+
+
+def _dvc_caches(settings: Path) -> Iterator[Path]:
+    """Yields the folders that may be DVC's cache: its own, and those that its settings name."""
+    yield settings / "cache"
+    users = Path(os.environ.get("XDG_CONFIG_HOME") or Path("~/.config").expanduser())
+    for file in (settings / "config", settings / "config.local", users / "dvc" / "config"):
+        parser = configparser.RawConfigParser(strict=False)
+        try:
+            parser.read(file, encoding="utf-8")
+        except (configparser.Error, UnicodeDecodeError, OSError):
+            continue
+        # DVC writes a relative place as it is from the file's own folder.
+        if parser.has_option("cache", "dir"):
+            yield file.parent / parser.get("cache", "dir").strip('"')
 
 
 def _document(path: Path) -> Any:

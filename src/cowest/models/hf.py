@@ -8,7 +8,7 @@ downloaded here.
 import hashlib
 import json
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, Literal
 
@@ -223,5 +223,7 @@ def _folder_digest(folder: Path) -> str:
             mark = hashlib.sha256(seen.encode()).hexdigest()
             known[mark] = known.get(mark) or file_digest(path)
             found[path.relative_to(folder).as_posix()] = known[mark]
-    io.write_text(remembered, json.dumps(known))
+    with suppress(OSError):
+        # A cache that can't be written, as in an image, costs time and nothing else.
+        io.write_text(remembered, json.dumps(known))
     return digest(found)

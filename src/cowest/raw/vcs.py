@@ -3,6 +3,7 @@
 import configparser
 import os
 import re
+import shlex
 import shutil
 import subprocess
 import sys
@@ -15,6 +16,10 @@ SECRET = re.compile(
     r"secret|token|password|passwd|key|credential|connection_string|sas", re.IGNORECASE
 )
 """Names of variables and settings whose values are never shown."""
+NO_REPOSITORY = r"not a git repository \(or any|must be run in a work tree"
+"""git's complaint where there is no repository, or one without a work tree (`clone --bare`)."""
+OTHERS = r"(?:dubious ownership in repository at|unsafe repository \()\s*'(.+?)'"
+"""git's complaint about a repository of another user; the group is its place."""
 TOO_SHORT = 6
 """Characters: a shorter value is no secret, and is part of many words."""
 
@@ -22,7 +27,8 @@ TOO_SHORT = 6
 def top(folder: Path) -> Path | None:
     """The top of the git repository around a folder, which need not exist yet.
 
-    None if there is no repository, or no git.
+    None if there is no repository, or no git. Raises InputError for a repository that git does not
+    read, since nobody could tell then whether the data are committed.
     """
     there = folder.resolve()
     while not there.is_dir():
@@ -30,7 +36,24 @@ def top(folder: Path) -> Path | None:
     if shutil.which("git") is None:
         return None
     asked = ask(there, "rev-parse", "--show-toplevel")
-    return Path(asked.stdout.strip()) if asked.returncode == 0 else None
+    if asked.returncode == 0:
+        return Path(asked.stdout.removesuffix("\n"))
+    said = asked.stderr.strip()
+    if not said or re.search(NO_REPOSITORY, said):
+        return None
+    others = re.search(OTHERS, said)
+    if others:
+        place = others[1]
+        raise InputError(
+            f"git does not read the repository {place}, since it belongs to another user, so "
+            "whether the data are committed can't be told: `git config --global --add "
+            f"safe.directory {shlex.quote(place)}` says that you trust it (or give it to the "
+            "user that runs this: chown)"
+        )
+    raise InputError(
+        f"git does not read the repository around {there}, so whether the data are committed can't "
+        f"be told: {said.splitlines()[-1]}"
+    )
 
 
 def git(folder: Path, *arguments: str) -> str:

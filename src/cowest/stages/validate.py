@@ -7,6 +7,7 @@ trained on pairs.
 import json
 import sys
 from collections.abc import Collection, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -15,7 +16,7 @@ from pydantic import model_validator
 
 from cowest import io
 from cowest.config import Config
-from cowest.errors import ContractError
+from cowest.errors import ContractError, CoWestError
 from cowest.expectations import AnySuite, engine
 from cowest.expectations.rules import JudgedRule, Seen
 from cowest.ports import In, Out
@@ -79,11 +80,20 @@ def main(
     io.write_text(page, _page(rows, judgement, places))
     if findings is not None:
         io.write_document(findings, judgement.found)
+    else:
+        _drop_findings(page.with_suffix(".json"))
     if judgement.broken:
         complaints = "; ".join(_complaint(one, places) for one in judgement.broken)
         raise ContractError(f"{_names(rows)} is not fit: {complaints}. The page: {page}")
     _write_valid(rows, valid, judgement)
     print(f"{_summary(judgement.found)}; the page: {page}", file=sys.stderr)
+
+
+def _drop_findings(path: Path) -> None:
+    """Removes the findings of an earlier run: the report would show them beside this run's page."""
+    with suppress(CoWestError):
+        io.read_document(path, Validation)
+        path.unlink()
 
 
 def _judge(rows: Sequence[Path], against: Path, suite: AnySuite) -> Judgement:

@@ -1,0 +1,93 @@
+"""A terminal that can't show a letter, and a user without a home folder."""
+
+import os
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+
+import pytest
+
+from cowest import environment, io
+from cowest.records import Message
+from tests import factories, tiny
+
+SAID = "Zürich → 東京, and a name that is no text: \udcff"
+
+
+@pytest.mark.parametrize("encoding", ["ascii", "cp1252", "latin-1", "utf-8"])
+def test_a_letter_that_a_terminal_cannot_show_ends_nothing(encoding: str, tmp_path: Path) -> None:
+    code = f"from cowest import environment; environment.settle(); print({SAID!r})"
+    around = tiny.surroundings(PYTHONIOENCODING=encoding)
+    shown = subprocess.run([sys.executable, "-c", code], env=around, capture_output=True)
+    assert shown.returncode == 0, shown.stderr
+    assert SAID.encode(encoding, "backslashreplace") in shown.stdout
+    for name, town in (("before", "Zürich"), ("after", "東京")):
+        prompt = (Message(role="user", content=f"Where is {town} → ?"),)
+        io.write(tmp_path / f"{name}.jsonl", [factories.make_query(prompt=prompt)])
+    command = [sys.executable, "-m", "cowest.cli", "data", "diff", "before.jsonl", "after.jsonl"]
+    shown = subprocess.run(command, cwd=tmp_path, env=around, capture_output=True)
+    assert shown.returncode == 0, shown.stderr
+    assert "Where is 東京 → ?".encode(encoding, "backslashreplace") in shown.stdout
+
+
+def test_the_cache_of_a_user_whose_home_cannot_be_written(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("COWEST_CACHE", raising=False)
+    monkeypatch.delenv("XDG_CACHE_HOME", raising=False)
+    monkeypatch.setenv("HOME", "/dev/null")
+    found = environment.cache()
+    assert found == Path(tempfile.gettempdir()) / f"cowest-{os.getuid()}"
+    assert found.stat().st_mode & 0o777 == 0o700
+
+
+def test_the_cache_in_a_home(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.delenv("COWEST_CACHE", raising=False)
+    monkeypatch.delenv("XDG_CACHE_HOME", raising=False)
+    monkeypatch.setenv("HOME", str(tmp_path / "not made yet"))
+    assert environment.cache() == tmp_path / "not made yet" / ".cache" / "cowest"
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    assert environment.cache() == tmp_path / "cowest"
+    monkeypatch.setenv("COWEST_CACHE", "/anywhere")
+    assert environment.cache() == Path("/anywhere")
+
+
+NOBODY = 54321
+"""A user that no machine of ours has."""
+
+
+@pytest.mark.skipif(os.getuid() != 0, reason="only root can become another user")
+def test_the_cache_of_a_user_that_the_machine_does_not_know(tmp_path: Path) -> None:
+    said = tmp_path / "said"
+    said.touch()
+    said.chmod(0o666)
+    # A fork, since the files of this interpreter may be root's alone.
+    child = os.fork()
+    if child == 0:
+        try:
+            with said.open("w") as file:
+                os.setuid(NOBODY)
+                for name in ("HOME", "COWEST_CACHE", "XDG_CACHE_HOME"):
+                    os.environ.pop(name, None)
+                place = environment.cache()
+                (place / "file").write_text("")
+                file.write(str(place))
+        finally:
+            os._exit(0)
+    os.waitpid(child, 0)
+    assert said.read_text() == str(Path(tempfile.gettempdir()) / f"cowest-{NOBODY}")
+
+
+@pytest.mark.skipif(os.getuid() != 0, reason="only root can give a folder away")
+def test_a_cache_that_somebody_else_laid_out_is_not_used(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    laid_out = tmp_path / f"cowest-{os.getuid()}"
+    laid_out.mkdir()
+    os.chown(laid_out, NOBODY, NOBODY)
+    monkeypatch.delenv("COWEST_CACHE", raising=False)
+    monkeypatch.delenv("XDG_CACHE_HOME", raising=False)
+    monkeypatch.setenv("HOME", "/dev/null")
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    found = environment.cache()
+    assert found != laid_out
+    assert found.parent == tmp_path
