@@ -7,7 +7,7 @@ from pathlib import Path
 from cowest import collaboration
 from cowest.config import Sampling
 from cowest.models.scripted import ScriptedConfig, ScriptRule
-from cowest.prompts import Prompts
+from cowest.prompts import Prompts, Template
 from cowest.protocols import Scorer
 from cowest.records import Draft, Message, Query, grown
 from cowest.scorers.contains import ContainsAlone
@@ -49,9 +49,12 @@ def cases(folder: Path) -> Iterator[Outcome]:
 def _thoughts() -> Iterator[Outcome]:
     query = _query("Rome")
     draft = grown(Draft, query, sample=0, draft=THOUGHT, policy="p")
-    echo = ScriptRule(match=r"(?s)(.*)", replies=("{1}",))
-    prompts = Prompts.model_validate({"refine": {"user": "{draft}"}, "solo": {"user": THOUGHT}})
-    with ScriptedConfig(rules=(echo,)).open() as strong:
+    shown = ScriptRule(match=r"(?s)Notes: (.*)\?", replies=("<think>Rome?</think>{1}",))
+    alone = ScriptRule(replies=(THOUGHT,))
+    prompts = Prompts(
+        refine=Template(user="Notes: {draft}{query}"), solo=Template(user="Question: {query}")
+    )
+    with ScriptedConfig(rules=(shown, alone)).open() as strong:
         refined = list(collaboration.refine([[draft]], strong, prompts, Sampling()))
     (row,) = collaboration.score([refined], ContainsAlone())
     yield Outcome(
@@ -61,7 +64,7 @@ def _thoughts() -> Iterator[Outcome]:
         (row.score, row.solo_score, row.draft_score, row.refinement) == (0, 0, 0, "Oslo"),
     )
     only = grown(Draft, query, sample=0, draft="<think>Rome? No, Os", policy="p")
-    with ScriptedConfig(rules=(echo,)).open() as strong:
+    with ScriptedConfig(rules=(shown, alone)).open() as strong:
         (row_of_thought,) = collaboration.refine([[only]], strong, prompts, Sampling())
     yield Outcome(
         "nothing but a thought",
