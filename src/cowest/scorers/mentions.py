@@ -21,20 +21,21 @@ CLAUSE = re.compile(
 REACH = 5
 """Words between a negation and what it denies, at most."""
 NEGATIONS = frozenset(
-    ["not", "never", "neither", "nor", "cannot", "non", "unlike", "except", "excluding", "isnt",
-     "wasnt", "arent", "werent", "doesnt", "didnt", "dont", "cant", "couldnt", "wont", "wouldnt",
-     "shouldnt", "hasnt", "havent", "hadnt", "aint", "nicht", "kein", "keine", "keiner", "keinem",
-     "keinen", "niemals", "niet", "geen", "pas", "jamais", "nunca", "n\u00e3o"]
+    ["not", "never", "neither", "nor", "cannot", "non", "unlike", "unlikely", "hardly", "except",
+     "excluding", "isnt", "wasnt", "arent", "werent", "doesnt", "didnt", "dont", "cant", "couldnt",
+     "wont", "wouldnt", "shouldnt", "hasnt", "havent", "hadnt", "aint", "nicht", "kein", "keine",
+     "keiner", "keinem", "keinen", "niemals", "niet", "geen", "pas", "jamais", "nunca",
+     "n\u00e3o"]
 )  # fmt: skip
 """Words that deny what follows in their clause."""
 TWO_WORD_NEGATIONS = frozenset(
     [("other", "than"), ("rather", "than"), ("instead", "of"), ("opposed", "to"),
-     ("contrary", "to"), ("anything", "but"), ("anywhere", "but"), ("no", "es"), ("no", "era"),
-     ("no", "fue"), ("no", "est\u00e1"), ("no", "longer"), ("no", "way")]
+     ("contrary", "to"), ("no", "es"), ("no", "era"), ("no", "fue"), ("no", "est\u00e1"),
+     ("no", "longer"), ("no", "way")]
 )  # fmt: skip
 HARMLESS = frozenset(
     ["only", "just", "merely", "simply", "sure", "certain", "mistaken", "wrong", "know", "doubt",
-     "nur", "allein", "seulement", "solo", "solamente", "s\u00f3lo", "alleen"]
+     "until", "nur", "allein", "seulement", "solo", "solamente", "s\u00f3lo", "alleen"]
 )  # fmt: skip
 """After a negation, these words say that it denies nothing: `not only Italy`, `I don't know`."""
 TURNING = frozenset(["but", "sondern", "mais", "sino", "ma", "maar", "yet", "though", "however"])
@@ -179,7 +180,7 @@ def _is_denied_after(words: Sequence[Word], found: Mention) -> bool:
 
 def _denies(words: Sequence[str]) -> bool:
     """True for what follows a name as in `Italy is not right` or `Italy was certainly wrong`."""
-    if words[0] in NEGATIONS and words[0].endswith("nt"):
+    if words[0] in NEGATIONS and words[0].endswith(("nt", "cannot")):
         return HARMLESS.isdisjoint(words[1:2])
     if words[0] not in VERBS:
         return False
