@@ -2,8 +2,9 @@
 
 import inspect
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -59,17 +60,22 @@ def attention(kind: Any) -> str | None:
     return "sdpa" if kind._supports_sdpa else None
 
 
-def cache_name(model: Any) -> str | None:
+def cache_name(kind: type) -> str | None:
     """Returns the name of the argument by which a model takes its cache; None if it has none."""
-    accepted = inspect.signature(model.forward).parameters
-    return next((name for name in CACHES if name in accepted), None)
+    return next((name for name in CACHES if name in _arguments(kind)), None)
 
 
-def takes_positions(model: Any) -> bool:
+def takes_positions(kind: type) -> bool:
     """Says whether a model can be given the positions of tokens; a recurrent one has none."""
-    accepted = inspect.signature(model.forward).parameters
+    accepted = _arguments(kind)
     kinds = {parameter.kind for parameter in accepted.values()}
     return "position_ids" in accepted or inspect.Parameter.VAR_KEYWORD in kinds
+
+
+@lru_cache(maxsize=16)
+def _arguments(kind: Any) -> Mapping[str, inspect.Parameter]:
+    """Returns the arguments of a model's forward pass, which are asked for at every token."""
+    return inspect.signature(kind.forward).parameters
 
 
 def shares_its_cache(model: Any) -> bool:
@@ -80,7 +86,8 @@ def shares_its_cache(model: Any) -> bool:
     """
     from transformers.cache_utils import DynamicCache, LinearAttentionCacheLayerMixin
 
-    if model._is_stateful or cache_name(model) != CACHES[0] or not takes_positions(model):
+    kind = type(model)
+    if model._is_stateful or cache_name(kind) != CACHES[0] or not takes_positions(kind):
         return False
     layers = DynamicCache(config=model.config).layers
     return not any(isinstance(layer, LinearAttentionCacheLayerMixin) for layer in layers)

@@ -361,7 +361,7 @@ class _Decoding:
 
     def _read(self, tokens: "torch.Tensor", positions: "torch.Tensor") -> "torch.Tensor":
         """Reads tokens (rows, tokens) into the cache; returns the logits behind the last ones."""
-        name = architecture.cache_name(self._model) or architecture.CACHES[0]
+        name = architecture.cache_name(type(self._model)) or architecture.CACHES[0]
         inputs = {
             "attention_mask": self._mask,
             "position_ids": positions,
@@ -369,7 +369,7 @@ class _Decoding:
             "use_cache": True,
             "logits_to_keep": 1,
         }
-        if not architecture.takes_positions(self._model):
+        if not architecture.takes_positions(type(self._model)):
             del inputs["position_ids"]
         if not self._padded:
             # Some recurrent models would multiply their state with the whole mask at every step.
