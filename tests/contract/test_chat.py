@@ -253,6 +253,18 @@ def test_sft_and_dpo_refuse_a_template_before_they_train(tmp_path: Path) -> None
         )
 
 
+def test_layers_that_take_no_adapter_are_named(tmp_path: Path) -> None:
+    """In a Mamba model `all-linear` would name layers whose adapter no pass would use."""
+    from transformers import AutoTokenizer, MambaConfig, MambaForCausalLM
+
+    shape = {"hidden_size": 32, "num_hidden_layers": 1, "state_size": 4, "pad_token_id": 0}
+    model = MambaForCausalLM(MambaConfig(vocab_size=700, bos_token_id=None, **shape))
+    model.save_pretrained(tmp_path / "mamba")
+    AutoTokenizer.from_pretrained(tiny.model()).save_pretrained(tmp_path / "mamba")
+    with pytest.raises(ConfigError, match=r"sft\.lora\.targets: .*out_proj.* List the names"):
+        learn(tmp_path, towns("Ost"), settings(tmp_path / "mamba"))
+
+
 @pytest.mark.slow
 def test_a_base_that_ends_elsewhere_ends_its_drafts_once_trained(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch

@@ -152,7 +152,14 @@ def _adapted(model: Any, adapter: Path | None, lora: Lora) -> Any:
 
     _known(model, lora)
     shape = LoraConfig(task_type="CAUSAL_LM", **_shape(lora))
-    new = get_peft_model(model, shape)
+    try:
+        new = get_peft_model(model, shape)
+    except ValueError as error:
+        # Some recurrent layers compute with their weights alone, past any adapter.
+        reason = " ".join(str(error).split())[:300]
+        raise ConfigError(
+            f"sft.lora.targets: {reason} List the names of other layers, such as [q_proj, v_proj]"
+        ) from None
     if adapter is None:
         return new
     audit.audit_adapter(adapter)
