@@ -30,15 +30,15 @@ LEAD_IN = re.compile(
     r"|(?:make|call)\s+(?:it|that)\s+|i\s+(?:mean|meant|choose|say|pick)\s+)?",
     re.IGNORECASE,
 )
-"""What may stand between a correction and the new answer: `it's C`, `make that C`."""
+"""Words between a correction and the new answer: `it's C`, `make that C`."""
 
 
 def corrected(
     text: str, read: Callable[[str], set[int]], read_after: Callable[[str], set[int]]
 ) -> set[int] | None:
-    """What a text names in the end, or None if it only takes back what it named.
+    """The options that a text names in the end, or None if it only takes back those it named.
 
-    `read` gives what a text names, `read_after` what is named by a text right after a correction.
+    `read` reads a text, and `read_after` a text that stands right after a correction.
     """
     plain = list(PLAIN.finditer(text))
     if plain:

@@ -98,7 +98,7 @@ def name_of(text: str) -> tuple[str, ...]:
 
 
 def mentions(words: Sequence[Word], names: Iterable[tuple[str, ...]]) -> list[Mention]:
-    """Where the names stand. Of names that overlap the longest counts: New York is not York."""
+    """All places of the names. Of names that overlap the longest counts: New York is not York."""
     beginning: dict[str, list[tuple[str, ...]]] = defaultdict(list)
     for name in names:
         if name:

@@ -44,7 +44,7 @@ SCORERS: dict[str, AnyScorer] = {
     "medmcqa": ChoiceConfig(),
     "prosocial": ChoiceConfig(),
 }
-"""What the evidence was measured by: rule 1, which stays while it can be repeated."""
+"""Scorers that the evidence was measured by: those of rule 1."""
 NO_IDEAL = "no ideal draft is known"
 
 
