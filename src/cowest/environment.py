@@ -1,6 +1,7 @@
 """Sets the environment before a heavy library loads: nothing phones home, no thread spins."""
 
 import os
+import pwd
 import sys
 import tempfile
 from contextlib import suppress
@@ -33,11 +34,28 @@ def settle() -> None:
     """
     for name, value in QUIET.items():
         os.environ.setdefault(name, value)
+    _settle_user()
     for stream in (sys.stdout, sys.stderr):
         # A terminal that can't show a letter gets its number. Python would end with a traceback,
         # after a call was paid for or a turn was decided.
         if isinstance(stream, TextIOWrapper):
             stream.reconfigure(errors="backslashreplace")
+
+
+def _settle_user() -> None:
+    """Gives libraries and their processes a name and a home, where the user has none.
+
+    In a container with `--user`, git ends at a home that it may not look into, and torch at a user
+    without a name. A home that can be read stays, though it can't be written.
+    """
+    try:
+        pwd.getpwuid(os.getuid())
+    except KeyError:
+        os.environ.setdefault("LOGNAME", f"user-{os.getuid()}")
+    home = os.path.expanduser("~")  # noqa: PTH111 - `Path.home` raises where there is none
+    # The dot holds for folders alone.
+    if not os.access(f"{home}/.", os.R_OK | os.X_OK):
+        os.environ["HOME"] = str(_of_nobody())
 
 
 def cache() -> Path:

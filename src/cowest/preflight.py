@@ -177,6 +177,14 @@ def _shell_problems(raw: str, params: Path) -> list[CoWestError]:
 
 def _missing_data(turn: Mapping[str, Any], raw: str, path: Path, params: Path) -> list[CoWestError]:
     """Returns what is wrong with the place of the raw data."""
+    broken = _broken_link(path)
+    if broken is not None:
+        return [
+            InputError(
+                f"{broken} is a link to a file that is not there, as DVC's links are after a "
+                f"project was moved: `dvc checkout --relink --force {shlex.quote(raw)}.dvc`"
+            )
+        ]
     if not path.exists():
         if turn.get("rev"):
             how = "`cowest turn` brings what turn.rev names"
@@ -193,6 +201,14 @@ def _missing_data(turn: Mapping[str, Any], raw: str, path: Path, params: Path) -
             )
         ]
     return []
+
+
+def _broken_link(path: Path) -> Path | None:
+    """The first file of the raw data that is a link to nothing."""
+    for part in (path, *sorted(path.rglob("*"))):
+        if part.is_symlink() and not part.exists():
+            return part
+    return None
 
 
 def registry_problems(settings: Sequence[BaseModel]) -> list[CoWestError]:

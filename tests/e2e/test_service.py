@@ -3,13 +3,14 @@ does, or says why not.
 """
 
 import json
+import shutil
 import socket
 import subprocess
 import sys
 import time
 import urllib.error
 import urllib.request
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -35,6 +36,7 @@ class Server:
         scratch: Path,
         python: str = sys.executable,
         around: Mapping[str, str] | None = None,
+        words: Sequence[str] = ("cowest_serving", "serve"),
     ) -> None:
         with socket.socket() as free:
             free.bind(("127.0.0.1", 0))
@@ -45,7 +47,7 @@ class Server:
             "COWEST_STORE": str(scratch / "calls.sqlite"),
             "BENTOML_HOME": str(scratch / "bentoml"),
         }
-        command = [python, "-m", "cowest_serving", "serve", "--port", str(self.port)]
+        command = [python, "-m", *words, "--port", str(self.port)]
         with self.log.open("wb") as log:
             self.process = subprocess.Popen(
                 command, cwd=project, env=environment, stdout=log, stderr=subprocess.STDOUT
@@ -168,6 +170,21 @@ def test_a_model_that_fails_is_said_and_the_next_question_is_answered(server: Se
     )
     assert server.get("/ask", {"question": "What is in order?"})[0] == 200
     assert server.get("/readyz")[0] == 200
+
+
+def test_a_project_that_was_moved_is_served_from_anywhere(tmp_path: Path) -> None:
+    moved = shutil.copytree(tiny.turned(), tmp_path / "moved here")
+    (tmp_path / "elsewhere").mkdir()
+    # As in a container: the project is mounted, and BentoML starts in a folder of its own.
+    around = {**tiny.surroundings(), "COWEST_PARAMS": str(moved / "params.yaml")}
+    words = ("bentoml", "serve", "cowest_serving.service:CoWest")
+    server = Server(tmp_path / "elsewhere", tmp_path, around=around, words=words)
+    try:
+        server.wait("/readyz")
+        status, said = server.get("/ask", {"question": "In what country is the Velvet lamp made?"})
+        assert (status, json.loads(said)["version"]) == (200, 1)
+    finally:
+        server.stop()
 
 
 def test_without_a_champion_it_says_so(tmp_path: Path) -> None:

@@ -1,9 +1,11 @@
 """A terminal that can't show a letter, and a user without a home folder."""
 
+import getpass
 import os
 import subprocess
 import sys
 import tempfile
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -56,7 +58,41 @@ NOBODY = 54321
 
 
 @pytest.mark.skipif(os.getuid() != 0, reason="only root can become another user")
+@pytest.mark.parametrize("home", ["not set", "of somebody else", "not there"])
+def test_a_user_that_the_machine_does_not_know_has_a_name_and_a_home(
+    tmp_path: Path, home: str
+) -> None:
+    (tmp_path / "root's").mkdir(mode=0o700)
+    places = {"of somebody else": "root's", "not there": "nowhere"}
+
+    def look() -> str:
+        os.environ.pop("HOME", None)
+        if home in places:
+            os.environ["HOME"] = str(tmp_path / places[home])
+        for name in ("LOGNAME", "USER", "LNAME", "USERNAME"):
+            os.environ.pop(name, None)
+        environment.settle()
+        return f"{getpass.getuser()} in {os.environ['HOME']}"
+
+    assert _as_nobody(tmp_path, look) == (
+        f"user-{NOBODY} in {tempfile.gettempdir()}/cowest-{NOBODY}"
+    )
+
+
+@pytest.mark.skipif(os.getuid() != 0, reason="only root can become another user")
 def test_the_cache_of_a_user_that_the_machine_does_not_know(tmp_path: Path) -> None:
+    def look() -> str:
+        for name in ("HOME", "COWEST_CACHE", "XDG_CACHE_HOME"):
+            os.environ.pop(name, None)
+        place = environment.cache()
+        (place / "file").write_text("")
+        return str(place)
+
+    assert _as_nobody(tmp_path, look) == f"{tempfile.gettempdir()}/cowest-{NOBODY}"
+
+
+def _as_nobody(tmp_path: Path, look: Callable[[], str]) -> str:
+    """What a user says whom the machine does not know."""
     said = tmp_path / "said"
     said.touch()
     said.chmod(0o666)
@@ -66,15 +102,11 @@ def test_the_cache_of_a_user_that_the_machine_does_not_know(tmp_path: Path) -> N
         try:
             with said.open("w") as file:
                 os.setuid(NOBODY)
-                for name in ("HOME", "COWEST_CACHE", "XDG_CACHE_HOME"):
-                    os.environ.pop(name, None)
-                place = environment.cache()
-                (place / "file").write_text("")
-                file.write(str(place))
+                file.write(look())
         finally:
             os._exit(0)
     os.waitpid(child, 0)
-    assert said.read_text() == str(Path(tempfile.gettempdir()) / f"cowest-{NOBODY}")
+    return said.read_text()
 
 
 @pytest.mark.skipif(os.getuid() != 0, reason="only root can give a folder away")

@@ -259,6 +259,18 @@ def test_a_repository_that_git_cannot_read_is_said(project: dict[str, Any]) -> N
         preflight.preflight(write(project))
 
 
+def test_links_of_a_project_that_was_moved_are_said(project: dict[str, Any]) -> None:
+    params = write(project)
+    Path("raw/rows.jsonl").unlink()
+    Path("raw/rows.jsonl").symlink_to("/first place/.dvc/cache/files/md5/ab/cd")
+    with pytest.raises(InputError, match=r"raw/rows.jsonl is a link to a file that is not there"):
+        preflight.preflight(params)
+    shutil.rmtree("raw")
+    Path("raw").symlink_to("/first place/.dvc/cache/files/md5/ab/cd")
+    with pytest.raises(InputError, match=r"`dvc checkout --relink --force raw\.dvc`"):
+        preflight.preflight(params)
+
+
 PIPELINE = """\
 stages:
   prepare:
