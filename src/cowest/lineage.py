@@ -38,7 +38,7 @@ class TurnConfig(Config):
     """The raw data of a turn and their version."""
 
     raw: Path
-    """The place where `prepare` reads the data."""
+    """The place where `prepare` reads the data, relative to params.yaml."""
     rev: str | None = None
     """The git revision whose version of the data the turn takes; it is fetched and laid out at
     `raw`. Without it the turn takes what lies at `raw`, which must be the committed version if DVC

@@ -55,7 +55,8 @@ class Detection(Config):
     """Your own words and phrases, such as code names. They are found in upper or lower case, as
     whole words, with any white space between them."""
     terms_file: Path | None = None
-    """A text file with more terms, one per line. A line that begins with # is a comment."""
+    """A text file with more terms, one per line; its path is relative to params.yaml. A line that
+    begins with # is a comment."""
     regions: tuple[str, ...] = ("US",)
     """Countries (ISO 3166, two letters) whose phone numbers are found as they are written within
     the country. Numbers that begin with + or 00 are always found."""

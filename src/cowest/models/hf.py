@@ -30,8 +30,8 @@ class HFConfig(Config):
 
     provider: Literal["hf"] = "hf"
     model: str
-    """A folder, the name of an embedded model (`cowest fetch`), or the name of a Hugging Face
-    model that is in the local cache."""
+    """A folder (relative to params.yaml), the name of an embedded model (`cowest fetch`), or the
+    name of a Hugging Face model that is in the local cache."""
     dtype: Literal["bfloat16", "float32"] = "float32"
     """Number format in which the model answers. bfloat16 is faster and takes half the memory, but
     less exact: by rounding, an answer may depend on what is decoded beside it."""
