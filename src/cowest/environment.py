@@ -1,5 +1,6 @@
 """Sets the environment before a heavy library loads: nothing phones home, no thread spins."""
 
+import codecs
 import os
 import pwd
 import sys
@@ -36,10 +37,18 @@ def settle() -> None:
         os.environ.setdefault(name, value)
     _settle_user()
     for stream in (sys.stdout, sys.stderr):
-        # A terminal that can't show a letter gets its number. Python would end with a traceback,
-        # after a call was paid for or a turn was decided.
         if isinstance(stream, TextIOWrapper):
-            stream.reconfigure(errors="backslashreplace")
+            _show_all(stream)
+
+
+def _show_all(stream: TextIOWrapper) -> None:
+    """Has a terminal that can't show a letter show its number.
+
+    Python would end with a traceback, after a call was paid for or a turn was decided.
+    """
+    # UTF-8 has all letters, and in a C locale Python writes file names through it as they are.
+    if stream.errors == "strict" or codecs.lookup(stream.encoding).name != "utf-8":
+        stream.reconfigure(errors="backslashreplace")
 
 
 def _settle_user() -> None:

@@ -213,16 +213,18 @@ def _broken_link(path: Path) -> Path | None:
 
 def registry_problems(settings: Sequence[BaseModel]) -> list[CoWestError]:
     """Returns what would stop a turn at the registries that the settings name."""
-    found: dict[str, CoWestError] = {}
+    registries: dict[str, RegistryConfig] = {}
     for config in settings:
         registry = getattr(config, "registry", None)
-        if not isinstance(registry, RegistryConfig):
-            continue
+        if isinstance(registry, RegistryConfig):
+            registries[digest(registry)] = registry
+    problems: list[CoWestError] = []
+    for registry in registries.values():
         try:
             registry.ready()
         except RegistryError as error:
-            found[str(error)] = error
-    return list(found.values())
+            problems.append(error)
+    return problems
 
 
 def missing_modules(extra: str) -> list[str]:

@@ -19,11 +19,17 @@ SAID = "Zürich → 東京, and a name that is no text: \udcff"
 
 @pytest.mark.parametrize("encoding", ["ascii", "cp1252", "latin-1", "utf-8"])
 def test_a_letter_that_a_terminal_cannot_show_ends_nothing(encoding: str, tmp_path: Path) -> None:
-    code = f"from cowest import environment; environment.settle(); print({SAID!r})"
+    code = f"from cowest import environment; environment.settle(); print({SAID!a})"
     around = tiny.surroundings(PYTHONIOENCODING=encoding)
     shown = subprocess.run([sys.executable, "-c", code], env=around, capture_output=True)
     assert shown.returncode == 0, shown.stderr
     assert SAID.encode(encoding, "backslashreplace") in shown.stdout
+    c_locale = {"LC_ALL": "C", "PYTHONCOERCECLOCALE": "0", "PYTHONUTF8": "0"}
+    shown = subprocess.run(
+        [sys.executable, "-c", code], env={**tiny.surroundings(), **c_locale}, capture_output=True
+    )
+    assert shown.returncode == 0, shown.stderr
+    assert b"Z\\xfcrich" in shown.stdout
     for name, town in (("before", "Zürich"), ("after", "東京")):
         prompt = (Message(role="user", content=f"Where is {town} → ?"),)
         io.write(tmp_path / f"{name}.jsonl", [factories.make_query(prompt=prompt)])

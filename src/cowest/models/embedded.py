@@ -240,7 +240,12 @@ def _download(model: Embedded, folder: Path) -> list[Path]:
     command += ["--dest", str(folder), "--requirement", str(pins)]
     # All words of the command are our own, and no shell reads them.
     done = subprocess.run(  # noqa: S603
-        command, capture_output=True, text=True, check=False, stdin=subprocess.DEVNULL
+        command,
+        capture_output=True,
+        encoding="utf-8",
+        errors="replace",
+        check=False,
+        stdin=subprocess.DEVNULL,
     )
     if done.returncode:
         raise ModelError(
