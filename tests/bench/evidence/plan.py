@@ -2,6 +2,7 @@
 
 from cowest.domains import invent
 from tests.bench.evidence.arms import HEADLINE
+from tests.bench.evidence.free import FREE
 from tests.bench.evidence.run import Settings
 
 SEEDS = range(100, 108)
@@ -34,6 +35,8 @@ def runs() -> dict[str, Settings]:
             )
             for seed in SHARE_SEEDS
         }
+    for seed in SEEDS:
+        found[f"free-{seed}"] = Settings(seed=seed, arms=(), free=FREE, samples=0)
     return found
 
 

@@ -13,6 +13,7 @@ from cowest import io, preferences
 from cowest.domains import invent
 from cowest.records import Feedback
 from tests.bench.evidence import plan, pool
+from tests.bench.evidence.free import FREE
 from tests.bench.evidence.pool import BEST, Run
 
 NAMES = {
@@ -27,6 +28,14 @@ NAMES = {
     "sft_on_chosen": "... SFT on the chosen drafts",
     "aligned": "... collaborative feedback",
     "ideal": "ceiling: the needed fact as draft",
+}
+FREE_NAMES = {
+    "both_facts": "both facts: the unaligned policy's replies to its corpus's own two questions",
+    "record": "the product's line of the handbook, with no policy",
+    "bm25_1": "the archive's nearest reply (BM25)",
+    "bm25_3": "the archive's nearest three replies",
+    "policy trained anew": "the unaligned policy's draft, trained anew for this table",
+    "aligned": "the aligned policy's draft, of the result",
 }
 DIFFERENCES = {
     "aligned_minus_unaligned": ("aligned", "policy"),
@@ -54,7 +63,8 @@ def write(folder: Path, docs: Path) -> None:
         raise SystemExit(
             f"{folder}: {count} runs of the result are finished; there is nothing to pool"
         )
-    _write(runs, {name: asdict(_agreement(folder / name)) for name in runs}, docs)
+    fed = [name for name in runs if (folder / name / "feedback.jsonl").exists()]
+    _write(runs, {name: asdict(_agreement(folder / name)) for name in fed}, docs)
 
 
 def recount(docs: Path) -> None:
@@ -87,6 +97,7 @@ def _write(runs: Mapping[str, Run], agreement: Mapping[str, Mapping[str, int]], 
         "curves": curves(runs, agreement),
         "costs": _costs(result),
         "habits": _habits(result),
+        "free": free_of_feedback(runs),
         "others": {
             name: _seed(run) for name, run in runs.items() if not name.startswith("result-")
         },
@@ -207,11 +218,46 @@ def _seed(run: Run) -> dict[str, Any]:
     return {
         "seed": run["settings"]["seed"],
         "systems": {name: _without_runs(pool.difference([run], name)) for name in run["scores"]},
-        "gap_closed": _without_runs(pool.gap_closed([run], "policy greedy", "aligned greedy")),
+        "gap_closed": _own_gap(run),
         "pairs": run["pairs"],
         "habits": run["habits"],
         "costs": run["costs"],
     }
+
+
+def _own_gap(run: Run) -> dict[str, Any] | None:
+    """The share of the gap that a run's alignment closed; None where nothing was aligned."""
+    if "aligned greedy" not in run["scores"]:
+        return None
+    return _without_runs(pool.gap_closed([run], "policy greedy", "aligned greedy"))
+
+
+def free_of_feedback(runs: Mapping[str, Run]) -> dict[str, Any] | None:
+    """What drafts that need no feedback are worth beside the aligned policy's, on the knowledge
+    bases that have both; None where fewer than two have.
+    """
+    both = []
+    for seed in plan.SEEDS:
+        aligned, free = runs.get(f"result-{seed}"), runs.get(f"free-{seed}")
+        if aligned is None or free is None:
+            continue
+        # The same questions in the same order: else they could not be paired.
+        assert aligned["products"] == free["products"], seed
+        scores = dict(aligned["scores"])
+        for name in FREE:
+            scores[f"{name} greedy"] = free["scores"][f"{name} greedy"]
+        scores["policy trained anew greedy"] = free["scores"]["policy greedy"]
+        both.append({**aligned, "scores": scores})
+    if len(both) < 2:
+        return None
+    found: dict[str, Any] = {"seeds": [run["settings"]["seed"] for run in both]}
+    for name in (*FREE, "policy trained anew", "aligned"):
+        found[name] = pool.difference(both, f"{name} greedy")
+        if name in FREE:
+            found[f"aligned_minus_{name}"] = pool.difference(
+                both, "aligned greedy", f"{name} greedy"
+            )
+    return found
 
 
 def _without_runs(estimate: dict[str, Any]) -> dict[str, Any]:
@@ -299,7 +345,17 @@ def tables(found: Mapping[str, Any]) -> dict[str, str]:
         "costs": costs,
         "habits": _habits_table(found),
     }
+    if found.get("free"):
+        made["free"] = _free_table(found["free"])
     return {name: "\n".join(rows) for name, rows in made.items()}
+
+
+def _free_table(found: Mapping[str, Any]) -> list[str]:
+    lines = ["| draft | right | aligned policy, less this |", "| --- | --- | --- |"]
+    for name, said in FREE_NAMES.items():
+        less = _cell(found[f"aligned_minus_{name}"], "+") if name in FREE else ""
+        lines.append(f"| {said} | {_cell(found[name])} | {less} |")
+    return lines
 
 
 def _habits_table(found: Mapping[str, Any]) -> list[str]:

@@ -34,6 +34,7 @@ from cowest.scorers.choice import ChoiceConfig
 from cowest.scorers.contains import ContainsConfig
 from cowest.scorers.token_f1 import TokenF1Config
 from cowest.stages import dpo, draft, prepare, refine, score, sft
+from tests.bench.evidence import free
 from tests.bench.evidence.arms import ARMS, HEADLINE
 
 ROOT = Path(__file__).parents[3]
@@ -66,6 +67,8 @@ class Settings(Config):
     """Whether the aligned policy drafts again, and is aligned on what its own drafts were worth
     (arm `aligned_twice`).
     """
+    free: tuple[str, ...] = ()
+    """Drafts that need no feedback (`free.FREE`): greedy alone."""
     samples: int = 2
     """Sampled drafts of each held-out question, beside the greedy one; 0 for greedy ones alone."""
     domain: dict[str, Any] = Field(default_factory=lambda: {"domain": "handbook"})
@@ -93,7 +96,8 @@ def main(settings: Settings, folder: Path) -> None:
     environment.settle()
     run = _Run(settings, folder)
     run.specialise()
-    run.feed_back("policy", "feedback")
+    if settings.arms:
+        run.feed_back("policy", "feedback")
     for arm in settings.arms:
         run.align(arm)
     if settings.second_round:
@@ -231,6 +235,8 @@ class _Run:
                     system,
                     sampling,
                 )
+        for arm in self._settings.free:
+            self._once(f"evaluate_{arm}_greedy", f"held_{arm}_greedy.jsonl", self._draft_free, arm)
         self._once(
             "evaluate_strong", "trials.jsonl", lambda out: io.write(out, self._trials(systems))
         )
@@ -306,11 +312,31 @@ class _Run:
                 ),
             )
 
+    def _draft_free(self, out: Path, arm: str) -> None:
+        made = free.drafts(
+            arm,
+            self._at("queries.jsonl"),
+            self._settings.split,
+            raw=self._settings.raw or self._at("raw"),
+            corpus=self._at("corpus.jsonl"),
+            policy=self._policy,
+            adapter=self._at("policy") / "adapter",
+            prompts=self._prompts,
+            sampling=self._modes["greedy"],
+        )
+        io.write(out, made)
+
+    def _columns(self, systems: list[str]) -> list[tuple[str, str, int]]:
+        """Every (system, way of drafting, drafts a question), in the order of the trials."""
+        found = []
+        for system in systems:
+            found += [(system, mode, how.n) for mode, how in self._modes.items()]
+        return [*found, *((arm, "greedy", 1) for arm in self._settings.free)]
+
     def _trials(self, systems: list[str]) -> Iterator[Feedback]:
         files = [
             io.groups(self._at(f"held_{system}_{mode}.jsonl"), Draft)
-            for system in systems
-            for mode in self._modes
+            for system, mode, _ in self._columns(systems)
         ]
 
         def together() -> Iterator[list[Draft]]:
@@ -332,9 +358,8 @@ class _Run:
         asked: list[str] = []
         columns = [
             (system, mode, sample)
-            for system in systems
-            for mode, how in self._modes.items()
-            for sample in range(how.n)
+            for system, mode, count in self._columns(systems)
+            for sample in range(count)
         ]
         for group in io.groups(self._at("trials.jsonl"), Feedback):
             if failed := [row.failed for row in group if row.failed not in (None, NO_IDEAL)]:
