@@ -1,0 +1,84 @@
+"""The pages: links that arrive, and commands that exist with the flags that they are shown with."""
+
+import re
+import shlex
+from pathlib import Path
+
+import pytest
+import yaml
+
+from cowest import cli
+from cowest.stages import STAGES as NAMES
+from tests import lines
+
+PAGES = sorted(
+    path.relative_to(lines.ROOT)
+    for path in (
+        *lines.ROOT.glob("*.md"),
+        *lines.ROOT.glob("docs/**/*.md"),
+        *lines.ROOT.glob("examples/**/*.md"),
+    )
+)
+STAGES = {name.partition("@")[0] for name in NAMES}
+LINK = re.compile(r"!?\[[^]]*\]\(([^)\s]+)\)")
+COMMAND = re.compile(r"(?:^|`|\$ |&& )(cowest [^`\n]*)", re.MULTILINE)
+
+
+def anchors(page: Path) -> set[str]:
+    """The anchors that a page of GitHub has, one a heading."""
+    found = set()
+    for heading in re.findall(r"^#+ (.+)$", page.read_text(encoding="utf-8"), re.MULTILINE):
+        kept = re.sub(r"[^\w\- ]", "", heading.lower())
+        found.add(kept.replace(" ", "-"))
+    return found
+
+
+@pytest.mark.parametrize("page", PAGES, ids=str)
+def test_links_arrive(page: Path) -> None:
+    text = (lines.ROOT / page).read_text(encoding="utf-8")
+    for target in LINK.findall(text):
+        if target.startswith(("http://", "https://", "mailto:")):
+            continue
+        path, _, anchor = target.partition("#")
+        place = (lines.ROOT / page).parent / path if path else lines.ROOT / page
+        assert place.exists(), f"{page}: {target}"
+        if anchor:
+            assert anchor in anchors(place), f"{page}: {target}"
+
+
+def commands() -> list[tuple[Path, str]]:
+    """Every `cowest ...` of the pages with the page that it stands on."""
+    found = []
+    for page in PAGES:
+        if page.name == "CHANGELOG.md":
+            continue
+        for command in COMMAND.findall((lines.ROOT / page).read_text(encoding="utf-8")):
+            found.append((page, command.partition("  #")[0].strip()))
+    return sorted(set(found))
+
+
+@pytest.mark.parametrize(("page", "command"), commands(), ids=lambda one: str(one)[:60])
+def test_commands_exist(page: Path, command: str, capsys: pytest.CaptureFixture[str]) -> None:
+    try:
+        _, name, *rest = shlex.split(command.replace("...", ""))
+    except ValueError:
+        pytest.fail(f"{page}: `{command}` is no command line")
+    if name.startswith(("<", "-")) or not re.fullmatch(r"[a-z]+(@[a-z]+)?", name):
+        return
+    words = [name, *rest[:1]] if name == "data" and rest else [name]
+    assert name in cli.COMMANDS or name.partition("@")[0] in STAGES, f"{page}: `{command}`"
+    with pytest.raises(SystemExit) as ended:
+        cli.main([*words, "--help"])
+    assert ended.value.code == 0, f"{page}: `{command}`"
+    known = capsys.readouterr().out
+    for flag in re.findall(r"--[a-z][a-z-]*", command):
+        assert flag in known, f"{page}: `{command}`: {flag}"
+
+
+def test_a_commit_is_held_to_what_make_check_runs() -> None:
+    makefile = (lines.ROOT / "Makefile").read_text(encoding="utf-8")
+    recipe = re.search(r"^check: install\n((?:\t.+\n)+)", makefile, re.MULTILINE)
+    assert recipe is not None
+    hooks = yaml.safe_load((lines.ROOT / ".pre-commit-config.yaml").read_text())["repos"][0]
+    entries = [hook["entry"] for hook in hooks["hooks"]]
+    assert entries == [line.strip() for line in recipe[1].splitlines()]
