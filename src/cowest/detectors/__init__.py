@@ -20,7 +20,7 @@ from typing import Literal, NamedTuple, get_args
 from pydantic import field_validator
 
 from cowest.config import Config
-from cowest.detectors import numbers, places, secrets, words
+from cowest.detectors import numbers, phones, places, secrets, words
 from cowest.detectors.plain import Span, plain
 from cowest.errors import ConfigError
 
@@ -29,6 +29,8 @@ Kind = Literal["email", "card", "iban", "national_id", "secret", "phone", "ip", 
 KINDS: tuple[Kind, ...] = get_args(Kind)
 PLACEHOLDER = re.compile(r"\[(?:EMAIL|PHONE|CARD|IBAN|NATIONAL_ID|SECRET|IP|TERM)_\d{1,9}\]")
 
+RULE = 2
+"""Number of the rules of what is found; it goes up when they find other things."""
 NEEDS = {"phone": "phonenumbers", "card": "stdnum", "iban": "stdnum", "national_id": "stdnum"}
 """The library that checks the numbers of a kind."""
 
@@ -59,7 +61,8 @@ class Detection(Config):
     begins with # is a comment."""
     regions: tuple[str, ...] = ("US",)
     """Countries (ISO 3166, two letters) whose phone numbers are found as they are written within
-    the country. Numbers that begin with + or 00 are always found."""
+    the country. Numbers that begin with + or 00, and those directly after a word for a phone in a
+    language of their country ("Telefon:", "Appelez le"), are always found."""
 
     @field_validator("regions")
     @classmethod
@@ -188,7 +191,7 @@ def _finders(config: Detection) -> tuple[tuple[Kind, Finder], ...]:
 
 def _finder(kind: Kind, config: Detection) -> Finder:
     if kind == "phone":
-        return numbers.phones(config.regions)
+        return phones.finder(config.regions)
     if kind == "term":
         return words.finder(config.all_terms())
     return FINDERS[kind]
@@ -197,7 +200,7 @@ def _finder(kind: Kind, config: Detection) -> Finder:
 FINDERS: dict[Kind, Finder] = {
     "email": places.emails,
     "card": numbers.cards,
-    "iban": numbers.ibans,
+    "iban": numbers.accounts,
     "national_id": numbers.national_ids,
     "secret": secrets.secrets,
     "ip": places.addresses,

@@ -14,21 +14,8 @@ from cowest.detectors.plain import Span
 
 BEFORE, AFTER = 48, 16
 """Characters before and after a number in which a word may say what the number is."""
-LONGEST_RUN = 80
-"""Characters of digits and signs. In a longer run, such as a table of figures, only a number that
-begins with + or 00 counts as a phone number."""
-RUN = re.compile(r"(?<![\w+(])(?:\+|\()?\d[\d ()./+-]*")
-ABROAD = re.compile(r"(?<![\w+])(?:\+|00(?=[1-9]))[\d ()./-]{7,30}")
-PHONE = re.compile(
-    r"phone|mobil|telefon|téléphone|teléfono"
-    r"|(?<!\w)(?:tel|cell|call|fax|whatsapp|sms|text|ring|dial|appelez|handy|móvil|hotline"
-    r"|ph|pager)(?!\w)",
-    re.IGNORECASE,
-)
-DECIMAL = re.compile(r"\d+(?:\.\d+)?")
-"""Digits alone, or a fraction: a phone number only if a word says so."""
 DIGITS = re.compile(r"\d+")
-GROUPS = re.compile(r"(?<!\d)\d+(?:[ -]\d+)*")
+GROUPS = re.compile(r"(?<!\d)\d+(?:[ .-]\d+)*")
 EDGES, JOINED = re.compile(r"[\w.,+/-]"), re.compile(r"\w|[.,/-]\d")
 """Characters directly before (EDGES) or after (JOINED) a run of digits that make it part of
 something longer, such as a version or a path."""
@@ -55,20 +42,36 @@ ISSUER = re.compile(
 and Maestro, in this order (ISO/IEC 7812)."""
 PAIR = re.compile(r"[0-9]{2}")
 ACCOUNT = re.compile(r"(?<![^\W_])(?=([A-Za-z]{2}\d{2}(?:[ -]?[A-Za-z0-9]){11,30}))")
+PAN = re.compile(r"(?<!\w)(?:PAN|Pan|pan)(?!\w)")
+LONGEST = 24
+"""Characters of the longest national number as it is written."""
 SHORTEST_ACCOUNT = 15
 """Characters of the shortest account number: Norway's."""
+OF_BANKS = re.compile(
+    r"(?<!\w)(?:sort[ -]?codes?"
+    r"|(?:account|acct\.?|a/c|routing|transit)[ -](?:no\b\.?|number|nr\b\.?)"
+    r"|kontonummer|konto-?nr\.?)"
+    r"(?:\s?[:=#])?(?: is)?\s{0,2}((?:\d{2}[ -]){2}\d{2}|\d{6,12})(?![\w]|[.,-]\d)",
+    re.IGNORECASE,
+)
+"""A number of a bank or an account (group 1) directly after its name."""
 SIX = re.compile(r"\d(?:\D{0,4}\d){5}")
 """A text without six digits near each other has no phone number, no card and no national id.
 
 Most texts have none, and are done with after this one search.
 """
 IDENTITY = re.compile(
-    r"social security"
-    r"|(?<!\w)(?:ssn|nino|sin|tfn|bsn|cpf|pesel|aadhaar|aadhar|dni|nie|nif|nir|cnp|egn|pps|ahv|hetu"
-    r"|cpr|rut)(?!\w)"
-    r"|(?<!\w)(?:nhs|tckn|id (?:no|number|card))(?!\w)"
-    r"|national|insurance n|identi|passport|tax|citizen|personal (?:code|n)|steuer|ausweis"
-    r"|sécurité|fiscale?|personnummer|burgerservice|rijksregister|身份|주민|マイナンバー",
+    r"social security|social insurance"
+    r"|(?<!\w)(?:ssn|itin|nino|sin|tfn|tin|ird|utr|bsn|cpf|pesel|aadhaar|aadhar|pan|dni|nie|nif|nir"
+    r"|cnp|egn|pps|ahv|avs|hetu|cpr|rut|cui[lt]|rfc|curp|svnr|sv-nr|oib|amka|emšo|nik|cnic|nric"
+    r"|mykad)(?!\w)"
+    r"|(?<!\w)(?:nhs|tckn|t\.?c\.? kimlik|kimlik no|id (?:no|number|card))(?!\w)"
+    r"|national (?:id|insur|reg|ident|n)|insurance n|identi(?:ty|fi|t[àé]|ta|da)|passport"
+    r"|tax (?:id|no|n|ref|file|code|payer)|taxpayer|citizen|personal (?:code|n)|steuer-?(?:id|n)"
+    r"|ausweis|sozialversicherung|versicherungsn|sécurité|fiscale?|personnummer|personnumer"
+    r"|fødselsn|henkilötunnus|kennitala|burgerservice|rijksregister|rodné|rodne|r\. ?č\."
+    r"|birth n|isikukood|asmens kod|cédula|cedula|документ|егн|іпн|инн|αμκα|αφμ|תעודת|ת\.ז"
+    r"|ประจำตัว|身份|주민|マイナンバー|個人番号",
     re.IGNORECASE,
 )
 """Words that say that a number is somebody's national id."""
@@ -97,7 +100,7 @@ NATIONAL = (
     (r"\d{6}-?\d{4}", "dk.cpr", NEEDS_WORD),
     (r"\d{6} ?\d{5}", "no.fodselsnummer", NEEDS_WORD),
     (r"\d{11}", "pl.pesel", NEEDS_WORD),
-    (r"\d{7}[A-W][A-IW]?", "ie.pps", NEEDS_WORD),
+    (r"\d{7}[A-W][A-IWT]?", "ie.pps", NEEDS_WORD),
     (r"\d{13}", "ro.cnp", NEEDS_WORD),
     (r"\d{11}", "tr.tckimlik", NEEDS_WORD),
     (r"\d{3}\.\d{3}\.\d{3}-\d{2}", "br.cpf", SURE),
@@ -111,54 +114,43 @@ NATIONAL = (
     (r"\d{4}[ -]?\d{4}[ -]?\d{4}", "jp.in_", NEEDS_WORD),
     (r"\d{13}", "za.idnr", NEEDS_WORD),
     (r"\d{3} ?\d{3} ?\d{3}", "au.tfn", NEEDS_WORD),
+    (r"9\d{2}-?\d{2}-?\d{4}", "us.itin", NEEDS_WORD),
+    (r"\d{10}", "gb.utr", NEEDS_WORD),
+    (r"(?:PT ?)?\d{3} ?\d{3} ?\d{3}", "pt.nif", NEEDS_WORD),
+    (r"\d{4}\.\d{2}\.\d{3}", "nl.bsn", NEEDS_WORD),
+    (r"\d{2}[ .]?\d{2}[ .]?\d{2}[ -]?\d{3}[ .]?\d{2}", "be.nn", NEEDS_WORD),
+    (r"(?:\d{2})?\d{10}", "se.personnummer", NEEDS_WORD),
+    (r"\d{13}", "fr.nif", NEEDS_WORD),
+    (r"\d{13}", "kr.rrn", NEEDS_WORD),
+    (r"[A-Z&Ñ]{4}[ -]?\d{6}(?:[ -]?[A-Z0-9]{3})?", "mx.rfc", NEEDS_WORD),
+    (r"(?:CL ?)?\d{7,9}[\dK]", "cl.rut", NEEDS_WORD),
+    (r"CL ?\d{7,8}-[\dK]", "cl.rut", NEEDS_WORD),
+    (r"\d{4} ?\d{6}", "at.vnr", NEEDS_WORD),
+    (r"\d{6}/\d{4}", "cz.rc", SURE),
+    (r"\d{6}/?\d{3,4}", "cz.rc", NEEDS_WORD),
+    (r"\d{2}-\d{8}-\d", "ar.cuit", SURE),
+    (r"\d{11}", "ar.cuit", NEEDS_WORD),
+    (r"\d{1,2}\.\d{3}\.\d{3}|\d{7,8}", "ar.dni", NEEDS_WORD),
+    (r"\d{6} ?\d{3} ?\d", "bg.egn", NEEDS_WORD),
+    (r"\d{11}", "ee.ik", NEEDS_WORD),
+    (r"\d{11}", "lt.asmens", NEEDS_WORD),
+    (r"(?:HR ?)?\d{11}", "hr.oib", NEEDS_WORD),
+    (r"\d{11}", "gr.amka", NEEDS_WORD),
+    (r"\d{8}-?\d", "il.idnr", NEEDS_WORD),
+    (r"\d{7}-?\d", "il.idnr", NEEDS_WORD),
+    (r"\d{6}-?\d{4}", "is_.kennitala", NEEDS_WORD),
+    (r"\d{6}-?\d{2}-?\d{4}", "my.nric", NEEDS_WORD),
+    (r"\d-?\d{4}-?\d{5}-?\d{2}-?\d", "th.pin", NEEDS_WORD),
+    (r"\d{9}-?\d", "ec.ci", NEEDS_WORD),
+    (r"\d{3}-?\d{7}-?\d", "do.cedula", NEEDS_WORD),
+    (r"\d{10}", "ua.rntrc", NEEDS_WORD),
+    (r"\d{13}", "si.emso", NEEDS_WORD),
+    (r"(?:NZ ?)?\d{2}-?\d{3}-?\d{3}|\d{7,8}-?\d", "nz.ird", NEEDS_WORD),
+    (r"\d{8}-?[\dA-K]", "pe.cui", NEEDS_WORD),
+    (r"\d{16}", "id.nik", NEEDS_WORD),
+    (r"\d{5}-?\d{7}-?\d", "pk.cnic", NEEDS_WORD),
 )
 """A form, the module of python-stdnum that checks it ("" for none), and if it needs a word."""
-
-
-def phones(regions: tuple[str, ...]) -> Callable[[str], Iterator[Span]]:
-    """Returns a finder of phone numbers.
-
-    A number must be valid, and either grouped as its country groups numbers or named by a word. A
-    number that anybody may call (toll-free, premium rate, a company's national number) is
-    nobody's.
-    """
-
-    def find(text: str) -> Iterator[Span]:
-        if not SIX.search(text):
-            return
-        for match in RUN.finditer(text):
-            if len(match[0]) > LONGEST_RUN:
-                for piece in ABROAD.finditer(text, *match.span()):
-                    yield from _phones_in(text, *piece.span(), ())
-            elif sum(letter.isdigit() for letter in match[0]) >= 7:
-                yield from _phones_in(text, *match.span(), regions)
-
-    return find
-
-
-def _phones_in(text: str, start: int, end: int, regions: tuple[str, ...]) -> Iterator[Span]:
-    from phonenumbers import Leniency, PhoneNumberMatcher, PhoneNumberType, number_type
-
-    # phonenumbers knows + as the sign of a country, and 00 only where the region dials it. A
-    # space and a + are as long as the two zeros, so that places stay.
-    run = re.sub(r"(?<!\d)00(?=[1-9])", " +", text[start:end])
-    named = _named(PHONE, text, start, end)
-    leniency = Leniency.VALID if named else Leniency.STRICT_GROUPING
-    # A number with its country's code is the same in every region: one search finds it.
-    home = regions if "+" not in run else regions[:1]
-    for region in home or (None,):
-        for match in PhoneNumberMatcher(run, region, leniency=leniency):
-            begins, ends = start + match.start, start + match.end
-            # The first of the two zeros became a space, which is not in the match.
-            if match.raw_string.startswith("+") and text[begins] == "0":
-                begins -= 1
-            nobodys = number_type(match.number) in (
-                PhoneNumberType.TOLL_FREE,
-                PhoneNumberType.PREMIUM_RATE,
-                PhoneNumberType.UAN,
-            )
-            if not nobodys and (named or not DECIMAL.fullmatch(match.raw_string)):
-                yield begins, ends
 
 
 def cards(text: str) -> Iterator[Span]:
@@ -189,24 +181,31 @@ def _is_card(text: str, groups: list[Span]) -> bool:
     if not (13 <= sum(shape) <= 19 and (len(shape) == 1 or shape in SHAPES)):
         return False
     start, end = groups[0][0], groups[-1][1]
-    digits = re.sub("[ -]", "", text[start:end])
+    digits = re.sub("[ .-]", "", text[start:end])
     if not (ISSUER.fullmatch(digits) and luhn.is_valid(digits)):
         return False
     if EDGES.search(text[max(0, start - 1) : start]) or JOINED.match(text, end):
         return False
     # Undivided numbers of other lengths are often something else, and one in ten passes Luhn.
-    return len(shape) > 1 or len(digits) in (15, 16) or _named(CARD, text, start, end)
+    return len(shape) > 1 or len(digits) in (15, 16) or named(CARD, text, start, end)
+
+
+def accounts(text: str) -> Iterator[Span]:
+    """Finds IBANs, and sort codes, routing numbers and account numbers after their names."""
+    if not PAIR.search(text):
+        return
+    yield from ibans(text)
+    for match in OF_BANKS.finditer(text):
+        yield match.span(1)
 
 
 def ibans(text: str) -> Iterator[Span]:
-    """Finds account numbers: the country's length and form, and the check digits (ISO 13616)."""
+    """Finds IBANs: the country's length and form, and the check digits (ISO 13616)."""
     from stdnum import iban
 
-    if not PAIR.search(text):
-        return
     for match in ACCOUNT.finditer(text):
         for end in _ends(text, match):
-            if iban.is_valid(match[1][:end]):
+            if iban.is_valid(match[1][:end], check_country=False):
                 yield match.start(), match.start() + end
                 break
 
@@ -231,15 +230,33 @@ def _ends(text: str, match: re.Match[str]) -> list[int]:
 
 def national_ids(text: str) -> Iterator[Span]:
     """Finds numbers that states give to people."""
-    if not SIX.search(text):
+    # India's PAN has four digits, all others have six or more.
+    if not SIX.search(text) and not PAN.search(text):
         return
+    has_word = _has_word(text)
     for pattern, module, needs_word in _national():
+        if needs_word and not has_word:
+            continue
         for match in pattern.finditer(text):
             # The cheap test first: most numbers of nine digits have no such word near them.
-            if needs_word and not _named(IDENTITY, text, *match.span()):
+            if needs_word and not named(IDENTITY, text, *match.span()):
                 continue
             if not module or _valid(module, match[0]):
                 yield match.span()
+
+
+def _has_word(text: str) -> bool:
+    """Says whether a word of IDENTITY may have a national number near it.
+
+    Most texts have none, and are searched for the strong forms alone.
+    """
+    if PAN.search(text):
+        return True
+    for number in SIX.finditer(text):
+        first = max(0, number.start() - LONGEST - BEFORE)
+        if IDENTITY.search(text, first, number.end() + LONGEST + AFTER):
+            return True
+    return False
 
 
 @cache
@@ -247,7 +264,8 @@ def _national() -> tuple[tuple[re.Pattern[str], str, bool], ...]:
     """Compiles NATIONAL; a number must stand alone, and not inside a longer one."""
     compiled = []
     for form, module, needs_word in NATIONAL:
-        pattern = re.compile(rf"(?<![\w./+-])(?:{form})(?!\w|[./+-]\w)")
+        ignored = re.IGNORECASE if needs_word else re.NOFLAG
+        pattern = re.compile(rf"(?<![\w./+-])(?:{form})(?!\w|[./+-]\w)", ignored)
         compiled.append((pattern, module, needs_word))
     return tuple(compiled)
 
@@ -266,7 +284,7 @@ def _valid(module: str, number: str) -> bool:
         return False
 
 
-def _named(words: re.Pattern[str], text: str, start: int, end: int) -> bool:
+def named(words: re.Pattern[str], text: str, start: int, end: int) -> bool:
     """Says whether a word near a number says what the number is."""
     before = words.search(text, max(0, start - BEFORE), start)
     return bool(before or words.search(text, end, end + AFTER))

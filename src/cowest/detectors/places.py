@@ -6,11 +6,47 @@ from collections.abc import Iterator
 
 from cowest.detectors.plain import Span
 
-EMAIL = re.compile(
-    r"[\w.+-]{1,128}(?:@|%40)(?:[^\W_](?:[\w-]{0,61}[^\W_])?\.){1,8}[^\W\d_]{2,24}(?![\w@])"
+_HOST = (
+    r"(?:(?:[^\W_](?:[\w-]{0,61}[^\W_])?\.){1,8}(?:xn--[A-Za-z0-9-]{2,59}|[^\W\d_]{2,24})(?![\w@])"
+    r"|\[(?:IPv6:)?[0-9A-Fa-f:.]{3,45}\])"
 )
-FIRST = re.compile(rf"(?<![\w.+-]){EMAIL.pattern}")
+"""A name with a dot in it, or an address in brackets (RFC 5321, 4.1.3)."""
+_INSIDE = r"['\u2019!#$%&*^{}~]"
+"""Signs that stand between letters of a mailbox, and around it belong to the sentence. (RFC 5321
+allows / = ? and | too; in text they rather end what stands before an address.)"""
+EMAIL = re.compile(
+    rf"(?:[$!{{](?=\w))?(?:[\w.+-]|(?<=\w){_INSIDE}(?=\w)|(?<=\w)}}){{1,128}}(?:@|%40){_HOST}"
+)
+FIRST = re.compile(rf"(?<![\w.+-])(?<!\w{_INSIDE}){EMAIL.pattern}")
 """An address that does not begin in the middle of a run."""
+QUOTED = re.compile(rf'"(?:[^"\\\n]|\\.){{1,64}}"@{_HOST}')
+"""A mailbox in quotes."""
+_AT = r"(?:at|arroba|arobase|chiocciola|ät|a)"
+_DOT = r"(?:dot|punto|ponto|punkt|point|tečka|kropka)"
+_NAME = r"[\w.+-]{1,64}"
+_LABEL = r"[^\W_](?:[\w-]{0,61}[^\W_])?"
+_ENDING = (
+    r"(?:com|org|net|edu|gov|mil|int|info|biz|name|example|io|ai|app|dev|eu|uk|us|ca|de|fr|ch|nl"
+    r"|es|pt|pl|cz|se|dk|fi|br|mx|ar|au|nz|jp|cn|ru|ie|za)(?!\w)"
+)
+SPACED = re.compile(
+    # jane [at] example [dot] org, jane(at)example.org: what is in brackets is plain enough.
+    rf"(?<![\w.+-])(?:{_NAME}\s?(?:[\[({{<]\s?(?:{_AT}|@)\s?[\])}}>])\s?"
+    rf"{_LABEL}(?:(?:\.|\s?[\[({{<]\s?(?:{_DOT}|\.)\s?[\])}}>]\s?|\s{_DOT}\s){_LABEL}){{1,6}}"
+    # jane at example dot org: both words, and an ending that is no English word.
+    rf"|{_NAME}\s(?:at|arroba|arobase|chiocciola)\s"
+    rf"{_LABEL}(?:\s{_DOT}\s{_LABEL}){{0,5}}\s{_DOT}\s{_ENDING}"
+    # jane @ example . org, jane @ example.org
+    rf"|{_NAME}\s?@\s?{_LABEL}(?:\s?\.\s?{_LABEL}){{0,5}}\s?\.\s?{_ENDING})",
+    re.IGNORECASE,
+)
+"""An address that is written so that programs don't read it."""
+SIGNS = (
+    " @", "@ ", "at)", "at]", "at}", "at>", "(a)", "[a]", "@)", "@]", "at )", "at ]", "oba)",
+    "oba]", "ät)", "ät]", " dot ", " punto ", " ponto ", " punkt ", " point ", " tečka ",
+    " kropka ",
+)  # fmt: skip
+"""One of these is in every such address; most texts have none, and are not searched further."""
 FILES = re.compile(
     r"\.(?:png|jpe?g|gif|svg|webp|ico|css|js|ts|json|ya?ml|py|html?|md|txt|csv|pdf)$", re.IGNORECASE
 )
@@ -25,9 +61,18 @@ VERSION = re.compile(
 
 
 def emails(text: str) -> Iterator[Span]:
-    """Finds addresses whose host has a dot in it."""
+    """Finds addresses whose host has a dot in it, also those that are written in words."""
+    lower = text.lower()
+    if any(sign in lower for sign in SIGNS):
+        for spaced in SPACED.finditer(text):
+            # One without any space is an ordinary address, or is none.
+            if not FILES.search(spaced[0]) and not FIRST.fullmatch(spaced[0]):
+                yield spaced.span()
     if "@" not in text and "%40" not in text:
         return
+    if '"@' in text:
+        for quoted in QUOTED.finditer(text):
+            yield quoted.span()
     for first in FIRST.finditer(text):
         match: re.Match[str] | None = first
         while match is not None:

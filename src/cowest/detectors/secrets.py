@@ -45,9 +45,31 @@ FORMS = (
     # New Relic, Grafana, HashiCorp Vault and age.
     r"NRAK-[A-Z0-9]{27}", r"gl(?:c|sa)_[\w+/=]{30,250}", r"hv[sb]\.[\w-]{20,250}",
     r"AGE-SECRET-KEY-1[A-Z0-9]{58}",
+    # Models and data for them: NVIDIA, Fireworks, Cerebras, Pinecone, LangSmith and Tavily.
+    r"nvapi-[\w-]{40,100}", r"fw_[A-Za-z0-9]{20,40}", r"csk-[a-z0-9]{40,60}",
+    r"pcsk_[A-Za-z0-9]{4,8}_[A-Za-z0-9]{40,80}", r"lsv2_(?:pt|sk)_[0-9a-f]{32}_[0-9a-f]{10}",
+    r"tvly-(?:dev-|prod-)?[A-Za-z0-9]{20,50}",
+    # Clouds and hosts: Alibaba, Atlassian, Netlify, Heroku, Supabase and PlanetScale.
+    r"LTAI[A-Za-z0-9]{12,20}",
+    r"ATATT3[\w=-]{150,250}", r"nfp_[A-Za-z0-9]{36,40}", r"HRKU-[\w-]{36,80}",
+    r"sbp_[a-f0-9]{40}", r"sb_secret_[\w-]{20,60}", r"pscale_(?:tkn|pw|oauth)_[\w.=-]{32,64}",
+    # Tools: Sentry, Doppler, Airtable, Pulumi, RubyGems, Buildkite and Brevo.
+    r"sntryu_[a-f0-9]{64}", r"sntrys_[\w+/=]{40,250}", r"dp\.(?:pt|st|ct|sa)\.[\w.-]{40,60}",
+    r"pat[A-Za-z0-9]{14}\.[a-f0-9]{64}", r"pul-[a-f0-9]{40}",
+    r"rubygems_[a-f0-9]{48}", r"bkua_[a-f0-9]{40}",
+    r"xkeysib-[a-f0-9]{64}-[A-Za-z0-9]{16}",
 )  # fmt: skip
 """Forms of keys and tokens, by issuer."""
 FORM = re.compile(rf"(?<![A-Za-z0-9])(?:{'|'.join(FORMS)})(?![A-Za-z0-9])")
+WITHOUT_PREFIX = (
+    # Storage keys of Azure, secrets of its directory (Entra), and tokens of Terraform.
+    ("==", re.compile(r"(?<![A-Za-z0-9+/])[A-Za-z0-9+/]{86}==")),
+    ("Q~", re.compile(r"(?<![\w.~-])[\w.~-]{3}\dQ~[\w.~-]{31,34}(?![\w~-])")),
+    (".atlasv1.", re.compile(r"(?<![A-Za-z0-9])[A-Za-z0-9]{14}\.atlasv1\.[\w=-]{60,70}")),
+)
+"""Forms that don't begin with a sign of their own, each with what must be in the text."""
+FORTY = re.compile(r"(?<![\w/+.=@-])[A-Za-z0-9/+]{40}(?![\w/+=@-])")
+"""As long as the secret access keys of AWS, which have no other form."""
 LONG = re.compile(r"[\w./:+=-]{15}")
 """A run of characters as long as the shortest of the forms."""
 TOKEN = re.compile(r"(?<![\w-])eyJ[\w-]{10,4000}\.eyJ[\w-]{2,8000}(?:\.[\w-]{0,4000})?")
@@ -76,6 +98,7 @@ WORDS = ("pass", "pwd", "kennwort", "contraseña", "mot de", "key", "token", "se
 BEARER = re.compile(
     r"(?<![A-Za-z])(?:bearer|basic)\s{1,3}([A-Za-z0-9._~+/=-]{16,250})", re.IGNORECASE
 )
+WORDLIKE = re.compile(r"[a-z]{8}")
 STANDS_FOR = re.compile(
     r"[${(\[%*]|x{4}|\.{3}|^(?:your|my|the|an?)[_-]|environ|getenv|https?://|^[\w.]+\(",
     re.IGNORECASE,
@@ -88,7 +111,13 @@ def secrets(text: str) -> Iterator[Span]:
     # Each pattern runs only if the text holds what it can't do without, and most texts don't.
     if LONG.search(text):
         for match in FORM.finditer(text):
-            if _random(match[0], 2.5):
+            if _random(match[0], 2.5) or match[0].startswith("hf_"):
+                yield match.span()
+        for sign, form in WITHOUT_PREFIX:
+            for match in form.finditer(text) if sign in text else ():
+                yield match.span()
+        for match in FORTY.finditer(text):
+            if _drawn(match[0]):
                 yield match.span()
     if "eyJ" in text:
         for match in TOKEN.finditer(text):
@@ -139,6 +168,18 @@ def _chosen(value: str) -> bool:
 def _made(value: str) -> bool:
     """Says whether this may be a key that a machine made."""
     return len(value) >= 12 and _random(value, 3.0)
+
+
+def _drawn(value: str) -> bool:
+    """Says whether 40 characters look drawn from 64: no digest in hex, no path and no name.
+
+    Of a thousand such keys, some ten are missed.
+    """
+    digits = sum(c.isdigit() for c in value)
+    capitals = sum(c.isupper() for c in value)
+    if digits < 2 or capitals < 4 or digits + capitals > 36 or WORDLIKE.search(value):
+        return False
+    return _random(value, 4.2)
 
 
 def _random(value: str, bits: float) -> bool:

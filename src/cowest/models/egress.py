@@ -15,7 +15,7 @@ from functools import lru_cache
 from typing import Literal
 
 from cowest.config import digest
-from cowest.detectors import Detection, Finding, find, mask_all, unmask
+from cowest.detectors import RULE, Detection, Finding, find, mask_all, unmask
 from cowest.ledger import account
 from cowest.protocols import ChatModel, Completion, Request
 from cowest.records import Message
@@ -53,7 +53,8 @@ class EgressConfig(Detection):
     def name(self, model: str) -> str:
         """Returns the name of a model behind the filter.
 
-        Masks change what the model is asked, so their settings are part of its name.
+        Masks change what the model is asked, so their settings, and the rules of what is found,
+        are part of its name. They are no part of a call's key: that rests on what is sent.
         """
         if self.on_found != "mask" or not self.detect:
             return model
@@ -63,6 +64,7 @@ class EgressConfig(Detection):
                 sorted(self.all_terms()),
                 sorted(self.regions),
                 self.unmask,
+                RULE,
             ]
         )
         return f"{model}~{settings[:8]}"
