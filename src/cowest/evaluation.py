@@ -21,6 +21,7 @@ from numpy.typing import NDArray
 from cowest.config import digest
 from cowest.errors import ContractError
 from cowest.gates import BEST, Differences, Evidence, Gate, Pair, Rules, System, judge, passed
+from cowest.instructions import instructs
 from cowest.records import (
     Collaboration,
     Comparison,
@@ -47,6 +48,8 @@ RIGHT = 0.5
 """The lowest score that counts as a right answer in `Transitions`."""
 REASONS = 20
 """Reasons of failure that a report shows one by one, per system."""
+JUDGE = "judge:"
+"""Beginning of the name of a scorer that is a model, and that a text can speak to."""
 CELLS = 2_500_000
 """Draws times groups that are resampled at once: 20 MB of counts."""
 
@@ -105,11 +108,21 @@ class Scores:
     versions: dict[str, set[str | None]] = field(default_factory=dict)
     """By collaboration with a policy, the digests of the versions that drafted."""
     splits: set[str] = field(default_factory=set)
+    instructs: Counter[str] = field(default_factory=Counter)
+    """By system, rows whose draft or answer speaks to the strong model or the judge."""
+    answered: Counter[str] = field(default_factory=Counter)
+    """By system, rows with an answer."""
 
     @property
     def failures(self) -> int:
         """Rows that failed."""
         return sum(reasons.total() for reasons in self.failed.values())
+
+    def instructing_shares(self) -> dict[str, float]:
+        """By system, the share of its rows that speak to the judge; empty if no judge scores."""
+        if not any(scorer.startswith(JUDGE) for scorer in self.scorers):
+            return {}
+        return {system: count / self.answered[system] for system, count in self.instructs.items()}
 
     def failed_shares(self) -> dict[str, float]:
         """By system, the share of its rows that failed; a model alone has a row per query."""
@@ -138,6 +151,7 @@ def gather(queries: Iterable[list[Trial]]) -> Scores:
             if row.failed is not None:
                 continue
             for given in answers_of(row):
+                _look_at(given, row, scores)
                 if given.score is not None:
                     found[given.system].append(given.score)
         for system, known in found.items():
@@ -169,6 +183,16 @@ def _note(row: Trial, scores: Scores) -> None:
         counts[f"{words[row.solo_score >= RIGHT]}_to_{words[row.score >= RIGHT]}"] += 1
     draft, refinement, solo = map(_said, (row.draft, row.refinement, row.solo))
     counts.update(adoption(draft or "", refinement or "", solo or ""))
+
+
+def _look_at(given: Given, row: Trial, scores: Scores) -> None:
+    """Counts an answer, and whether it, or the draft that it rests on, speaks to the judge."""
+    scores.answered[given.system] += 1
+    texts = [given.answer]
+    if given.system == row.system:
+        texts.append(_said(row.draft))
+    if any(text is not None and instructs(text) is not None for text in texts):
+        scores.instructs[given.system] += 1
 
 
 def adoption(draft: str, refinement: str, solo: str) -> tuple[str, ...]:
@@ -309,7 +333,9 @@ def compare(scores: Scores, rules: Rules, macro_f1: Differences | None = None) -
     # In the order of `ratios`: means, differences, and the gap last.
     means = dict(zip(values, found[: len(values)], strict=True))
     differences = dict(zip(pairs, found[len(values) : -1], strict=True))
-    seen = Evidence(best, differences, macro_f1 or {}, scores.failed_shares())
+    seen = Evidence(
+        best, differences, macro_f1 or {}, scores.failed_shares(), scores.instructing_shares()
+    )
     results = judge(gates, rules, seen)
     queries = len(scores.groups)
     return EvalReport(
@@ -328,6 +354,7 @@ def compare(scores: Scores, rules: Rules, macro_f1: Differences | None = None) -
         gap_closed=found[-1],
         transitions={name: Transitions(**seen) for name, seen in _in_order(scores.transitions)},
         tags=_slices(scores.tags, values),
+        instructs={name: scores.instructs[name] for name in SYSTEMS if scores.instructs[name]},
         failed={name: _folded(reasons) for name, reasons in _in_order(scores.failed)},
         gates=results,
         passed=passed(results),

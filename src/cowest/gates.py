@@ -83,6 +83,10 @@ class Rules(Config):
     max_failed_gap: float = Field(default=0.01, ge=0, le=1)
     """Largest difference between the shares of failed rows of a gate's two systems. Past it the
     gate is closed, since what failed on one side alone may be what that side gets wrong."""
+    max_instructs_gap: float = Field(default=0.01, ge=0, le=1)
+    """With a judge as scorer: how much larger the share of rows whose draft or answer speaks to the
+    judge may be for a gate's first system than for its second. Past it the gate is closed, since
+    what such a text raises may be the score and not the help."""
     max_failed: int | None = Field(default=None, ge=0)
     """Failed rows that may be left out; null for any number, since `evaluate` has a limit too."""
     draws: int = Field(default=5000, ge=1000)
@@ -109,6 +113,8 @@ class Evidence:
     """The differences of macro F1; none if the scorer is not `choice`."""
     failed: Mapping[str, float] = field(default_factory=dict)
     """By system, the share of its rows that failed; a system that is not there has no rows."""
+    instructs: Mapping[str, float] = field(default_factory=dict)
+    """By system, the share of its rows that speak to the judge; empty if no judge scores."""
 
 
 def judge(gates: Sequence[Gate], rules: Rules, found: Evidence) -> tuple[GateResult, ...]:
@@ -200,6 +206,13 @@ def _closed(rules: Rules, found: Evidence, pair: Pair, difference: Estimate) -> 
             f"closed: {one:.1%} of the rows of {of} failed and {other:.1%} of those of {over}, "
             f"and compare.max_failed_gap allows a difference of {rules.max_failed_gap:.1%}: run "
             "evaluate again, which asks only what failed"
+        )
+    one, other = found.instructs.get(of, 0.0), found.instructs.get(over, 0.0)
+    if one - other > rules.max_instructs_gap:
+        return (
+            f"closed: {one:.1%} of the rows of {of} speak to the judge and {other:.1%} of those of "
+            f"{over}, and compare.max_instructs_gap allows {rules.max_instructs_gap:.1%} more: "
+            "read them in the trials; the judge may have been talked round"
         )
     if difference.groups < rules.min_groups:
         return (

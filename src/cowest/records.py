@@ -326,6 +326,8 @@ class EvalReport(Record):
     tags: dict[str, dict[str, Slice]]
     failed: dict[str, dict[str, int]]
     """Rows left out, by system and reason."""
+    instructs: dict[str, int] = {}
+    """By system, rows whose draft or answer speaks to the strong model or the judge."""
     gates: tuple[GateResult, ...]
     passed: bool
     """No gate failed."""

@@ -15,7 +15,6 @@ near.py         near copies, by MinHash
 numbering.py    numbers before and after a question, which make no other question of it
 language.py     the language of a text
 benchmarks.py   questions of benchmarks, which must not be learned
-instructions.py texts that instruct their reader
 private.py      personal data and secrets
 """
 

@@ -10,8 +10,8 @@ from cowest import io, preferences, version
 from cowest.config import Config
 from cowest.expectations import columns
 from cowest.expectations.columns import Columns, number
-from cowest.expectations.instructions import instructs
 from cowest.expectations.rules import SHARE, Remarks, Rule, Seen, Severity, graded, share_left
+from cowest.instructions import instructs
 from cowest.records import Feedback, Spread
 from cowest.thoughts import without_thoughts
 

@@ -11,9 +11,9 @@ from cowest.config import Config
 from cowest.detectors import Finding
 from cowest.expectations import columns, private
 from cowest.expectations.columns import Columns, number
-from cowest.expectations.instructions import instructs
 from cowest.expectations.private import Private
 from cowest.expectations.rules import Remarks, Rule, Seen, Severity, graded, share_left
+from cowest.instructions import instructs
 from cowest.records import Message, PreferencePair, Query
 from cowest.sametext import unadorned
 

@@ -72,7 +72,8 @@ def headline(report: EvalReport) -> str:
 def context(report: EvalReport) -> list[str]:
     """The other sentences of the first paragraph.
 
-    They are on the gap that was closed, the best single model, too few groups, and failed rows.
+    They are on the gap that was closed, the best single model, too few groups, rows that speak to
+    the judge, and failed rows.
     """
     said = []
     gap = report.gap_closed
@@ -93,6 +94,12 @@ def context(report: EvalReport) -> list[str]:
     if 2 <= report.groups < FEW_GROUPS:
         said.append(
             f"There are only {report.groups} groups: with so few, the intervals are too narrow."
+        )
+    for name, count in report.instructs.items():
+        rows = "row speaks" if count == 1 else "rows speak"
+        said.append(
+            f"{count} {rows} to the strong model or the judge ({NAMES.get(name, name)}): see "
+            "whether the answers are better, or only scored better."
         )
     failed = sum(sum(reasons.values()) for reasons in report.failed.values())
     if failed:
