@@ -105,6 +105,8 @@ def unnumbered(text: str) -> Unnumbered:
     filled = [place for place, line in enumerate(lines) if line.strip()]
     numbers: list[str] = []
     for place in filled:
+        if place != filled[0] and DIGIT.search(lines[place]) is None:
+            continue
         before, after = list(BEFORE_A_LINE), list(AFTER_A_LINE)
         if place == filled[0]:
             before += BEFORE_THE_TEXT
