@@ -12,6 +12,8 @@ import pytest
 
 from cowest.errors import BudgetError, CallError
 from cowest.ledger import store
+from cowest.ledger.claims import overbilled
+from cowest.models.estimate import Counting
 from cowest.protocols import Completion
 from tests.batch_server import batch_server
 from tests.endpoints import (
@@ -319,8 +321,20 @@ def test_more_billed_than_allowed_is_said_once_and_reserved_from_then_on(
             short_answers(settings, *range(10, 60))
         assert now().tokens == 20 * 207, "the budget is used up, and kept"
         assert server.calls == 20 and claims() == 0
-    said = capfd.readouterr().err
-    assert said.count("bills more than its calls allow: 207 tokens") == 1
+        said = capfd.readouterr().err
+        assert said.count("bills more than its calls allow: 207 tokens") == 1
+        # A later stage knows it from the store, with its first calls.
+        budget(tokens=22 * 207 + most)
+        with pytest.raises(BudgetError, match="and 207 tokens"):
+            short_answers(settings, *range(60, 90))
+        assert server.calls == 22 and now().tokens == 22 * 207
+        counting = Counting(settings)
+        list(counting.generate([ask("10", max_tokens=20), ask("99", max_tokens=20)]))
+        assert counting.estimate.tokens == 207, "so does what a stage says before its calls"
+    assert "bills more" not in capfd.readouterr().err
+    assert overbilled(store.open_store(), settings.name)[1] == 207 - most
+    with store.accounting(""):
+        assert overbilled(store.open_store(), settings.name) == (0.0, 0), "outside of the turn"
 
 
 def test_what_a_batch_bills_is_reserved_by_the_next(capfd: pytest.CaptureFixture[str]) -> None:

@@ -114,6 +114,14 @@ OPEN_TURN = (
     "DO UPDATE SET opened = excluded.opened, usd = excluded.usd, tokens = excluded.tokens"
 )
 ADD = "UPDATE turns SET spent_usd = spent_usd + ?, spent_tokens = spent_tokens + ? WHERE turn = ?"
+OVERBILLED = "SELECT usd, tokens FROM overbilled WHERE turn = ? AND model = ?"
+NOTE_OVERBILLED = (
+    "INSERT INTO overbilled (turn, model, usd, tokens) VALUES (?,?,?,?) "
+    "ON CONFLICT (turn, model) DO UPDATE SET "
+    "usd = CASE WHEN excluded.usd > overbilled.usd THEN excluded.usd ELSE overbilled.usd END, "
+    "tokens = CASE WHEN excluded.tokens > overbilled.tokens THEN excluded.tokens "
+    "ELSE overbilled.tokens END"
+)
 
 
 def open_turn(store: CallStore, turn: str, budget: Budget) -> None:
@@ -145,6 +153,30 @@ def spent_so_far(db: Db, turn: str) -> Spent:
     open_usd, open_tokens = db.execute(OPEN, (turn,)).fetchone()
     budget = Budget(usd=most_usd, tokens=most_tokens)
     return Spent(usd + float(open_usd), tokens + int(open_tokens), budget)
+
+
+def overbilled(store: CallStore, model: str) -> tuple[float, int]:
+    """Returns the most by which a bill of this turn exceeded what its call was to cost.
+
+    In US dollars and in tokens; 0 where the model kept to its limits, and outside of a turn.
+    """
+
+    def read(db: Db) -> tuple[float, int]:
+        found = db.execute(OVERBILLED, (store.turn(db), model)).fetchone()
+        return (float(found[0]), int(found[1])) if found else (0.0, 0)
+
+    return store.read(read)
+
+
+def note_overbilled(store: CallStore, model: str, usd: float, tokens: int) -> None:
+    """Keeps by how much a bill exceeded its call's bound, for the later stages of this turn."""
+
+    def write(db: Db) -> None:
+        turn = store.turn(db)
+        if turn:
+            db.execute(NOTE_OVERBILLED, (turn, model, usd, tokens))
+
+    store.write(write, durable=False)
 
 
 class Claims:

@@ -104,6 +104,15 @@ STEPS = (
         id TEXT,
         ended TEXT
     )""",
+    # The most by which a bill of a model exceeded what its call was to cost, within a turn.
+    """
+    CREATE TABLE overbilled (
+        turn TEXT NOT NULL,
+        model TEXT NOT NULL,
+        usd REAL NOT NULL,
+        tokens INTEGER NOT NULL,
+        UNIQUE (turn, model)
+    )""",
 )
 """Statements for SQLite: each text takes a store to the next version, and is never changed."""
 POSTGRES = (
@@ -181,6 +190,14 @@ POSTGRES = (
         file TEXT,
         id TEXT,
         ended TEXT
+    )""",
+    """
+    CREATE TABLE overbilled (
+        turn TEXT NOT NULL,
+        model TEXT NOT NULL,
+        usd DOUBLE PRECISION NOT NULL,
+        tokens BIGINT NOT NULL,
+        UNIQUE (turn, model)
     )""",
 )
 """Statements for PostgreSQL. `rowid` is the order in which rows came, which SQLite has anyhow."""

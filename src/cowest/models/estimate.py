@@ -12,7 +12,7 @@ from typing import Any
 from cowest.batched import batched
 from cowest.config import Config, Sampling
 from cowest.ledger import store
-from cowest.ledger.claims import spent
+from cowest.ledger.claims import overbilled, spent
 from cowest.models.openai import OpenAIConfig
 from cowest.protocols import ChatModel, Completion, Request
 
@@ -66,6 +66,8 @@ class Counting:
             return
         self._config = config
         self.name = config.name
+        self._more_usd, self._more_tokens = overbilled(self._store, self.name)
+        """What the endpoint billed beyond a call's bound in this turn."""
         self.estimate = CostEstimate(
             self.name,
             paid=True,
@@ -95,10 +97,10 @@ class Counting:
     def _count(self, request: Request) -> Completion:
         if self._config is not None:
             prompt, completion = self._config.most(request)
-            self.estimate.tokens += prompt + completion
+            self.estimate.tokens += prompt + completion + self._more_tokens
             cost = self._config.cost(prompt, completion)
             if self.estimate.usd is not None and cost is not None:
-                self.estimate.usd += cost
+                self.estimate.usd += cost + self._more_usd
         self.estimate.calls += 1
         return Completion(longest(request.sampling, self.estimate.calls), self.name)
 

@@ -52,7 +52,7 @@ class BatchModel:
         self._store = store.open_store()
         self._journal = Journal(self._store)
         self._api = BatchApi(config, key, loop)
-        self._watch = Watch(config, key)
+        self._watch = Watch(config, key, self._store)
         self._window: Window | None = None
         """The calls that are asked now: what each can cost at most is compared with its bill."""
         self._silent: set[int] = set()
@@ -389,7 +389,8 @@ class BatchModel:
         if outcome.usage is not None:
             cost = self._config.cost(*outcome.usage, discount=batch.discount)
             claim = self._window.claim(outcome.key)
-            self._watch.billed(claim, cost or 0.0, sum(outcome.usage))
+            if self._watch.billed(claim, cost or 0.0, sum(outcome.usage)):
+                self._watch.remember()
 
     def _row(self, batch: Batch, outcome: Outcome) -> BatchRow:
         """The journal's row for one line of the output."""

@@ -111,7 +111,7 @@ class OpenAIModel:
         self._resume_at = 0.0
         self._heard: float | None = None
         """Time of the endpoint's last reply of any kind."""
-        self._watch = Watch(config, key)
+        self._watch = Watch(config, key, store.open_store())
         self._made = self._hedged = 0
         self._end: CoWestError | None = None
 
@@ -361,14 +361,16 @@ class OpenAIModel:
 
     async def _settle(self, claim: ClaimRequest, answered: Answered, seconds: float) -> None:
         """Keeps an answer and its cost. Without a reported usage, the most that it could cost."""
-        cost, tokens = None, claim.tokens
+        cost, tokens, over = None, claim.tokens, False
         if answered.usage is not None:
             cost, tokens = self._config.cost(*answered.usage), sum(answered.usage)
-            self._watch.billed(claim, cost or 0.0, tokens)
+            over = self._watch.billed(claim, cost or 0.0, tokens)
         elif self._config.price is not None:
             cost = claim.usd
         answer = store.StoredAnswer(claim.key, answered.completion, seconds, cost, answered.version)
         await self._till.settle(answer, cost or 0.0, tokens)
+        if over:
+            await asyncio.to_thread(self._watch.remember)
         check_version(self._config, self.name)
 
     async def _again(self, attempt: _Attempt, again: AgainError) -> None:

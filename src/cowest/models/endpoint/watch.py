@@ -6,7 +6,8 @@ know, or that more is billed than a call allowed, shows in several.
 
 import sys
 
-from cowest.ledger.claims import ClaimRequest
+from cowest.ledger.claims import ClaimRequest, note_overbilled, overbilled
+from cowest.ledger.store import CallStore
 from cowest.models.endpoint.complaints import said
 from cowest.models.endpoint.responses import AgainError, Answered, PoisonError
 from cowest.models.endpoint.settings import Endpoint
@@ -45,8 +46,8 @@ NOTHING = {
 class Watch:
     """The replies of one endpoint, seen together."""
 
-    def __init__(self, config: Endpoint, key: str | None) -> None:
-        self._config, self._key = config, key
+    def __init__(self, config: Endpoint, key: str | None, store: CallStore) -> None:
+        self._config, self._key, self._store = config, key, store
         self.has_answered = False
         """True once a call was answered, or refused for its content alone."""
         self._answered_before = False
@@ -58,7 +59,7 @@ class Watch:
         self._refusal: PoisonError | None = None
         self._refused = 0
         self._unknown: set[str] = set()
-        self._usd, self._tokens = 0.0, 0
+        self._usd, self._tokens = overbilled(store, config.name)
         """The most that a bill exceeded what its call was to cost at most."""
 
     def remembered(self) -> None:
@@ -98,16 +99,17 @@ class Watch:
         """Returns a claim that also holds what bills exceeded the most by, so far."""
         return ClaimRequest(claim.key, claim.usd + self._usd, claim.tokens + self._tokens)
 
-    def billed(self, claim: ClaimRequest, usd: float, tokens: int) -> None:
+    def billed(self, claim: ClaimRequest, usd: float, tokens: int) -> bool:
         """Compares the bill of a call with the most that it was to cost.
 
-        An endpoint may bill thoughts beyond the token limit, or a prompt that it adds. It is
-        printed once, and later calls reserve as much more.
+        An endpoint may bill thoughts beyond the token limit, or a prompt that it adds. That is
+        printed once a turn, and later calls reserve as much more. True for more than any before:
+        then `remember` keeps it for later stages.
         """
         more_usd, more_tokens = usd - claim.usd, tokens - claim.tokens
         # Sums of dollars are rounded.
-        if more_usd < 1e-9 and more_tokens <= 0:
-            return
+        if more_usd < self._usd + 1e-9 and more_tokens <= self._tokens:
+            return False
         if not self._usd and not self._tokens:
             self._say(
                 f"bills more than its calls allow: {tokens:,} tokens (${usd:.6f}) where "
@@ -116,6 +118,11 @@ class Watch:
                 "think beyond max_tokens?"
             )
         self._usd, self._tokens = max(self._usd, more_usd), max(self._tokens, more_tokens)
+        return True
+
+    def remember(self) -> None:
+        """Keeps in the store how much was billed over the bounds of calls."""
+        note_overbilled(self._store, self._config.name, self._usd, self._tokens)
 
     def _answered(self, call: str, answered: Answered) -> None:
         completion = answered.completion
