@@ -134,7 +134,7 @@ def test_rows_that_fail_are_set_aside_or_asked_again() -> None:
         )
         assert (
             poison.failed == "HTTP 400: too long"
-            and bad.failed == "HTTP 500, at the last of 3 batches"
+            and bad.failed == "HTTP 500: it said no, at the last of 3 batches"
         )
         assert (no.finish, no.failed) == ("refused", "refused: no")
         assert texts_of([busy, late, lost, blank, well]) == good(
@@ -308,7 +308,7 @@ def test_an_endpoint_out_of_reach_stops_and_what_it_holds_is_found_again() -> No
         server.faults["POST /batches"] = [Fault(lost=True)]
         server.faults["GET /batches"] = [Fault(500)] * 2
         with pytest.raises(
-            CallError, match=r"out of reach \(HTTP 500, at the last of 2 attempts\)"
+            CallError, match=r"out of reach \(HTTP 500: it said no, at the last of 2 attempts\)"
         ):
             answers(config(server, retries=1), 1, 2)
         assert texts_of(answers(config(server), 1, 2)) == good(1, 2)

@@ -69,10 +69,7 @@ def test_an_answer_that_comes_as_created_is_one_and_an_error_in_a_200_is_said() 
     failed = Fate(200, b'{"error": {"message": "Provider is down", "code": 502}}')
     with chat_server({"x": [failed] * 9}, otherwise=Fate(201)) as server:
         broken, good = answers(config(server, retries=1), "x", "y")
-        assert (
-            broken.failed
-            == "an answer without choices (Provider is down), at the last of 2 attempts"
-        )
+        assert broken.failed == "HTTP 502: Provider is down, at the last of 2 attempts"
         assert (good.text, server.calls) == ("answer to y", 3)
 
 

@@ -73,7 +73,7 @@ def test_a_row_fails_after_the_last_attempt_and_the_others_go_on() -> None:
         assert (bad.text, bad.finish, bad.failed) == (
             None,
             "failed",
-            "HTTP 500, at the last of 3 attempts",
+            "HTTP 500: it said no, at the last of 3 attempts",
         )
         assert (blank.text, blank.failed) == (None, "an empty answer, at the last of 3 attempts")
         assert (slow.text, slow.failed) == (None, "no answer in 0.2 s, at the last of 3 attempts")
@@ -460,6 +460,7 @@ def test_takes_no_adapter(tmp_path: Path) -> None:
         "http://h\x0b/v1",
         "http://h/v1?",
         "http://h/v1#",
+        "https://r.openai.azure.com/openai/deployments/d/chat/completions?api-version=2024-10-21",
         "https://h/v1/completions",
         "https://h/v1/responses",
         "https://h/v1/messages/",

@@ -168,7 +168,7 @@ def refuse(reply: Reply, key: str | None, patience: float, now: float) -> NoRetu
                 f"asks to come back in {wait:.0f} s (HTTP {status}), longer than patience "
                 f"({patience:g} s)"
             )
-        raise AgainError(f"HTTP {status}", FREE, wait, busy=status in BUSY)
+        raise AgainError(shown, FREE, wait, busy=status in BUSY)
     advice = mend(complaint)
     if advice is not None:
         raise HopelessError(f"refuses every call ({shown}): {advice}")

@@ -125,6 +125,11 @@ class Endpoint(Config):
                 "holds a space or a character that can't be seen, as copying may bring along: type "
                 "it anew"
             )
+        if "api-version=" in url:
+            raise ValueError(
+                "holds an api-version: Azure takes https://RESOURCE.openai.azure.com/openai/v1 "
+                "without one, and the deployment's name as `model`"
+            )
         if parts.username or parts.password or "?" in url or "#" in url:
             raise ValueError(
                 "holds more than host, port and path: a key belongs into the environment, "
