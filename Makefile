@@ -2,7 +2,7 @@
 # make test   the tests, as CI runs them
 # Both make the environment first. The rest: make help
 .DEFAULT_GOAL := help
-.PHONY: help install demo test test-quick kill evidence evidence-paper check image serve ui clean bench-data bench-calls
+.PHONY: help install announce demo test test-quick kill evidence evidence-paper check image serve ui clean bench-data bench-calls
 
 PYTHON ?= python3
 VENV ?= .venv
@@ -43,16 +43,36 @@ help:
 
 install: $(VENV)/.installed
 
+# The Linux builds of torch on PyPI for x86_64 are CUDA builds. An index or a folder that has a CPU build
+# lists it with +cpu, and pip prefers that. Only the list of versions is read.
+define SAY_CUDA
+test "$$(uname -sm)" != "Linux x86_64" || $(BIN)/python -c "import torch" 2>/dev/null \
+	  || $(BIN)/python -m pip index versions torch 2>/dev/null | grep -qF "$$(sed -n 's/^torch==//p' constraints.txt)+cpu" \
+	  || printf '%s\n' "pip will fetch a CUDA build of torch: several gigabytes, of use only with an NVIDIA GPU." \
+	  "For the CPU build, stop now (Ctrl-C) and run: make $(or $(MAKECMDGOALS),install) TORCH_INDEX=https://download.pytorch.org/whl/cpu" >&2
+endef
+
 # torch first and pinned: with it there, nothing that follows takes another build of it.
 # The CPU build is taken where pip's configuration offers it; elsewhere: make install TORCH_INDEX=https://download.pytorch.org/whl/cpu
 $(VENV)/.installed: pyproject.toml constraints.txt
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { echo "Python 3.11 or newer is needed: make $(MAKECMDGOALS) PYTHON=python3.12" >&2; exit 1; }
 	$(PYTHON) -m venv $(VENV)
+	@$(if $(TORCH_INDEX),,$(SAY_CUDA))
 	$(BIN)/python -m pip install -q $(if $(TORCH_INDEX),--index-url $(TORCH_INDEX)) $$(grep '^torch==' constraints.txt)
 	$(BIN)/python -m pip install -q -c constraints.txt -e '.[all,dev]'
 	@touch $@
 
-demo: install
+# Said until a turn was begun here. It stands before `install` in the demo's line, so that it is said first.
+announce:
+	@test -e mlflow.db || printf '%s\n' \
+	  "make demo: one turn of the wheel, on two small models and an invented product handbook." \
+	  "  1. the environment, in $(VENV), if it is not there: 3 GiB on disk, most of it downloaded" \
+	  "  2. the models: about 350 MB, checked by SHA-256" \
+	  "  3. the turn: train, draft, refine, score, align, evaluate, decide; no GPU, no key, no paid call" \
+	  "It takes 20 to 60 minutes on two cores, by the CPU. Stop it when you like: the next run" \
+	  "begins at the stage that was cut. Once the turn is decided, make demo takes seconds." ""
+
+demo: announce install
 	@cowest fetch $(if $(STRONG),$(sort smollm2-135m-instruct $(STRONG)))
 	@cowest turn $(if $(STRONG),--set models.strong.model=$(STRONG)) $(foreach s,$(SET),--set $(s))
 	@echo && cowest ask --any
