@@ -95,6 +95,8 @@ class Scores:
         default_factory=lambda: {name: [] for name in SYSTEMS}
     )
     """By system, the score of each query; None where the system has none."""
+    lost: dict[str, list[float]] = field(default_factory=lambda: {name: [] for name in SYSTEMS})
+    """By system, the share of each query's rows that failed; 0 where the system has no row."""
     transitions: dict[str, Counter[str]] = field(default_factory=dict)
     """By collaboration, the counts of `Transitions`."""
     failed: dict[str, Counter[str]] = field(default_factory=dict)
@@ -124,16 +126,6 @@ class Scores:
             return {}
         return {system: count / self.answered[system] for system, count in self.instructs.items()}
 
-    def failed_shares(self) -> dict[str, float]:
-        """By system, the share of its rows that failed; a model alone has a row per query."""
-        shares = {}
-        for system, rows in self.rows.items():
-            shares[system] = self.failed.get(system, Counter()).total() / rows
-        for system in SINGLES:
-            values = self.values[system]
-            shares[system] = values.count(None) / len(values)
-        return shares
-
 
 def gather(queries: Iterable[list[Trial]]) -> Scores:
     """Reduces trials, query by query, to scores.
@@ -146,17 +138,31 @@ def gather(queries: Iterable[list[Trial]]) -> Scores:
         scores.groups.append(rows[0].group)
         scores.tags.append(rows[0].tags)
         found: dict[str, list[float]] = {name: [] for name in SYSTEMS}
+        failed: dict[str, list[bool]] = {name: [] for name in SYSTEMS}
+        spoken: dict[str, bool] = {}
         for row in rows:
             _note(row, scores)
-            if row.failed is not None:
-                continue
             for given in answers_of(row):
-                _look_at(given, row, scores)
+                failed[given.system].append(row.failed is not None)
+                if row.failed is not None:
+                    continue
+                _look_at(given, row, scores, spoken)
                 if given.score is not None:
                     found[given.system].append(given.score)
         for system, known in found.items():
             scores.values[system].append(sum(known) / len(known) if known else None)
+            scores.lost[system].append(_lost(system, failed[system]))
     return scores
+
+
+def _lost(system: str, failed: list[bool]) -> float:
+    """The share of a query's rows that failed for a system."""
+    if not failed:
+        return 0.0
+    # One row that did not fail has the strong model's own answer, which is the same in all.
+    if system == "strong":
+        return float(all(failed))
+    return sum(failed) / len(failed)
 
 
 def _note(row: Trial, scores: Scores) -> None:
@@ -185,13 +191,19 @@ def _note(row: Trial, scores: Scores) -> None:
     counts.update(adoption(draft or "", refinement or "", solo or ""))
 
 
-def _look_at(given: Given, row: Trial, scores: Scores) -> None:
-    """Counts an answer, and whether it, or the draft that it rests on, speaks to the judge."""
+def _look_at(given: Given, row: Trial, scores: Scores, spoken: dict[str, bool]) -> None:
+    """Counts an answer, and whether it, or the draft that it rests on, speaks to the judge.
+
+    `spoken` has the texts of the query that were looked at before: many of its rows share them.
+    """
     scores.answered[given.system] += 1
     texts = [given.answer]
     if given.system == row.system:
         texts.append(_said(row.draft))
-    if any(text is not None and instructs(text) is not None for text in texts):
+    for text in texts:
+        if text is not None and text not in spoken:
+            spoken[text] = instructs(text) is not None
+    if any(text is not None and spoken[text] for text in texts):
         scores.instructs[given.system] += 1
 
 
@@ -333,9 +345,8 @@ def compare(scores: Scores, rules: Rules, macro_f1: Differences | None = None) -
     # In the order of `ratios`: means, differences, and the gap last.
     means = dict(zip(values, found[: len(values)], strict=True))
     differences = dict(zip(pairs, found[len(values) : -1], strict=True))
-    seen = Evidence(
-        best, differences, macro_f1 or {}, scores.failed_shares(), scores.instructing_shares()
-    )
+    lost = {name: scores.lost[name] for name in SYSTEMS if name in SINGLES or scores.rows[name]}
+    seen = Evidence(best, differences, macro_f1 or {}, lost, scores.instructing_shares())
     results = judge(gates, rules, seen)
     queries = len(scores.groups)
     return EvalReport(
@@ -446,9 +457,9 @@ def _comparable(scores: Scores) -> None:
                 "run evaluate again, whole, with one"
             )
     for system, names in scores.policies.items():
-        several = len(names) > 1 or len(scores.versions.get(system, ())) > 1
-        if several and system != "ideal":
-            listed = ", ".join(sorted(names))
+        versions = [(one or "an older CoWest's")[:17] for one in scores.versions.get(system, ())]
+        if system != "ideal" and (len(names) > 1 or len(versions) > 1):
+            listed = f"{', '.join(sorted(names))}; versions {', '.join(sorted(versions))}"
             raise ContractError(
                 f"the trials of {system} are of several policies ({listed}): "
                 "run evaluate again, whole"

@@ -74,15 +74,16 @@ class Rules(Config):
 
     gates: tuple[Gate, ...]
     """Conditions on paired differences. A challenger that fails one of them is not promoted;
-    without any, every challenger is. Where the scorer is `choice` and none of them is on
+    without any that holds, every challenger is. Where the scorer is `choice` and none of them is on
     `macro_f1`, two more hold: after over before and after over champion in macro F1."""
     min_groups: int = Field(default=10, ge=1)
     """Fewest groups of queries behind a difference for its gate to open. With fewer, chance alone
     opens a gate too often: about 5 % of the time at 8 groups and 15 % at 2, where 2.5 % is
     meant."""
     max_failed_gap: float = Field(default=0.01, ge=0, le=1)
-    """Largest difference between the shares of failed rows of a gate's two systems. Past it the
-    gate is closed, since what failed on one side alone may be what that side gets wrong."""
+    """Largest share of rows that may have failed on one side alone of a gate's two systems, query
+    by query. Past it the gate is closed, since what failed there may be what that side gets
+    wrong."""
     max_instructs_gap: float = Field(default=0.01, ge=0, le=1)
     """With a judge as scorer: how much larger the share of rows whose draft or answer speaks to the
     judge may be for a gate's first system than for its second. Past it the gate is closed, since
@@ -111,8 +112,8 @@ class Evidence:
     """The differences of scores."""
     macro_f1: Differences = field(default_factory=dict)
     """The differences of macro F1; none if the scorer is not `choice`."""
-    failed: Mapping[str, float] = field(default_factory=dict)
-    """By system, the share of its rows that failed; a system that is not there has no rows."""
+    failed: Mapping[str, Sequence[float]] = field(default_factory=dict)
+    """By system that took part, the share of each query's rows that failed."""
     instructs: Mapping[str, float] = field(default_factory=dict)
     """By system, the share of its rows that speak to the judge; empty if no judge scores."""
 
@@ -200,12 +201,16 @@ def _judge(
 def _closed(rules: Rules, found: Evidence, pair: Pair, difference: Estimate) -> str | None:
     """The reason why a gate is closed whatever the difference; None if it is not."""
     of, over = pair
-    one, other = found.failed.get(of, 0.0), found.failed.get(over, 0.0)
-    if abs(one - other) > rules.max_failed_gap:
+    failed, missed = found.failed.get(of, ()), found.failed.get(over, ())
+    # Query by query: where each side fails on other queries, equal shares would hide that both
+    # were spared the queries that they get wrong.
+    gaps = [abs(one - other) for one, other in zip(failed, missed, strict=True)]
+    if gaps and sum(gaps) / len(gaps) > rules.max_failed_gap:
         return (
-            f"closed: {one:.1%} of the rows of {of} failed and {other:.1%} of those of {over}, "
-            f"and compare.max_failed_gap allows a difference of {rules.max_failed_gap:.1%}: run "
-            "evaluate again, which asks only what failed"
+            f"closed: {sum(failed) / len(failed):.1%} of the rows of {of} failed and "
+            f"{sum(missed) / len(missed):.1%} of those of {over}, {sum(gaps) / len(gaps):.1%} on "
+            f"one side alone, and compare.max_failed_gap allows {rules.max_failed_gap:.1%}: set "
+            "evaluate.max_failed lower and run `cowest turn`, which asks again what failed"
         )
     one, other = found.instructs.get(of, 0.0), found.instructs.get(over, 0.0)
     if one - other > rules.max_instructs_gap:

@@ -3,6 +3,7 @@
 Equal digests are the same turn, and a turn is decided once.
 """
 
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,7 @@ from cowest.config import Config, digest, file_digest, load, parse
 from cowest.errors import ConfigError, InputError
 from cowest.models.hf import HFConfig
 from cowest.raw import snapshots
-from cowest.records import DataSet, Record
+from cowest.records import DataSet, Decision, Record
 
 NOT_ROWS = (
     "cli.py", "commands/", "online/", "preflight.py", "forecast.py", "report/", "lineage.py",
@@ -103,6 +104,15 @@ def turn_of(raw: Path, params: Path, champion: int | None = None) -> Turn:
         code=code,
         champion=champion,
     )
+
+
+def is_another(turn: Turn, log: Iterable[Decision]) -> bool:
+    """True if the log holds other files under the number of the champion that was pinned.
+
+    So it is where the settings name another registry than the turn was pinned with.
+    """
+    files = turn.champion_files
+    return any(one.version == turn.champion and one.digest != files for one in log)
 
 
 def tags_of(data: dict[str, DataSet]) -> dict[str, str]:

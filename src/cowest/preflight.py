@@ -127,6 +127,13 @@ def agree(settings: Mapping[str, Any], where: str) -> None:
             "would be judged by the very queries that it is aligned on: set evaluate.split to "
             "test, or to another split that is not drafted on"
         )
+    compare = settings.get("compare")
+    by_class = compare is not None and any(gate.metric == "macro_f1" for gate in compare.gates)
+    if by_class and evaluate is not None and evaluate.scorer.scorer != "choice":
+        raise ConfigError(
+            f"{where}: compare.gates has a gate on macro_f1, which only `scorer: choice` has, and "
+            f"evaluate.scorer is {evaluate.scorer.scorer}: take the gate out"
+        )
     queries, corpus = settings.get("validate@queries"), settings.get("validate@corpus")
     if queries is not None and corpus is not None and corpus.suite.queries != queries.suite:
         raise ConfigError(

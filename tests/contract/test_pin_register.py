@@ -371,6 +371,16 @@ def test_a_turn_whose_champion_has_no_digest_is_pinned_again(project: Project) -
     assert file_digest(project.folder / "champion") == whole.champion_files
 
 
+def test_a_turn_of_another_registry_is_pinned_again(project: Project) -> None:
+    second_turn(project)
+    another_registry(project)
+    stranger = project.registry.open().log()[0].digest
+    assert project.pin().champion_files == stranger
+    assert file_digest(project.folder / "champion") == stranger
+    project.judge()
+    assert project.register().promoted
+
+
 def test_a_champion_that_was_changed_on_disk_is_laid_out_again(project: Project) -> None:
     second_turn(project)
     whole = project.pin()

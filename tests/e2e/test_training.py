@@ -2,6 +2,7 @@
 
 import json
 import math
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -142,6 +143,16 @@ def test_a_changed_corpus_goes_on_from_the_champion_where_it_is_asked_for(
 
     sft.main(folder / "corpus.jsonl", folder / "kept", folder / "back", going_on)
     assert version.expect(folder / "back").continued == kept.adapter, "a corpus is new work again"
+
+
+def test_a_champion_of_another_base_stops_before_anything_is_trained(folder: Path) -> None:
+    stranger = folder / "stranger"
+    shutil.copytree(folder / "policy", stranger)
+    kept = version.expect(stranger)
+    version.write(stranger, base="other@1", prompts=kept.prompts, trained=kept.trained)
+    with pytest.raises(ModelError, match=r"an adapter of other@1, and sft\.policy is"):
+        sft.main(folder / "corpus.jsonl", stranger, folder / "nowhere", settings_of_sft())
+    assert not (folder / "nowhere").exists()
 
 
 def test_an_adapter_of_another_shape_is_not_gone_on_from(folder: Path) -> None:

@@ -67,6 +67,35 @@ def test_failed_rows_close_a_gate_where_one_side_has_more(
     assert judged(failing(after, before), max_failed_gap=gap).passed is passes
 
 
+def test_failures_on_other_queries_of_each_side_close_a_gate_though_shares_are_equal() -> None:
+    """Each side was spared the queries that it gets wrong."""
+    queries = []
+    for number in range(40):
+        rows = [make_trial(number, "before", score=1.0), make_trial(number, "after", score=1.0)]
+        if number < 4:
+            rows[1] = make_trial(number, "after", **FAILED)
+        elif number < 8:
+            rows[0] = make_trial(number, "before", **FAILED)
+        queries.append(rows)
+    (gate,) = judged(queries, gates=(Gate(over="before", at_least=-0.1),)).gates
+    assert (gate.passed, gate.value) == (False, 0.0)
+    assert "10.0% of the rows of after failed and 10.0% of those of before, 20.0%" in gate.reason
+    assert "set evaluate.max_failed lower" in gate.reason
+    (gate,) = judged(queries, max_failed_gap=0.2, gates=(Gate(over="before", at_least=0.0),)).gates
+    assert gate.passed
+
+
+def test_a_query_without_a_score_is_no_failed_one() -> None:
+    """As a multiple choice whose targets are none of its options."""
+    queries = failing(0)
+    for number in range(10):
+        unscored = {"score": None, "solo_score": None, "draft_score": None}
+        queries[number] = [make_trial(number, name, **unscored) for name in ("before", "after")]
+    for over in ("before", "strong", "policy_before"):
+        (gate,) = judged(queries, gates=(Gate(over=over),)).gates
+        assert "failed" not in gate.reason, over
+
+
 def test_a_model_alone_fails_where_no_row_has_its_answer() -> None:
     """The strong model's answer is in the rows of all systems: one that is left is enough."""
     over_strong = (Gate(over="strong"),)

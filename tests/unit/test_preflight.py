@@ -66,6 +66,14 @@ def test_what_is_drafted_on_judges_nobody(project: dict[str, Any]) -> None:
     preflight.preflight(write(project))
 
 
+def test_a_gate_on_classes_needs_a_scorer_that_has_some(project: dict[str, Any]) -> None:
+    project["compare"]["gates"].append({"over": "before", "metric": "macro_f1"})
+    with pytest.raises(ConfigError, match="a gate on macro_f1, which only `scorer: choice` has"):
+        preflight.preflight(write(project))
+    project["evaluate"]["scorer"] = {"scorer": "choice", "rule": 2}
+    preflight.preflight(write(project))
+
+
 def test_the_corpus_has_the_contract_of_the_queries(project: dict[str, Any]) -> None:
     project["validate"]["queries"] = {
         **project["validate"]["queries"],

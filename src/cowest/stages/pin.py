@@ -13,7 +13,7 @@ from cowest.errors import ModelError
 from cowest.io import replacing_folder, write_document
 from cowest.ledger.claims import Budget, open_turn
 from cowest.ledger.store import open_store
-from cowest.lineage import Turn, turn_of
+from cowest.lineage import Turn, is_another, turn_of
 from cowest.ports import In, Out
 from cowest.records import Decision
 from cowest.registry.log import champion_of
@@ -45,6 +45,7 @@ def main(raw: In, params: In, turn: Out, start: Out, champion: Out, config: PinC
         and before.key == now.key
         and _whole(before, start, champion)
         and not _came_late(log, before)
+        and not is_another(before, log)
     ):
         # Equal data may have been committed since, and then have a revision.
         write_document(turn, before.model_copy(update={"raw": now.raw}))

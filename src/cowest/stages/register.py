@@ -15,7 +15,7 @@ from cowest.config import Config, digest, file_digest, load, parse, section
 from cowest.errors import ContractError, InputError
 from cowest.gates import Rules, follows, passed
 from cowest.io import lines, read_document, write_document
-from cowest.lineage import Turn, params_digest, settings_of, tags_of
+from cowest.lineage import Turn, is_another, params_digest, settings_of, tags_of
 from cowest.ports import In, Out
 from cowest.records import DataSet, Decision, EvalReport, PreferencePair
 from cowest.registry.log import champion_of
@@ -138,12 +138,11 @@ def _same_versions(judged: EvalReport, folders: dict[str, Path], pinned: Turn) -
 
 def _same_champion(pinned: Turn, log: Sequence[Decision]) -> None:
     """Raises ContractError if the registry holds other files for the version that was pinned."""
-    for one in log:
-        if one.version == pinned.champion and one.digest != pinned.champion_files:
-            raise ContractError(
-                f"version {one.version} in the registry is not the version {one.version} that the "
-                "turn was pinned with: is it another registry? Run `cowest turn`, which pins again"
-            )
+    if is_another(pinned, log):
+        raise ContractError(
+            f"version {pinned.champion} in the registry is not the version {pinned.champion} that "
+            "the turn was pinned with: is it another registry? Run `cowest turn`, which pins again"
+        )
 
 
 def _same_rules(judged: EvalReport, settings: dict[str, Any], where: str) -> None:

@@ -13,7 +13,7 @@ from typing import Any, Literal
 from cowest import io, training, version
 from cowest.config import Config, digest, file_digest
 from cowest.domains import DomainPrompts
-from cowest.errors import ConfigError, ContractError
+from cowest.errors import ConfigError, ContractError, ModelError
 from cowest.models import audit, hf
 from cowest.models.chat import Chat
 from cowest.models.hf import HFConfig
@@ -33,19 +33,27 @@ class SFTConfig(Config):
     lora: Lora = Lora()
     training: Optimiser
     start: Literal["base", "champion"] = "base"
-    """The weights that training begins from when corpus, base or settings changed. From `base` the
+    """The weights that training begins from when corpus or settings changed. From `base` the
     policy forgets what the champion was aligned with; from `champion` it goes on from the
-    champion's adapter, as long as base and `lora` stay the same."""
+    champion's adapter, as long as `lora` stays the same."""
 
 
 def main(corpus: In, start: In, policy: Out, config: SFTConfig) -> None:
     """Writes a version of the policy.
 
-    Raises ContractError for an empty corpus, and ConfigError if `start: champion` asks for an
-    adapter of another shape than the champion's.
+    Raises ContractError for an empty corpus, ModelError for a champion of another base, and
+    ConfigError if `start: champion` asks for an adapter of another shape than the champion's.
     """
     base = config.policy.base_name(config.policy.folder())
     known = version.read(start)
+    if known is not None and known.base != base:
+        # The champion could not be asked on this base, and the turn would end with the evaluation,
+        # when all else is paid for.
+        raise ModelError(
+            f"sft: the champion is an adapter of {known.base}, and sft.policy is {base}: name the "
+            "same base (and dtype and chat template) in every section of params.yaml; to change "
+            "the base for good, begin a registry of another name"
+        )
     inputs = [base, file_digest(corpus), config.lora, config.training, config.prompts.draft]
     with io.replacing_folder(policy) as folder:
         # Equal inputs train an equal adapter, so training is not repeated while the digest stays.
@@ -57,7 +65,7 @@ def main(corpus: In, start: In, policy: Out, config: SFTConfig) -> None:
             shutil.copytree(start / "adapter", folder / "adapter")
             continued = known.continued
         else:
-            continued = _continued(known, base, config)
+            continued = _continued(known, config)
             adapter = start / "adapter" if continued else None
             _train(list(io.read(corpus, Demonstration)), adapter, folder, base, config)
         version.write(
@@ -74,7 +82,7 @@ def _rests_on(inputs: list[Any], continued: str | None) -> str:
     return digest(inputs if continued is None else [*inputs, continued])
 
 
-def _continued(known: Version | None, base: str, config: SFTConfig) -> str | None:
+def _continued(known: Version | None, config: SFTConfig) -> str | None:
     """Returns the digest of the adapter that training goes on from; None for the base.
 
     Says what becomes of the alignment of the version that the turn starts from.
@@ -83,14 +91,8 @@ def _continued(known: Version | None, base: str, config: SFTConfig) -> str | Non
         return None
     if config.start == "base":
         _say(
-            "corpus, base or settings changed, so the policy is trained from the base again, and "
+            "corpus or settings changed, so the policy is trained from the base again, and "
             "what earlier turns aligned is lost: `sft.start: champion` goes on from the champion"
-        )
-        return None
-    if known.base != base:
-        _say(
-            f"the champion is an adapter of {known.base} and sft.policy is {base}: the policy is "
-            "trained from the base, and what earlier turns aligned is lost"
         )
         return None
     _say("corpus or settings changed: training goes on from the champion's adapter")
