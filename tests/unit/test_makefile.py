@@ -1,5 +1,6 @@
 """The Makefile's words before a long wait, with a Python that only writes down what it is asked."""
 
+import os
 import shutil
 import subprocess
 from pathlib import Path
@@ -41,9 +42,12 @@ def make(folder: Path, listed: str, *goals: str) -> str:
         tool.write_text(text)
         tool.chmod(0o755)
     command = ["make", "VENV=venv", "PYTHON=venv/bin/python", *goals]
+    # `make test` hands its own flags down to a make that a test starts.
+    around = {name: value for name, value in os.environ.items() if "MAKE" not in name}
     ran = subprocess.run(
         command,
         cwd=folder,
+        env=around,
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,
