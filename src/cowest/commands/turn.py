@@ -181,7 +181,7 @@ def _alone() -> Iterator[None]:
 
 
 def _foreseen(params: dict[str, Any], where: Path) -> str:
-    """What the turn with the settings in `where` will cost at most, and what it has cost so far."""
+    """The most that the turn with the settings in `where` will cost, and its cost so far."""
     raw = _raw(params)
     budget = parse(PinConfig, section(params, "pin"), f"{PARAMS}: pin").budget
     key = turn_of(raw, where).key

@@ -131,7 +131,7 @@ def entries(row: Row, column: str, separator: str | None, lists: Lists = "quoted
 
 
 def reading(row: Row, column: str, lists: Lists) -> Reading | None:
-    """How `entries` reads a text that looks like a list or an object; None for all else."""
+    """The way in which `entries` reads a text like a list or an object; None for all else."""
     value = _cell(row, column)
     if not isinstance(value, str) or written.value_of(value) is None:
         return None
@@ -139,7 +139,7 @@ def reading(row: Row, column: str, lists: Lists) -> Reading | None:
 
 
 def oddity(row: Row, column: str) -> str | None:
-    """What is odd about a column's number or day; None for nothing."""
+    """Says why a column's number or day is odd; None where it is not."""
     value = _cell(row, column)
     if isinstance(value, float):
         value = _text(value, column)

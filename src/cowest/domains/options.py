@@ -12,7 +12,7 @@ from cowest.scorers.rules import FORMS
 OWN_LETTER = re.compile(r"\s*\(?([A-Za-z])[.):]\s*\S")
 """An option that begins with a letter of its own: `B) Oslo`."""
 Keyed = Literal["text", "letter", "from_0", "from_1", "label"]
-"""How a target names its option."""
+"""The ways in which a target names its option."""
 
 
 def option_of(target: str, choices: tuple[str, ...], keyed: Keyed, labels: Sequence[str]) -> str:

@@ -57,7 +57,7 @@ LISTS_READ = {
         "meant so"
     ),
 }
-"""What is said of texts that look like lists, by how they are read."""
+"""Notes on texts that look like lists, by the way in which they are read."""
 
 T = TypeVar("T")
 

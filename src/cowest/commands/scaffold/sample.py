@@ -91,7 +91,7 @@ def _flat(row: Row) -> Iterator[tuple[str, Any]]:
 
 
 def _parts(value: Any) -> dict[str, Any] | None:
-    """What is in an object, or in each object of a list; None for all else."""
+    """The parts of an object, or of each object of a list, by name; None for all else."""
     seen = written.value_of(value) if isinstance(value, str) else value
     if isinstance(seen, dict):
         return seen
