@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from cowest import evaluation, io
+from cowest import evaluation, intervals, io
 from cowest.config import parse
 from cowest.errors import ConfigError, ContractError
 from cowest.gates import BEST, Gate, Rules
@@ -64,7 +64,7 @@ def changed(row: Trial, **fields: object) -> Trial:
 def interval(
     values: "np.ndarray[tuple[int], np.dtype[np.float64]]", groups: list[str], draws: int = 4000
 ) -> tuple[float, float]:
-    (found,) = evaluation.estimates(groups, [evaluation.mean_of(values)], draws, 0)
+    (found,) = intervals.estimates(groups, [intervals.mean_of(values)], draws, 0)
     assert found is not None
     assert found.low is not None
     assert found.high is not None
@@ -434,9 +434,9 @@ def test_an_empty_file_is_refused(tmp_path: Path):
 @pytest.mark.slow
 def test_ten_thousand_queries_in_seconds():
     rng = np.random.default_rng(0)
-    ratios = [evaluation.mean_of(rng.random(10_000)) for _ in range(14)]
+    ratios = [intervals.mean_of(rng.random(10_000)) for _ in range(14)]
     started = time.monotonic()
-    evaluation.estimates([str(n // 2) for n in range(10_000)], ratios, 5000, 0)
+    intervals.estimates([str(n // 2) for n in range(10_000)], ratios, 5000, 0)
     assert time.monotonic() - started < 5  # 0.4 s on an idle core
 
 

@@ -16,8 +16,9 @@ from functools import partial
 import numpy as np
 from numpy.typing import NDArray
 
-from cowest.evaluation import Floats, answers_of, percentiles, resampled
+from cowest.evaluation import answers_of
 from cowest.gates import Pair
+from cowest.intervals import Floats, percentiles, resampled
 from cowest.protocols import Scorer
 from cowest.records import Choices, Estimate, Matches, Trial
 from cowest.scorers import choice
@@ -120,7 +121,7 @@ class Tally:
         """By pair of systems, the difference of macro F1 with its 95 % interval.
 
         Only queries that both have answered count; None where there is none. `groups` has the group
-        of each query. The resamples are those of `evaluation.estimates` with equal groups, draws
+        of each query. The resamples are those of `intervals.estimates` with equal groups, draws
         and seed.
         """
         names, group = np.unique(np.asarray(groups), return_inverse=True)
