@@ -14,7 +14,7 @@ from cowest.config import Config, digest, file_digest, load, parse
 from cowest.errors import ConfigError, InputError
 from cowest.models.hf import HFConfig
 from cowest.raw import snapshots
-from cowest.records import DataSet, Decision, Record
+from cowest.records import Changes, DataSet, Decision, Record
 
 NOT_ROWS = (
     "cli.py", "commands/", "online/", "preflight.py", "forecast.py", "report/", "lineage.py",
@@ -75,6 +75,8 @@ class Turn(Record):
     """Digest of the folder of that version, as the registry has it."""
     champion_digest: str | None = None
     """Digest of what that version's answers follow from (`Version.digest`)."""
+    since: Changes | None = None
+    """The difference to what that version rests on; None if there is no champion."""
 
 
 def turn_of(raw: Path, params: Path, champion: int | None = None) -> Turn:

@@ -431,6 +431,20 @@ class Decision(Record):
         return {name: getattr(self, name) for name in names}
 
 
+class Changes(Record):
+    """The difference between what a turn rests on and what the champion rests on."""
+
+    version: int
+    """The champion."""
+    data: dict[str, Literal["added", "removed", "changed"]]
+    """Raw files that differ, by their name in the raw folder."""
+    settings: dict[str, tuple[str | None, str | None]] | None
+    """Settings that differ, by their path: before and now; None on a side that has none. None as a
+    whole where the settings of the champion's turn are not in the registry."""
+    code: bool
+    """True if the sources that rows depend on differ."""
+
+
 class DataSet(Record):
     """One data set that a turn rests on, with the name and revision that find it again."""
 

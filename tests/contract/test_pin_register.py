@@ -17,6 +17,7 @@ from cowest.lineage import Turn
 from cowest.prompts import Template
 from cowest.records import Decision, EvalReport
 from cowest.registry.mlflow import RegistryConfig
+from cowest.report import words
 from tests.registries import PROMPTS, empty_registry, make_pair, make_report, make_version
 
 PARAMS = """\
@@ -97,6 +98,23 @@ def test_the_first_turn_starts_from_nothing_and_the_second_from_its_champion(
         file_digest(project.folder / "start")
         == file_digest(project.folder / "champion")
         == file_digest(project.folder / "challenger")
+    )
+
+
+def test_a_turn_says_what_is_new_since_its_champion(project: Project) -> None:
+    assert project.pin().since is None, "there is no champion"
+    project.register()
+    project.new_data("{}\n{}\n")
+    (project.folder / "raw" / "more.jsonl").write_text("{}\n")
+    params = project.folder / "params.yaml"
+    params.write_text(params.read_text().replace("beta: 0.1", "beta: 0.2"))
+    since = project.pin().since
+    assert since is not None
+    assert since.version == 1
+    assert since.data == {"more.jsonl": "added", "rows.jsonl": "changed"}
+    assert since.settings == {"dpo.beta": ("0.1", "0.2")}
+    assert words.changes(since) == (
+        "new since version 1: raw data (more.jsonl added, rows.jsonl changed); settings (dpo.beta)"
     )
 
 

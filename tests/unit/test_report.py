@@ -12,6 +12,7 @@ import pytest
 from cowest import io, report
 from cowest.gates import Gate, Rules
 from cowest.ledger.account import Account
+from cowest.ledger.claims import Budget, Spent
 from cowest.records import (
     Choices,
     Decision,
@@ -143,6 +144,40 @@ def decided(root: Path, **fields: object) -> None:
 
 def rendered(root: Path, **more: object) -> str:
     return report.page(contents.gather(root), **more)  # type: ignore[arg-type]
+
+
+def test_what_is_new_since_the_champion_is_shown(tmp_path: Path) -> None:
+    root = a_turn(tmp_path)
+    pinned = {
+        "key": "abc",
+        "champion": 4,
+        "since": {
+            "version": 4,
+            "data": {"<b>.csv": "changed"},
+            "settings": {"dpo.beta": ["0.1", "0.2"], "sft.start": [None, "champion"]},
+            "code": False,
+        },
+    }
+    (root / "turn.json").write_text(json.dumps(pinned))
+    page = rendered(root)
+    section = page[page.index('id="since"') : page.index('id="feedback"')]
+    assert "&lt;b&gt;.csv" in section
+    assert "<b>" not in section
+    assert "dpo.beta" in section
+    assert "0.2" in section
+    assert ">the same<" in section, "the code"
+    pinned["since"] = None
+    (root / "turn.json").write_text(json.dumps(pinned))
+    assert "pinned by an older CoWest" in rendered(root)
+
+
+def test_the_cost_is_shown_against_the_budget(tmp_path: Path) -> None:
+    root = a_turn(tmp_path)
+    page = rendered(root, spent=Spent(usd=5.0, tokens=1234, budget=Budget(usd=20)))
+    assert "25\N{NO-BREAK SPACE}% of the budget of US$ 20.00" in page
+    assert 'value="0.25"' in page
+    assert "no budget was set" in rendered(root, spent=Spent(usd=5.0, tokens=1, budget=Budget()))
+    assert "no budget was set" not in rendered(root)
 
 
 @pytest.fixture(scope="module")

@@ -6,6 +6,9 @@ from pathlib import Path
 
 from cowest import report
 from cowest.errors import CoWestError, InputError
+from cowest.io import read_document
+from cowest.ledger.claims import Spent, spent
+from cowest.lineage import Turn
 
 
 def main(argv: list[str]) -> int:
@@ -24,7 +27,7 @@ def main(argv: list[str]) -> int:
             f"{Path.cwd()} has neither params.yaml nor turn.json: "
             "a report is written in a project's folder"
         )
-    report.write(given.out, ledger=_ledger())
+    report.write(given.out, ledger=_ledger(), spent=_spent())
     print(given.out)
     return 0
 
@@ -37,3 +40,14 @@ def _ledger() -> Sequence[report.LedgerLine]:
         return store.open_store().ledger()
     except CoWestError:
         return []
+
+
+def _spent() -> Spent | None:
+    """What the turn's calls cost so far; None if the turn or the call store can't be read."""
+    from cowest.ledger import store
+
+    try:
+        turn = read_document(Path("turn.json"), Turn)
+        return spent(store.open_store(), turn.key)
+    except CoWestError:
+        return None

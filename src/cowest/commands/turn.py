@@ -35,7 +35,7 @@ from cowest.raw import snapshots
 from cowest.records import Decision, Estimate, EvalReport
 from cowest.registry.log import settled
 from cowest.registry.mlflow import RegistryConfig
-from cowest.report.words import NAMES
+from cowest.report import words
 from cowest.stages.pin import PinConfig
 from cowest.stages.register import RegisterConfig
 
@@ -160,6 +160,9 @@ def _run_stages(params: dict[str, Any], turn: Turn, force: bool) -> None:
         start=START,
         champion=CHAMPION,
     )
+    since = read_document(TURN, Turn).since
+    if since is not None:
+        print(words.changes(since))
     _reproduce(force or changed)
 
 
@@ -430,7 +433,7 @@ def _took(seconds: float) -> str:
 
 def table(report: EvalReport) -> str:
     """Returns the systems with scores and intervals, and what alignment did, for a terminal."""
-    rows = [(NAMES.get(name, name), estimate) for name, estimate in report.systems.items()]
+    rows = [(words.NAMES.get(name, name), estimate) for name, estimate in report.systems.items()]
     width = max(len(name) for name, _ in rows)
     lines = [f"{'system':<{width}}  score  95 % interval   queries"]
     for name, estimate in rows:

@@ -66,6 +66,15 @@ class MlflowTracker:
             self._client.set_terminated(run.info.run_id)
             return str(run.info.run_id)
 
+    def settings(self, turn: str) -> dict[str, str] | None:
+        """The settings of a turn by their paths, as they were recorded; None if none were.
+
+        Raises RegistryError.
+        """
+        with self._runs.reached():
+            run = self._runs.find(turn)
+        return None if run is None else dict(run.data.params) or None
+
     def attach(self, turn: str, file: Path) -> None:
         """Adds a page to a turn, or replaces it. Raises RegistryError."""
         with self._runs.reached():
@@ -94,9 +103,8 @@ class MlflowTracker:
                     points.append(Metric(name, value, moment, step))
         for metrics_part in batched(points, METRICS):
             self._client.log_batch(run, metrics=metrics_part)
-        settings = flat(params, ".").items()
-        for params_part in batched(settings, PARAMS):
-            entries = [Param(name, str(value)[:PARAM_LENGTH]) for name, value in params_part]
+        for params_part in batched(recorded(params).items(), PARAMS):
+            entries = [Param(name, value) for name, value in params_part]
             self._client.log_batch(run, params=entries)
         for tags_part in batched(tags.items(), PARAMS):
             labels = [RunTag(name, value[:TAG_LENGTH]) for name, value in tags_part]
@@ -133,6 +141,11 @@ def flat(value: Any, between: str) -> dict[str, Any]:
         else:
             found[str(key)] = child
     return found
+
+
+def recorded(settings: dict[str, Any]) -> dict[str, str]:
+    """Settings in the form in which a run keeps them: texts by their paths."""
+    return {path: str(value)[:PARAM_LENGTH] for path, value in flat(settings, ".").items()}
 
 
 def numbers(value: Any, between: str = "/") -> dict[str, float]:

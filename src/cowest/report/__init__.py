@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from cowest import __version__, io
+from cowest.ledger.claims import Spent
 from cowest.records import Comparison, Decision, EvalReport, Slice
 from cowest.report import contents, words
 from cowest.report.contents import Contents, Missing
@@ -41,12 +42,21 @@ class LedgerLine(Protocol):
     cost: float
 
 
-def write(out: Path, root: Path = Path(), *, ledger: Sequence[LedgerLine] = ()) -> None:
-    """Writes the page of the turn whose files lie in `root`, whole or not at all."""
-    io.write_text(out, page(contents.gather(root), ledger=ledger))
+def write(
+    out: Path,
+    root: Path = Path(),
+    *,
+    ledger: Sequence[LedgerLine] = (),
+    spent: Spent | None = None,
+) -> None:
+    """Writes the page of the turn whose files lie in `root`, whole or not at all.
+
+    `spent` is what the turn's calls cost so far, and its budget.
+    """
+    io.write_text(out, page(contents.gather(root), ledger=ledger, spent=spent))
 
 
-def page(found: Contents, *, ledger: Sequence[LedgerLine] = ()) -> str:
+def page(found: Contents, *, ledger: Sequence[LedgerLine] = (), spent: Spent | None = None) -> str:
     """Returns the page. It says in words what is missing, and escapes what comes from data."""
     import jinja2
 
@@ -71,8 +81,10 @@ def page(found: Contents, *, ledger: Sequence[LedgerLine] = ()) -> str:
     text: str = environment.get_template("page.html.jinja").render(
         found=found,
         ledger=ledger,
+        spent=spent,
         names=words.NAMES,
         cowest=__version__,
+        prompts_same=_prompts_same(found),
         **_words(found),
         **_pictures(found),
     )
@@ -103,6 +115,15 @@ def _words(found: Contents) -> dict[str, Any]:
         "context": words.context(report),
         "tags": dict(sorted(report.tags.items(), key=_most_queries_first)[:MOST_TAGS]),
     }
+
+
+def _prompts_same(found: Contents) -> bool | None:
+    """True if champion and challenger have equal prompts; None if one of them is not there."""
+    known = dict(found.versions)
+    champion, challenger = known["models/champion"], known["models/challenger"]
+    if isinstance(champion, Missing) or isinstance(challenger, Missing):
+        return None
+    return champion.prompts == challenger.prompts
 
 
 def _most_queries_first(item: tuple[str, dict[str, Slice]]) -> tuple[int, str]:

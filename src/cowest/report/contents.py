@@ -17,18 +17,21 @@ from cowest import io, preferences, version
 from cowest.config import file_digest
 from cowest.errors import CoWestError, InputError
 from cowest.records import (
+    Changes,
     DataSet,
     Decision,
     EvalReport,
     Fate,
     Feedback,
     PreferencePair,
+    Record,
     Trial,
     Validation,
 )
 
 P = ParamSpec("P")
 T = TypeVar("T")
+R = TypeVar("R", bound=Record)
 
 BINS = 21
 """Bars of the distribution of gains, from -1 to 1."""
@@ -173,6 +176,9 @@ class Contents:
     turn: dict[str, Any] | Missing
     origin: DataSet | None
     """The raw data of the turn; None where turn.json doesn't say."""
+    since: Changes | None
+    """The difference to what the champion rests on; None without one, or where turn.json doesn't
+    say."""
     outcome: Decision | Missing
     files: list[tuple[str, int, str]]
     """Path, bytes, digest."""
@@ -210,7 +216,8 @@ def gather(root: Path) -> Contents:
             f"{stage}: {rows.why}" for stage, rows in logged.items() if isinstance(rows, Missing)
         ],
         turn=turn,
-        origin=_origin(turn),
+        origin=_of_turn(turn, "raw", DataSet),
+        since=_of_turn(turn, "since", Changes),
         outcome=_known(_outcome, root / "reports/decision.json", turn),
         files=_files(root),
         versions=[(name, _known(_version, root / name)) for name in VERSIONS],
@@ -383,11 +390,12 @@ def _turn(path: Path) -> dict[str, Any]:
     return found
 
 
-def _origin(turn: dict[str, Any] | Missing) -> DataSet | None:
-    if isinstance(turn, Missing) or not turn.get("raw"):
+def _of_turn(turn: dict[str, Any] | Missing, name: str, kind: type[R]) -> R | None:
+    """A part of turn.json; None where it is not there, or no such part."""
+    if isinstance(turn, Missing) or not turn.get(name):
         return None
     try:
-        return DataSet.model_validate(turn["raw"])
+        return kind.model_validate(turn[name])
     except ValidationError:
         return None
 

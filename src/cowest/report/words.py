@@ -1,6 +1,6 @@
 """The numbers of an evaluation in words: the sentence that matters most comes first."""
 
-from cowest.records import Comparison, Decision, Estimate, EvalReport
+from cowest.records import Changes, Comparison, Decision, Estimate, EvalReport
 
 NAMES = {
     "policy_before": "policy alone, before alignment",
@@ -129,3 +129,28 @@ def _decided(outcome: Decision) -> str:
             f"{outcome.champion}."
         )
     return f"Promoted: version {outcome.version} is champion."
+
+
+FEW_NAMES = 4
+"""Names in a sentence; the rest are counted."""
+
+
+def changes(found: Changes) -> str:
+    """Says in a sentence what differs from what the champion rests on."""
+    parts = []
+    if found.data:
+        files = [f"{name} {how}" for name, how in found.data.items()]
+        parts.append(f"raw data ({_few(files)})")
+    if found.settings:
+        parts.append(f"settings ({_few(list(found.settings))})")
+    if found.code:
+        parts.append("code")
+    if found.settings is None:
+        parts.append("settings unknown, since the registry does not have that turn's")
+    return f"new since version {found.version}: {'; '.join(parts) or 'nothing'}"
+
+
+def _few(names: list[str]) -> str:
+    said = ", ".join(names[:FEW_NAMES])
+    more = len(names) - FEW_NAMES
+    return f"{said}, and {more} more" if more > 0 else said

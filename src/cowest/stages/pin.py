@@ -8,16 +8,18 @@ from pathlib import Path
 from pydantic import ValidationError
 
 from cowest import version
-from cowest.config import Config, file_digest
+from cowest.config import Config, file_digest, load
 from cowest.errors import ModelError
 from cowest.io import replacing_folder, write_document
 from cowest.ledger.claims import Budget, open_turn
 from cowest.ledger.store import open_store
-from cowest.lineage import Turn, is_another, turn_of
+from cowest.lineage import Turn, is_another, settings_of, turn_of
 from cowest.ports import In, Out
 from cowest.records import Decision
 from cowest.registry.log import champion_of
 from cowest.registry.mlflow import RegistryConfig
+from cowest.registry.since import since_champion
+from cowest.registry.tracking import MlflowTracker
 
 
 class PinConfig(Config):
@@ -62,7 +64,15 @@ def main(raw: In, params: In, turn: Out, start: Out, champion: Out, config: PinC
     found = version.read(champion)
     if found is not None:
         beaten = {"champion_files": file_digest(champion), "champion_digest": found.digest}
-        now = now.model_copy(update=beaten)
+        since = since_champion(
+            log,
+            now.champion,
+            MlflowTracker(config.registry.runs()),
+            data=now.data,
+            code=now.code,
+            settings=settings_of(load(params)),
+        )
+        now = now.model_copy(update={**beaten, "since": since})
     write_document(turn, now)
 
 

@@ -4,9 +4,7 @@ A refused promotion is a result, not an error.
 """
 
 import json
-import re
 from collections.abc import Sequence
-from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -20,12 +18,9 @@ from cowest.ports import In, Out
 from cowest.records import DataSet, Decision, EvalReport, PreferencePair
 from cowest.registry.log import champion_of
 from cowest.registry.mlflow import RegistryConfig
+from cowest.registry.since import data_tags, nameable
 from cowest.registry.tracking import MlflowTracker, numbers
 
-UNNAMEABLE = re.compile(r"[^\w. :/-]")
-"""A character that MLflow does not allow in the name of a metric or a tag."""
-MOST_FILES = 50
-"""Raw files whose digests become tags of the version."""
 METRICS = {
     "queries",
     "groups",
@@ -85,7 +80,7 @@ def main(
     MlflowTracker(runs).record(
         pinned.key,
         params=settings_of(settings),
-        metrics={_nameable(name): value for name, value in found.items()},
+        metrics={nameable(name): value for name, value in found.items()},
         curves=[*_curves(policy), *_curves(challenger)],
         tags=rests_on,
         data=data,
@@ -111,9 +106,7 @@ def _rests_on(pinned: Turn, kept: version.Version, report: Path) -> dict[str, st
         "code": pinned.code,
         "report": file_digest(report),
     }
-    for name, value in islice(pinned.data.items(), MOST_FILES):
-        found[_nameable(f"data/{name}")] = value
-    return found
+    return found | data_tags(pinned.data)
 
 
 def _same_versions(judged: EvalReport, folders: dict[str, Path], pinned: Turn) -> None:
@@ -174,10 +167,6 @@ def _held_out(judged: EvalReport, pairs: Path) -> None:
             )
 
 
-def _nameable(name: str) -> str:
-    return UNNAMEABLE.sub("_", name)
-
-
 def _data(pinned: Turn, made: dict[str, Path]) -> dict[str, DataSet]:
     """The data sets of the turn: the raw data, and the files made of them.
 
@@ -224,5 +213,5 @@ def _step(row: dict[str, Any]) -> dict[str, float]:
     values = {"step": step}
     for name, value in row.items():
         if value is not None:
-            values[_nameable(f"{stage}/{name}")] = float(value)
+            values[nameable(f"{stage}/{name}")] = float(value)
     return values

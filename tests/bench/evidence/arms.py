@@ -28,6 +28,8 @@ class Arm:
     """SFT on the chosen drafts in place of DPO."""
     rate: float = 1
     """Of the learning rate, how many times DPO's."""
+    nll: float | None = None
+    """Weight of the chosen draft's likelihood beside DPO; None for that of params.yaml."""
 
 
 def aligned(
@@ -137,6 +139,7 @@ ARMS: Mapping[str, Arm] = {
     "rule_best_worst": Arm(by_rule(rule="best_worst")),
     "per_query_1": Arm(by_rule(per_query=1)),
     "per_query_4": Arm(by_rule(per_query=4)),
+    "no_nll": Arm(aligned, nll=0),
 }
 """The first five are the headline's; the others answer one question each."""
 HEADLINE = tuple(ARMS)[:5]

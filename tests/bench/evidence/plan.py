@@ -37,6 +37,8 @@ def runs() -> dict[str, Settings]:
         }
     for seed in SEEDS:
         found[f"free-{seed}"] = Settings(seed=seed, arms=(), free=FREE, samples=0)
+    for seed in CURVE_SEEDS:
+        found[f"nll-{seed}"] = Settings(seed=seed, arms=("aligned", "no_nll"), samples=0)
     return found
 
 

@@ -35,7 +35,7 @@ from cowest.scorers.contains import ContainsConfig
 from cowest.scorers.token_f1 import TokenF1Config
 from cowest.stages import dpo, draft, prepare, refine, score, sft
 from tests.bench.evidence import free
-from tests.bench.evidence.arms import ARMS, HEADLINE
+from tests.bench.evidence.arms import ARMS, HEADLINE, Arm
 
 ROOT = Path(__file__).parents[3]
 Modes = dict[str, Sampling]
@@ -202,7 +202,7 @@ class _Run:
             f"train_{arm}",
             arm,
             lambda out: train(
-                self._at(f"pairs_{arm}.jsonl"), self._at("policy"), out, ARMS[arm].rate
+                self._at(f"pairs_{arm}.jsonl"), self._at("policy"), out, self._aligning(ARMS[arm])
             ),
         )
 
@@ -213,7 +213,10 @@ class _Run:
             "train_aligned_twice",
             "aligned_twice",
             lambda out: self._prefer(
-                self._at("pairs_aligned_twice.jsonl"), self._at("aligned"), out
+                self._at("pairs_aligned_twice.jsonl"),
+                self._at("aligned"),
+                out,
+                self._aligning(ARMS["aligned"]),
             ),
         )
 
@@ -278,27 +281,25 @@ class _Run:
 
         self._once(f"pair_{arm}", f"pairs_{arm}.jsonl", write)
 
-    def _prefer(self, pairs: Path, policy: Path, out: Path, rate: float = 1) -> None:
+    def _prefer(self, pairs: Path, policy: Path, out: Path, config: dpo.DPOConfig) -> None:
         if any(io.read(pairs, PreferencePair)):
-            dpo.main(pairs, self._at("feedback.jsonl"), policy, out, self._aligning(rate))
+            dpo.main(pairs, self._at("feedback.jsonl"), policy, out, config)
         else:
             _hand_on(policy, out)
 
-    def _imitate(self, pairs: Path, policy: Path, out: Path, rate: float = 1) -> None:
+    def _imitate(self, pairs: Path, policy: Path, out: Path, config: dpo.DPOConfig) -> None:
         if any(io.read(pairs, PreferencePair)):
-            _sft_on_chosen(pairs, policy, out, self._aligning(rate))
+            _sft_on_chosen(pairs, policy, out, config)
         else:
             _hand_on(policy, out)
 
-    def _aligning(self, rate: float) -> dpo.DPOConfig:
+    def _aligning(self, arm: Arm) -> dpo.DPOConfig:
+        """The settings of params.yaml for DPO, with those that an arm has of its own."""
         config = parse(dpo.DPOConfig, self._params["dpo"], "dpo")
-        return config.model_copy(
-            update={
-                "training": config.training.model_copy(
-                    update={"learning_rate": rate * config.training.learning_rate}
-                )
-            }
-        )
+        rate = arm.rate * config.training.learning_rate
+        training = config.training.model_copy(update={"learning_rate": rate})
+        nll = config.nll if arm.nll is None else arm.nll
+        return config.model_copy(update={"training": training, "nll": nll})
 
     def _draft(self, out: Path, system: str, sampling: Sampling) -> None:
         with self._policy.open(adapter=self._at(system) / "adapter") as model:
