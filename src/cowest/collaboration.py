@@ -162,15 +162,24 @@ def by_query(rows: Iterable[D]) -> Iterator[list[D]]:
 def _refinement(row: Draft, solo: Completion, by_draft: dict[str, Completion]) -> Refinement:
     """A draft with the strong model's answers; `failed` holds the first failure."""
     failed = row.failed or _failure("solo", solo)
-    text = None
+    text, tokens = None, None
     shown = _shown(row)
     if shown is not None:
         refined = answered(by_draft[shown])
-        text = refined.text
+        text, tokens = refined.text, refined.completion_tokens or None
         failed = failed or _failure("refine", refined)
     elif failed is None:
         failed = f"draft: {THOUGHT_ALONE}"
-    return grown(Refinement, row, refinement=text, solo=solo.text, strong=solo.model, failed=failed)
+    return grown(
+        Refinement,
+        row,
+        refinement=text,
+        solo=solo.text,
+        strong=solo.model,
+        failed=failed,
+        refinement_tokens=tokens,
+        solo_tokens=solo.completion_tokens or None,
+    )
 
 
 def _feedback(row: Refinement, by_text: dict[str, Score], scorer: str) -> Feedback:

@@ -9,12 +9,14 @@ import numpy as np
 
 from cowest.config import digest
 from cowest.errors import ContractError
-from cowest.gates import BEST, Differences, Evidence, Gate, Pair, Rules, System, judge, passed
+from cowest.gates import BEST, Gate, Quantity, Rules, System
 from cowest.instructions import instructs
-from cowest.intervals import Floats, estimates, gap_closed, mean_of
+from cowest.intervals import Floats, Ratio, estimates, gap_closed, mean_of
+from cowest.judging import Evidence, judge, passed
 from cowest.records import (
     Collaboration,
     Comparison,
+    Estimate,
     EvalReport,
     Slice,
     Transitions,
@@ -24,6 +26,10 @@ from cowest.sametext import words_only
 from cowest.thoughts import without_thoughts
 
 T = TypeVar("T")
+Pair = tuple[str, str]
+"""Two systems of which the first is compared with the second."""
+Differences = Mapping[Pair, Estimate | None]
+"""The paired difference of each pair of systems; None where no query has both."""
 
 SYSTEMS: tuple[str, ...] = get_args(System)
 """All systems, in the order of a report."""
@@ -46,6 +52,8 @@ class Given(NamedTuple):
     system: str
     answer: str | None
     score: float | None
+    tokens: int | None
+    """Tokens of the answer as the provider counted them, if it did."""
 
 
 def answers_of(row: Trial) -> list[Given]:
@@ -54,13 +62,13 @@ def answers_of(row: Trial) -> list[Given]:
     A trial always holds the answer of its own collaboration. Its solo is the strong model's alone,
     and its draft that of the policy before or after alignment.
     """
-    found = [Given(row.system, _said(row.refinement), row.score)]
+    found = [Given(row.system, _said(row.refinement), row.score, row.refinement_tokens)]
     # A champion's prompts may be older than this turn's, and its solo then answers other prompts.
     # So it never counts for the strong model alone, not even where it is the only one.
     if row.system != "champion":
-        found.append(Given("strong", _said(row.solo), row.solo_score))
+        found.append(Given("strong", _said(row.solo), row.solo_score, row.solo_tokens))
     if row.system in ("before", "after"):
-        found.append(Given(f"policy_{row.system}", _said(row.draft), row.draft_score))
+        found.append(Given(f"policy_{row.system}", _said(row.draft), row.draft_score, None))
     return found
 
 
@@ -81,8 +89,10 @@ class Scores:
         default_factory=lambda: {name: [] for name in SYSTEMS}
     )
     """By system, the score of each query; None where the system has none."""
-    lost: dict[str, list[float]] = field(default_factory=lambda: {name: [] for name in SYSTEMS})
-    """By system, the share of each query's rows that failed; 0 where the system has no row."""
+    lost: dict[str, list[float | None]] = field(
+        default_factory=lambda: {name: [] for name in SYSTEMS}
+    )
+    """By system, the share of each query's rows that failed; None where the system has no row."""
     transitions: dict[str, Counter[str]] = field(default_factory=dict)
     """By collaboration, the counts of `Transitions`."""
     failed: dict[str, Counter[str]] = field(default_factory=dict)
@@ -141,10 +151,10 @@ def gather(queries: Iterable[list[Trial]]) -> Scores:
     return scores
 
 
-def _lost(system: str, failed: list[bool]) -> float:
-    """The share of a query's rows that failed for a system."""
+def _lost(system: str, failed: list[bool]) -> float | None:
+    """The share of a query's rows that failed for a system; None if it has no row."""
     if not failed:
-        return 0.0
+        return None
     # One row that did not fail has the strong model's own answer, which is the same in all.
     if system == "strong":
         return float(all(failed))
@@ -209,28 +219,36 @@ def adoption(draft: str, refinement: str, solo: str) -> tuple[str, ...]:
     return ("adopted",)
 
 
-def compare(scores: Scores, rules: Rules, macro_f1: Differences | None = None) -> EvalReport:
+@dataclass(frozen=True, slots=True)
+class Beside:
+    """Measures beside the score, of the same trials: `scorers` makes them."""
+
+    macro_f1: Differences | None = None
+    """Differences of macro F1 by pair of systems; None if the scorer is not `choice`."""
+    by_query: Mapping[str, Mapping[str, Floats]] = field(default_factory=dict)
+    """By metric and system, the value of each query; NaN where there is none."""
+
+
+def compare(scores: Scores, rules: Rules, beside: Beside | None = None) -> EvalReport:
     """Makes the whole report.
 
-    `macro_f1` has the differences of macro F1 by pair of systems, if the scorer is `choice`. Raises
-    ContractError if there is nothing to compare or the rows do not belong together.
+    Raises ContractError if there is nothing to compare or the rows do not belong together.
     """
     _comparable(scores)
+    beside = beside or Beside()
     # numpy reads None as NaN: a query without a score.
     values = {name: np.array(found, dtype=np.float64) for name, found in scores.values.items()}
     best = _best_single(values)
-    gates = rules.all_gates(choices=macro_f1 is not None)
-    pairs = _pairs(gates, best)
-    ratios = [mean_of(value) for value in values.values()]
-    ratios += [mean_of(values[of] - values[over]) for of, over in pairs]
+    gates = rules.all_gates(choices=beside.macro_f1 is not None)
+    measured = {**beside.by_query, "score": values}
+    quantities = _quantities(gates, best)
+    ratios = [_ratio(quantity, measured, len(scores.groups)) for quantity in quantities]
     ratios.append(gap_closed(values["before"], values["after"], values["ideal"]))
-    found = estimates(scores.groups, ratios, rules.draws, rules.seed)
-    # In the order of `ratios`: means, differences, and the gap last.
-    means = dict(zip(values, found[: len(values)], strict=True))
-    differences = dict(zip(pairs, found[len(values) : -1], strict=True))
-    lost = {name: scores.lost[name] for name in SYSTEMS if name in SINGLES or scores.rows[name]}
-    seen = Evidence(best, differences, macro_f1 or {}, lost, scores.instructing_shares())
-    results = judge(gates, rules, seen)
+    *estimated, gap = estimates(scores.groups, ratios, rules.draws, rules.seed)
+    found = dict(zip(quantities, estimated, strict=True))
+    for (of, over), one in (beside.macro_f1 or {}).items():
+        found[Quantity("macro_f1", of, over)] = one
+    results = judge(gates, rules, _evidence(scores, beside, best, found))
     queries = len(scores.groups)
     return EvalReport(
         queries=queries,
@@ -242,10 +260,10 @@ def compare(scores: Scores, rules: Rules, macro_f1: Differences | None = None) -
         split=min(scores.splits),
         rules=digest(rules),
         draws=rules.draws,
-        systems={name: mean for name, mean in means.items() if mean is not None},
-        comparisons=_comparisons(differences, best, queries),
-        macro_f1=_named(macro_f1 or {}, queries),
-        gap_closed=found[-1],
+        systems=_means(found),
+        comparisons=_comparisons(found, best, queries),
+        macro_f1=_differences(found, "macro_f1", queries),
+        gap_closed=gap,
         transitions={name: Transitions(**seen) for name, seen in _in_order(scores.transitions)},
         tags=_slices(scores.tags, values),
         instructs={name: scores.instructs[name] for name in SYSTEMS if scores.instructs[name]},
@@ -264,33 +282,84 @@ def _best_single(values: Mapping[str, Floats]) -> str:
     return max(means, key=means.__getitem__, default="strong")
 
 
-def _pairs(gates: Sequence[Gate], best: str) -> list[Pair]:
-    """The systems to compare, each pair once: those of every report, then those of the gates."""
-    pairs: list[Pair] = [("after", over) for over in ("before", best, "strong", "champion")]
-    pairs.append(("ideal", "after"))
-    pairs += [gate.pair(best) for gate in gates]
-    return list(dict.fromkeys(pairs))
+def _quantities(gates: Sequence[Gate], best: str) -> list[Quantity]:
+    """Everything that is estimated, each once: the quantities of every report, then those of the
+    gates. Macro F1, which is no mean over queries, is estimated by `scorers`.
+    """
+    asked = [Quantity("score", name, None) for name in SYSTEMS]
+    for over in ("before", best, "strong", "champion"):
+        asked.append(Quantity("score", "after", over))
+    asked.append(Quantity("score", "ideal", "after"))
+    asked += [gate.quantity(best) for gate in gates if gate.metric != "macro_f1"]
+    return list(dict.fromkeys(asked))
 
 
-def _comparisons(differences: Differences, best: str, queries: int) -> dict[str, Comparison]:
-    """The differences by name; that with the best single model stands there twice."""
-    found = _named(differences, queries)
-    with_best = found.get(f"after_minus_{best}")
+def _ratio(quantity: Quantity, measured: Mapping[str, Mapping[str, Floats]], queries: int) -> Ratio:
+    """The quantity as a ratio over the queries; one that nothing was measured of has no query."""
+    metric, of, over = quantity
+    unknown = np.full(queries, np.nan)
+    values = measured.get("score" if metric == "right_to_wrong" else metric, {})
+    one = values.get(of, unknown)
+    if over is None:
+        return mean_of(one)
+    other = values.get(over, unknown)
+    if metric == "right_to_wrong":
+        turned = (other >= RIGHT) & (one < RIGHT)
+        return mean_of(np.where(np.isnan(one + other), np.nan, turned))
+    return mean_of(one - other)
+
+
+def _evidence(
+    scores: Scores, beside: Beside, best: str, found: Mapping[Quantity, Estimate | None]
+) -> Evidence:
+    """Everything that gates look at."""
+    lost = {}
+    for name in SYSTEMS:
+        if name in SINGLES or scores.rows[name]:
+            # A query that a system has no row of is as lost as one whose row failed. Only of the
+            # ideal draft some queries rightly have none.
+            missing = 0.0 if name == "ideal" else 1.0
+            lost[name] = [missing if share is None else share for share in scores.lost[name]]
+    refused = {}
+    for name, values in beside.by_query.get("refused", {}).items():
+        refused[name] = np.nan_to_num(values).tolist()
+    return Evidence(best, found, lost, refused, scores.instructing_shares())
+
+
+def _means(found: Mapping[Quantity, Estimate | None]) -> dict[str, Estimate]:
+    """The mean score of each system that has one."""
+    means = {}
+    for name in SYSTEMS:
+        mean = found[Quantity("score", name, None)]
+        if mean is not None:
+            means[name] = mean
+    return means
+
+
+def _comparisons(
+    found: Mapping[Quantity, Estimate | None], best: str, queries: int
+) -> dict[str, Comparison]:
+    """The differences of scores by name; that with the best single model stands there twice."""
+    differences = _differences(found, "score", queries)
+    with_best = differences.get(f"after_minus_{best}")
     if with_best is not None:
-        found[f"after_minus_{BEST}"] = with_best
-    return found
+        differences[f"after_minus_{BEST}"] = with_best
+    return differences
 
 
-def _named(differences: Differences, queries: int) -> dict[str, Comparison]:
-    """The differences by name, with how many of the queries each leaves out."""
-    found = {}
-    for (of, over), one in differences.items():
-        if one is not None:
+def _differences(
+    found: Mapping[Quantity, Estimate | None], metric: str, queries: int
+) -> dict[str, Comparison]:
+    """The differences of one metric by name, with how many of the queries each leaves out."""
+    named = {}
+    for quantity, one in found.items():
+        if quantity.metric == metric and quantity.over is not None and one is not None:
+            of, over = quantity.of, quantity.over
             left_out = queries - one.queries
-            found[f"{of}_minus_{over}"] = Comparison(
+            named[f"{of}_minus_{over}"] = Comparison(
                 **one.model_dump(), of=of, over=over, left_out=left_out
             )
-    return found
+    return named
 
 
 def _versions(scores: Scores) -> dict[str, str]:

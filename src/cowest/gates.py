@@ -1,65 +1,210 @@
-"""Gates: the conditions under which a challenger is promoted, and the outcome of each. Pure.
+"""Gates: the conditions under which a challenger is promoted, as settings. Pure.
 
-A gate looks at one paired difference of the evaluation, such as the score after alignment minus
-the score before it, and asks that even the lower end of its 95 % interval is high enough. A gate
-on macro F1 is a guard against answers that name one class for all: it asks that the interval does
-not lie below what is asked as a whole.
+A gate looks at one quantity of the evaluation, such as the score after alignment minus the score
+before it, and asks that even the unfavourable end of its 95 % interval is good enough. A gate with
+`unless_worse_by` is a guard: it is closed only where the whole interval is bad.
 """
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
-from typing import Literal
+from typing import Any, Literal, NamedTuple
 
-from pydantic import Field, model_validator
+from pydantic import Field, field_validator, model_validator
 
 from cowest.config import Config
-from cowest.records import Collaboration, Estimate, GateResult
+from cowest.records import Collaboration
 
 System = Literal["policy_before", "policy_after", "strong", Collaboration]
-Pair = tuple[str, str]
-"""Two systems of which the first is compared with the second."""
-Differences = Mapping[Pair, Estimate | None]
-"""The paired difference of each pair of systems; None where no query has both."""
-
+Metric = Literal[
+    "score", "accuracy", "macro_f1", "unparseable", "refused", "length", "tokens", "right_to_wrong"
+]
 BEST = "best_single"
 """The best single model: of the policies and the strong model, each alone, the one with the highest
 mean over the queries that it has a score for."""
+LOWER = frozenset(["unparseable", "refused", "length", "tokens", "right_to_wrong"])
+"""The metrics of which less is better."""
+OF_CHOICES = frozenset(["macro_f1", "unparseable"])
+"""The metrics that only the answers to a multiple choice have."""
+COUNTS = frozenset(["length", "tokens"])
+"""The metrics that are no share of 1."""
+NAMED: dict[str, str] = {
+    "score": "score",
+    "accuracy": "accuracy",
+    "macro_f1": "macro F1",
+    "unparseable": "unparseable share",
+    "refused": "refused share",
+    "length": "length",
+    "tokens": "tokens",
+    "right_to_wrong": "right to wrong",
+}
+"""The metrics in words."""
+LACKS: dict[str, str] = {
+    "score": "a score",
+    "accuracy": "a score",
+    "macro_f1": "an answer that names an option",
+    "unparseable": "an answer to a multiple choice",
+    "refused": "a call that was answered or refused",
+    "length": "an answer",
+    "tokens": "an answer whose tokens the provider counted",
+    "right_to_wrong": "a score",
+}
+"""By metric, the thing without which a query has no value of it."""
+SAID: dict[str, str] = {
+    "policy_before": "the policy alone before alignment",
+    "policy_after": "the challenger's policy alone",
+    "strong": "the strong model alone",
+    "before": "the policy before alignment",
+    "after": "the challenger",
+    "champion": "the champion",
+    "ideal": "the ideal draft",
+}
+"""The systems in words. Where nothing is said of `alone`, the strong model refines the drafts."""
+RELATIONS = ("at_least", "better_by", "no_worse_by", "unless_worse_by")
+
+
+class Quantity(NamedTuple):
+    """One thing that is measured with an interval: a paired difference, or a system's own mean."""
+
+    metric: Metric
+    of: str
+    over: str | None
+    """The system whose value is subtracted; None for the mean of `of` itself."""
+
+
+class Bound(NamedTuple):
+    """The end of an interval that a gate looks at, and the number that it is held against."""
+
+    end: Literal["lower", "upper"]
+    relation: Literal["at least", "at most"]
+    number: float
+
+    def met(self, value: float) -> bool:
+        """True if the end of the interval is good enough."""
+        return value >= self.number if self.relation == "at least" else value <= self.number
 
 
 class Gate(Config):
-    """Passes if `of` beats `over` by `at_least`, even at the lower end of the 95 % interval."""
+    """One condition on `of`: compared with another system (`over`), or with a number (`above`,
+    `under`). Every condition must hold even at the unfavourable end of the 95 % interval.
+    """
 
     of: System = "after"
-    """The system that must be better."""
-    over: Literal[System, "best_single"]
-    """The system that it is compared with. `best_single` is the best of the policies alone and the
-    strong model alone. A gate on `champion` does not apply before there is one."""
-    metric: Literal["score", "macro_f1"] = "score"
-    """The measure compared. `macro_f1` is of answers to a multiple choice; its gate is closed only
-    where the whole interval lies below `at_least`."""
-    at_least: float = 0.0
-    """Smallest difference, on the scale of 0 to 1, that passes. Below zero, it is how much worse
-    `of` may be."""
+    """The system that must be good enough: `after` is the challenger."""
+    over: Literal[System, "best_single"] | None = None
+    """The system that it is compared with, query by query. `best_single` is the best of the
+    policies alone and the strong model alone. A gate on `champion` does not apply before there is
+    one."""
+    above: float | None = None
+    """In place of `over`: the metric of `of` itself must be at least this."""
+    under: float | None = None
+    """In place of `over`: the metric of `of` itself must be at most this."""
+    metric: Metric = "score"
+    """The measure compared. Of an answer: `score`, `accuracy` (1 for the full score, else 0),
+    `length` (characters), `tokens` (as the provider counts them, thoughts included), `refused` (the
+    share that a content filter or the model refused). Of a multiple choice: `macro_f1`,
+    `unparseable` (the share of answers that name no option, or several). `right_to_wrong` is the
+    share of queries that `over` answers right (a score of 0.5 or more) and `of` wrong. Less is
+    better of length, tokens, refused, unparseable and right_to_wrong."""
+    better_by: float | None = Field(default=None, ge=0)
+    """`of` must be better than `over` by this much."""
+    no_worse_by: float | None = Field(default=None, ge=0)
+    """`of` may be worse than `over` by this much, and no more."""
+    unless_worse_by: float | None = Field(default=None, ge=0)
+    """The gate is closed only where `of` is surely worse than `over` by more than this: where the
+    whole interval says so. A guard against breakage, and no proof that nothing broke."""
+    at_least: float | None = None
+    """The same as `better_by`, or as `no_worse_by` where it is below zero; on `macro_f1` it is
+    `unless_worse_by` with the sign turned. The default of all four is `at_least: 0`."""
+
+    @field_validator("over", mode="before")
+    @classmethod
+    def _a_system(cls, value: Any) -> Any:
+        if isinstance(value, int | float):
+            raise ValueError(f"names a system; for a number write `above: {value:g}`, or `under`")
+        return value
 
     @model_validator(mode="after")
-    def _two_systems(self) -> "Gate":
+    def _one_meaning(self) -> "Gate":
+        against = [name for name in ("over", "above", "under") if getattr(self, name) is not None]
+        if len(against) != 1:
+            given = f"not {' and '.join(against)}" if against else "it names none"
+            raise ValueError(
+                "a gate compares with a system (`over: champion`) or with a number (`above: 0.8`, "
+                f"`under: 0.05`), one of the three: {given}"
+            )
+        relations = [name for name in RELATIONS if getattr(self, name) is not None]
+        if len(relations) > 1:
+            raise ValueError(f"{' and '.join(relations)} in one gate: say one of them")
+        if self.over is None:
+            self._of_itself(relations)
+        else:
+            self._of_two()
+        if self.metric == "tokens" and {"policy_before", "policy_after"} & {self.of, self.over}:
+            raise ValueError("the tokens of a policy alone are not kept: compare collaborations")
+        return self
+
+    def _of_itself(self, relations: list[str]) -> None:
+        """Raises ValueError for a gate on a number that means nothing."""
+        if relations:
+            raise ValueError(f"{relations[0]} is a difference, and needs `over`, a system")
+        if self.metric == "right_to_wrong":
+            raise ValueError("right_to_wrong needs `over`, the system whose right answers count")
+        if self.metric == "macro_f1":
+            raise ValueError("macro_f1 is compared with a system alone: name one with `over`")
+        if self.under is not None and self.metric not in LOWER:
+            raise ValueError(f"of {self.metric} more is better: write `above`")
+        if self.above is not None and self.metric in LOWER:
+            raise ValueError(f"of {self.metric} less is better: write `under`")
+
+    def _of_two(self) -> None:
+        """Raises ValueError for a gate on two systems that means nothing."""
         if self.of == self.over:
             raise ValueError(f"{self.of} over itself is always 0: name two systems")
-        if self.metric == "macro_f1" and self.over == BEST:
-            raise ValueError("the best single model is the best by score: name one by macro_f1")
-        return self
+        if self.metric != "score" and self.over == BEST:
+            raise ValueError(
+                f"the best single model is the best by score: name one by {self.metric}"
+            )
+        allowed = self.no_worse_by if self.unless_worse_by is None else self.unless_worse_by
+        if self.metric == "right_to_wrong" and allowed is None:
+            raise ValueError("right_to_wrong needs `no_worse_by` or `unless_worse_by`")
 
     @property
     def name(self) -> str:
         """The gate in words, as in `after over best single`."""
+        metric = NAMED[self.metric]
+        if self.above is not None:
+            return f"{metric} of {self.of} above {self.above:g}"
+        if self.under is not None:
+            return f"{metric} of {self.of} under {self.under:g}"
         name = f"{self.of} over {self.over}".replace("_", " ")
-        return name if self.metric == "score" else f"{name} in macro F1"
+        return name if self.metric == "score" else f"{name} in {metric}"
 
-    def pair(self, best: str) -> Pair:
-        """The two systems compared, with the name of the best single model in place."""
-        if self.over == BEST:
-            return self.of, best
-        return self.of, self.over
+    @property
+    def bound(self) -> Bound:
+        """The end of the interval that is looked at, and the number that it is held against."""
+        if self.above is not None:
+            return Bound("lower", "at least", self.above)
+        if self.under is not None:
+            return Bound("upper", "at most", self.under)
+        better, guards = self._asked()
+        if self.metric in LOWER:
+            # To be better is to have less of it, so the difference is asked to be below a number.
+            return Bound("lower" if guards else "upper", "at most", 0 - better)
+        return Bound("upper" if guards else "lower", "at least", better)
+
+    def _asked(self) -> tuple[float, bool]:
+        """The improvement that is asked for (below zero: what may be lost), and true for a guard,
+        which is closed only where the whole interval is worse.
+        """
+        if self.better_by is not None:
+            return self.better_by, False
+        if self.no_worse_by is not None:
+            return 0 - self.no_worse_by, False
+        if self.unless_worse_by is not None:
+            return 0 - self.unless_worse_by, True
+        return self.at_least or 0.0, self.metric == "macro_f1"
+
+    def quantity(self, best: str) -> Quantity:
+        """The quantity that is looked at, with the name of the best single model in place."""
+        return Quantity(self.metric, self.of, best if self.over == BEST else self.over)
 
 
 GUARDS = (
@@ -100,129 +245,3 @@ class Rules(Config):
         if not choices or any(gate.metric == "macro_f1" for gate in self.gates):
             return self.gates
         return (*self.gates, *GUARDS)
-
-
-@dataclass(frozen=True, slots=True)
-class Evidence:
-    """What gates look at."""
-
-    best: str
-    """The best single model."""
-    scores: Differences
-    """The differences of scores."""
-    macro_f1: Differences = field(default_factory=dict)
-    """The differences of macro F1; none if the scorer is not `choice`."""
-    failed: Mapping[str, Sequence[float]] = field(default_factory=dict)
-    """By system that took part, the share of each query's rows that failed."""
-    instructs: Mapping[str, float] = field(default_factory=dict)
-    """By system, the share of its rows that speak to the judge; empty if no judge scores."""
-
-
-def judge(gates: Sequence[Gate], rules: Rules, found: Evidence) -> tuple[GateResult, ...]:
-    """The outcome of each gate."""
-    results = []
-    for gate in gates:
-        by_metric = found.scores if gate.metric == "score" else found.macro_f1
-        difference = by_metric.get(gate.pair(found.best))
-        passed, reason = _judge(gate, rules, found, difference)
-        results.append(
-            GateResult(
-                name=gate.name,
-                of=gate.of,
-                over=gate.over,
-                metric=gate.metric,
-                at_least=gate.at_least,
-                value=_value(gate, difference),
-                passed=passed,
-                reason=reason,
-            )
-        )
-    return tuple(results)
-
-
-def passed(results: Sequence[GateResult]) -> bool:
-    """True if no gate failed; a gate that does not apply is no obstacle."""
-    return all(result.passed is not False for result in results)
-
-
-def follows(results: Sequence[GateResult], gates: Sequence[Gate], champion: bool) -> bool:
-    """True if the results are those of the gates, in their order, and each follows from its value.
-
-    `champion` is true if a champion took part in the evaluation.
-    """
-    if len(results) != len(gates):
-        return False
-    for result, gate in zip(results, gates, strict=True):
-        asked = (gate.of, gate.over, gate.metric, gate.at_least)
-        if (result.of, result.over, result.metric, result.at_least) != asked:
-            return False
-        if result.passed is None and (champion or "champion" not in asked):
-            return False
-        # A gate may be closed for another reason than its value, but never open against it.
-        if result.passed and (result.value is None or result.value < result.at_least):
-            return False
-    return True
-
-
-def _value(gate: Gate, difference: Estimate | None) -> float | None:
-    """The end of the interval that the gate looks at."""
-    if difference is None:
-        return None
-    return difference.low if gate.metric == "score" else difference.high
-
-
-def _judge(
-    gate: Gate, rules: Rules, found: Evidence, difference: Estimate | None
-) -> tuple[bool | None, str]:
-    """The verdict on one gate (None: it does not apply), with the reason in words."""
-    of, over = gate.pair(found.best)
-    if difference is None:
-        # A champion whose rows all failed is no absent champion: then the gate fails.
-        if "champion" in (of, over) and "champion" not in found.failed:
-            return None, "does not apply: there is no champion yet"
-        what = "a score" if gate.metric == "score" else "an answer that names an option"
-        return False, f"no query has {what} of both {of} and {over}"
-    closed = _closed(rules, found, (of, over), difference)
-    if closed is not None:
-        return False, closed
-    value = _value(gate, difference)
-    if value is None:
-        return False, f"no bound to judge by: {difference.note}"
-    end = "lower" if gate.metric == "score" else "upper"
-    reason = (
-        f"difference {difference.mean:+.3f}, {end} end of its 95 % interval "
-        f"{value:+.3f}, asked {gate.at_least:+.3f}"
-    )
-    if gate.over == BEST:
-        reason += f" (the best single model is {over})"
-    return value >= gate.at_least, reason
-
-
-def _closed(rules: Rules, found: Evidence, pair: Pair, difference: Estimate) -> str | None:
-    """The reason why a gate is closed whatever the difference; None if it is not."""
-    of, over = pair
-    failed, missed = found.failed.get(of, ()), found.failed.get(over, ())
-    # Query by query: where each side fails on other queries, equal shares would hide that both
-    # were spared the queries that they get wrong.
-    gaps = [abs(one - other) for one, other in zip(failed, missed, strict=True)]
-    if gaps and sum(gaps) / len(gaps) > rules.max_failed_gap:
-        return (
-            f"closed: {sum(failed) / len(failed):.1%} of the rows of {of} failed and "
-            f"{sum(missed) / len(missed):.1%} of those of {over}, {sum(gaps) / len(gaps):.1%} on "
-            f"one side alone, and compare.max_failed_gap allows {rules.max_failed_gap:.1%}: set "
-            "evaluate.max_failed lower and run `cowest turn`, which asks again what failed"
-        )
-    one, other = found.instructs.get(of, 0.0), found.instructs.get(over, 0.0)
-    if one - other > rules.max_instructs_gap:
-        return (
-            f"closed: {one:.1%} of the rows of {of} speak to the judge and {other:.1%} of those of "
-            f"{over}, and compare.max_instructs_gap allows {rules.max_instructs_gap:.1%} more: "
-            "read them in the trials; the judge may have been talked round"
-        )
-    if difference.groups < rules.min_groups:
-        return (
-            f"closed: {difference.groups} groups of queries were compared, and compare.min_groups "
-            f"asks for {rules.min_groups}, since with few groups chance alone passes too often: "
-            "hold out more of them (prepare's splits)"
-        )
-    return None

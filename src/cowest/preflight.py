@@ -16,6 +16,7 @@ from pydantic import BaseModel
 from cowest import stages
 from cowest.config import Config, digest, load, parse, section
 from cowest.errors import ConfigError, CoWestError, InputError, RegistryError
+from cowest.gates import OF_CHOICES
 from cowest.models import hf
 from cowest.models.chat import TRIED
 from cowest.models.hf import HFConfig
@@ -128,12 +129,14 @@ def agree(settings: Mapping[str, Any], where: str) -> None:
             "test, or to another split that is not drafted on"
         )
     compare = settings.get("compare")
-    by_class = compare is not None and any(gate.metric == "macro_f1" for gate in compare.gates)
-    if by_class and evaluate is not None and evaluate.scorer.scorer != "choice":
-        raise ConfigError(
-            f"{where}: compare.gates has a gate on macro_f1, which only `scorer: choice` has, and "
-            f"evaluate.scorer is {evaluate.scorer.scorer}: take the gate out"
-        )
+    if compare is not None and evaluate is not None and evaluate.scorer.scorer != "choice":
+        for gate in compare.gates:
+            if gate.metric in OF_CHOICES:
+                raise ConfigError(
+                    f"{where}: compare.gates has a gate on {gate.metric}, which only `scorer: "
+                    f"choice` has, and evaluate.scorer is {evaluate.scorer.scorer}: take the gate "
+                    "out"
+                )
     queries, corpus = settings.get("validate@queries"), settings.get("validate@corpus")
     if queries is not None and corpus is not None and corpus.suite.queries != queries.suite:
         raise ConfigError(

@@ -143,6 +143,10 @@ class Refinement(Draft):
     solo: str | None
     """The strong model's answer alone, asked once per query: the bar that a draft must clear."""
     strong: str
+    refinement_tokens: int | None = Field(default=None, exclude=True)
+    """Tokens of the refinement, if the provider counted them: kept by trials alone."""
+    solo_tokens: int | None = Field(default=None, exclude=True)
+    """Tokens of the strong model's answer alone."""
 
 
 class Feedback(Refinement):
@@ -178,6 +182,11 @@ class Trial(Feedback):
     version: str | None = None
     """Digest of the version that drafted (`Version.digest`); None for `ideal`, and in rows from
     before it was recorded."""
+    refinement_tokens: int | None = None
+    """Tokens of the refinement as the provider counted them, thoughts included; None if it did not,
+    and in rows from before they were recorded."""
+    solo_tokens: int | None = None
+    """The same of the strong model's answer alone."""
 
 
 class PreferencePair(Record):
@@ -275,14 +284,20 @@ class GateResult(Record):
 
     name: str
     of: str
-    over: str
-    """The system compared with; for `best_single`, `reason` says which system that was."""
+    over: str | None
+    """The system compared with; for `best_single`, `reason` says which system that was. None for a
+    gate on a number."""
     metric: str = "score"
-    """The measure compared: score or macro_f1."""
-    at_least: float
+    """The measure compared, as the settings name it."""
+    at_least: float | None
+    """The number that `value` must reach; None if there is `at_most`."""
+    at_most: float | None = None
+    """The number that `value` may not exceed."""
     value: float | None
-    """The end of the interval of the paired difference that is judged; None if there is none. It
-    is the lower one for scores, and the upper one for macro F1."""
+    """The end of the interval that is judged; None if there is none."""
+    estimate: Estimate | None = None
+    """The paired difference, or the system's own mean, with its interval; None if nothing could be
+    compared, and in a report from before it was recorded."""
     passed: bool | None
     """None when the gate does not apply, because there is no champion yet."""
     reason: str

@@ -234,7 +234,7 @@ def test_best_single_is_the_better_of_policy_and_strong():
     found = report(rows)
     assert found.comparisons[f"after_minus_{BEST}"].over == "strong"
     assert found.comparisons[f"after_minus_{BEST}"].mean == pytest.approx(0.1)
-    assert "the best single model is strong" in found.gates[1].reason
+    assert "the best single model is the strong model alone" in found.gates[1].reason
 
 
 def test_transitions_count_what_drafts_did():

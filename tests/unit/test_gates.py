@@ -46,7 +46,10 @@ def test_a_challenger_that_fails_where_it_would_be_wrong_is_not_promoted() -> No
     (gate,) = found.gates
     assert gate.value == 1.0, "on the rows that are left it is always right"
     assert (gate.passed, found.passed) == (False, False)
-    assert "70.0% of the rows of after failed and 0.0% of those of before" in gate.reason
+    assert (
+        "70.0% of the rows of the challenger failed and 0.0% of those of the policy before"
+        in gate.reason
+    )
     assert "compare.max_failed_gap" in gate.reason
 
 
@@ -79,7 +82,8 @@ def test_failures_on_other_queries_of_each_side_close_a_gate_though_shares_are_e
         queries.append(rows)
     (gate,) = judged(queries, gates=(Gate(over="before", at_least=-0.1),)).gates
     assert (gate.passed, gate.value) == (False, 0.0)
-    assert "10.0% of the rows of after failed and 10.0% of those of before, 20.0%" in gate.reason
+    assert "10.0% of the rows of the challenger failed" in gate.reason
+    assert "10.0% of those of the policy before alignment, 20.0% on one side" in gate.reason
     assert "set evaluate.max_failed lower" in gate.reason
     (gate,) = judged(queries, max_failed_gap=0.2, gates=(Gate(over="before", at_least=0.0),)).gates
     assert gate.passed

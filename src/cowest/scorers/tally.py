@@ -16,8 +16,7 @@ from functools import partial
 import numpy as np
 from numpy.typing import NDArray
 
-from cowest.evaluation import answers_of
-from cowest.gates import Pair
+from cowest.evaluation import Pair, answers_of
 from cowest.intervals import Floats, percentiles, resampled
 from cowest.protocols import Scorer
 from cowest.records import Choices, Estimate, Matches, Trial

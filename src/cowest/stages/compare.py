@@ -7,10 +7,11 @@ from collections import Counter
 
 from cowest import evaluation, io
 from cowest.errors import ContractError
-from cowest.evaluation import Scores
-from cowest.gates import GUARDS, Pair, Rules
+from cowest.evaluation import Beside, Pair, Scores
+from cowest.gates import GUARDS, Rules
 from cowest.ports import In, Out
 from cowest.records import Estimate, Trial
+from cowest.scorers.measures import Measures
 from cowest.scorers.tally import Matching, Tally
 
 
@@ -20,8 +21,9 @@ def main(trials: In, report: Out, config: Rules) -> None:
     Raises ContractError for too many failed rows, and if no rows can be compared.
     """
     tally, matching = Tally(), Matching()
-    # The trials stream by once, and all three count what they need of them.
-    rows = matching.watch(tally.watch(io.groups(trials, Trial)))
+    measures = Measures({gate.metric for gate in config.gates})
+    # The trials stream by once, and all four count what they need of them.
+    rows = measures.watch(matching.watch(tally.watch(io.groups(trials, Trial))))
     scores = evaluation.gather(rows)
     if not scores.groups:
         raise ContractError(
@@ -29,7 +31,8 @@ def main(trials: In, report: Out, config: Rules) -> None:
             "see evaluate.split and prepare's splits in params.yaml"
         )
     _few_failed(scores, config.max_failed, str(trials))
-    found = evaluation.compare(scores, config, _macro_f1(tally, scores, config))
+    beside = Beside(_macro_f1(tally, scores, config), measures.by_query())
+    found = evaluation.compare(scores, config, beside)
     counted = {"choices": tally.choices(), "matches": matching.matches()}
     io.write_document(report, found.model_copy(update=counted))
 
@@ -40,7 +43,7 @@ def _macro_f1(tally: Tally, scores: Scores, config: Rules) -> dict[Pair, Estimat
         return None
     pairs = []
     for gate in (*GUARDS, *config.gates):
-        if gate.metric == "macro_f1":
+        if gate.metric == "macro_f1" and gate.over is not None:
             pairs.append((gate.of, gate.over))
     return tally.differences(dict.fromkeys(pairs), scores.groups, config.draws, config.seed)
 

@@ -11,8 +11,9 @@ from typing import Any
 from cowest import io, version
 from cowest.config import Config, digest, file_digest, load, parse, section
 from cowest.errors import ContractError, InputError
-from cowest.gates import Rules, follows, passed
+from cowest.gates import Rules
 from cowest.io import lines, read_document, write_document
+from cowest.judging import follows, passed
 from cowest.lineage import Turn, is_another, params_digest, settings_of, tags_of
 from cowest.ports import In, Out
 from cowest.records import DataSet, Decision, EvalReport, PreferencePair
@@ -145,8 +146,8 @@ def _same_rules(judged: EvalReport, settings: dict[str, Any], where: str) -> Non
     rules = parse(Rules, section(settings, "compare", where), f"{where}: compare")
     if judged.rules != digest(rules):
         raise ContractError(
-            f"the report was made with other settings of `compare` than {where} has: run compare "
-            "again"
+            f"the report was made with other settings of `compare` than {where} has, or by another "
+            "CoWest: run compare again"
         )
     gates = rules.all_gates(choices=bool(judged.choices))
     sound = follows(judged.gates, gates, champion="champion" in judged.versions)

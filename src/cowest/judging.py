@@ -1,0 +1,208 @@
+"""The verdict on each gate, with its reason in words. Pure.
+
+A gate is closed, with its reason, wherever the evidence is missing or may not be trusted.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+
+from cowest.gates import BEST, COUNTS, LACKS, NAMED, Bound, Gate, Quantity, Rules
+from cowest.records import Estimate, GateResult
+
+SAID: dict[str, str] = {
+    "policy_before": "the policy alone before alignment",
+    "policy_after": "the challenger's policy alone",
+    "strong": "the strong model alone",
+    "before": "the policy before alignment",
+    "after": "the challenger",
+    "champion": "the champion",
+    "ideal": "the ideal draft",
+}
+"""The systems in words. Where nothing is said of `alone`, the strong model refines the drafts."""
+
+
+@dataclass(frozen=True, slots=True)
+class Evidence:
+    """Everything that gates look at."""
+
+    best: str
+    """The best single model."""
+    found: Mapping[Quantity, Estimate | None]
+    """The quantities with their intervals; None where no query has a value."""
+    failed: Mapping[str, Sequence[float]] = field(default_factory=dict)
+    """By system that took part, the share of each query's rows that failed."""
+    refused: Mapping[str, Sequence[float]] = field(default_factory=dict)
+    """By system, the share of each query's rows that were refused; empty if no gate counts them."""
+    instructs: Mapping[str, float] = field(default_factory=dict)
+    """By system, the share of its rows that speak to the judge; empty if no judge scores."""
+
+
+def judge(gates: Sequence[Gate], rules: Rules, seen: Evidence) -> tuple[GateResult, ...]:
+    """The outcome of each gate."""
+    results = []
+    for gate in gates:
+        estimate = seen.found.get(gate.quantity(seen.best))
+        passed, reason = _judge(gate, rules, seen, estimate)
+        bound = gate.bound
+        results.append(
+            GateResult(
+                name=gate.name,
+                of=gate.of,
+                over=gate.over,
+                metric=gate.metric,
+                at_least=bound.number if bound.relation == "at least" else None,
+                at_most=bound.number if bound.relation == "at most" else None,
+                value=_end(bound, estimate),
+                estimate=estimate,
+                passed=passed,
+                reason=reason,
+            )
+        )
+    return tuple(results)
+
+
+def passed(results: Sequence[GateResult]) -> bool:
+    """True if no gate failed; a gate that does not apply is no obstacle."""
+    return all(result.passed is not False for result in results)
+
+
+def follows(results: Sequence[GateResult], gates: Sequence[Gate], champion: bool) -> bool:
+    """True if the results are those of the gates, in their order, and each follows from its value.
+
+    `champion` is true if a champion took part in the evaluation.
+    """
+    if len(results) != len(gates):
+        return False
+    for result, gate in zip(results, gates, strict=True):
+        bound = gate.bound
+        held = result.at_least if bound.relation == "at least" else result.at_most
+        asked = (gate.name, gate.of, gate.over, gate.metric, bound.number)
+        if (result.name, result.of, result.over, result.metric, held) != asked:
+            return False
+        if result.passed is None and (champion or "champion" not in (gate.of, gate.over)):
+            return False
+        # A gate may be closed for another reason than its value, but never open against it.
+        if result.passed and (result.value is None or not bound.met(result.value)):
+            return False
+    return True
+
+
+def shown(metric: str, number: float, signed: bool = False) -> str:
+    """A value of a metric in words, such as 0.475, or 12.0 for a count."""
+    digits = 1 if metric in COUNTS else 3
+    return f"{number:+.{digits}f}" if signed else f"{number:.{digits}f}"
+
+
+def _end(bound: Bound, estimate: Estimate | None) -> float | None:
+    """The end of the interval that the gate looks at."""
+    if estimate is None:
+        return None
+    return estimate.low if bound.end == "lower" else estimate.high
+
+
+def _judge(
+    gate: Gate, rules: Rules, seen: Evidence, estimate: Estimate | None
+) -> tuple[bool | None, str]:
+    """The verdict on one gate (None: it does not apply), with the reason in words."""
+    quantity = gate.quantity(seen.best)
+    sides = [SAID[name] for name in (quantity.of, quantity.over) if name is not None]
+    if estimate is None:
+        # A champion whose rows all failed is no absent champion: then the gate fails.
+        if "champion" in (quantity.of, quantity.over) and "champion" not in seen.failed:
+            return None, "does not apply: there is no champion yet"
+        both = "both " if len(sides) == 2 else ""
+        return False, f"closed: no query has {LACKS[gate.metric]} of {both}{' and '.join(sides)}"
+    closed = (
+        _unequal_failures(rules, seen, quantity)
+        or _unequal_instructions(rules, seen, quantity)
+        or _too_few(rules, estimate)
+    )
+    if closed is not None:
+        return False, f"closed: {closed}"
+    value = _end(gate.bound, estimate)
+    if value is None:
+        return False, f"closed: no bound to judge by: {estimate.note}"
+    return gate.bound.met(value), _compared(gate, quantity, estimate, value)
+
+
+def _compared(gate: Gate, quantity: Quantity, estimate: Estimate, value: float) -> str:
+    """The comparison that decides, in words."""
+    bound, metric = gate.bound, gate.metric
+    signed = quantity.over is not None and metric != "right_to_wrong"
+    mean = shown(metric, estimate.mean, signed)
+    of = SAID[quantity.of]
+    if quantity.over is None:
+        said = f"{NAMED[metric]} of {of} {mean}"
+    elif metric == "right_to_wrong":
+        said = f"{mean} of the queries are right with {SAID[quantity.over]} and wrong with {of}"
+    else:
+        said = f"{of} minus {SAID[quantity.over]}: difference {mean}"
+    said += (
+        f", {bound.end} end of its 95 % interval {shown(metric, value, signed)}, "
+        f"asked {bound.relation} {shown(metric, bound.number, signed)}"
+    )
+    if gate.over == BEST and quantity.over is not None:
+        said += f" (the best single model is {SAID[quantity.over]})"
+    return said
+
+
+def _unequal_failures(rules: Rules, seen: Evidence, quantity: Quantity) -> str | None:
+    """The reason if too many rows failed on one side alone; None if they did not."""
+    of, over = quantity.of, quantity.over
+    failed = _failed(seen, quantity.metric, of)
+    # A number fails nowhere.
+    missed = [0.0] * len(failed) if over is None else _failed(seen, quantity.metric, over)
+    # Query by query: where each side fails on other queries, equal shares would hide that both
+    # were spared the queries that they get wrong.
+    gaps = [abs(one - other) for one, other in zip(failed, missed, strict=True)]
+    if not gaps or sum(gaps) / len(gaps) <= rules.max_failed_gap:
+        return None
+    said = f"{sum(failed) / len(failed):.1%} of the rows of {SAID[of]} failed"
+    if over is not None:
+        said += (
+            f" and {sum(missed) / len(missed):.1%} of those of {SAID[over]}, "
+            f"{sum(gaps) / len(gaps):.1%} on one side alone"
+        )
+    return (
+        f"{said}, and compare.max_failed_gap allows {rules.max_failed_gap:.1%}: set "
+        "evaluate.max_failed lower and run `cowest turn`, which asks again what failed"
+    )
+
+
+def _failed(seen: Evidence, metric: str, system: str) -> Sequence[float]:
+    """The share of each query's rows that failed.
+
+    For a gate on refusals, a refused row is counted by the metric and is no failure.
+    """
+    failed = seen.failed.get(system, ())
+    if metric != "refused" or system not in seen.refused:
+        return failed
+    refused = seen.refused[system]
+    return [max(0.0, one - other) for one, other in zip(failed, refused, strict=True)]
+
+
+def _unequal_instructions(rules: Rules, seen: Evidence, quantity: Quantity) -> str | None:
+    """The reason if the first system speaks to the judge too often; None if it does not."""
+    of, over = quantity.of, quantity.over
+    one = seen.instructs.get(of, 0.0)
+    other = 0.0 if over is None else seen.instructs.get(over, 0.0)
+    if one - other <= rules.max_instructs_gap:
+        return None
+    said = f"{one:.1%} of the rows of {SAID[of]} speak to the judge"
+    if over is not None:
+        said += f" and {other:.1%} of those of {SAID[over]}"
+    return (
+        f"{said}, and compare.max_instructs_gap allows {rules.max_instructs_gap:.1%} more: "
+        "read them in the trials; the judge may have been talked round"
+    )
+
+
+def _too_few(rules: Rules, estimate: Estimate) -> str | None:
+    """The reason if there are too few groups of queries; None if there are enough."""
+    if estimate.groups >= rules.min_groups:
+        return None
+    return (
+        f"{estimate.groups} groups of queries were compared, and compare.min_groups "
+        f"asks for {rules.min_groups}, since with few groups chance alone passes too often: "
+        "hold out more of them (prepare's splits)"
+    )
