@@ -13,6 +13,7 @@ def register(
     queries: Input[Dataset],
     corpus: Input[Dataset],
     pairs: Input[Dataset],
+    trials: Input[Dataset],
     decision: Output[Artifact],
     config: dict,
 ):
@@ -30,5 +31,6 @@ def register(
         queries=queries.path,
         corpus=corpus.path,
         pairs=pairs.path,
+        trials=trials.path,
         decision=decision.path,
     )

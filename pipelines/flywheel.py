@@ -77,7 +77,12 @@ def _turn(text: str, config: Sections) -> Any:
             champion=champion,
             config=config["evaluate"],
         )
-        judged = compare(trials=tried.outputs["trials"], config=config["compare"])
+        judged = compare(
+            trials=tried.outputs["trials"],
+            policy=policy,
+            challenger=challenger,
+            config=config["compare"],
+        )
         registering = {
             "turn": pinned.outputs["turn"],
             "params": given.output,
@@ -87,6 +92,7 @@ def _turn(text: str, config: Sections) -> Any:
             "queries": queries,
             "corpus": corpus,
             "pairs": pairs,
+            "trials": tried.outputs["trials"],
         }
         # The comparison makes a condition for the cluster, so it is not Python's truth.
         with dsl.If(judged.outputs["passed"] == True, name="passed"):  # noqa: E712

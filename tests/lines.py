@@ -82,6 +82,7 @@ def paths() -> dict[str, dict[str, str]]:
             "queries": turn.QUERIES,
             "corpus": turn.CORPUS,
             "pairs": turn.PAIRS,
+            "trials": turn.TRIALS,
             "decision": turn.DECISION,
         },
     }

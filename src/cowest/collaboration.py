@@ -128,12 +128,45 @@ def answer(
 
     Both are without their thoughts. The second is None if there is no draft.
     """
-    (completion,) = policy.generate([Request(prompts.draft.render(prompt), drafting)])
-    drafted = answered(completion)
-    if drafted.text is None:
-        return drafted, None
-    (refined,) = strong.generate([Request(prompts.refine.render(prompt, drafted.text), refining)])
-    return drafted, answered(refined)
+    (found,) = answers([prompt], policy, strong, prompts, drafting, refining)
+    return found
+
+
+def answers(
+    conversations: Sequence[tuple[Message, ...]],
+    policy: ChatModel,
+    strong: ChatModel,
+    prompts: Prompts,
+    drafting: Sampling,
+    refining: Sampling,
+) -> list[tuple[Completion, Completion | None]]:
+    """Answers questions as they are served: of each the draft, and the strong model's answer.
+
+    All are without their thoughts. The second is None if there is no draft.
+    """
+
+    def drafts_asked() -> Iterator[Request]:
+        for number, conversation in enumerate(conversations):
+            messages = prompts.draft.render(conversation)
+            yield Request(messages, drafting, 0, number // BLOCK)
+
+    drafts = list(map(answered, policy.generate(drafts_asked())))
+
+    def answers_asked() -> Iterator[Request]:
+        number = 0
+        for conversation, draft in zip(conversations, drafts, strict=True):
+            if draft.text is not None:
+                messages = prompts.refine.render(conversation, draft.text)
+                yield Request(messages, refining, 0, number // BLOCK)
+                number += 1
+
+    refined = map(answered, strong.generate(answers_asked()))
+    found: list[tuple[Completion, Completion | None]] = []
+    for draft in drafts:
+        found.append((draft, None if draft.text is None else next(refined)))
+    # The model is read to its end, so that what it holds open is closed.
+    assert next(refined, None) is None, "a model must answer each request once"
+    return found
 
 
 def answered(completion: Completion) -> Completion:

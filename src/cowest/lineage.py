@@ -25,7 +25,9 @@ NOT_ROWS = (
 
 The same list as in `.dvcignore`.
 """
-NOT_SETTINGS = {"registry", "budget", "price", "batch", "allow_address", "on_version_change"}
+NOT_SETTINGS = {
+    "registry", "budget", "price", "batch", "allow_address", "on_version_change", "traces",
+}  # fmt: skip
 """Settings that change no row.
 
 So a turn that reached its budget goes on when the budget is raised, and one that waits for batches

@@ -1,9 +1,9 @@
 """The seams: a few small protocols, and the plain values that cross them."""
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal, Protocol
+from typing import Any, Literal, Protocol
 
 from cowest.config import Sampling, call_key
 from cowest.records import Decision, Message, Query
@@ -76,6 +76,16 @@ class Scorer(Protocol):
         ...
 
 
+@dataclass(frozen=True, slots=True)
+class Serving:
+    """How a version is asked: with it, the registry keeps the version as a model that loads."""
+
+    settings: Mapping[str, Any]
+    """Policy, strong, drafting and refining, as `serve` has them."""
+    example: tuple[Message, ...]
+    """A question, as a conversation that ends with it."""
+
+
 class Registry(Protocol):
     """Versions of the policy, and the log of decisions, which says who is champion."""
 
@@ -100,6 +110,7 @@ class Registry(Protocol):
         against: int | None,
         reason: str,
         tags: dict[str, str],
+        serving: Serving | None = None,
     ) -> Decision:
         """Adds a version with its decision to the log, in one step; moves the alias if it counts.
 

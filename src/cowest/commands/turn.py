@@ -44,6 +44,7 @@ TURN, START, CHAMPION = Path("turn.json"), Path("models/start"), Path("models/ch
 POLICY, CHALLENGER = Path("models/policy"), Path("models/challenger")
 QUERIES, CORPUS = Path("data/queries.jsonl"), Path("data/corpus.jsonl")
 PAIRS, REPORT = Path("data/pairs.jsonl"), Path("reports/eval.json")
+TRIALS = Path("data/trials.jsonl")
 DECISION, PAGE = Path("reports/decision.json"), Path("reports/index.html")
 LOCK = Path(".cowest/turn.lock")
 PATIENCE = 40
@@ -408,6 +409,7 @@ def _close(params: dict[str, Any], turn: Turn, registry: RegistryConfig) -> None
         "queries": QUERIES,
         "corpus": CORPUS,
         "pairs": PAIRS,
+        "trials": TRIALS if TRIALS.exists() else None,
         "decision": DECISION,
     }
     stages.run("register", section(params, "register"), **paths)

@@ -9,7 +9,7 @@ So equal masked requests are one call, whoever they are about.
 """
 
 from collections import Counter, deque
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from functools import lru_cache
 from typing import Literal
@@ -49,6 +49,18 @@ class EgressConfig(Detection):
         # call.
         find("", self)
         return Egress(self, model, counted)
+
+    def shown(self, texts: Sequence[str]) -> list[str] | None:
+        """Returns texts that belong together as they may be shown where requests may not go.
+
+        They are as a request with them would be sent; None if it would not be sent.
+        """
+        findings = [find(text, self) if self.detect else [] for text in texts]
+        if self.on_found == "allow" or not any(findings):
+            return list(texts)
+        if self.on_found == "refuse":
+            return None
+        return mask_all(texts, findings)[0]
 
     def name(self, model: str) -> str:
         """Returns the name of a model behind the filter.

@@ -20,15 +20,14 @@ from cowest.registry.mlflow import RegistryConfig
 from cowest.version import Version
 
 
-class ServeConfig(Config):
+class AnswerConfig(Config):
     """The models that answer and their settings, which are those of `evaluate`.
 
     So the version that is served behaves as it did when it was judged.
     """
 
-    registry: RegistryConfig
     policy: AnyProvider
-    """The base that the champion's adapter belongs to."""
+    """The base that the version's adapter belongs to."""
     strong: AnyProvider
     drafting: Sampling = Sampling(max_tokens=128)
     refining: Sampling = Sampling()
@@ -42,6 +41,12 @@ class ServeConfig(Config):
                 "{<<: *strong, batch: null}"
             )
         return model
+
+
+class ServeConfig(AnswerConfig):
+    """What answers, and the registry whose champion it is."""
+
+    registry: RegistryConfig
 
 
 class Answer(BaseModel):

@@ -6,6 +6,7 @@ the log: it is set afterwards, and mended whenever it is found to differ. It can
 since MLflow's aliases have no compare-and-set, and two turns could overwrite each other.
 """
 
+import tempfile
 import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -17,9 +18,9 @@ from cowest import version as versions
 from cowest.config import Config, file_digest
 from cowest.errors import RegistryError
 from cowest.io import replacing_folder
-from cowest.protocols import Registry
+from cowest.protocols import Registry, Serving
 from cowest.records import Decision
-from cowest.registry import look
+from cowest.registry import look, mlmodel
 from cowest.registry.log import champion_of, fold, moved, settled
 from cowest.registry.runs import SQLITE, Runs, are_missing, folder_of
 
@@ -139,6 +140,8 @@ class MlflowRegistry:
             if there is not None and not there.is_dir():
                 what = f"the files of version {version} of {self._runs.name!r}"
                 raise RegistryError(are_missing(what, there))
+            if mlmodel.MLMODEL in self._names(source):
+                source = f"{source.rstrip('/')}/{mlmodel.INSIDE}"
             found = download_artifacts(
                 artifact_uri=source, dst_path=str(target), tracking_uri=self._runs.uri
             )
@@ -151,6 +154,13 @@ class MlflowRegistry:
         if download != target:
             target.rmdir()
 
+    def _names(self, source: str) -> set[str]:
+        """The names of the files and folders directly below an address."""
+        from mlflow.artifacts import list_artifacts
+
+        listed = list_artifacts(artifact_uri=source, tracking_uri=self._runs.uri)
+        return {one.path.rpartition("/")[2] for one in listed}
+
     def decide(
         self,
         folder: Path,
@@ -160,12 +170,13 @@ class MlflowRegistry:
         against: int | None,
         reason: str,
         tags: dict[str, str],
+        serving: Serving | None = None,
     ) -> Decision:
         """Adds a version with its decision to the log, in one step; moves the alias if it counts.
 
         A turn that was decided before answers with its decision. A turn whose decision was late is
-        decided again once it was judged against another champion. Raises RegistryError, and
-        ModelError if the folder is no version.
+        decided again once it was judged against another champion. With `serving`, the version is
+        an MLflow model too. Raises RegistryError, and ModelError if the folder is no version.
         """
         assert OURS.isdisjoint(tags), tags
         versions.expect(folder)
@@ -173,7 +184,7 @@ class MlflowRegistry:
         if before is not None:
             return before
         # The files go first: a version in the log whose files are missing could not be served.
-        run = self.upload(folder, turn)
+        run = self.upload(folder, turn, serving)
         decision = {"turn": turn, "against": str(against), "digest": file_digest(folder)}
         for attempt in range(ATTEMPTS):
             decision |= self._promotion(promote, against, reason)
@@ -213,11 +224,21 @@ class MlflowRegistry:
                 return one
         return None
 
-    def upload(self, folder: Path, turn: str) -> "Run":
-        """Puts a version's files into the turn's run, where no reader of the log sees them yet."""
-        with self._runs.reached():
+    def upload(self, folder: Path, turn: str, serving: Serving | None = None) -> "Run":
+        """Puts a version's files into the turn's run, where no reader of the log sees them yet.
+
+        With `serving`, they lie in a folder of their own beside `MLmodel`.
+        """
+        place = _place(file_digest(folder))
+        with self._runs.reached(), tempfile.TemporaryDirectory(prefix="cowest.") as around:
             run = self._runs.of(turn)
-            self._runs.keep(run, folder, _place(file_digest(folder)))
+            if serving is None:
+                self._runs.keep(run, folder, place)
+                return run
+            self._runs.keep(run, folder, f"{place}/{mlmodel.INSIDE}")
+            # Last, since with MLmodel there the version is looked for in the folder beside it.
+            mlmodel.write(Path(around), serving)
+            self._runs.keep(run, Path(around), place)
         return run
 
     def append(self, run: "Run", tags: dict[str, str]) -> None:

@@ -13,6 +13,7 @@ import urllib.error
 import urllib.request
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING
 from urllib.parse import unquote, urlsplit, urlunsplit
@@ -145,7 +146,8 @@ class Runs:
         found = self.find(turn)
         if found is not None:
             return found
-        return self.client.create_run(experiment, run_name=turn[:8], tags={"turn": turn})
+        name = f"turn {turn[:8]} of {datetime.now(UTC):%Y-%m-%d}"
+        return self.client.create_run(experiment, run_name=name, tags={"turn": turn})
 
     def _experiment(self) -> str:
         from mlflow.exceptions import MlflowException

@@ -1,13 +1,17 @@
 """The tracker: one turn, written to MLflow once, for people to look up."""
 
 import json
+import sys
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from cowest.batched import batched
 from cowest.config import digest
-from cowest.records import DataSet
+from cowest.errors import RegistryError
+from cowest.records import DataSet, Trial
+from cowest.registry import traces
 from cowest.registry.runs import Runs
 
 if TYPE_CHECKING:
@@ -75,10 +79,27 @@ class MlflowTracker:
             run = self._runs.find(turn)
         return None if run is None else dict(run.data.params) or None
 
-    def attach(self, turn: str, file: Path) -> None:
-        """Adds a page to a turn, or replaces it. Raises RegistryError."""
+    def attach(self, turn: str, path: Path, folder: str | None = None) -> None:
+        """Adds a file, or the files of a folder, to a turn, or replaces them.
+
+        `folder` is the place in the run. Raises RegistryError.
+        """
         with self._runs.reached():
-            self._runs.keep(self._runs.of(turn), file)
+            self._runs.keep(self._runs.of(turn), path, folder)
+
+    def trace(self, turn: str, trials: Sequence[Trial]) -> None:
+        """Adds traces of some rows of `evaluate` to a turn.
+
+        Says so on standard error where that can't be done: a trace is a note, and stops nobody.
+        """
+        try:
+            with self._runs.reached():
+                traces.write(self._runs, self._runs.of(turn), trials)
+        except (RegistryError, NotImplementedError) as error:
+            print(
+                f"register: no traces were kept ({error}); register.traces: null asks for none",
+                file=sys.stderr,
+            )
 
     def _write(
         self,

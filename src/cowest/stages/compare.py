@@ -11,12 +11,26 @@ from cowest.evaluation import Beside, Pair, Scores
 from cowest.gates import GUARDS, Rules
 from cowest.ports import In, Out
 from cowest.records import Estimate, Trial
+from cowest.report import tables
 from cowest.scorers.measures import Measures
 from cowest.scorers.tally import Matching, Tally
 
 
-def main(trials: In, report: Out, config: Rules) -> None:
+def main(
+    trials: In,
+    policy: In | None,
+    challenger: In | None,
+    report: Out,
+    metrics: Out | None,
+    systems: Out | None,
+    sft: Out | None,
+    dpo: Out | None,
+    config: Rules,
+) -> None:
     """Folds `Trial` rows into an `EvalReport`.
+
+    The ports that may be left out are for `dvc metrics` and `dvc plots`: a few numbers of the
+    report, the systems, and the curves of training that the two versions hold.
 
     Raises ContractError for too many failed rows, and if no rows can be compared.
     """
@@ -34,7 +48,16 @@ def main(trials: In, report: Out, config: Rules) -> None:
     beside = Beside(_macro_f1(tally, scores, config), measures.by_query())
     found = evaluation.compare(scores, config, beside)
     counted = {"choices": tally.choices(), "matches": matching.matches()}
-    io.write_document(report, found.model_copy(update=counted))
+    judged = found.model_copy(update=counted)
+    io.write_document(report, judged)
+    if metrics is not None:
+        tables.write_metrics(metrics, judged)
+    if systems is not None:
+        tables.write_systems(systems, judged)
+    if sft is not None and policy is not None:
+        tables.write_curve(sft, policy, "sft")
+    if dpo is not None and challenger is not None:
+        tables.write_curve(dpo, challenger, "dpo")
 
 
 def _macro_f1(tally: Tally, scores: Scores, config: Rules) -> dict[Pair, Estimate | None] | None:

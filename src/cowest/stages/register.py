@@ -8,6 +8,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from pydantic import Field
+
 from cowest import io, version
 from cowest.config import Config, digest, file_digest, load, parse, section
 from cowest.errors import ContractError, InputError
@@ -16,12 +18,17 @@ from cowest.io import lines, read_document, write_document
 from cowest.judging import follows, passed
 from cowest.lineage import Turn, is_another, params_digest, settings_of, tags_of
 from cowest.ports import In, Out
-from cowest.records import DataSet, Decision, EvalReport, PreferencePair
+from cowest.protocols import Serving
+from cowest.records import DataSet, Decision, EvalReport, Message, PreferencePair, Trial
 from cowest.registry.log import champion_of
 from cowest.registry.mlflow import RegistryConfig
+from cowest.registry.mlmodel import settings_of as settings_of_serve
 from cowest.registry.since import data_tags, nameable
 from cowest.registry.tracking import MlflowTracker, numbers
+from cowest.report.shown import filter_of, sample
 
+EXAMPLE = (Message(role="user", content="Which questions can you answer?"),)
+"""The example of a question where no held-out one may be shown."""
 METRICS = {
     "queries",
     "groups",
@@ -39,6 +46,9 @@ METRICS = {
 class RegisterConfig(Config):
     registry: RegistryConfig
     """The registry that the decision goes to."""
+    traces: int | None = Field(default=5, ge=1, le=100)
+    """Held-out queries whose draft, refinement and scores are kept as traces of the run, masked as
+    the egress filter of `evaluate.strong` masks requests. null keeps none."""
 
 
 def main(
@@ -50,22 +60,20 @@ def main(
     queries: In,
     corpus: In,
     pairs: In,
+    trials: In | None,
     decision: Out,
     config: RegisterConfig,
 ) -> None:
     """Promotes the challenger if no gate failed, and writes the decision.
 
     The challenger was judged against the champion that was pinned. Done twice, it finds what it
-    did the first time. Raises RegistryError, and ContractError if the settings are not the turn's,
-    or if the report is not of these versions, that champion and these settings.
+    did the first time. Without `trials`, no traces are kept. Raises RegistryError, and
+    ContractError if the settings are not the turn's, or if the report is not of these versions,
+    that champion and these settings.
     """
     pinned = read_document(turn, Turn)
     judged = read_document(report, EvalReport)
-    settings = load(params)
-    if params_digest(settings, str(params)) != pinned.params:
-        raise ContractError(
-            f"{params} was changed since {turn} was pinned: run `cowest turn`, which pins it again"
-        )
+    settings = _same_settings(params, pinned, turn)
     kept = version.expect(challenger)
     _same_versions(judged, {"before": policy, "after": challenger}, pinned)
     _same_rules(judged, settings, str(params))
@@ -78,7 +86,8 @@ def main(
     found = numbers(judged.model_dump(include=METRICS))
     # The tracker comes first. A turn that is decided is done, and nobody comes back to it: a run
     # that is cut short between the two must leave the turn open.
-    MlflowTracker(runs).record(
+    tracker = MlflowTracker(runs)
+    tracker.record(
         pinned.key,
         params=settings_of(settings),
         metrics={nameable(name): value for name, value in found.items()},
@@ -87,6 +96,9 @@ def main(
         data=data,
         files=[report, turn],
     )
+    shown = _shown(trials, settings, config)
+    if config.traces is not None:
+        tracker.trace(pinned.key, shown)
     made = registry.decide(
         challenger,
         turn=pinned.key,
@@ -94,9 +106,38 @@ def main(
         against=pinned.champion,
         reason=_reason(judged),
         tags=rests_on,
+        serving=_serving(settings, shown),
     )
     champion = champion_of(registry.log())
     write_document(decision, made.model_copy(update={"champion": champion}))
+
+
+def _same_settings(params: Path, pinned: Turn, turn: Path) -> dict[str, Any]:
+    """Reads the settings. Raises ContractError if they are not those of the turn."""
+    settings = load(params)
+    if params_digest(settings, str(params)) != pinned.params:
+        raise ContractError(
+            f"{params} was changed since {turn} was pinned: run `cowest turn`, which pins it again"
+        )
+    return settings
+
+
+def _shown(
+    trials: Path | None, settings: dict[str, Any], config: RegisterConfig
+) -> Sequence[Trial]:
+    """The rows for traces, or one row as an example; none where `trials` was left out."""
+    if trials is None:
+        return []
+    return sample(trials, config.traces or 1, filter_of(settings))
+
+
+def _serving(settings: dict[str, Any], shown: Sequence[Trial]) -> Serving | None:
+    """How the version is asked; None if the settings name no models that answer."""
+    answering = settings_of_serve(settings)
+    if answering is None:
+        return None
+    example = shown[0].prompt if shown else EXAMPLE
+    return Serving(answering, example)
 
 
 def _rests_on(pinned: Turn, kept: version.Version, report: Path) -> dict[str, str]:
