@@ -21,7 +21,7 @@ PAGES = sorted(
 )
 STAGES = {name.partition("@")[0] for name in NAMES}
 LINK = re.compile(r"!?\[[^]]*\]\(([^)\s]+)\)")
-COMMAND = re.compile(r"(?:^|`|\$ |&& )(cowest [^`\n]*)", re.MULTILINE)
+COMMAND = re.compile(r"(?:^[ ]*(?:\$ )?|`|&& )(cowest [^`\n]*)", re.MULTILINE)
 
 
 def anchors(page: Path) -> set[str]:
