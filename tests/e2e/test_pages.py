@@ -142,8 +142,9 @@ def _own_models() -> None:
     policy = {"provider": "hf", "model": str(tiny.model()), "dtype": "float32"}
     for section in ("sft", "draft", "dpo", "evaluate", "serve"):
         params[section]["policy"] = policy
+    strong = {"provider": "scripted", "rules": [{"match": "", "replies": ["Oslo"]}]}
     for section in ("refine", "evaluate", "serve"):
-        params[section]["strong"] = {"provider": "scripted", "rules": [{"match": "", "replies": ["Oslo"]}]}
+        params[section]["strong"] = strong
     params.pop("models", None)
     path.write_text(yaml.safe_dump(params, sort_keys=False), encoding="utf-8")
 

@@ -18,6 +18,7 @@ from cowest.records import (
     Decision,
     Estimate,
     EvalReport,
+    GateResult,
     Matches,
     Message,
     PreferencePair,
@@ -496,3 +497,26 @@ def test_exact_match_and_token_f1_are_shown_where_one_of_them_decides(tmp_path: 
     assert "<td>0.250</td><td>0.625</td><td>12</td>" in rendered(tmp_path)
     io.write_document(tmp_path / "reports/eval.json", whole.model_copy(update={"matches": {}}))
     assert "Exact match and token F1" not in rendered(tmp_path)
+
+
+def test_a_gate_is_drawn_with_what_it_asks() -> None:
+    wide = Estimate(mean=0.1, low=-0.1, high=0.3, queries=40, groups=20)
+    gate = GateResult(
+        name="after over <before>",
+        of="after",
+        over="before",
+        at_least=0.0,
+        value=-0.1,
+        estimate=wide,
+        passed=False,
+        reason="so",
+    )
+    drawn = figures.gates([gate])
+    assert drawn is not None
+    assert "after over &lt;before&gt;: closed" in drawn
+    assert "<before>" not in drawn
+    assert "var(--warn)" in drawn
+    absent = gate.model_copy(update={"estimate": None, "passed": None})
+    assert figures.gates([absent]) is None
+    characters = gate.model_copy(update={"metric": "length"})
+    assert figures.gates([characters]) is None, "characters are on another axis"

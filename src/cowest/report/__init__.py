@@ -175,6 +175,7 @@ def _pictures(found: Contents) -> dict[str, Any]:
         drawn["differences"] = differences
         drawn["systems_figure"] = figures.systems(report.systems)
         drawn["differences_figure"] = figures.differences(differences) if differences else ""
+        drawn["gates_figure"] = figures.gates(report.gates)
         drawn["transitions_figure"] = (
             figures.transitions(report.transitions) if report.transitions else ""
         )

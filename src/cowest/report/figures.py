@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from markupsafe import Markup, escape
 
-from cowest.records import Comparison, Estimate, Transitions
+from cowest.records import Comparison, Estimate, GateResult, Transitions
 from cowest.report.contents import Curve, Gains
 from cowest.report.words import NAMES, score, share, signed
 
@@ -160,6 +160,64 @@ def differences(found: Mapping[str, Comparison], name: str = "differences") -> M
         low = -reach
     title = "Paired differences with 95 % intervals"
     return _intervals(rows, (low, reach), name, title, "; ".join(said), zero=True)
+
+
+COUNTS = frozenset(["length", "tokens"])
+"""Metrics that are no share of 1, and have no place on the axis of the gates."""
+
+
+def gates(found: Sequence[GateResult], name: str = "gates") -> Markup | None:
+    """Draws each gate's interval, and the line that it must not cross; None if there is none."""
+    shown = [one for one in found if one.estimate is not None and one.metric not in COUNTS]
+    if not shown:
+        return None
+    edges = [0.0]
+    for one in shown:
+        estimate = one.estimate
+        ends = (estimate.low, estimate.mean, estimate.high) if estimate is not None else ()
+        edges += [end for end in (*ends, one.at_least, one.at_most) if end is not None]
+    room = 0.06 * max(0.1, max(edges) - min(edges))
+    span = (min(edges) - room, max(edges) + room)
+    step, margin = 44.0, 10.0
+    height = step * len(shown) + 32
+    with _drawing(WIDTH, height) as figure:
+        axes = _axes(figure, margin, 26, WIDTH - 2 * margin, height - 32)
+        axes.set(xlim=span, ylim=(len(shown) - 0.6, -0.6), yticks=[])
+        axes.spines["bottom"].set_visible(False)
+        said = []
+        for row, one in enumerate(shown):
+            _gate(axes, row, one, span)
+            passed = "passed" if one.passed else "closed"
+            _label(axes, row, one.name, passed if one.passed is not None else "does not apply")
+            said.append(f"{one.name}: {passed}")
+        return _svg(figure, name, "Gates: intervals, and what is asked", "; ".join(said))
+
+
+def _gate(axes: "Axes", row: int, gate: GateResult, span: tuple[float, float]) -> None:
+    """Draws one gate: the side that is not good enough, the interval, and the asked line."""
+    place, colour = row + 0.2, AFTER if gate.passed else WARN
+    axes.plot(span, [place, place], color=RULE, linewidth=1.5, clip_on=False)
+    asked = gate.at_least if gate.at_most is None else gate.at_most
+    if asked is not None:
+        bad = (span[0], asked) if gate.at_most is None else (asked, span[1])
+        axes.fill_between(bad, place - 0.16, place + 0.16, color=WARN, alpha=0.12, linewidth=0)
+        axes.plot([asked, asked], [place - 0.24, place + 0.24], color=INK, linewidth=1.5)
+    estimate = gate.estimate
+    if estimate is None:
+        return
+    if estimate.low is not None and estimate.high is not None:
+        ends = [estimate.low, estimate.high]
+        axes.plot(ends, [place, place], color=colour, linewidth=4, solid_capstyle="butt")
+    axes.plot(
+        [estimate.mean],
+        [place],
+        "o",
+        color=colour,
+        markersize=8,
+        markeredgecolor=PAPER,
+        markeredgewidth=1.5,
+        clip_on=False,
+    )
 
 
 def _tone(estimate: Comparison) -> str:
