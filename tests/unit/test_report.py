@@ -239,9 +239,8 @@ def test_ids_are_unique_and_links_arrive(html: str):
 
 def test_every_picture_has_a_title_and_a_description_and_no_colour_of_its_own(html: str):
     pictures = re.findall(r"<svg.*?</svg>", html, flags=re.DOTALL)
-    assert (
-        len(pictures) == 4 + 4
-    )  # systems, differences, gains, transitions; sft loss, dpo loss, margin, log-probabilities
+    # systems, differences, gates, gains, transitions; sft loss, dpo loss, margin, log-probabilities
+    assert len(pictures) == 5 + 4
     for picture in pictures:
         assert 'role="img"' in picture
         assert re.search(r"<title [^>]*>.+</title><desc [^>]*>.+</desc>", picture)
