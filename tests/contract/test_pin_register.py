@@ -230,6 +230,21 @@ def test_the_tracker_holds_the_turn(project: Project) -> None:
     }
 
 
+def test_a_version_is_described(project: Project) -> None:
+    project.pin()
+    made = project.register()
+    client, name = project.registry.runs().client, project.registry.name
+    assert f'load_model("models:/{name}@champion")' in client.get_registered_model(name).description
+    found = client.get_model_version(name, "1").description
+    assert found.startswith(f"**Promoted**, judged against no champion: {made.reason}")
+    assert "| collaboration after alignment | 1.000 | " in found
+    assert "| pairs | data/pairs.jsonl | derived | 3 | " in found
+    # What somebody wrote there stays.
+    client.update_model_version(name, "1", "mine")
+    project.register()
+    assert client.get_model_version(name, "1").description == "mine"
+
+
 def test_a_turn_that_was_cut_short_while_it_was_tracked_is_completed(project: Project) -> None:
     key = project.pin().key
     runs = project.registry.runs()

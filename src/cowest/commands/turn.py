@@ -393,7 +393,6 @@ def _first_unfinished() -> str | None:
 def _close(params: dict[str, Any], turn: Turn, registry: RegistryConfig) -> None:
     """Has the turn decided, prints the decision, and writes the page."""
     from cowest.commands import report
-    from cowest.registry.tracking import MlflowTracker
 
     if data_digests(_raw(params)) != turn.data:
         raise ContractError(
@@ -420,7 +419,19 @@ def _close(params: dict[str, Any], turn: Turn, registry: RegistryConfig) -> None
     print(_who(outcome.champion))
     print("report: ", end="", flush=True)
     report.main(["--out", str(PAGE)])
-    MlflowTracker(registry.runs()).attach(turn.key, PAGE)
+    _keep_page(turn, registry)
+
+
+def _keep_page(turn: Turn, registry: RegistryConfig) -> None:
+    """Adds the page and its pictures to the turn's run."""
+    from cowest.registry.tracking import MlflowTracker
+    from cowest.report import pictures
+
+    tracker = MlflowTracker(registry.runs())
+    tracker.attach(turn.key, PAGE)
+    with tempfile.TemporaryDirectory(prefix="cowest-") as folder:
+        if pictures.write(PAGE, Path(folder)):
+            tracker.attach(turn.key, Path(folder), "figures")
 
 
 def _took(seconds: float) -> str:

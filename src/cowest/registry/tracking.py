@@ -23,6 +23,17 @@ METRICS, PARAMS = 1000, 100
 """The most metrics and params that MLflow accepts in one request; the limit for tags is PARAMS."""
 PARAM_LENGTH, TAG_LENGTH = 6000, 8000
 """The longest values that MLflow accepts, in characters."""
+ABOUT = """\
+A policy that drafts answers for a strong model, and the decisions of {name} on its versions, \
+promoted and refused. The alias `champion` names the one that answers.
+
+    import mlflow
+    model = mlflow.pyfunc.load_model("models:/{name}@champion")
+    model.predict([{{"question": "..."}}])
+
+`cowest status` says who is champion and why, and each version's run has its report.
+"""
+"""Description of the registered model, whoever is its champion."""
 
 
 class MlflowTracker:
@@ -86,6 +97,22 @@ class MlflowTracker:
         """
         with self._runs.reached():
             self._runs.keep(self._runs.of(turn), path, folder)
+
+    def describe(self, version: int, text: str) -> None:
+        """Gives a version, and the registered model, a description in Markdown.
+
+        One that is there stays, since somebody may have written it. Says so on standard error where
+        it can't be done: a description is a note, and the decision is taken.
+        """
+        try:
+            with self._runs.reached():
+                name = self._runs.name
+                if not self._client.get_registered_model(name).description:
+                    self._client.update_registered_model(name, ABOUT.format(name=name))
+                if not self._client.get_model_version(name, str(version)).description:
+                    self._client.update_model_version(name, str(version), text)
+        except RegistryError as error:
+            print(f"register: version {version} got no description ({error})", file=sys.stderr)
 
     def trace(self, turn: str, trials: Sequence[Trial]) -> None:
         """Adds traces of some rows of `evaluate` to a turn.

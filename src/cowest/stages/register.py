@@ -25,6 +25,7 @@ from cowest.registry.mlflow import RegistryConfig
 from cowest.registry.mlmodel import settings_of as settings_of_serve
 from cowest.registry.since import data_tags, nameable
 from cowest.registry.tracking import MlflowTracker, numbers
+from cowest.report import description
 from cowest.report.shown import filter_of, sample
 
 EXAMPLE = (Message(role="user", content="Which questions can you answer?"),)
@@ -108,6 +109,7 @@ def main(
         tags=rests_on,
         serving=_serving(settings, shown),
     )
+    tracker.describe(made.version, description.of_version(made, judged, data))
     champion = champion_of(registry.log())
     write_document(decision, made.model_copy(update={"champion": champion}))
 

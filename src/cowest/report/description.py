@@ -1,0 +1,65 @@
+"""The description of a version on MLflow's pages, in Markdown."""
+
+from collections.abc import Mapping
+
+from cowest.records import DataSet, Decision, EvalReport
+from cowest.report.words import NAMES, headline, interval, score
+
+LONGEST = 5000
+"""Characters of a description that MLflow keeps."""
+REASON = 1500
+"""Characters of the decision's reason; the report has all of it."""
+VERDICTS = {
+    "promoted": "Promoted",
+    "refused": "Refused",
+    "late": "Too late",
+    "waiting": "Waiting for approval",
+}
+
+
+def of_version(made: Decision, report: EvalReport, data: Mapping[str, DataSet]) -> str:
+    """Says what was decided and why, how the systems scored, and what the version rests on."""
+    against = "no champion" if made.against is None else f"version {made.against}"
+    verdict = VERDICTS.get(made.verdict, made.verdict)
+    parts = [
+        f"**{verdict}**, judged against {against}: {_clip(made.reason, REASON)}",
+        _plain(headline(report)),
+        _systems(report),
+        _data(data),
+        f"Turn {made.turn[:8]}. Base: {made.tags.get('base', 'unknown')}.",
+    ]
+    return _clip("\n\n".join(parts), LONGEST)
+
+
+def _systems(report: EvalReport) -> str:
+    lines = ["| system | score | 95 % interval | queries |", "|---|---|---|---|"]
+    for name, one in report.systems.items():
+        cells = [NAMES.get(name, name), score(one.mean), interval(one), str(one.queries)]
+        lines.append(_row(cells))
+    return "\n".join(lines)
+
+
+def _data(data: Mapping[str, DataSet]) -> str:
+    lines = ["| data | path | kept by | rows | digest |", "|---|---|---|---|---|"]
+    for name, one in data.items():
+        revision = f"{one.kept} at {one.rev[:12]}" if one.rev else one.kept
+        rows = "" if one.rows is None else str(one.rows)
+        lines.append(_row([name, one.path, revision, rows, one.digest[:12]]))
+    return "\n".join(lines)
+
+
+def _row(cells: list[str]) -> str:
+    """One row of a table. A path may hold what would end a cell."""
+    shown = [_plain(cell).replace("|", "\\|").replace("\n", " ") for cell in cells]
+    return f"| {' | '.join(shown)} |"
+
+
+def _plain(text: str) -> str:
+    """The text with spaces and a minus that can be searched for."""
+    return text.replace("\N{NO-BREAK SPACE}", " ").replace("\N{MINUS SIGN}", "-")
+
+
+def _clip(text: str, most: int) -> str:
+    if len(text) <= most:
+        return text
+    return text[: most - 4] + " ..."
