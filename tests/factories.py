@@ -1,8 +1,11 @@
 """Rows for tests: the records' own constructors, with what a test does not care about filled in."""
 
+from pathlib import Path
 from typing import Any
 
+from cowest.gates import Rules
 from cowest.records import Feedback, Message, PreferencePair, Query, Trial
+from cowest.stages import compare
 
 
 def make_query(number: int = 0, text: str | None = None, **fields: Any) -> Query:
@@ -68,3 +71,18 @@ def _feedback(number: int, fields: dict[str, Any]) -> dict[str, Any]:
         "scorer": "exact_match",
     }
     return {**query.model_dump(), **values, **fields}
+
+
+def write_report(trials: Path, report: Path, rules: Rules) -> None:
+    """The stage `compare` from a file of trials to the report, without the files for DVC."""
+    compare.main(
+        trials=trials,
+        policy=None,
+        challenger=None,
+        report=report,
+        metrics=None,
+        systems=None,
+        sft=None,
+        dpo=None,
+        config=rules,
+    )

@@ -147,6 +147,7 @@ def make_params(model: Path, raw: Path) -> dict[str, Any]:
         },
         "compare": {
             "gates": [{"over": "before", "at_least": -1.0}],
+            "guards": False,
             "draws": 1000,
             "min_groups": PRODUCTS["test"],
         },

@@ -38,6 +38,8 @@ COLLABORATIONS: tuple[str, ...] = get_args(Collaboration)
 SINGLES: tuple[str, ...] = ("policy_before", "policy_after", "strong")
 """Systems of one model alone."""
 
+ELSEWHERE = ("macro_f1", "distinct")
+"""Metrics that are no mean over queries: `scorers` has them."""
 RIGHT = 0.5
 """The lowest score that counts as a right answer in `Transitions`."""
 REASONS = 20
@@ -227,6 +229,8 @@ class Beside:
     """Differences of macro F1 by pair of systems; None if the scorer is not `choice`."""
     by_query: Mapping[str, Mapping[str, Floats]] = field(default_factory=dict)
     """By metric and system, the value of each query; NaN where there is none."""
+    distinct: Mapping[str, Estimate] = field(default_factory=dict)
+    """By system, how varied its drafts are."""
 
 
 def compare(scores: Scores, rules: Rules, beside: Beside | None = None) -> EvalReport:
@@ -239,7 +243,8 @@ def compare(scores: Scores, rules: Rules, beside: Beside | None = None) -> EvalR
     # numpy reads None as NaN: a query without a score.
     values = {name: np.array(found, dtype=np.float64) for name, found in scores.values.items()}
     best = _best_single(values)
-    gates = rules.all_gates(choices=beside.macro_f1 is not None)
+    champion = scores.rows["champion"] > 0
+    gates = rules.all_gates(choices=beside.macro_f1 is not None, champion=champion)
     measured = {**beside.by_query, "score": values}
     quantities = _quantities(gates, best)
     ratios = [_ratio(quantity, measured, len(scores.groups)) for quantity in quantities]
@@ -248,6 +253,8 @@ def compare(scores: Scores, rules: Rules, beside: Beside | None = None) -> EvalR
     found = dict(zip(quantities, estimated, strict=True))
     for (of, over), one in (beside.macro_f1 or {}).items():
         found[Quantity("macro_f1", of, over)] = one
+    for of, one in beside.distinct.items():
+        found[Quantity("distinct", of, None)] = one
     results = judge(gates, rules, _evidence(scores, beside, best, found))
     queries = len(scores.groups)
     return EvalReport(
@@ -283,14 +290,14 @@ def _best_single(values: Mapping[str, Floats]) -> str:
 
 
 def _quantities(gates: Sequence[Gate], best: str) -> list[Quantity]:
-    """Everything that is estimated, each once: the quantities of every report, then those of the
-    gates. Macro F1, which is no mean over queries, is estimated by `scorers`.
+    """Everything that is estimated here, each once: the quantities of every report, then those of
+    the gates.
     """
     asked = [Quantity("score", name, None) for name in SYSTEMS]
     for over in ("before", best, "strong", "champion"):
         asked.append(Quantity("score", "after", over))
     asked.append(Quantity("score", "ideal", "after"))
-    asked += [gate.quantity(best) for gate in gates if gate.metric != "macro_f1"]
+    asked += [gate.quantity(best) for gate in gates if gate.metric not in ELSEWHERE]
     return list(dict.fromkeys(asked))
 
 

@@ -14,7 +14,15 @@ from cowest.records import Collaboration
 
 System = Literal["policy_before", "policy_after", "strong", Collaboration]
 Metric = Literal[
-    "score", "accuracy", "macro_f1", "unparseable", "refused", "length", "tokens", "right_to_wrong"
+    "score",
+    "accuracy",
+    "macro_f1",
+    "unparseable",
+    "refused",
+    "length",
+    "tokens",
+    "right_to_wrong",
+    "distinct",
 ]
 BEST = "best_single"
 """The best single model: of the policies and the strong model, each alone, the one with the highest
@@ -34,6 +42,7 @@ NAMED: dict[str, str] = {
     "length": "length",
     "tokens": "tokens",
     "right_to_wrong": "right to wrong",
+    "distinct": "distinct drafts",
 }
 """The metrics in words."""
 LACKS: dict[str, str] = {
@@ -45,6 +54,7 @@ LACKS: dict[str, str] = {
     "length": "an answer",
     "tokens": "an answer whose tokens the provider counted",
     "right_to_wrong": "a score",
+    "distinct": "a draft",
 }
 """By metric, the thing without which a query has no value of it."""
 SAID: dict[str, str] = {
@@ -102,7 +112,9 @@ class Gate(Config):
     share that a content filter or the model refused). Of a multiple choice: `macro_f1`,
     `unparseable` (the share of answers that name no option, or several). `right_to_wrong` is the
     share of queries that `over` answers right (a score of 0.5 or more) and `of` wrong. Less is
-    better of length, tokens, refused, unparseable and right_to_wrong."""
+    better of length, tokens, refused, unparseable and right_to_wrong. `distinct`, with `above`, is
+    how varied the drafts are: 0 for one draft for all queries, 1 for as many distinct drafts as
+    there are before alignment, distinct targets, or groups, whichever are fewest."""
     better_by: float | None = Field(default=None, ge=0)
     """`of` must be better than `over` by this much."""
     no_worse_by: float | None = Field(default=None, ge=0)
@@ -147,6 +159,8 @@ class Gate(Config):
             raise ValueError(f"{relations[0]} is a difference, and needs `over`, a system")
         if self.metric == "right_to_wrong":
             raise ValueError("right_to_wrong needs `over`, the system whose right answers count")
+        if self.metric == "distinct" and self.of not in ("after", "champion"):
+            raise ValueError("distinct is of the drafts of `after` or of the champion")
         if self.metric == "macro_f1":
             raise ValueError("macro_f1 is compared with a system alone: name one with `over`")
         if self.under is not None and self.metric not in LOWER:
@@ -158,6 +172,8 @@ class Gate(Config):
         """Raises ValueError for a gate on two systems that means nothing."""
         if self.of == self.over:
             raise ValueError(f"{self.of} over itself is always 0: name two systems")
+        if self.metric == "distinct":
+            raise ValueError("distinct is held against a number: write `above: 0.2`")
         if self.metric != "score" and self.over == BEST:
             raise ValueError(
                 f"the best single model is the best by score: name one by {self.metric}"
@@ -207,20 +223,42 @@ class Gate(Config):
         return Quantity(self.metric, self.of, best if self.over == BEST else self.over)
 
 
+DEFAULTS = (
+    Gate(over="champion", better_by=0.005),
+    Gate(over="before", better_by=0.005),
+    Gate(over="best_single", better_by=0.005),
+)
+"""The gates of settings that name none."""
+FLOORS = (Gate(over="strong", better_by=0.005), Gate(over="policy_after", better_by=0.005))
+"""What a first champion must reach: with nothing to compare it with, it must at least be better
+than each of its two models alone."""
 GUARDS = (
+    Gate(metric="distinct", above=0.2),
+    Gate(over="champion", metric="right_to_wrong", unless_worse_by=0.1),
+)
+"""What every challenger must pass, unless the settings name a gate on the same metric."""
+GUARDS_OF_CHOICES = (
     Gate(of="after", over="before", metric="macro_f1"),
     Gate(of="after", over="champion", metric="macro_f1"),
 )
-"""The gates of a multiple choice whose settings name none on macro F1."""
+"""The same, for the answers to a multiple choice."""
 
 
 class Rules(Config):
     """The conditions of promotion, and the resampling behind the intervals."""
 
-    gates: tuple[Gate, ...]
-    """Conditions on paired differences. A challenger that fails one of them is not promoted;
-    without any that holds, every challenger is. Where the scorer is `choice` and none of them is on
-    `macro_f1`, two more hold: after over before and after over champion in macro F1."""
+    gates: tuple[Gate, ...] = DEFAULTS
+    """The conditions of promotion. A challenger that fails one of them is not promoted. Left out,
+    it must be better by 0.005 than the champion, than before alignment and than the best single
+    model."""
+    guards: bool = True
+    """Holds more gates than those that are named, against what they may not see: `distinct` above
+    0.2; no more right_to_wrong against the champion than 0.1, unless that could be chance; of a
+    multiple choice, macro_f1 over before and over the champion. A gate of your own on the same
+    metric takes their place. Without a champion, `after` must also be better by 0.005 than the
+    strong model alone and than the policy alone, unless gates name them."""
+    promote_everything: bool = False
+    """Promotes every challenger, without any gate or guard. `gates: []` must be said too."""
     min_groups: int = Field(default=10, ge=1)
     """Fewest groups of queries behind a difference for its gate to open. With few, chance alone
     opens a gate too often: of two equal systems one passed 24 % of the time at 2 groups, 9 % at 4
@@ -240,8 +278,38 @@ class Rules(Config):
     seed: int = 0
     """Seed of the resampling."""
 
-    def all_gates(self, choices: bool) -> tuple[Gate, ...]:
-        """The gates that hold; `choices` is true if the answers are to a multiple choice."""
-        if not choices or any(gate.metric == "macro_f1" for gate in self.gates):
+    @model_validator(mode="after")
+    def _said_twice(self) -> "Rules":
+        if not self.gates and not self.promote_everything:
+            raise ValueError(
+                "with `gates: []` every challenger would be promoted: leave `gates` out for the "
+                "defaults, or say it twice, with `promote_everything: true`"
+            )
+        if self.gates and self.promote_everything:
+            raise ValueError(
+                "promote_everything and gates contradict each other: say `gates: []` beside it, or "
+                "take it out"
+            )
+        return self
+
+    def all_gates(self, choices: bool, champion: bool) -> tuple[Gate, ...]:
+        """The gates that hold, those of the settings first.
+
+        `choices` is true if the answers are to a multiple choice, `champion` if there is one.
+        """
+        if self.promote_everything or not self.guards:
             return self.gates
-        return (*self.gates, *GUARDS)
+        found = list(self.gates)
+        if not champion:
+            found += [gate for gate in FLOORS if not self._names(gate)]
+        metrics = {gate.metric for gate in self.gates}
+        guards = (*GUARDS_OF_CHOICES, *GUARDS) if choices else GUARDS
+        found += [gate for gate in guards if gate.metric not in metrics]
+        return tuple(found)
+
+    def _names(self, floor: Gate) -> bool:
+        """True if a gate of the settings compares the systems of a floor, or with the best of
+        several among which the floor's is.
+        """
+        named = {gate.over for gate in self.gates if gate.of == "after" and gate.metric == "score"}
+        return floor.over in named or BEST in named

@@ -131,6 +131,8 @@ def _compared(gate: Gate, quantity: Quantity, estimate: Estimate, value: float) 
     signed = quantity.over is not None and metric != "right_to_wrong"
     mean = shown(metric, estimate.mean, signed)
     of = SAID[quantity.of]
+    if metric == "distinct":
+        return f"{estimate.note}: variety {mean}, asked at least {shown(metric, bound.number)}"
     if quantity.over is None:
         said = f"{NAMED[metric]} of {of} {mean}"
     elif metric == "right_to_wrong":

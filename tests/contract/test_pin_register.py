@@ -23,7 +23,7 @@ from tests.registries import PROMPTS, empty_registry, make_pair, make_report, ma
 PARAMS = """\
 prepare: {domain: handbook}
 dpo: {beta: 0.1, targets: [a, b]}
-compare: {gates: [{over: before}, {over: champion}], draws: 1000}
+compare: {gates: [{over: before}, {over: champion}], guards: false, draws: 1000}
 """
 CURVES = (
     '{"stage": "dpo", "step": 5, "loss": 0.7}\n{"stage": "dpo", "step": 10, "loss": 0.5, '

@@ -83,7 +83,8 @@ def made_tiny(params: dict[str, Any], strong: list[dict[str, Any]]) -> None:
     params["draft"]["sampling"] |= {"temperature": 1.0, "n": 4, "max_tokens": 8}
     params["pair"]["rule"] |= {"allow_cut": True}
     params["evaluate"]["drafting"] = {"max_tokens": 8}
-    params["compare"] |= {"gates": [{"over": "before", "at_least": -1.0}], "draws": 1000}
+    gates = [{"over": "before", "at_least": -1.0}]
+    params["compare"] |= {"gates": gates, "guards": False, "draws": 1000}
 
 
 @pytest.mark.minutes

@@ -14,8 +14,7 @@ from cowest.config import parse
 from cowest.errors import ConfigError, ContractError
 from cowest.gates import BEST, Gate, Rules
 from cowest.records import EvalReport, Trial
-from cowest.stages import compare as stage
-from tests.factories import make_trial
+from tests.factories import make_trial, write_report
 
 GATES = (
     Gate(over="before", at_least=0.0),
@@ -50,7 +49,17 @@ def trials(
 
 def rules(gates: tuple[Gate, ...], **fields: Any) -> Rules:
     """Rules that ask for no number of groups and let rows fail, unless the fields say otherwise."""
-    return Rules(**{"gates": gates, "draws": 2000, "min_groups": 1, "max_failed_gap": 1, **fields})
+    return Rules(
+        **{
+            "gates": gates,
+            "draws": 2000,
+            "min_groups": 1,
+            "max_failed_gap": 1,
+            "guards": False,
+            "promote_everything": not gates,
+            **fields,
+        }
+    )
 
 
 def report(queries: list[list[Trial]], gates: tuple[Gate, ...] = GATES) -> EvalReport:
@@ -326,14 +335,14 @@ def test_the_stage_counts_failures_and_says_what_to_do(tmp_path: Path):
     with pytest.raises(
         ContractError, match=r"1 of 36 trials failed.*1 x after: refine: timeout.*evaluate again"
     ):
-        stage.main(
+        write_report(
             tmp_path / "trials.jsonl",
             tmp_path / "eval.json",
             Rules(gates=GATES, max_failed=0),
         )
     assert not (tmp_path / "eval.json").exists()
     for most in (1, None):
-        stage.main(
+        write_report(
             tmp_path / "trials.jsonl",
             tmp_path / "eval.json",
             Rules(gates=GATES, max_failed=most),
@@ -383,7 +392,7 @@ def test_a_champions_solo_is_never_the_strong_model_alone_not_even_where_it_is_t
         make_trial(1, "after", **fields, **good),
     ]
     io.write(tmp_path / "trials.jsonl", rows)
-    stage.main(tmp_path / "trials.jsonl", tmp_path / "eval.json", Rules(gates=()))
+    write_report(tmp_path / "trials.jsonl", tmp_path / "eval.json", Rules())
     found = io.read_document(tmp_path / "eval.json", EvalReport)
     strong = found.choices["strong"]
     assert (strong.right, strong.wrong, strong.unparseable) == (1, 0, 0)
@@ -428,7 +437,7 @@ def test_a_champion_whose_rows_all_failed_is_no_absent_one():
 def test_an_empty_file_is_refused(tmp_path: Path):
     (tmp_path / "trials.jsonl").touch()
     with pytest.raises(ContractError, match="held-out split has no query"):
-        stage.main(tmp_path / "trials.jsonl", tmp_path / "eval.json", Rules(gates=GATES))
+        write_report(tmp_path / "trials.jsonl", tmp_path / "eval.json", Rules(gates=GATES))
 
 
 @pytest.mark.slow
@@ -458,7 +467,7 @@ def test_choices_are_counted_with_the_unparseable_apart_and_f1_is_by_class(tmp_p
             make_trial(number, "after", refinement=said, **more),
         ]
     io.write(tmp_path / "trials.jsonl", rows)
-    stage.main(tmp_path / "trials.jsonl", tmp_path / "eval.json", Rules(gates=GATES))
+    write_report(tmp_path / "trials.jsonl", tmp_path / "eval.json", Rules(gates=GATES))
     found = io.read_document(tmp_path / "eval.json", EvalReport).choices
     assert set(found) == {"strong", "before", "after", "policy_before", "policy_after"}
     after, strong, before = found["after"], found["strong"], found["policy_before"]
@@ -474,7 +483,7 @@ def test_choices_are_counted_with_the_unparseable_apart_and_f1_is_by_class(tmp_p
 
 def test_no_choices_are_counted_where_none_are_given(tmp_path: Path):
     io.write(tmp_path / "trials.jsonl", (row for rows in trials(count=12) for row in rows))
-    stage.main(tmp_path / "trials.jsonl", tmp_path / "eval.json", Rules(gates=GATES))
+    write_report(tmp_path / "trials.jsonl", tmp_path / "eval.json", Rules(gates=GATES))
     assert io.read_document(tmp_path / "eval.json", EvalReport).choices == {}
 
 
@@ -501,7 +510,7 @@ def test_exact_match_and_token_f1_are_both_told_whichever_decides(tmp_path: Path
             )
             rows.append(make_trial(number, "after", sample=sample, **{**more, **failed}))
     io.write(tmp_path / "trials.jsonl", rows)
-    stage.main(tmp_path / "trials.jsonl", tmp_path / "eval.json", Rules(gates=GATES))
+    write_report(tmp_path / "trials.jsonl", tmp_path / "eval.json", Rules(gates=GATES))
     found = io.read_document(tmp_path / "eval.json", EvalReport).matches
     assert set(found) == {"strong", "before", "after", "policy_before", "policy_after"}
     after = found["after"]

@@ -12,8 +12,7 @@ from cowest.config import parse
 from cowest.errors import ConfigError
 from cowest.gates import Gate, Rules
 from cowest.records import EvalReport, GateResult, Refinement, Trial
-from cowest.stages import compare
-from tests.factories import make_feedback, make_trial
+from tests.factories import make_feedback, make_trial, write_report
 
 REFUSED = "refused by the provider's content filter"
 
@@ -22,7 +21,7 @@ def staged(folder: Path, gate: dict[str, Any], rows: list[Trial], **fields: Any)
     """The outcome of one gate, by the stage, on trials that lie in a file."""
     io.write(folder / "trials.jsonl", rows)
     rules = parse(Rules, {"gates": [gate], "draws": 1000, **fields}, "compare")
-    compare.main(folder / "trials.jsonl", folder / "eval.json", rules)
+    write_report(folder / "trials.jsonl", folder / "eval.json", rules)
     report = io.read_document(folder / "eval.json", EvalReport)
     return next(one for one in report.gates if one.name == rules.gates[0].name)
 

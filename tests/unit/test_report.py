@@ -27,8 +27,7 @@ from cowest.records import (
 )
 from cowest.report import contents, figures, words
 from cowest.report.contents import Missing
-from cowest.stages import compare
-from tests.factories import make_feedback, make_trial
+from tests.factories import make_feedback, make_trial, write_report
 
 pytestmark = pytest.mark.slow  # matplotlib draws each page anew
 
@@ -106,10 +105,10 @@ def a_turn(root: Path, *, after: float = 1.0, draft: str = "It is built in Milan
     io.write(root / "data/pairs.raw.jsonl", [pair, pair])
     io.write(root / "data/pairs.jsonl", [pair])
     gates = (Gate(over="before", at_least=0.0), Gate(over="champion", at_least=0.0))
-    compare.main(
+    write_report(
         root / "data/trials.jsonl",
         root / "reports/eval.json",
-        Rules(gates=gates, draws=1000, min_groups=1),
+        Rules(gates=gates, draws=1000, min_groups=1, guards=False),
     )
     for folder, stage in (("policy", "sft"), ("challenger", "dpo")):
         steps = [

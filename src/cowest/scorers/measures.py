@@ -1,18 +1,21 @@
-"""Measures of each answer beside its score, for the gates that ask for them. Pure.
+"""Measures of answers and drafts beside the score, for the gates that ask for them. Pure.
 
 Accuracy, the unparseable share of a multiple choice, the refused share, length and tokens: each is
-a mean over queries, as the score is.
+a mean over queries, as the score is. `Variety` counts distinct drafts.
 """
 
 from array import array
+from collections import Counter
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 
 import numpy as np
 
 from cowest.evaluation import SYSTEMS, Given, answers_of
 from cowest.intervals import Floats
-from cowest.records import Trial
+from cowest.records import Estimate, Trial
+from cowest.sametext import words_only
 from cowest.scorers import choice
+from cowest.thoughts import without_thoughts
 
 FULL = 1 - 1e-9
 """The lowest score that counts as the full one; below 1 by what rounding may take."""
@@ -120,3 +123,65 @@ class Measures:
                     known[given.system].append(value)
         for system, values in known.items():
             by_system[system].append(sum(values) / len(values) if values else np.nan)
+
+
+class Variety:
+    """Counts the distinct drafts of each system, and what they are held against.
+
+    Keeps a number per distinct text (8 bytes, in a set), and no text.
+    """
+
+    def __init__(self) -> None:
+        self._drafts: dict[str, set[int]] = {}
+        self._rows: Counter[str] = Counter()
+        self._targets: set[int] = set()
+        self._groups: set[str] = set()
+        self._queries = 0
+
+    def watch(self, queries: Iterable[list[Trial]]) -> Iterator[list[Trial]]:
+        """Passes trials through and counts their drafts; rows without one are left out."""
+        for rows in queries:
+            self._queries += 1
+            self._groups.add(rows[0].group)
+            self._targets.add(_same(rows[0].targets[0]))
+            for row in rows:
+                if row.draft is not None:
+                    self._rows[row.system] += 1
+                    drafts = self._drafts.setdefault(row.system, set())
+                    drafts.add(_same(without_thoughts(row.draft)))
+            yield rows
+
+    def found(self) -> dict[str, Estimate]:
+        """By system, the variety of its drafts: 0 for one draft for all queries, 1 for as many
+        distinct ones as may be expected.
+
+        That is as many as there are before alignment, distinct targets, or groups, whichever are
+        fewest: answers may be few because few are right, and a draft may serve all queries of a
+        group.
+        """
+        before = len(self._drafts.get("before", ()))
+        targets, groups = len(self._targets), len(self._groups)
+        expected = min(before, targets, groups)
+        found = {}
+        for system, drafts in self._drafts.items():
+            # Where no more than one is expected, one is all that can be asked for.
+            variety = 1.0 if expected < 2 else min(1.0, (len(drafts) - 1) / (expected - 1))
+            variety = round(variety, 6)
+            note = (
+                f"{len(drafts)} distinct drafts in {self._rows[system]}, for {targets} distinct "
+                f"targets in {groups} groups, and {before} distinct drafts before alignment"
+            )
+            found[system] = Estimate(
+                mean=variety,
+                low=variety,
+                high=variety,
+                queries=self._queries,
+                groups=groups,
+                note=note,
+            )
+        return found
+
+
+def _same(text: str) -> int:
+    """A number that two texts share if they are the same but for case, punctuation and spacing."""
+    return hash(words_only(text) or text)

@@ -8,11 +8,11 @@ from collections import Counter
 from cowest import evaluation, io
 from cowest.errors import ContractError
 from cowest.evaluation import Beside, Pair, Scores
-from cowest.gates import GUARDS, Rules
+from cowest.gates import GUARDS_OF_CHOICES, Rules
 from cowest.ports import In, Out
 from cowest.records import Estimate, Trial
 from cowest.report import tables
-from cowest.scorers.measures import Measures
+from cowest.scorers.measures import Measures, Variety
 from cowest.scorers.tally import Matching, Tally
 
 
@@ -35,9 +35,10 @@ def main(
     Raises ContractError for too many failed rows, and if no rows can be compared.
     """
     tally, matching = Tally(), Matching()
-    measures = Measures({gate.metric for gate in config.gates})
-    # The trials stream by once, and all four count what they need of them.
-    rows = measures.watch(matching.watch(tally.watch(io.groups(trials, Trial))))
+    measures, variety = Measures({gate.metric for gate in config.gates}), Variety()
+    # The trials stream by once, and all count what they need of them.
+    rows = matching.watch(tally.watch(io.groups(trials, Trial)))
+    rows = variety.watch(measures.watch(rows))
     scores = evaluation.gather(rows)
     if not scores.groups:
         raise ContractError(
@@ -45,7 +46,11 @@ def main(
             "see evaluate.split and prepare's splits in params.yaml"
         )
     _few_failed(scores, config.max_failed, str(trials))
-    beside = Beside(_macro_f1(tally, scores, config), measures.by_query())
+    beside = Beside(
+        macro_f1=_macro_f1(tally, scores, config),
+        by_query=measures.by_query(),
+        distinct=variety.found(),
+    )
     found = evaluation.compare(scores, config, beside)
     counted = {"choices": tally.choices(), "matches": matching.matches()}
     judged = found.model_copy(update=counted)
@@ -65,7 +70,7 @@ def _macro_f1(tally: Tally, scores: Scores, config: Rules) -> dict[Pair, Estimat
     if not tally.choices():
         return None
     pairs = []
-    for gate in (*GUARDS, *config.gates):
+    for gate in (*GUARDS_OF_CHOICES, *config.gates):
         if gate.metric == "macro_f1" and gate.over is not None:
             pairs.append((gate.of, gate.over))
     return tally.differences(dict.fromkeys(pairs), scores.groups, config.draws, config.seed)

@@ -192,8 +192,9 @@ def _same_rules(judged: EvalReport, settings: dict[str, Any], where: str) -> Non
             f"the report was made with other settings of `compare` than {where} has, or by another "
             "CoWest: run compare again"
         )
-    gates = rules.all_gates(choices=bool(judged.choices))
-    sound = follows(judged.gates, gates, champion="champion" in judged.versions)
+    champion = "champion" in judged.policies
+    gates = rules.all_gates(choices=bool(judged.choices), champion=champion)
+    sound = follows(judged.gates, gates, champion=champion)
     if not sound or judged.passed != passed(judged.gates):
         raise ContractError(
             f"the report's verdict does not follow from the gates of {where}: was it changed by "
