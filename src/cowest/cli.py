@@ -27,7 +27,12 @@ COMMANDS = {
         "put one question to the champion and the strong model, and see the draft beside the answer"
     ),
     "report": "write the page of the last turn again",
-    "status": "who is champion, and what was decided",
+    "status": "who is champion, and why, in ten lines",
+    "history": "every decision: promotions, refusals, rollbacks, holds, approvals",
+    "rollback": "make an earlier champion champion again",
+    "approve": "promote a version that waits for approval",
+    "hold": "hold promotions; challengers that pass wait",
+    "release": "end the hold on promotions",
     "doctor": "what is missing on this machine, and how to get it",
     "fetch": "fetch the embedded models by checksum and convert them once into the cache",
 }

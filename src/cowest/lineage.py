@@ -27,6 +27,7 @@ The same list as in `.dvcignore`.
 """
 NOT_SETTINGS = {
     "registry", "budget", "price", "batch", "allow_address", "on_version_change", "traces",
+    "require_approval",
 }  # fmt: skip
 """Settings that change no row.
 

@@ -1,7 +1,7 @@
 """The seams: a few small protocols, and the plain values that cross them."""
 
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal, Protocol
 
@@ -86,8 +86,34 @@ class Serving:
     """A question, as a conversation that ends with it."""
 
 
+Act = Literal["turn", "rollback", "approval", "hold", "release"]
+
+
+@dataclass(frozen=True, slots=True)
+class Entry:
+    """One line that is to be added to the registry's log."""
+
+    turn: str
+    """Key of the turn, or of a person's act: what has the same key is decided once."""
+    against: int | None
+    """The champion that it was judged against, or that it removes."""
+    promote: bool
+    reason: str
+    kind: Act = "turn"
+    of: int | None = None
+    """The version whose files are entered again; None for a turn, which brings its own."""
+    waits: bool = False
+    """A turn that passed is not promoted until a person approves."""
+    contents: tuple[str, ...] = ()
+    """Digests of a turn's version: of its files, and of what its answers follow from."""
+    tags: dict[str, str] = field(default_factory=dict)
+
+
 class Registry(Protocol):
     """Versions of the policy, and the log of decisions, which says who is champion."""
+
+    place: str
+    """Address, without secrets."""
 
     def log(self) -> list[Decision]:
         """All decisions, oldest first."""
@@ -111,10 +137,16 @@ class Registry(Protocol):
         reason: str,
         tags: dict[str, str],
         serving: Serving | None = None,
+        waits: bool = False,
     ) -> Decision:
         """Adds a version with its decision to the log, in one step; moves the alias if it counts.
 
         A promotion counts only if `against` is the champion of the log before it; otherwise it is
-        recorded as late. A turn that was decided before answers with its decision.
+        recorded as late. A turn that was decided before answers with its decision. While promotions
+        are held, and where it `waits` for approval, what would be promoted is left waiting.
         """
+        ...
+
+    def enter(self, entry: Entry) -> Decision:
+        """Adds a person's act to the log, in one step, with the files of the version it is `of`."""
         ...

@@ -399,19 +399,21 @@ class Validation(Record):
 
 
 class Decision(Record):
-    """The decision on a turn: one line of the registry's log, and the file reports/decision.json.
+    """One line of the registry's log, and for a turn the file reports/decision.json.
 
-    The file holds `turn, version, promoted, against, champion, reason`, in this order. It knows no
-    verdict but promoted or not: read back, a late decision is a refused one.
+    The file holds `turn, version, promoted, against, champion, reason`, in this order, and
+    `waiting` where a person has to approve. It knows no other verdict: read back, a late decision
+    is a refused one.
     """
 
     turn: str
-    """Key of the turn."""
+    """Key of the turn; for an act of a person, a digest of what it does."""
     version: int
-    """The registry's number for the challenger."""
-    verdict: Literal["promoted", "refused", "late", "waiting"]
+    """The registry's number for the challenger, or for the act."""
+    verdict: Literal["promoted", "refused", "late", "waiting", "noted"]
     """`late`: a promotion judged against a version that was champion no longer when it was decided,
-    so the turn is open again. `waiting`: not decided yet."""
+    so the turn is open again. `waiting`: no gate failed, and a person has to approve. `noted`: an
+    act that promotes nothing, which is a hold or a release."""
     against: int | None
     """Version of the champion that the challenger was judged against; None if there was none."""
     champion: int | None = None
@@ -422,6 +424,24 @@ class Decision(Record):
     tags: dict[str, str] = {}
     """The other tags of the version, among them digests of data, base model and report; the file
     has none."""
+    at: float | None = None
+    """Time of the decision, in seconds since 1970; the file has none."""
+
+    @property
+    def kind(self) -> str:
+        """The act: `turn`, `waiting` (a turn's too), `rollback`, `approval`, `hold`, `release`."""
+        return self.tags.get("kind", "turn")
+
+    @property
+    def of(self) -> int | None:
+        """The version whose files an act entered again; None for a turn."""
+        of = self.tags.get("of", "")
+        return int(of) if of.isdecimal() else None
+
+    @property
+    def by(self) -> str | None:
+        """Who decided; None if it was not recorded."""
+        return self.tags.get("by")
 
     @property
     def promoted(self) -> bool:
@@ -438,12 +458,15 @@ class Decision(Record):
         fields = dict(values)
         promoted = fields.pop("promoted")
         fields["verdict"] = "promoted" if promoted else "refused"
+        if fields.pop("waiting", False):
+            fields["verdict"] = "waiting"
         return fields
 
     @model_serializer
     def _for_file(self) -> dict[str, Any]:
         names = ("turn", "version", "promoted", "against", "champion", "reason")
-        return {name: getattr(self, name) for name in names}
+        found = {name: getattr(self, name) for name in names}
+        return found | {"waiting": True} if self.verdict == "waiting" else found
 
 
 class Changes(Record):

@@ -1,40 +1,34 @@
-"""Shows who is champion, and what was decided."""
+"""Show who is champion, and why, in ten lines."""
 
 import argparse
 import json
 from collections.abc import Sequence
 from typing import Any
 
-from cowest.commands import add_params
-from cowest.config import enter, load, parse, section
-from cowest.errors import ConfigError
+from cowest.commands.acting import cut, moment, parser_of, registry_of
+from cowest.commands.history import named
 from cowest.lineage import data_of
 from cowest.records import DataSet, Decision
-from cowest.registry.log import champion_of
-from cowest.registry.mlflow import RegistryConfig
+from cowest.registry.log import champion_of, find, held, waiting
 
 NONE = "champion  none yet, and nothing was decided: run `cowest turn`"
+WIDTH = 100
+"""Characters of a line."""
 SHOWN = ("version", "turn", "promoted", "against", "reason", "digest", "tags")
 """Fields of a decision that programs get."""
 
 
 def main(argv: list[str]) -> int:
-    """Prints the end of the log. Raises ConfigError and RegistryError."""
-    parser = argparse.ArgumentParser(prog="cowest status", description=__doc__)
-    add_params(parser, "where the registry is said to be (register.registry)")
-    parser.add_argument("--last", type=_count, default=10, metavar="N", help="decisions shown (10)")
+    """Prints the champion and what is going on. Raises ConfigError and RegistryError."""
+    parser = parser_of("status", f"{__doc__}\n\nEvery decision: `cowest history`.")
+    parser.add_argument(
+        "--last", type=_count, default=10, metavar="N", help="decisions shown by --json (10)"
+    )
     parser.add_argument(
         "--json", action="store_true", help="for programs: everything, as one JSON object"
     )
     given = parser.parse_args(argv)
-    params = load(given.params)
-    enter(given.params)
-    values = section(params, "register", str(given.params))
-    if "registry" not in values:
-        raise ConfigError(
-            f"{given.params}: register.registry is missing: it says where the registry is"
-        )
-    config = parse(RegistryConfig, values["registry"], f"{given.params}: register.registry")
+    config = registry_of(given.params)
     # To look must not make a registry, as `open` would.
     if not config.begun():
         nothing: dict[str, Any] = {"champion": None, "decisions": []}
@@ -42,32 +36,72 @@ def main(argv: list[str]) -> int:
         print(json.dumps(found) if given.json else NONE)
         return 0
     registry = config.open()
-    champion, log = registry.champion(), registry.log()
+    registry.champion()
+    log = registry.log()
     if given.json:
+        champion, hold = champion_of(log), held(log)
         found = {
-            "registry": config.runs().place,
+            "registry": registry.place,
             "name": config.name,
             "champion": champion,
+            "held": None if hold is None else hold.version,
+            "waiting": [one.version for one in waiting(log)],
             "decisions": _rows(log[-given.last :], champion),
         }
         print(json.dumps(found, indent=2))
         return 0
-    print(f"registry  {config.runs().place}, {config.name}")
-    print(_page(log, champion, given.last))
+    print(f"registry  {registry.place}, {config.name}")
+    print(_page(log))
     return 0
 
 
-def _page(log: Sequence[Decision], champion: int | None, last: int) -> str:
-    """The champion and the last decisions, for a terminal."""
+def _page(log: Sequence[Decision]) -> str:
+    """The champion and what is going on, for a terminal."""
+    champion = find(log, champion_of(log))
     lines = ["champion  none yet: run `cowest turn`"]
     if champion is not None:
-        lines = [f"champion  version {champion}"]
-    for one in log:
-        if one.version == champion:
-            lines += _rests_on(one)
+        lines = [_champion(champion), f"why       {champion.reason}", *_rests_on(champion)]
+    hold = held(log)
+    if hold is not None:
+        lines.append(f"held      promotions, by version {hold.version}: {hold.reason}")
+    waits = waiting(log)
+    if waits:
+        last, others = waits[-1], len(waits) - 1
+        more = f", and {others} more" if others else ""
+        command = f'`cowest approve {last.version} --why "..."`'
+        lines.append(f"waiting   version {last.version}{more}, for {command}")
     if log:
-        lines += ["", *_table(log[-last:], champion_of(log))]
-    return "\n".join(lines)
+        lines.append(_last(log))
+    return "\n".join(cut_line(line) for line in lines)
+
+
+def cut_line(line: str) -> str:
+    """A line of the page, with the spaces of its column kept."""
+    return line[:10] + cut(line[10:], WIDTH - 10)
+
+
+def _champion(champion: Decision) -> str:
+    """The champion, since when, and by what."""
+    by = f" by {champion.by}" if champion.by else ""
+    since = f" since {moment(champion.at)}" if champion.at else ""
+    said = f"champion  version {champion.version}{since}, promoted{by}"
+    if champion.kind == "rollback":
+        said = (
+            f"champion  version {champion.version}{since}, a rollback{by} from version "
+            f"{champion.against} to {champion.of}"
+        )
+    elif champion.kind == "approval":
+        said = f"champion  version {champion.version}{since}, version {champion.of} as approved{by}"
+    return said
+
+
+def _last(log: Sequence[Decision]) -> str:
+    last = log[-1]
+    counted = f"{len(log)} decisions" if len(log) > 1 else "1 decision"
+    return (
+        f"last      version {last.version}, {named(last)} ({counted}: `cowest history`): "
+        f"{last.reason}"
+    )
 
 
 def _rests_on(champion: Decision) -> list[str]:
@@ -88,19 +122,6 @@ def _kept(data: DataSet) -> str:
         return f", git, commit {commit}"
     # What a turn derives is made again from the raw data.
     return "" if data.kept == "derived" else ", unversioned"
-
-
-def _table(log: Sequence[Decision], champion: int | None) -> list[str]:
-    """The decisions, one per line, the newest last; the champion has a star."""
-    lines = ["version   turn      decided   against   why"]
-    for one in log:
-        star = "*" if one.version == champion else " "
-        against = "none" if one.against is None else str(one.against)
-        decided = "promoted" if one.promoted else "refused"
-        lines.append(
-            f"{one.version:>5} {star}   {one.turn[:8]}  {decided:<8}  {against:<8}  {one.reason}"
-        )
-    return lines
 
 
 def _rows(log: Sequence[Decision], champion: int | None) -> list[dict[str, Any]]:

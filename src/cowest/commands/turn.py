@@ -289,12 +289,20 @@ def _at_hand(turn: Turn) -> bool:
 
 
 def _nothing_new(decided: Decision, champion: int | None) -> str:
-    how = "promoted" if decided.promoted else f"refused ({decided.reason})"
+    how = "promoted"
+    if decided.verdict == "waiting":
+        how = f"left waiting ({decided.reason}; {_to_approve(decided)})"
+    elif not decided.promoted:
+        how = f"refused ({decided.reason})"
     report = f"; report: {PAGE}" if PAGE.exists() else ""
     return (
         f"nothing is new: turn {decided.turn[:8]} was decided on version {decided.version}: "
         f"{how}; {_who(champion)}{report}"
     )
+
+
+def _to_approve(waiting: Decision) -> str:
+    return f'`cowest approve {waiting.version} --why "..."` promotes it'
 
 
 def _who(champion: int | None) -> str:
@@ -414,8 +422,10 @@ def _close(params: dict[str, Any], turn: Turn, registry: RegistryConfig) -> None
     stages.run("register", section(params, "register"), **paths)
     outcome, judged = read_document(DECISION, Decision), read_document(REPORT, EvalReport)
     print(f"\n{table(judged)}\n")
-    verdict = "promoted" if outcome.promoted else "refused"
-    print(f"turn {outcome.turn[:8]}: version {outcome.version} was {verdict}: {outcome.reason}")
+    verdict = {"promoted": "was promoted", "waiting": "passed"}.get(outcome.verdict, "was refused")
+    print(f"turn {outcome.turn[:8]}: version {outcome.version} {verdict}: {outcome.reason}")
+    if outcome.verdict == "waiting":
+        print(_to_approve(outcome))
     print(_who(outcome.champion))
     print("report: ", end="", flush=True)
     report.main(["--out", str(PAGE)])

@@ -145,6 +145,20 @@ def spent(store: CallStore, turn: str) -> Spent:
     return store.read(read)
 
 
+def is_known(store: CallStore, turn: str) -> bool:
+    """True if the turn was opened in this store."""
+    return bool(store.fetch("SELECT 1 FROM turns WHERE turn = ?", (turn,)))
+
+
+def versions_of(store: CallStore, turn: str) -> dict[str, list[str]]:
+    """Returns the versions that each model reported in a turn, oldest first."""
+    found: dict[str, list[str]] = {}
+    rows = store.fetch("SELECT model, version FROM versions WHERE turn = ? ORDER BY rowid", (turn,))
+    for model, version in rows:
+        found.setdefault(model, []).append(version)
+    return found
+
+
 def spent_so_far(db: Db, turn: str) -> Spent:
     """Returns the same as `spent`, as part of a transaction."""
     columns = "SELECT spent_usd, spent_tokens, usd, tokens FROM turns WHERE turn = ?"

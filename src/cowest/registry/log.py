@@ -1,7 +1,12 @@
-"""The decision log: versions fold into decisions, and decisions into who is champion. Pure."""
+"""The decision log: versions fold into decisions, and decisions into who is champion. Pure.
+
+A rollback and an approval are promotions to this fold, and a waiting version, a hold and a release
+are refusals: so a process whose code knows nothing of them finds the same champion.
+"""
 
 from collections.abc import Iterable, Sequence
 
+from cowest.config import digest
 from cowest.records import Decision
 
 
@@ -59,6 +64,98 @@ def settled(log: Sequence[Decision], turn: str) -> Decision | None:
         if decision.turn == turn and decision.verdict != "late":
             return decision
     return None
+
+
+def held(log: Iterable[Decision]) -> Decision | None:
+    """The hold on promotions that lasts; None if there is none."""
+    found = None
+    for decision in log:
+        if decision.verdict == "noted":
+            found = decision if decision.kind == "hold" else None
+    return found
+
+
+def waiting(log: Sequence[Decision]) -> list[Decision]:
+    """The versions that wait for approval and can have it, oldest first.
+
+    One that was judged against a champion with other files than today's is judged no longer.
+    """
+    found = []
+    for decision in log:
+        if decision.verdict != "waiting" or settled(log, approval_of(decision)) is not None:
+            continue
+        if still_judged(log, decision):
+            found.append(decision)
+    return found
+
+
+def still_judged(log: Sequence[Decision], decision: Decision) -> bool:
+    """True if today's champion is what a decision was judged against, by number or by files."""
+    champion = champion_of(log)
+    if decision.against == champion:
+        return True
+    return None not in (decision.against, champion) and _same_files(
+        find(log, decision.against), find(log, champion)
+    )
+
+
+def approval_of(waiting: Decision) -> str:
+    """The turn of the approval of a waiting version."""
+    return digest(["approval", waiting.version])
+
+
+def find(log: Iterable[Decision], version: int | None) -> Decision | None:
+    """The line of a version; None if there is none."""
+    for decision in log:
+        if decision.version == version:
+            return decision
+    return None
+
+
+def contents(decision: Decision) -> list[str]:
+    """The digests that name what a version is: that of its files, and that of its answers."""
+    found = (decision.digest, decision.tags.get("answers"))
+    return [one for one in found if one is not None]
+
+
+def rolled_back(log: Iterable[Decision], found: Iterable[str]) -> Decision | None:
+    """The rollback that removed one of these contents, if nobody has brought it back since."""
+    removed: dict[str, Decision] = {}
+    for decision in log:
+        if not decision.promoted:
+            continue
+        for content in contents(decision):
+            removed.pop(content, None)
+        if decision.kind == "rollback":
+            for content in decision.tags.get("removed", "").split():
+                removed[content] = decision
+    for content in found:
+        if content in removed:
+            return removed[content]
+    return None
+
+
+def before(log: Sequence[Decision], version: int) -> Decision | None:
+    """The champion that came before a champion, and held other files.
+
+    The one before a rollback is the one before the version that it brought back: so rollbacks one
+    after another go further back, and not to and fro. None if there was none, or it was deleted.
+    """
+    first = one = find(log, version)
+    # A log whose tags were changed by hand may name versions in a circle.
+    for _ in log:
+        while one is not None and one.kind == "rollback":
+            one = find(log, one.of)
+        if one is None:
+            return None
+        one = find(log, one.against)
+        if not _same_files(one, first):
+            return one
+    return None
+
+
+def _same_files(one: Decision | None, other: Decision | None) -> bool:
+    return one is not None and other is not None and one.digest == other.digest
 
 
 def moved(against: int | None, champion: int | None) -> str:

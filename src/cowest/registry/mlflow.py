@@ -9,6 +9,7 @@ since MLflow's aliases have no compare-and-set, and two turns could overwrite ea
 import tempfile
 import time
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
@@ -18,14 +19,14 @@ from cowest import version as versions
 from cowest.config import Config, file_digest
 from cowest.errors import RegistryError
 from cowest.io import replacing_folder
-from cowest.protocols import Registry, Serving
+from cowest.protocols import Entry, Registry, Serving
 from cowest.records import Decision
 from cowest.registry import look, mlmodel
-from cowest.registry.log import champion_of, fold, moved, settled
+from cowest.registry.acts import told
+from cowest.registry.log import champion_of, fold, settled
 from cowest.registry.runs import SQLITE, Runs, are_missing, folder_of
 
 if TYPE_CHECKING:
-    from mlflow.entities import Run
     from mlflow.entities.model_registry import ModelVersion
 
 ALIAS = "champion"
@@ -38,6 +39,12 @@ GIVEN: dict[str, Literal["promoted", "refused", "late"]] = {
 }
 """The verdict that a version was given when it was registered, by its tag `promote`. The log may
 find a promotion late all the same (`registry.log.fold`)."""
+NOTED: dict[str, Literal["waiting", "noted"]] = {
+    "waiting": "waiting",
+    "hold": "noted",
+    "release": "noted",
+}
+"""The verdict by the tag `kind`, of what is registered with `promote: no` and is no refusal."""
 ATTEMPTS = 5
 FILES = "version"
 """Folder of a turn's run that holds the folders of its versions."""
@@ -82,12 +89,24 @@ class RegistryConfig(Config):
         return MlflowRegistry(self.runs())
 
 
+@dataclass(frozen=True, slots=True)
+class Files:
+    """The place of a version's files."""
+
+    source: str
+    """Address, as MLflow's tables hold it."""
+    run: str
+    """Id of the run that they belong to."""
+    digest: str
+
+
 class MlflowRegistry:
     """protocols.Registry over MLflow."""
 
     def __init__(self, runs: Runs) -> None:
         self._runs = runs
         self._client = runs.client
+        self.place = runs.place
 
     def log(self) -> list[Decision]:
         """All decisions, oldest first. Versions that somebody registered by hand are left out."""
@@ -171,46 +190,83 @@ class MlflowRegistry:
         reason: str,
         tags: dict[str, str],
         serving: Serving | None = None,
+        waits: bool = False,
     ) -> Decision:
         """Adds a version with its decision to the log, in one step; moves the alias if it counts.
 
-        A turn that was decided before answers with its decision. A turn whose decision was late is
-        decided again once it was judged against another champion. With `serving`, the version is
-        an MLflow model too. Raises RegistryError, and ModelError if the folder is no version.
+        While promotions are held, and where it `waits` for approval, a version that is to be
+        promoted is left waiting. What was rolled back is refused. A turn that was decided before
+        answers with its decision; one whose decision was late is decided again once it was judged
+        against another champion. With `serving`, the version is an MLflow model too. Raises
+        RegistryError, and ModelError if the folder is no version.
         """
-        assert OURS.isdisjoint(tags), tags
-        versions.expect(folder)
+        kept = versions.expect(folder)
         before = self._decided(turn, against)
         if before is not None:
             return before
         # The files go first: a version in the log whose files are missing could not be served.
-        run = self.upload(folder, turn, serving)
-        decision = {"turn": turn, "against": str(against), "digest": file_digest(folder)}
+        files = self.upload(folder, turn, serving)
+        entry = Entry(
+            turn=turn,
+            against=against,
+            promote=promote,
+            reason=reason,
+            waits=waits,
+            contents=(files.digest, kept.digest),
+            tags=tags | {"answers": kept.digest},
+        )
+        return self._add(entry, files)
+
+    def enter(self, entry: Entry) -> Decision:
+        """Adds a person's act to the log, in one step, with the files of the version it is `of`.
+
+        Done before, it answers with what was done. Nothing is uploaded again. Raises RegistryError
+        if the files of a version that it promotes are not there, or not those that were registered.
+        """
+        before = self._decided(entry.turn, entry.against)
+        if before is not None:
+            return before
+        if entry.of is None:
+            return self._add(entry, self._no_files(entry.turn))
+        if entry.promote:
+            with tempfile.TemporaryDirectory(prefix="cowest-") as scratch:
+                self.fetch(entry.of, Path(scratch) / "version")
+        with self._runs.reached():
+            found = self._client.get_model_version(self._runs.name, str(entry.of))
+        return self._add(entry, Files(found.source, found.run_id, found.tags["digest"]))
+
+    def _no_files(self, turn: str) -> Files:
+        """The files of an act before the first champion: they say that there is no version."""
+        with tempfile.TemporaryDirectory(prefix="cowest-") as scratch:
+            folder = Path(scratch) / "version"
+            versions.write_none(folder)
+            return self.upload(folder, turn)
+
+    def _add(self, entry: Entry, files: Files) -> Decision:
+        """Adds a line to the log, and looks whether it is there and what it counts."""
+        assert OURS.isdisjoint(entry.tags), entry.tags
+        tags = entry.tags | {
+            "turn": entry.turn,
+            "against": str(entry.against),
+            "digest": files.digest,
+        }
         for attempt in range(ATTEMPTS):
-            decision |= self._promotion(promote, against, reason)
+            log = self.log()
+            self._mend_alias(log)
             try:
-                self.append(run, tags | decision)
+                self.append(files, tags | told(entry, log))
             except RegistryError:
                 # A busy database may be free in a moment. And the version may be there all the
                 # same, if only MLflow's answer was lost: so we look before we try again.
                 if attempt == ATTEMPTS - 1:
                     raise
                 time.sleep(0.2 * 2**attempt)
-            made = self._decided(turn, against)
+            made = self._decided(entry.turn, entry.against)
             if made is not None:
                 return made
         raise RegistryError(
             f"the registry at {self._runs.place} took version after version and shows none of them"
         )
-
-    def _promotion(self, promote: bool, against: int | None, reason: str) -> dict[str, str]:
-        """The tags that say whether a version is to be promoted, as the registry is now."""
-        champion = self.champion()
-        if not promote:
-            return {"promote": "no", "reason": reason}
-        if champion != against:
-            return {"promote": "late", "reason": moved(against, champion)}
-        return {"promote": "yes", "reason": reason}
 
     def _decided(self, turn: str, against: int | None) -> Decision | None:
         """The decision on a turn, or the late one that was judged against the same champion."""
@@ -224,30 +280,31 @@ class MlflowRegistry:
                 return one
         return None
 
-    def upload(self, folder: Path, turn: str, serving: Serving | None = None) -> "Run":
+    def upload(self, folder: Path, turn: str, serving: Serving | None = None) -> Files:
         """Puts a version's files into the turn's run, where no reader of the log sees them yet.
 
         With `serving`, they lie in a folder of their own beside `MLmodel`.
         """
-        place = _place(file_digest(folder))
+        content = file_digest(folder)
+        place = _place(content)
         with self._runs.reached(), tempfile.TemporaryDirectory(prefix="cowest.") as around:
             run = self._runs.of(turn)
+            files = Files(f"{run.info.artifact_uri}/{place}", run.info.run_id, content)
             if serving is None:
                 self._runs.keep(run, folder, place)
-                return run
+                return files
             self._runs.keep(run, folder, f"{place}/{mlmodel.INSIDE}")
             # Last, since with MLmodel there the version is looked for in the folder beside it.
             mlmodel.write(Path(around), serving)
             self._runs.keep(run, Path(around), place)
-        return run
+        return files
 
-    def append(self, run: "Run", tags: dict[str, str]) -> None:
+    def append(self, files: Files, tags: dict[str, str]) -> None:
         """Adds one line to the log: the atomic step."""
         with self._runs.reached():
             self._register_name()
-            source = f"{run.info.artifact_uri}/{_place(tags['digest'])}"
             self._client.create_model_version(
-                self._runs.name, source, run.info.run_id, tags=tags, await_creation_for=0
+                self._runs.name, files.source, files.run, tags=tags, await_creation_for=0
             )
 
     def _register_name(self) -> None:
@@ -304,10 +361,11 @@ class MlflowRegistry:
         return Decision(
             version=int(version.version),
             turn=tags["turn"],
-            verdict=GIVEN[tags["promote"]],
+            verdict=NOTED.get(tags.get("kind", ""), GIVEN[tags["promote"]]),
             against=None if against == "None" else int(against),
             reason=tags["reason"],
             digest=tags["digest"],
+            at=version.creation_timestamp / 1000,
             tags={name: value for name, value in tags.items() if name in shown},
         )
 

@@ -120,6 +120,8 @@ def verdict(report: EvalReport | None, outcome: Decision | None) -> tuple[str, s
 
 
 def _decided(outcome: Decision) -> str:
+    if outcome.verdict == "waiting":
+        return f"Not promoted yet: version {outcome.version} waits for approval."
     if not outcome.promoted:
         return f"Not promoted: version {outcome.version}."
     # Another turn may have been decided between this promotion and the writing of the file.

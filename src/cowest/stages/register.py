@@ -16,10 +16,13 @@ from cowest.errors import ContractError, InputError
 from cowest.gates import Rules
 from cowest.io import lines, read_document, write_document
 from cowest.judging import follows, passed
+from cowest.ledger.claims import is_known, spent, versions_of
+from cowest.ledger.store import open_store
 from cowest.lineage import Turn, is_another, params_digest, settings_of, tags_of
 from cowest.ports import In, Out
 from cowest.protocols import Serving
 from cowest.records import DataSet, Decision, EvalReport, Message, PreferencePair, Trial
+from cowest.registry.acts import who
 from cowest.registry.log import champion_of
 from cowest.registry.mlflow import RegistryConfig
 from cowest.registry.mlmodel import settings_of as settings_of_serve
@@ -50,6 +53,9 @@ class RegisterConfig(Config):
     traces: int | None = Field(default=5, ge=1, le=100)
     """Held-out queries whose draft, refinement and scores are kept as traces of the run, masked as
     the egress filter of `evaluate.strong` masks requests. null keeps none."""
+    require_approval: bool = False
+    """A challenger that no gate stops is left waiting, until a person says `cowest approve`. It
+    changes no row, so it makes no new turn."""
 
 
 def main(
@@ -84,6 +90,7 @@ def main(
     runs = config.registry.runs()
     data = _data(pinned, {"queries": queries, "corpus": corpus, "pairs": pairs})
     rests_on = _rests_on(pinned, kept, report) | tags_of(data)
+    judged_by = _judged_by(pinned, kept, judged)
     found = numbers(judged.model_dump(include=METRICS))
     # The tracker comes first. A turn that is decided is done, and nobody comes back to it: a run
     # that is cut short between the two must leave the turn open.
@@ -106,8 +113,9 @@ def main(
         promote=judged.passed,
         against=pinned.champion,
         reason=_reason(judged),
-        tags=rests_on,
+        tags=rests_on | judged_by,
         serving=_serving(settings, shown),
+        waits=config.require_approval,
     )
     tracker.describe(made.version, description.of_version(made, judged, data))
     champion = champion_of(registry.log())
@@ -151,6 +159,46 @@ def _rests_on(pinned: Turn, kept: version.Version, report: Path) -> dict[str, st
         "report": file_digest(report),
     }
     return found | data_tags(pinned.data)
+
+
+def _judged_by(pinned: Turn, kept: version.Version, judged: EvalReport) -> dict[str, str]:
+    """Tags that only the decision has: what it was judged by, by whom, and what the turn cost."""
+    gates = []
+    for gate in judged.gates:
+        shown = {"name", "passed", "value", "at_least", "at_most"}
+        told = gate.model_dump(include=shown, exclude_none=True)
+        if gate.estimate is not None:
+            ends = {"mean", "low", "high", "groups"}
+            told |= gate.estimate.model_dump(include=ends, exclude_none=True)
+        gates.append(told)
+    found = {
+        "gates": _compact(gates),
+        "prompts": digest(kept.prompts),
+        "strong": judged.strong,
+        "scorer": judged.scorer,
+        "by": who(),
+    }
+    return found | _cost(pinned.key)
+
+
+def _cost(turn: str) -> dict[str, str]:
+    """Tags with what a turn cost, and the versions that its models reported.
+
+    None if the call store here does not know the turn, as where steps run on several machines.
+    """
+    store = open_store()
+    if not is_known(store, turn):
+        return {}
+    found = spent(store, turn)
+    tags = {"cost": _compact({"usd": round(found.usd, 6), "tokens": found.tokens})}
+    reported = versions_of(store, turn)
+    if reported:
+        tags["reported"] = _compact(reported)
+    return tags
+
+
+def _compact(value: object) -> str:
+    return json.dumps(value, separators=(",", ":"), ensure_ascii=False)
 
 
 def _same_versions(judged: EvalReport, folders: dict[str, Path], pinned: Turn) -> None:
