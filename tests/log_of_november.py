@@ -1,4 +1,7 @@
-"""The decision log: versions fold into decisions, and decisions into who is champion. Pure."""
+"""The fold of the decision log from before rollbacks, holds and approvals, unchanged.
+
+Processes with this code read the logs of today and must find the same champion.
+"""
 
 from collections.abc import Iterable, Sequence
 

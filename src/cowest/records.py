@@ -401,9 +401,8 @@ class Validation(Record):
 class Decision(Record):
     """One line of the registry's log, and for a turn the file reports/decision.json.
 
-    The file holds `turn, version, promoted, against, champion, reason`, in this order, and
-    `waiting` where a person has to approve. It knows no other verdict: read back, a late decision
-    is a refused one.
+    The file holds `turn, version, promoted, against, champion, reason`, and `waiting` where a
+    person has to approve. It knows no other verdict: read back, a late decision is a refused one.
     """
 
     turn: str
@@ -456,10 +455,8 @@ class Decision(Record):
         if not isinstance(values.get("promoted"), bool):
             return values
         fields = dict(values)
-        promoted = fields.pop("promoted")
-        fields["verdict"] = "promoted" if promoted else "refused"
-        if fields.pop("waiting", False):
-            fields["verdict"] = "waiting"
+        refused = "waiting" if fields.pop("waiting", False) else "refused"
+        fields["verdict"] = "promoted" if fields.pop("promoted") else refused
         return fields
 
     @model_serializer

@@ -17,9 +17,14 @@ ELSEWHERE = {
     "turn": ("tests/e2e/test_turn.py", 'cowest(project, "turn")'),
     "ask": ("tests/e2e/test_leaks.py", '["ask", '),
     "fetch": ("tests/e2e/test_fetch.py", "fetch.main("),
+    "history": ("tests/contract/test_acts.py", 'project.cowest("history")'),
+    "rollback": ("tests/contract/test_acts.py", '"rollback", "--to", "3", "--why"'),
+    "hold": ("tests/contract/test_acts.py", 'project.cowest("hold", "--why"'),
+    "release": ("tests/contract/test_acts.py", 'project.cowest("release", "--why"'),
+    "approve": ("tests/contract/test_acts.py", '"approve", "5", "--why"'),
     "data fetch": ("tests/e2e/test_sources.py", '["data", "fetch", '),
 }
-"""Commands that need a server or minutes: the test that runs them, and the words that do."""
+"""Commands that need a server, minutes or a history: the test that runs them, and the words that do."""
 IN_A_PROJECT = (
     "cowest doctor",
     "cowest data add ~/exports/questions.csv",

@@ -90,7 +90,6 @@ def main(
     runs = config.registry.runs()
     data = _data(pinned, {"queries": queries, "corpus": corpus, "pairs": pairs})
     rests_on = _rests_on(pinned, kept, report) | tags_of(data)
-    judged_by = _judged_by(pinned, kept, judged)
     found = numbers(judged.model_dump(include=METRICS))
     # The tracker comes first. A turn that is decided is done, and nobody comes back to it: a run
     # that is cut short between the two must leave the turn open.
@@ -113,7 +112,7 @@ def main(
         promote=judged.passed,
         against=pinned.champion,
         reason=_reason(judged),
-        tags=rests_on | judged_by,
+        tags=rests_on | _judged_by(pinned, kept, judged),
         serving=_serving(settings, shown),
         waits=config.require_approval,
     )
