@@ -24,7 +24,7 @@ ELSEWHERE = {
     "approve": ("tests/contract/test_acts.py", '"approve", "5", "--why"'),
     "data fetch": ("tests/e2e/test_sources.py", '["data", "fetch", '),
 }
-"""Commands that need a server, minutes or a history: the test that runs them, and the words that do."""
+"""Commands that need a server, minutes or a history: the test that runs them, and its words."""
 IN_A_PROJECT = (
     "cowest doctor",
     "cowest data add ~/exports/questions.csv",
