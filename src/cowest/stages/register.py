@@ -87,13 +87,12 @@ def main(
     _held_out(judged, pairs)
     registry = config.registry.open()
     _same_champion(pinned, registry.log())
-    runs = config.registry.runs()
     data = _data(pinned, {"queries": queries, "corpus": corpus, "pairs": pairs})
     rests_on = _rests_on(pinned, kept, report) | tags_of(data)
     found = numbers(judged.model_dump(include=METRICS))
     # The tracker comes first. A turn that is decided is done, and nobody comes back to it: a run
     # that is cut short between the two must leave the turn open.
-    tracker = MlflowTracker(runs)
+    tracker = MlflowTracker(config.registry.runs())
     tracker.record(
         pinned.key,
         params=settings_of(settings),
