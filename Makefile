@@ -2,7 +2,7 @@
 # make test   the tests, as CI runs them
 # Both make the environment first. The rest: make help
 .DEFAULT_GOAL := help
-.PHONY: help install announce demo test test-quick kill evidence evidence-paper check image serve ui clean bench-data bench-calls
+.PHONY: help install announce demo test test-quick kill evidence evidence-paper check image serve ui clean bench-data bench-calls bench-gate
 
 PYTHON ?= python3
 VENV ?= .venv
@@ -33,6 +33,7 @@ help:
 	@echo "make kill         a hosted stage killed at 20 moments: no answer lost, none paid for twice"
 	@echo "make evidence     what alignment by collaborative feedback is worth, against its controls (hours)"
 	@echo "make bench-calls  what calls take, beside other clients: docs/performance.md"
+	@echo "make bench-gate   how often a gate's interval misses the truth, and what promotes by chance: docs/report.md"
 	@echo "make bench-data   a million rows prepared and validated, beside a plain script: docs/performance-data.md"
 	@echo "make install      only the environment, in $(VENV)"
 	@echo "make ui           MLflow's pages of the turns, on http://127.0.0.1:5000"
@@ -104,6 +105,10 @@ bench-data: install
 # What calls to an endpoint take, beside other clients: docs/performance.md. About ten minutes, of which a quiet machine is wanted.
 bench-calls: install
 	python -m tests.bench.calls
+
+# How often a gate's interval misses the truth, and what promotes by chance: docs/report.md. About eight minutes of one core.
+bench-gate: install
+	nice python -m tests.bench.gate
 
 check: install
 	ruff check .

@@ -9,9 +9,9 @@ import numpy as np
 
 from cowest.config import digest
 from cowest.errors import ContractError
-from cowest.gates import BEST, Gate, Quantity, Rules, System
+from cowest.gates import BEST, COUNTS, Gate, Quantity, Rules, System
 from cowest.instructions import instructs
-from cowest.intervals import Floats, Ratio, estimates, gap_closed, mean_of
+from cowest.intervals import Floats, Ratio, difference_of, estimates, gap_closed, mean_of
 from cowest.judging import Evidence, judge, passed
 from cowest.records import (
     Collaboration,
@@ -249,7 +249,7 @@ def compare(scores: Scores, rules: Rules, beside: Beside | None = None) -> EvalR
     quantities = _quantities(gates, best)
     ratios = [_ratio(quantity, measured, len(scores.groups)) for quantity in quantities]
     ratios.append(gap_closed(values["before"], values["after"], values["ideal"]))
-    *estimated, gap = estimates(scores.groups, ratios, rules.draws, rules.seed)
+    *estimated, gap = estimates(scores.groups, ratios)
     found = dict(zip(quantities, estimated, strict=True))
     for (of, over), one in (beside.macro_f1 or {}).items():
         found[Quantity("macro_f1", of, over)] = one
@@ -266,7 +266,6 @@ def compare(scores: Scores, rules: Rules, beside: Beside | None = None) -> EvalR
         versions=_versions(scores),
         split=min(scores.splits),
         rules=digest(rules),
-        draws=rules.draws,
         systems=_means(found),
         comparisons=_comparisons(found, best, queries),
         macro_f1=_differences(found, "macro_f1", queries),
@@ -308,12 +307,14 @@ def _ratio(quantity: Quantity, measured: Mapping[str, Mapping[str, Floats]], que
     values = measured.get("score" if metric == "right_to_wrong" else metric, {})
     one = values.get(of, unknown)
     if over is None:
-        return mean_of(one)
+        return mean_of(one, None if metric in COUNTS else (0.0, 1.0))
     other = values.get(over, unknown)
     if metric == "right_to_wrong":
         turned = (other >= RIGHT) & (one < RIGHT)
-        return mean_of(np.where(np.isnan(one + other), np.nan, turned))
-    return mean_of(one - other)
+        return mean_of(np.where(np.isnan(one + other), np.nan, turned), (0.0, 1.0))
+    if metric in ("score", "accuracy"):
+        return difference_of(one, other)
+    return mean_of(one - other, None if metric in COUNTS else (-1.0, 1.0))
 
 
 def _evidence(

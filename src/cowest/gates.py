@@ -245,7 +245,7 @@ GUARDS_OF_CHOICES = (
 
 
 class Rules(Config):
-    """The conditions of promotion, and the resampling behind the intervals."""
+    """The conditions of promotion."""
 
     gates: tuple[Gate, ...] = DEFAULTS
     """The conditions of promotion. A challenger that fails one of them is not promoted. Left out,
@@ -274,9 +274,9 @@ class Rules(Config):
     max_failed: int | None = Field(default=None, ge=0)
     """Failed rows that may be left out; null for any number, since `evaluate` has a limit too."""
     draws: int = Field(default=5000, ge=1000)
-    """Resamples of the groups behind each interval; more make the ends of intervals steadier."""
+    """Changes nothing any more, and can be left out: intervals resample no groups since."""
     seed: int = 0
-    """Seed of the resampling."""
+    """Changes nothing any more, as `draws`."""
 
     @model_validator(mode="after")
     def _said_twice(self) -> "Rules":

@@ -1,17 +1,24 @@
-"""95 % intervals that resample groups of queries. Pure.
+"""Confidence intervals of quantities over groups of queries. Pure.
 
-Every quantity is a ratio of two sums over queries. A mean is a sum of scores over a count; the
-share of the gap closed is a sum of improvements over a sum of possible improvements. So one
-resampling serves all quantities: each draw takes as many groups as there are, with replacement,
-and forms each ratio anew. The interval is the 2.5th to the 97.5th percentile.
+Queries of one group are right or wrong together, so the groups are what varies: a quantity is
+computed again without each group in turn (the cluster jackknife), and the spread of these values
+is its standard error. The interval is Student's t on that error, with (sum n)^2 / sum n^2 - 1
+degrees of freedom, where n are the queries per group: unequal groups say less than equal ones.
 
-(The percentile cluster bootstrap: Efron & Tibshirani 1993, chapter 13; Cameron, Gelbach & Miller
-2008, section II.) With few groups, such intervals are somewhat too narrow; `Estimate.groups` shows
-how many there are.
+Where the groups' values are skewed, as near the ceiling, t alone is too short on the long side. So
+each end is the farther one of t and of t corrected for skewness (Hall 1992, the cubic
+transformation).
+
+(Jackknife over clusters: MacKinnon, Nielsen & Webb 2023; degrees of freedom: Kish's effective
+sample size. `docs/bench/gate.json` has how often the ends miss, beside the percentile bootstrap,
+bootstrap-t, BCa and CR2.)
 """
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import lru_cache
+from statistics import NormalDist
 
 import numpy as np
 from numpy.typing import NDArray
@@ -20,8 +27,12 @@ from cowest.records import Estimate
 
 Floats = NDArray[np.float64]
 
-CELLS = 2_500_000
-"""Draws times groups that are resampled at once: 20 MB of counts."""
+ALPHA = 0.05
+"""The share of truths that both ends of an interval miss together: 95 % intervals."""
+FEWEST = 5
+"""Fewest groups that must differ for an interval from their spread."""
+GRID = 5_000
+"""Steps of the integral behind a quantile of Student's t."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,12 +45,25 @@ class Ratio:
     top: Floats
     bottom: Floats
     there: NDArray[np.bool_]
+    within: tuple[float, float] | None = None
+    """The lowest and the highest value that a query can have, if there are such."""
+    paired: bool = False
+    """True for the difference of two systems' scores: where fewer than FEWEST groups have any
+    difference, there is no interval."""
 
 
-def mean_of(values: Floats) -> Ratio:
-    """The mean of a system's scores; NaN is a query without a score."""
+def mean_of(values: Floats, within: tuple[float, float] | None = None) -> Ratio:
+    """The mean of a system's values; NaN is a query without one."""
     there = ~np.isnan(values)
-    return Ratio(np.nan_to_num(values), there.astype(np.float64), there)
+    return Ratio(np.nan_to_num(values), there.astype(np.float64), there, within)
+
+
+def difference_of(values: Floats, others: Floats) -> Ratio:
+    """The mean difference of two systems' scores, over the queries where both have one."""
+    difference = values - others
+    there = ~np.isnan(difference)
+    bottom = there.astype(np.float64)
+    return Ratio(np.nan_to_num(difference), bottom, there, within=(-1.0, 1.0), paired=True)
 
 
 def gap_closed(before: Floats, after: Floats, ideal: Floats) -> Ratio:
@@ -51,77 +75,160 @@ def gap_closed(before: Floats, after: Floats, ideal: Floats) -> Ratio:
 
 
 def estimates(
-    groups: Sequence[str], ratios: Sequence[Ratio], draws: int, seed: int
+    groups: Sequence[str], ratios: Sequence[Ratio], alpha: float = ALPHA
 ) -> list[Estimate | None]:
-    """Each ratio with its 95 % interval over groups; None where the sum below the line is <= 0.
+    """Each ratio with its interval over groups; None where the sum below the line is <= 0.
 
-    `groups` has the group of each query. Memory: two floats per ratio and group, and 20 MB of
-    counts (or one draw of all groups, if that is more).
+    `groups` has the group of each query. Each end of an interval misses the truth with probability
+    alpha / 2.
     """
-    # Queries of one group are right or wrong together, so they are summed first and resampled only
-    # as a group: resampling queries would make the intervals too narrow.
     _, group = np.unique(np.asarray(groups), return_inverse=True)
-    size = int(group.max()) + 1
-    columns = []
-    for ratio in ratios:
-        columns.append(np.bincount(group, weights=ratio.top, minlength=size))
-        columns.append(np.bincount(group, weights=ratio.bottom, minlength=size))
-    # All ratios share the draws, so that a mean and a difference of the same systems move together.
-    sums = resampled(np.stack(columns, axis=1).astype(np.float64), draws, seed)
-    found = []
-    for number, ratio in enumerate(ratios):
-        tops, bottoms = sums[:, 2 * number], sums[:, 2 * number + 1]
-        found.append(_estimate(ratio, len(np.unique(group[ratio.there])), tops, bottoms))
-    return found
+    return [_estimate(ratio, group, alpha) for ratio in ratios]
 
 
-def resampled(sums: Floats, draws: int, seed: int) -> Floats:
-    """Sums of columns (groups x columns) over `draws` resamples of the groups: draws x columns."""
-    size = len(sums)
-    rng = np.random.default_rng(seed)
-    at_once = max(1, CELLS // size)
-    parts = []
-    for start in range(0, draws, at_once):
-        count = min(at_once, draws - start)
-        # All that matters of a resample is how often it holds each group. The groups that draw
-        # number k picks are shifted by k * size, so that each draw counts into bins of its own and
-        # a single bincount does them all.
-        shifts = np.arange(count)[:, None] * size
-        picks = rng.integers(0, size, size=(count, size)) + shifts
-        times = np.bincount(picks.ravel(), minlength=count * size).reshape(count, size)
-        # The sum over a resample is its counts times the sums of the groups. One matrix product
-        # does this for all draws and columns, and never holds draws x groups x columns.
-        parts.append(times.astype(np.float64) @ sums)
-    return np.concatenate(parts)
-
-
-def _estimate(ratio: Ratio, groups: int, tops: Floats, bottoms: Floats) -> Estimate | None:
-    """A ratio with its interval; `tops` and `bottoms` are its two sums in each draw."""
-    bottom = ratio.bottom.sum()
-    if bottom <= 0:
+def _estimate(ratio: Ratio, group: NDArray[np.intp], alpha: float) -> Estimate | None:
+    """A ratio with its interval; `group` has the number of each query's group."""
+    whole = ratio.bottom.sum()
+    if whole <= 0:
         return None
-    # A draw may hold none of the groups that a ratio has, and then there is nothing to divide by.
-    drawn = np.full(len(tops), np.nan)
-    np.divide(tops, bottoms, out=drawn, where=bottoms > 1e-9)
-    low, high, note = percentiles(drawn, groups)
+    # Groups without a query that is there say nothing, so they are no groups of this ratio.
+    _, group = np.unique(group[ratio.there], return_inverse=True)
+    sizes = np.bincount(group).astype(np.float64)
+    top, bottom = ratio.top[ratio.there], ratio.bottom[ratio.there]
+    tops, bottoms = np.bincount(group, weights=top), np.bincount(group, weights=bottom)
+    mean = float(tops.sum() / whole)
+    low, high, note = _ends(ratio, group, alpha)
+    if note is None and low is None:
+        left = whole - bottoms
+        without = np.full(len(sizes), np.nan)
+        np.divide(tops.sum() - tops, left, out=without, where=left > 1e-9)
+        low, high, note = interval(mean, without, sizes, alpha)
     # Rounded, so that the last bits of another machine's sums do not make another report.
-    mean = round(float(ratio.top.sum() / bottom), 6)
-    queries = int(ratio.there.sum())
-    return Estimate(mean=mean, low=low, high=high, queries=queries, groups=groups, note=note)
+    return Estimate(
+        mean=round(mean, 6),
+        low=low,
+        high=high,
+        queries=len(group),
+        groups=len(sizes),
+        note=note,
+    )
 
 
-def percentiles(drawn: Floats, groups: int) -> tuple[float | None, float | None, str | None]:
-    """The 95 % interval of a quantity from its value in each draw, NaN where a draw has none.
+Ends = tuple[float | None, float | None, str | None]
+"""The ends of an interval, and None; or twice None and the reason why there is no interval."""
 
-    (low, high, None), or (None, None, the reason why there is no interval).
+
+def _ends(ratio: Ratio, group: NDArray[np.intp], alpha: float) -> Ends:
+    """The interval where the spread of the groups says too little; three times None elsewhere.
+
+    Where all but a few groups are alike, those that differ in the truth may be missing from the
+    sample: their spread would be too small, or 0.
     """
-    if groups < 2:
+    top, bottom = ratio.top[ratio.there], ratio.bottom[ratio.there]
+    if ratio.paired and _unlike(top, 0.0, group) < FEWEST:
+        return None, None, few(_unlike(top, 0.0, group))
+    sizes = np.bincount(group)
+    if ratio.within is None or len(sizes) < FEWEST:
+        return None, None, None
+    values, counts = np.unique(top / bottom, return_counts=True)
+    common = float(values[counts.argmax()])
+    differing = _unlike(top / bottom, common, group)
+    # Of a difference, five groups or more are known to differ from 0, so that only the case without
+    # any spread is left.
+    if differing >= (1 if ratio.paired else FEWEST):
+        return None, None, None
+    least, most = ratio.within
+    share = highest_share(differing, int(effective(sizes.astype(np.float64))), alpha / 2)
+    low = common - share * (common - least)
+    high = common + share * (most - common)
+    return round(low, 6), round(high, 6), None
+
+
+def _unlike(values: Floats, value: float, group: NDArray[np.intp]) -> int:
+    """The number of groups with a query of another value."""
+    return len(np.unique(group[values != value]))
+
+
+def few(groups: int) -> str:
+    """The note where too few groups differ."""
+    return f"no interval: {groups} groups differ, and fewer than {FEWEST} could be chance"
+
+
+def interval(whole: float, without: Floats, sizes: Floats, alpha: float = ALPHA) -> Ends:
+    """The interval of a quantity from its value without each group.
+
+    `without` is NaN where the quantity has no value without that group; `sizes` are the queries per
+    group.
+    """
+    count = len(sizes)
+    if count < 2:
         note = "no interval: all queries are of one group, which says nothing of how groups differ"
         return None, None, note
-    # A few draws without a value are left out; where there are many, the percentiles of the rest
-    # would be those of other data.
-    good = ~np.isnan(drawn)
-    if good.mean() < 0.99:
-        return None, None, "no interval: in too many resamples there is nothing to divide by"
-    low, high = np.percentile(drawn[good], [2.5, 97.5])
-    return round(float(low), 6), round(float(high), 6), None
+    if count < FEWEST:
+        return None, None, f"no interval: there are {count} groups, and {FEWEST} are the fewest"
+    if np.isnan(without).any():
+        return None, None, "no interval: without one of the groups there is nothing to divide by"
+    freedom = effective(sizes) - 1
+    if freedom < 1:
+        return None, None, "no interval: one group has nearly all of the queries"
+    # Above 0 for a group that raises the quantity.
+    pulls = without.mean() - without
+    squares = float((pulls**2).sum())
+    error = math.sqrt((count - 1) / count * squares)
+    if error < 1e-12:
+        return round(whole, 6), round(whole, 6), None
+    skew = float((pulls**3).sum()) / squares**1.5
+    reach = student(alpha / 2, freedom)
+    low = whole - error * max(reach, _corrected(reach, skew))
+    high = whole - error * min(-reach, _corrected(-reach, skew))
+    return round(low, 6), round(high, 6), None
+
+
+def effective(sizes: Floats) -> float:
+    """The number of equal groups that say as much as groups of these sizes."""
+    return float(sizes.sum() ** 2 / (sizes**2).sum())
+
+
+def _corrected(reach: float, skew: float) -> float:
+    """Hall's transformation, turned around: the t that is as far out among skewed values.
+
+    `skew` is the skewness of the groups over the root of their number.
+    """
+    if abs(skew) < 1e-6:
+        return reach
+    return 3 / skew * (float(np.cbrt(1 + skew * (reach - skew / 6))) - 1)
+
+
+@lru_cache(maxsize=1000)
+def student(tail: float, freedom: float) -> float:
+    """The value that Student's t exceeds with probability `tail`, for `freedom` of 1 or more."""
+    if freedom > 1000:
+        # The first term of the expansion around the normal quantile: off by less than 1e-5.
+        z = -NormalDist().inv_cdf(tail)
+        return z + (z**3 + z) / (4 * freedom)
+    # With t = sqrt(freedom) tan(angle), the density of the angle is cos(angle)^(freedom - 1) but
+    # for a factor, which falls out of the ratio to the whole.
+    angles = np.linspace(0.0, np.pi / 2, GRID + 1)
+    density = np.maximum(np.cos(angles), 0.0) ** (freedom - 1)
+    areas = np.concatenate([[0.0], np.cumsum((density[1:] + density[:-1]) / 2)])
+    angle = np.interp(1 - 2 * tail, areas / areas[-1], angles)
+    return math.sqrt(freedom) * math.tan(float(angle))
+
+
+def highest_share(found: int, of: int, tail: float) -> float:
+    """The largest share that `found` of `of` groups allow: a larger one would show as few with a
+    probability below `tail`. (Clopper & Pearson 1934)
+    """
+    if found >= of:
+        return 1.0
+    below, above = 0.0, 1.0
+    for _ in range(50):
+        share = (below + above) / 2
+        chance = 0.0
+        for number in range(found + 1):
+            chance += math.comb(of, number) * share**number * (1 - share) ** (of - number)
+        if chance > tail:
+            below = share
+        else:
+            above = share
+    return above

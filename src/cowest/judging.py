@@ -20,6 +20,9 @@ SAID: dict[str, str] = {
 }
 """The systems in words. Where nothing is said of `alone`, the strong model refines the drafts."""
 
+LEAST = -1.0
+"""The lowest difference of two systems' scores."""
+
 
 @dataclass(frozen=True, slots=True)
 class Evidence:
@@ -52,7 +55,7 @@ def judge(gates: Sequence[Gate], rules: Rules, seen: Evidence) -> tuple[GateResu
                 metric=gate.metric,
                 at_least=bound.number if bound.relation == "at least" else None,
                 at_most=bound.number if bound.relation == "at most" else None,
-                value=_end(bound, estimate),
+                value=_end(gate, estimate),
                 estimate=estimate,
                 passed=passed,
                 reason=reason,
@@ -93,11 +96,17 @@ def shown(metric: str, number: float, signed: bool = False) -> str:
     return f"{number:+.{digits}f}" if signed else f"{number:.{digits}f}"
 
 
-def _end(bound: Bound, estimate: Estimate | None) -> float | None:
+def _end(gate: Gate, estimate: Estimate | None) -> float | None:
     """The end of the interval that the gate looks at."""
     if estimate is None:
         return None
-    return estimate.low if bound.end == "lower" else estimate.high
+    if gate.bound.end == "upper":
+        return estimate.high
+    # A gate that asks for no more than the lowest difference of scores that there can be is met
+    # without an interval.
+    if estimate.low is None and gate.metric == "score" and gate.bound.number <= LEAST:
+        return LEAST
+    return estimate.low
 
 
 def _judge(
@@ -119,7 +128,7 @@ def _judge(
     )
     if closed is not None:
         return False, f"closed: {closed}"
-    value = _end(gate.bound, estimate)
+    value = _end(gate, estimate)
     if value is None:
         return False, f"closed: no bound to judge by: {estimate.note}"
     return gate.bound.met(value), _compared(gate, quantity, estimate, value)

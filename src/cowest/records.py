@@ -45,7 +45,7 @@ class Query(Record):
     """Digest of prompt, targets and choices; filled in if left out, refused if wrong."""
     group: str
     """Queries that are right or wrong together, such as those about one product or one document.
-    Intervals resample groups, not queries."""
+    Intervals are over groups, not queries."""
     split: Split
     prompt: tuple[Message, ...] = Field(min_length=1)
     targets: tuple[str, ...] = Field(min_length=1)
@@ -324,8 +324,9 @@ class EvalReport(Record):
     """The split of the queries; None in a report from before it was recorded."""
     rules: str | None = None
     """Digest of the settings of `compare` that the report was made with."""
-    draws: int
-    """Resamples behind each interval."""
+    draws: int | None = None
+    """Resamples behind each interval, in a report of an older CoWest, whose intervals were of
+    resampled groups."""
     systems: dict[str, Estimate]
     comparisons: dict[str, Comparison]
     macro_f1: dict[str, Comparison] = {}

@@ -71,9 +71,9 @@ def changed(row: Trial, **fields: object) -> Trial:
 
 
 def interval(
-    values: "np.ndarray[tuple[int], np.dtype[np.float64]]", groups: list[str], draws: int = 4000
+    values: "np.ndarray[tuple[int], np.dtype[np.float64]]", groups: list[str]
 ) -> tuple[float, float]:
-    (found,) = intervals.estimates(groups, [intervals.mean_of(values)], draws, 0)
+    (found,) = intervals.estimates(groups, [intervals.mean_of(values)])
     assert found is not None
     assert found.low is not None
     assert found.high is not None
@@ -102,27 +102,18 @@ def test_intervals_cover_the_truth_about_as_often_as_they_say():
         low, high = interval(
             np.repeat(luck, 3) + rng.normal(0.0, 0.5, 180),
             [str(n // 3) for n in range(180)],
-            draws=1000,
         )
         hits += low <= 0.0 <= high
     assert 0.88 <= hits / 200 <= 0.99
 
 
-def test_equal_seeds_give_equal_reports_and_other_seeds_other_intervals():
+def test_nothing_of_a_report_is_random_and_the_settings_of_resampling_change_nothing():
     queries = trials()
     again = evaluation.compare(evaluation.gather(trials()), rules(GATES))
-    other = evaluation.compare(evaluation.gather(queries), rules(GATES, seed=1))
-    uneven = [
-        (make_trial(n, "before", score=n % 3 / 2), make_trial(n, "after", score=n % 5 / 4))
-        for n in range(50)
-    ]
-    one, two = (
-        evaluation.compare(evaluation.gather(map(list, uneven)), rules((), seed=seed))
-        for seed in (0, 1)
-    )
+    other = evaluation.compare(evaluation.gather(queries), rules(GATES, seed=1, draws=9000))
     assert report(queries) == again
-    assert other.systems["before"].mean == again.systems["before"].mean
-    assert one.comparisons["after_minus_before"].low != two.comparisons["after_minus_before"].low
+    assert other.comparisons == again.comparisons
+    assert other.gates == again.gates
 
 
 def test_means_differences_and_the_gap():
@@ -199,13 +190,13 @@ def test_gates_judge_the_lower_end():
     queries = [
         [
             make_trial(n, "before", score=float(n % 2)),
-            make_trial(n, "after", score=float(n % 2 or n % 10 == 0)),
+            make_trial(n, "after", score=float(n % 2 or n % 8 == 0)),
         ]
         for n in range(40)
     ]
     difference = report(queries).comparisons["after_minus_before"]
     assert difference.low is not None
-    assert 0 <= difference.low < difference.mean == pytest.approx(0.1)
+    assert 0 < difference.low < difference.mean == pytest.approx(0.125)
     near = report(
         queries,
         (
@@ -223,8 +214,11 @@ def test_a_champion_is_judged_where_there_is_one():
     assert without.gates[2].passed is None
     assert "no champion" in without.gates[2].reason
     assert without.passed
-    better = report([[*rows, changed(rows[1], system="champion", score=1.0)] for rows in queries])
+    better = report([[*rows, changed(rows[0], system="champion")] for rows in queries])
     assert better.gates[2].passed is True
+    same = report([[*rows, changed(rows[1], system="champion")] for rows in queries])
+    assert same.gates[2].passed is False
+    assert "0 groups differ, and fewer than 5 could be chance" in same.gates[2].reason
     worse = report(
         [[*rows, changed(rows[0], system="champion", score=1.0)] for rows in trials(after=0.5)]
     )
@@ -445,8 +439,8 @@ def test_ten_thousand_queries_in_seconds():
     rng = np.random.default_rng(0)
     ratios = [intervals.mean_of(rng.random(10_000)) for _ in range(14)]
     started = time.monotonic()
-    intervals.estimates([str(n // 2) for n in range(10_000)], ratios, 5000, 0)
-    assert time.monotonic() - started < 5  # 0.4 s on an idle core
+    intervals.estimates([str(n // 2) for n in range(10_000)], ratios)
+    assert time.monotonic() - started < 5  # 0.1 s on an idle core
 
 
 def test_choices_are_counted_with_the_unparseable_apart_and_f1_is_by_class(tmp_path: Path):

@@ -70,9 +70,9 @@ class Page(HTMLParser):
 
 
 def a_turn(root: Path, *, after: float = 1.0, draft: str = "It is built in Milan.") -> Path:
-    """A turn's files, small: 12 held-out queries, 6 training queries of 4 drafts."""
+    """A turn's files, small: 15 held-out queries, 6 training queries of 4 drafts."""
     trials: list[Trial] = []
-    for number in range(12):
+    for number in range(15):
         trials.append(
             make_trial(number, "before", score=float(number % 3 == 0), draft=draft, tags=(draft,))
         )

@@ -13,7 +13,7 @@ NAMES = {
     "best_single": "the best single model",
 }
 FEW_GROUPS = 10
-"""Below this many groups, the page says that intervals are too narrow: as `compare.min_groups`."""
+"""Below this many groups, the page says that they are too few: as `compare.min_groups`."""
 SURE = "95\N{NO-BREAK SPACE}% interval"
 
 
@@ -92,9 +92,7 @@ def context(report: EvalReport) -> list[str]:
             f"{signed(best.mean)} ({interval(best)})."
         )
     if 2 <= report.groups < FEW_GROUPS:
-        said.append(
-            f"There are only {report.groups} groups: with so few, the intervals are too narrow."
-        )
+        said.append(f"There are only {report.groups} groups: too few for intervals to rely on.")
     for name, count in report.instructs.items():
         rows = "row speaks" if count == 1 else "rows speak"
         said.append(

@@ -17,7 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cowest.evaluation import Pair, answers_of
-from cowest.intervals import Floats, percentiles, resampled
+from cowest.intervals import Floats, interval
 from cowest.protocols import Scorer
 from cowest.records import Choices, Estimate, Matches, Trial
 from cowest.scorers import choice
@@ -115,15 +115,14 @@ class Tally:
         return found
 
     def differences(
-        self, pairs: Iterable[Pair], groups: Sequence[str], draws: int, seed: int
+        self, pairs: Iterable[Pair], groups: Sequence[str]
     ) -> dict[Pair, Estimate | None]:
         """By pair of systems, the difference of macro F1 with its 95 % interval.
 
         Only queries that both have answered count; None where there is none. `groups` has the group
-        of each query. The resamples are those of `intervals.estimates` with equal groups, draws
-        and seed.
+        of each query.
         """
-        names, group = np.unique(np.asarray(groups), return_inverse=True)
+        _, group = np.unique(np.asarray(groups), return_inverse=True)
         found: dict[Pair, Estimate | None] = {}
         for of, over in pairs:
             found[of, over] = None
@@ -131,31 +130,24 @@ class Tally:
             both = np.intersect1d(one.query, other.query)
             if both.size:
                 keys = np.full(self._queries, -1)
-                keys[both] = group[both]
-                found[of, over] = self._difference((one, other), keys, len(names), draws, seed)
+                _, keys[both] = np.unique(group[both], return_inverse=True)
+                found[of, over] = self._difference(one, other, keys)
         return found
 
-    def _difference(
-        self, pair: tuple[Answers, Answers], keys: Places, size: int, draws: int, seed: int
-    ) -> Estimate:
-        """The difference of macro F1 on the queries that have a key: the number of their group.
-
-        There are `size` groups.
-        """
-        whole, drawn = [], []
-        for answers in pair:
-            counts = answers.counts(keys, size, self._classes)
-            sums = resampled(counts.reshape(size, -1), draws, seed)
-            whole.append(_macro_f1(counts.sum(axis=0)))
-            drawn.append(_macro_f1(sums.reshape(draws, *counts.shape[1:])))
-        groups = len(np.unique(keys[keys >= 0]))
-        low, high, note = percentiles(drawn[0] - drawn[1], groups)
+    def _difference(self, one: Answers, other: Answers, keys: Places) -> Estimate:
+        """The difference of macro F1 on the queries that have a key: the number of their group."""
+        sizes = np.bincount(keys[keys >= 0])
+        ours = one.counts(keys, len(sizes), self._classes)
+        theirs = other.counts(keys, len(sizes), self._classes)
+        whole = float(_macro_f1(ours.sum(axis=0)) - _macro_f1(theirs.sum(axis=0)))
+        without = _macro_f1(ours.sum(axis=0) - ours) - _macro_f1(theirs.sum(axis=0) - theirs)
+        low, high, note = interval(whole, without, sizes.astype(np.float64))
         return Estimate(
-            mean=round(float(whole[0] - whole[1]), 6),
+            mean=round(whole, 6),
             low=low,
             high=high,
-            queries=int((keys >= 0).sum()),
-            groups=groups,
+            queries=int(sizes.sum()),
+            groups=len(sizes),
             note=note,
         )
 

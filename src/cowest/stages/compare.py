@@ -73,7 +73,7 @@ def _macro_f1(tally: Tally, scores: Scores, config: Rules) -> dict[Pair, Estimat
     for gate in (*GUARDS_OF_CHOICES, *config.gates):
         if gate.metric == "macro_f1" and gate.over is not None:
             pairs.append((gate.of, gate.over))
-    return tally.differences(dict.fromkeys(pairs), scores.groups, config.draws, config.seed)
+    return tally.differences(dict.fromkeys(pairs), scores.groups)
 
 
 def _few_failed(scores: Scores, most: int | None, where: str) -> None:
