@@ -6,7 +6,7 @@ A gate is closed, with its reason, wherever the evidence is missing or may not b
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
-from cowest.gates import BEST, COUNTS, LACKS, NAMED, Bound, Gate, Quantity, Rules
+from cowest.gates import BEST, COUNTS, LACKS, NAMED, Gate, Quantity, Rules
 from cowest.records import Estimate, GateResult
 
 SAID: dict[str, str] = {
