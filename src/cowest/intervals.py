@@ -10,8 +10,8 @@ each end is the farther one of t and of t corrected for skewness (Hall 1992, the
 transformation).
 
 (Jackknife over clusters: MacKinnon, Nielsen & Webb 2023; degrees of freedom: Kish's effective
-sample size. `docs/bench/gate.json` has how often the ends miss, beside the percentile bootstrap,
-bootstrap-t, BCa and CR2.)
+sample size. `python -m tests.bench.gate` measures how often the ends miss, beside the percentile
+bootstrap, bootstrap-t, BCa and CR2.)
 """
 
 import math
