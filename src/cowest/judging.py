@@ -214,6 +214,6 @@ def _too_few(rules: Rules, estimate: Estimate) -> str | None:
         return None
     return (
         f"{estimate.groups} groups of queries were compared, and compare.min_groups "
-        f"asks for {rules.min_groups}, since with few groups chance alone passes too often: "
+        f"asks for {rules.min_groups}, since with few groups hardly anything can be told: "
         "hold out more of them (prepare's splits)"
     )
