@@ -25,7 +25,7 @@ from cowest.models.endpoint.batch_files import outcomes
 from cowest.models.endpoint.settings import BatchConfig
 from cowest.models.estimate import announce
 from cowest.models.openai import OpenAIConfig
-from cowest.net.transport import LARGEST
+from cowest.net.client import LARGEST
 from cowest.online.live import ServeConfig
 from cowest.protocols import Completion
 from tests import servers, stores, tiny

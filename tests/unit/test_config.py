@@ -201,6 +201,12 @@ def test_a_conversation_is_put_as_a_transcript() -> None:
     assert Template().render(prompt)[-1].content == "User: Hi\n\nAssistant: Yes?\n\nUser: Why?"
 
 
+def test_settings_load_no_client() -> None:
+    code = "import sys, cowest.preflight, cowest.stages.refine; print('aiohttp' in sys.modules)"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout == "False\n"
+
+
 def test_help_loads_nothing_heavy() -> None:
     code = (
         "import sys; from cowest.cli import main; main(['--help']); main(['status', '--help']) if "

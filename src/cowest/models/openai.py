@@ -17,8 +17,6 @@ from urllib.parse import urlsplit
 from cowest.errors import CallError, ConfigError, ModelError
 from cowest.ledger import store
 from cowest.ledger.claims import spent
-from cowest.models.endpoint.batch import BatchModel
-from cowest.models.endpoint.calls import OpenAIModel
 from cowest.models.endpoint.settings import Endpoint
 from cowest.net import address
 from cowest.protocols import ChatModel
@@ -48,6 +46,10 @@ class OpenAIConfig(Endpoint):
                 "no model is: name another host (or this one in allow_address)"
             )
         self._can_keep_a_budget()
+        # They load aiohttp, which who only reads settings does not need.
+        from cowest.models.endpoint.batch import BatchModel
+        from cowest.models.endpoint.calls import OpenAIModel
+
         loop = _new_loop()
         thread = threading.Thread(
             target=loop.run_forever, name=f"calls of {self.model}", daemon=True

@@ -6,6 +6,7 @@ A machine in a cloud gets its credentials there: whoever could make us call ther
 import socket
 import unicodedata
 from collections.abc import Collection
+from functools import lru_cache
 from ipaddress import IPv4Address, IPv6Address, IPv6Network, ip_address
 from urllib.parse import unquote, urlsplit
 
@@ -142,6 +143,21 @@ def host_address(host: str) -> IPv4Address | IPv6Address | None:
     if isinstance(address, IPv6Address) and address.ipv4_mapped:
         return address.ipv4_mapped
     return address
+
+
+@lru_cache
+def canonical(url: str) -> str:
+    """The URL with its host as four numbers, if it is an IPv4 address in another form.
+
+    Such forms are 127.1 and 2130706433: resolvers take them, and aiohttp does not.
+    """
+    parts = urlsplit(url)
+    host = parts.hostname or ""
+    address = host_address(host.rstrip("."))
+    if not host.replace(".", "").isdigit() or address is None or str(address) == host:
+        return url
+    port = f":{parts.port}" if parts.port else ""
+    return parts._replace(netloc=f"{address}{port}").geturl()
 
 
 def _inner(address: IPv4Address | IPv6Address) -> list[IPv4Address | IPv6Address]:

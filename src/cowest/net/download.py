@@ -1,27 +1,26 @@
 """Downloads files over HTTP: streamed, up to a limit, and never from a forbidden address.
 
-The address is checked before each request and each redirect, and again once the connection is made,
-so that a name which changes its mind in between gains nothing.
+The address is checked before each request and each redirect, and again right before the connection
+is made, so that a name which changes its mind in between gains nothing.
 """
 
-import http.client
-import urllib.request
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
-from typing import Any
-from urllib.error import HTTPError, URLError
-from urllib.parse import urlsplit
+import asyncio
+from collections.abc import Coroutine, Iterator, Mapping
+from typing import Any, NamedTuple, TypeVar
+from urllib.parse import urljoin, urlsplit
 
 from cowest.errors import ConfigError, InputError
 from cowest.net.address import forbidden, objection, redirect_objection
-from cowest.net.proxies import goes_straight
+from cowest.net.client import Answer, Client
+from cowest.net.connections import NOT_HTTP, ForbiddenError, LostError
 
+T = TypeVar("T")
 TIMEOUT = 30.0
 """Maximum seconds without a byte."""
-PIECE = 2**20
-"""Maximum number of bytes held at once."""
 REDIRECTS = 5
 """Maximum number of redirects of one download."""
+MOVED = (301, 302, 303, 307, 308)
+"""Statuses that redirect a download."""
 REFUSED = {
     401: "it asks for a key: HF_TOKEN names one for the hub",
     403: "it is not ours to read (is the data set gated?)",
@@ -36,19 +35,6 @@ class Web:
 
     def __init__(self) -> None:
         self.headers: dict[str, Mapping[str, str]] = {}
-        # Python's default opener also reads local files and FTP, so we put together our own.
-        self._opener = urllib.request.OpenerDirector()
-        handlers = (
-            _Proxies(),
-            urllib.request.UnknownHandler(),
-            _HTTP(),
-            _HTTPS(),
-            _Redirects(),
-            urllib.request.HTTPDefaultErrorHandler(),
-            urllib.request.HTTPErrorProcessor(),
-        )
-        for handler in handlers:
-            self._opener.add_handler(handler)
 
     def pieces(
         self, url: str, limit: int, headers: Mapping[str, str] | None = None
@@ -56,28 +42,16 @@ class Web:
         """Yields the content piece by piece.
 
         Raises InputError for more than `limit` bytes, for less than announced, and for no answer.
+        Must not be called where an event loop runs.
         """
-        where = _shown(url)
-        with self._opened(url, headers) as response:
-            encoding = response.headers.get("Content-Encoding", "identity")
-            if encoding != "identity":
-                raise InputError(f"{where} comes packed ({encoding}), which was not asked for")
-            announced = response.headers.get("Content-Length")
-            size = 0
-            while True:
-                piece = response.read(PIECE)
-                if not piece:
-                    break
-                size += len(piece)
-                if size > limit:
-                    raise InputError(
-                        f"{where} has more than the {limit} bytes that may be: raise the limit, "
-                        "or fetch a part"
-                    )
-                yield piece
-            # http.client gives what came before the connection broke off, without an error.
-            if announced is not None and announced.isdigit() and size < int(announced):
-                raise InputError(f"{where} was cut: {size} bytes of {announced}; fetch it again")
+        if headers is None:
+            headers = self.headers.get(urlsplit(url).netloc, {})
+        with asyncio.Runner() as runner:
+            download = runner.run(_followed(url, headers))
+            try:
+                yield from _read(runner, download, limit, _shown(url))
+            finally:
+                runner.run(download.close())
 
     def text(self, url: str, limit: int, headers: Mapping[str, str] | None = None) -> str:
         """Downloads a small document. Raises InputError."""
@@ -86,31 +60,100 @@ class Web:
         except UnicodeDecodeError:
             raise InputError(f"{_shown(url)} is not UTF-8") from None
 
-    @contextmanager
-    def _opened(
-        self, url: str, headers: Mapping[str, str] | None
-    ) -> Iterator[http.client.HTTPResponse]:
-        why = objection(url)
-        if why is not None:
-            raise ConfigError(f"{_shown(url)} {why}")
-        if headers is None:
-            headers = self.headers.get(urlsplit(url).netloc, {})
-        request = urllib.request.Request(  # noqa: S310
-            url, headers={"Accept-Encoding": "identity", "User-Agent": "cowest", **headers}
-        )
-        try:
-            with self._opener.open(request, timeout=TIMEOUT) as response:
-                if response is None:
-                    raise InputError(f"{_shown(url)}: no answer")
-                yield response
-        except HTTPError as error:
-            error.close()
-            raise InputError(f"{_shown(url)}: {_why(error.code)}") from None
-        except (URLError, OSError, http.client.HTTPException) as error:
-            reason = " ".join(str(getattr(error, "reason", None) or error).split())[:200]
+
+class _Download(NamedTuple):
+    """An answer, and the client whose connection it comes on."""
+
+    client: Client
+    answer: Answer
+
+    async def close(self) -> None:
+        self.answer.close()
+        await self.client.close()
+
+
+async def _followed(url: str, headers: Mapping[str, str]) -> _Download:
+    """Asks for a URL, and for what redirects lead to. Raises ConfigError and InputError."""
+    why = objection(url)
+    if why is not None:
+        raise ConfigError(f"{_shown(url)} {why}")
+    where = _shown(url)
+    for _ in range(REDIRECTS + 1):
+        download = await _asked(url, headers, where)
+        status, location = download.answer.status, download.answer.headers.get("location")
+        if 200 <= status < 300:
+            return download
+        await download.close()
+        if status not in MOVED or not location:
+            raise InputError(f"{_shown(url)}: {_why(status)}")
+        target = _target(url, location)
+        # The key stays with the host that it is for.
+        if urlsplit(target).netloc != urlsplit(url).netloc:
+            headers = {
+                name: value for name, value in headers.items() if name.lower() != "authorization"
+            }
+        url = target
+    raise InputError(f"{where} can't be fetched: it redirects more than {REDIRECTS} times")
+
+
+def _target(url: str, location: str) -> str:
+    """The URL that a redirect leads to. Raises ConfigError if it is not followed."""
+    try:
+        target = urljoin(url, location)
+    except ValueError:
+        target = location
+    why = redirect_objection(url, target)
+    if why is not None:
+        raise ConfigError(f"{_shown(url)} leads to {_shown(target)}, which {why}")
+    return target
+
+
+async def _asked(url: str, headers: Mapping[str, str], where: str) -> _Download:
+    """Makes one request, with a client of its own. Raises ConfigError and InputError."""
+    client = Client(url, None, TIMEOUT, forbidden)
+    try:
+        asked = client.ask("GET", url, headers={"Accept": "*/*", **headers})
+        return _Download(client, await _in_time(asked, where))
+    except BaseException:
+        await client.close()
+        raise
+
+
+def _read(runner: asyncio.Runner, download: _Download, limit: int, where: str) -> Iterator[bytes]:
+    """Yields the content of an answer. Raises InputError if it is not as it should be."""
+    headers = download.answer.headers
+    encoding = headers.get("content-encoding", "identity")
+    if encoding != "identity":
+        raise InputError(f"{where} comes packed ({encoding}), which was not asked for")
+    size = 0
+    while True:
+        piece = runner.run(_in_time(download.answer.read(), f"the rest of {where}"))
+        if not piece:
+            return
+        size += len(piece)
+        if size > limit:
             raise InputError(
-                f"{_shown(url)} can't be fetched: {reason or type(error).__name__}"
-            ) from None
+                f"{where} has more than the {limit} bytes that may be: raise the limit, or fetch "
+                "a part"
+            )
+        yield piece
+
+
+async def _in_time(work: Coroutine[Any, Any, T], where: str) -> T:
+    """Waits for a step of a download. Raises ConfigError and InputError."""
+    try:
+        async with asyncio.timeout(TIMEOUT):
+            return await work
+    except TimeoutError:
+        reason = f"no byte in {TIMEOUT:g} s"
+    except ForbiddenError as error:
+        raise ConfigError(
+            f"{error.host} leads to {error.peer}, a link-local or metadata address: no data are "
+            "there"
+        ) from None
+    except LostError as error:
+        reason = "what answers there is no web server" if str(error) == NOT_HTTP else str(error)
+    raise InputError(f"{where} can't be fetched: {reason[:200]}")
 
 
 def _why(status: int) -> str:
@@ -125,62 +168,3 @@ def _shown(url: str) -> str:
     except ValueError:
         return repr(url.rpartition("@")[2][:200])
     return f"{parts.scheme}://{parts.netloc.rpartition('@')[2]}{parts.path}"
-
-
-class _Proxies(urllib.request.ProxyHandler):
-    """Asks the proxy of the environment, but for what NO_PROXY holds by our reading of it."""
-
-    def proxy_open(self, req: urllib.request.Request, proxy: str, type: str) -> Any:
-        if goes_straight(req.full_url):
-            return None
-        return super().proxy_open(req, proxy, type)
-
-
-class _Redirects(urllib.request.HTTPRedirectHandler):
-    """Follows redirects under our rule, and leaves the key with the host that it is for."""
-
-    max_redirections = REDIRECTS
-
-    def redirect_request(
-        self, req: urllib.request.Request, fp: Any, code: int, msg: str, headers: Any, newurl: str
-    ) -> Any:
-        why = redirect_objection(req.full_url, newurl)
-        if why is not None:
-            raise ConfigError(f"{_shown(req.full_url)} leads to {_shown(newurl)}, which {why}")
-        found = super().redirect_request(req, fp, code, msg, headers, newurl)
-        if found is not None and urlsplit(newurl).netloc != urlsplit(req.full_url).netloc:
-            found.remove_header("Authorization")
-        return found
-
-
-def _checked(connection: http.client.HTTPConnection) -> None:
-    """Ends a connection to a forbidden address before anything is said on it."""
-    peer = connection.sock.getpeername()[0]
-    if forbidden(peer):
-        connection.close()
-        raise ConfigError(
-            f"{connection.host} leads to {peer}, a link-local or metadata address: no data are "
-            "there"
-        )
-
-
-class _Plain(http.client.HTTPConnection):
-    def connect(self) -> None:
-        super().connect()
-        _checked(self)
-
-
-class _Secure(http.client.HTTPSConnection):
-    def connect(self) -> None:
-        super().connect()
-        _checked(self)
-
-
-class _HTTP(urllib.request.HTTPHandler):
-    def http_open(self, req: urllib.request.Request) -> http.client.HTTPResponse:
-        return self.do_open(_Plain, req)
-
-
-class _HTTPS(urllib.request.HTTPSHandler):
-    def https_open(self, req: urllib.request.Request) -> http.client.HTTPResponse:
-        return self.do_open(_Secure, req)

@@ -85,13 +85,19 @@ def _bare(entry: str) -> str:
     return entry.replace("[", "").replace("]", "")
 
 
-def login(proxy: str) -> str:
+def login(proxy: str) -> dict[str, str]:
     """Returns the header that carries a proxy's password, or nothing."""
     parts = urlsplit(proxy)
     if parts.username is None:
-        return ""
+        return {}
     pair = f"{unquote(parts.username)}:{unquote(parts.password or '')}"
-    return f"Proxy-Authorization: Basic {base64.b64encode(pair.encode()).decode()}\r\n"
+    return {"Proxy-Authorization": f"Basic {base64.b64encode(pair.encode()).decode()}"}
+
+
+def without_login(proxy: str) -> str:
+    """Returns the URL of a proxy without its name and password."""
+    parts = urlsplit(proxy)
+    return parts._replace(netloc=parts.netloc.rpartition("@")[2]).geturl()
 
 
 def refusal(first: str, host: str) -> str:

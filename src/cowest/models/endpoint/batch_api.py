@@ -28,7 +28,8 @@ from cowest.models.endpoint.responses import (
 from cowest.models.endpoint.settings import Endpoint
 from cowest.models.endpoint.stops import stopped
 from cowest.net import address
-from cowest.net.transport import PIECE, LostError, Reply, Stream, Transport
+from cowest.net.client import PIECE, Client, Reply, Stream
+from cowest.net.connections import LostError
 
 T = TypeVar("T")
 Send = Callable[[], Coroutine[Any, Any, Reply]]
@@ -52,7 +53,7 @@ class BatchApi:
 
     def __init__(self, config: Endpoint, key: str | None, loop: asyncio.AbstractEventLoop) -> None:
         self._config, self._key, self._loop = config, key, loop
-        self._transport = Transport(config.base_url, key, config.timeout, 1, config.forbids)
+        self._client = Client(config.base_url, key, config.timeout, config.forbids)
 
     def upload(self, file: IO[bytes], size: int) -> str:
         """Uploads an input file of `size` bytes and returns its id. Raises CallError."""
@@ -107,7 +108,7 @@ class BatchApi:
 
     async def close(self) -> None:
         """Closes the connections."""
-        await self._transport.close()
+        await self._client.close()
 
     def stopped(self, why: str) -> CallError:
         """Makes the error for an endpoint that refuses us: where, why, and what to do."""
@@ -173,8 +174,8 @@ class BatchApi:
 
     async def _whole(self, method: str, path: str, body: dict[str, Any] | None = None) -> Reply:
         """Makes one request to the endpoint and holds its reply whole. Raises LostError."""
-        content = json.dumps(body).encode() if body else b""
-        return await self._transport.send(method, f"{self._config.base_url}{path}", content)
+        content = json.dumps(body).encode() if body else None
+        return await self._client.send(method, f"{self._config.base_url}{path}", content)
 
     async def _sent(self, file: IO[bytes], size: int) -> Reply:
         """Sends an input file in a form. Raises LostError."""
@@ -189,14 +190,14 @@ class BatchApi:
 
         form = Stream(len(head) + size + len(tail), pieces())
         kind = f"multipart/form-data; boundary={boundary}"
-        return await self._transport.send("POST", f"{self._config.base_url}/files", form, kind)
+        return await self._client.send("POST", f"{self._config.base_url}/files", form, kind)
 
     async def _fetched(self, path: str, into: IO[bytes]) -> Reply:
         """Downloads a file, which the provider may keep elsewhere, behind redirects.
 
         Raises LostError, and HopelessError for a redirect that is not followed.
         """
-        url, hop = f"{self._config.base_url}{path}", self._transport
+        url, hop = f"{self._config.base_url}{path}", self._client
 
         def write(piece: bytes) -> None:
             try:
@@ -213,7 +214,7 @@ class BatchApi:
             try:
                 reply = await hop.send("GET", url, into=write)
             finally:
-                if hop is not self._transport:
+                if hop is not self._client:
                     await hop.close()
             location = reply.headers.get("location")
             if reply.status not in REDIRECTS or not location:
@@ -221,9 +222,9 @@ class BatchApi:
             url = self._followed(url, location)
             # The endpoint's own connections carry the key. Another origin gets connections without
             # it, and so does all that comes after: it may send us back with a path of its choice.
-            if hop is not self._transport or _origin(url) != _origin(self._config.base_url):
+            if hop is not self._client or _origin(url) != _origin(self._config.base_url):
                 forbids = partial(address.forbidden, allowed=self._config.allow_address)
-                hop = Transport(url, None, self._config.timeout, 1, forbids)
+                hop = Client(url, None, self._config.timeout, forbids)
         raise HopelessError(f"redirects a download more than {HOPS} times")
 
     def _followed(self, url: str, location: str) -> str:

@@ -24,7 +24,7 @@ from cowest.models.endpoint.responses import (
     read,
 )
 from cowest.models.endpoint.settings import Endpoint
-from cowest.net.transport import LARGEST, Reply, encode
+from cowest.net.client import LARGEST, Reply, encode
 from cowest.protocols import Completion, Request
 
 COMPLAINTS = 3

@@ -33,7 +33,8 @@ from cowest.models.endpoint.responses import (
 from cowest.models.endpoint.settings import CALLS, Endpoint
 from cowest.models.endpoint.stops import check_version, over_budget, stopped
 from cowest.models.endpoint.watch import EMPTY_RETRIES, Watch
-from cowest.net.transport import LostError, Transport
+from cowest.net.client import Client
+from cowest.net.connections import LostError
 from cowest.protocols import Completion, Request
 
 SETTLE = 20.0
@@ -90,13 +91,7 @@ class OpenAIModel:
         self.name = config.name
         self._config, self._key, self._loop = config, key, loop
         self._till = Till(store.open_store())
-        self._transport = Transport(
-            f"{config.base_url}{CALLS}",
-            key,
-            config.timeout,
-            config.concurrency,
-            config.forbids,
-        )
+        self._client = Client(f"{config.base_url}{CALLS}", key, config.timeout, config.forbids)
         self._pace = Pace(config.concurrency)
         ahead = min(AHEAD * config.concurrency, MOST_AHEAD)
         self._window = max(LEAST_AHEAD * config.concurrency, ahead)
@@ -162,7 +157,7 @@ class OpenAIModel:
                 task.cancel()
             await asyncio.gather(*tasks, return_exceptions=True)
         await self._till.close()
-        await self._transport.close()
+        await self._client.close()
         await self._loop.shutdown_default_executor()
 
     def _take(self) -> None:
@@ -342,7 +337,7 @@ class OpenAIModel:
     async def _post(self, request: Request) -> Answered:
         account.attempted()
         try:
-            reply = await self._transport.post(self._config.body(request))
+            reply = await self._client.post(self._config.body(request))
             self._heard = time.monotonic()
             return read(reply, self.name, self._key, self._config.patience, time.time())
         except LostError as lost:

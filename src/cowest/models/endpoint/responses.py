@@ -23,7 +23,7 @@ from cowest.models.endpoint.complaints import (
     title,
 )
 from cowest.models.endpoint.endings import Ending, ending
-from cowest.net.transport import Reply, decode
+from cowest.net.client import Reply, decode
 from cowest.protocols import Completion
 
 AGAIN = {408, 409, 425, 429}

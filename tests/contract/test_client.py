@@ -6,7 +6,7 @@ import socket
 import ssl
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager, suppress
 from datetime import UTC, datetime, timedelta
 from ipaddress import ip_address
@@ -15,7 +15,8 @@ from pathlib import Path
 import pytest
 
 from cowest.errors import ConfigError
-from cowest.net.transport import LARGEST, LostError, Reply, Stream, Transport
+from cowest.net.client import LARGEST, Client, Reply, Stream
+from cowest.net.connections import ForbiddenError, LostError
 from tests.servers import Fate, chat_server, raw_server
 
 BODY = b'{"choices": []}'
@@ -30,11 +31,11 @@ def no_proxy(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def post(url: str, times: int = 1, timeout: float = 3, key: str | None = None) -> list[Reply]:
     async def posts() -> list[Reply]:
-        transport = Transport(f"{url}/chat/completions", key, timeout, 4)
+        client = Client(f"{url}/chat/completions", key, timeout)
         try:
-            return [await transport.post({"messages": [{"content": "hi"}]}) for _ in range(times)]
+            return [await client.post({"messages": [{"content": "hi"}]}) for _ in range(times)]
         finally:
-            await transport.close()
+            await client.close()
 
     return asyncio.run(posts())
 
@@ -52,6 +53,9 @@ def post(url: str, times: int = 1, timeout: float = 3, key: str | None = None) -
         + BODY[7:]
         + b"\r\n0\r\nA: b\r\n\r\n",
         b"HTTP/1.1 200 OK\r\nContent-Encoding: gzip\r\n\r\n" + gzip.compress(BODY),
+        b"HTTP/1.1 200 OK\nContent-Length: 15\n\n" + BODY,
+        b"HTTP/1.1 200 \xff\r\nA: \xff\r\nA: " + b"b" * 20_000 + b"\r\n"
+        b"Content-Type: application/json; charset=no-such\r\nContent-Length: 15\r\n\r\n" + BODY,
     ],
 )
 def test_reads_whatever_servers_send(reply: bytes) -> None:
@@ -102,10 +106,21 @@ def test_reads_whatever_servers_send(reply: bytes) -> None:
         ),
         (
             b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n" + b"f" * 60_000 + b"\r\n",
-            f"more than {LARGEST} bytes",
+            "not HTTP",
         ),
-        (b"HTTP/1.1 100 Continue\r\n\r\n" * 5_000, "not HTTP"),
+        (b"HTTP/1.1 100 Continue\r\n\r\n" * 5_000, "connection lost"),
         (b"HTTP/1.1 -50 OK\r\nContent-Length: 15\r\n\r\n" + BODY, "not HTTP"),
+        (b"HTTP/1.1 020 OK\r\nContent-Length: 15\r\n\r\n" + BODY, "not HTTP"),
+        (b"HTTP/1.1 101 Switching Protocols\r\nUpgrade: tcp\r\n\r\n" + BODY, "not HTTP"),
+        (
+            b"HTTP/1.1 200 OK\r\nContent-Length: 15\r\nTransfer-Encoding: chunked\r\n\r\n"
+            b"f\r\n" + BODY + b"\r\n0\r\n\r\n",
+            "not HTTP: it names two lengths",
+        ),
+        (b"HTTP/1.1 200 OK\r\nContent-Length: 10\r\n\r\n" + BODY, "not HTTP"),
+        (b"HTTP/1.1 200 OK\r\nA: a\x00b\r\nContent-Length: 15\r\n\r\n" + BODY, "not HTTP"),
+        (b"HTTP/1.1 200 OK\r\nA: " + b"b" * 100_000, "not HTTP"),
+        (b"HTTP/1.1 200 " + b"b" * 100_000, "not HTTP"),
     ],
 )
 def test_what_is_not_a_whole_response_is_lost_and_may_have_been_paid_for(
@@ -268,9 +283,8 @@ def test_a_proxy_puts_no_answer_of_its_own_before_what_is_encrypted(
     forged = b"HTTP/1.1 200 OK\r\n\r\nHTTP/1.1 200 OK\r\nContent-Length: 15\r\n\r\n" + BODY
     with chat_server(tls=certified) as server, proxy(forged) as (place, _):
         monkeypatch.setenv("HTTPS_PROXY", f"http://{place}")
-        with pytest.raises(LostError) as raised:
-            post(server.url, key="secret")
-        assert not raised.value.reached and server.calls == 0
+        (found,) = post(server.url, key="secret")
+    assert found.content != BODY and server.calls == 1
 
 
 @pytest.mark.parametrize(
@@ -296,9 +310,11 @@ def test_a_connection_that_a_proxy_refuses_is_ended(
                 heard.append(b"it is open still")
 
     async def refused() -> None:
+        client = Client("https://model.example/v1", None, 3)
         with pytest.raises(LostError, match="the proxy") as raised:
-            await Transport("https://model.example/v1", None, 3, 4).post({"messages": []})
+            await client.post({"messages": []})
         assert not raised.value.reached
+        await client.close()
         await asyncio.to_thread(thread.join)
 
     with socket.create_server(("127.0.0.1", 0)) as listener:
@@ -318,6 +334,160 @@ def test_nothing_of_a_broken_answer_is_read_by_the_next_call() -> None:
         assert [reply.content for reply in post(url, 2)] == [b"{}", BODY]
 
 
+def conversation(*says: bytes | float) -> Callable[[socket.socket], None]:
+    """What a server says on each connection, once it was asked; a number is a pause in seconds."""
+
+    def talk(connection: socket.socket) -> None:
+        connection.recv(2**16)
+        for words in says:
+            if isinstance(words, bytes):
+                connection.sendall(words)
+            else:
+                time.sleep(words)
+
+    return talk
+
+
+@contextmanager
+def talking(talk: Callable[[socket.socket], None]) -> Iterator[tuple[str, list[socket.socket]]]:
+    """A server that talks so on each connection, and the connections that it had."""
+    had: list[socket.socket] = []
+
+    def one(connection: socket.socket) -> None:
+        with connection, suppress(OSError):
+            talk(connection)
+
+    def serve() -> None:
+        with suppress(OSError):
+            while True:
+                connection, _ = listener.accept()
+                had.append(connection)
+                threading.Thread(target=one, args=(connection,), daemon=True).start()
+
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        threading.Thread(target=serve, daemon=True).start()
+        yield f"http://127.0.0.1:{listener.getsockname()[1]}/v1", had
+
+
+def test_what_comes_on_an_idle_connection_is_no_answer_to_the_next_call() -> None:
+    """A server that speaks once it was not asked would be one answer ahead from then on."""
+    good = b"HTTP/1.1 200 OK\r\nContent-Length: 15\r\n\r\n" + BODY
+    stray = b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\n{}"
+
+    async def posts(url: str) -> list[bytes]:
+        client = Client(f"{url}/chat/completions", None, 3)
+        found = []
+        for _ in range(2):
+            found.append((await client.post({"messages": []})).content)
+            await asyncio.sleep(0.3)
+        await client.close()
+        return found
+
+    with talking(conversation(good, 0.1, stray, 1.0)) as (url, had):
+        assert asyncio.run(posts(url)) == [BODY, BODY]
+    assert len(had) == 2
+
+
+ENDLESS = {
+    "remarks": (b"", b"HTTP/1.1 100 Continue\r\n\r\n" * 1000),
+    "headers": (b"HTTP/1.1 200 OK\r\n", b"A: b\r\n" * 1000),
+    "a header": (b"HTTP/1.1 200 OK\r\nA: ", b"b" * 10_000),
+    "a body": (b"HTTP/1.1 200 OK\r\n\r\n", b"b" * 100_000),
+    "small chunks": (
+        b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n",
+        b"1\r\nb\r\n" * 1000,
+    ),
+    "a remark on a chunk": (
+        b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n1;",
+        b"b" * 100_000,
+    ),
+}
+
+
+@pytest.mark.parametrize("what", ENDLESS)
+def test_what_has_no_end_ends_at_a_limit_or_the_deadline_and_holds_no_other_call_up(
+    what: str,
+) -> None:
+    head, more = ENDLESS[what]
+
+    def talk(connection: socket.socket) -> None:
+        connection.recv(2**16)
+        connection.sendall(head)
+        while True:
+            connection.sendall(more)
+
+    async def both(bad: str, good: str) -> None:
+        one, other = Client(bad, None, 1), Client(f"{good}/chat/completions", None, 30)
+        hostile = asyncio.create_task(one.post({"messages": []}))
+        await asyncio.sleep(0.1)
+        assert (await other.post({"messages": [{"content": "hi"}]})).status == 200
+        with pytest.raises(LostError, match=r"no answer in 1 s|not HTTP|more than") as raised:
+            await hostile
+        assert raised.value.reached
+        await one.close()
+        await other.close()
+
+    with talking(talk) as (bad, _), chat_server() as good:
+        asyncio.run(both(bad, good.url))
+
+
+def test_a_call_that_could_not_begin_was_never_reached() -> None:
+    """Until the connection stands, nothing of a request has left."""
+
+    async def once(port: int) -> None:
+        client = Client(f"https://127.0.0.1:{port}/v1", None, 0.3)
+        with pytest.raises(LostError, match=r"no connection in time|no answer in") as raised:
+            await client.post({"messages": []})
+        assert not raised.value.reached
+        await client.close()
+
+    # It is connected to, and never answers the handshake.
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        asyncio.run(once(listener.getsockname()[1]))
+
+
+@pytest.mark.parametrize("host", ["127.1", "2130706433", "0x7f000001", "0177.0.0.1", "127.0.0.1."])
+def test_an_address_in_any_form_that_resolvers_take_is_called_and_looked_at(host: str) -> None:
+    asked: list[str] = []
+
+    def forbidden(peer: str) -> bool:
+        asked.append(peer)
+        return len(asked) > 1
+
+    async def twice(url: str) -> None:
+        for _ in range(2):
+            client = Client(f"{url}/chat/completions", None, 3, forbidden)
+            try:
+                assert (await client.post({"messages": [{"content": "hi"}]})).status == 200
+            finally:
+                await client.close()
+
+    with chat_server() as server:
+        with pytest.raises(ForbiddenError):
+            asyncio.run(twice(server.url.replace("127.0.0.1", host)))
+        assert asked == ["127.0.0.1"] * 2 and server.calls == 1
+
+
+def test_a_redirect_is_not_followed_and_nothing_else_is_sent_along(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """Neither a password of .netrc, nor a cookie, nor the name of the library."""
+    (tmp_path / "netrc").write_text("machine 127.0.0.1 login me password canary")
+    monkeypatch.setenv("NETRC", str(tmp_path / "netrc"))
+    moved = Fate(302, b"", {"Location": "http://127.0.0.1:1/", "Set-Cookie": "a=b"})
+    with chat_server(otherwise=moved) as server:
+        assert [reply.status for reply in post(server.url, 2)] == [302, 302]
+    for headers in server.headers:
+        assert headers == {
+            "host": server.url.split("/")[2],
+            "accept": "application/json",
+            "accept-encoding": "identity",
+            "user-agent": "cowest",
+            "content-type": "application/json",
+            "content-length": "31",
+        }
+
+
 def test_the_other_end_is_looked_at_before_anything_is_said() -> None:
     """A name may lead elsewhere by the time of the call than when its settings were read."""
     asked: list[str] = []
@@ -327,10 +497,11 @@ def test_the_other_end_is_looked_at_before_anything_is_said() -> None:
         return True
 
     async def once(url: str) -> None:
-        transport = Transport(f"{url}/chat/completions", "sk-canary", 3, 4, forbidden)
+        client = Client(f"{url}/chat/completions", "sk-canary", 3, forbidden)
         with pytest.raises(LostError, match="leads to a link-local or metadata address") as raised:
-            await transport.post({"messages": []})
+            await client.post({"messages": []})
         assert not raised.value.reached
+        await client.close()
 
     with chat_server() as server:
         asyncio.run(once(server.url.replace("127.0.0.1", "localhost")))
@@ -352,16 +523,14 @@ def test_a_body_is_sent_and_an_answer_taken_piece_by_piece(packed: bool) -> None
             yield piece
 
     async def sent(url: str) -> tuple[Reply, int]:
-        transport, taken = Transport(url, None, 0.5, 1), 0
+        client, taken = Client(url, None, 0.5), 0
 
         def take(piece: bytes) -> None:
             nonlocal taken
             taken += len(piece)
 
-        reply = await transport.send(
-            "POST", f"{url}/chat/completions", Stream(33, slow()), into=take
-        )
-        await transport.close()
+        reply = await client.send("POST", f"{url}/chat/completions", Stream(33, slow()), into=take)
+        await client.close()
         return reply, taken
 
     with chat_server(otherwise=fate) as server:
@@ -372,10 +541,10 @@ def test_a_body_is_sent_and_an_answer_taken_piece_by_piece(packed: bool) -> None
 
 def test_a_file_that_was_packed_and_is_cut_is_no_file() -> None:
     async def fetched(url: str) -> None:
-        transport, taken = Transport(url, None, 3, 1), bytearray()
+        client, taken = Client(url, None, 3), bytearray()
         with pytest.raises(LostError, match="connection lost"):
-            await transport.send("GET", f"{url}/files/f/content", into=taken.extend)
-        await transport.close()
+            await client.send("GET", f"{url}/files/f/content", into=taken.extend)
+        await client.close()
 
     cut = gzip.compress(b"a line\n" * 1000)[:-9]
     with raw_server(
