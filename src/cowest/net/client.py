@@ -77,8 +77,8 @@ class Body(aiohttp.Payload):
         return b"".join(self._pieces).decode(encoding, errors)
 
 
-class Answer:
-    """A response whose head has come. Its content is read piece by piece, as it was sent.
+class Response:
+    """An answer whose head has come. Its content is read piece by piece, as it was sent.
 
     `close` has to be called in any case.
     """
@@ -200,7 +200,7 @@ class Client:
         url: str,
         body: Body | None = None,
         headers: Mapping[str, str] | None = None,
-    ) -> Answer:
+    ) -> Response:
         """Makes any request to the origin, and returns once the head of its answer has come.
 
         No time is set but for connecting. Raises LostError.
@@ -219,7 +219,7 @@ class Client:
         if response.status < 200:
             response.close()
             raise LostError(NOT_HTTP)
-        return Answer(response)
+        return Response(response)
 
     async def close(self) -> None:
         """Closes the connections."""
@@ -270,7 +270,7 @@ def decode(content: bytes) -> Any:
     return json.loads(content)
 
 
-async def _held(answer: Answer) -> bytes:
+async def _held(answer: Response) -> bytes:
     """Reads a content whole, up to LARGEST bytes. Raises LostError."""
     # The parser lets no length through that is not a number.
     if int(answer.headers.get("content-length", 0)) > LARGEST:
@@ -286,7 +286,7 @@ async def _held(answer: Answer) -> bytes:
     return bytes(content)
 
 
-async def _handed_on(answer: Answer, into: Sink, after_piece: Callable[[], None]) -> None:
+async def _handed_on(answer: Response, into: Sink, after_piece: Callable[[], None]) -> None:
     """Hands a content on piece by piece. Raises LostError."""
 
     def take(piece: bytes) -> None:
@@ -298,7 +298,7 @@ async def _handed_on(answer: Answer, into: Sink, after_piece: Callable[[], None]
         raise LostError("connection lost")
 
 
-async def _copy(answer: Answer, take: Sink) -> bool:
+async def _copy(answer: Response, take: Sink) -> bool:
     """Reads a content; False if it is packed and was cut. Raises LostError and zlib.error."""
     unpacked = None
     # Some servers pack an answer although we asked them not to.

@@ -11,7 +11,7 @@ from urllib.parse import urljoin, urlsplit
 
 from cowest.errors import ConfigError, InputError
 from cowest.net.address import forbidden, objection, redirect_objection
-from cowest.net.client import Answer, Client
+from cowest.net.client import Client, Response
 from cowest.net.connections import NOT_HTTP, ForbiddenError, LostError
 
 T = TypeVar("T")
@@ -65,7 +65,7 @@ class _Download(NamedTuple):
     """An answer, and the client whose connection it comes on."""
 
     client: Client
-    answer: Answer
+    answer: Response
 
     async def close(self) -> None:
         self.answer.close()
