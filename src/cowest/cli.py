@@ -26,6 +26,7 @@ COMMANDS = {
     "ask": (
         "put one question to the champion and the strong model, and see the draft beside the answer"
     ),
+    "export": "a version as a folder that plain transformers and PEFT load, with a model card",
     "report": "write the page of the last turn again",
     "status": "who is champion, and why, in ten lines",
     "history": "every decision: promotions, refusals, rollbacks, holds, approvals",

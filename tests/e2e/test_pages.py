@@ -17,6 +17,7 @@ ELSEWHERE = {
     "turn": ("tests/e2e/test_turn.py", 'cowest(project, "turn")'),
     "ask": ("tests/e2e/test_leaks.py", '["ask", '),
     "fetch": ("tests/e2e/test_fetch.py", "fetch.main("),
+    "export": ("tests/contract/test_export.py", '["export", '),
     "history": ("tests/contract/test_acts.py", 'project.cowest("history")'),
     "rollback": ("tests/contract/test_acts.py", '"rollback", "--to", "3", "--why"'),
     "hold": ("tests/contract/test_acts.py", 'project.cowest("hold", "--why"'),

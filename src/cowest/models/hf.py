@@ -55,7 +55,7 @@ class HFConfig(Config):
         # Checked before torch is imported and the base is loaded, which may take minutes.
         if adapter is not None:
             audit.audit_adapter(adapter)
-            _same_base(adapter, name)
+            same_base(adapter, name)
         import torch
 
         model, tokenizer = load(self)
@@ -168,7 +168,7 @@ def _with_adapter(model: Any, adapter: Path) -> Any:
     return merged.eval().requires_grad_(True)
 
 
-def _same_base(adapter: Path, base: str) -> None:
+def same_base(adapter: Path, base: str) -> None:
     """Raises ModelError for an adapter of ours that was trained on another base.
 
     On another base it might load, and answer nonsense.

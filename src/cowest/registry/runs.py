@@ -86,6 +86,16 @@ class Runs:
         else:
             place.log_artifact(str(path), folder)
 
+    def take(self, run: "Run", name: str) -> bytes | None:
+        """The content of a file directly in a run; None if it has none of that name."""
+        from mlflow.store.artifact.artifact_repository_registry import get_artifact_repository
+
+        place = get_artifact_repository(self.files(run.info.artifact_uri), tracking_uri=self.uri)
+        if name not in {one.path for one in place.list_artifacts()}:
+            return None
+        with tempfile.TemporaryDirectory(prefix="cowest.") as folder:
+            return Path(place.download_artifacts(name, folder)).read_bytes()
+
     def ready(self) -> None:
         """Raises RegistryError if no run could be added. Makes nothing."""
         with self.reached():

@@ -1,5 +1,6 @@
 """The tracker: one turn, written to MLflow once, for people to look up."""
 
+import hashlib
 import json
 import sys
 import time
@@ -10,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 from cowest.batched import batched
 from cowest.config import digest
 from cowest.errors import RegistryError
-from cowest.records import DataSet, Trial
+from cowest.records import DataSet, EvalReport, Trial
 from cowest.registry import traces
 from cowest.registry.runs import Runs
 
@@ -97,6 +98,18 @@ class MlflowTracker:
         """
         with self._runs.reached():
             self._runs.keep(self._runs.of(turn), path, folder)
+
+    def report(self, turn: str, content: str | None) -> EvalReport | None:
+        """The evaluation that a turn's run keeps, if its digest is `content`; None if it is not.
+
+        Raises RegistryError.
+        """
+        with self._runs.reached():
+            run = self._runs.find(turn)
+            found = None if run is None else self._runs.take(run, "eval.json")
+        if found is None or hashlib.sha256(found).hexdigest() != content:
+            return None
+        return EvalReport.model_validate_json(found)
 
     def describe(self, version: int, text: str) -> None:
         """Gives a version, and the registered model, a description in Markdown.

@@ -24,31 +24,34 @@ def of_version(made: Decision, report: EvalReport, data: Mapping[str, DataSet]) 
     parts = [
         f"**{verdict}**, judged against {against}: {_clip(made.reason, REASON)}",
         _plain(headline(report)),
-        _systems(report),
-        _data(data),
+        systems_table(report),
+        data_table(data),
         f"Turn {made.turn[:8]}. Base: {made.tags.get('base', 'unknown')}.",
     ]
     return _clip("\n\n".join(parts), LONGEST)
 
 
-def _systems(report: EvalReport) -> str:
+def systems_table(report: EvalReport) -> str:
+    """The systems with their scores and intervals, as a table."""
     lines = ["| system | score | 95 % interval | queries |", "|---|---|---|---|"]
     for name, one in report.systems.items():
         cells = [NAMES.get(name, name), score(one.mean), interval(one), str(one.queries)]
-        lines.append(_row(cells))
+        lines.append(row(cells))
     return "\n".join(lines)
 
 
-def _data(data: Mapping[str, DataSet]) -> str:
+def data_table(data: Mapping[str, DataSet], whole: bool = False) -> str:
+    """The data sets as a table, with their digests whole or cut short."""
     lines = ["| data | path | kept by | rows | digest |", "|---|---|---|---|---|"]
     for name, one in data.items():
         revision = f"{one.kept} at {one.rev[:12]}" if one.rev else one.kept
         rows = "" if one.rows is None else str(one.rows)
-        lines.append(_row([name, one.path, revision, rows, one.digest[:12]]))
+        digest = one.digest if whole else one.digest[:12]
+        lines.append(row([name, one.path, revision, rows, digest]))
     return "\n".join(lines)
 
 
-def _row(cells: list[str]) -> str:
+def row(cells: list[str]) -> str:
     """One row of a table. A path may hold what would end a cell."""
     shown = [_plain(cell).replace("|", "\\|").replace("\n", " ") for cell in cells]
     return f"| {' | '.join(shown)} |"

@@ -1,0 +1,169 @@
+"""The model card of an exported version: README.md, as the Hugging Face hub reads it."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import yaml
+
+from cowest import __version__
+from cowest.models import embedded
+from cowest.records import Comparison, DataSet, Decision, EvalReport
+from cowest.report.description import VERDICTS, data_table, row, systems_table
+from cowest.report.words import interval, signed
+from cowest.version import Version
+
+METHOD = """\
+A small *policy* drafts, and a strong general model reads question and draft and writes the \
+answer. The policy was first trained on the texts of its domain (SFT with LoRA). Then it drafted \
+several times for each training question; the strong model answered with each draft and without \
+one; and preference pairs of drafts that helped more and less aligned it (DPO). Method: Jiao et \
+al., "Synergistic Weak-Strong Collaboration by Aligning Preferences", ACL 2025, arXiv 2504.15188. \
+Made with CoWest {cowest}."""
+USE = """\
+```python
+import json
+
+{imports}
+
+tokenizer = AutoTokenizer.from_pretrained(".")
+{loading}
+
+question = "..."
+prompts = json.load(open("prompts.json"))
+draft = prompts["draft"]
+messages = [{{"role": "system", "content": draft["system"]}}] if draft["system"] else []
+for shot in draft["shots"]:
+    messages.append({{"role": "user", "content": shot["user"]}})
+    messages.append({{"role": "assistant", "content": shot["assistant"]}})
+messages.append({{"role": "user", "content": draft["user"].replace("{{query}}", question)}})
+asked = tokenizer.apply_chat_template(
+    messages, add_generation_prompt=True, return_tensors="pt", return_dict=True
+)
+made = model.generate(**asked, max_new_tokens={tokens}, do_sample=False)
+print(tokenizer.decode(made[0, asked["input_ids"].shape[1]:], skip_special_tokens=True))
+```"""
+ADAPTER = (
+    "from peft import PeftModel\nfrom transformers import AutoModelForCausalLM, AutoTokenizer",
+    'base = AutoModelForCausalLM.from_pretrained("{base}")\n'
+    'model = PeftModel.from_pretrained(base, ".")',
+)
+MERGED = (
+    "from transformers import AutoModelForCausalLM, AutoTokenizer",
+    'model = AutoModelForCausalLM.from_pretrained(".")',
+)
+"""Imports, and how the model is loaded."""
+INTENDED = """\
+To draft for a strong model on questions of the domain that it was trained on, with the prompts \
+in `prompts.json` (`draft` for this model, `refine` for the strong one with `{draft}` in place). \
+It is no assistant of its own: what it says alone may be wrong, and was judged only through the \
+strong model's answers. Elsewhere than on that domain, with other prompts or another strong \
+model, the numbers above say nothing."""
+NO_REPORT = "The registry keeps no report on this version, so no numbers are known."
+
+
+@dataclass(frozen=True, slots=True)
+class About:
+    """What a card says of the folder beside what the registry knows."""
+
+    name: str
+    base: str
+    """The base model, by a name or a folder that it loads from."""
+    licence: str
+    """Licence of the base."""
+    tokens: int
+    """Token limit of a draft."""
+    merged: bool
+
+
+def base_of(model: str, folder: Path) -> str:
+    """The base by what transformers load it from: its name on the hub, or else its folder."""
+    if model in embedded.MODELS or Path(model).is_dir():
+        return str(folder.absolute())
+    return model
+
+
+def write(
+    about: About,
+    made: Decision,
+    trained: Version,
+    report: EvalReport | None,
+    data: Mapping[str, DataSet],
+) -> str:
+    """The card of a version, by its decision, the report that it was decided by, and its data."""
+    imports, loading = MERGED if about.merged else ADAPTER
+    loading = loading.format(base=about.base)
+    kind = "The whole model, with the adapter merged into its base."
+    if not about.merged:
+        kind = f"A PEFT adapter (LoRA) on `{about.base}`."
+    parts = [
+        _head(about),
+        f"# {about.name}",
+        kind,
+        METHOD.format(cowest=__version__),
+        "## Use",
+        USE.format(imports=imports, loading=loading, tokens=about.tokens),
+        "## Evaluation",
+        _evaluation(made, report),
+        "## Data and training",
+        _rests_on(made, trained, data),
+        "## Intended use",
+        INTENDED,
+        "## Licence",
+        f"Of the base model: {about.licence}. It goes on to what is made of it; for the training "
+        "data, ask who gave them.",
+    ]
+    return "\n\n".join(parts) + "\n"
+
+
+def _head(about: About) -> str:
+    """What the hub reads; a licence that is none of its names stays out of it."""
+    values: dict[str, object] = {
+        "base_model": about.base,
+        "library_name": "transformers" if about.merged else "peft",
+        "pipeline_tag": "text-generation",
+        "tags": ["cowest"],
+    }
+    named = about.licence.lower()
+    if named.replace("-", "").replace(".", "").isalnum():
+        values["license"] = named
+    return f"---\n{yaml.safe_dump(values, sort_keys=True)}---"
+
+
+def _evaluation(made: Decision, report: EvalReport | None) -> str:
+    against = "no champion" if made.against is None else f"version {made.against}"
+    verdict = VERDICTS.get(made.verdict, made.verdict)
+    decided = f"{verdict}, judged against {against}: {made.reason}"
+    if report is None:
+        return f"{decided}\n\n{NO_REPORT}"
+    measured = (
+        f"Measured on {report.queries} held-out questions in {report.groups} groups (split "
+        f"{report.split}) by `{report.scorer}`, with `{report.strong}` as the strong model."
+    )
+    return "\n\n".join([decided, measured, systems_table(report), _changes(report.comparisons)])
+
+
+def _changes(comparisons: Mapping[str, Comparison]) -> str:
+    """What alignment changed, and the distance to the other systems."""
+    lines: Sequence[str] = [
+        row([f"{one.of} less {one.over}".replace("_", " "), signed(one.mean), interval(one)])
+        for one in comparisons.values()
+        if one.of == "after"
+    ]
+    return "\n".join(["| paired difference | mean | 95 % interval |", "|---|---|---|", *lines])
+
+
+def _rests_on(made: Decision, trained: Version, data: Mapping[str, DataSet]) -> str:
+    known = {
+        "base": trained.base,
+        "adapter": trained.adapter,
+        "version": trained.digest,
+        "turn": made.turn,
+        "settings": made.tags.get("params", "unknown"),
+        "code": made.tags.get("code", "unknown"),
+    }
+    lines = [row([name, f"`{value}`"]) for name, value in known.items()]
+    digests = "\n".join(["| what | digest |", "|---|---|", *lines])
+    if not data:
+        return f"The decision names no data sets.\n\n{digests}"
+    return f"{data_table(data, whole=True)}\n\n{digests}"
