@@ -15,6 +15,7 @@ def compare(
     systems: Output[Artifact],
     sft: Output[Artifact],
     dpo: Output[Artifact],
+    agreement: Input[Dataset],
     config: dict,
 ) -> NamedTuple("Gate", [("passed", bool)]):
     """Intervals and gates; the output `passed` is true if no gate failed."""
@@ -35,5 +36,6 @@ def compare(
         systems=systems.path,
         sft=sft.path,
         dpo=dpo.path,
+        agreement=agreement.path,
     )
     return (read_document(Path(report.path), EvalReport).passed,)

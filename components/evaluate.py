@@ -10,6 +10,7 @@ def evaluate(
     challenger: Input[Model],
     champion: Input[Model],
     trials: Output[Dataset],
+    agreement: Output[Dataset],
     config: dict,
 ):
     """Every system answers the held-out queries."""
@@ -23,4 +24,5 @@ def evaluate(
         challenger=challenger.path,
         champion=champion.path,
         trials=trials.path,
+        agreement=agreement.path,
     )

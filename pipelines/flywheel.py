@@ -79,6 +79,7 @@ def _turn(text: str, config: Sections) -> Any:
         )
         judged = compare(
             trials=tried.outputs["trials"],
+            agreement=tried.outputs["agreement"],
             policy=policy,
             challenger=challenger,
             config=config["compare"],

@@ -19,9 +19,9 @@ from cowest.records import (
     Estimate,
     EvalReport,
     Slice,
-    Transitions,
     Trial,
 )
+from cowest.report_parts import Transitions
 from cowest.sametext import words_only
 from cowest.thoughts import without_thoughts
 

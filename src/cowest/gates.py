@@ -272,6 +272,9 @@ class Rules(Config):
     """With a judge as scorer: how much larger the share of rows whose draft or answer speaks to the
     judge may be for a gate's first system than for its second. Past it the gate is closed, since
     what such a text raises may be the score and not the help."""
+    max_logprob_gap: float | None = Field(default=None, ge=0)
+    """Largest difference of a token's log-probability between what was judged and the adapter, or
+    what is served. Null: 0.001 in float32, 0.5 in bfloat16 and for an endpoint."""
     max_failed: int | None = Field(default=None, ge=0)
     """Failed rows that may be left out; null for any number, since `evaluate` has a limit too."""
     draws: int = Field(default=5000, ge=1000)

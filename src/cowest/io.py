@@ -20,9 +20,9 @@ from pydantic_core import to_json
 from cowest.config import complaints
 from cowest.errors import ConfigError, InputError, RecordError
 from cowest.protocols import BLOCK
-from cowest.records import Query, Record, Split
+from cowest.records import Query, Split
 
-R = TypeVar("R", bound=Record)
+R = TypeVar("R", bound=BaseModel)
 Q = TypeVar("Q", bound=Query)
 Paths = Path | Sequence[Path]
 """A file, or the parts of one in their order."""

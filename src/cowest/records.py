@@ -12,6 +12,7 @@ from typing import Any, Literal, Self, TypeVar
 from pydantic import BaseModel, ConfigDict, Field, model_serializer, model_validator
 
 from cowest.config import query_id
+from cowest.report_parts import PolicyAgreement, Transitions
 
 Split = Literal["train", "dev", "test"]
 Collaboration = Literal["before", "after", "champion", "ideal"]
@@ -234,24 +235,6 @@ class Comparison(Estimate):
     """Queries where one of the two, or both, has no score."""
 
 
-class Transitions(Record):
-    """Effects of drafts on the strong model's answers, as counts of rows.
-
-    An answer with a score of at least 0.5 is right.
-    """
-
-    wrong_to_right: int = 0
-    right_to_wrong: int = 0
-    right_to_right: int = 0
-    wrong_to_wrong: int = 0
-    adopted: int = 0
-    """The refinement differs from solo, or stands word for word in the draft."""
-    copied: int = 0
-    """Adopted rows whose refinement stands word for word in the draft."""
-    ignored: int = 0
-    """The other rows: the refinement is solo again, and does not stand in the draft."""
-
-
 class Choices(Record):
     """A system's answers to a multiple choice; right + wrong + unparseable are all that it gave."""
 
@@ -344,6 +327,9 @@ class EvalReport(Record):
     """Rows left out, by system and reason."""
     instructs: dict[str, int] = {}
     """By system, rows whose draft or answer speaks to the strong model or the judge."""
+    agreement: tuple[PolicyAgreement, ...] | None = None
+    """How the other forms of the challenger's policy agree with what was judged; None if `compare`
+    was not given it."""
     gates: tuple[GateResult, ...]
     passed: bool
     """No gate failed."""

@@ -29,6 +29,7 @@ from cowest.config import Sampling, digest
 from cowest.ledger import account, store
 from cowest.models import architecture
 from cowest.models.chat import Chat, ends_of
+from cowest.models.drawing import drawn, uniform
 from cowest.protocols import Completion, Request
 from cowest.thoughts import MARKS
 
@@ -86,6 +87,51 @@ class HFModel:
         """Returns the prompt's tokens, up to where the answer begins."""
         return self.chat.asked(request.messages)
 
+    def greedy(self, prompts: Sequence[Sequence[int]], sampling: Sampling) -> list[list[int]]:
+        """Returns the likeliest answer to each prompt, as tokens, with the one that ended it.
+
+        The call store is not asked: what these weights answer now is what is looked at.
+        """
+        import torch
+
+        # A cache that can't be padded holds one prompt.
+        at_once = self._rows if self._shares else 1
+        answers = []
+        with torch.no_grad():
+            for some in batched(prompts, at_once):
+                rows = torch.arange(len(some)) if self._shares else None
+                suffixes = [tuple(prompt) for prompt in some]
+                pad = self.tokenizer.pad_token_id
+                state = _Decoding(self.model, suffixes, Prefix([], None), rows, pad)
+                answers += self._greedy(state, len(some), sampling)
+        return answers
+
+    def _greedy(self, state: "_Decoding", rows: int, sampling: Sampling) -> list[list[int]]:
+        """The likeliest tokens of each row, up to an end, a stop text or the limit."""
+        answers: list[list[int]] = [[] for _ in range(rows)]
+        finished = [False] * rows
+        for step in range(sampling.max_tokens):
+            chosen = state.logits.float().argmax(-1).cpu()
+            for row, token in enumerate(chosen.tolist()):
+                if finished[row]:
+                    continue
+                answers[row].append(token)
+                stopped = self._stopped(answers[row], sampling.stop)
+                finished[row] = stopped or token in self.chat.ends
+            if all(finished):
+                break
+            if step + 1 < sampling.max_tokens:
+                state.advance(chosen)
+        return answers
+
+    def fits(self, prompt: Sequence[int], sampling: Sampling) -> bool:
+        """Says whether a prompt and its longest answer fit the model's context."""
+        return self._over(prompt, sampling) <= 0
+
+    def text(self, tokens: Sequence[int], stop: tuple[str, ...]) -> str:
+        """The text of an answer, up to a stop text."""
+        return _cut(self._text([one for one in tokens if one not in self.chat.ends]), stop)
+
     def _key(self, request: Request) -> str:
         """Returns the key of a call under the name of the decoder that answers it."""
         name = self.name
@@ -123,11 +169,10 @@ class HFModel:
         """Answers every distinct call of a block; those that don't fit the model's context fail."""
         answers: dict[str, Completion] = {}
         prompts: dict[str, list[int]] = {}
-        context = int(getattr(self.model.config, "max_position_embeddings", UNLIMITED))
         for key, request in asked.items():
             tokens = self.tokens(request)
             to_come = request.sampling.max_tokens
-            over = len(tokens) + to_come - context
+            over = self._over(tokens, request.sampling)
             if over > 0:
                 reason = (
                     f"prompt of {len(tokens)} tokens and {to_come} to come "
@@ -141,6 +186,11 @@ class HFModel:
         for keys in _parts(prompts):
             answers |= self._decode_part(keys, asked, prompts)
         return answers
+
+    def _over(self, prompt: Sequence[int], sampling: Sampling) -> int:
+        """Tokens that a prompt and its longest answer have more than the model's context."""
+        context = int(getattr(self.model.config, "max_position_embeddings", UNLIMITED))
+        return len(prompt) + sampling.max_tokens - context
 
     def _decode_part(
         self, keys: list[str], asked: dict[str, Request], prompts: dict[str, list[int]]
@@ -252,7 +302,7 @@ class HFModel:
         numbers = None
         if sampling.temperature:
             # One number per row and step, drawn before the first step: (rows, max_tokens).
-            numbers = torch.stack([_uniform(key, sampling.max_tokens) for key in keys])
+            numbers = torch.stack([uniform(key, sampling.max_tokens) for key in keys])
         for step in range(sampling.max_tokens):
             # Logits are widened to float32, whatever the model's dtype, and the choice is made on
             # the CPU, so that it is the same code for every device. (rows, vocabulary).
@@ -260,7 +310,7 @@ class HFModel:
             if numbers is None:
                 chosen = scores.argmax(-1)
             else:
-                chosen = _draw(scores, sampling, numbers[:, step])
+                chosen = drawn(scores, sampling, numbers[:, step])
             gained = scores.gather(1, chosen[:, None])[:, 0].tolist()
             for row, token in enumerate(chosen.tolist()):
                 # A row that has ended is computed on with the others, and nothing is kept of it.
@@ -409,42 +459,6 @@ def _alike(one: list[int], other: list[int]) -> int:
         if mine != theirs:
             return place
     return min(len(one), len(other))
-
-
-def _draw(scores: "torch.Tensor", sampling: Sampling, numbers: "torch.Tensor") -> "torch.Tensor":
-    """Draws the next token of each row (rows,) by the inverse of the cumulative distribution.
-
-    `scores` are log-probabilities (rows, vocabulary), `numbers` uniform in [0, 1) (rows,). The same
-    number and the same distribution give the same token, on any machine and in any company.
-    """
-    import torch
-
-    probabilities = torch.softmax(scores / sampling.temperature, dim=-1)
-    order = None
-    if sampling.top_p < 1:
-        # The likeliest first. A token stays if those before it hold less than top_p together, so
-        # that the likeliest always stays. Stable, so that equal probabilities keep the
-        # vocabulary's order.
-        probabilities, order = probabilities.sort(dim=-1, descending=True, stable=True)
-        before = probabilities.cumsum(-1) - probabilities
-        probabilities = probabilities.masked_fill(before >= sampling.top_p, 0.0)
-    # In float64: a running sum in float32 over a large vocabulary would swallow unlikely tokens.
-    mass = probabilities.double().cumsum(-1)
-    # The first token whose cumulative mass is above the number. The number is scaled by the whole
-    # mass, which is below 1 after top_p. Rounding may still lead one past the end: hence the clamp.
-    place = torch.searchsorted(mass, numbers[:, None] * mass[:, -1:], right=True)
-    place = place.clamp(max=scores.shape[-1] - 1)
-    if order is not None:
-        place = order.gather(1, place)
-    return place[:, 0]
-
-
-def _uniform(key: str, count: int) -> "torch.Tensor":
-    """Returns `count` numbers in [0, 1) that depend on the call's key alone."""
-    import torch
-
-    generator = torch.Generator().manual_seed(int(key[:15], 16))
-    return torch.rand(count, generator=generator, dtype=torch.float64)
 
 
 def _outgrows(stop: tuple[str, ...]) -> bool:

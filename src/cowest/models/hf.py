@@ -168,6 +168,18 @@ def _with_adapter(model: Any, adapter: Path) -> Any:
     return merged.eval().requires_grad_(True)
 
 
+@contextmanager
+def beside(config: HFConfig, adapter: Path) -> Iterator[Any]:
+    """Loads the base with an adapter beside its weights, in float32: as it was trained."""
+    from peft import PeftModel
+
+    audit.audit_adapter(adapter)
+    model, _ = load(config)
+    with architecture.reading(f"{adapter} does not fit this model"):
+        model = PeftModel.from_pretrained(model, adapter)
+    yield model.eval().requires_grad_(True).to(config.device)
+
+
 def same_base(adapter: Path, base: str) -> None:
     """Raises ModelError for an adapter of ours that was trained on another base.
 

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from cowest import __version__, io
+from cowest.alone import unmeasured
 from cowest.ledger.claims import Spent
 from cowest.records import Comparison, Decision, EvalReport, Slice
 from cowest.report import contents, words
@@ -71,6 +72,7 @@ def page(found: Contents, *, ledger: Sequence[LedgerLine] = (), spent: Spent | N
     environment.filters.update(
         score=words.score,
         signed=words.signed,
+        unmeasured=unmeasured,
         interval=words.interval,
         count=_count,
         clock=_clock,

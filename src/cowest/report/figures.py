@@ -11,9 +11,10 @@ from typing import TYPE_CHECKING, Any
 
 from markupsafe import Markup, escape
 
-from cowest.records import Comparison, Estimate, GateResult, Transitions
+from cowest.records import Comparison, Estimate, GateResult
 from cowest.report.contents import Curve, Gains
 from cowest.report.words import NAMES, score, share, signed
+from cowest.report_parts import Transitions
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

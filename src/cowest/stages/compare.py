@@ -5,29 +5,32 @@ Takes seconds, and costs nothing.
 
 from collections import Counter
 
-from cowest import evaluation, io
+from cowest import alone, evaluation, io
 from cowest.errors import ContractError
 from cowest.evaluation import Beside, Pair, Scores
 from cowest.gates import GUARDS_OF_CHOICES, Rules
+from cowest.judging import passed
 from cowest.ports import In, Out
-from cowest.records import Estimate, Trial
+from cowest.records import Estimate, EvalReport, Trial
 from cowest.report import tables
+from cowest.report_parts import PolicyAgreement
 from cowest.scorers.measures import Measures, Variety
 from cowest.scorers.tally import Matching, Tally
 
 
 def main(
     trials: In,
-    policy: In | None,
-    challenger: In | None,
     report: Out,
-    metrics: Out | None,
-    systems: Out | None,
-    sft: Out | None,
-    dpo: Out | None,
     config: Rules,
+    policy: In | None = None,
+    challenger: In | None = None,
+    metrics: Out | None = None,
+    systems: Out | None = None,
+    sft: Out | None = None,
+    dpo: Out | None = None,
+    agreement: In | None = None,
 ) -> None:
-    """Folds `Trial` rows into an `EvalReport`.
+    """Folds `Trial` rows, and what `evaluate` found beside them, into an `EvalReport`.
 
     The ports that may be left out are for `dvc metrics` and `dvc plots`: a few numbers of the
     report, the systems, and the curves of training that the two versions hold.
@@ -53,7 +56,8 @@ def main(
     )
     found = evaluation.compare(scores, config, beside)
     counted = {"choices": tally.choices(), "matches": matching.matches()}
-    judged = found.model_copy(update=counted)
+    forms = None if agreement is None else tuple(io.read(agreement, PolicyAgreement))
+    judged = _with_alone(found.model_copy(update=counted), forms, config)
     io.write_document(report, judged)
     if metrics is not None:
         tables.write_metrics(metrics, judged)
@@ -63,6 +67,15 @@ def main(
         tables.write_curve(sft, policy, "sft")
     if dpo is not None and challenger is not None:
         tables.write_curve(dpo, challenger, "dpo")
+
+
+def _with_alone(
+    report: EvalReport, agreement: tuple[PolicyAgreement, ...] | None, rules: Rules
+) -> EvalReport:
+    """The report with the gates on the policy alone."""
+    results = (*report.gates, *alone.agreement_gates(agreement, rules.max_logprob_gap))
+    more = {"agreement": agreement, "gates": results, "passed": passed(results)}
+    return report.model_copy(update=more)
 
 
 def _macro_f1(tally: Tally, scores: Scores, config: Rules) -> dict[Pair, Estimate | None] | None:

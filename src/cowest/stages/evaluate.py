@@ -9,16 +9,20 @@ from typing import TypeVar
 from pydantic import Field
 
 from cowest import collaboration, io, version
+from cowest.agreement import AgreementConfig, Judged, compared, judged_side
 from cowest.batched import batched
 from cowest.config import Config, Sampling, digest
 from cowest.failures import Failures
 from cowest.models import AnyProvider
+from cowest.models.decoding import HFModel
 from cowest.models.estimate import Counting, announce
+from cowest.models.hf import HFConfig
 from cowest.ports import In, Out
 from cowest.progress import watch
 from cowest.prompts import Prompts
 from cowest.protocols import ChatModel, Scorer
 from cowest.records import Collaboration, Draft, Query, Refinement, Split, Trial, grown
+from cowest.report_parts import PolicyAgreement
 from cowest.scorers import AnyScorer
 from cowest.scorers.exact_match import ExactMatchConfig
 from cowest.scorers.judge import JudgeConfig
@@ -44,6 +48,9 @@ class EvaluateConfig(Config):
     """Decoding of the strong model."""
     split: Split = "test"
     """The held-out queries: test to decide on promotion, dev to choose settings."""
+    agreement: AgreementConfig | None = AgreementConfig()
+    """Comparison of what is judged with the adapter as it was trained, and with what is served;
+    null for none."""
     max_failed: int | None = Field(default=0, ge=0)
     """Rows that may fail in this stage; null for any number. Failed rows stay in the file, and are
     left out of comparisons."""
@@ -70,12 +77,13 @@ def main(
     trials: Out,
     config: EvaluateConfig,
     shard: io.Shard | None = None,
+    agreement: Out | None = None,
 ) -> None:
     """Writes one row per query, system and sample; the rows of a query are adjacent.
 
     The systems are `before`, `after`, `champion` if there is one, and `ideal`. One policy is held
     in memory at a time: the drafts wait in files until the strong model refines all drafts of a
-    query together.
+    query together. `agreement` gets a row for each other form of the challenger's policy.
     """
     before, after = version.expect(policy), version.expect(challenger)
     versions: list[tuple[Collaboration, Path, version.Version | None]] = [
@@ -84,6 +92,7 @@ def main(
         ("champion", champion, version.read(champion)),
     ]
     failures = Failures("evaluate")
+    judged: Judged | None = None
     with tempfile.TemporaryDirectory(prefix=".evaluate.", dir=trials.parent) as scratch:
         systems: list[Drafted] = []
         for system, folder, found in versions:
@@ -91,9 +100,14 @@ def main(
                 continue
             drafts = Path(scratch) / f"{system}.jsonl"
             held_out = io.queries(queries, config.split, shard)
-            _draft(held_out, folder, found.prompts, drafts, config)
+            sample = None
+            if system == "after" and agreement is not None:
+                sample = io.queries(queries, config.split, shard)
+            judged = _draft(held_out, folder, found.prompts, drafts, config, sample) or judged
             drafted = Drafted(system, found.digest, found.prompts, drafts, config.drafting.n)
             systems.append(drafted)
+        if agreement is not None:
+            io.write(agreement, _agreements(judged, challenger, config))
         ideal = Path(scratch) / f"{IDEAL}.jsonl"
         io.write(ideal, _ideal_drafts(io.queries(queries, config.split, shard)))
         systems.append(Drafted(IDEAL, None, after.prompts, ideal, 1))
@@ -106,12 +120,33 @@ def main(
 
 
 def _draft(
-    queries: Iterator[Query], policy: Path, prompts: Prompts, drafts: Path, config: EvaluateConfig
-) -> None:
-    """Writes the drafts of one policy, which is let go before the next is loaded."""
+    queries: Iterator[Query],
+    policy: Path,
+    prompts: Prompts,
+    drafts: Path,
+    config: EvaluateConfig,
+    sample: Iterator[Query] | None,
+) -> Judged | None:
+    """Writes the drafts of one policy, which is let go before the next is loaded.
+
+    Returns its greedy answers to some of `sample`, where that is given and they are asked for.
+    """
     with config.policy.open(adapter=policy / "adapter") as model:
         rows = collaboration.draft(queries, model, prompts, config.drafting)
         io.write(drafts, watch(rows, "evaluate drafts"))
+        # A model with an adapter is a local one: the other providers refuse one.
+        if sample is None or config.agreement is None or not isinstance(model, HFModel):
+            return None
+        return judged_side(model, sample, prompts, config.drafting, config.agreement)
+
+
+def _agreements(
+    judged: Judged | None, challenger: Path, config: EvaluateConfig
+) -> Iterator[PolicyAgreement]:
+    """Compares the challenger's merged weights with its other forms."""
+    if judged is None or config.agreement is None or not isinstance(config.policy, HFConfig):
+        return
+    yield from compared(judged, config.policy, challenger / "adapter", config.agreement)
 
 
 def _ideal_drafts(queries: Iterable[Query]) -> Iterator[Draft]:

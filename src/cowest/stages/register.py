@@ -10,7 +10,7 @@ from typing import Any
 
 from pydantic import Field
 
-from cowest import io, version
+from cowest import alone, io, version
 from cowest.config import Config, digest, file_digest, load, parse, section
 from cowest.errors import ContractError, InputError
 from cowest.gates import Rules
@@ -240,7 +240,10 @@ def _same_rules(judged: EvalReport, settings: dict[str, Any], where: str) -> Non
         )
     champion = "champion" in judged.policies
     gates = rules.all_gates(choices=bool(judged.choices), champion=champion)
-    sound = follows(judged.gates, gates, champion=champion)
+    beside = alone.rejudged(judged, rules.max_logprob_gap)
+    own = judged.gates[: len(judged.gates) - len(beside)]
+    sound = follows(own, gates, champion=champion)
+    sound = sound and judged.gates[len(own) :] == beside
     if not sound or judged.passed != passed(judged.gates):
         raise ContractError(
             f"the report's verdict does not follow from the gates of {where}: was it changed by "
