@@ -170,7 +170,7 @@ def spent_so_far(db: Db, turn: str) -> Spent:
 
 
 def overbilled(store: CallStore, model: str) -> tuple[float, int]:
-    """Returns the most by which a bill of this turn exceeded what its call was to cost.
+    """Returns the largest excess of a bill of this turn over the bound of its call.
 
     In US dollars and in tokens; 0 where the model kept to its limits, and outside of a turn.
     """
@@ -183,7 +183,7 @@ def overbilled(store: CallStore, model: str) -> tuple[float, int]:
 
 
 def note_overbilled(store: CallStore, model: str, usd: float, tokens: int) -> None:
-    """Keeps by how much a bill exceeded its call's bound, for the later stages of this turn."""
+    """Keeps the excess of a bill over the bound of its call, for the later stages of this turn."""
 
     def write(db: Db) -> None:
         turn = store.turn(db)

@@ -27,8 +27,8 @@ EPOCH = (1980, 1, 1, 0, 0, 0)
 def write(folder: Path) -> Path | None:
     """Writes the wheel into a folder and returns its path.
 
-    None where CoWest is not installed, but found by PYTHONPATH: then no record says of which
-    packages it consists.
+    None where CoWest is not installed, but found by PYTHONPATH: then there is no record of its
+    packages.
     """
     try:
         installed = distribution(NAME)

@@ -134,7 +134,7 @@ class BatchApi:
                 time.sleep(max(backoff(self._config.backoff, attempt), again.wait or 0.0))
 
     def _once(self, send: Send, missing: str | None, read: Callable[[Reply], T]) -> T:
-        """Does what `_insist` does in a single attempt. Raises AgainError and CallError."""
+        """Makes one attempt of `_insist`. Raises AgainError and CallError."""
         try:
             reply = self._run(send())
             if reply.status == 404 and missing is not None:
