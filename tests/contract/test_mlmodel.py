@@ -24,7 +24,7 @@ from cowest import io, version
 from cowest.config import file_digest
 from cowest.protocols import Serving
 from cowest.records import Message
-from cowest.registry import mlmodel
+from cowest.registry import acts, mlmodel
 from cowest.registry.mlflow import RegistryConfig
 from cowest.registry.tracking import MlflowTracker
 from cowest.report.shown import filter_of, sample
@@ -204,6 +204,24 @@ def test_versions_of_before_are_fetched_as_they_are(tmp_path: Path) -> None:
     (bare / "MLmodel").write_text("flavors: {}\n")
     config.open().fetch(1, tmp_path / "fetched")
     assert file_digest(tmp_path / "fetched") == file_digest(one)
+
+
+def test_a_version_that_was_rolled_back_to_is_a_model_with_a_description(
+    trained: Path, tmp_path: Path
+) -> None:
+    config = empty_registry(tmp_path)
+    decide(config, trained, "aa", serving=Serving(settings(), ASKED))
+    decide(config, make_version(tmp_path / "b", "b"), "bb", serving=Serving(settings(), ASKED))
+    registry = config.open()
+    made = registry.enter(acts.rollback(registry.log(), None, "wrong answers"))
+    assert (made.version, registry.champion()) == (3, 3)
+    registry.fetch(3, tmp_path / "fetched")
+    assert file_digest(tmp_path / "fetched") == file_digest(trained)
+    said = config.runs().client.get_model_version(config.name, "3").description
+    assert said == "**Rollback** to version 1: wrong answers"
+    with tracking(config.runs().uri):
+        model = mlflow.pyfunc.load_model(f"models:/{config.name}@champion")
+        assert model.predict([{"question": "one"}])["answer"].to_list() == ["refined"]
 
 
 def test_settings_of_a_project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -46,6 +46,8 @@ NOTED: dict[str, Literal["waiting", "noted"]] = {
 }
 """The verdict by the tag `kind`, of what is registered with `promote: no` and is no refusal."""
 ATTEMPTS = 5
+DESCRIPTION = 5000
+"""Characters of a description that MLflow keeps."""
 FILES = "version"
 """Folder of a turn's run that holds the folders of its versions."""
 
@@ -304,7 +306,12 @@ class MlflowRegistry:
         with self._runs.reached():
             self._register_name()
             self._client.create_model_version(
-                self._runs.name, files.source, files.run, tags=tags, await_creation_for=0
+                self._runs.name,
+                files.source,
+                files.run,
+                tags=tags,
+                description=_act_in_words(tags),
+                await_creation_for=0,
             )
 
     def _register_name(self) -> None:
@@ -368,6 +375,19 @@ class MlflowRegistry:
             at=version.creation_timestamp / 1000,
             tags={name: value for name, value in tags.items() if name in shown},
         )
+
+
+def _act_in_words(tags: dict[str, str]) -> str | None:
+    """The description of a person's act on MLflow's pages; None for a turn, which has a longer one
+    once it is decided.
+    """
+    kind = tags.get("kind")
+    if kind not in ("rollback", "approval", "hold", "release"):
+        return None
+    of = f" of version {tags['of']}" if kind == "approval" else ""
+    if kind == "rollback":
+        of = f" to version {tags['of']}"
+    return f"**{kind.capitalize()}**{of}: {tags['reason']}"[:DESCRIPTION]
 
 
 def _place(content: str) -> str:
