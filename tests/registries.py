@@ -12,7 +12,8 @@ from cowest import environment, evaluation, version
 from cowest.config import load, parse, section
 from cowest.gates import Rules
 from cowest.prompts import Prompts, Template
-from cowest.records import EvalReport, PreferencePair
+from cowest.protocols import Serving
+from cowest.records import EvalReport, Message, PreferencePair
 from cowest.registry.mlflow import RegistryConfig
 from tests import stores
 from tests.factories import make_query, make_trial
@@ -67,6 +68,13 @@ def make_version(folder: Path, weights: str = "weights", curves: str = "") -> Pa
         (folder / "curves.jsonl").write_text(curves)
     version.write(folder, base="base@1", prompts=PROMPTS, trained="t")
     return folder
+
+
+def serving() -> Serving:
+    """How a version is asked, where nobody asks it."""
+    model = {"provider": "scripted", "rules": [{"match": "", "replies": ["x"]}]}
+    asked = Message(role="user", content="Which one?")
+    return Serving({"policy": model, "strong": model}, (asked,))
 
 
 def make_report(folder: Path, params: Path, *, better: bool = True) -> EvalReport:

@@ -11,7 +11,7 @@ from cowest.protocols import Registry
 from cowest.registry.mlflow import RegistryConfig
 from cowest.registry.runs import folder_of, relocated
 from cowest.registry.tracking import MlflowTracker
-from tests.registries import make_version, migrated
+from tests.registries import make_version, migrated, serving
 
 
 def registry_in(folder: Path) -> RegistryConfig:
@@ -22,7 +22,13 @@ def registry_in(folder: Path) -> RegistryConfig:
 
 def decide(registry: Registry, folder: Path, turn: str) -> int:
     made = registry.decide(
-        folder, turn=turn, promote=True, against=registry.champion(), reason="better", tags={}
+        folder,
+        turn=turn,
+        promote=True,
+        against=registry.champion(),
+        reason="better",
+        tags={},
+        serving=serving(),
     )
     return made.version
 

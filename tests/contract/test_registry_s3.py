@@ -10,7 +10,7 @@ from cowest.config import file_digest
 from cowest.errors import RegistryError
 from cowest.registry.mlflow import RegistryConfig
 from tests import s3, stores
-from tests.registries import make_version, migrated_database
+from tests.registries import make_version, migrated_database, serving
 
 
 def test_versions_are_kept_in_a_bucket_and_come_back_whole(
@@ -26,7 +26,13 @@ def test_versions_are_kept_in_a_bucket_and_come_back_whole(
         )
         folder = make_version(tmp_path / "version", curves='{"step": 1}\n')
         made = config.open().decide(
-            folder, turn="aa", promote=True, against=None, reason="better", tags={}
+            folder,
+            turn="aa",
+            promote=True,
+            against=None,
+            reason="better",
+            tags={},
+            serving=serving(),
         )
         another = config.open()
         assert another.champion() == made.version == 1

@@ -1,5 +1,6 @@
 """The pages: links that arrive, and commands that exist with the flags that they are shown with."""
 
+import ast
 import re
 import shlex
 from pathlib import Path
@@ -21,6 +22,7 @@ PAGES = sorted(
 )
 STAGES = {name.partition("@")[0] for name in NAMES}
 LINK = re.compile(r"!?\[[^]]*\]\(([^)\s]+)\)")
+PYTHON = re.compile(r"^```python\n(.*?)^```", re.MULTILINE | re.DOTALL)
 COMMAND = re.compile(r"(?:^[ ]*(?:\$ )?|`|&& )(cowest [^`\n]*)", re.MULTILINE)
 
 
@@ -44,6 +46,13 @@ def test_links_arrive(page: Path) -> None:
         assert place.exists(), f"{page}: {target}"
         if anchor:
             assert anchor in anchors(place), f"{page}: {target}"
+
+
+@pytest.mark.parametrize("page", PAGES, ids=str)
+def test_python_on_a_page_parses(page: Path) -> None:
+    text = (lines.ROOT / page).read_text(encoding="utf-8")
+    for block in PYTHON.findall(text):
+        ast.parse(block)
 
 
 def commands() -> list[tuple[Path, str]]:
