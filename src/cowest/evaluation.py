@@ -1,8 +1,8 @@
 """Systems compared: means, paired differences and gates. Pure."""
 
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from typing import NamedTuple, TypeVar, get_args
 
 import numpy as np
@@ -23,6 +23,7 @@ from cowest.records import (
 )
 from cowest.report_parts import Transitions
 from cowest.sametext import words_only
+from cowest.slices import corrected, members_of, sliced
 from cowest.thoughts import without_thoughts
 
 T = TypeVar("T")
@@ -245,17 +246,20 @@ def compare(scores: Scores, rules: Rules, beside: Beside | None = None) -> EvalR
     best = _best_single(values)
     champion = scores.rows["champion"] > 0
     gates = rules.all_gates(choices=beside.macro_f1 is not None, champion=champion)
-    measured = {**beside.by_query, "score": values}
-    quantities = _quantities(gates, best)
-    ratios = [_ratio(quantity, measured, len(scores.groups)) for quantity in quantities]
-    ratios.append(gap_closed(values["before"], values["after"], values["ideal"]))
-    *estimated, gap = estimates(scores.groups, ratios)
-    found = dict(zip(quantities, estimated, strict=True))
+    members = members_of(scores.tags)
+    ratios = _ratios(
+        _quantities(gates, best, members), {**beside.by_query, "score": values}, members
+    )
+    gap = gap_closed(values["before"], values["after"], values["ideal"])
+    *estimated, gap_found = estimates(scores.groups, [*ratios.values(), gap])
+    found = dict(zip(ratios, estimated, strict=True))
     for (of, over), one in (beside.macro_f1 or {}).items():
         found[Quantity("macro_f1", of, over)] = one
     for of, one in beside.distinct.items():
         found[Quantity("distinct", of, None)] = one
-    results = judge(gates, rules, _evidence(scores, beside, best, found))
+    seen = _evidence(scores, beside, best, found)
+    held = _corrected(gates, best, ratios, scores.groups, rules.min_groups)
+    results = judge(gates, rules, replace(seen, members=members, corrected=held))
     queries = len(scores.groups)
     return EvalReport(
         queries=queries,
@@ -269,9 +273,9 @@ def compare(scores: Scores, rules: Rules, beside: Beside | None = None) -> EvalR
         systems=_means(found),
         comparisons=_comparisons(found, best, queries),
         macro_f1=_differences(found, "macro_f1", queries),
-        gap_closed=gap,
-        transitions={name: Transitions(**seen) for name, seen in _in_order(scores.transitions)},
-        tags=_slices(scores.tags, values),
+        gap_closed=gap_found,
+        transitions={name: Transitions(**one) for name, one in _in_order(scores.transitions)},
+        tags=_slices(members, values),
         instructs={name: scores.instructs[name] for name in SYSTEMS if scores.instructs[name]},
         failed={name: _folded(reasons) for name, reasons in _in_order(scores.failed)},
         gates=results,
@@ -288,7 +292,7 @@ def _best_single(values: Mapping[str, Floats]) -> str:
     return max(means, key=means.__getitem__, default="strong")
 
 
-def _quantities(gates: Sequence[Gate], best: str) -> list[Quantity]:
+def _quantities(gates: Sequence[Gate], best: str, tags: Collection[str]) -> list[Quantity]:
     """Everything that is estimated here, each once: the quantities of every report, then those of
     the gates.
     """
@@ -296,14 +300,31 @@ def _quantities(gates: Sequence[Gate], best: str) -> list[Quantity]:
     for over in ("before", best, "strong", "champion"):
         asked.append(Quantity("score", "after", over))
     asked.append(Quantity("score", "ideal", "after"))
-    asked += [gate.quantity(best) for gate in gates if gate.metric not in ELSEWHERE]
+    for gate in gates:
+        if gate.metric not in ELSEWHERE:
+            asked += gate.quantities(best, tags)
     return list(dict.fromkeys(asked))
 
 
-def _ratio(quantity: Quantity, measured: Mapping[str, Mapping[str, Floats]], queries: int) -> Ratio:
-    """The quantity as a ratio over the queries; one that nothing was measured of has no query."""
-    metric, of, over = quantity
-    unknown = np.full(queries, np.nan)
+def _ratios(
+    quantities: Sequence[Quantity],
+    measured: Mapping[str, Mapping[str, Floats]],
+    members: Mapping[str, Sequence[int]],
+) -> dict[Quantity, Ratio]:
+    """The quantities as ratios over the queries."""
+    ratios = {}
+    for quantity in quantities:
+        ratio = _ratio(quantity, measured)
+        if quantity.tag is not None:
+            ratio = sliced(ratio, members[quantity.tag])
+        ratios[quantity] = ratio
+    return ratios
+
+
+def _ratio(quantity: Quantity, measured: Mapping[str, Mapping[str, Floats]]) -> Ratio:
+    """The quantity over all queries; one that nothing was measured of has no query."""
+    metric, of, over, _ = quantity
+    unknown = np.full_like(measured["score"]["after"], np.nan)
     values = measured.get("score" if metric == "right_to_wrong" else metric, {})
     one = values.get(of, unknown)
     if over is None:
@@ -315,6 +336,26 @@ def _ratio(quantity: Quantity, measured: Mapping[str, Mapping[str, Floats]], que
     if metric in ("score", "accuracy"):
         return difference_of(one, other)
     return mean_of(one - other, None if metric in COUNTS else (-1.0, 1.0))
+
+
+def _corrected(
+    gates: Sequence[Gate],
+    best: str,
+    ratios: Mapping[Quantity, Ratio],
+    groups: Sequence[str],
+    min_groups: int,
+) -> dict[Gate, dict[Quantity, Estimate]]:
+    """By guard of many slices, those of them that can be judged."""
+    held = {}
+    for gate in gates:
+        if gate.slices is not None and gate.guards:
+            asked = gate.quantity(best)
+            of_gate = {}
+            for quantity, ratio in ratios.items():
+                if quantity.tag is not None and quantity._replace(tag=None) == asked:
+                    of_gate[quantity] = ratio
+            held[gate] = corrected(gate, of_gate, groups, min_groups)
+    return held
 
 
 def _evidence(
@@ -361,8 +402,9 @@ def _differences(
     """The differences of one metric by name, with how many of the queries each leaves out."""
     named = {}
     for quantity, one in found.items():
-        if quantity.metric == metric and quantity.over is not None and one is not None:
-            of, over = quantity.of, quantity.over
+        of, over = quantity.of, quantity.over
+        whole = quantity.metric == metric and quantity.tag is None
+        if whole and over is not None and one is not None:
             left_out = queries - one.queries
             named[f"{of}_minus_{over}"] = Comparison(
                 **one.model_dump(), of=of, over=over, left_out=left_out
@@ -383,17 +425,13 @@ def _versions(scores: Scores) -> dict[str, str]:
 
 
 def _slices(
-    tags: Sequence[tuple[str, ...]], values: Mapping[str, Floats]
+    members: Mapping[str, Sequence[int]], values: Mapping[str, Floats]
 ) -> dict[str, dict[str, Slice]]:
     """By tag and system, the mean over the queries that have the tag."""
-    members: dict[str, list[int]] = {}
-    for number, tags_of_query in enumerate(tags):
-        for tag in tags_of_query:
-            members.setdefault(tag, []).append(number)
     found: dict[str, dict[str, Slice]] = {}
-    for tag in sorted(members):
+    for tag, numbers in members.items():
         for name, scores in values.items():
-            known = scores[members[tag]]
+            known = scores[numbers]
             known = known[~np.isnan(known)]
             if known.size:
                 mean = round(float(known.mean()), 6)

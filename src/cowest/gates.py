@@ -5,6 +5,7 @@ before it, and asks that even the unfavourable end of its 95 % interval is good 
 `unless_worse_by` is a guard: it is closed only where the whole interval is bad.
 """
 
+from collections.abc import Iterable
 from typing import Any, Literal, NamedTuple
 
 from pydantic import Field, field_validator, model_validator
@@ -24,6 +25,8 @@ Metric = Literal[
     "right_to_wrong",
     "distinct",
 ]
+ALL = "*"
+"""In the place of a name of tags: all of them."""
 BEST = "best_single"
 """The best single model: of the policies and the strong model, each alone, the one with the highest
 mean over the queries that it has a score for."""
@@ -77,6 +80,8 @@ class Quantity(NamedTuple):
     of: str
     over: str | None
     """The system whose value is subtracted; None for the mean of `of` itself."""
+    tag: str | None = None
+    """Only the queries with this tag; None for all."""
 
 
 class Bound(NamedTuple):
@@ -126,6 +131,14 @@ class Gate(Config):
     """The same as `better_by`, or as `no_worse_by` where it is below zero; on `macro_f1` it is
     `unless_worse_by` with the sign turned. The default of all four is `at_least: 0`."""
 
+    slice: str | None = None
+    """Judges only the queries with this tag: `kind=refund`, or the tag as the report shows it."""
+    slices: str | None = None
+    """Judges each tag of this name by itself: `kind` for `kind: refund`, `kind: damage` and the
+    others, `*` for all tags. With `unless_worse_by` the gate is closed if any of them is surely
+    worse (by Holm's procedure, since of many some seem worse by chance), and tags with too few
+    groups are left out. Otherwise every one of them must hold."""
+
     @field_validator("over", mode="before")
     @classmethod
     def _a_system(cls, value: Any) -> Any:
@@ -145,6 +158,11 @@ class Gate(Config):
         relations = [name for name in RELATIONS if getattr(self, name) is not None]
         if len(relations) > 1:
             raise ValueError(f"{' and '.join(relations)} in one gate: say one of them")
+        sliced = self.slice is not None or self.slices is not None
+        if self.slice is not None and self.slices is not None:
+            raise ValueError("slice and slices in one gate: say one of them")
+        if sliced and self.metric in ("macro_f1", "distinct"):
+            raise ValueError(f"{self.metric} is of all queries, and has no slices")
         if self.over is None:
             self._of_itself(relations)
         else:
@@ -186,12 +204,16 @@ class Gate(Config):
     def name(self) -> str:
         """The gate in words, as in `after over best single`."""
         metric = NAMED[self.metric]
-        if self.above is not None:
-            return f"{metric} of {self.of} above {self.above:g}"
-        if self.under is not None:
-            return f"{metric} of {self.of} under {self.under:g}"
         name = f"{self.of} over {self.over}".replace("_", " ")
-        return name if self.metric == "score" else f"{name} in {metric}"
+        if self.above is not None:
+            name = f"{metric} of {self.of} above {self.above:g}"
+        elif self.under is not None:
+            name = f"{metric} of {self.of} under {self.under:g}"
+        elif self.metric != "score":
+            name = f"{name} in {metric}"
+        if self.slices is not None:
+            return f"{name}, each {'tag' if self.slices == ALL else self.slices}"
+        return name if self.slice is None else f"{name}, {self.slice}"
 
     @property
     def bound(self) -> Bound:
@@ -218,9 +240,28 @@ class Gate(Config):
             return 0 - self.unless_worse_by, True
         return self.at_least or 0.0, self.metric == "macro_f1"
 
-    def quantity(self, best: str) -> Quantity:
+    @property
+    def guards(self) -> bool:
+        """True for a gate that is closed only where the whole interval is worse."""
+        return self.over is not None and self._asked()[1]
+
+    def tags(self, known: Iterable[str]) -> list[str]:
+        """The tags that are judged, of those that the queries have."""
+        if self.slice is not None:
+            return [tag for tag in known if tag in (self.slice, self.slice.replace("=", ": ", 1))]
+        if self.slices is None:
+            return []
+        return [tag for tag in known if self.slices in (ALL, tag.partition(":")[0])]
+
+    def quantity(self, best: str, tag: str | None = None) -> Quantity:
         """The quantity that is looked at, with the name of the best single model in place."""
-        return Quantity(self.metric, self.of, best if self.over == BEST else self.over)
+        return Quantity(self.metric, self.of, best if self.over == BEST else self.over, tag)
+
+    def quantities(self, best: str, known: Iterable[str]) -> list[Quantity]:
+        """The quantities that are looked at, one per slice; `known` has the tags of all queries."""
+        if self.slice is None and self.slices is None:
+            return [self.quantity(best)]
+        return [self.quantity(best, tag) for tag in self.tags(known)]
 
 
 DEFAULTS = (

@@ -38,14 +38,22 @@ class Evidence:
     """By system, the share of each query's rows that were refused; empty if no gate counts them."""
     instructs: Mapping[str, float] = field(default_factory=dict)
     """By system, the share of its rows that speak to the judge; empty if no judge scores."""
+    members: Mapping[str, Sequence[int]] = field(default_factory=dict)
+    """By tag, the numbers of the queries that have it."""
+    corrected: Mapping[Gate, Mapping[Quantity, Estimate]] = field(default_factory=dict)
+    """By guard of many slices, those that can be judged, each with an interval as wide as Holm's
+    procedure asks."""
+
+
+Verdict = tuple[bool | None, str, Estimate | None]
+"""True if a gate passed (None: it does not apply), the reason, and the estimate that decided."""
 
 
 def judge(gates: Sequence[Gate], rules: Rules, seen: Evidence) -> tuple[GateResult, ...]:
     """The outcome of each gate."""
     results = []
     for gate in gates:
-        estimate = seen.found.get(gate.quantity(seen.best))
-        passed, reason = _judge(gate, rules, seen, estimate)
+        passed, reason, estimate = _judge(gate, rules, seen)
         bound = gate.bound
         results.append(
             GateResult(
@@ -109,29 +117,80 @@ def _end(gate: Gate, estimate: Estimate | None) -> float | None:
     return estimate.low
 
 
-def _judge(
-    gate: Gate, rules: Rules, seen: Evidence, estimate: Estimate | None
-) -> tuple[bool | None, str]:
-    """The verdict on one gate (None: it does not apply), with the reason in words."""
-    quantity = gate.quantity(seen.best)
-    sides = [SAID[name] for name in (quantity.of, quantity.over) if name is not None]
+def _judge(gate: Gate, rules: Rules, seen: Evidence) -> Verdict:
+    """The verdict on one gate."""
+    quantities = gate.quantities(seen.best, seen.members)
+    # A champion whose rows all failed is no absent champion: then the gate fails.
+    if "champion" in (gate.of, gate.over) and "champion" not in seen.failed:
+        return None, "does not apply: there is no champion yet", None
+    if not quantities:
+        tags = f"the tag {gate.slice}" if gate.slices is None else f"a tag of {gate.slices}"
+        return False, f"closed: no query has {tags}", None
+    if gate.slices is None:
+        return _judge_one(gate, rules, seen, quantities[0])
+    if gate.guards:
+        return _judge_any(gate, rules, seen, quantities)
+    verdicts = {one: _judge_one(gate, rules, seen, one) for one in quantities}
+    # All must pass; the one that fails is said, or else the one that is nearest to it.
+    for quantity, (passed, reason, estimate) in verdicts.items():
+        if not passed:
+            return False, f"{quantity.tag}: {reason}", estimate
+    nearest = _worst(gate, {one: verdicts[one][2] for one in quantities})
+    _, reason, estimate = verdicts[nearest]
+    return True, f"{len(quantities)} slices, least of all {nearest.tag}: {reason}", estimate
+
+
+def _judge_one(gate: Gate, rules: Rules, seen: Evidence, quantity: Quantity) -> Verdict:
+    """The verdict on one quantity."""
+    estimate = seen.found.get(quantity)
     if estimate is None:
-        # A champion whose rows all failed is no absent champion: then the gate fails.
-        if "champion" in (quantity.of, quantity.over) and "champion" not in seen.failed:
-            return None, "does not apply: there is no champion yet"
+        sides = [SAID[name] for name in (quantity.of, quantity.over) if name is not None]
         both = "both " if len(sides) == 2 else ""
-        return False, f"closed: no query has {LACKS[gate.metric]} of {both}{' and '.join(sides)}"
+        lacks = f"no query has {LACKS[gate.metric]} of {both}{' and '.join(sides)}"
+        return False, f"closed: {lacks}", None
     closed = (
         _unequal_failures(rules, seen, quantity)
         or _unequal_instructions(rules, seen, quantity)
         or _too_few(rules, estimate)
     )
     if closed is not None:
-        return False, f"closed: {closed}"
+        return False, f"closed: {closed}", estimate
     value = _end(gate, estimate)
     if value is None:
-        return False, f"closed: no bound to judge by: {estimate.note}"
-    return gate.bound.met(value), _compared(gate, quantity, estimate, value)
+        return False, f"closed: no bound to judge by: {estimate.note}", estimate
+    return gate.bound.met(value), _compared(gate, quantity, estimate, value), estimate
+
+
+def _judge_any(gate: Gate, rules: Rules, seen: Evidence, quantities: list[Quantity]) -> Verdict:
+    """The verdict of a guard, which is closed if any of its slices is worse."""
+    for quantity in quantities:
+        failed = _unequal_failures(rules, seen, quantity)
+        if failed is not None:
+            return False, f"closed: {quantity.tag}: {failed}", seen.found.get(quantity)
+    judged = seen.corrected.get(gate, {})
+    if not judged:
+        few = f"none of {len(quantities)} slices has {rules.min_groups} groups (compare.min_groups)"
+        return False, f"closed: {few}, with enough that differ", None
+    worst = _worst(gate, judged)
+    value = _end(gate, judged[worst])
+    assert value is not None, "a slice without an interval is not judged"
+    left_out = len(quantities) - len(judged)
+    said = f"{len(judged)} slices"
+    if left_out:
+        said += f" ({left_out} more have too few groups that differ)"
+    said += f", worst of all {worst.tag}: {_compared(gate, worst, judged[worst], value)}"
+    said = said.replace("its 95 % interval", "its interval, as wide as so many slices ask,")
+    return gate.bound.met(value), said, judged[worst]
+
+
+def _worst(gate: Gate, estimates: Mapping[Quantity, Estimate | None]) -> Quantity:
+    """The quantity whose interval's end is the nearest to failing, or fails by the most."""
+    ends = {}
+    for quantity, estimate in estimates.items():
+        value = _end(gate, estimate)
+        assert value is not None, "only what was judged is compared"
+        ends[quantity] = value if gate.bound.relation == "at least" else -value
+    return min(ends, key=ends.__getitem__)
 
 
 def _compared(gate: Gate, quantity: Quantity, estimate: Estimate, value: float) -> str:
@@ -160,9 +219,9 @@ def _compared(gate: Gate, quantity: Quantity, estimate: Estimate, value: float) 
 def _unequal_failures(rules: Rules, seen: Evidence, quantity: Quantity) -> str | None:
     """The reason if too many rows failed on one side alone; None if they did not."""
     of, over = quantity.of, quantity.over
-    failed = _failed(seen, quantity.metric, of)
+    failed = _failed(seen, quantity, of)
     # A number fails nowhere.
-    missed = [0.0] * len(failed) if over is None else _failed(seen, quantity.metric, over)
+    missed = [0.0] * len(failed) if over is None else _failed(seen, quantity, over)
     # Query by query: where each side fails on other queries, equal shares would hide that both
     # were spared the queries that they get wrong.
     gaps = [abs(one - other) for one, other in zip(failed, missed, strict=True)]
@@ -180,16 +239,18 @@ def _unequal_failures(rules: Rules, seen: Evidence, quantity: Quantity) -> str |
     )
 
 
-def _failed(seen: Evidence, metric: str, system: str) -> Sequence[float]:
-    """The share of each query's rows that failed.
+def _failed(seen: Evidence, quantity: Quantity, system: str) -> Sequence[float]:
+    """The share of each query's rows that failed, of the queries that the quantity is of.
 
     For a gate on refusals, a refused row is counted by the metric and is no failure.
     """
     failed = seen.failed.get(system, ())
-    if metric != "refused" or system not in seen.refused:
+    if quantity.metric == "refused" and system in seen.refused:
+        pairs = zip(failed, seen.refused[system], strict=True)
+        failed = [max(0.0, one - refused) for one, refused in pairs]
+    if quantity.tag is None or not failed:
         return failed
-    refused = seen.refused[system]
-    return [max(0.0, one - other) for one, other in zip(failed, refused, strict=True)]
+    return [failed[number] for number in seen.members[quantity.tag]]
 
 
 def _unequal_instructions(rules: Rules, seen: Evidence, quantity: Quantity) -> str | None:

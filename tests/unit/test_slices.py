@@ -1,0 +1,157 @@
+"""Gates on slices: one tag, each tag of a name, and Holm's procedure over many of them."""
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from cowest import io
+from cowest.config import parse
+from cowest.errors import ConfigError
+from cowest.gates import Gate, Rules
+from cowest.intervals import ALPHA, difference_of, estimates
+from cowest.judging import follows
+from cowest.records import EvalReport, Trial
+from cowest.slices import corrected, members_of, sliced
+from tests.factories import make_trial, write_report
+
+KINDS = ("refund", "damage", "delay")
+
+
+def judged(folder: Path, rows: list[Trial], **gate: Any) -> EvalReport:
+    io.write(folder / "trials.jsonl", rows)
+    settings = {"gates": [{"over": "before", **gate}], "guards": False}
+    write_report(folder / "trials.jsonl", folder / "eval.json", parse(Rules, settings, "compare"))
+    return io.read_document(folder / "eval.json", EvalReport)
+
+
+def rows_of(worse: str, groups: int = 24, **fields: Any) -> list[Trial]:
+    """Each group has one query of each kind: alignment turned those of one kind wrong, and those
+    of the others right.
+    """
+    rows = []
+    for number in range(len(KINDS) * groups):
+        kind = KINDS[number % len(KINDS)]
+        common = {"group": f"g{number // len(KINDS)}", "tags": (f"kind: {kind}", "all"), **fields}
+        good, bad = 1.0, 0.4 * (number // len(KINDS) % 2)
+        before, after = (good, bad) if kind == worse else (bad, good)
+        rows.append(make_trial(number, "before", score=before, **common))
+        rows.append(make_trial(number, "after", score=after, **common))
+    return rows
+
+
+def test_a_slice_is_judged_by_its_own_queries(tmp_path: Path) -> None:
+    rows = rows_of(worse="refund")
+    for tag, passes in (("kind=refund", False), ("kind: damage", True), ("all", False)):
+        (gate,) = judged(tmp_path, rows, slice=tag, better_by=0.3).gates
+        assert gate.passed is passes, gate.reason
+        assert gate.name == f"after over before, {tag}"
+        assert gate.estimate is not None
+        assert gate.estimate.queries == (72 if tag == "all" else 24)
+
+
+def test_a_slice_that_is_surely_worse_closes_the_gate_though_the_whole_is_better(
+    tmp_path: Path,
+) -> None:
+    rows = rows_of(worse="refund")
+    found = judged(tmp_path, rows, slices="kind", unless_worse_by=0.1)
+    (gate,) = found.gates
+    assert found.comparisons["after_minus_before"].mean > 0
+    assert gate.passed is False
+    assert "3 slices, worst of all kind: refund" in gate.reason
+    assert judged(tmp_path, rows_of(worse="none"), slices="*", unless_worse_by=0.1).passed
+
+
+def test_all_slices_must_hold_where_proof_is_asked(tmp_path: Path) -> None:
+    better = rows_of(worse="none")
+    (gate,) = judged(tmp_path, better, slices="kind", better_by=0.1).gates
+    assert gate.passed is True and "3 slices, least of all kind: " in gate.reason
+    (gate,) = judged(tmp_path, rows_of(worse="delay"), slices="kind", no_worse_by=0.1).gates
+    assert gate.passed is False and gate.reason.startswith("kind: delay: ")
+
+
+def test_a_slice_without_evidence_is_not_passed(tmp_path: Path) -> None:
+    few = rows_of(worse="none", groups=9)
+    for gate, says in (
+        ({"slice": "kind=theft", "better_by": 0}, "closed: no query has the tag kind=theft"),
+        ({"slices": "colour", "better_by": 0}, "closed: no query has a tag of colour"),
+        ({"slices": "kind", "better_by": 0}, "closed: 9 groups of queries were compared"),
+        ({"slices": "kind", "unless_worse_by": 0}, "closed: none of 3 slices has 10 groups"),
+    ):
+        (found,) = judged(tmp_path, few, **gate).gates
+        assert found.passed is False and says in found.reason
+    # Few failures in all, but all of them in one slice.
+    rows = rows_of(worse="none", groups=74)
+    for place in (0, 6):
+        failed = {"failed": "refine: timeout", "refinement": None, "score": None}
+        rows[place + 1] = rows[place + 1].model_copy(update=failed)
+    assert judged(tmp_path, rows, better_by=0).passed
+    for gate in ({"better_by": 0}, {"unless_worse_by": 0}):
+        (found,) = judged(tmp_path, rows, slices="kind", **gate).gates
+        assert found.passed is False and "2.7% of the rows of the challenger failed" in found.reason
+
+
+def test_a_report_of_slices_is_held_to_its_values(tmp_path: Path) -> None:
+    gates = (Gate(over="before", slices="kind", unless_worse_by=0.1),)
+    (closed,) = judged(tmp_path, rows_of(worse="refund"), slices="kind", unless_worse_by=0.1).gates
+    assert follows([closed], gates, champion=False)
+    assert not follows([closed.model_copy(update={"passed": True})], gates, champion=False)
+    (open_one,) = judged(tmp_path, rows_of(worse="x"), slices="kind", unless_worse_by=0.1).gates
+    assert follows([open_one], gates, champion=False)
+    other = (Gate(over="before", slices="colour", unless_worse_by=0.1),)
+    assert not follows([open_one], other, champion=False)
+
+
+def closings(slices: int, runs: int, worse: int = 0) -> tuple[int, int, int]:
+    """Runs in which a guard finds a slice that is no worse: by Holm's procedure, and without; and
+    the slices of the first `worse`, which are, that Holm's procedure finds.
+    """
+    rng = np.random.default_rng(0)
+    gate = Gate(over="before", slices="*", unless_worse_by=0)
+    groups = [f"g{number // slices}" for number in range(30 * slices)]
+    members = members_of([(f"{number % slices:02}",) for number in range(30 * slices)])
+    by_holm = without = found = 0
+    for _ in range(runs):
+        chance = np.full(len(groups), 0.5)
+        for tag in list(members)[:worse]:
+            chance[members[tag]] = 0.05
+        before = (rng.random(len(groups)) < np.where(chance < 0.5, 0.95, 0.5)).astype(float)
+        after = (rng.random(len(groups)) < chance).astype(float)
+        whole = difference_of(after, before)
+        ratios = {gate.quantity("strong", tag): sliced(whole, of) for tag, of in members.items()}
+        low = {
+            quantity.tag
+            for quantity, one in corrected(gate, ratios, groups, 10).items()
+            if one.high is not None and one.high < 0
+        }
+        null = set(list(members)[worse:])
+        by_holm += bool(low & null)
+        found += len(low - null)
+        plain = dict(zip(ratios, estimates(groups, list(ratios.values()), ALPHA), strict=True))
+        ends = {quantity.tag: one.high for quantity, one in plain.items() if one is not None}
+        without += any(ends[tag] is not None and ends[tag] < 0 for tag in null)
+    return by_holm, without, found
+
+
+@pytest.mark.slow
+def test_many_slices_close_no_more_often_than_one() -> None:
+    by_holm, without, _ = closings(slices=20, runs=60)
+    assert by_holm <= 5
+    assert without >= 12, "uncorrected, some slice seems worse by chance"
+
+
+def test_slices_that_are_worse_are_found_beside_others() -> None:
+    by_holm, _, found = closings(slices=6, runs=10, worse=2)
+    assert found == 20
+    assert by_holm <= 2
+
+
+def test_settings_of_slices_that_mean_nothing_are_refused() -> None:
+    for gate, says in (
+        ({"over": "before", "slice": "a", "slices": "b"}, "slice and slices in one gate"),
+        ({"over": "before", "metric": "macro_f1", "slice": "a"}, "macro_f1 is of all queries"),
+        ({"metric": "distinct", "above": 0.1, "slices": "a"}, "distinct is of all queries"),
+    ):
+        with pytest.raises(ConfigError, match=says):
+            parse(Rules, {"gates": [gate]}, "compare")
