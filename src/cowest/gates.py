@@ -299,7 +299,7 @@ class Rules(Config):
     metric takes their place. Without a champion, `after` must also be better by 0.005 than the
     strong model alone and than the policy alone, unless gates name them."""
     promote_everything: bool = False
-    """Promotes every challenger, without any gate or guard. `gates: []` must be said too."""
+    """Promotes every challenger, without any gate on its answers. `gates: []` must be said too."""
     min_groups: int = Field(default=10, ge=1)
     """Fewest groups of queries behind a difference for its gate to open. Under 5 there is no
     interval. With few, the interval is so wide that hardly a better challenger passes: of those
