@@ -45,7 +45,7 @@ class Evidence:
     procedure asks."""
 
 
-Outcome = tuple[bool | None, str, Estimate | None]
+GateVerdict = tuple[bool | None, str, Estimate | None]
 """True if a gate passed (None: it does not apply), the reason, and the estimate that decided."""
 
 
@@ -117,7 +117,7 @@ def _end(gate: Gate, estimate: Estimate | None) -> float | None:
     return estimate.low
 
 
-def _judge(gate: Gate, rules: Rules, seen: Evidence) -> Outcome:
+def _judge(gate: Gate, rules: Rules, seen: Evidence) -> GateVerdict:
     """The verdict on one gate."""
     quantities = gate.quantities(seen.best, seen.members)
     # A champion whose rows all failed is no absent champion: then the gate fails.
@@ -140,7 +140,7 @@ def _judge(gate: Gate, rules: Rules, seen: Evidence) -> Outcome:
     return True, f"{len(quantities)} slices, least of all {nearest.tag}: {reason}", estimate
 
 
-def _judge_one(gate: Gate, rules: Rules, seen: Evidence, quantity: Quantity) -> Outcome:
+def _judge_one(gate: Gate, rules: Rules, seen: Evidence, quantity: Quantity) -> GateVerdict:
     """The verdict on one quantity."""
     estimate = seen.found.get(quantity)
     if estimate is None:
@@ -161,7 +161,7 @@ def _judge_one(gate: Gate, rules: Rules, seen: Evidence, quantity: Quantity) -> 
     return gate.bound.met(value), _compared(gate, quantity, estimate, value), estimate
 
 
-def _judge_any(gate: Gate, rules: Rules, seen: Evidence, quantities: list[Quantity]) -> Outcome:
+def _judge_any(gate: Gate, rules: Rules, seen: Evidence, quantities: list[Quantity]) -> GateVerdict:
     """The verdict of a guard, which is closed if any of its slices is worse."""
     for quantity in quantities:
         failed = _unequal_failures(rules, seen, quantity)
