@@ -17,7 +17,7 @@ from cowest import stages
 from cowest.config import Config, digest, load, parse, section
 from cowest.errors import ConfigError, CoWestError, InputError, RegistryError
 from cowest.gates import OF_CHOICES
-from cowest.models import hf
+from cowest.models import AnyProvider, hf
 from cowest.models.chat import TRIED
 from cowest.models.hf import HFConfig
 from cowest.models.openai import OpenAIConfig
@@ -55,6 +55,12 @@ UNQUOTED = r"--(?:raw|against) +(\$\{(?:turn\.raw|item\.against)\})"
 OF_A_TURN = ("validate", "train", "track", "report", "dvc")
 BESIDE_STAGES = {"models", "registry", "turn", "serve"}
 """Sections of params.yaml that are no stage: `models` holds anchors."""
+
+
+class ServedPolicy(Config):
+    """The policy in the section `serve`."""
+
+    policy: AnyProvider
 
 
 def preflight(params: Path) -> None:
@@ -109,6 +115,7 @@ def stage_settings(params: Path) -> tuple[list[Config], list[CoWestError]]:
             problems.append(error)
     try:
         agree(found, str(params))
+        serves_as_judged(values.get("serve"), found.get("evaluate"), str(params))
     except ConfigError as error:
         problems.append(error)
     return list(found.values()), problems
@@ -144,6 +151,32 @@ def agree(settings: Mapping[str, Any], where: str) -> None:
             "aside there would be learned: write `queries: &contract {...}` and "
             "`corpus: {kind: corpus, queries: *contract}`"
         )
+
+
+def serves_as_judged(serve: Any, evaluate: EvaluateConfig | None, where: str) -> None:
+    """Raises ConfigError for a policy in `serve` that could not take what `evaluate` judges.
+
+    An adapter is loaded on the base that it was trained on, in the same number format and with the
+    same chat template; device and rows may be others, and the model may lie elsewhere there.
+    """
+    if not isinstance(serve, dict) or "policy" not in serve or evaluate is None:
+        return
+    served = parse(ServedPolicy, {"policy": serve["policy"]}, f"{where}: serve").policy
+    judged = evaluate.policy
+    if not isinstance(judged, HFConfig):
+        return
+    if not isinstance(served, HFConfig):
+        raise ConfigError(
+            f"{where}: serve.policy has provider {served.provider}, which takes no adapter: name "
+            "the base as evaluate does (`policy: *policy`); a server of your own that holds the "
+            "challenger is compared in evaluate.agreement.served"
+        )
+    for name in ("dtype", "chat_template"):
+        if getattr(served, name) != getattr(judged, name):
+            raise ConfigError(
+                f"{where}: serve.policy has another {name} than evaluate.policy, and an adapter is "
+                "served on the base that it was judged on alone: name one base (`policy: *policy`)"
+            )
 
 
 def raw_data_problems(params: Path) -> list[CoWestError]:

@@ -85,6 +85,30 @@ def test_the_corpus_has_the_contract_of_the_queries(project: dict[str, Any]) -> 
         preflight.preflight(write(project))
 
 
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        ({"dtype": "bfloat16"}, "serve.policy has another dtype than evaluate.policy"),
+        ({"chat_template": "{{ messages }}"}, "serve.policy has another chat_template"),
+        ({"device": "cuda", "rows": 8, "model": "elsewhere/base"}, None),
+    ],
+)
+def test_what_serves_can_take_what_was_judged(
+    project: dict[str, Any], change: dict[str, Any], said: str | None
+) -> None:
+    project["serve"] = {**project["serve"], "policy": {**project["serve"]["policy"], **change}}
+    _, problems = preflight.stage_settings(write(project))
+    assert [said in str(problem) for problem in problems] == ([True] if said else [])
+
+
+def test_an_endpoint_takes_no_adapter_to_serve(project: dict[str, Any]) -> None:
+    endpoint = {"provider": "openai", "model": "m", "base_url": "http://localhost:8000/v1"}
+    project["serve"] = {**project["serve"], "policy": endpoint}
+    _, (problem,) = preflight.stage_settings(write(project))
+    assert "takes no adapter" in str(problem)
+    assert "evaluate.agreement.served" in str(problem)
+
+
 def test_one_problem_is_raised_as_it_is(project: dict[str, Any]) -> None:
     project["score"]["scorrer"] = 1
     with pytest.raises(ConfigError, match=r"params\.yaml: score: scorrer: unknown setting"):
