@@ -2,7 +2,7 @@
 # make test   the tests, as CI runs them
 # Both make the environment first. The rest: make help
 .DEFAULT_GOAL := help
-.PHONY: help install announce demo test test-quick kill evidence evidence-paper check image serve ui clean bench-data bench-calls bench-gate
+.PHONY: help install announce demo test test-quick kill gate-races evidence evidence-paper check image serve ui clean bench-data bench-calls bench-gate
 
 PYTHON ?= python3
 VENV ?= .venv
@@ -31,6 +31,7 @@ help:
 	@echo "make test         lint, types, import rules and all tests"
 	@echo "make test-quick   unit tests that take no second each"
 	@echo "make kill         a hosted stage killed at 20 moments: no answer lost, none paid for twice"
+	@echo "make gate-races   promotions and rollbacks killed, and at once: always exactly one champion"
 	@echo "make evidence     what alignment by collaborative feedback is worth, against its controls (hours)"
 	@echo "make bench-calls  what calls take, beside other clients: docs/performance.md"
 	@echo "make bench-gate   how often a gate's interval misses the truth, and what promotes by chance: docs/report.md"
@@ -88,6 +89,10 @@ test-quick: install
 # A hosted stage killed at 20 seeded moments; `make test` has the short form.
 kill: install
 	COWEST_KILLS=20 pytest tests/e2e/test_kill.py -k hosted
+
+# 20 seeded kills between two writes, and 50 rounds of two processes at once, on SQLite, PostgreSQL and through MLflow's server.
+gate-races: install
+	COWEST_KILLS=20 COWEST_RACES=50 pytest -s tests/e2e/test_races.py
 
 # What alignment is worth, with its controls: hours on two cores; a run that is cut goes on where it was.
 evidence: install

@@ -11,11 +11,14 @@ from typing import Any
 import pytest
 
 from cowest import io, stages, version
-from cowest.config import file_digest
+from cowest.config import digest, file_digest
 from cowest.errors import ContractError, CoWestError, InputError
+from cowest.ledger.claims import spend
+from cowest.ledger.store import open_store
 from cowest.lineage import Turn
 from cowest.prompts import Template
 from cowest.records import Decision, EvalReport
+from cowest.registry import acts
 from cowest.registry.mlflow import RegistryConfig
 from cowest.report import words
 from tests.registries import PROMPTS, empty_registry, make_pair, make_report, make_version
@@ -36,6 +39,7 @@ class Project:
 
     def __init__(self, folder: Path) -> None:
         self.folder, self.registry = folder, empty_registry(folder)
+        self.settings: dict[str, Any] = {}
         (folder / "raw").mkdir()
         (folder / "raw" / "rows.jsonl").write_text("{}\n")
         (folder / "params.yaml").write_text(PARAMS)
@@ -72,7 +76,10 @@ class Project:
         return io.read_document(self.folder / "decision.json", Decision)
 
     def run(self, stage: str, **ports: Any) -> None:
-        stages.run(stage, {"registry": self.registry.model_dump()}, **ports)
+        settings: dict[str, Any] = {"registry": self.registry.model_dump()}
+        if stage == "register":
+            settings |= self.settings
+        stages.run(stage, settings, **ports)
 
     def new_data(self, text: str) -> None:
         (self.folder / "raw" / "rows.jsonl").write_text(text)
@@ -383,6 +390,76 @@ def test_what_was_not_judged_is_not_registered(
     with pytest.raises(ContractError, match=said):
         project.register()
     assert project.registry.open().log() == before
+
+
+def test_a_turn_that_needs_approval_waits_and_is_the_same_turn(project: Project) -> None:
+    params = project.folder / "params.yaml"
+    params.write_text(f"{PARAMS}register: {{}}\n")
+    key = project.pin().key
+    params.write_text(f"{PARAMS}register: {{require_approval: true}}\n")
+    assert project.pin().key == key, "no row changes"
+    project.settings = {"require_approval": True}
+    waits = project.register()
+    assert (waits.verdict, waits.promoted, waits.champion) == ("waiting", False, None)
+    assert json.loads((project.folder / "decision.json").read_text())["waiting"] is True
+    assert project.register() == waits
+    registry = project.registry.open()
+    registry.enter(acts.approval(registry.log(), waits.version, "read it"))
+    assert project.pin().champion is None, "the turn is decided, and keeps what it pinned"
+    project.new_data("{}\n{}\n")
+    assert project.pin().champion == 2
+
+
+def test_a_refusal_needs_no_approval(project: Project) -> None:
+    project.settings = {"require_approval": True}
+    project.judge(better=False)
+    project.pin()
+    assert project.register().verdict == "refused"
+
+
+def test_the_next_turn_starts_from_what_a_rollback_restored(project: Project) -> None:
+    project.pin()
+    project.register()
+    first = file_digest(project.folder / "challenger")
+    project.new_data("{}\n{}\n")
+    make_version(project.folder / "challenger", "after dpo again")
+    project.pin()
+    project.judge()
+    assert project.register().champion == 2
+    registry = project.registry.open()
+    registry.enter(acts.rollback(registry.log(), None, "worse on invoices"))
+    # Other data, and all the same the files that were rolled back.
+    project.new_data("{}\n{}\n{}\n")
+    assert project.pin().champion == 3
+    assert file_digest(project.folder / "start") == first
+    assert file_digest(project.folder / "champion") == first
+    project.judge()
+    same = project.register()
+    assert (same.promoted, same.champion) == (False, 3)
+    assert "worse on invoices" in same.reason
+    # Data that make something else are promoted.
+    project.new_data("{}\n{}\n{}\n{}\n")
+    make_version(project.folder / "challenger", "after dpo at last")
+    project.pin()
+    project.judge()
+    assert project.register().champion == 5
+
+
+def test_a_decision_says_what_it_was_judged_by_and_what_the_turn_cost(project: Project) -> None:
+    key = project.pin().key
+    store = open_store()
+    price = [(key, 1.25, 300)]
+    store.write(lambda db: spend(db, price))
+    project.register()
+    tags = project.registry.open().log()[0].tags
+    report = io.read_document(project.folder / "eval.json", EvalReport)
+    gates = json.loads(tags["gates"])
+    assert [gate["name"] for gate in gates] == [gate.name for gate in report.gates]
+    assert gates[0]["value"] == report.gates[0].value
+    assert json.loads(tags["cost"]) == {"usd": 1.25, "tokens": 300}
+    assert (tags["strong"], tags["scorer"]) == (report.strong, report.scorer)
+    assert tags["prompts"] == digest(PROMPTS)
+    assert tags["by"] == acts.who()
 
 
 def test_what_was_judged_is_registered(project: Project) -> None:
