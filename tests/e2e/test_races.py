@@ -7,13 +7,16 @@ exactly one champion, old or new, and the act that was killed can be done again.
 import os
 import random
 from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
 
+from cowest.protocols import Registry
 from cowest.records import Decision
 from cowest.registry.log import champion_of, find
 from cowest.registry.mlflow import ALIAS, RegistryConfig
+from cowest.registry.runs import Runs
 from tests import deciders, log_of_november
 from tests.registries import make_version
 
@@ -27,14 +30,28 @@ NEVER = -1
 """A process that is to be killed at this write lives."""
 
 
+@dataclass
+class Place:
+    """A registry, opened once by a process that only looks on."""
+
+    config: RegistryConfig
+    registry: Registry
+    runs: Runs
+
+    def alias(self) -> int:
+        found = self.runs.client.get_registered_model(self.config.name)
+        return int(found.aliases[ALIAS])
+
+
 @pytest.fixture(scope="module", params=deciders.KINDS)
-def config(
+def place(
     request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
-) -> Iterator[RegistryConfig]:
+) -> Iterator[Place]:
     """A registry with three champions behind it."""
     folder = tmp_path_factory.mktemp(request.param)
     with deciders.registry_of(request.param, folder) as config:
         registry = config.open()
+        found = Place(config, registry, config.runs())
         for name in ("first", "second", "third"):
             version = make_version(folder / name, name)
             registry.decide(
@@ -45,23 +62,19 @@ def config(
                 reason="better",
                 tags={},
             )
-        yield config
+        yield found
 
 
-def alias(config: RegistryConfig) -> int:
-    return int(config.runs().client.get_registered_model(config.name).aliases[ALIAS])
-
-
-def expect_sound(config: RegistryConfig, scratch: Path) -> list[Decision]:
+def expect_sound(place: Place, scratch: Path) -> list[Decision]:
     """Exactly one champion, whom older code finds too, with its alias and its files."""
-    registry = config.open()
+    registry = place.registry
     champion, log = registry.champion(), registry.log()
     found: int | None = None
     for one in log:
         if one.promoted:
             assert one.against == found, one
             found = one.version
-    assert champion == found == champion_of(log) == alias(config)
+    assert champion == found == champion_of(log) == place.alias()
     before = [one.model_copy(update={"verdict": _given(one)}) for one in log]
     assert log_of_november.champion_of(log_of_november.fold(before)) == champion
     assert champion is not None
@@ -78,14 +91,14 @@ def weights(scratch: Path) -> str:
 
 
 @pytest.mark.parametrize("what", ACTS)
-def test_killed_between_two_writes(config: RegistryConfig, what: str, tmp_path: Path) -> None:
+def test_killed_between_two_writes(place: Place, what: str, tmp_path: Path) -> None:
     """Before each of some writes: the champion is the old one or the new one, and no third."""
     context = deciders.context()
 
     def run(name: str, at: int) -> int | None:
         """The writes of an act that lives; None if it was killed."""
         written = context.SimpleQueue()
-        given = (config, what, str(tmp_path), name, at, written)
+        given = (place.config, what, str(tmp_path), name, at, written)
         process = context.Process(target=deciders.doomed, args=given)
         process.start()
         process.join(deciders.PATIENCE)
@@ -99,10 +112,10 @@ def test_killed_between_two_writes(config: RegistryConfig, what: str, tmp_path: 
     moments = luck.sample(range(every), min(KILLS, every))
     moments += luck.choices(range(every), k=KILLS - len(moments))
     for number, moment in enumerate(moments):
-        old = expect_sound(config, tmp_path)
+        old = expect_sound(place, tmp_path)
         name = f"{what}{number}"
         assert run(name, moment) is None, f"write {moment} of {every} never came"
-        log = expect_sound(config, tmp_path)
+        log = expect_sound(place, tmp_path)
         added = log[len(old) :]
         assert len(added) <= 1
         assert [one.promoted for one in added] == [True] * len(added), "old or new"
@@ -112,7 +125,7 @@ def test_killed_between_two_writes(config: RegistryConfig, what: str, tmp_path: 
         # Done again, it ends as if nothing had been.
         if what == "promote" or not added:
             assert run(name, NEVER) is not None
-        log = expect_sound(config, tmp_path)
+        log = expect_sound(place, tmp_path)
         assert len(log) == len(old) + 1
         assert log[-1].promoted
         if what == "promote":
@@ -121,14 +134,22 @@ def test_killed_between_two_writes(config: RegistryConfig, what: str, tmp_path: 
 
 
 @pytest.mark.parametrize("pair", PAIRS, ids="-".join)
-def test_two_at_once(config: RegistryConfig, pair: tuple[str, str], tmp_path: Path) -> None:
+def test_two_at_once(place: Place, pair: tuple[str, str], tmp_path: Path) -> None:
     """In each round both have seen the same log, and one of them counts."""
     context = deciders.context()
     together, made = context.Barrier(2), context.SimpleQueue()
-    old = expect_sound(config, tmp_path)
+    old = expect_sound(place, tmp_path)
     processes = []
     for name, what in zip(("a", "b"), pair, strict=True):
-        given = (config, what, str(tmp_path), f"{name}{''.join(pair)}", ROUNDS, together, made)
+        given = (
+            place.config,
+            what,
+            str(tmp_path),
+            f"{name}{''.join(pair)}",
+            ROUNDS,
+            together,
+            made,
+        )
         processes.append(context.Process(target=deciders.racer, args=given))
     for process in processes:
         process.start()
@@ -136,7 +157,7 @@ def test_two_at_once(config: RegistryConfig, pair: tuple[str, str], tmp_path: Pa
         process.join(2 * deciders.PATIENCE)
     assert [process.exitcode for process in processes] == [0, 0]
     results = [made.get() for _ in range(2 * ROUNDS)]
-    log = expect_sound(config, tmp_path)
+    log = expect_sound(place, tmp_path)
     for number in range(ROUNDS):
         counted = {version for of, version, promoted in results if of == number and promoted}
         assert len(counted) == 1, f"round {number}: {counted} counted"
