@@ -6,10 +6,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
-from cowest import io
+from cowest import evaluation, io
 from cowest.config import parse
-from cowest.errors import ConfigError
+from cowest.errors import ConfigError, ContractError
 from cowest.gates import Gate, Rules
 from cowest.records import EvalReport, GateResult, Refinement, Trial
 from tests.factories import make_feedback, make_trial, write_report
@@ -225,3 +227,42 @@ def test_tokens_are_kept_by_trials_alone() -> None:
     old = {name: value for name, value in trial.model_dump().items() if "tokens" not in name}
     assert Trial.model_validate(old).refinement_tokens is None
     assert Refinement.model_fields["solo_tokens"].exclude
+
+
+@settings(max_examples=25)
+@given(
+    lost=st.sets(st.integers(0, 59), min_size=1),
+    how=st.sampled_from(["gone", "failed", "unscored"]),
+    whose=st.sampled_from(["champion", "after", "before"]),
+    relation=st.sampled_from(["better_by", "no_worse_by", "unless_worse_by"]),
+)
+def test_no_gate_opens_on_the_rows_that_are_left(
+    lost: set[int], how: str, whose: str, relation: str
+) -> None:
+    """Whatever rows of one side are missing, a perfect challenger is not promoted by the others."""
+    whole = trials({"score": 1.0}, {"score": [0.0, 0.1, 0.2]})
+    queries = []
+    for number in range(60):
+        rows = []
+        for row in whole[3 * number : 3 * number + 3]:
+            if row.system != whose or number not in lost:
+                rows.append(row)
+            elif how == "failed":
+                rows.append(row.model_copy(update={"failed": "refine: timeout", "score": None}))
+            elif how == "unscored":
+                rows.append(row.model_copy(update={"score": None}))
+        queries.append(rows)
+    over = "champion" if whose == "champion" else "before"
+    gate = Gate(over=over, **{relation: 0.2})
+    rules = Rules(gates=(gate,), guards=False)
+    try:
+        found = evaluation.compare(evaluation.gather(queries), rules)
+    except ContractError as error:
+        assert "no good trial of system" in str(error)
+        return
+    (result,) = found.gates
+    if how != "unscored":
+        assert result.passed is False or (result.passed is None and len(lost) == 60)
+        assert result.passed is None or result.reason.startswith("closed: ")
+    elif result.passed:
+        assert result.estimate is not None and result.estimate.groups >= rules.min_groups
