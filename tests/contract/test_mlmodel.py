@@ -20,7 +20,7 @@ import pytest
 import yaml
 from mlflow.tracing.client import TracingClient
 
-from cowest import io, version
+from cowest import __version__, io, version
 from cowest.config import file_digest
 from cowest.protocols import Serving
 from cowest.records import Message
@@ -162,7 +162,13 @@ def test_the_artifact_holds_no_code_no_pickle_and_no_key(
     assert set(found["config"]) == {"policy", "strong", "drafting"}
     needed = (place / "requirements.txt").read_text().splitlines()
     assert needed[0] == f"mlflow=={mlflow.__version__}"
-    assert wheel in needed
+    assert wheel in needed and len(needed) == len(set(needed))
+    # Where all of it is installed but CoWest itself, the wheel is found beside the file.
+    pip = [sys.executable, "-m", "pip", "install", "--dry-run", "--no-index", "--no-deps"]
+    done = subprocess.run(
+        [*pip, "-r", "requirements.txt"], cwd=place, capture_output=True, text=True, check=False
+    )
+    assert f"Would install cowest-{__version__}" in done.stdout, done.stderr
     assert any(line.startswith("phonenumbers==") for line in needed), "what an endpoint needs"
     assert not any(line.startswith("torch") for line in needed), "no local model answers here"
 

@@ -90,7 +90,7 @@ def requirements(extras: Collection[str]) -> list[str]:
     returned where CoWest is not installed.
     """
     try:
-        return sorted(_requirements(distribution(NAME), {"", *extras}))
+        return sorted(set(_requirements(distribution(NAME), {"", *extras})))
     except PackageNotFoundError:
         return []
 
