@@ -184,6 +184,7 @@ def test_an_approval_is_late_if_the_champion_it_was_judged_against_is_gone(log: 
     assert waiting(log.now) == []
     made = log.add(acts.approval(log.now, waits, "so"))
     assert (log.verdict(made), log.digest()) == ("late", "c")
+    assert "run the turn again" not in log.now[made - 1].reason, "its turn is decided"
     log.add(acts.rollback(log.now, None, "so"))
     assert [one.version for one in waiting(log.now)] == [waits], "the same files are champion"
     log.add(acts.approval(log.now, waits, "so"))

@@ -17,7 +17,9 @@ from cowest.records import Decision
 
 WIDTH = 100
 """Characters of a line of the table."""
-HEAD = "version  when              decision       by          champion      cost  why"
+HEAD = "version  when              decision       by        champion     "
+COST = "    cost  "
+"""Head of a column that is left out where no cost is known."""
 DIGESTS = ("digest", "answers", "base", "code", "params", "prompts", "report")
 """Names of digests, and of the base model, which holds one."""
 COUNTS = ("gates", "cost", "reported")
@@ -51,9 +53,10 @@ def main(argv: list[str]) -> int:
     if not lines:
         print("nothing was decided yet: run `cowest turn`")
         return 0
-    print(HEAD)
+    costs = any("cost" in decision.tags for decision, _, _ in lines)
+    print(f"{HEAD}{COST if costs else ''}why")
     for line in lines:
-        print(_line(line))
+        print(_line(line, costs))
     return 0
 
 
@@ -75,20 +78,25 @@ def named(decision: Decision) -> str:
     return decision.kind if counts else f"{decision.kind} {decision.verdict}"
 
 
-def _line(line: Line) -> str:
-    """One line of the table."""
+def _line(line: Line, costs: bool) -> str:
+    """One line of the table, with the column of costs if it is shown."""
     decision, before, after = line
     champion = _number(after) if before == after else f"{_number(before)} > {_number(after)}"
-    usd = _parsed(decision.tags.get("cost"))
-    cost = f"${usd['usd']:,.2f}" if isinstance(usd, dict) and "usd" in usd else ""
     why = decision.reason
     if decision.kind in ("rollback", "approval"):
         why = f"of {decision.of}: {why}"
     said = (
         f"{decision.version:>7}  {moment(decision.at):<16}  {cut(named(decision), 13):<13}  "
-        f"{cut(decision.by or '', 10):<10}  {champion:<11} {cost:>6}  "
+        f"{cut(decision.by or '', 8):<8}  {champion:<11}  "
     )
+    if costs:
+        said += f"{_cost(decision):>8}  "
     return (said + cut(why, max(WIDTH - len(said), 8))).rstrip()
+
+
+def _cost(decision: Decision) -> str:
+    cost = _parsed(decision.tags.get("cost"))
+    return f"${cost['usd']:,.2f}" if isinstance(cost, dict) and "usd" in cost else ""
 
 
 def _number(version: int | None) -> str:

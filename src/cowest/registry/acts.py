@@ -39,14 +39,14 @@ def told(entry: Entry, log: Sequence[Decision]) -> dict[str, str]:
     if not entry.promote:
         return plain | {"promote": "no", "reason": entry.reason}
     if champion != entry.against:
-        return plain | {"promote": "late", "reason": moved(entry.against, champion)}
+        reason = moved(entry.against, champion, entry.kind)
+        return plain | {"promote": "late", "reason": reason}
     if entry.kind == "turn":
-        reason = _kept_back(entry, log)
-        if reason is not None:
-            return {"promote": "no", "reason": reason}
-        reason = _waits(entry, log)
-        if reason is not None:
-            return {"promote": "no", "reason": reason, "kind": "waiting"}
+        kept_back, waits = _kept_back(entry, log), _waits(entry, log)
+        if kept_back is not None:
+            return {"promote": "no", "reason": kept_back}
+        if waits is not None:
+            return {"promote": "no", "reason": waits, "kind": "waiting"}
     return plain | {"promote": "yes", "reason": entry.reason}
 
 

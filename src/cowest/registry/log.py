@@ -9,6 +9,13 @@ from collections.abc import Iterable, Sequence
 from cowest.config import digest
 from cowest.records import Decision
 
+AFTER_LATE = {
+    "turn": "run the turn again to judge it against that one",
+    "rollback": "see `cowest status`, and roll back again if that one is no better",
+    "approval": "a turn with new data or another setting has to bring the like of it",
+}
+"""The advice for what came late, by its kind."""
+
 
 def fold(registered: Iterable[Decision]) -> list[Decision]:
     """The log, oldest first, of versions in any order whose verdicts are those they were given.
@@ -47,7 +54,9 @@ def _granted(
         return one
     # Two turns looked at the log before either wrote to it: MLflow has no compare-and-set, so the
     # second of the two is found here, and by every reader alike.
-    return one.model_copy(update={"verdict": "late", "reason": moved(one.against, champion)})
+    return one.model_copy(
+        update={"verdict": "late", "reason": moved(one.against, champion, one.kind)}
+    )
 
 
 def champion_of(log: Sequence[Decision]) -> int | None:
@@ -158,11 +167,9 @@ def _same_files(one: Decision | None, other: Decision | None) -> bool:
     return one is not None and other is not None and one.digest == other.digest
 
 
-def moved(against: int | None, champion: int | None) -> str:
-    """The reason of a late decision."""
+def moved(against: int | None, champion: int | None, kind: str = "turn") -> str:
+    """The reason of a late decision, with what to do about it."""
     was = "no champion" if against is None else f"version {against}"
     now = "gone" if champion is None else f"version {champion}"
-    return (
-        f"judged against {was}, and the champion was {now} when it was decided: "
-        "run the turn again to judge it against that one"
-    )
+    todo = AFTER_LATE.get(kind, AFTER_LATE["turn"])
+    return f"judged against {was}, and the champion was {now} when it was decided: {todo}"
