@@ -388,6 +388,29 @@ def test_what_comes_on_an_idle_connection_is_no_answer_to_the_next_call() -> Non
     assert len(had) == 2
 
 
+def test_a_call_on_a_kept_connection_that_is_closed_under_it_is_not_sent_again() -> None:
+    """It may have arrived, and then it is paid for: whoever asks decides about another attempt."""
+    asked: list[bytes] = []
+
+    def talk(connection: socket.socket) -> None:
+        asked.append(connection.recv(2**16))
+        connection.sendall(b"HTTP/1.1 200 OK\r\nContent-Length: 15\r\n\r\n" + BODY)
+        asked.append(connection.recv(2**16))
+
+    async def twice(url: str) -> None:
+        client = Client(f"{url}/chat/completions", None, 3)
+        await client.post({"messages": ["first"]})
+        with pytest.raises(LostError, match="connection lost") as raised:
+            await client.post({"messages": ["second"]})
+        assert raised.value.reached
+        await client.close()
+
+    with talking(talk) as (url, had):
+        asyncio.run(twice(url))
+    assert len(had) == 1
+    assert [b"first" in asked[0], b"second" in asked[1], len(asked)] == [True, True, 2]
+
+
 ENDLESS = {
     "remarks": (b"", b"HTTP/1.1 100 Continue\r\n\r\n" * 1000),
     "headers": (b"HTTP/1.1 200 OK\r\n", b"A: b\r\n" * 1000),
