@@ -55,6 +55,36 @@ def test_the_command_line_makes_pairs_and_promotes() -> None:
     assert io.read_document(folder / "reports" / "decision.json", Decision).promoted
 
 
+def test_the_champion_of_a_turn_loads_with_mlflow_and_its_calls_are_traced(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    import mlflow
+    from mlflow.tracing.client import TracingClient
+
+    folder = tiny.turned()
+    monkeypatch.setenv("COWEST_STORE", str(tmp_path / "calls.sqlite"))
+    # Loading writes beside MLmodel, and the project is to be read only.
+    shutil.copytree(folder, tmp_path / "copy")
+    monkeypatch.chdir(tmp_path)
+    artifacts = str(folder / "mlartifacts")
+    runs = RegistryConfig(
+        uri=f"sqlite:///{tmp_path}/copy/mlflow.db", name="handbook", artifacts=artifacts
+    ).runs()
+    (place,) = (tmp_path / "copy" / "mlartifacts").rglob("MLmodel")
+    model = mlflow.pyfunc.load_model(str(place.parent))
+    (asked,) = model.input_example.to_dict("records")
+    (answered,) = model.predict([asked]).to_dict("records")
+    assert answered["failed"] is None and answered["draft"] and answered["answer"]
+    (run,) = runs.client.search_runs([runs.client.get_experiment_by_name("handbook").experiment_id])
+    traces = TracingClient(runs.uri).search_traces(
+        locations=[run.info.experiment_id], run_id=run.info.run_id
+    )
+    assert len(traces) == 5
+    assert asked["question"] in {
+        one.data.spans[0].inputs["messages"][-1]["content"] for one in traces
+    }
+
+
 def test_dvc_writes_the_same_rows(dvc: Path) -> None:
     for name in ROWS:
         assert (dvc / "data" / f"{name}.jsonl").read_bytes() == (
