@@ -450,6 +450,9 @@ def test_a_decision_says_what_it_was_judged_by_and_what_the_turn_cost(project: P
     store = open_store()
     price = [(key, 1.25, 300)]
     store.write(lambda db: spend(db, price))
+    said = "INSERT INTO versions VALUES (?,?,?)"
+    for number in range(9):
+        store.write(lambda db, n=number: db.execute(said, (key, "m", f"m-{n}")))
     project.register()
     tags = project.registry.open().log()[0].tags
     report = io.read_document(project.folder / "eval.json", EvalReport)
@@ -457,6 +460,7 @@ def test_a_decision_says_what_it_was_judged_by_and_what_the_turn_cost(project: P
     assert [gate["name"] for gate in gates] == [gate.name for gate in report.gates]
     assert gates[0]["value"] == report.gates[0].value
     assert json.loads(tags["cost"]) == {"usd": 1.25, "tokens": 300}
+    assert json.loads(tags["reported"]) == {"m": [f"m-{number}" for number in range(5)]}
     assert (tags["strong"], tags["scorer"]) == (report.strong, report.scorer)
     assert tags["prompts"] == digest(PROMPTS)
     assert tags["by"] == acts.who()

@@ -16,6 +16,7 @@ from cowest.errors import ContractError, InputError
 from cowest.gates import Rules
 from cowest.io import lines, read_document, write_document
 from cowest.judging import follows, passed
+from cowest.ledger.account import NAMED_VERSIONS
 from cowest.ledger.claims import is_known, spent, versions_of
 from cowest.ledger.store import open_store
 from cowest.lineage import Turn, is_another, params_digest, settings_of, tags_of
@@ -164,7 +165,7 @@ def _judged_by(pinned: Turn, kept: version.Version, judged: EvalReport) -> dict[
     gates = []
     for gate in judged.gates:
         shown = {"name", "passed", "value", "at_least", "at_most"}
-        told = gate.model_dump(include=shown, exclude_none=True)
+        told = gate.model_dump(include=shown, exclude_none=True) | {"passed": gate.passed}
         if gate.estimate is not None:
             ends = {"mean", "low", "high", "groups"}
             told |= gate.estimate.model_dump(include=ends, exclude_none=True)
@@ -180,7 +181,7 @@ def _judged_by(pinned: Turn, kept: version.Version, judged: EvalReport) -> dict[
 
 
 def _cost(turn: str) -> dict[str, str]:
-    """Tags with what a turn cost, and the versions that its models reported.
+    """Tags with what a turn cost, and the first versions that each of its models reported.
 
     None if the call store here does not know the turn, as where steps run on several machines.
     """
@@ -189,7 +190,10 @@ def _cost(turn: str) -> dict[str, str]:
         return {}
     found = spent(store, turn)
     tags = {"cost": _compact({"usd": round(found.usd, 6), "tokens": found.tokens})}
-    reported = versions_of(store, turn)
+    reported = {}
+    for model, versions in versions_of(store, turn).items():
+        # Some endpoints report another version per answer, and a tag has a longest value.
+        reported[model] = versions[:NAMED_VERSIONS]
     if reported:
         tags["reported"] = _compact(reported)
     return tags
