@@ -256,3 +256,14 @@ def test_a_disagreement_keeps_a_better_challenger_out(tmp_path: Path) -> None:
     ]
     assert not report.passed
     assert report.agreement == (row,)
+
+
+def test_a_turn_measures_it_and_its_report_says_so() -> None:
+    turned = tiny.turned()
+    (row,) = io.read(turned / "data" / "agreement.jsonl", PolicyAgreement)
+    assert row.queries == 16
+    assert row.changed == 0
+    report = io.read_document(turned / "reports" / "eval.json", EvalReport)
+    (gate,) = [one for one in report.gates if one.metric == "agreement"]
+    assert gate.passed
+    assert "16 of 16 greedy answers are the same" in gate.reason
