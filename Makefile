@@ -132,4 +132,4 @@ image:
 	docker build -f infra/images/Dockerfile -t cowest-python:$(VERSION) $(if $(TORCH_INDEX),--build-arg TORCH_INDEX=$(TORCH_INDEX)) .
 
 clean:
-	rm -rf data/*.jsonl models reports turn.json
+	rm -rf data/*.jsonl models reports turn.json looks.json

@@ -16,6 +16,7 @@ def compare(
     sft: Output[Artifact],
     dpo: Output[Artifact],
     agreement: Input[Dataset],
+    looks: Input[Artifact],
     config: dict,
 ) -> NamedTuple("Gate", [("passed", bool)]):
     """Intervals and gates; the output `passed` is true if no gate failed."""
@@ -37,5 +38,6 @@ def compare(
         sft=sft.path,
         dpo=dpo.path,
         agreement=agreement.path,
+        looks=looks.path,
     )
     return (read_document(Path(report.path), EvalReport).passed,)

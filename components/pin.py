@@ -10,6 +10,7 @@ def pin(
     turn: Output[Artifact],
     start: Output[Model],
     champion: Output[Model],
+    looks: Output[Artifact],
     config: dict,
 ):
     """Pins what the turn rests on, and lays out the champion."""
@@ -23,4 +24,5 @@ def pin(
         turn=turn.path,
         start=start.path,
         champion=champion.path,
+        looks=looks.path,
     )

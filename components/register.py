@@ -15,6 +15,7 @@ def register(
     pairs: Input[Dataset],
     trials: Input[Dataset],
     decision: Output[Artifact],
+    looks: Input[Artifact],
     config: dict,
 ):
     """The challenger is promoted or refused, and the decision written down."""
@@ -33,4 +34,5 @@ def register(
         pairs=pairs.path,
         trials=trials.path,
         decision=decision.path,
+        looks=looks.path,
     )

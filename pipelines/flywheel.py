@@ -82,6 +82,7 @@ def _turn(text: str, config: Sections) -> Any:
             agreement=tried.outputs["agreement"],
             policy=policy,
             challenger=challenger,
+            looks=pinned.outputs["looks"],
             config=config["compare"],
         )
         registering = {
@@ -94,6 +95,7 @@ def _turn(text: str, config: Sections) -> Any:
             "corpus": corpus,
             "pairs": pairs,
             "trials": tried.outputs["trials"],
+            "looks": pinned.outputs["looks"],
         }
         # The comparison makes a condition for the cluster, so it is not Python's truth.
         with dsl.If(judged.outputs["passed"] == True, name="passed"):  # noqa: E712

@@ -72,6 +72,7 @@ def paths() -> dict[str, dict[str, str]]:
             "turn": turn.TURN,
             "start": turn.START,
             "champion": turn.CHAMPION,
+            "looks": turn.LOOKS,
         },
         "register": {
             "turn": turn.TURN,
@@ -84,6 +85,7 @@ def paths() -> dict[str, dict[str, str]]:
             "pairs": turn.PAIRS,
             "trials": turn.TRIALS,
             "decision": turn.DECISION,
+            "looks": turn.LOOKS,
         },
     }
     known = {name: dict(flags(entry["cmd"])) for name, entry in entries().items()}

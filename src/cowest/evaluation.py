@@ -25,6 +25,7 @@ from cowest.report_parts import Transitions
 from cowest.sametext import words_only
 from cowest.slices import corrected, members_of, sliced
 from cowest.thoughts import without_thoughts
+from cowest.wear import confidence
 
 T = TypeVar("T")
 Pair = tuple[str, str]
@@ -234,8 +235,10 @@ class Beside:
     """By system, how varied its drafts are."""
 
 
-def compare(scores: Scores, rules: Rules, beside: Beside | None = None) -> EvalReport:
-    """Makes the whole report.
+def compare(
+    scores: Scores, rules: Rules, beside: Beside | None = None, wear: float | None = None
+) -> EvalReport:
+    """Makes the whole report; `wear` is the mean number of earlier decisions per query.
 
     Raises ContractError if there is nothing to compare or the rows do not belong together.
     """
@@ -257,9 +260,16 @@ def compare(scores: Scores, rules: Rules, beside: Beside | None = None) -> EvalR
         found[Quantity("macro_f1", of, over)] = one
     for of, one in beside.distinct.items():
         found[Quantity("distinct", of, None)] = one
-    seen = _evidence(scores, beside, best, found)
-    held = _corrected(gates, best, ratios, scores.groups, rules.min_groups)
-    results = judge(gates, rules, replace(seen, members=members, corrected=held))
+    surer = confidence(wear, rules.spend)
+    stricter = estimates(scores.groups, list(ratios.values()), 1 - surer)
+    seen = replace(
+        _evidence(scores, beside, best, found),
+        members=members,
+        corrected=_corrected(gates, best, ratios, scores.groups, rules.min_groups),
+        strict=dict(zip(ratios, stricter, strict=True)),
+        confidence=surer,
+    )
+    results = judge(gates, rules, seen)
     queries = len(scores.groups)
     return EvalReport(
         queries=queries,
@@ -278,6 +288,7 @@ def compare(scores: Scores, rules: Rules, beside: Beside | None = None) -> EvalR
         tags=_slices(members, values),
         instructs={name: scores.instructs[name] for name in SYSTEMS if scores.instructs[name]},
         failed={name: _folded(reasons) for name, reasons in _in_order(scores.failed)},
+        wear=wear,
         gates=results,
         passed=passed(results),
     )

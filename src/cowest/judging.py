@@ -43,6 +43,17 @@ class Evidence:
     corrected: Mapping[Gate, Mapping[Quantity, Estimate]] = field(default_factory=dict)
     """By guard of many slices, those that can be judged, each with an interval as wide as Holm's
     procedure asks."""
+    strict: Mapping[Quantity, Estimate | None] = field(default_factory=dict)
+    """The quantities with the intervals whose ends decide, where they are wider than 95 %."""
+    confidence: float = 0.95
+    """Confidence of the intervals in `strict`."""
+
+    def of(self, gate: Gate, quantity: Quantity) -> Estimate | None:
+        """The estimate that decides on a gate."""
+        # A guard is closed where the whole interval is bad: a wider interval would open it.
+        if gate.guards:
+            return self.found.get(quantity)
+        return self.strict.get(quantity, self.found.get(quantity))
 
 
 GateVerdict = tuple[bool | None, str, Estimate | None]
@@ -142,7 +153,7 @@ def _judge(gate: Gate, rules: Rules, seen: Evidence) -> GateVerdict:
 
 def _judge_one(gate: Gate, rules: Rules, seen: Evidence, quantity: Quantity) -> GateVerdict:
     """The verdict on one quantity."""
-    estimate = seen.found.get(quantity)
+    estimate = seen.of(gate, quantity)
     if estimate is None:
         sides = [SAID[name] for name in (quantity.of, quantity.over) if name is not None]
         both = "both " if len(sides) == 2 else ""
@@ -158,7 +169,9 @@ def _judge_one(gate: Gate, rules: Rules, seen: Evidence, quantity: Quantity) -> 
     value = _end(gate, estimate)
     if value is None:
         return False, f"closed: no bound to judge by: {estimate.note}", estimate
-    return gate.bound.met(value), _compared(gate, quantity, estimate, value), estimate
+    confidence = 0.95 if gate.guards else seen.confidence
+    said = _compared(gate, quantity, estimate, value, confidence)
+    return gate.bound.met(value), said, estimate
 
 
 def _judge_any(gate: Gate, rules: Rules, seen: Evidence, quantities: list[Quantity]) -> GateVerdict:
@@ -193,7 +206,9 @@ def _worst(gate: Gate, estimates: Mapping[Quantity, Estimate | None]) -> Quantit
     return min(ends, key=ends.__getitem__)
 
 
-def _compared(gate: Gate, quantity: Quantity, estimate: Estimate, value: float) -> str:
+def _compared(
+    gate: Gate, quantity: Quantity, estimate: Estimate, value: float, confidence: float = 0.95
+) -> str:
     """The comparison that decides, in words."""
     bound, metric = gate.bound, gate.metric
     signed = quantity.over is not None and metric != "right_to_wrong"
@@ -208,7 +223,7 @@ def _compared(gate: Gate, quantity: Quantity, estimate: Estimate, value: float) 
     else:
         said = f"{of} minus {SAID[quantity.over]}: difference {mean}"
     said += (
-        f", {bound.end} end of its 95 % interval {shown(metric, value, signed)}, "
+        f", {bound.end} end of its {100 * confidence:.4g} % interval {shown(metric, value, signed)}, "
         f"asked {bound.relation} {shown(metric, bound.number, signed)}"
     )
     if gate.over == BEST and quantity.over is not None:

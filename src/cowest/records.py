@@ -308,8 +308,7 @@ class EvalReport(Record):
     rules: str | None = None
     """Digest of the settings of `compare` that the report was made with."""
     draws: int | None = None
-    """Resamples behind each interval, in a report of an older CoWest, whose intervals were of
-    resampled groups."""
+    """Resamples behind each interval, in a report of an older CoWest."""
     systems: dict[str, Estimate]
     comparisons: dict[str, Comparison]
     macro_f1: dict[str, Comparison] = {}
@@ -330,6 +329,8 @@ class EvalReport(Record):
     agreement: tuple[PolicyAgreement, ...] | None = None
     """How the other forms of the challenger's policy agree with what was judged; None if `compare`
     was not given it."""
+    wear: float | None = None
+    """Mean number of earlier decisions that a query has taken part in; None if it is not known."""
     gates: tuple[GateResult, ...]
     passed: bool
     """No gate failed."""

@@ -17,10 +17,13 @@ from cowest.ledger.claims import spend
 from cowest.ledger.store import open_store
 from cowest.lineage import Turn
 from cowest.prompts import Template
-from cowest.records import Decision, EvalReport
+from cowest.records import Decision, EvalReport, Trial
 from cowest.registry import acts
+from cowest.registry.looks import earlier
 from cowest.registry.mlflow import RegistryConfig
 from cowest.report import words
+from cowest.wear import Looks
+from tests.factories import make_trial
 from tests.registries import PROMPTS, empty_registry, make_pair, make_report, make_version
 
 PARAMS = """\
@@ -56,7 +59,8 @@ class Project:
 
     def pin(self) -> Turn:
         paths = {name: self.folder / name for name in ("raw", "start", "champion")}
-        self.run("pin", **paths, params=self.folder / "params.yaml", turn=self.folder / "turn.json")
+        paths |= {name: self.folder / f"{name}.json" for name in ("turn", "looks")}
+        self.run("pin", **paths, params=self.folder / "params.yaml")
         return io.read_document(self.folder / "turn.json", Turn)
 
     def register(self) -> Decision:
@@ -68,12 +72,17 @@ class Project:
             "report": "eval.json",
         }
         paths |= {name: f"{name}.jsonl" for name in ("queries", "corpus", "pairs")}
+        if (self.folder / "trials.jsonl").exists():
+            paths |= {"trials": "trials.jsonl", "looks": "looks.json"}
         self.run(
             "register",
             **{name: self.folder / path for name, path in paths.items()},
             decision=self.folder / "decision.json",
         )
         return io.read_document(self.folder / "decision.json", Decision)
+
+    def looks(self) -> Looks:
+        return io.read_document(self.folder / "looks.json", Looks)
 
     def run(self, stage: str, **ports: Any) -> None:
         settings: dict[str, Any] = {"registry": self.registry.model_dump()}
@@ -511,3 +520,59 @@ def _history(config: RegistryConfig, turn: str) -> list[tuple[int, float]]:
         (point.step, point.value)
         for point in runs.client.get_metric_history(run.info.run_id, "dpo/loss")
     ]
+
+
+def trials_of(count: int = 12) -> list[Trial]:
+    """Rows of held-out queries, as the ids of them are read."""
+    return [make_trial(number) for number in range(count)]
+
+
+def test_a_later_turn_knows_which_queries_were_looked_at(project: Project) -> None:
+    """A turn that is run again does not count its own look; another turn counts it once."""
+    io.write(project.folder / "trials.jsonl", trials_of())
+    ids = [row.id for row in trials_of()]
+    project.pin()
+    assert project.looks() == Looks()
+    project.register()
+    project.pin()
+    assert project.looks() == Looks()
+    project.new_data("{}\n{}\n")
+    project.pin()
+    once = Looks(decisions=1, uses=dict.fromkeys(sorted(ids), 1))
+    assert project.looks() == once
+    project.judge(better=False)
+    project.register()
+    project.new_data("{}\n{}\n{}\n")
+    project.pin()
+    assert project.looks().uses == dict.fromkeys(sorted(ids), 2)
+
+
+def test_a_decision_without_ids_is_told_as_unknown(project: Project) -> None:
+    project.pin()
+    project.register()
+    project.new_data("{}\n{}\n")
+    project.pin()
+    assert project.looks() == Looks(unknown=1)
+
+
+def test_a_rollback_is_no_look(project: Project) -> None:
+    io.write(project.folder / "trials.jsonl", trials_of())
+    project.pin()
+    project.register()
+    log = project.registry.open().log()
+    act = log[0].model_copy(update={"turn": "ab", "tags": {**log[0].tags, "kind": "rollback"}})
+    assert earlier([*log, act], project.registry.runs(), None).decisions == 1
+
+
+def test_a_report_on_other_looks_is_not_registered(project: Project) -> None:
+    io.write(project.folder / "trials.jsonl", trials_of())
+    project.pin()
+    io.write_document(
+        project.folder / "looks.json", Looks(decisions=3, uses={trials_of()[0].id: 3})
+    )
+    found = io.read_document(project.folder / "eval.json", EvalReport)
+    io.write_document(project.folder / "eval.json", found.model_copy(update={"wear": 0.0}))
+    with pytest.raises(ContractError, match=r"counts 0 earlier decisions .* 0\.25: run compare"):
+        project.register()
+    io.write_document(project.folder / "eval.json", found.model_copy(update={"wear": 0.25}))
+    assert project.register().promoted

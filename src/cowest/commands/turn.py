@@ -44,7 +44,7 @@ TURN, START, CHAMPION = Path("turn.json"), Path("models/start"), Path("models/ch
 POLICY, CHALLENGER = Path("models/policy"), Path("models/challenger")
 QUERIES, CORPUS = Path("data/queries.jsonl"), Path("data/corpus.jsonl")
 PAIRS, REPORT = Path("data/pairs.jsonl"), Path("reports/eval.json")
-TRIALS = Path("data/trials.jsonl")
+TRIALS, LOOKS = Path("data/trials.jsonl"), Path("looks.json")
 DECISION, PAGE = Path("reports/decision.json"), Path("reports/index.html")
 LOCK = Path(".cowest/turn.lock")
 PATIENCE = 40
@@ -160,6 +160,7 @@ def _run_stages(params: dict[str, Any], turn: Turn, force: bool) -> None:
         turn=TURN,
         start=START,
         champion=CHAMPION,
+        looks=LOOKS,
     )
     since = read_document(TURN, Turn).since
     if since is not None:
@@ -418,6 +419,7 @@ def _close(params: dict[str, Any], turn: Turn, registry: RegistryConfig) -> None
         "pairs": PAIRS,
         "trials": TRIALS if TRIALS.exists() else None,
         "decision": DECISION,
+        "looks": LOOKS if LOOKS.exists() else None,
     }
     stages.run("register", section(params, "register"), **paths)
     outcome, judged = read_document(DECISION, Decision), read_document(REPORT, EvalReport)

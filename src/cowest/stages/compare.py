@@ -3,7 +3,9 @@
 Takes seconds, and costs nothing.
 """
 
+import sys
 from collections import Counter
+from pathlib import Path
 
 from cowest import alone, evaluation, io
 from cowest.errors import ContractError
@@ -16,6 +18,7 @@ from cowest.report import tables
 from cowest.report_parts import PolicyAgreement
 from cowest.scorers.measures import Measures, Variety
 from cowest.scorers.tally import Matching, Tally
+from cowest.wear import HeldOut, Looks, worn
 
 
 def main(
@@ -29,8 +32,12 @@ def main(
     sft: Out | None = None,
     dpo: Out | None = None,
     agreement: In | None = None,
+    looks: In | None = None,
 ) -> None:
     """Folds `Trial` rows, and what `evaluate` found beside them, into an `EvalReport`.
+
+    Without `looks`, which `pin` writes, it is not known how often earlier decisions have looked at
+    these queries, and no confidence is spent on that.
 
     The ports that may be left out are for `dvc metrics` and `dvc plots`: a few numbers of the
     report, the systems, and the curves of training that the two versions hold.
@@ -38,10 +45,11 @@ def main(
     Raises ContractError for too many failed rows, and if no rows can be compared.
     """
     tally, matching = Tally(), Matching()
+    held_out = HeldOut()
     measures, variety = Measures({gate.metric for gate in config.gates}), Variety()
     # The trials stream by once, and all count what they need of them.
     rows = matching.watch(tally.watch(io.groups(trials, Trial)))
-    rows = variety.watch(measures.watch(rows))
+    rows = held_out.watch(variety.watch(measures.watch(rows)))
     scores = evaluation.gather(rows)
     if not scores.groups:
         raise ContractError(
@@ -54,7 +62,7 @@ def main(
         by_query=measures.by_query(),
         distinct=variety.found(),
     )
-    found = evaluation.compare(scores, config, beside)
+    found = evaluation.compare(scores, config, beside, worn(_read(looks), held_out.ids))
     counted = {"choices": tally.choices(), "matches": matching.matches()}
     forms = None if agreement is None else tuple(io.read(agreement, PolicyAgreement))
     judged = _with_alone(found.model_copy(update=counted), forms, config)
@@ -76,6 +84,18 @@ def _with_alone(
     results = (*report.gates, *alone.agreement_gates(agreement, rules.max_logprob_gap))
     more = {"agreement": agreement, "gates": results, "passed": passed(results)}
     return report.model_copy(update=more)
+
+
+def _read(looks: Path | None) -> Looks | None:
+    """The earlier looks; None, with a word on it, if they were not given."""
+    if looks is not None:
+        return io.read_document(looks, Looks)
+    print(
+        "compare: how worn the held-out queries are is not counted: add `--looks looks.json` to "
+        "its command in dvc.yaml, and looks.json to its deps",
+        file=sys.stderr,
+    )
+    return None
 
 
 def _macro_f1(tally: Tally, scores: Scores, config: Rules) -> dict[Pair, Estimate | None] | None:

@@ -17,6 +17,7 @@ from cowest.lineage import Turn, is_another, settings_of, turn_of
 from cowest.ports import In, Out
 from cowest.records import Decision
 from cowest.registry.log import champion_of
+from cowest.registry.looks import earlier
 from cowest.registry.mlflow import RegistryConfig
 from cowest.registry.since import since_champion
 from cowest.registry.tracking import MlflowTracker
@@ -29,7 +30,15 @@ class PinConfig(Config):
     """Limit on the cost of all paid calls of the turn together."""
 
 
-def main(raw: In, params: In, turn: Out, start: Out, champion: Out, config: PinConfig) -> None:
+def main(
+    raw: In,
+    params: In,
+    turn: Out,
+    start: Out,
+    champion: Out,
+    config: PinConfig,
+    looks: Out | None = None,
+) -> None:
     """Writes turn.json, and lays out the champion twice: to start training from, and to be beaten.
 
     From here on the turn is open in the call store, with its budget, and the calls of its stages
@@ -51,6 +60,8 @@ def main(raw: In, params: In, turn: Out, start: Out, champion: Out, config: PinC
     ):
         # Equal data may have been committed since, and then have a revision.
         write_document(turn, before.model_copy(update={"raw": now.raw}))
+        if looks is not None and not looks.exists():
+            write_document(looks, earlier(log, config.registry.runs(), now.key))
         return
     # While the folders change, nothing is pinned: if we are cut short here, the next start does
     # not take half a folder for the champion.
@@ -73,6 +84,8 @@ def main(raw: In, params: In, turn: Out, start: Out, champion: Out, config: PinC
             settings=settings_of(load(params)),
         )
         now = now.model_copy(update={**beaten, "since": since})
+    if looks is not None:
+        write_document(looks, earlier(log, config.registry.runs(), now.key))
     write_document(turn, now)
 
 

@@ -4,13 +4,14 @@ A refused promotion is a result, not an error.
 """
 
 import json
+import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from pydantic import Field
 
-from cowest import alone, io, version
+from cowest import alone, io, version, wear
 from cowest.config import Config, digest, file_digest, load, parse, section
 from cowest.errors import ContractError, InputError
 from cowest.gates import Rules
@@ -25,12 +26,14 @@ from cowest.protocols import Serving
 from cowest.records import DataSet, Decision, EvalReport, Message, PreferencePair, Trial
 from cowest.registry.acts import who
 from cowest.registry.log import champion_of
+from cowest.registry.looks import FILE, TAG
 from cowest.registry.mlflow import RegistryConfig
 from cowest.registry.mlmodel import settings_of as settings_of_serve
 from cowest.registry.since import data_tags, nameable
 from cowest.registry.tracking import MlflowTracker, numbers
 from cowest.report import description
 from cowest.report.shown import filter_of, sample
+from cowest.wear import Looks
 
 EXAMPLE = (Message(role="user", content="Which questions can you answer?"),)
 """The example of a question where no held-out one may be shown."""
@@ -71,13 +74,14 @@ def main(
     trials: In | None,
     decision: Out,
     config: RegisterConfig,
+    looks: In | None = None,
 ) -> None:
     """Promotes the challenger if no gate failed, and writes the decision.
 
     The challenger was judged against the champion that was pinned. Done twice, it finds what it
-    did the first time. Without `trials`, no traces are kept. Raises RegistryError, and
-    ContractError if the settings are not the turn's, or if the report is not of these versions,
-    that champion and these settings.
+    did the first time. Without `trials`, neither traces nor the ids of held-out queries are kept.
+    Raises RegistryError, and ContractError if settings, versions, champion or earlier looks are
+    not those of the turn.
     """
     pinned = read_document(turn, Turn)
     judged = read_document(report, EvalReport)
@@ -85,24 +89,24 @@ def main(
     kept = version.expect(challenger)
     _same_versions(judged, {"before": policy, "after": challenger}, pinned)
     _same_rules(judged, settings, str(params))
-    _held_out(judged, pairs)
+    ids = _held_out(judged, pairs, trials, looks)
     registry = config.registry.open()
     _same_champion(pinned, registry.log())
     data = _data(pinned, {"queries": queries, "corpus": corpus, "pairs": pairs})
-    rests_on = _rests_on(pinned, kept, report) | tags_of(data)
-    found = numbers(judged.model_dump(include=METRICS))
+    rests_on = _rests_on(pinned, kept, report, ids) | tags_of(data)
     # The tracker comes first. A turn that is decided is done, and nobody comes back to it: a run
     # that is cut short between the two must leave the turn open.
     tracker = MlflowTracker(config.registry.runs())
     tracker.record(
         pinned.key,
         params=settings_of(settings),
-        metrics={nameable(name): value for name, value in found.items()},
+        metrics=_metrics(judged),
         curves=[*_curves(policy), *_curves(challenger)],
         tags=rests_on,
         data=data,
         files=[report, turn],
     )
+    _keep(ids, tracker, pinned.key)
     shown = _shown(trials, settings, config)
     if config.traces is not None:
         tracker.trace(pinned.key, shown)
@@ -140,6 +144,35 @@ def _shown(
     return sample(trials, config.traces or 1, filter_of(settings))
 
 
+def _metrics(judged: EvalReport) -> dict[str, float]:
+    """The numbers of the report, by names that MLflow takes."""
+    found = numbers(judged.model_dump(include=METRICS))
+    return {nameable(name): value for name, value in found.items()}
+
+
+def _keep(ids: list[str], tracker: MlflowTracker, turn: str) -> None:
+    """Keeps the ids of the held-out queries in the turn's run."""
+    if not ids:
+        return
+    with tempfile.TemporaryDirectory(prefix="cowest-") as scratch:
+        file = Path(scratch) / FILE
+        file.write_bytes(wear.packed(ids))
+        tracker.attach(turn, file)
+
+
+def _as_worn(judged: EvalReport, looks: Path | None, ids: list[str]) -> None:
+    """Raises ContractError if the report counts on other earlier looks than were pinned."""
+    # Where an older dvc.yaml gives `compare` no looks, it counts on none and says so.
+    if looks is None or judged.wear is None or not ids:
+        return
+    expected = wear.worn(read_document(looks, Looks), ids)
+    if judged.wear != expected:
+        raise ContractError(
+            f"the report counts {judged.wear:g} earlier decisions per held-out query, and {looks} "
+            f"{expected:g}: run compare again"
+        )
+
+
 def _serving(settings: dict[str, Any], shown: Sequence[Trial]) -> Serving | None:
     """How the version is asked; None if the settings name no models that answer."""
     answering = settings_of_serve(settings)
@@ -149,7 +182,7 @@ def _serving(settings: dict[str, Any], shown: Sequence[Trial]) -> Serving | None
     return Serving(answering, example)
 
 
-def _rests_on(pinned: Turn, kept: version.Version, report: Path) -> dict[str, str]:
+def _rests_on(pinned: Turn, kept: version.Version, report: Path, ids: list[str]) -> dict[str, str]:
     """Tags that name what a version rests on, by digest."""
     found = {
         "base": kept.base,
@@ -157,6 +190,8 @@ def _rests_on(pinned: Turn, kept: version.Version, report: Path) -> dict[str, st
         "code": pinned.code,
         "report": file_digest(report),
     }
+    if ids:
+        found[TAG] = wear.name_of(ids)
     return found | data_tags(pinned.data)
 
 
@@ -255,14 +290,23 @@ def _same_rules(judged: EvalReport, settings: dict[str, Any], where: str) -> Non
         )
 
 
-def _held_out(judged: EvalReport, pairs: Path) -> None:
-    """Raises ContractError if the challenger was judged by queries of a split that it learned."""
+def _held_out(
+    judged: EvalReport, pairs: Path, trials: Path | None, looks: Path | None
+) -> list[str]:
+    """The ids of the held-out queries; none if `trials` was left out.
+
+    Raises ContractError if the challenger was judged by queries of a split that it learned, or if
+    the report counts on other earlier looks at them than were pinned.
+    """
     for row in io.read(pairs, PreferencePair):
         if row.split == judged.split:
             raise ContractError(
                 f"the challenger was judged by the split {judged.split}, and {pairs} has pairs of "
                 "that split: set evaluate.split to one that is not drafted on, and evaluate again"
             )
+    ids = [] if trials is None else [rows[0].id for rows in io.groups(trials, Trial)]
+    _as_worn(judged, looks, ids)
+    return ids
 
 
 def _data(pinned: Turn, made: dict[str, Path]) -> dict[str, DataSet]:
