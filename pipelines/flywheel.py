@@ -54,7 +54,7 @@ def _turn(text: str, config: Sections) -> Any:
         pinned = pin(raw=data.output, params=given.output, config=config["pin"])
         # The registry is no input, and pin reads from it who is champion now.
         pinned.set_caching_options(False)
-        start, champion = pinned.outputs["start"], pinned.outputs["champion"]
+        start, champion, looks = (pinned.outputs[name] for name in ("start", "champion", "looks"))
 
         made = prepare(raw=data.output, config=config["prepare"])
         queries = _valid(config, "queries", made.outputs["queries"], data.output)
@@ -82,7 +82,7 @@ def _turn(text: str, config: Sections) -> Any:
             agreement=tried.outputs["agreement"],
             policy=policy,
             challenger=challenger,
-            looks=pinned.outputs["looks"],
+            looks=looks,
             config=config["compare"],
         )
         registering = {
@@ -95,7 +95,7 @@ def _turn(text: str, config: Sections) -> Any:
             "corpus": corpus,
             "pairs": pairs,
             "trials": tried.outputs["trials"],
-            "looks": pinned.outputs["looks"],
+            "looks": looks,
         }
         # The comparison makes a condition for the cluster, so it is not Python's truth.
         with dsl.If(judged.outputs["passed"] == True, name="passed"):  # noqa: E712

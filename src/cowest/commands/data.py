@@ -2,6 +2,10 @@
 
 DVC's own commands do the rest: `dvc push` and `dvc pull` share versions, `dvc checkout` brings the
 committed one back.
+
+Held-out queries wear out: each decision on the same ones costs confidence (`cowest status` says how
+many there were; compare.spend). New held-out rows of new groups renew them: add them to the raw
+data with the split `test`, move rows of old test groups to `train`, and make a version with `add`.
 """
 
 import argparse

@@ -10,6 +10,7 @@ from cowest.commands.history import named
 from cowest.lineage import data_of
 from cowest.records import DataSet, Decision
 from cowest.registry.log import champion_of, find, held, waiting
+from cowest.registry.looks import of_last
 
 NONE = "champion  none yet, and nothing was decided: run `cowest turn`"
 WIDTH = 100
@@ -38,6 +39,7 @@ def main(argv: list[str]) -> int:
     registry = config.open()
     registry.champion()
     log = registry.log()
+    worn = of_last(log, config.runs())
     if given.json:
         champion, hold = champion_of(log), held(log)
         found = {
@@ -46,13 +48,23 @@ def main(argv: list[str]) -> int:
             "champion": champion,
             "held": None if hold is None else hold.version,
             "waiting": [one.version for one in waiting(log)],
+            "wear": worn,
             "decisions": _rows(log[-given.last :], champion),
         }
         print(json.dumps(found, indent=2))
         return 0
     print(f"registry  {registry.place}, {config.name}")
     print(_page(log))
+    if worn is not None:
+        print(_worn(worn))
     return 0
+
+
+def _worn(wear: float) -> str:
+    """The wear of the held-out queries of the last turn, in a line."""
+    times = f"{wear:.1f}".removesuffix(".0")
+    decisions = "decision rests" if times == "1" else "decisions rest"
+    return f"held out  {times} {decisions} on each query on average: `cowest data --help`"
 
 
 def _page(log: Sequence[Decision]) -> str:

@@ -34,6 +34,18 @@ def earlier(log: Sequence[Decision], runs: Runs, turn: str | None) -> Looks:
     return wear.looks_of(sets, names.values())
 
 
+def of_last(log: Sequence[Decision], runs: Runs) -> float | None:
+    """The mean number of decisions that a held-out query of the last turn has taken part in.
+
+    None if no turn has kept the ids of its queries. Raises RegistryError.
+    """
+    for decision in reversed(log):
+        if decision.kind in ("turn", "waiting") and TAG in decision.tags:
+            ids = ids_of(runs, decision.turn)
+            return None if ids is None else wear.worn(earlier(log, runs, None), ids)
+    return None
+
+
 def ids_of(runs: Runs, turn: str) -> list[str] | None:
     """The held-out queries that a turn was decided on; None if they are not there any more."""
     with runs.reached():

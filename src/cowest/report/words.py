@@ -1,5 +1,6 @@
 """The numbers of an evaluation in words: the sentence that matters most comes first."""
 
+from cowest import wear
 from cowest.records import Changes, Comparison, Decision, Estimate, EvalReport
 
 NAMES = {
@@ -72,8 +73,8 @@ def headline(report: EvalReport) -> str:
 def context(report: EvalReport) -> list[str]:
     """The other sentences of the first paragraph.
 
-    They are on the gap that was closed, the best single model, too few groups, rows that speak to
-    the judge, and failed rows.
+    They are on the gap that was closed, the best single model, too few groups, worn queries, rows
+    that speak to the judge, and failed rows.
     """
     said = []
     gap = report.gap_closed
@@ -93,6 +94,9 @@ def context(report: EvalReport) -> list[str]:
         )
     if 2 <= report.groups < FEW_GROUPS:
         said.append(f"There are only {report.groups} groups: too few for intervals to rely on.")
+    worn = wear.said(report.wear)
+    if worn is not None:
+        said.append(f"{worn} Gates look at wider intervals for it.")
     for name, count in report.instructs.items():
         rows = "row speaks" if count == 1 else "rows speak"
         said.append(

@@ -80,8 +80,7 @@ def main(
 
     The challenger was judged against the champion that was pinned. Done twice, it finds what it
     did the first time. Without `trials`, neither traces nor the ids of held-out queries are kept.
-    Raises RegistryError, and ContractError if settings, versions, champion or earlier looks are
-    not those of the turn.
+    Raises RegistryError, and ContractError if the report is not of this turn, as it was pinned.
     """
     pinned = read_document(turn, Turn)
     judged = read_document(report, EvalReport)
