@@ -67,7 +67,6 @@ def _turn(text: str, config: Sections) -> Any:
         feedback = _valid(config, "feedback", scored.outputs["feedback"], champion)
         paired = pair(feedback=feedback, config=config["pair"])
         pairs = _valid(config, "pairs", paired.outputs["pairs"], queries)
-
         aligned = dpo(pairs=pairs, feedback=feedback, policy=policy, config=config["dpo"])
         challenger = aligned.outputs["challenger"]
         tried = evaluate(

@@ -18,12 +18,11 @@ from cowest.records import (
     Comparison,
     Estimate,
     EvalReport,
-    Slice,
     Trial,
 )
 from cowest.report_parts import Transitions
 from cowest.sametext import words_only
-from cowest.slices import corrected, members_of, sliced
+from cowest.slices import corrected, means_by_tag, members_of, sliced
 from cowest.thoughts import without_thoughts
 from cowest.wear import confidence
 
@@ -285,7 +284,7 @@ def compare(
         macro_f1=_differences(found, "macro_f1", queries),
         gap_closed=gap_found,
         transitions={name: Transitions(**one) for name, one in _in_order(scores.transitions)},
-        tags=_slices(members, values),
+        tags=means_by_tag(members, values),
         instructs={name: scores.instructs[name] for name in SYSTEMS if scores.instructs[name]},
         failed={name: _folded(reasons) for name, reasons in _in_order(scores.failed)},
         wear=wear,
@@ -432,21 +431,6 @@ def _versions(scores: Scores) -> dict[str, str]:
         (one,) = digests
         if one is not None:
             found[name] = one
-    return found
-
-
-def _slices(
-    members: Mapping[str, Sequence[int]], values: Mapping[str, Floats]
-) -> dict[str, dict[str, Slice]]:
-    """By tag and system, the mean over the queries that have the tag."""
-    found: dict[str, dict[str, Slice]] = {}
-    for tag, numbers in members.items():
-        for name, scores in values.items():
-            known = scores[numbers]
-            known = known[~np.isnan(known)]
-            if known.size:
-                mean = round(float(known.mean()), 6)
-                found.setdefault(tag, {})[name] = Slice(mean=mean, queries=int(known.size))
     return found
 
 

@@ -222,8 +222,9 @@ def _compared(
         said = f"{mean} of the queries are right with {SAID[quantity.over]} and wrong with {of}"
     else:
         said = f"{of} minus {SAID[quantity.over]}: difference {mean}"
+    end = f"{bound.end} end of its {100 * confidence:.4g} % interval"
     said += (
-        f", {bound.end} end of its {100 * confidence:.4g} % interval {shown(metric, value, signed)}, "
+        f", {end} {shown(metric, value, signed)}, "
         f"asked {bound.relation} {shown(metric, bound.number, signed)}"
     )
     if gate.over == BEST and quantity.over is not None:

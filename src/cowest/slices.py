@@ -6,8 +6,8 @@ from dataclasses import replace
 import numpy as np
 
 from cowest.gates import Gate, Quantity
-from cowest.intervals import ALPHA, Ratio, estimates
-from cowest.records import Estimate
+from cowest.intervals import ALPHA, Floats, Ratio, estimates
+from cowest.records import Estimate, Slice
 
 
 def members_of(tags: Sequence[tuple[str, ...]]) -> dict[str, list[int]]:
@@ -18,6 +18,21 @@ def members_of(tags: Sequence[tuple[str, ...]]) -> dict[str, list[int]]:
         for tag in set(tags_of_query):
             members.setdefault(tag, []).append(number)
     return {tag: members[tag] for tag in sorted(members)}
+
+
+def means_by_tag(
+    members: Mapping[str, Sequence[int]], values: Mapping[str, Floats]
+) -> dict[str, dict[str, Slice]]:
+    """By tag and system, the mean over the queries that have the tag."""
+    found: dict[str, dict[str, Slice]] = {}
+    for tag, numbers in members.items():
+        for name, scores in values.items():
+            known = scores[numbers]
+            known = known[~np.isnan(known)]
+            if known.size:
+                mean = round(float(known.mean()), 6)
+                found.setdefault(tag, {})[name] = Slice(mean=mean, queries=int(known.size))
+    return found
 
 
 def sliced(ratio: Ratio, members: Sequence[int]) -> Ratio:

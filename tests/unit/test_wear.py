@@ -26,7 +26,7 @@ def queries(count: int = 40) -> list[list[Trial]]:
 
 
 def judged(worn: float | None, gate: Gate | None = None, **fields: Any) -> GateResult:
-    rules = Rules(gates=(gate or Gate(over="before"),), **fields)
+    rules = Rules(gates=(gate or Gate(over="before"),), guards=False, **fields)
     report = evaluation.compare(evaluation.gather(queries()), rules, wear=worn)
     assert report.wear == worn
     return report.gates[0]
@@ -40,7 +40,7 @@ def test_the_lower_end_moves_out_with_every_look_and_the_reason_names_its_confid
     assert values[1:] == sorted(values[1:], reverse=True) and len(set(values[1:])) == 4
     said = [one.reason.partition("end of its ")[2].partition(" interval")[0] for one in ends]
     assert said == ["95 %", "95 %", "97.5 %", "99 %", "99.9 %"]
-    assert [one.estimate for one in ends] == [ends[0].estimate] * 5, "the page shows 95 %"
+    assert all(one.estimate is not None and one.estimate.low == one.value for one in ends)
     assert judged(49.0, spend=0.0).value == values[0]
 
 
