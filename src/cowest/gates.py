@@ -1,8 +1,9 @@
 """Gates: the conditions under which a challenger is promoted, as settings. Pure.
 
 A gate looks at one quantity of the evaluation, such as the score after alignment minus the score
-before it, and asks that even the unfavourable end of its 95 % interval is good enough. A gate with
-`unless_worse_by` is a guard: it is closed only where the whole interval is bad.
+before it, and asks that even the unfavourable end of its 95 % interval is good enough (of a wider
+one where earlier decisions looked at the queries: `spend`). A gate with `unless_worse_by` is a
+guard: it is closed only where the whole interval is bad.
 """
 
 from collections.abc import Iterable

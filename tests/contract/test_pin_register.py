@@ -19,7 +19,7 @@ from cowest.lineage import Turn
 from cowest.prompts import Template
 from cowest.records import Decision, EvalReport, Trial
 from cowest.registry import acts
-from cowest.registry.looks import earlier
+from cowest.registry.looks import earlier, of_last
 from cowest.registry.mlflow import RegistryConfig
 from cowest.report import words
 from cowest.wear import Looks
@@ -545,6 +545,7 @@ def test_a_later_turn_knows_which_queries_were_looked_at(project: Project) -> No
     project.new_data("{}\n{}\n{}\n")
     project.pin()
     assert project.looks().uses == dict.fromkeys(sorted(ids), 2)
+    assert of_last(project.registry.open().log(), project.registry.runs()) == 2.0
 
 
 def test_a_decision_without_ids_is_told_as_unknown(project: Project) -> None:
