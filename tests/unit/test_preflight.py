@@ -247,7 +247,7 @@ def test_a_policy_that_ends_with_text_is_drafted_with_that_stop_text(
         "{% for m in messages %}{% if m.role == 'assistant' %} {{ m.content }}\n\n"
         "{% else %}{{ m.content }}\nA:{% endif %}{% endfor %}"
     )
-    for name in ("sft", "draft", "dpo", "evaluate"):
+    for name in ("sft", "draft", "dpo", "evaluate", "serve"):
         project[name]["policy"] = {"provider": "hf", "model": "tiny", "chat_template": runs_on}
     with pytest.raises(ModelError, match=r"draft\.sampling\.stop"):
         preflight.preflight(write(project))
