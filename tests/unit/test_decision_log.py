@@ -4,6 +4,7 @@ is champion after them, also to a process that knows nothing of them.
 
 import random
 from collections.abc import Sequence
+from pathlib import Path
 
 import pytest
 
@@ -12,6 +13,7 @@ from cowest.protocols import Entry
 from cowest.records import Decision
 from cowest.registry import acts
 from cowest.registry.log import champion_of, find, fold, held, rolled_back, settled, waiting
+from cowest.registry.runs import folder_of
 from tests import log_of_november
 
 GIVEN = {"yes": "promoted", "no": "refused", "late": "late"}
@@ -295,3 +297,16 @@ def test_code_from_before_agrees_on_who_is_champion() -> None:
         removed += len(rows) < len(log.rows)
     assert acted > 300
     assert removed > 500
+
+
+@pytest.mark.parametrize(
+    ("address", "folder"),
+    [
+        ("/projects/it is #1/version", "/projects/it is #1/version"),
+        ("file:///projects/a%20b", "/projects/a b"),
+        ("mlflow-artifacts:/1/run/artifacts/version", None),
+        ("s3://bucket/version", None),
+    ],
+)
+def test_an_address_of_a_server_is_no_folder(address: str, folder: str | None) -> None:
+    assert folder_of(address) == (None if folder is None else Path(folder))

@@ -203,9 +203,10 @@ def _faults() -> tuple[type[Exception], ...]:
 
 def folder_of(address: str) -> Path | None:
     """The folder that an address of files names; None for a bucket or a server."""
-    if "://" not in address and not address.startswith("file:"):
-        return Path(address)
     parts = urlsplit(address)
+    # A server's own addresses have one slash: mlflow-artifacts:/1/...
+    if not parts.scheme:
+        return Path(address)
     return Path(unquote(parts.path)) if parts.scheme == "file" else None
 
 
