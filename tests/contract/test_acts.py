@@ -13,7 +13,9 @@ from cowest.config import file_digest
 from cowest.errors import RegistryError
 from cowest.protocols import Registry
 from cowest.registry import acts
+from cowest.registry.looks import TAG
 from cowest.registry.mlflow import ALIAS, RegistryConfig
+from cowest.registry.runs import Runs
 from tests import stores
 from tests.registries import empty_registry, make_version
 
@@ -197,6 +199,22 @@ def test_status_has_ten_lines_however_much_is_going_on(project: Project) -> None
     lines = project.cowest("status").splitlines()
     assert len(lines) == 10
     assert max(len(line) for line in lines[1:]) <= 100
+
+
+def test_status_is_told_where_the_files_of_turns_are_out_of_reach(
+    project: Project, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    turned(project.registry, project.folder, "aa", tags={TAG: "d"})
+
+    def unreachable(*_: object) -> None:
+        raise OSError("no credentials for s3://bucket")
+
+    monkeypatch.setattr(Runs, "take", unreachable)
+    status = project.cowest("status")
+    assert "champion  version 1" in status
+    assert "held out  not known: " in status
+    assert "no credentials for s3://bucket" in status
+    assert json.loads(project.cowest("status", "--json"))["wear"] is None
 
 
 def test_to_act_makes_no_registry(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

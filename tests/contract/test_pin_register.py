@@ -2,6 +2,7 @@
 either twice.
 """
 
+import copy
 import json
 import shutil
 from collections.abc import Callable
@@ -52,6 +53,12 @@ class Project:
         make_version(folder / "policy", "after sft")
         make_version(folder / "challenger", "after dpo", CURVES)
         self.judge(better=True)
+
+    def of(self, folder: Path) -> "Project":
+        """The same project in another folder, on the same registry."""
+        other = copy.copy(self)
+        other.folder = folder
+        return other
 
     def judge(self, *, better: bool = True) -> None:
         report = make_report(self.folder, self.folder / "params.yaml", better=better)
@@ -576,4 +583,33 @@ def test_a_report_on_other_looks_is_not_registered(project: Project) -> None:
     with pytest.raises(ContractError, match=r"counts 0 earlier decisions .* 0\.25: run compare"):
         project.register()
     io.write_document(project.folder / "eval.json", found.model_copy(update={"wear": 0.25}))
+    assert project.register().promoted
+
+
+def test_looks_that_another_turn_took_meanwhile_are_counted_before_a_promotion(
+    project: Project,
+) -> None:
+    io.write(project.folder / "trials.jsonl", trials_of())
+    found = io.read_document(project.folder / "eval.json", EvalReport)
+    io.write_document(project.folder / "eval.json", found.model_copy(update={"wear": 0.0}))
+    project.pin()
+    shutil.copytree(project.folder, project.folder / "elsewhere")
+    # Another turn, pinned at once, is refused first.
+    elsewhere = project.of(project.folder / "elsewhere")
+    elsewhere.new_data("{}\n{}\n")
+    elsewhere.pin()
+    elsewhere.judge(better=False)
+    assert not elsewhere.register().promoted
+    with pytest.raises(ContractError, match=r"1 earlier decisions .* counts 0\. Run `cowest turn`"):
+        project.register()
+    project.pin()
+    assert project.looks().decisions == 1
+    io.write_document(project.folder / "eval.json", found.model_copy(update={"wear": 1.0}))
+    assert project.register().promoted
+    elsewhere.new_data("{}\n{}\n{}\n")
+    elsewhere.pin()
+    elsewhere.judge(better=False)
+    elsewhere.register()
+    project.pin()
+    assert project.looks().decisions == 1, "what is decided stays"
     assert project.register().promoted

@@ -179,6 +179,52 @@ def test_a_version_that_waits_is_approved(log: Log) -> None:
         acts.approval(log.now, 1, "so")
 
 
+def test_a_version_whose_like_was_rolled_back_waits_no_longer(log: Log) -> None:
+    log.turn("a")
+    first, second = log.turn("b", waits=True), log.turn("b", waits=True)
+    made = log.add(acts.approval(log.now, second, "read it"))
+    log.add(acts.rollback(log.now, None, "worse on invoices"))
+    assert waiting(log.now) == [], "though it was judged against what is champion again"
+    with pytest.raises(RegistryError, match=f"worse on invoices.*`cowest rollback --to {made} "):
+        acts.approval(log.now, first, "so")
+    assert f"--to {made} " in acts.fate(log.now, log.now[first - 1])
+
+
+def test_a_hold_stops_an_approval_that_was_begun_before(log: Log) -> None:
+    log.turn("a")
+    waits = log.turn("b", waits=True)
+    begun = acts.approval(log.now, waits, "so")
+    log.add(acts.hold(log.now, "invoices move"))
+    with pytest.raises(RegistryError, match="invoices move"):
+        log.add(begun)
+    log.add(acts.release(log.now, "moved"))
+    log.add(begun)
+    assert log.digest() == "b"
+
+
+def test_what_became_of_a_version_that_waited(log: Log) -> None:
+    log.turn("a")
+    approved, passed_by = log.turn("b", waits=True), log.turn("c", waits=True)
+    made = log.add(acts.approval(log.now, approved, "so"))
+    for version, said in (
+        (approved, f"was never champion: it was approved as version {made}"),
+        (passed_by, "was never champion: it can be approved no longer"),
+    ):
+        log.turn("d")
+        with pytest.raises(RegistryError, match=said):
+            acts.rollback(log.now, version, "so")
+
+
+def test_versions_that_name_each_other_in_a_circle_stop_nobody(log: Log) -> None:
+    for content in "ab":
+        log.turn(content)
+    made = log.add(acts.rollback(log.now, None, "so"))
+    row = log.rows[made - 1]
+    log.rows[made - 1] = row.model_copy(update={"tags": row.tags | {"of": str(made)}})
+    with pytest.raises(RegistryError, match="no champion before"):
+        acts.rollback(log.now, None, "so")
+
+
 def test_an_approval_is_late_if_the_champion_it_was_judged_against_is_gone(log: Log) -> None:
     log.turn("a")
     waits = log.turn("b", waits=True)

@@ -7,10 +7,12 @@ from typing import Any
 
 from cowest.commands.acting import cut, moment, parser_of, registry_of
 from cowest.commands.history import named
+from cowest.errors import RegistryError
 from cowest.lineage import data_of
 from cowest.records import DataSet, Decision
 from cowest.registry.log import champion_of, find, held, waiting
 from cowest.registry.looks import of_last
+from cowest.registry.mlflow import RegistryConfig
 
 NONE = "champion  none yet, and nothing was decided: run `cowest turn`"
 WIDTH = 100
@@ -39,7 +41,7 @@ def main(argv: list[str]) -> int:
     registry = config.open()
     registry.champion()
     log = registry.log()
-    worn = of_last(log, config.runs())
+    worn, unknown = _wear(log, config)
     if given.json:
         champion, hold = champion_of(log), held(log)
         found = {
@@ -57,7 +59,21 @@ def main(argv: list[str]) -> int:
     print(_page(log))
     if worn is not None:
         print(_worn(worn))
+    if unknown is not None:
+        print(f"held out  not known: {unknown}")
     return 0
+
+
+def _wear(
+    log: Sequence[Decision], config: RegistryConfig
+) -> tuple[float | None, RegistryError | None]:
+    """The wear of the held-out queries of the last turn, or the reason why it is not known."""
+    # It is in the files of the turns, which may be out of reach where the log is not: who is
+    # champion must be told all the same.
+    try:
+        return of_last(log, config.runs()), None
+    except RegistryError as error:
+        return None, error
 
 
 def _worn(wear: float) -> str:

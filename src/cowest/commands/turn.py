@@ -13,7 +13,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import replace
 from operator import attrgetter
@@ -33,7 +33,8 @@ from cowest.online.live import ServeConfig
 from cowest.preflight import preflight
 from cowest.raw import snapshots
 from cowest.records import Decision, Estimate, EvalReport
-from cowest.registry.log import settled
+from cowest.registry.acts import fate
+from cowest.registry.log import champion_of, settled
 from cowest.registry.mlflow import RegistryConfig
 from cowest.report import words
 from cowest.stages.pin import PinConfig
@@ -124,15 +125,16 @@ def _turn(assignments: list[str], force: bool) -> None:
     # Mends the alias too, if the turn before was cut short at its very end.
     champion = registry.champion()
     turn = turn_of(_raw(params), PARAMS, champion)
-    decided = settled(registry.log(), turn.key)
+    log = registry.log()
+    decided = settled(log, turn.key)
     if decided is None or force:
         _run_stages(params, turn, force)
     elif _finished(turn):
-        print(_nothing_new(decided, champion))
+        print(_nothing_new(decided, log))
         return
     elif not _at_hand(turn):
         print(
-            f"{_nothing_new(decided, champion)}; it ran elsewhere: "
+            f"{_nothing_new(decided, log)}; it ran elsewhere: "
             "`cowest turn --force` makes its files here"
         )
         return
@@ -289,16 +291,16 @@ def _at_hand(turn: Turn) -> bool:
         return False
 
 
-def _nothing_new(decided: Decision, champion: int | None) -> str:
+def _nothing_new(decided: Decision, log: Sequence[Decision]) -> str:
     how = "promoted"
     if decided.verdict == "waiting":
-        how = f"left waiting ({decided.reason}; {_to_approve(decided)})"
+        how = f"left waiting ({decided.reason}); {fate(log, decided)}"
     elif not decided.promoted:
         how = f"refused ({decided.reason})"
     report = f"; report: {PAGE}" if PAGE.exists() else ""
     return (
         f"nothing is new: turn {decided.turn[:8]} was decided on version {decided.version}: "
-        f"{how}; {_who(champion)}{report}"
+        f"{how}; {_who(champion_of(log))}{report}"
     )
 
 

@@ -13,6 +13,7 @@ from cowest.errors import RegistryError
 from cowest.protocols import Act, Entry
 from cowest.records import Decision
 from cowest.registry.log import (
+    AFTER_LATE,
     approval_of,
     before,
     champion_of,
@@ -23,6 +24,7 @@ from cowest.registry.log import (
     rolled_back,
     settled,
     still_judged,
+    waiting,
 )
 
 LENGTH = 5000
@@ -33,7 +35,10 @@ enters its files again has them too."""
 
 
 def told(entry: Entry, log: Sequence[Decision]) -> dict[str, str]:
-    """The tags that say whether an entry is promoted, and why, after the log as it is now."""
+    """The tags that say whether an entry is promoted, and why, after the log as it is now.
+
+    Raises RegistryError for an approval if promotions are held: they may be since it was begun.
+    """
     champion = champion_of(log)
     plain = {} if entry.kind == "turn" else {"kind": entry.kind}
     if not entry.promote:
@@ -41,6 +46,8 @@ def told(entry: Entry, log: Sequence[Decision]) -> dict[str, str]:
     if champion != entry.against:
         reason = moved(entry.against, champion, entry.kind)
         return plain | {"promote": "late", "reason": reason}
+    if entry.kind == "approval":
+        _expect_not_held(log)
     if entry.kind == "turn":
         kept_back, waits = _kept_back(entry, log), _waits(entry, log)
         if kept_back is not None:
@@ -105,8 +112,9 @@ def rollback(log: Sequence[Decision], to: int | None, why: str) -> Entry:
 
 
 def approval(log: Sequence[Decision], version: int, why: str) -> Entry:
-    """Promotes a version that waits. Raises RegistryError if it does not, or promotions are held.
+    """Promotes a version that waits.
 
+    Raises RegistryError if it does not, if promotions are held, or if its like was rolled back.
     If the champion that it was judged against is gone, the approval is entered as late.
     """
     target = _named(log, version)
@@ -115,12 +123,7 @@ def approval(log: Sequence[Decision], version: int, why: str) -> Entry:
             f"version {version} does not wait for approval: it was {target.verdict}"
             f"{_what(target)} ({target.reason})"
         )
-    hold = held(log)
-    if hold is not None:
-        raise RegistryError(
-            f"promotions are held by version {hold.version} ({hold.reason}): "
-            '`cowest release --why "..."` first'
-        )
+    _expect_not_held(log)
     champion = champion_of(log)
     turn = approval_of(target)
     before = settled(log, turn)
@@ -129,11 +132,47 @@ def approval(log: Sequence[Decision], version: int, why: str) -> Entry:
             f"version {version} was approved as version {before.version}, which is champion no "
             f'longer: `cowest rollback --to {before.version} --why "..."` brings it back'
         )
+    removed = rolled_back(log, contents(target))
+    if before is None and removed is not None:
+        raise RegistryError(f"version {version} {_removed(removed)}")
     # After a rollback the champion has another number and the files that it was judged against.
     against = champion if still_judged(log, target) else target.against
     return _act(
         target, kind="approval", turn=turn, against=against, promote=True, reason=_said(why)
     )
+
+
+def fate(log: Sequence[Decision], decision: Decision) -> str:
+    """Says what to do with a version that was left waiting, or what became of it."""
+    made = settled(log, approval_of(decision))
+    if made is not None:
+        return f"it was approved as version {made.version}"
+    if decision in waiting(log):
+        return f'it waits: `cowest approve {decision.version} --why "..."` promotes it'
+    removed = rolled_back(log, contents(decision))
+    if removed is not None:
+        return f"it {_removed(removed)}"
+    return (
+        f"it can be approved no longer, since another champion has come than that which it was "
+        f"judged against: {AFTER_LATE['approval']}"
+    )
+
+
+def _removed(rollback: Decision) -> str:
+    """What to say of a version whose content was rolled back."""
+    return (
+        f"holds what was rolled back by version {rollback.version} ({rollback.reason}): "
+        f'`cowest rollback --to {rollback.against} --why "..."` brings it back'
+    )
+
+
+def _expect_not_held(log: Sequence[Decision]) -> None:
+    hold = held(log)
+    if hold is not None:
+        raise RegistryError(
+            f"promotions are held by version {hold.version} ({hold.reason}): "
+            '`cowest release --why "..."` first'
+        )
 
 
 def hold(log: Sequence[Decision], why: str) -> Entry:
@@ -217,7 +256,7 @@ def _never_champion(log: Sequence[Decision], target: Decision) -> str:
     """Says what to do with a version that was never champion."""
     said = f"version {target.version} was never champion"
     if target.verdict == "waiting":
-        return f'{said}, it waits: `cowest approve {target.version} --why "..."`'
+        return f"{said}: {fate(log, target)}"
     return (
         f"{said}: it was {target.verdict}{_what(target)} ({target.reason}), and only what was "
         "champion can be gone back to"

@@ -87,13 +87,14 @@ def held(log: Iterable[Decision]) -> Decision | None:
 def waiting(log: Sequence[Decision]) -> list[Decision]:
     """The versions that wait for approval and can have it, oldest first.
 
-    One that was judged against a champion with other files than today's is judged no longer.
+    One that was judged against a champion with other files than today's is judged no longer, and
+    what was rolled back meanwhile is not brought back by an approval.
     """
     found = []
     for decision in log:
         if decision.verdict != "waiting" or settled(log, approval_of(decision)) is not None:
             continue
-        if still_judged(log, decision):
+        if still_judged(log, decision) and rolled_back(log, contents(decision)) is None:
             found.append(decision)
     return found
 
@@ -151,12 +152,14 @@ def before(log: Sequence[Decision], version: int) -> Decision | None:
     after another go further back, and not to and fro. None if there was none, or it was deleted.
     """
     first = one = find(log, version)
-    # A log whose tags were changed by hand may name versions in a circle.
+    # Each step goes to an older version, but a log whose tags were changed by hand may name
+    # versions in a circle.
     for _ in log:
-        while one is not None and one.kind == "rollback":
-            one = find(log, one.of)
         if one is None:
             return None
+        if one.kind == "rollback":
+            one = find(log, one.of)
+            continue
         one = find(log, one.against)
         if not _same_files(one, first):
             return one

@@ -255,8 +255,9 @@ class MlflowRegistry:
         for attempt in range(ATTEMPTS):
             log = self.log()
             self._mend_alias(log)
+            outcome = told(entry, log)
             try:
-                self.append(files, tags | told(entry, log))
+                self.append(files, tags | outcome)
             except RegistryError:
                 # A busy database may be free in a moment. And the version may be there all the
                 # same, if only MLflow's answer was lost: so we look before we try again.

@@ -16,7 +16,7 @@ from cowest.ledger.store import open_store
 from cowest.lineage import Turn, is_another, settings_of, turn_of
 from cowest.ports import In, Out
 from cowest.records import Decision
-from cowest.registry.log import champion_of
+from cowest.registry.log import champion_of, settled
 from cowest.registry.looks import earlier
 from cowest.registry.mlflow import RegistryConfig
 from cowest.registry.since import since_champion
@@ -43,7 +43,8 @@ def main(
 
     From here on the turn is open in the call store, with its budget, and the calls of its stages
     count for it. A turn that was cut short goes on with what it had pinned, unless its decision was
-    late: then it is judged again, against the champion of now.
+    late: then it is judged again, against the champion of now. The looks of other decisions are
+    counted anew until the turn is decided.
     """
     config.registry.ready()
     registry = config.registry.open()
@@ -60,7 +61,8 @@ def main(
     ):
         # Equal data may have been committed since, and then have a revision.
         write_document(turn, before.model_copy(update={"raw": now.raw}))
-        if looks is not None and not looks.exists():
+        # Other turns may have been decided meanwhile. Once this one is, its looks stay.
+        if looks is not None and (settled(log, now.key) is None or not looks.exists()):
             write_document(looks, earlier(log, config.registry.runs(), now.key))
         return
     # While the folders change, nothing is pinned: if we are cut short here, the next start does

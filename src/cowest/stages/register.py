@@ -22,11 +22,11 @@ from cowest.ledger.claims import is_known, spent, versions_of
 from cowest.ledger.store import open_store
 from cowest.lineage import Turn, is_another, params_digest, settings_of, tags_of
 from cowest.ports import In, Out
-from cowest.protocols import Serving
+from cowest.protocols import Registry, Serving
 from cowest.records import DataSet, Decision, EvalReport, Message, PreferencePair, Trial
 from cowest.registry.acts import who
-from cowest.registry.log import champion_of
-from cowest.registry.looks import FILE, TAG
+from cowest.registry.log import champion_of, settled
+from cowest.registry.looks import FILE, TAG, earlier
 from cowest.registry.mlflow import RegistryConfig
 from cowest.registry.mlmodel import settings_of as settings_of_serve
 from cowest.registry.since import data_tags, nameable
@@ -90,7 +90,7 @@ def main(
     _same_rules(judged, settings, str(params))
     ids = _held_out(judged, pairs, trials, looks)
     registry = config.registry.open()
-    _same_champion(pinned, registry.log())
+    _as_pinned(pinned, judged, ids, registry, config)
     data = _data(pinned, {"queries": queries, "corpus": corpus, "pairs": pairs})
     rests_on = _rests_on(pinned, kept, report, ids) | tags_of(data)
     # The tracker comes first. A turn that is decided is done, and nobody comes back to it: a run
@@ -169,6 +169,33 @@ def _as_worn(judged: EvalReport, looks: Path | None, ids: list[str]) -> None:
         raise ContractError(
             f"the report counts {judged.wear:g} earlier decisions per held-out query, and {looks} "
             f"{expected:g}: run compare again"
+        )
+
+
+def _no_looks_since(
+    pinned: Turn,
+    judged: EvalReport,
+    log: Sequence[Decision],
+    ids: list[str],
+    config: RegisterConfig,
+) -> None:
+    """Raises ContractError if a challenger passed with more confidence than its queries have left.
+
+    So it is where turns that began at once look at the same queries: each decision is another
+    chance for luck, and all but the first count it.
+    """
+    if not judged.passed or judged.wear is None or not ids:
+        return
+    # What is decided stays so, and what comes late is judged again anyway.
+    if settled(log, pinned.key) is not None or champion_of(log) != pinned.champion:
+        return
+    now = wear.worn(earlier(log, config.registry.runs(), pinned.key), ids)
+    if now is not None and now > judged.wear:
+        raise ContractError(
+            "since this turn was pinned, another was decided on its held-out queries: "
+            f"{now:g} earlier decisions rest on each on average, and the report counts "
+            f"{judged.wear:g}. Run `cowest turn` again: it compares again, and no answer is asked "
+            "for twice"
         )
 
 
@@ -257,13 +284,19 @@ def _same_versions(judged: EvalReport, folders: dict[str, Path], pinned: Turn) -
         )
 
 
-def _same_champion(pinned: Turn, log: Sequence[Decision]) -> None:
-    """Raises ContractError if the registry holds other files for the version that was pinned."""
+def _as_pinned(
+    pinned: Turn, judged: EvalReport, ids: list[str], registry: Registry, config: RegisterConfig
+) -> None:
+    """Raises ContractError if the registry holds other files for the version that was pinned, or
+    more looks at the held-out queries than the report counts.
+    """
+    log = registry.log()
     if is_another(pinned, log):
         raise ContractError(
             f"version {pinned.champion} in the registry is not the version {pinned.champion} that "
             "the turn was pinned with: is it another registry? Run `cowest turn`, which pins again"
         )
+    _no_looks_since(pinned, judged, log, ids, config)
 
 
 def _same_rules(judged: EvalReport, settings: dict[str, Any], where: str) -> None:
