@@ -15,7 +15,7 @@ from pathlib import Path
 import pytest
 
 from cowest.errors import ConfigError
-from cowest.net.client import LARGEST, Client, Reply, Stream
+from cowest.net.client import LARGEST, Client, Reply, Sink, Stream
 from cowest.net.connections import ForbiddenError, LostError
 from tests.servers import Fate, chat_server, raw_server
 
@@ -575,3 +575,72 @@ def test_a_file_that_was_packed_and_is_cut_is_no_file() -> None:
         % (len(cut), cut)
     ) as url:
         asyncio.run(fetched(url))
+
+
+def test_a_file_may_be_packed_in_several_members() -> None:
+    taken = bytearray()
+
+    async def fetched(url: str) -> None:
+        client = Client(url, None, 3)
+        await client.send("GET", f"{url}/files/f/content", into=taken.extend)
+        await client.close()
+
+    packed = gzip.compress(b"a line\n") + gzip.compress(b"another\n")
+    with raw_server(
+        b"HTTP/1.1 200 OK\r\nContent-Encoding: gzip\r\nContent-Length: %d\r\n\r\n%b"
+        % (len(packed), packed)
+    ) as url:
+        asyncio.run(fetched(url))
+    assert taken == b"a line\nanother\n"
+
+
+@pytest.mark.parametrize("into", [None, bytearray().extend], ids=["held", "handed on"])
+def test_a_broken_chunk_after_a_good_one_is_lost_at_once(into: Sink | None) -> None:
+    """aiohttp closes the connection, and would leave who reads waiting until the timeout."""
+
+    async def answer(_: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        head = b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n2\r\n{}\r\n"
+        for piece in (head, b"zz\r\n{}\r\n0\r\n\r\n"):
+            writer.write(piece)
+            await writer.drain()
+            await asyncio.sleep(0.1)
+        writer.close()
+
+    async def lost() -> LostError:
+        server = await asyncio.start_server(answer, "127.0.0.1", 0)
+        url = f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}/x"
+        client = Client(url, None, 60)
+        async with asyncio.timeout(20):
+            with pytest.raises(LostError) as raised:
+                await client.send("POST", url, b"{}", into=into)
+        await client.close()
+        server.close()
+        return raised.value
+
+    assert asyncio.run(lost()).reached
+
+
+def test_an_address_is_asked_for_as_it_is_written() -> None:
+    """A signature in an address holds for its letters: %7E and ~ are not the same to it."""
+    target = "/a%2Fb%7Ec/%41?name=%27a%3Bb%27+%28c%29&X-Signature=a%2fb%3D"
+
+    async def asked(written: str) -> bytes:
+        got = bytearray()
+
+        async def answer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+            got.extend(await reader.readline())
+            writer.write(b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\n{}")
+            await writer.drain()
+            writer.close()
+
+        server = await asyncio.start_server(answer, "127.0.0.1", 0)
+        url = f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}"
+        client = Client(url, None, 3)
+        await client.send("GET", url + written)
+        await client.close()
+        server.close()
+        return bytes(got)
+
+    assert asyncio.run(asked(f"{target}#part")) == f"GET {target} HTTP/1.1\r\n".encode()
+    # What no request can hold is quoted.
+    assert asyncio.run(asked("/\u00e4 b\r\nc")).startswith(b"GET /%C3%A4%20b")

@@ -16,6 +16,7 @@ from urllib.parse import urlsplit
 
 import aiohttp
 from aiohttp.abc import AbstractStreamWriter
+from yarl import URL
 
 from cowest.net import address, proxies
 from cowest.net.connections import CONNECT, LOSSES, NOT_HTTP, Connector, LostError, loss
@@ -87,6 +88,22 @@ class Response:
         self._response = response
         self.status = response.status
         self.headers = {name.lower(): value for name, value in response.headers.items()}
+        self._closed: asyncio.Future[None] | None = None
+        connection = response.connection
+        if connection is None or connection.protocol is None:
+            return
+        self._closed = connection.protocol.closed
+        if self._closed is None:
+            self._end()
+        else:
+            self._closed.add_done_callback(self._end)
+
+    def _end(self, _: object = None) -> None:
+        """Has `read` raise where the connection is closed and the content has no end."""
+        # aiohttp closes a connection on a broken chunk, and says nothing to who waits for the rest.
+        content = self._response.content
+        if not content.is_eof() and content.exception() is None:
+            content.set_exception(aiohttp.ClientPayloadError(NOT_HTTP))
 
     async def read(self) -> bytes:
         """Returns the next piece, and b"" at the end. Raises LostError."""
@@ -100,6 +117,8 @@ class Response:
 
     def close(self) -> None:
         """Cuts the connection, unless all of the content was read: then it may be used again."""
+        if self._closed is not None:
+            self._closed.remove_done_callback(self._end)
         # Whatever still comes on the connection belongs to this answer. Another request would take
         # it for its own.
         if not self._response.closed:
@@ -207,11 +226,11 @@ class Client:
         """
         if self._session is None:
             self._session = self._opened()
-        url = address.canonical(url)
+        target = _as_written(address.canonical(url))
         headers = {**self._headers, **headers} if headers else self._headers
         try:
             response = await self._session.request(
-                method, url, data=body, headers=headers, allow_redirects=False, **self._through
+                method, target, data=body, headers=headers, allow_redirects=False, **self._through
             )
         except LOSSES as error:
             raise loss(error) from None
@@ -248,6 +267,13 @@ class Client:
 
 def _nothing() -> None:
     """Does nothing."""
+
+
+def _as_written(url: str) -> URL:
+    """The URL as it is written; one that can't go into a request so is quoted."""
+    # Of what is quoted, yarl would write some plain (%7E, %27), and the signature of an address
+    # holds for how it was written.
+    return URL(url, encoded=url.isascii() and url.isprintable() and " " not in url)
 
 
 def encode(body: Any) -> bytes:
@@ -303,25 +329,33 @@ async def _copy(answer: Response, take: Sink) -> bool:
     unpacked = None
     # Some servers pack an answer although we asked them not to.
     if answer.headers.get("content-encoding", "").lower() == "gzip":
-        unpacked = zlib.decompressobj(wbits=31)
-        take = _unpacking(unpacked, take)
+        unpacked = _Unpacking(take)
+        take = unpacked.unpack
     while True:
         piece = await answer.read()
         if not piece:
-            return unpacked is None or unpacked.eof
+            return unpacked is None or unpacked.is_whole
         take(piece)
 
 
-def _unpacking(unpacked: "zlib._Decompress", take: Sink) -> Sink:
-    """Makes a sink that unpacks what it is given for another sink."""
+class _Unpacking:
+    """Unpacks gzip for a sink: one or several members, one after the other (RFC 1952)."""
 
-    def unpack(part: bytes) -> None:
+    def __init__(self, take: Sink) -> None:
+        self._take = take
+        self._member = zlib.decompressobj(wbits=31)
+
+    @property
+    def is_whole(self) -> bool:
+        return self._member.eof
+
+    def unpack(self, part: bytes) -> None:
         # A few packed bytes may stand for gigabytes, so they are unpacked a piece at a time.
         while True:
-            piece = unpacked.decompress(part, PIECE)
-            take(piece)
-            part = unpacked.unconsumed_tail
+            if self._member.eof and part:
+                self._member = zlib.decompressobj(wbits=31)
+            piece = self._member.decompress(part, PIECE)
+            self._take(piece)
+            part = self._member.unconsumed_tail or self._member.unused_data
             if not part and len(piece) < PIECE:
                 return
-
-    return unpack

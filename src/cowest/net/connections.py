@@ -1,5 +1,6 @@
 """Connections to a host for aiohttp: which are made, which are used again, and why one failed."""
 
+import asyncio
 import socket
 import ssl
 import weakref
@@ -9,6 +10,7 @@ from typing import Any
 import aiohttp
 from aiohttp.client_proto import ResponseHandler
 from aiohttp.connector import Connection
+from aiohttp.http_exceptions import HttpProcessingError
 
 from cowest.net import proxies
 
@@ -28,8 +30,9 @@ SPOKE_FIRST = (
     "it spoke before it was asked: no endpoint of an API, or a proxy that adds to what it hands on"
 )
 NO_PROXY = "what the proxy says is not HTTP: does HTTPS_PROXY name its port?"
-LOSSES = (aiohttp.ClientError, OSError, RuntimeError)
-"""The errors of aiohttp. A RuntimeError is that of a read from a connection that is closed."""
+LOSSES = (aiohttp.ClientError, HttpProcessingError, OSError, RuntimeError)
+"""The errors of aiohttp. A RuntimeError is that of a read from a connection that is closed.
+HttpProcessingError is what the parser in Python raises, where aiohttp has none in C."""
 LENGTH_TWICE = ("Content-Length", "Transfer-Encoding")
 """Headers that the parser names when a head gives the length of its body more than once."""
 
@@ -111,11 +114,19 @@ class Connector(aiohttp.TCPConnector):
             if not protocol.should_close:
                 if not known:
                     self._known.add(protocol)
+                    if protocol.closed is not None:
+                        protocol.closed.add_done_callback(_ended)
                 return connection
             # Bytes came that nobody asked for. The next request would take them for its answer.
             connection.close()
             if not known:
                 raise LostError(SPOKE_FIRST, reached=False)
+
+
+def _ended(closed: "asyncio.Future[None]") -> None:
+    """Takes note of how a connection ended: asyncio logs an error that nobody looked at."""
+    if not closed.cancelled():
+        closed.exception()
 
 
 def _unconnected(error: Exception, host: str) -> LostError:
@@ -142,6 +153,8 @@ def loss(error: Exception) -> LostError:
     if isinstance(error, aiohttp.ClientResponseError):
         twice = any(name in error.message for name in LENGTH_TWICE)
         return LostError(TWO_LENGTHS if twice else NOT_HTTP)
+    if isinstance(error, HttpProcessingError) or str(error) == NOT_HTTP:
+        return LostError(NOT_HTTP)
     if isinstance(error, aiohttp.InvalidURL):
         return LostError(f"{error.url} is no address to call", reached=False)
     return LostError("connection lost")
