@@ -411,6 +411,26 @@ def test_a_call_on_a_kept_connection_that_is_closed_under_it_is_not_sent_again()
     assert [b"first" in asked[0], b"second" in asked[1], len(asked)] == [True, True, 2]
 
 
+def test_a_connection_that_is_closed_right_after_its_answer_is_not_used() -> None:
+    """Some servers do so and do not say it; the next call would count as one that may be paid."""
+
+    async def answer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await reader.readuntil(b"}")
+        writer.write(b"HTTP/1.1 200 OK\r\nContent-Length: 15\r\n\r\n" + BODY)
+        writer.close()
+
+    async def one_by_one() -> int:
+        server = await asyncio.start_server(answer, "127.0.0.1", 0)
+        url = f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}/x"
+        client = Client(url, None, 3)
+        answers = [await client.post({}) for _ in range(20)]
+        await client.close()
+        server.close()
+        return len(answers)
+
+    assert asyncio.run(one_by_one()) == 20
+
+
 ENDLESS = {
     "remarks": (b"", b"HTTP/1.1 100 Continue\r\n\r\n" * 1000),
     "headers": (b"HTTP/1.1 200 OK\r\n", b"A: b\r\n" * 1000),

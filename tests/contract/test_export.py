@@ -2,6 +2,7 @@
 
 import json
 import re
+import shutil
 import subprocess
 import sys
 from collections.abc import Callable
@@ -67,7 +68,7 @@ def project(tmp_path_factory: pytest.TempPathFactory) -> Path:
     version.write(made, base="tiny@1", prompts=PROMPTS, trained="t")
     registry = empty_registry(folder)
     rows = [[make_trial(number, system) for system in ("before", "after")] for number in range(12)]
-    report = evaluation.compare(evaluation.gather(rows), Rules(gates=()))
+    report = evaluation.compare(evaluation.gather(rows), Rules(gates=(), promote_everything=True))
     io.write_document(folder / "eval.json", report)
     runs = registry.runs()
     runs.keep(runs.of("aa"), folder / "eval.json")
@@ -134,8 +135,9 @@ def test_the_card_says_what_the_registry_knows(export: Callable[..., int], tmp_p
     assert head["library_name"] == "peft" and head["base_model"] == str(tiny.model())
     assert "license" not in head and "Of the base model: unknown: look it up" in card
     assert "Promoted, judged against no champion: better by 0.1" in card
-    assert "| collaboration after alignment | 1.000 | 1.000 to 1.000 | 12 |" in card
+    assert "| collaboration after alignment | 1.000 | 0.735 to 1.000 | 12 |" in card
     assert "| after less before | +0.000 |" in card
+    assert card.count("| after less policy before |") == 1
     assert f"| raw | data/raw | git at cccccccccccc |  | {'d' * 64} |" in card
     assert f"| settings | `{'p' * 64}` |" in card
     for title in ("Use", "Evaluation", "Data and training", "Intended use", "Licence"):
@@ -164,6 +166,32 @@ def test_nothing_is_written_over_and_nothing_half(
     write_params(tmp_path, registry, {"provider": "hf", "model": str(tmp_path / "gone")})
     assert cli.main(["export", "--params", str(tmp_path / "params.yaml"), "--to", str(to)]) == 1
     assert not to.exists() and not [path for path in tmp_path.iterdir() if "none" in path.name]
+
+
+@pytest.mark.parametrize("more", [(), ("--merged",)], ids=["adapter", "merged"])
+def test_a_version_with_code_or_a_pickle_is_not_passed_on(
+    more: tuple[str, ...],
+    export: Callable[..., int],
+    project: Path,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    made = tmp_path / "version"
+    shutil.copytree(project / "version", made)
+    (made / "adapter" / "adapter_model.bin").write_bytes(b"a pickle")
+    (made / "adapter" / "run.py").write_text("import os")
+    version.write(made, base="tiny@1", prompts=PROMPTS, trained="t")
+    registry = empty_registry(tmp_path)
+    registry.open().decide(
+        made, turn="aa", promote=True, against=None, reason="better by 0.1", tags={}
+    )
+    write_params(tmp_path, registry, {"provider": "hf", "model": str(tiny.model())})
+    to = tmp_path / "out"
+    params = ["--params", str(tmp_path / "params.yaml")]
+    assert cli.main(["export", *params, "--to", str(to), *more]) == 1
+    said = capsys.readouterr().err
+    assert "adapter_model.bin: may be a pickle" in said and "run.py: code" in said
+    assert not to.exists()
 
 
 def test_the_licence_of_a_base_is_read_where_it_stands(tmp_path: Path) -> None:

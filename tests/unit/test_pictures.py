@@ -31,7 +31,7 @@ def test_pictures_of_a_page_stand_alone(tmp_path: Path) -> None:
 
 def test_a_description_keeps_its_table_and_its_length() -> None:
     rows = [[make_trial(number, system) for system in ("before", "after")] for number in range(12)]
-    report = evaluation.compare(evaluation.gather(rows), Rules(gates=()))
+    report = evaluation.compare(evaluation.gather(rows), Rules(gates=(), promote_everything=True))
     made = Decision(turn="a" * 64, version=2, verdict="refused", against=1, reason="x" * 9000)
     raw = DataSet(path="data/a|b\n", digest="d" * 64, kept="git", rev="c" * 40)
     said = description.of_version(made, report, {"raw": raw})

@@ -20,7 +20,7 @@ from cowest.config import enter, load, parse, section
 from cowest.errors import ConfigError, InputError, RegistryError
 from cowest.io import replacing_folder, write_text
 from cowest.lineage import data_of
-from cowest.models import hf
+from cowest.models import audit, hf
 from cowest.models.hf import HFConfig
 from cowest.online.live import ServeConfig
 from cowest.records import Decision, EvalReport
@@ -123,7 +123,9 @@ def _export(
 def _write_adapter(policy: HFConfig, adapter: Path, folder: Path) -> None:
     """Copies the adapter, names its base as PEFT looks for it, and adds the tokenizer."""
     base = policy.folder()
-    # Checked here since nothing is loaded: an adapter of another base would answer nonsense.
+    # Checked here since nothing is loaded: who loads the folder would run a pickle or code in it,
+    # and an adapter of another base would answer nonsense.
+    audit.audit_adapter(adapter)
     hf.same_base(adapter, policy.base_name(base))
     shutil.copytree(adapter, folder, dirs_exist_ok=True)
     place = folder / "adapter_config.json"

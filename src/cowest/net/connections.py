@@ -111,6 +111,15 @@ class Connector(aiohttp.TCPConnector):
             if protocol is None:
                 return connection
             known = protocol in self._known
+            if known:
+                # Some servers close a connection right after an answer, and the loop, which is
+                # still at that answer, does not know it yet. The first time it looks, and the
+                # second time it has seen what there was.
+                await asyncio.sleep(0)
+                await asyncio.sleep(0)
+            if known and not protocol.is_connected():
+                connection.close()
+                continue
             if not protocol.should_close:
                 if not known:
                     self._known.add(protocol)
