@@ -2,6 +2,7 @@
 
 import json
 import shutil
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -12,9 +13,10 @@ from cowest import cli, version
 from cowest.config import file_digest
 from cowest.errors import RegistryError
 from cowest.protocols import Registry
+from cowest.records import Decision
 from cowest.registry import acts
 from cowest.registry.looks import TAG
-from cowest.registry.mlflow import ALIAS, RegistryConfig
+from cowest.registry.mlflow import ALIAS, MlflowRegistry, RegistryConfig
 from cowest.registry.runs import Runs
 from tests import stores
 from tests.registries import empty_registry, make_version
@@ -199,6 +201,26 @@ def test_status_has_ten_lines_however_much_is_going_on(project: Project) -> None
     lines = project.cowest("status").splitlines()
     assert len(lines) == 10
     assert max(len(line) for line in lines[1:]) <= 100
+
+
+def test_a_rollback_that_fails_at_its_end_says_that_it_counts(
+    project: Project, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Done again, it would go back once more."""
+    for name in ("aa", "bb", "cc"):
+        turned(project.registry, project.folder, name)
+    whole = MlflowRegistry._mend_alias
+
+    def failing(registry: MlflowRegistry, log: Sequence[Decision]) -> None:
+        if len(log) > 3:
+            raise RegistryError("the alias can't be set")
+        whole(registry, log)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(MlflowRegistry, "_mend_alias", failing)
+        said = project.cowest("rollback", "--why", "so", code=1)
+    assert "the alias can't be set; it was entered all the same, as version 4" in said
+    assert adapter(project.registry, project.folder) == "bb"
 
 
 def test_status_is_told_where_the_files_of_turns_are_out_of_reach(

@@ -8,12 +8,13 @@ from pathlib import Path
 
 import pytest
 
+from cowest.commands import turn
 from cowest.errors import RegistryError
 from cowest.protocols import Entry
 from cowest.records import Decision
 from cowest.registry import acts
 from cowest.registry.log import champion_of, find, fold, held, rolled_back, settled, waiting
-from cowest.registry.runs import folder_of
+from cowest.registry.runs import folder_of, passwords, without_password
 from tests import log_of_november
 
 GIVEN = {"yes": "promoted", "no": "refused", "late": "late"}
@@ -215,6 +216,21 @@ def test_what_became_of_a_version_that_waited(log: Log) -> None:
             acts.rollback(log.now, version, "so")
 
 
+def test_a_turn_that_is_run_again_says_what_became_of_its_version(log: Log) -> None:
+    log.turn("a")
+    log.turn("b")
+    waits = log.turn("c", waits=True)
+    assert f"`cowest approve {waits} --why" in turn._nothing_new(log.now[waits - 1], log.now)
+    log.add(acts.approval(log.now, waits, "read it"))
+    assert "it was approved as version 4" in turn._nothing_new(log.now[waits - 1], log.now)
+    log.add(acts.rollback(log.now, 1, "worse on invoices"))
+    assert "promoted; version 5 is champion" in turn._nothing_new(log.now[1], log.now)
+    log.add(acts.rollback(log.now, 2, "so"))
+    log.add(acts.rollback(log.now, 1, "worse again"))
+    said = turn._nothing_new(log.now[1], log.now)
+    assert "promoted, and rolled back by version 7 (worse again); version 7 is champion" in said
+
+
 def test_versions_that_name_each_other_in_a_circle_stop_nobody(log: Log) -> None:
     for content in "ab":
         log.turn(content)
@@ -343,6 +359,24 @@ def test_code_from_before_agrees_on_who_is_champion() -> None:
         removed += len(rows) < len(log.rows)
     assert acted > 300
     assert removed > 500
+
+
+@pytest.mark.parametrize(
+    ("address", "shown"),
+    [
+        ("postgresql://me:to%20p@db:5/x", "postgresql://me@db:5/x"),
+        (
+            "postgresql://me@db/x?password=to%20p&sslmode=require",
+            "postgresql://me@db/x?sslmode=require",
+        ),
+        ("postgresql:///x?sslmode=a&sslpassword=to+p", "postgresql:///x?sslmode=a"),
+        ("postgresql:///x?password=to+p", "postgresql:///x"),
+        ("sqlite:////projects/a", "sqlite:////projects/a"),
+    ],
+)
+def test_the_place_of_a_registry_is_shown_without_a_password(address: str, shown: str) -> None:
+    assert without_password(address) == shown
+    assert ("to p" in passwords(address)) == (address != shown)
 
 
 @pytest.mark.parametrize(

@@ -9,7 +9,7 @@ from cowest.config import enter, load, parse, section
 from cowest.errors import ConfigError, RegistryError
 from cowest.protocols import Entry, Registry
 from cowest.records import Decision
-from cowest.registry.log import champion_of
+from cowest.registry.log import champion_of, settled
 from cowest.registry.mlflow import RegistryConfig
 
 WHERE = "where the registry is said to be (register.registry)"
@@ -59,13 +59,30 @@ def entered(registry: Registry, entry: Entry) -> tuple[Decision, int | None]:
 
     Raises RegistryError if somebody was quicker and the act does not count.
     """
-    made = registry.enter(entry)
-    champion = champion_of(registry.log())
+    try:
+        made = registry.enter(entry)
+        champion = champion_of(registry.log())
+    except RegistryError as error:
+        raise RegistryError(f"{error}{_entered_all_the_same(registry, entry)}") from None
     if entry.promote and not made.promoted:
         raise RegistryError(
             f"version {made.version} is in the history, and does not count: {made.reason}"
         )
     return made, champion
+
+
+def _entered_all_the_same(registry: Registry, entry: Entry) -> str:
+    """Says that an act is in the log though its command failed, for whoever would do it again.
+
+    A rollback that is done twice goes back twice.
+    """
+    try:
+        made = settled(registry.log(), entry.turn)
+    except RegistryError:
+        return "; it may have been entered all the same: see `cowest history` before you try again"
+    if made is None:
+        return ""
+    return f"; it was entered all the same, as version {made.version}, and need not be done again"
 
 
 def moment(at: float | None) -> str:

@@ -34,7 +34,7 @@ from cowest.preflight import preflight
 from cowest.raw import snapshots
 from cowest.records import Decision, Estimate, EvalReport
 from cowest.registry.acts import fate
-from cowest.registry.log import champion_of, settled
+from cowest.registry.log import champion_of, contents, rolled_back, settled
 from cowest.registry.mlflow import RegistryConfig
 from cowest.report import words
 from cowest.stages.pin import PinConfig
@@ -293,6 +293,9 @@ def _at_hand(turn: Turn) -> bool:
 
 def _nothing_new(decided: Decision, log: Sequence[Decision]) -> str:
     how = "promoted"
+    removed = rolled_back(log, contents(decided))
+    if decided.promoted and removed is not None:
+        how = f"promoted, and rolled back by version {removed.version} ({removed.reason})"
     if decided.verdict == "waiting":
         how = f"left waiting ({decided.reason}); {fate(log, decided)}"
     elif not decided.promoted:

@@ -16,7 +16,7 @@ from contextlib import contextmanager, nullcontext
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING
-from urllib.parse import unquote, urlsplit, urlunsplit
+from urllib.parse import unquote, unquote_plus, urlsplit, urlunsplit
 
 from cowest.errors import RegistryError
 
@@ -31,6 +31,8 @@ LOCK = int.from_bytes(b"registry")
 PROBE_SECONDS = 10
 """Time limit for a server's first answer. MLflow itself would retry for minutes before it reports
 that nobody answers."""
+IN_QUERY = re.compile(r"(?:^|&)(?:ssl)?password=([^&]*)", re.IGNORECASE)
+"""A password among the parameters of a database's address, where PostgreSQL takes it too."""
 SQLITE_HEADER = b"SQLite format 3"
 
 
@@ -43,7 +45,7 @@ class Runs:
             uri = f"{SQLITE}{_database(uri)}"
         # The driver is named, since SQLAlchemy's own choice differs from version to version.
         self.uri = re.sub(r"^postgres(ql)?(\+psycopg)?://", POSTGRES, uri)
-        self.place = _without_password(self.uri)
+        self.place = without_password(self.uri)
         self.name = name
         in_database = self.uri.startswith((SQLITE, POSTGRES))
         self._artifacts = location_of(artifacts) if in_database else None
@@ -130,7 +132,7 @@ class Runs:
             text = str(error).strip() or type(error).__name__
             reason = text.splitlines()[0]
             # Drivers quote the address that they were given, and messages end in logs.
-            for secret in (_password(self.uri), os.environ.get("PGPASSWORD")):
+            for secret in (*passwords(self.uri), os.environ.get("PGPASSWORD")):
                 if secret:
                     reason = reason.replace(secret, "***")
             raise RegistryError(f"the registry at {self.place}: {reason[:300]}") from None
@@ -314,20 +316,29 @@ def _probe(uri: str) -> None:
         pass
     except urllib.error.URLError as error:
         raise RegistryError(
-            f"nobody answers at {_without_password(uri)}: {error.reason}; is the registry's "
+            f"nobody answers at {without_password(uri)}: {error.reason}; is the registry's "
             "server up?"
         ) from None
 
 
-def _password(uri: str) -> str | None:
-    password = urlsplit(uri).password
-    return unquote(password) if password else None
-
-
-def _without_password(uri: str) -> str:
+def passwords(uri: str) -> list[str]:
+    """The passwords in an address, as they are written there and as they are meant."""
     parts = urlsplit(uri)
+    found = []
+    for written in (parts.password, *IN_QUERY.findall(parts.query)):
+        if written:
+            found += [written, unquote(written), unquote_plus(written)]
+    return found
+
+
+def without_password(uri: str) -> str:
+    """The address as it may be shown."""
+    before, question, query = uri.partition("?")
+    kept = IN_QUERY.sub("", query).lstrip("&")
+    shown = f"{before}{question if kept else ''}{kept}"
+    parts = urlsplit(shown)
     if not parts.password:
-        return uri
+        return shown
     return urlunsplit(parts._replace(netloc=f"{parts.username}@{parts.netloc.rpartition('@')[2]}"))
 
 
