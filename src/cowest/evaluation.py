@@ -228,6 +228,8 @@ class Beside:
 
     macro_f1: Differences | None = None
     """Differences of macro F1 by pair of systems; None if the scorer is not `choice`."""
+    strict_macro_f1: Differences = field(default_factory=dict)
+    """The same with the intervals whose ends decide, where a gate asks for proof."""
     by_query: Mapping[str, Mapping[str, Floats]] = field(default_factory=dict)
     """By metric and system, the value of each query; NaN where there is none."""
     distinct: Mapping[str, Estimate] = field(default_factory=dict)
@@ -261,11 +263,14 @@ def compare(
         found[Quantity("distinct", of, None)] = one
     surer = confidence(wear, rules.spend)
     stricter = estimates(scores.groups, list(ratios.values()), 1 - surer)
+    strict = dict(zip(ratios, stricter, strict=True))
+    for (of, over), one in beside.strict_macro_f1.items():
+        strict[Quantity("macro_f1", of, over)] = one
     seen = replace(
         _evidence(scores, beside, best, found),
         members=members,
         corrected=_corrected(gates, best, ratios, scores.groups, rules.min_groups),
-        strict=dict(zip(ratios, stricter, strict=True)),
+        strict=strict,
         confidence=surer,
     )
     results = judge(gates, rules, seen)

@@ -297,8 +297,9 @@ class Rules(Config):
     """Holds more gates than those that are named, against what they may not see: `distinct` above
     0.2; no more right_to_wrong against the champion than 0.1, unless that could be chance; of a
     multiple choice, macro_f1 over before and over the champion. A gate of your own on the same
-    metric takes their place. Without a champion, `after` must also be better by 0.005 than the
-    strong model alone and than the policy alone, unless gates name them."""
+    metric, of `after` on all queries, takes their place. Without a champion, `after` must also be
+    better by 0.005 than the strong model alone and than the policy alone, unless gates on all
+    queries name them (`unless_worse_by` does not)."""
     promote_everything: bool = False
     """Promotes every challenger, without any gate on its answers. `gates: []` must be said too."""
     min_groups: int = Field(default=10, ge=1)
@@ -355,14 +356,27 @@ class Rules(Config):
         found = list(self.gates)
         if not champion:
             found += [gate for gate in FLOORS if not self._names(gate)]
-        metrics = {gate.metric for gate in self.gates}
+        metrics = {gate.metric for gate in self._of_challenger()}
         guards = (*GUARDS_OF_CHOICES, *GUARDS) if choices else GUARDS
         found += [gate for gate in guards if gate.metric not in metrics]
         return tuple(found)
 
+    def _of_challenger(self) -> list[Gate]:
+        """The gates of the settings that look at the challenger on all queries: those on a slice
+        take no other gate's place.
+        """
+        found = []
+        for gate in self.gates:
+            if gate.of == "after" and gate.slice is None and gate.slices is None:
+                found.append(gate)
+        return found
+
     def _names(self, floor: Gate) -> bool:
         """True if a gate of the settings compares the systems of a floor, or with the best of
-        several among which the floor's is.
+        several among which the floor's is. A guard asks for no proof, and is no floor.
         """
-        named = {gate.over for gate in self.gates if gate.of == "after" and gate.metric == "score"}
+        named = set()
+        for gate in self._of_challenger():
+            if gate.metric == "score" and not gate.guards:
+                named.add(gate.over)
         return floor.over in named or BEST in named

@@ -103,8 +103,11 @@ def follows(results: Sequence[GateResult], gates: Sequence[Gate], champion: bool
             return False
         if result.passed is None and (champion or "champion" not in (gate.of, gate.over)):
             return False
-        # A gate may be closed for another reason than its value, but never open against it.
+        # A gate may be closed for another reason than its value, but never open against it, and
+        # the value is an end of the estimate.
         if result.passed and (result.value is None or not bound.met(result.value)):
+            return False
+        if result.passed and result.value != _end(gate, result.estimate):
             return False
     return True
 
@@ -176,10 +179,13 @@ def _judge_one(gate: Gate, rules: Rules, seen: Evidence, quantity: Quantity) -> 
 
 def _judge_any(gate: Gate, rules: Rules, seen: Evidence, quantities: list[Quantity]) -> GateVerdict:
     """The verdict of a guard, which is closed if any of its slices is worse."""
+    if all(seen.found.get(quantity) is None for quantity in quantities):
+        return _judge_one(gate, rules, seen, quantities[0])
     for quantity in quantities:
-        failed = _unequal_failures(rules, seen, quantity)
-        if failed is not None:
-            return False, f"closed: {quantity.tag}: {failed}", seen.found.get(quantity)
+        closed = _unequal_failures(rules, seen, quantity)
+        closed = closed or _unequal_instructions(rules, seen, quantity)
+        if closed is not None:
+            return False, f"closed: {quantity.tag}: {closed}", seen.found.get(quantity)
     judged = seen.corrected.get(gate, {})
     if not judged:
         few = f"none of {len(quantities)} slices has {rules.min_groups} groups (compare.min_groups)"
@@ -235,6 +241,10 @@ def _compared(
 def _unequal_failures(rules: Rules, seen: Evidence, quantity: Quantity) -> str | None:
     """The reason if too many rows failed on one side alone; None if they did not."""
     of, over = quantity.of, quantity.over
+    if quantity.metric == "distinct":
+        # Drafts are held against those before alignment, and what fails on both sides is no
+        # advantage.
+        over = "before"
     failed = _failed(seen, quantity, of)
     # A number fails nowhere.
     missed = [0.0] * len(failed) if over is None else _failed(seen, quantity, over)

@@ -14,6 +14,7 @@ from cowest.agreement import AgreementConfig, Judged, compared, judged_side
 from cowest.alone import agreement_gates, unmeasured
 from cowest.config import Sampling
 from cowest.domains.handbook import PROMPTS
+from cowest.errors import ContractError
 from cowest.gates import Gate, Rules
 from cowest.models.decoding import HFModel
 from cowest.models.hf import HFConfig, load
@@ -247,8 +248,8 @@ def test_what_was_not_measured_closes_no_gate_and_is_said(tmp_path: Path) -> Non
 
 def test_a_disagreement_keeps_a_better_challenger_out(tmp_path: Path) -> None:
     row = PolicyAgreement(
-        form="adapter", model="m", dtype="float32", queries=4, tokens=40, largest=0.2, mean=0.01,
-        changed=0, gap=None,
+        form="adapter", model="policy@after", dtype="float32", queries=4, tokens=40, largest=0.2,
+        mean=0.01, changed=0, gap=None,
     )  # fmt: skip
     report = made(tmp_path, [row])
     assert [gate.name for gate in report.gates if gate.passed is False] == [
@@ -256,6 +257,8 @@ def test_a_disagreement_keeps_a_better_challenger_out(tmp_path: Path) -> None:
     ]
     assert not report.passed
     assert report.agreement == (row,)
+    with pytest.raises(ContractError, match=r"another challenger \(policy@older\) than the trials"):
+        made(tmp_path, [row.model_copy(update={"model": "policy@older", "largest": 0.0})])
 
 
 def test_a_turn_measures_it_and_its_report_says_so() -> None:

@@ -12,6 +12,8 @@ from cowest.errors import ConfigError, ContractError
 from cowest.gates import Gate, Rules
 from cowest.records import EvalReport, GateResult, Trial
 from cowest.report.words import context
+from cowest.stages import compare
+from cowest.wear import Looks
 from tests.factories import make_trial, write_report
 
 COLOURS = ("red", "blue", "green")
@@ -215,6 +217,31 @@ def test_equal_systems_pass_the_guard_nearly_always(tmp_path: Path) -> None:
         systems = [answered(list(named), asked, "before"), answered(other, asked, "after")]
         refused += not staged(tmp_path, systems).passed
     assert refused <= 6
+
+
+def test_proof_by_macro_f1_asks_as_much_as_by_the_score(tmp_path: Path) -> None:
+    """Looks at the queries are paid for, and fewer than five groups that differ are chance."""
+    asked, named = mixed(seed=1, right=0.2)
+    better, four = [*asked[:180], *named[180:]], [*asked[:4], *named[4:]]
+    gate = Gate(over="before", metric="macro_f1", better_by=0)
+
+    def lower(looks: int, after: list[str]) -> float | None:
+        systems = [answered(list(named), asked, "before"), answered(list(after), asked, "after")]
+        staged(tmp_path, systems, gates=(gate,))
+        uses = {row.id: looks for row in systems[0]}
+        io.write_document(tmp_path / "looks.json", Looks(decisions=looks, uses=uses))
+        compare.main(
+            tmp_path / "trials.jsonl",
+            tmp_path / "eval.json",
+            Rules(gates=(gate,)),
+            looks=tmp_path / "looks.json",
+        )
+        return io.read_document(tmp_path / "eval.json", EvalReport).gates[0].value
+
+    new, worn = lower(0, better), lower(50, better)
+    assert new is not None and worn is not None
+    assert worn < new - 0.03
+    assert lower(0, four) is None
 
 
 def test_a_gate_of_the_settings_takes_the_place_of_the_guards(tmp_path: Path) -> None:

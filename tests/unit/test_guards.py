@@ -110,6 +110,9 @@ def test_a_floor_that_is_named_is_not_asked_twice() -> None:
     assert floors(Gate(over="strong", no_worse_by=0.1)) == ["after over policy after"]
     assert floors(Gate(over="best_single")) == []
     assert len(floors(Gate(over="strong", metric="length"))) == 2
+    assert len(floors(Gate(over="best_single", slices="kind", no_worse_by=0.5))) == 2
+    assert len(floors(Gate(over="best_single", unless_worse_by=0.5))) == 2
+    assert len(floors(Gate(of="before", over="best_single"))) == 2
     held = Rules(gates=(Gate(over="champion"),)).all_gates(choices=False, champion=True)
     assert not {gate.name for gate in FLOORS} & {gate.name for gate in held}
 
@@ -189,6 +192,37 @@ def test_a_gate_on_the_same_metric_takes_the_place_of_a_guard(tmp_path: Path) ->
     ]
     found = report(tmp_path, rows_of(champion=True), gates=gates)
     assert [gate.name for gate in found.gates] == [RIGHT_TO_WRONG, DISTINCT.replace("0.2", "0.9")]
+
+
+@pytest.mark.parametrize(
+    "gate",
+    [
+        {"over": "champion", "metric": "right_to_wrong", "slice": "kind=a", "no_worse_by": 0.9},
+        {"of": "before", "over": "champion", "metric": "right_to_wrong", "no_worse_by": 0.9},
+    ],
+)
+def test_a_gate_on_some_queries_or_another_system_takes_no_guards_place(
+    gate: dict[str, Any],
+) -> None:
+    rules = parse(Rules, {"gates": [gate]}, "compare")
+    assert Gate(over="champion", metric="right_to_wrong", unless_worse_by=0.1) in rules.all_gates(
+        choices=False, champion=True
+    )
+
+
+@pytest.mark.parametrize(("system", "passes"), [(None, True), ("after", False), ("before", False)])
+def test_drafts_are_counted_though_questions_fail_that_fail_for_all(
+    tmp_path: Path, system: str | None, passes: bool
+) -> None:
+    """A content filter that refuses the same questions whoever drafts closes no gate."""
+    failed = {"failed": "solo: refused", "refinement": None, "score": None, "solo": None}
+    rows = rows_of(champion=True)
+    for place in range(0, 9):
+        if system is None or rows[place].system == system:
+            rows[place] = rows[place].model_copy(update=failed)
+    gate = outcome(report(tmp_path, rows), DISTINCT)
+    assert gate.passed is passes, gate.reason
+    assert passes or "5.0% on one side alone" in gate.reason
 
 
 def test_settings_are_read_as_yaml() -> None:

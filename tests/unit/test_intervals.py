@@ -58,6 +58,17 @@ def test_the_long_side_of_skewed_groups_is_farther_off() -> None:
     assert mean - low > 1.3 * (high - mean) > 0
 
 
+@pytest.mark.parametrize("alpha", [0.05, 0.0025])
+def test_a_skewed_end_is_at_most_twice_as_far_off_and_within_what_can_be(alpha: float) -> None:
+    """Of 24 groups 20 lost a right answer: that is surely a loss, at the level of 20 slices too."""
+    before, after = np.ones(24), np.array([0.0] * 20 + [1.0] * 4)
+    found = estimate(difference_of(after, before), list(range(24)), alpha)
+    assert found.high is not None and found.low is not None
+    error = np.std(after - before, ddof=1) / np.sqrt(24)
+    assert found.high <= found.mean + 2 * error * intervals.student(alpha / 2, 23) + 1e-6
+    assert -1 <= found.low < found.high < -0.25
+
+
 def test_one_large_group_says_less_than_its_queries_pretend() -> None:
     rng = np.random.default_rng(0)
     values = rng.normal(0.5, 0.2, 120)

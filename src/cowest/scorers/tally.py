@@ -17,7 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cowest.evaluation import Pair, answers_of
-from cowest.intervals import Floats, interval
+from cowest.intervals import ALPHA, Floats, few, interval
 from cowest.protocols import Scorer
 from cowest.records import Choices, Estimate, Matches, Trial
 from cowest.scorers import choice
@@ -115,12 +115,17 @@ class Tally:
         return found
 
     def differences(
-        self, pairs: Iterable[Pair], groups: Sequence[str]
+        self,
+        pairs: Iterable[Pair],
+        groups: Sequence[str],
+        alpha: float = ALPHA,
+        fewest: int = 0,
     ) -> dict[Pair, Estimate | None]:
-        """By pair of systems, the difference of macro F1 with its 95 % interval.
+        """By pair of systems, the difference of macro F1 with its interval, which misses with
+        probability `alpha`.
 
         Only queries that both have answered count; None where there is none. `groups` has the group
-        of each query.
+        of each query. Where fewer than `fewest` groups differ, there is no interval.
         """
         _, group = np.unique(np.asarray(groups), return_inverse=True)
         found: dict[Pair, Estimate | None] = {}
@@ -131,17 +136,22 @@ class Tally:
             if both.size:
                 keys = np.full(self._queries, -1)
                 _, keys[both] = np.unique(group[both], return_inverse=True)
-                found[of, over] = self._difference(one, other, keys)
+                found[of, over] = self._difference(one, other, keys, alpha, fewest)
         return found
 
-    def _difference(self, one: Answers, other: Answers, keys: Places) -> Estimate:
+    def _difference(
+        self, one: Answers, other: Answers, keys: Places, alpha: float, fewest: int
+    ) -> Estimate:
         """The difference of macro F1 on the queries that have a key: the number of their group."""
         sizes = np.bincount(keys[keys >= 0])
         ours = one.counts(keys, len(sizes), self._classes)
         theirs = other.counts(keys, len(sizes), self._classes)
         whole = float(_macro_f1(ours.sum(axis=0)) - _macro_f1(theirs.sum(axis=0)))
         without = _macro_f1(ours.sum(axis=0) - ours) - _macro_f1(theirs.sum(axis=0) - theirs)
-        low, high, note = interval(whole, without, sizes.astype(np.float64))
+        low, high, note = interval(whole, without, sizes.astype(np.float64), alpha)
+        differing = int((ours != theirs).any(axis=(1, 2)).sum())
+        if differing < fewest:
+            low, high, note = None, None, few(differing)
         return Estimate(
             mean=round(whole, 6),
             low=low,

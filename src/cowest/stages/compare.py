@@ -5,12 +5,14 @@ Takes seconds, and costs nothing.
 
 import sys
 from collections import Counter
+from collections.abc import Collection
 from pathlib import Path
 
 from cowest import alone, evaluation, io
 from cowest.errors import ContractError
 from cowest.evaluation import Beside, Pair, Scores
 from cowest.gates import GUARDS_OF_CHOICES, Rules
+from cowest.intervals import ALPHA, FEWEST
 from cowest.judging import passed
 from cowest.ports import In, Out
 from cowest.records import Estimate, EvalReport, Trial
@@ -18,7 +20,7 @@ from cowest.report import tables
 from cowest.report_parts import PolicyAgreement
 from cowest.scorers.measures import Measures, Variety
 from cowest.scorers.tally import Matching, Tally
-from cowest.wear import HeldOut, Looks, worn
+from cowest.wear import HeldOut, Looks, confidence, worn
 
 
 def main(
@@ -57,14 +59,17 @@ def main(
             "see evaluate.split and prepare's splits in params.yaml"
         )
     _few_failed(scores, config.max_failed, str(trials))
+    wear = worn(_read(looks), held_out.ids)
+    alpha = 1 - confidence(wear, config.spend)
     beside = Beside(
         macro_f1=_macro_f1(tally, scores, config),
+        strict_macro_f1=_macro_f1(tally, scores, config, alpha, FEWEST) or {},
         by_query=measures.by_query(),
         distinct=variety.found(),
     )
-    found = evaluation.compare(scores, config, beside, worn(_read(looks), held_out.ids))
+    found = evaluation.compare(scores, config, beside, wear)
     counted = {"choices": tally.choices(), "matches": matching.matches()}
-    forms = None if agreement is None else tuple(io.read(agreement, PolicyAgreement))
+    forms = None if agreement is None else _forms(agreement, scores.policies["after"])
     judged = _with_alone(found.model_copy(update=counted), forms, config)
     io.write_document(report, judged)
     if metrics is not None:
@@ -98,7 +103,24 @@ def _read(looks: Path | None) -> Looks | None:
     return None
 
 
-def _macro_f1(tally: Tally, scores: Scores, config: Rules) -> dict[Pair, Estimate | None] | None:
+def _forms(agreement: Path, judged: Collection[str]) -> tuple[PolicyAgreement, ...]:
+    """The other forms of the challenger's policy, which the trials know by the name `judged`.
+
+    Raises ContractError for those of another challenger.
+    """
+    found = tuple(io.read(agreement, PolicyAgreement))
+    for one in found:
+        if one.form == "adapter" and one.model not in judged:
+            raise ContractError(
+                f"{agreement} is of another challenger ({one.model}) than the trials "
+                f"({', '.join(sorted(judged))}): run evaluate again, which writes both"
+            )
+    return found
+
+
+def _macro_f1(
+    tally: Tally, scores: Scores, config: Rules, alpha: float = ALPHA, fewest: int = 0
+) -> dict[Pair, Estimate | None] | None:
     """The differences of macro F1 that gates look at; None if the answers are no choices."""
     if not tally.choices():
         return None
@@ -106,7 +128,7 @@ def _macro_f1(tally: Tally, scores: Scores, config: Rules) -> dict[Pair, Estimat
     for gate in (*GUARDS_OF_CHOICES, *config.gates):
         if gate.metric == "macro_f1" and gate.over is not None:
             pairs.append((gate.of, gate.over))
-    return tally.differences(dict.fromkeys(pairs), scores.groups)
+    return tally.differences(dict.fromkeys(pairs), scores.groups, alpha, fewest)
 
 
 def _few_failed(scores: Scores, most: int | None, where: str) -> None:

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 import numpy as np
 from scipy.stats import norm, t
 
-from cowest.intervals import FEWEST
+from cowest.intervals import FARTHEST, FEWEST
 from tests.bench.gate.world import Floats
 
 Ends = tuple[Floats, Floats]
@@ -45,9 +45,9 @@ def ours(parts: Parts, alpha: float = 0.05) -> Ends:
     """t on the cluster jackknife, or the same corrected for skewness, whichever is farther."""
     reach = t.ppf(1 - alpha / 2, np.maximum(parts.freedom, 1))
     error, skew = _error(parts), _skew(parts)
-    low = parts.value - error * np.maximum(reach, _hall(reach, skew))
-    high = parts.value - error * np.minimum(-reach, _hall(-reach, skew))
-    return low, high
+    below = np.clip(_hall(reach, skew), reach, FARTHEST * reach)
+    above = np.clip(-_hall(-reach, skew), reach, FARTHEST * reach)
+    return parts.value - error * below, parts.value + error * above
 
 
 def all_ways(parts: Parts, tops: Floats, bottoms: Floats, seed: int) -> Mapping[str, Ends]:
