@@ -119,11 +119,13 @@ def write(
 def _head(about: About) -> str:
     """What the hub reads; a licence that is none of its names stays out of it."""
     values: dict[str, object] = {
-        "base_model": about.base,
         "library_name": "transformers" if about.merged else "peft",
         "pipeline_tag": "text-generation",
         "tags": ["cowest"],
     }
+    # The hub knows a base by its name there; a folder says nothing beyond this machine.
+    if not Path(about.base).is_absolute():
+        values["base_model"] = about.base
     named = about.licence.lower()
     if named.replace("-", "").replace(".", "").isalnum():
         values["license"] = named
@@ -136,19 +138,21 @@ def _evaluation(made: Decision, report: EvalReport | None) -> str:
     decided = f"{verdict}, judged against {against}: {made.reason}"
     if report is None:
         return f"{decided}\n\n{NO_REPORT}"
+    split = f" of the split {report.split}" if report.split else ""
     measured = (
-        f"Measured on {report.queries} held-out questions in {report.groups} groups (split "
-        f"{report.split}) by `{report.scorer}`, with `{report.strong}` as the strong model."
+        f"Measured on {report.queries} held-out questions{split}, in {report.groups} groups, by "
+        f"`{report.scorer}`, with `{report.strong}` as the strong model."
     )
     return "\n\n".join([decided, measured, systems_table(report), _changes(report.comparisons)])
 
 
 def _changes(comparisons: Mapping[str, Comparison]) -> str:
     """What alignment changed, and the distance to the other systems."""
+    # The best single model is one of the other systems, and has the same comparison twice.
+    shown = {(one.of, one.over): one for one in comparisons.values() if one.of == "after"}
     lines: Sequence[str] = [
-        row([f"{one.of} less {one.over}".replace("_", " "), signed(one.mean), interval(one)])
-        for one in comparisons.values()
-        if one.of == "after"
+        row([f"{of} less {over}".replace("_", " "), signed(one.mean), interval(one)])
+        for (of, over), one in shown.items()
     ]
     # The best single system is one of the others, so its difference is there twice.
     unique = dict.fromkeys(lines)
