@@ -28,6 +28,7 @@ from cowest.registry import acts, mlmodel
 from cowest.registry.mlflow import RegistryConfig
 from cowest.registry.tracking import MlflowTracker
 from cowest.report.shown import filter_of, sample
+from cowest.stages import register
 from tests import stores, tiny
 from tests.factories import make_trial
 from tests.registries import PROMPTS, empty_registry, make_version
@@ -300,6 +301,17 @@ def test_a_sample_is_masked_as_requests_are(tmp_path: Path) -> None:
         assert {row.system for row in rows} == {"after"}
     assert len(sample(found, 2, filter_of({}))) == 2
     assert sample(found, 2, filter_of({})) == sample(found, 2, filter_of({}))
+
+
+def test_no_held_out_question_is_shown_where_traces_are_off(tmp_path: Path) -> None:
+    found = trials(tmp_path, ["Which one?"])
+    registry = RegistryConfig(name="handbook")
+    on = register.RegisterConfig(registry=registry)
+    assert [row.prompt[0].content for row in register._shown(found, {}, on)] == ["Which one?"]
+    off = on.model_copy(update={"traces": None})
+    shown = register._shown(found, {}, off)
+    serving = register._serving({"serve": settings()}, shown)
+    assert list(shown) == [] and serving is not None and serving.example == register.EXAMPLE
 
 
 @pytest.mark.parametrize("kind", [*stores.KINDS, "server"])

@@ -137,10 +137,10 @@ def _same_settings(params: Path, pinned: Turn, turn: Path) -> dict[str, Any]:
 def _shown(
     trials: Path | None, settings: dict[str, Any], config: RegisterConfig
 ) -> Sequence[Trial]:
-    """The rows for traces, or one row as an example; none where `trials` was left out."""
-    if trials is None:
+    """The rows for traces; none where `trials` was left out, or no traces are kept."""
+    if trials is None or config.traces is None:
         return []
-    return sample(trials, config.traces or 1, filter_of(settings))
+    return sample(trials, config.traces, filter_of(settings))
 
 
 def _metrics(judged: EvalReport) -> dict[str, float]:
