@@ -65,7 +65,7 @@ def test_every_command_of_the_pages_is_run_by_a_test() -> None:
             continue
         named = f"{name} {rest[0]}" if name == "data" and rest else name
         # The bare name of a command that is run with its flags stands in a sentence.
-        if not rest and any(one.split()[1] == name for one in RUN):
+        if command == f"cowest {named}" and any(one.startswith(f"{command} ") for one in RUN):
             continue
         if " ".join(command.split()[:2]) == "cowest prepare":
             continue
