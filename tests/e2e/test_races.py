@@ -154,7 +154,7 @@ def test_two_at_once(place: Place, pair: tuple[str, str], tmp_path: Path) -> Non
     for process in processes:
         process.start()
     for process in processes:
-        process.join(2 * deciders.PATIENCE)
+        process.join(ROUNDS * deciders.PATIENCE)
     assert [process.exitcode for process in processes] == [0, 0]
     results = [made.get() for _ in range(2 * ROUNDS)]
     log = expect_sound(place, tmp_path)
