@@ -163,13 +163,14 @@ def differences(found: Mapping[str, Comparison], name: str = "differences") -> M
     return _intervals(rows, (low, reach), name, title, "; ".join(said), zero=True)
 
 
-COUNTS = frozenset(["length", "tokens"])
-"""Metrics that are no share of 1, and have no place on the axis of the gates."""
+ELSEWHERE = frozenset(["length", "tokens", "distinct"])
+"""Metrics of which most values lie far from a difference of scores: they would squeeze the axis of
+the gates."""
 
 
 def gates(found: Sequence[GateResult], name: str = "gates") -> Markup | None:
     """Draws each gate's interval, and the line that it must not cross; None if there is none."""
-    shown = [one for one in found if one.estimate is not None and one.metric not in COUNTS]
+    shown = [one for one in found if one.estimate is not None and one.metric not in ELSEWHERE]
     if not shown:
         return None
     edges = [0.0]
