@@ -62,19 +62,19 @@ class Said(NamedTuple):
 
 
 class Parting(NamedTuple):
-    """How one answer differs."""
+    """The difference of one answer."""
 
     largest: float | None
     """Largest difference of a token's log-probability; None if it is not known."""
     mean: float | None
     """Mean difference per token."""
     gap: float | None
-    """Where the text differs, the difference of log-probability between the two tokens at the first
-    such place. None where the text is the same."""
+    """Difference of log-probability between the two tokens at the first place where the text
+    differs; None if it is the same."""
 
 
 class Judged(NamedTuple):
-    """What is kept of the judged weights when they are let go."""
+    """Answers of the judged weights, kept when the weights are let go."""
 
     name: str
     said: list[Said]
@@ -236,7 +236,7 @@ def _of(scores: "torch.Tensor", answer: Sequence[int]) -> list[float]:
 
 
 def _gap(scores: "torch.Tensor", answer: Sequence[int]) -> float | None:
-    """What the likeliest token has more than the answer's, where they differ first."""
+    """Excess of the likeliest token over the answer's, at the first place where they differ."""
     for place, best in enumerate(scores.argmax(-1).tolist()):
         if best != answer[place]:
             return float(scores[place, best] - scores[place, answer[place]])
@@ -244,7 +244,7 @@ def _gap(scores: "torch.Tensor", answer: Sequence[int]) -> float | None:
 
 
 def _gap_of_texts(judged: HFModel, one: Said, text: str) -> float:
-    """What the judged weights prefer their own text by, where another parts from it first."""
+    """Preference of the judged weights for their own text, where another first parts from it."""
     mine, other = _tokens(judged, one.text), _tokens(judged, text)
     place = 0
     while place < min(len(mine), len(other)) and mine[place] == other[place]:

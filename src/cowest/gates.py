@@ -61,16 +61,6 @@ LACKS: dict[str, str] = {
     "distinct": "a draft",
 }
 """By metric, the thing without which a query has no value of it."""
-SAID: dict[str, str] = {
-    "policy_before": "the policy alone before alignment",
-    "policy_after": "the challenger's policy alone",
-    "strong": "the strong model alone",
-    "before": "the policy before alignment",
-    "after": "the challenger",
-    "champion": "the champion",
-    "ideal": "the ideal draft",
-}
-"""The systems in words. Where nothing is said of `alone`, the strong model refines the drafts."""
 RELATIONS = ("at_least", "better_by", "no_worse_by", "unless_worse_by")
 
 

@@ -71,7 +71,7 @@ def with_champions(log: Sequence[Decision]) -> Iterator[Line]:
 
 
 def named(decision: Decision) -> str:
-    """What a decision is, in a word or two."""
+    """Names a decision in a word or two."""
     if decision.kind in ("turn", "waiting"):
         return decision.verdict
     counts = decision.promoted or decision.verdict == "noted"
