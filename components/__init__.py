@@ -3,7 +3,7 @@
 A component is the ports of a stage and one call of `cowest.stages.run`, which does the work.
 
 KFP ships the source of a component's function and nothing around it. So a function imports what it
-calls, and finds it in the image of the step: infra/images/Dockerfile builds it, and COWEST_IMAGE
+calls, and finds it in the image of the step: infra/images/ builds it, and COWEST_IMAGE
 names it when a pipeline is compiled.
 """
 

@@ -1,4 +1,4 @@
-from kfp.dsl import Artifact, Dataset, Input, Metrics, Model, Output
+from kfp.dsl import Artifact, Dataset, Input, Model, Output
 
 from cowest_components import component
 
@@ -7,19 +7,36 @@ from cowest_components import component
 def register(
     turn: Input[Artifact],
     params: Input[Artifact],
-    report: Input[Metrics],
+    report: Input[Artifact],
     policy: Input[Model],
     challenger: Input[Model],
     queries: Input[Dataset],
     corpus: Input[Dataset],
     pairs: Input[Dataset],
     trials: Input[Dataset],
-    decision: Output[Artifact],
     looks: Input[Artifact],
-    config: dict,
+    decision: Output[Artifact],
+    config: str,
 ):
-    """The challenger is promoted or refused, and the decision written down."""
-    from cowest.stages import run
+    """Promotes or refuses the challenger, and writes the decision into the registry.
+
+    Args:
+        turn: turn.json.
+        params: params.yaml.
+        report: The report with all gates.
+        policy: The policy before alignment.
+        challenger: The policy after alignment.
+        queries: All queries.
+        corpus: Demonstrations.
+        pairs: Preference pairs.
+        trials: The trials of all held-out queries.
+        looks: Earlier decisions that looked at the held-out queries.
+        config: Settings of the stage as JSON, from its section of params.yaml.
+
+    Returns:
+        decision: The decision, as JSON.
+    """
+    from cowest.steps import run
 
     run(
         "register",

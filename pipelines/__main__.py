@@ -1,9 +1,13 @@
 """The turn as a Kubeflow pipeline: run in a project's folder, or give `--params FILE` last.
 
 python -m cowest_pipelines compile --out FILE
-    writes the turn as a KFP v2 pipeline, for any cluster; COWEST_IMAGE names the image of the steps
+    writes the turn as a KFP v2 pipeline; --profile says what its steps get on the cluster
 python -m cowest_pipelines local
     runs the same pipeline here, each step a process, in the folder of params.yaml
+python -m cowest_pipelines submit FILE | schedule FILE --cron '0 0 2 * * *'
+    starts what was compiled on a Kubeflow Pipelines server: once, or by the clock
+python -m cowest_pipelines status | unschedule --name NAME
+    shows the schedule and the last runs; takes the schedule away
 """
 
 import argparse
@@ -12,11 +16,14 @@ import re
 import sys
 import warnings
 from pathlib import Path
+from typing import Any
 
-from cowest import environment
+from cowest import environment, profiles
 from cowest.commands import add_params
-from cowest.config import digest, enter, load, parse, section
+from cowest.config import enter, load, section
 from cowest.errors import ConfigError, CoWestError
+from cowest.profiles import Profile
+from cowest_pipelines import cluster
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -25,18 +32,19 @@ def main(argv: list[str] | None = None) -> int:
     given = _parser().parse_args(argv)
     try:
         if given.command == "compile":
-            _compile(given.params, given.out)
+            _compile(given)
+        elif given.command == "local":
+            _local(given)
         else:
-            _local(given.params, given.root)
+            given.run(given)
     except CoWestError as error:
         print(f"cowest_pipelines: {error}", file=sys.stderr)
         return 1
     except KeyboardInterrupt:
-        print(
-            "cowest_pipelines: interrupted; what was answered is kept, and the next run starts "
-            "from the first step",
-            file=sys.stderr,
-        )
+        after = "answers are kept, and the next run starts from the first step"
+        if given.command not in ("compile", "local"):
+            after = "the server may have done what was asked: look with `status`"
+        print(f"cowest_pipelines: interrupted; {after}", file=sys.stderr)
         return 130
     return 0
 
@@ -50,6 +58,18 @@ def _parser() -> argparse.ArgumentParser:
     commands = parser.add_subparsers(dest="command", required=True)
     settings = argparse.ArgumentParser(add_help=False)
     add_params(settings)
+    settings.add_argument(
+        "--profile",
+        default="local",
+        metavar="P",
+        help="what steps get on a cluster: local, cpu, gpu, or a file of yours that ends in .yaml",
+    )
+    settings.add_argument(
+        "--shards",
+        type=int,
+        metavar="N",
+        help="parts of the queries, each with steps of its own (default: the profile's number)",
+    )
     compiling = commands.add_parser(
         "compile", parents=[settings], help="write the pipeline as YAML"
     )
@@ -66,88 +86,177 @@ def _parser() -> argparse.ArgumentParser:
         metavar="DIR",
         help="where steps leave their files",
     )
+    add_inputs(running)
+    cluster.add_commands(commands)
     return parser
 
 
-def _compile(params: Path, out: Path) -> None:
+def add_inputs(parser: argparse.ArgumentParser) -> None:
+    """Adds what an operator may give a run; `inputs_of` reads it."""
+    parser.add_argument(
+        "--repository",
+        default="",
+        metavar="URL",
+        help="git repository of the data (the folder where the steps run)",
+    )
+    parser.add_argument(
+        "--revision", default="", metavar="REV", help="revision of the data (turn.rev)"
+    )
+    parser.add_argument(
+        "--budget-usd", default="", metavar="USD", help="what all calls may cost (pin.budget)"
+    )
+    parser.add_argument(
+        "--force", action="store_true", help="decide the turn anew if it was decided before"
+    )
+
+
+def inputs_of(given: argparse.Namespace, profile: Profile) -> dict[str, Any]:
+    """The pipeline's inputs, as `add_inputs` read them."""
+    return {
+        "repository": given.repository,
+        "revision": given.revision,
+        "budget_usd": given.budget_usd,
+        "shards": profile.shards,
+        "force": given.force,
+    }
+
+
+def profile_of(given: argparse.Namespace) -> Profile:
+    """The profile that the flags name, with their number of shards. Raises ConfigError."""
+    name: str = given.profile
+    place = Path(name)
+    if place.suffix not in (".yaml", ".yml"):
+        known = {path.stem: path for path in sorted(_profiles().glob("*.yaml"))}
+        if name not in known:
+            names = ", ".join(known)
+            raise ConfigError(
+                f"--profile {name}: name one of {names}, or a file that ends in .yaml"
+            )
+        place = known[name]
+    found = profiles.read(place)
+    if given.shards is None:
+        return found
+    # Said of the flag, before any step runs.
+    if not 1 <= given.shards <= 1000:
+        raise ConfigError(f"--shards {given.shards}: give a number from 1 to 1000")
+    return found.model_copy(update={"shards": given.shards})
+
+
+def _profiles() -> Path:
+    """The folder of the profiles that come with CoWest: in the wheel, or in the repository."""
+    beside = Path(__file__).resolve().parent.parent
+    installed = beside / "cowest_profiles"
+    return installed if installed.is_dir() else beside / "infra" / "profiles"
+
+
+def compile_to(out: Path, params: Path, profile: Profile) -> None:
+    """Writes the pipeline as YAML. Raises ConfigError."""
     if out.suffix not in (".yaml", ".yml"):
-        raise ConfigError(f"--out {out}: KFP takes .yaml")
+        raise ConfigError(f"--out {out}: name a file that ends in .yaml, as KFP demands")
     from kfp import compiler
 
-    from cowest_components import IMAGE
     from cowest_pipelines.flywheel import flywheel
 
-    registering = section(load(params), "register", str(params))
-    registry = section(registering, "registry", f"{params}: register")
-    uri = registry.get("uri", "sqlite:")
+    uri = _registry(params)
     # Not Python's URL parser: it refuses some addresses that SQLAlchemy takes, passwords and all.
     if re.search(r"//[^/@]*:[^/@]+@", uri):
         raise ConfigError(
-            f"{params}: the registry's address holds a password, and a compiled pipeline is read "
-            "by many: leave it out, and give MLFLOW_TRACKING_USERNAME and "
+            f"{params}: the registry's address holds a password, and many can read a compiled "
+            "pipeline: leave it out, and give MLFLOW_TRACKING_USERNAME and "
             "MLFLOW_TRACKING_PASSWORD to the steps as secrets"
         )
     out.parent.mkdir(parents=True, exist_ok=True)
-    compiler.Compiler().compile(flywheel(params), str(out))
-    print(
-        f"{out}: the turn on image {IMAGE}; its inputs are raw, where the raw data are, and "
-        "raw_digest, what they are"
-    )
+    compiler.Compiler().compile(flywheel(params, profile), str(out))
+
+
+def _registry(params: Path) -> str:
+    """The address of the registry that the settings name."""
+    registering = section(load(params), "register", str(params))
+    registry = section(registering, "registry", f"{params}: register")
+    uri: str = registry.get("uri", "sqlite:")
+    return uri
+
+
+def _compile(given: argparse.Namespace) -> None:
+    from cowest_components import IMAGE
+
+    profile = profile_of(given)
+    compile_to(given.out, given.params, profile)
+    shards = "1 shard" if profile.shards == 1 else f"{profile.shards} shards"
+    print(f"{given.out}: the turn in {shards}, on image {profile.image or IMAGE}")
+    uri = _registry(given.params)
     if uri.startswith("sqlite:"):
         print(
-            f"note: {params} keeps the registry in a file ({uri}), and the steps of a cluster "
-            "share none: give it a server's address"
+            f"note: {given.params} keeps the registry in a file ({uri}), and the steps of a "
+            "cluster share none: give it a server's address"
         )
 
 
-def _local(params: Path, root: Path) -> None:
-    """Runs in the folder of params.yaml, as `cowest turn` does.
+def _local(given: argparse.Namespace) -> None:
+    from kfp import local
 
-    A relative path in the settings is then the same file in every step.
+    profile = profile_of(given)
+    run_here(
+        given.params,
+        given.root.absolute(),
+        profile,
+        inputs_of(given, profile),
+        local.SubprocessRunner(use_venv=False),
+    )
+
+
+def run_here(
+    params: Path, root: Path, profile: Profile, inputs: dict[str, Any], runner: Any
+) -> None:
+    """Runs the pipeline by one of kfp.local's runners, in the folder of params.yaml.
+
+    A relative path in the settings is then the same file in every step of a SubprocessRunner.
+    Raises CoWestError if a step failed, or if the run decided nothing and its turn was open.
     """
     from kfp import local
 
-    root = root.absolute()
     project = enter(params)
-    from cowest.lineage import TurnConfig, turn_of
-    from cowest_pipelines.flywheel import flywheel
+    from cowest_pipelines.flywheel import NAME, flywheel
 
-    turn = flywheel(project)
-    raw = parse(TurnConfig, section(load(project), "turn", str(params)), f"{params}: turn").raw
-    pinned = turn_of(raw, project)
+    turn = flywheel(project, profile)
     # KFP runs a step in a folder of its own, and all steps must find one call store.
     store = os.environ.get("COWEST_STORE") or ".cowest/calls.sqlite"
     os.environ["COWEST_STORE"] = store if "://" in store else str(Path(store).absolute())
     warnings.filterwarnings("ignore", module=r"kfp\b.*")
-    local.init(runner=local.SubprocessRunner(use_venv=False), pipeline_root=str(root))
+    local.init(runner=runner, pipeline_root=str(root))
+    before = set(root.glob(f"{NAME}-*"))
     try:
-        turn(raw=str(raw.absolute()), raw_digest=digest(pinned.data))
+        turn(**inputs)
     except RuntimeError as error:
         # KFP's message has colours and breaks, and ours are one line.
         reason = re.sub(r"\x1b\[\d+m", "", " ".join(str(error).split())).rstrip(".")
         raise CoWestError(
-            f"{reason}, for the reason above; what its steps left is in {root}: mend it and run "
+            f"{reason}, for the reason above (its steps' files are in {root}): mend it and run "
             "again"
         ) from None
-    _report(project, pinned.key, root)
+    _report([folder for folder in root.glob(f"{NAME}-*") if folder not in before], root)
 
 
-def _report(params: Path, key: str, root: Path) -> None:
-    """Prints the decision on the turn. Raises CoWestError if there is none."""
-    from cowest.stages.register import RegisterConfig
+def _report(runs: list[Path], root: Path) -> None:
+    """Prints what became of the run. Raises CoWestError if nothing did."""
+    from cowest.io import read_document
+    from cowest.steps.summary import RunOutcome
 
-    config = parse(RegisterConfig, section(load(params), "register"), f"{params}: register")
-    # The registry is asked because KFP can't be believed: if it can't read a condition, it takes
-    # neither branch and ends well.
-    for decision in reversed(config.registry.open().log()):
-        if decision.turn == key:
-            became = "promoted" if decision.promoted else "refused"
-            print(f"turn {key[:8]}: version {decision.version} was {became}: {decision.reason}")
-            return
-    raise CoWestError(
-        "the pipeline ended and decided nothing: neither branch of its gate was taken; what steps "
-        f"left is in {root}"
-    )
+    # The summary is asked because KFP can't be believed: if it can't read a condition, it takes
+    # neither branch and ends well, and it may leave the last task out.
+    told = [folder / "summary" / "outcome" for folder in runs]
+    told = [path for path in told if path.is_file()]
+    if not told:
+        raise CoWestError(
+            f"the pipeline ended without its summary; look at the files of its steps in {root}"
+        )
+    found = read_document(told[0], RunOutcome)
+    if found.became in ("failed", "undecided"):
+        raise CoWestError(
+            f"the pipeline ended and decided nothing: {found.reason}; its steps' files are "
+            f"in {root}"
+        )
+    print(found.line)
 
 
 if __name__ == "__main__":

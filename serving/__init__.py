@@ -1,1 +1,1 @@
-"""The service: questions answered over HTTP."""
+"""The service, which answers questions over HTTP."""

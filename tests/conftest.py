@@ -1,5 +1,6 @@
 """What every test starts from and leaves behind."""
 
+import os
 import signal
 from collections.abc import Iterator
 
@@ -25,3 +26,12 @@ def _stores_end_with_their_test() -> Iterator[None]:
     """
     yield
     store.close()
+
+
+@pytest.fixture(autouse=True)
+def _a_turn_ends_with_its_test() -> Iterator[None]:
+    """A step names its turn in the environment of its process, which here goes on: the claims of
+    all tests after it would be counted there.
+    """
+    yield
+    os.environ.pop("COWEST_TURN", None)

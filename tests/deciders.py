@@ -47,9 +47,20 @@ def registry_of(kind: str, folder: Path) -> Iterator[RegistryConfig]:
         yield empty_registry(folder, kind)
         return
     empty_registry(folder)
+    with mlflow_server(folder, free_port()) as uri:
+        yield RegistryConfig(uri=uri, name="handbook")
+
+
+def free_port() -> int:
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
+        port: int = free.getsockname()[1]
+    return port
+
+
+@contextmanager
+def mlflow_server(folder: Path, port: int) -> Iterator[str]:
+    """MLflow's server over the file in a folder; its address."""
     command = [sys.executable, "-m", "mlflow", "server", "--port", str(port), "--workers", "1"]
     command += ["--backend-store-uri", f"sqlite:///{folder}/mlflow.db"]
     command += ["--artifacts-destination", str(folder / "mlartifacts")]
@@ -60,7 +71,7 @@ def registry_of(kind: str, folder: Path) -> Iterator[RegistryConfig]:
         )
     try:
         _wait(f"http://127.0.0.1:{port}/health", process, folder / "log")
-        yield RegistryConfig(uri=f"http://127.0.0.1:{port}", name="handbook")
+        yield f"http://127.0.0.1:{port}"
     finally:
         with suppress(ProcessLookupError):
             os.killpg(process.pid, signal.SIGKILL)

@@ -1,5 +1,8 @@
 """Settings and questions for a server of `tests.servers`, and what its calls cost a turn."""
 
+import asyncio
+import time
+from contextlib import aclosing
 from typing import Any
 
 from cowest.config import Sampling
@@ -7,7 +10,7 @@ from cowest.ledger import store
 from cowest.ledger.claims import Budget, Spent, open_turn, spent
 from cowest.models.endpoint.settings import Price
 from cowest.models.openai import OpenAIConfig
-from cowest.protocols import Completion, Request
+from cowest.protocols import AsyncChatModel, Completion, Request, Served
 from cowest.records import Message
 
 PRICE = Price(prompt=1.0, completion=10.0)
@@ -65,3 +68,31 @@ def claims() -> int:
     """Calls that are claimed and not settled."""
     ((count,),) = store.open_store().fetch("SELECT COUNT(*) FROM claims")
     return int(count)
+
+
+async def parts(model: AsyncChatModel, request: Request, **served: Any) -> list[str | Completion]:
+    """Returns what a model answers a person who waits so many `seconds`, and how it ends."""
+    seconds = served.pop("seconds", 10)
+    given = Served("r", time.monotonic() + seconds, **served)
+    async with aclosing(model.stream(request, given)) as stream:
+        return [part async for part in stream]
+
+
+def serve(
+    settings: OpenAIConfig, *texts: str, cache: bool = False, **served: Any
+) -> list[list[str | Completion]]:
+    """Returns its answers to people who ask one after the other."""
+
+    async def ask_all() -> list[list[str | Completion]]:
+        async with settings.open_async(cache=cache) as model:
+            return [await parts(model, short(text), **served) for text in texts]
+
+    return asyncio.run(ask_all())
+
+
+def whole(answer: list[str | Completion]) -> Completion:
+    """The completion at the end of an answer, whose text is that of the parts before it."""
+    *texts, completion = answer
+    assert isinstance(completion, Completion)
+    assert completion.text == ("".join(map(str, texts)) if texts else None)
+    return completion

@@ -4,6 +4,7 @@ from pathlib import Path
 from typing import Any
 
 from cowest.gates import Rules
+from cowest.online.interactions import Interaction, ServedCall
 from cowest.records import Feedback, Message, PreferencePair, Query, Trial
 from cowest.stages import compare
 
@@ -86,3 +87,20 @@ def write_report(trials: Path, report: Path, rules: Rules) -> None:
         dpo=None,
         config=rules,
     )
+
+
+def make_interaction(id: str, question: str = "Where?", **fields: Any) -> Interaction:
+    """A served answer, `Italy`, of version 1."""
+    values: dict[str, Any] = {
+        "at": 1_700_000_000.0,
+        "seconds": 0.5,
+        "model": "cowest",
+        "version": 1,
+        "prompt": (Message(role="user", content=question),),
+        "draft": "It is built in Milan.",
+        "answer": "Italy",
+        "drafting": ServedCall(model="p", finish="stop", seconds=0.1),
+        "answering": ServedCall(model="s", finish="stop", seconds=0.3),
+        "finish": "stop",
+    }
+    return Interaction(id=id, **{**values, **fields})

@@ -54,6 +54,14 @@ def handbook(folder: Path) -> None:
     invent.write(folder, 0)
 
 
+def sites(folder: Path) -> None:
+    """An invented company of a few products."""
+    from cowest.domains import invent_sites
+
+    few = {"archive": 2, "train": 3, "dev": 1, "test": 2}
+    invent_sites.write(folder, 0, invent_sites.World(products=few))
+
+
 def ifqa(folder: Path) -> None:
     """Questions of bridges and towers; a passage and a question of dev come back in train, and
     one row of train twice.
@@ -148,6 +156,7 @@ INVENTED: dict[str, Callable[[Path], None]] = {
     "ifqa": ifqa,
     "medmcqa": medmcqa,
     "prosocial": prosocial,
+    "sites": sites,
 }
 """How each domain's raw data are laid out in a folder."""
 PUBLISHED = {"ifqa": DATA / "ifqa", "medmcqa": DATA / "medmcqa", "prosocial": DATA / "prosocial"}

@@ -4,16 +4,19 @@ misbehaves so too.
 
 import email.utils
 import json
+import re
+import select
 import socket
 import ssl
 import threading
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from itertools import pairwise
+from pathlib import Path
 from typing import Any
 
 VERSION = "tiny-2026-01-01 fp_1"
@@ -33,6 +36,9 @@ class Fate:
     """Bytes after which the connection drops; 0 is before the headers."""
     trickle: float | None = None
     """Seconds between two bytes of the body."""
+    pieces: Iterable[bytes | float | None] | None = None
+    """Pieces that are sent in place of a body, with the seconds between; at None the
+    connection drops. Where a stream is asked for and there is no body, `streamed` makes them."""
 
 
 def completion(text: Any, finish: str = "stop", **message: Any) -> bytes:
@@ -55,6 +61,36 @@ def completion(text: Any, finish: str = "stop", **message: Any) -> bytes:
     ).encode()
 
 
+def event(choice: Mapping[str, Any] | None = None, **fields: Any) -> bytes:
+    """An event of a streamed chat completion, with the part of its one choice, if any."""
+    model, fingerprint = VERSION.split()
+    body = {
+        "id": "c",
+        "object": "chat.completion.chunk",
+        "model": model,
+        "system_fingerprint": fingerprint,
+        "choices": [] if choice is None else [{"index": 0, **choice}],
+        **fields,
+    }
+    return b"data: " + json.dumps(body).encode() + b"\n\n"
+
+
+def said(text: Any, finish: str | None = None, **delta: Any) -> bytes:
+    """An event with some of an answer's text."""
+    return event({"delta": {"content": text, **delta}, "finish_reason": finish})
+
+
+DONE = b"data: [DONE]\n\n"
+USED = event(usage={"prompt_tokens": 7, "completion_tokens": 3, "total_tokens": 10})
+"""The event that reports tokens, where `stream_options` asks for it."""
+
+
+def streamed(text: str, finish: str = "stop", usage: bool = True) -> list[bytes]:
+    """A streamed chat completion, word by word."""
+    words = [said("", role="assistant"), *map(said, re.findall(r"\s*\S+|\s+$", text))]
+    return [*words, event({"delta": {}, "finish_reason": finish}), *[USED] * usage, DONE]
+
+
 def error(
     status: int, message: str = "it said no", code: str | None = None, **headers: str
 ) -> Fate:
@@ -75,10 +111,12 @@ NOT_JSON = Fate(body=b'{"choices": [{"message": {"con')
 HTML = Fate(body=b"<html>Our service is back soon</html>", headers={"Content-Type": "text/html"})
 
 
-def mixed(delay: float) -> dict[str, list[Fate]]:
+def mixed(delay: float, hang: float | None = None) -> dict[str, list[Fate]]:
     """A thousand rows, of which 8 are poison, 198 meet faults that may pass (242 calls more in
-    all), and 50 are ten times slower.
+    all), and 50 are ten times slower. Two of those that meet faults hang at first, for `hang`
+    seconds (20 times the delay by default).
     """
+    hang = 20 * delay if hang is None else hang
     faults = [
         *[[error(429, retry_after="1")]] * 20,
         *[[error(429, retry_after=SOON)]] * 20,
@@ -91,7 +129,7 @@ def mixed(delay: float) -> dict[str, list[Fate]]:
         *[[NO_CHOICES]] * 7,
         *[[NULL]] * 7,
         *[[HTML]] * 7,
-        *[[Fate(delay=20 * delay)]] * 2,
+        *[[Fate(delay=hang)]] * 2,
         *[[error(400, "it is poison")] * 9] * 8,
         *[[Fate(delay=10 * delay)]] * 50,
     ]
@@ -122,6 +160,13 @@ class ChatServer:
         """Calls at once; more are refused with a 429."""
         self.busiest = 0
         """Most calls at once."""
+        self.adapters: dict[str, str] | None = None
+        """Folders of the adapters that it holds, by name, as a vLLM server that loads them does."""
+        self.unloads = True
+        self.forgets = False
+        """True for one that has no adapter any more when it is called for it."""
+        self.cut: list[float] = []
+        """Times at which callers hung up in the middle of an answer in pieces."""
         self._left = {prompt: list(fates) for prompt, fates in script.items()}
         self._otherwise = otherwise
         self._lock = threading.Lock()
@@ -146,10 +191,35 @@ class ChatServer:
             self.busiest = max(self.busiest, self._now)
             if self.capacity is not None and self._now > self.capacity:
                 return error(429)
+            name = str(body.get("model"))
+            known = {} if self.forgets else self.adapters
+            if known is not None and "+" in name and name not in known:
+                return error(404, f"The model `{name}` does not exist.")
             left = self._left.get(body["messages"][-1]["content"])
             if left:
                 return left.pop(0)
         return self._otherwise(body) if callable(self._otherwise) else self._otherwise
+
+    def adapter(self, path: str, body: dict[str, str], headers: dict[str, str]) -> Fate:
+        """Loads or unloads an adapter, in the words of vLLM 0.32."""
+        self.headers.append(headers)
+        name = body["lora_name"]
+        if self.adapters is None:
+            return Fate(404, b'{"detail": "Not Found"}')
+        if path.endswith("/unload_lora_adapter"):
+            if not self.unloads:
+                return error(500, "it keeps it")
+            known = self.adapters.pop(name, None)
+            return Fate() if known else error(404, f"The lora adapter '{name}' cannot be found.")
+        if name in self.adapters:
+            return error(400, f"The lora adapter '{name}' has already been loaded. If you want")
+        folder = Path(body["lora_path"])
+        if not (folder / "adapter_config.json").is_file():
+            return error(404, f"Loading lora {name} failed: No adapter found for {folder}")
+        if json.loads((folder / "adapter_config.json").read_text())["r"] > 4:
+            return error(500, "LoRA rank 8 is greater than max_lora_rank 4")
+        self.adapters[name] = str(folder)
+        return Fate()
 
     def waits(self, prompt: str) -> list[float]:
         """Seconds between the calls of a last message."""
@@ -175,7 +245,12 @@ class _Handler(BaseHTTPRequestHandler):
         body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
         chat = self.server.chat
         chat.ports.append(self.client_address[1])
-        fate = chat.begin(body, {name.lower(): value for name, value in self.headers.items()})
+        headers = {name.lower(): value for name, value in self.headers.items()}
+        if self.path.endswith("load_lora_adapter"):
+            fate = chat.adapter(self.path, body, headers)
+            self._send(fate, fate.body or b"Success")
+            return
+        fate = chat.begin(body, headers)
         try:
             time.sleep(fate.delay)
             self._answer(fate, body)
@@ -192,6 +267,17 @@ class _Handler(BaseHTTPRequestHandler):
         )
         if not self.path.endswith("/chat/completions"):
             fate, content = Fate(404), b"{}"
+        elif fate.pieces is not None:
+            self._send_pieces(fate, fate.pieces)
+            return
+        elif body.get("stream") and fate.body is None and fate.cut is None:
+            usage = bool((body.get("stream_options") or {}).get("include_usage"))
+            answer = f"answer to {body['messages'][-1]['content']}"
+            self._send_pieces(fate, streamed(answer, usage=usage))
+            return
+        self._send(fate, content)
+
+    def _send(self, fate: Fate, content: bytes) -> None:
         if fate.cut == 0:
             self.close_connection = True
             return
@@ -213,6 +299,28 @@ class _Handler(BaseHTTPRequestHandler):
             return
         self.wfile.write(content[: fate.cut])
         self.close_connection = fate.cut is not None
+
+    def _send_pieces(self, fate: Fate, pieces: Iterable[bytes | float | None]) -> None:
+        self.send_response(fate.status)
+        headers = {"Content-Type": "text/event-stream", **fate.headers}
+        for name, value in {**headers, "Transfer-Encoding": "chunked"}.items():
+            self.send_header(name, value)
+        self.end_headers()
+        for piece in pieces:
+            if piece is None or self._has_hung_up(piece):
+                self.close_connection = True
+                return
+            if isinstance(piece, bytes):
+                self.wfile.write(b"%x\r\n%b\r\n" % (len(piece), piece))
+        self.wfile.write(b"0\r\n\r\n")
+
+    def _has_hung_up(self, piece: bytes | float) -> bool:
+        """Waits the seconds between two pieces; True once the caller hangs up meanwhile."""
+        seconds = piece if isinstance(piece, float | int) else 0
+        if not select.select([self.connection], [], [], seconds)[0]:
+            return False
+        self.server.chat.cut.append(time.monotonic())
+        return True
 
     def log_message(self, format: str, *args: object) -> None:
         """Quiet."""

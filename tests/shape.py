@@ -19,6 +19,8 @@ SHIPPED = ("src", "components", "pipelines", "serving")
 LONGEST_LINE = 100
 COMPREHENSIONS = (ast.ListComp, ast.SetComp, ast.DictComp, ast.GeneratorExp)
 FUNCTIONS = (ast.FunctionDef, ast.AsyncFunctionDef)
+QUESTIONS = ("What", "How", "Where", "Whether", "Which", "Who", "Whose", "When")
+"""First words of a docstring that says less than a subject and a verb."""
 MARKS = ("noqa", "type:", "fmt:", "pragma")
 """Comments for tools begin so, and are no sentences."""
 
@@ -46,6 +48,7 @@ LIMITS = (
     Limit("longest file", 500),
     Limit("longest function", 60),
     Limit("annotated %", 98, at_least=True),
+    Limit("docstrings that ask %", 3),
 )
 
 
@@ -65,6 +68,8 @@ class Shape:
     functions: dict[str, int] = field(default_factory=dict)
     parameters: int = 0
     annotated: int = 0
+    docstrings: int = 0
+    questions: list[str] = field(default_factory=list)
 
     def add(self, path: Path, text: str) -> None:
         """Counts one file."""
@@ -80,6 +85,13 @@ class Shape:
             self._count(name, node)
 
     def _count(self, name: str, node: ast.AST) -> None:
+        # Those of modules, classes and functions, and those below a field or a constant.
+        if isinstance(node, ast.Expr) and isinstance(node.value, ast.Constant):
+            said = node.value.value
+            if isinstance(said, str):
+                self.docstrings += 1
+                if said.split(maxsplit=1)[:1] and said.split()[0].rstrip(",") in QUESTIONS:
+                    self.questions.append(f"{name}:{node.lineno}")
         if isinstance(node, COMPREHENSIONS):
             self.comprehensions += 1
             if len(node.generators) > 1:
@@ -114,6 +126,7 @@ class Shape:
             "longest file": max(self.files.values(), default=0),
             "longest function": max(self.functions.values(), default=0),
             "annotated %": 100 * self.annotated / max(self.parameters, 1),
+            "docstrings that ask %": (100 * len(self.questions) / max(self.docstrings, 1)),
         }
 
     def places(self) -> Iterator[str]:
@@ -122,6 +135,8 @@ class Shape:
             yield f"line over {LONGEST_LINE}: {place}"
         for place in self.nested:
             yield f"second for: {place}"
+        for place in self.questions:
+            yield f"docstring that begins with a question: {place}"
         for name, length in self.files.items():
             if length > 500:
                 yield f"file of {length} lines: {name}"

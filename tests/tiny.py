@@ -24,11 +24,15 @@ CHATML = (
     "}}<|im_end|>\n{% endfor %}"
     "{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
 )
+RECURRENT = ("lfm2", "mamba", "falcon_h1")
+"""Architectures that `make_recurrent` makes."""
 PRODUCTS = {"train": 6, "test": 6}
 """Products whose questions are asked, by split."""
+GENERAL = 12
+"""Questions of the probe."""
 
 
-def make_model(folder: Path) -> Path:
+def make_model(folder: Path, heads: int = 4) -> Path:
     """A Llama of 0.2 million random parameters, its tokenizer trained on the handbook; equal
     calls make equal files.
     """
@@ -42,8 +46,9 @@ def make_model(folder: Path) -> Path:
     tokenizer.decoder = decoders.ByteLevel()
     special = ["<|pad|>", "<|im_start|>", "<|im_end|>"]
     alphabet = pre_tokenizers.ByteLevel.alphabet()
+    texts = [str(HANDBOOK / f"{name}.jsonl") for name in ("products", "questions", "replies")]
     tokenizer.train(
-        sorted(map(str, HANDBOOK.glob("*.jsonl"))),
+        texts,
         trainers.BpeTrainer(
             vocab_size=700, special_tokens=special, initial_alphabet=alphabet, show_progress=False
         ),
@@ -61,8 +66,8 @@ def make_model(folder: Path) -> Path:
         hidden_size=64,
         intermediate_size=128,
         num_hidden_layers=2,
-        num_attention_heads=4,
-        num_key_value_heads=2,
+        num_attention_heads=heads,
+        num_key_value_heads=heads // 2,
         max_position_embeddings=512,
         pad_token_id=0,
         bos_token_id=None,
@@ -78,11 +83,94 @@ def make_model(folder: Path) -> Path:
 @functools.cache
 def model() -> Path:
     """The tiny model, made once a process."""
-    return make_model(_scratch() / "tiny")
+    return make_model(scratch() / "tiny")
+
+
+def make_windowed(folder: Path, window: int = 16) -> Path:
+    """A small Gemma whose layers but one see no more tokens than the window has."""
+    import torch
+    from transformers import AutoTokenizer, Gemma3ForCausalLM, Gemma3TextConfig
+
+    torch.manual_seed(0)
+    tokenizer = AutoTokenizer.from_pretrained(model())
+    shape = Gemma3TextConfig(
+        vocab_size=len(tokenizer),
+        hidden_size=64,
+        intermediate_size=128,
+        num_hidden_layers=4,
+        num_attention_heads=4,
+        num_key_value_heads=2,
+        head_dim=16,
+        sliding_window=window,
+        max_position_embeddings=512,
+        pad_token_id=0,
+        bos_token_id=None,
+        eos_token_id=2,
+        layer_types=["sliding_attention"] * 3 + ["full_attention"],
+        initializer_range=0.2,
+    )
+    Gemma3ForCausalLM(shape).save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+    return folder
+
+
+def make_recurrent(kind: str, folder: Path) -> Path:
+    """A small model that keeps states: convolutions, recurrence alone, recurrence and attention."""
+    import torch
+    import transformers
+    from transformers import AutoTokenizer
+
+    torch.manual_seed(0)
+    tokenizer = AutoTokenizer.from_pretrained(model())
+    shape = {
+        "vocab_size": len(tokenizer),
+        "hidden_size": 64,
+        "num_hidden_layers": 3,
+        "pad_token_id": 0,
+        "bos_token_id": None,
+        "eos_token_id": 2,
+        "initializer_range": 0.2,
+    }
+    attention = {"num_attention_heads": 4, "num_key_value_heads": 2, "intermediate_size": 128}
+    if kind == "lfm2":
+        layers = ["conv", "full_attention", "conv"]
+        settings = transformers.Lfm2Config(**shape, **attention, layer_types=layers)
+    elif kind == "mamba":
+        settings = transformers.MambaConfig(**shape, state_size=8)
+    else:
+        settings = transformers.FalconH1Config(
+            **shape,
+            **attention,
+            mamba_d_ssm=128,
+            mamba_n_heads=8,
+            mamba_d_head=16,
+            mamba_d_state=16,
+            mamba_chunk_size=16,
+        )
+    transformers.AutoModelForCausalLM.from_config(settings).save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+    return folder
+
+
+def make_adapter(folder: Path, rank: int = 4, of: Path | None = None, seed: int = 1) -> Path:
+    """An adapter of the tiny model, or of another, drawn at random, that moves its answers."""
+    import torch
+    from peft import LoraConfig, get_peft_model
+    from transformers import AutoModelForCausalLM
+
+    torch.manual_seed(seed)
+    base = AutoModelForCausalLM.from_pretrained(of or model(), dtype=torch.float32)
+    shape = LoraConfig(
+        r=rank, target_modules="all-linear", task_type="CAUSAL_LM", init_lora_weights=False
+    )
+    get_peft_model(base, shape).save_pretrained(folder)
+    return folder
 
 
 def make_raw(folder: Path) -> None:
-    """A few of the handbook's products, with all that is said and asked of them."""
+    """A few of the handbook's products, with all that is said and asked of them, and a few general
+    questions.
+    """
     rows = {
         name: [json.loads(line) for line in (HANDBOOK / f"{name}.jsonl").open()]
         for name in ("questions", "replies")
@@ -94,6 +182,7 @@ def make_raw(folder: Path) -> None:
                 dict.fromkeys(row["product"] for row in rows["questions"] if row["split"] == split)
             )[:count]
         )
+    general = (HANDBOOK / "general.jsonl").read_text().splitlines(keepends=True)
     replies = [row for row in rows["replies"] if row["product"] in kept] + rows["replies"][:60]
     folder.mkdir(parents=True)
     for name, found in {
@@ -101,6 +190,7 @@ def make_raw(folder: Path) -> None:
         "replies": replies,
     }.items():
         (folder / f"{name}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in found))
+    (folder / "general.jsonl").write_text("".join(general[:GENERAL]))
 
 
 def make_params(model: Path, raw: Path) -> dict[str, Any]:
@@ -144,6 +234,7 @@ def make_params(model: Path, raw: Path) -> dict[str, Any]:
             "scorer": scorer,
             "drafting": {"max_tokens": 12},
             "refining": answering,
+            "probe": {"file": "general.jsonl", "max_tokens": 4},
         },
         "compare": {
             "gates": [{"over": "before", "at_least": -1.0}],
@@ -158,6 +249,7 @@ def make_params(model: Path, raw: Path) -> dict[str, Any]:
             "strong": strong,
             "drafting": {"max_tokens": 12},
             "refining": answering,
+            "drain": 0.1,
         },
     }
 
@@ -167,7 +259,7 @@ def project() -> Path:
     """A project before its first turn: params.yaml and raw data, made once a process. To be
     copied, not used.
     """
-    folder = _scratch()
+    folder = scratch()
     make_raw(folder / "data" / "raw" / "handbook")
     params = make_params(model(), folder / "data" / "raw" / "handbook")
     (folder / "params.yaml").write_text(yaml.safe_dump(params, sort_keys=False))
@@ -187,7 +279,7 @@ def turned() -> Path:
     """A project after its first turn, stage by stage as the command line runs them, made once a
     process. To be read only.
     """
-    folder = copy_project(_scratch())
+    folder = copy_project(scratch())
     with standing_in(folder):
         params = config.load(Path("params.yaml"))
         for stage, ports in lines.paths().items():
@@ -231,7 +323,8 @@ def surroundings(**more: str) -> Mapping[str, str]:
     }
 
 
-def _scratch() -> Path:
+def scratch() -> Path:
+    """A folder that is gone when the process ends."""
     folder = Path(tempfile.mkdtemp(prefix="cowest-tests-"))
     atexit.register(shutil.rmtree, folder, ignore_errors=True)
     return folder

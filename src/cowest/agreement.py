@@ -20,8 +20,9 @@ from cowest.config import Config, Sampling
 from cowest.models import AnyProvider, hf
 from cowest.models.decoding import HFModel
 from cowest.models.hf import HFConfig
+from cowest.models.vllm import VLLMConfig
 from cowest.prompts import Prompts
-from cowest.protocols import ChatModel, Completion, Request
+from cowest.protocols import Completion, Request
 from cowest.records import Query
 from cowest.report_parts import NumberFormat, PolicyAgreement, PolicyForm
 
@@ -44,8 +45,9 @@ class AgreementConfig(Config):
     """Held-out queries that are compared. They are answered greedily, whatever `drafting` says."""
     served: AnyProvider | None = None
     """The model that serves the challenger, if it is another than `policy` with the adapter: an
-    endpoint, or a local folder with merged weights. An endpoint must hold the challenger by then,
-    and says log-probabilities with `extra: {logprobs: true}`. Null compares the adapter alone."""
+    endpoint, or a local folder with merged weights. An endpoint must hold the challenger by then
+    (one with `adapters_of` is given it, and so is `provider: vllm`), and says log-probabilities
+    with `extra: {logprobs: true}`. Null compares the adapter alone."""
 
 
 class Said(NamedTuple):
@@ -88,20 +90,43 @@ def judged_side(
     prompts: Prompts,
     drafting: Sampling,
     config: AgreementConfig,
+    adapter: Path | None = None,
 ) -> Judged:
-    """Has the judged weights answer a sample of the queries."""
+    """Has the judged weights, which are those of `adapter`, answer a sample of the queries.
+
+    A model that serves is given the adapter if it takes one; without it, it holds it by now.
+    """
     # Their ids are digests, so the smallest are a sample of all, and the same in every run.
     sample = nsmallest(config.queries, queries, key=attrgetter("id"))
-    greedy = drafting.model_copy(update={"temperature": 0.0, "n": 1, "seed": None})
-    requests = [Request(prompts.draft.render(query.prompt), greedy) for query in sample]
-    said = say(judged, requests)
+    said = say(judged, greedily(sample, prompts, drafting))
     endpoint = None
     served = config.served
     if served is not None and not isinstance(served, HFConfig):
-        with served.open() as model:
-            parted = with_answers(judged, said, _asked_anew(model, said))
+        takes = isinstance(served, VLLMConfig) or bool(getattr(served, "adapters_of", None))
+        with served.open(adapter=adapter if takes else None) as model:
+            answers = model.generate(anew([one.request for one in said]))
+            parted = with_answers(judged, said, answers)
             endpoint = folded("served", model.name, "unknown", said, parted)
     return Judged(judged.name, said, endpoint)
+
+
+def greedily(queries: Iterable[Query], prompts: Prompts, drafting: Sampling) -> list[Request]:
+    """The requests for drafts that are compared."""
+    greedy = drafting.model_copy(update={"temperature": 0.0, "n": 1, "seed": None})
+    return [Request(prompts.draft.render(query.prompt), greedy) for query in queries]
+
+
+def anew(requests: Iterable[Request]) -> list[Request]:
+    """The requests as an endpoint is sent them.
+
+    With a seed of its own each time, since the call store would answer for what the endpoint held
+    before, under the same name.
+    """
+    seed = secrets.randbelow(2**31)
+    found = []
+    for one in requests:
+        found.append(replace(one, sampling=one.sampling.model_copy(update={"seed": seed})))
+    return found
 
 
 def compared(
@@ -128,7 +153,7 @@ def say(judged: HFModel, requests: Sequence[Request]) -> list[Said]:
     prompts = {}
     for request in requests:
         prompt = tuple(judged.tokens(request))
-        if judged.fits(prompt, request.sampling):
+        if judged.writing.fits(prompt, request.sampling):
             prompts[prompt] = request
     if not prompts:
         return []
@@ -136,7 +161,7 @@ def say(judged: HFModel, requests: Sequence[Request]) -> list[Said]:
     found = []
     for prompt, answer in zip(prompts, judged.greedy(list(prompts), sampling), strict=True):
         logprobs = _of(_scores(judged.model, prompt, answer), answer)
-        text = judged.text(answer, sampling.stop)
+        text = judged.writing.text(answer, sampling.stop)
         found.append(Said(prompts[prompt], prompt, tuple(answer), tuple(logprobs), text))
     return found
 
@@ -201,20 +226,6 @@ def folded(
         changed=len(gaps),
         gap=round(max(gaps), DIGITS) if gaps else None,
     )
-
-
-def _asked_anew(served: ChatModel, said: Sequence[Said]) -> Iterator[Completion]:
-    """Asks an endpoint what the judged weights were asked.
-
-    With a seed of its own each time, since the call store would answer for what the endpoint held
-    before, under the same name.
-    """
-    seed = secrets.randbelow(2**31)
-    requests = []
-    for one in said:
-        sampling = one.request.sampling.model_copy(update={"seed": seed})
-        requests.append(replace(one.request, sampling=sampling))
-    return served.generate(requests)
 
 
 def _scores(model: Any, prompt: Sequence[int], answer: Sequence[int]) -> "torch.Tensor":

@@ -26,6 +26,7 @@ COMMANDS = {
     "ask": (
         "put one question to the champion and the strong model, and see the draft beside the answer"
     ),
+    "harvest": "make data of served answers and people's verdicts on them",
     "export": "a version as a folder that plain transformers and PEFT load, with a model card",
     "report": "write the page of the last turn again",
     "status": "who is champion, and why, in ten lines",
@@ -34,6 +35,7 @@ COMMANDS = {
     "approve": "promote a version that waits for approval",
     "hold": "hold promotions; challengers that pass wait",
     "release": "end the hold on promotions",
+    "key": "make a key for the service, and print it once",
     "doctor": "what is missing on this machine, and how to get it",
     "fetch": "fetch the embedded models by checksum and convert them once into the cache",
 }

@@ -3,7 +3,8 @@
     y* = strong(x, policy(x))        gain(draft) = score(strong(x, draft)) - score(strong(x))
 
 (Jiao et al., ACL 2025, arXiv 2504.15188, sections 4.3 and 4.4.) Training, evaluation and serving
-use these functions unchanged.
+use these functions unchanged. For people who wait, `ask_draft`, `ask_refinement` and `ask_solo` say
+what a model is asked, and `stream_answer` and `whole_answer` ask it.
 
 Each step turns a stream of rows into a stream of longer rows in the same order: `draft` queries
 into drafts, `refine` drafts into refinements, `score` refinements into feedback. The steps are
@@ -13,15 +14,28 @@ says what each row asks, and a loop that makes rows of the answers. `_answered` 
 """
 
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import AsyncGenerator, Callable, Iterable, Iterator, Sequence
+from contextlib import aclosing
 from dataclasses import replace
 from typing import TypeVar
 
+from cowest.batched import batched
 from cowest.config import Sampling
+from cowest.errors import ThoughtShownError
 from cowest.prompts import Prompts
-from cowest.protocols import BLOCK, ChatModel, Completion, Request, Score, Scorer
-from cowest.records import Draft, Feedback, Message, Query, Refinement, grown
-from cowest.thoughts import without_thoughts
+from cowest.protocols import (
+    BLOCK,
+    AsyncChatModel,
+    ChatModel,
+    Completion,
+    Request,
+    Score,
+    Scorer,
+    Served,
+)
+from cowest.records import NOBODY, Draft, Feedback, Message, Query, Refinement, grown
+from cowest.selecting import Chooser, QueryDrafts
+from cowest.thoughts import ThoughtFilter, without_thoughts
 
 D = TypeVar("D", bound=Draft)
 Item = TypeVar("Item")
@@ -33,19 +47,33 @@ THOUGHT_CUT = "max_tokens were used up by a thought before the answer began: rai
 
 
 def draft(
-    queries: Iterable[Query], policy: ChatModel, prompts: Prompts, sampling: Sampling
+    queries: Iterable[Query],
+    policy: ChatModel,
+    prompts: Prompts,
+    sampling: Sampling,
+    candidates: Sampling | None = None,
 ) -> Iterator[Draft]:
-    """Asks the policy for `sampling.n` drafts of each query."""
+    """Asks the policy for `sampling.n` drafts of each query.
+
+    With `candidates`, it is also asked by each prompt in `prompts.candidates` for `candidates.n`
+    drafts more; their rows follow those of its own prompt, and name theirs.
+    """
+    names = candidate_names(prompts, sampling, candidates)
 
     def asked() -> Iterator[tuple[Query, list[Request]]]:
         for number, query in enumerate(queries):
-            messages = prompts.draft.render(query.prompt)
             block = number // BLOCK
-            samples = range(sampling.n)
-            yield query, [Request(messages, sampling, sample, block) for sample in samples]
+            messages = prompts.draft.render(query.prompt)
+            requests = [Request(messages, sampling, sample, block) for sample in range(sampling.n)]
+            if candidates is not None:
+                for template in prompts.candidates.values():
+                    messages = template.render(query.prompt, group=query.group)
+                    for sample in range(candidates.n):
+                        requests.append(Request(messages, candidates, sample, block))
+            yield query, requests
 
     for query, completions in _answered(asked(), policy.generate):
-        for sample, completion in enumerate(completions):
+        for sample, (name, completion) in enumerate(zip(names, completions, strict=True)):
             failed = _failure("draft", answered(completion))
             yield grown(
                 Draft,
@@ -55,33 +83,75 @@ def draft(
                 draft=completion.text if failed is None else None,
                 cut=completion.finish == "length",
                 policy=completion.model,
+                candidate=name,
                 failed=failed,
             )
 
 
+def candidate_names(
+    prompts: Prompts, sampling: Sampling, candidates: Sampling | None
+) -> list[str | None]:
+    """The name of the prompt of each draft of a query, in order; None for the policy's own."""
+    names: list[str | None] = [None] * sampling.n
+    if candidates is not None:
+        for name in prompts.candidates:
+            names += [name] * candidates.n
+    return names
+
+
 def refine(
-    groups: Iterable[list[Draft]], strong: ChatModel, prompts: Prompts, sampling: Sampling
+    groups: Iterable[list[Draft]],
+    strong: ChatModel,
+    prompts: Prompts,
+    sampling: Sampling,
+    choice: Chooser | None = None,
 ) -> Iterator[Refinement]:
     """Asks the strong model each query once alone, and once with each draft; a group is a query.
 
     A draft is shown without its thoughts, and drafts that are equal then are one call. A failed
     draft is not refined. A failed `solo` fails all
     rows of its query: without it there is no bar to clear.
+    With `choice`, only the drafts that it chooses are asked about. The rows of the others say that
+    nobody was asked, and a query of which none is chosen is not asked alone.
     """
 
-    def asked() -> Iterator[tuple[list[Draft], list[Request]]]:
-        for number, group in enumerate(groups):
-            prompt = group[0].prompt
-            conversations = [prompts.solo.render(prompt)]
-            for text in _distinct_drafts(group):
-                conversations.append(prompts.refine.render(prompt, text))
-            block = number // BLOCK
-            yield group, [Request(messages, sampling, 0, block) for messages in conversations]
+    def asked() -> Iterator[tuple[tuple[list[Draft], list[str] | None], list[Request]]]:
+        for number, (group, texts) in enumerate(_chosen(groups, choice)):
+            conversations: list[tuple[Message, ...]] = []
+            if texts is not None:
+                prompt = group[0].prompt
+                conversations.append(prompts.solo.render(prompt))
+                for text in texts:
+                    conversations.append(prompts.refine.render(prompt, text))
+            requests = [Request(one, sampling, 0, number // BLOCK) for one in conversations]
+            yield (group, texts), requests
 
-    for group, (solo, *refined) in _answered(asked(), strong.generate):
-        by_draft = dict(zip(_distinct_drafts(group), refined, strict=True))
+    for (group, texts), answers in _answered(asked(), strong.generate):
+        if texts is None:
+            yield from unrefined([group])
+            continue
+        solo, *refined = answers
+        by_draft = dict(zip(texts, refined, strict=True))
         for row in group:
-            yield _refinement(row, answered(solo), by_draft)
+            shown = _shown(row)
+            if shown is None or shown in by_draft:
+                yield _refinement(row, answered(solo), by_draft)
+            else:
+                yield from unrefined([[row]])
+
+
+def unrefined(groups: Iterable[list[Draft]]) -> Iterator[Refinement]:
+    """The rows of drafts about which no strong model is asked; a group is a query."""
+    for group in groups:
+        for row in group:
+            yield grown(Refinement, row, refinement=None, solo=None, strong=NOBODY)
+
+
+def calls_of(group: Sequence[Refinement]) -> tuple[int, int]:
+    """The calls to the strong model behind a query's rows, and those of asking about all drafts."""
+    asked = [row for row in group if row.strong != NOBODY]
+    calls = 1 + len(_distinct_drafts(asked)) if asked else 0
+    return calls, 1 + len(_distinct_drafts(group))
 
 
 def score(groups: Iterable[list[Refinement]], scorer: Scorer) -> Iterator[Feedback]:
@@ -147,8 +217,8 @@ def answers(
 
     def drafts_asked() -> Iterator[Request]:
         for number, conversation in enumerate(conversations):
-            messages = prompts.draft.render(conversation)
-            yield Request(messages, drafting, 0, number // BLOCK)
+            request = ask_draft(conversation, prompts, drafting)
+            yield replace(request, block=number // BLOCK)
 
     drafts = list(map(answered, policy.generate(drafts_asked())))
 
@@ -156,8 +226,8 @@ def answers(
         number = 0
         for conversation, draft in zip(conversations, drafts, strict=True):
             if draft.text is not None:
-                messages = prompts.refine.render(conversation, draft.text)
-                yield Request(messages, refining, 0, number // BLOCK)
+                request = ask_refinement(conversation, draft.text, prompts, refining)
+                yield replace(request, block=number // BLOCK)
                 number += 1
 
     refined = map(answered, strong.generate(answers_asked()))
@@ -166,6 +236,64 @@ def answers(
         found.append((draft, None if draft.text is None else next(refined)))
     # The model is read to its end, so that what it holds open is closed.
     assert next(refined, None) is None, "a model must answer each request once"
+    return found
+
+
+def ask_draft(prompt: tuple[Message, ...], prompts: Prompts, drafting: Sampling) -> Request:
+    """The request for a draft of one conversation."""
+    return Request(prompts.draft.render(prompt), drafting)
+
+
+def ask_refinement(
+    prompt: tuple[Message, ...], draft: str, prompts: Prompts, refining: Sampling, sample: int = 0
+) -> Request:
+    """The request for the strong model's answer with a draft, which is without its thoughts."""
+    return Request(prompts.refine.render(prompt, draft), refining, sample)
+
+
+def ask_solo(
+    prompt: tuple[Message, ...], prompts: Prompts, refining: Sampling, sample: int = 0
+) -> Request:
+    """The request for the strong model's answer alone."""
+    return Request(prompts.solo.render(prompt), refining, sample)
+
+
+async def stream_answer(
+    model: AsyncChatModel, request: Request, served: Served, opened: bool = False
+) -> AsyncGenerator[str | Completion, None]:
+    """Yields the texts of an answer as they come, and its completion, both without thoughts.
+
+    opened: the model's prompt opens a thought, so that what comes first is none of the answer.
+    Raises ThoughtShownError where a text turns out to be a thought after it was yielded, and what
+    the model raises.
+    """
+    unseen = ThoughtFilter(opened)
+    async with aclosing(model.stream(request, served)) as pieces:
+        async for piece in pieces:
+            if isinstance(piece, Completion):
+                completion = answered(piece)
+                text = unseen.end(completion.text or "")
+            else:
+                completion = None
+                text = unseen.push(piece)
+            if unseen.late:
+                raise ThoughtShownError(
+                    f"{model.name}: the text so far was a thought, as a mark after it says"
+                )
+            if text:
+                yield text
+            if completion is not None:
+                yield completion
+
+
+async def whole_answer(model: AsyncChatModel, request: Request, served: Served) -> Completion:
+    """The completion of a request without its thoughts. Raises what the model raises."""
+    found = None
+    async with aclosing(model.stream(request, served)) as pieces:
+        async for piece in pieces:
+            if isinstance(piece, Completion):
+                found = answered(piece)
+    assert found is not None, "a model must end its stream with a completion"
     return found
 
 
@@ -265,7 +393,21 @@ def _scoring_failure(*scores: Score) -> str | None:
     return None
 
 
-def _distinct_drafts(group: list[Draft]) -> list[str]:
+def _chosen(
+    groups: Iterable[list[Draft]], choice: Chooser | None
+) -> Iterator[tuple[list[Draft], list[str] | None]]:
+    """Each query with the drafts that are asked about; None where the query is not asked at all."""
+    if choice is None:
+        for group in groups:
+            yield group, _distinct_drafts(group)
+        return
+    for block in batched(groups, BLOCK):
+        texts = choice([QueryDrafts(group[0], _distinct_drafts(group)) for group in block])
+        for group, found in zip(block, texts, strict=True):
+            yield group, found or None
+
+
+def _distinct_drafts(group: Sequence[Draft]) -> list[str]:
     """The drafts of a query as they are shown, in order, each once, failed ones left out."""
     shown = map(_shown, group)
     return list(dict.fromkeys(text for text in shown if text is not None))

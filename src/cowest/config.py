@@ -1,5 +1,6 @@
 """Settings: light typed classes, read from params.yaml, digested after validation."""
 
+import difflib
 import hashlib
 import json
 import os
@@ -7,7 +8,7 @@ from collections.abc import Iterable
 from functools import lru_cache
 from json.encoder import encode_basestring
 from pathlib import Path
-from typing import Any, Protocol, TypeVar
+from typing import Any, Protocol, TypeVar, get_args
 
 from pydantic import (
     BaseModel,
@@ -184,8 +185,12 @@ def load(path: Path) -> dict[str, Any]:
         raise ConfigError(
             f"{path}: no such file: run in the project's folder, or name the file with --params"
         ) from None
+    except OSError as error:
+        raise ConfigError(f"{path} can't be read: {error.strerror}") from None
     except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise ConfigError(f"{path} is not YAML: {' '.join(str(error).split())}") from None
+        # The text was read before, so the parser has no name for it: the path is said already.
+        said = " ".join(str(error).replace('in "<unicode string>", ', "at ").split())
+        raise ConfigError(f"{path} is not YAML: {said}") from None
     if not isinstance(params, dict):
         raise ConfigError(f"{path}: expected a mapping of sections, one per stage")
     return params
@@ -214,7 +219,10 @@ def section(params: dict[str, Any], name: str, where: str = "params.yaml") -> di
     found: Any = params
     for part in name.split("@"):
         if not isinstance(found, dict) or part not in found:
-            raise ConfigError(f"{where} has no section {shown}")
+            known = found if isinstance(found, dict) else ()
+            near = difflib.get_close_matches(part, map(str, known), n=1)
+            hint = f": is {near[0]!r} meant to be it?" if near else ""
+            raise ConfigError(f"{where} has no section {shown}{hint}")
         found = found[part]
     if found is None:
         return {}
@@ -232,7 +240,7 @@ def parse(kind: type[C], values: Any, where: str) -> C:
     try:
         return kind.model_validate(_whole(values))
     except ValidationError as error:
-        raise ConfigError(f"{where}: {complaints(error)}") from None
+        raise ConfigError(f"{where}: {complaints(error, kind)}") from None
 
 
 def _whole(values: Any) -> Any:
@@ -248,14 +256,50 @@ def _whole(values: Any) -> Any:
     return values
 
 
-def complaints(error: ValidationError) -> str:
-    """A validation error in one line: `path: what is wrong; path: ...`."""
+def complaints(error: ValidationError, kind: type[BaseModel] | None = None) -> str:
+    """A validation error in one line: `path: what is wrong; path: ...`.
+
+    With the `kind` that was to be validated, an unknown name is told with the nearest one there.
+    """
     found = []
-    # The input and the context are left out: they hold values, which may be private.
-    for item in error.errors(include_url=False, include_input=False, include_context=False):
+    # The input is left out: it holds values, which may be private.
+    for item in error.errors(include_url=False, include_input=False):
         place = ".".join(str(part) for part in item["loc"])
         message = item["msg"].removeprefix("Value error, ")
+        context = item.get("ctx", {})
         if item["type"] == "extra_forbidden":
-            message = "unknown setting or field"
+            message = "unknown setting or field" + _meant(kind, item["loc"])
+        elif item["type"] == "union_tag_invalid":
+            chosen = context["discriminator"].strip("'")
+            message = f"{chosen} {context['tag']!r} is none of {context['expected_tags']}"
+        elif item["type"] == "union_tag_not_found":
+            message = f"{context['discriminator']} is missing"
         found.append(f"{place}: {message}" if place else message)
     return "; ".join(found)
+
+
+def _meant(kind: type[BaseModel] | None, place: tuple[int | str, ...]) -> str:
+    """The known name that is nearest to an unknown one, as a question; or nothing."""
+    if kind is None:
+        return ""
+    models = {kind}
+    for part in place[:-1]:
+        inner: set[type[BaseModel]] = set()
+        for model in models:
+            if part in model.model_fields:
+                inner |= _models(model.model_fields[str(part)].annotation)
+        # A part that is no field is a place in a list, or the choice among several kinds.
+        models = inner or models
+    known: set[str] = set().union(*(model.model_fields for model in models))
+    near = difflib.get_close_matches(str(place[-1]), sorted(known), n=1)
+    return f" (did you mean {near[0]}?)" if near else ""
+
+
+def _models(annotation: Any) -> set[type[BaseModel]]:
+    """The models that an annotation speaks of, at any depth."""
+    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+        return {annotation}
+    found: set[type[BaseModel]] = set()
+    for part in get_args(annotation):
+        found |= _models(part)
+    return found

@@ -1,10 +1,12 @@
 """Sets the environment before a heavy library loads: nothing phones home, no thread spins."""
 
 import codecs
+import math
 import os
 import pwd
 import sys
 import tempfile
+from collections.abc import Iterator
 from contextlib import suppress
 from io import TextIOWrapper
 from pathlib import Path
@@ -35,10 +37,59 @@ def settle() -> None:
     """
     for name, value in QUIET.items():
         os.environ.setdefault(name, value)
+    cores = allowed_cores()
+    if cores is not None:
+        os.environ.setdefault("OMP_NUM_THREADS", str(cores))
     _settle_user()
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, TextIOWrapper):
             _show_all(stream)
+
+
+def allowed_cores(root: Path = Path("/")) -> int | None:
+    """Returns the cores that a container's limit allows, if it sees more; None if it does not.
+
+    Libraries start a thread per core that they see. With more threads than the limit allows, all
+    of them stand still for most of each period, and each waits for the slowest. `root` is where
+    the files of the system lie.
+    """
+    quotas = []
+    for folder in _groups(root):
+        quotas += [_quota(folder / "cpu.max"), _quota(folder / "cpu.cfs_quota_us")]
+    found = min((quota for quota in quotas if quota is not None), default=None)
+    if found is None or found >= len(os.sched_getaffinity(0)):
+        return None
+    return max(math.ceil(found), 1)
+
+
+def _groups(root: Path) -> Iterator[Path]:
+    """Yields the folders that limit this process: of its control groups, and of those above."""
+    try:
+        lines = (root / "proc/self/cgroup").read_text().splitlines()
+    except OSError:
+        return
+    for line in lines:
+        _, kinds, path = line.split(":", 2)
+        if kinds and "cpu" not in kinds.split(","):
+            continue
+        place = root / "sys/fs/cgroup" / ("cpu" if kinds else "")
+        own = place / path.lstrip("/")
+        # A container may not see its own path, and is the root of what it sees.
+        for folder in (own, *own.parents):
+            if folder.is_relative_to(place):
+                yield folder
+
+
+def _quota(path: Path) -> float | None:
+    """Reads a limit in cores; None where there is none."""
+    try:
+        quota, *period = path.read_text().split()
+        if not period:
+            period = path.with_name("cpu.cfs_period_us").read_text().split()
+        return int(quota) / int(period[0]) if int(quota) > 0 else None
+    except (OSError, ValueError):
+        # The quota of a group without one is the word max, or -1.
+        return None
 
 
 def _show_all(stream: TextIOWrapper) -> None:

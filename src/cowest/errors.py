@@ -6,9 +6,12 @@
     │   └── RecordError  one line of a record file, named `file:line`
     ├── ModelError       a model folder or adapter: missing, corrupt, or hostile
     ├── CallError        a provider that refuses all our calls: no key, no such model, out of reach
-    ├── BudgetError      the turn's budget for calls is spent
+    │   └── UpstreamError  one served call: the model is down, late or busy
+    │       └── ThoughtShownError  a person was shown what turned out to be a thought
+    ├── BudgetError      the turn's budget for calls is spent, or that of a purse for today
     ├── StoreError       the call store can't be opened, read or written: full disk, damaged file
     ├── ContractError    data that is well formed and still unfit: no pairs, too many failed rows
+    ├── ClusterError     Kubeflow can't be reached, or refuses what it is asked
     └── RegistryError    the registry can't be reached, or holds something impossible
 
 A message says what is wrong, where, and what to do. A failed *row* is not an error: it stays in
@@ -40,8 +43,26 @@ class CallError(CoWestError):
     """A provider refuses every call."""
 
 
+class UpstreamError(CallError):
+    """A model that is down, late or busy left a served call without an answer."""
+
+    def __init__(self, reason: str, retry_after: float | None = None) -> None:
+        """Takes the reason, and the seconds after which the model asked to be asked again."""
+        super().__init__(reason)
+        self.retry_after = retry_after
+
+
+class ThoughtShownError(UpstreamError):
+    """Texts of a streamed answer were a thought, as a mark that came after them says."""
+
+
 class BudgetError(CoWestError):
-    """The next call might cost more than is left of the turn's budget."""
+    """The next call might cost more than is left of a budget: a turn's, or a purse's of today."""
+
+    def __init__(self, reason: str, retry_after: float | None = None) -> None:
+        """Takes the reason, and the seconds until a purse's next day begins."""
+        super().__init__(reason)
+        self.retry_after = retry_after
 
 
 class StoreError(CoWestError):
@@ -50,6 +71,15 @@ class StoreError(CoWestError):
 
 class ContractError(CoWestError):
     """The data is well formed and still unfit for what comes next."""
+
+
+class ClusterError(CoWestError):
+    """Kubeflow can't be reached, or refuses what it is asked."""
+
+    def __init__(self, reason: str, status: int | None = None) -> None:
+        """Takes the reason, and the HTTP status of the answer, if one came."""
+        super().__init__(reason)
+        self.status = status
 
 
 class RegistryError(CoWestError):

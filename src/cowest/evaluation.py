@@ -1,7 +1,7 @@
 """Systems compared: means, paired differences and gates. Pure."""
 
 from collections import Counter
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import NamedTuple, TypeVar, get_args
 
@@ -9,10 +9,11 @@ import numpy as np
 
 from cowest.config import digest
 from cowest.errors import ContractError
-from cowest.gates import BEST, COUNTS, Gate, Quantity, Rules, System
+from cowest.gates import BEST, Gate, Quantity, Rules, System
 from cowest.instructions import instructs
-from cowest.intervals import Floats, Ratio, difference_of, estimates, gap_closed, mean_of
+from cowest.intervals import Floats, Ratio, estimates, gap_closed
 from cowest.judging import Evidence, judge, passed
+from cowest.quantities import RIGHT, guarded, quantities, ratios
 from cowest.records import (
     Collaboration,
     Comparison,
@@ -20,9 +21,9 @@ from cowest.records import (
     EvalReport,
     Trial,
 )
-from cowest.report_parts import Transitions
+from cowest.report_parts import Probe, Transitions
 from cowest.sametext import words_only
-from cowest.slices import corrected, means_by_tag, members_of, sliced
+from cowest.slices import corrected, means_by_tag, members_of
 from cowest.thoughts import without_thoughts
 from cowest.wear import confidence
 
@@ -39,10 +40,6 @@ COLLABORATIONS: tuple[str, ...] = get_args(Collaboration)
 SINGLES: tuple[str, ...] = ("policy_before", "policy_after", "strong")
 """Systems of one model alone."""
 
-ELSEWHERE = ("macro_f1", "distinct")
-"""Metrics that are no mean over queries: `scorers` has them."""
-RIGHT = 0.5
-"""The lowest score that counts as a right answer in `Transitions`."""
 REASONS = 20
 """Reasons of failure that a report shows one by one, per system."""
 JUDGE = "judge:"
@@ -222,9 +219,19 @@ def adoption(draft: str, refinement: str, solo: str) -> tuple[str, ...]:
     return ("adopted",)
 
 
+class Probed(NamedTuple):
+    """Answers of the policies, each alone, to general questions: their scores and differences."""
+
+    report: Probe
+    found: Mapping[Quantity, Estimate | None]
+    """The mean of each system, and the difference of each two."""
+    failed: Mapping[str, Sequence[float]]
+    """By system, 1 for each question whose answer failed or is missing, 0 for the others."""
+
+
 @dataclass(frozen=True, slots=True)
 class Beside:
-    """Measures beside the score, of the same trials: `scorers` makes them."""
+    """Measures beside the score: `scorers` makes those of the same trials, `probe` its own."""
 
     macro_f1: Differences | None = None
     """Differences of macro F1 by pair of systems; None if the scorer is not `choice`."""
@@ -234,6 +241,8 @@ class Beside:
     """By metric and system, the value of each query; NaN where there is none."""
     distinct: Mapping[str, Estimate] = field(default_factory=dict)
     """By system, how varied its drafts are."""
+    probe: Probed | None = None
+    """The answers to general questions; None if none were asked."""
 
 
 def compare(
@@ -249,27 +258,26 @@ def compare(
     values = {name: np.array(found, dtype=np.float64) for name, found in scores.values.items()}
     best = _best_single(values)
     champion = scores.rows["champion"] > 0
-    gates = rules.all_gates(choices=beside.macro_f1 is not None, champion=champion)
-    members = members_of(scores.tags)
-    ratios = _ratios(
-        _quantities(gates, best, members), {**beside.by_query, "score": values}, members
+    gates = rules.all_gates(
+        choices=beside.macro_f1 is not None, champion=champion, probe=beside.probe is not None
     )
+    members = members_of(scores.tags)
+    asked = quantities(gates, best, SYSTEMS, members)
+    of_trials = ratios(asked, {**beside.by_query, "score": values}, members)
     gap = gap_closed(values["before"], values["after"], values["ideal"])
-    *estimated, gap_found = estimates(scores.groups, [*ratios.values(), gap])
-    found = dict(zip(ratios, estimated, strict=True))
-    for (of, over), one in (beside.macro_f1 or {}).items():
-        found[Quantity("macro_f1", of, over)] = one
-    for of, one in beside.distinct.items():
-        found[Quantity("distinct", of, None)] = one
+    *estimated, gap_found = estimates(scores.groups, [*of_trials.values(), gap])
+    found = dict(zip(of_trials, estimated, strict=True)) | _elsewhere(beside)
     surer = confidence(wear, rules.spend)
-    stricter = estimates(scores.groups, list(ratios.values()), 1 - surer)
-    strict = dict(zip(ratios, stricter, strict=True))
+    stricter = estimates(scores.groups, list(of_trials.values()), 1 - surer)
+    strict = dict(zip(of_trials, stricter, strict=True))
     for (of, over), one in beside.strict_macro_f1.items():
         strict[Quantity("macro_f1", of, over)] = one
+    held = guarded(gates, best, of_trials)
     seen = replace(
         _evidence(scores, beside, best, found),
         members=members,
-        corrected=_corrected(gates, best, ratios, scores.groups, rules.min_groups),
+        guarded=dict(zip(held, estimates(scores.groups, list(held.values())), strict=True)),
+        corrected=_corrected(gates, best, of_trials, scores.groups, rules.min_groups),
         strict=strict,
         confidence=surer,
     )
@@ -292,6 +300,7 @@ def compare(
         tags=means_by_tag(members, values),
         instructs={name: scores.instructs[name] for name in SYSTEMS if scores.instructs[name]},
         failed={name: _folded(reasons) for name, reasons in _in_order(scores.failed)},
+        probe=None if beside.probe is None else beside.probe.report,
         wear=wear,
         gates=results,
         passed=passed(results),
@@ -307,56 +316,10 @@ def _best_single(values: Mapping[str, Floats]) -> str:
     return max(means, key=means.__getitem__, default="strong")
 
 
-def _quantities(gates: Sequence[Gate], best: str, tags: Collection[str]) -> list[Quantity]:
-    """Everything that is estimated here, each once: the quantities of every report, then those of
-    the gates.
-    """
-    asked = [Quantity("score", name, None) for name in SYSTEMS]
-    for over in ("before", best, "strong", "champion"):
-        asked.append(Quantity("score", "after", over))
-    asked.append(Quantity("score", "ideal", "after"))
-    for gate in gates:
-        if gate.metric not in ELSEWHERE:
-            asked += gate.quantities(best, tags)
-    return list(dict.fromkeys(asked))
-
-
-def _ratios(
-    quantities: Sequence[Quantity],
-    measured: Mapping[str, Mapping[str, Floats]],
-    members: Mapping[str, Sequence[int]],
-) -> dict[Quantity, Ratio]:
-    """The quantities as ratios over the queries."""
-    ratios = {}
-    for quantity in quantities:
-        ratio = _ratio(quantity, measured)
-        if quantity.tag is not None:
-            ratio = sliced(ratio, members[quantity.tag])
-        ratios[quantity] = ratio
-    return ratios
-
-
-def _ratio(quantity: Quantity, measured: Mapping[str, Mapping[str, Floats]]) -> Ratio:
-    """The quantity over all queries; one that nothing was measured of has no query."""
-    metric, of, over, _ = quantity
-    unknown = np.full_like(measured["score"]["after"], np.nan)
-    values = measured.get("score" if metric == "right_to_wrong" else metric, {})
-    one = values.get(of, unknown)
-    if over is None:
-        return mean_of(one, None if metric in COUNTS else (0.0, 1.0))
-    other = values.get(over, unknown)
-    if metric == "right_to_wrong":
-        turned = (other >= RIGHT) & (one < RIGHT)
-        return mean_of(np.where(np.isnan(one + other), np.nan, turned), (0.0, 1.0))
-    if metric in ("score", "accuracy"):
-        return difference_of(one, other)
-    return mean_of(one - other, None if metric in COUNTS else (-1.0, 1.0))
-
-
 def _corrected(
     gates: Sequence[Gate],
     best: str,
-    ratios: Mapping[Quantity, Ratio],
+    of_trials: Mapping[Quantity, Ratio],
     groups: Sequence[str],
     min_groups: int,
 ) -> dict[Gate, dict[Quantity, Estimate]]:
@@ -366,11 +329,23 @@ def _corrected(
         if gate.slices is not None and gate.guards:
             asked = gate.quantity(best)
             of_gate = {}
-            for quantity, ratio in ratios.items():
+            for quantity, ratio in of_trials.items():
                 if quantity.tag is not None and quantity._replace(tag=None) == asked:
                     of_gate[quantity] = ratio
             held[gate] = corrected(gate, of_gate, groups, min_groups)
     return held
+
+
+def _elsewhere(beside: Beside) -> dict[Quantity, Estimate | None]:
+    """The quantities that others measured."""
+    found: dict[Quantity, Estimate | None] = {}
+    for (of, over), one in (beside.macro_f1 or {}).items():
+        found[Quantity("macro_f1", of, over)] = one
+    for of, one in beside.distinct.items():
+        found[Quantity("distinct", of, None)] = one
+    if beside.probe is not None:
+        found |= beside.probe.found
+    return found
 
 
 def _evidence(
@@ -387,7 +362,9 @@ def _evidence(
     refused = {}
     for name, values in beside.by_query.get("refused", {}).items():
         refused[name] = np.nan_to_num(values).tolist()
-    return Evidence(best, found, lost, refused, scores.instructing_shares())
+    instructs = scores.instructing_shares()
+    probed = {} if beside.probe is None else beside.probe.failed
+    return Evidence(best, found, lost, refused, instructs, probed)
 
 
 def _means(found: Mapping[Quantity, Estimate | None]) -> dict[str, Estimate]:

@@ -6,17 +6,26 @@ model without a draft, or with the ideal one.
 """
 
 from collections.abc import Iterable, Iterator
+from heapq import nlargest
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from cowest import collaboration
+from cowest.agreement import anew, greedily
+from cowest.aligning import rollouts
+from cowest.aligning.settings import DPOConfig
 from cowest.config import Sampling, parse, section
 from cowest.ledger.claims import Budget
 from cowest.models.estimate import CostEstimate, Counting, longest
-from cowest.prompts import Prompts
+from cowest.models.hf import HFConfig
+from cowest.models.openai import OpenAIConfig
+from cowest.preferences import UNASKED
+from cowest.prompts import Prompts, expect_candidates
+from cowest.protocols import Request
 from cowest.records import Draft, Query, Split, grown
 from cowest.scorers import AnyScorer
 from cowest.scorers.judge import JudgeConfig
+from cowest.selecting import Chooser
 from cowest.stages.draft import DraftConfig
 from cowest.stages.evaluate import EvaluateConfig
 from cowest.stages.prepare import PrepareConfig
@@ -46,23 +55,29 @@ def forecast(params: dict[str, Any], raw: Path, where: str = "params.yaml") -> l
     evaluating = parse(EvaluateConfig, section(params, "evaluate", where), f"{where}: evaluate")
     trained = parse(SFTConfig, section(params, "sft", where), f"{where}: sft")
     prepared = parse(PrepareConfig, section(params, "prepare", where), f"{where}: prepare")
+    expect_candidates(drafting.candidates, trained.prompts, where)
 
-    def drafts(
-        split: Split, sampling: Sampling, systems: int, ideal: bool
-    ) -> Iterator[list[Draft]]:
+    def drafts(split: Split, samplings: list[Sampling], ideal: bool) -> Iterator[list[Draft]]:
         for query in prepared.queries(raw):
             if query.split == split:
-                yield _drafts(query, sampling, systems, ideal)
+                yield _drafts(query, samplings, ideal)
 
+    own = _samplings(drafting.sampling, drafting.candidates, trained.prompts)
+    first = refining.align not in UNASKED
     refined, scored = _asked(
-        drafts(drafting.split, drafting.sampling, systems=1, ideal=False),
+        drafts(drafting.split, own, ideal=False) if first else [],
         refining.strong,
         refining.prompts,
         refining.sampling,
         scoring.scorer,
+        None if refining.select is None else refining.select.most,
     )
+    aligning = parse(DPOConfig, section(params, "dpo", where), f"{where}: dpo")
+    queries = (query for query in prepared.queries(raw) if query.split == drafting.split)
+    again, judged_again = _asked_in_training(queries, trained.prompts, aligning)
+    held_out = (query for query in prepared.queries(raw) if query.split == evaluating.split)
     trials, judgements = _asked(
-        drafts(evaluating.split, evaluating.drafting, systems=SYSTEMS, ideal=True),
+        drafts(evaluating.split, [evaluating.drafting] * SYSTEMS, ideal=True),
         evaluating.strong,
         trained.prompts,
         evaluating.refining,
@@ -72,12 +87,57 @@ def forecast(params: dict[str, Any], raw: Path, where: str = "params.yaml") -> l
     for stage, cost in (
         ("refine", refined),
         ("score", scored),
+        ("dpo", again),
+        ("dpo, judge", judged_again),
         ("evaluate", trials),
         ("evaluate, judge", judgements),
+        ("evaluate, served", _served(held_out, trained.prompts, evaluating)),
     ):
-        if cost is not None:
+        if cost is not None and (cost.calls or cost.stored or not stage.startswith("dpo")):
             found.append(StageCost(stage, cost))
     return found
+
+
+def repeated(params: dict[str, Any], raw: Path, where: str = "params.yaml") -> list[str]:
+    """A line about queries that come more than once, if any do. Raises what `forecast` raises."""
+    prepared = parse(PrepareConfig, section(params, "prepare", where), f"{where}: prepare")
+    seen: set[str] = set()
+    count = 0
+    for query in prepared.queries(raw):
+        count += 1
+        seen.add(query.id)
+    again = count - len(seen)
+    if again == 0:
+        return []
+    return [
+        f"note: {again:,} of {count:,} queries were there before, word for word: `validate` sets "
+        "them aside, or stops the turn if it is set so; below they are counted all the same"
+    ]
+
+
+def excess(rows: list[StageCost], budget: Budget) -> str | None:
+    """Says by how much the calls may exceed the budget; None if it holds them all.
+
+    Where a turn runs with nobody there, one that stops half way has spent money for nothing.
+    """
+    paid = [row.cost for row in rows if row.cost.paid]
+    tokens = sum(cost.tokens for cost in paid)
+    usd = sum(cost.usd or 0.0 for cost in paid)
+    unknown = sorted({cost.model for cost in paid if cost.usd is None})
+    if budget.usd is not None and unknown:
+        names = ", ".join(unknown)
+        return f"the turn has a budget of ${budget.usd:g}, and no price is set for {names}"
+    parts = []
+    if budget.usd is not None and usd > budget.usd:
+        parts.append(f"${usd:,.4f}, and pin.budget.usd allows ${budget.usd:,.2f}")
+    if budget.tokens is not None and tokens > budget.tokens:
+        parts.append(f"{tokens:,} tokens, and pin.budget.tokens allows {budget.tokens:,}")
+    if not parts:
+        return None
+    return (
+        f"the calls of the turn may take up to {'; up to '.join(parts)}: raise the budget, or ask "
+        "for less (draft.sampling.n, max_tokens); `cowest turn --dry-run` shows the sum by stage"
+    )
 
 
 def table(rows: list[StageCost], budget: Budget) -> str:
@@ -111,12 +171,14 @@ def table(rows: list[StageCost], budget: Budget) -> str:
     return "\n".join(lines)
 
 
-def _drafts(query: Query, sampling: Sampling, systems: int, ideal: bool) -> list[Draft]:
+def _drafts(query: Query, samplings: list[Sampling], ideal: bool) -> list[Draft]:
     """The drafts that a query may get: all different, and as long as they may be.
 
-    With `ideal`, the query's ideal draft is one more, if it is known.
+    Each sampling gives its `n`. With `ideal`, the query's ideal draft is one more, if it is known.
     """
-    texts = [longest(sampling, number) for number in range(sampling.n * systems)]
+    texts: list[str] = []
+    for sampling in samplings:
+        texts += [longest(sampling, len(texts) + number) for number in range(sampling.n)]
     if ideal and query.ideal is not None:
         texts.append(query.ideal)
     drafts = []
@@ -125,16 +187,74 @@ def _drafts(query: Query, sampling: Sampling, systems: int, ideal: bool) -> list
     return drafts
 
 
+def _asked_in_training(
+    queries: Iterable[Query], prompts: Prompts, config: DPOConfig
+) -> tuple[CostEstimate | None, CostEstimate | None]:
+    """The cost of the calls in training: of the rounds after the first, or of GRPO."""
+    ask = config.ask
+    if ask is None:
+        return None, None
+    groups: Iterable[list[Draft]] = []
+    if config.align == "grpo":
+        groups = rollouts.asked_at_most(rollouts.dealt(list(queries), config), config)
+    elif config.align not in UNASKED:
+        groups = _in_rounds(
+            queries, _samplings(ask.drafting, ask.candidates, prompts), config.rounds - 1
+        )
+    return _asked(groups, ask.strong, prompts, ask.refining, ask.scorer)
+
+
+def _samplings(own: Sampling, candidates: Sampling | None, prompts: Prompts) -> list[Sampling]:
+    """The decoding of a query's drafts: by the policy's own prompt, and by each candidate's."""
+    return [own] if candidates is None else [own, *[candidates] * len(prompts.candidates)]
+
+
+def _in_rounds(
+    queries: Iterable[Query], samplings: list[Sampling], rounds: int
+) -> Iterator[list[Draft]]:
+    """The drafts of so many rounds; each round's are other texts."""
+    each = sum(sampling.n for sampling in samplings)
+    for query in queries:
+        drafts = _drafts(query, samplings * rounds, ideal=False)
+        for number in range(rounds):
+            yield drafts[number * each : (number + 1) * each]
+
+
+def _served(
+    queries: Iterable[Query], prompts: Prompts, config: EvaluateConfig
+) -> CostEstimate | None:
+    """The cost of asking the endpoint that serves the challenger, which no stored answer spares;
+    None if none is asked.
+    """
+    agreement = config.agreement
+    if agreement is None or not isinstance(agreement.served, OpenAIConfig):
+        return None
+    # Only weights that are held in this process are compared.
+    if not isinstance(config.policy, HFConfig):
+        return None
+    counting = Counting(agreement.served)
+    requests = greedily(queries, prompts, config.drafting)
+    # Validation may set any query aside, so the sample is taken to be the longest.
+    for _ in counting.generate(anew(nlargest(agreement.queries, requests, key=_length))):
+        pass
+    return counting.estimate
+
+
+def _length(request: Request) -> int:
+    return sum(len(message.content.encode()) for message in request.messages)
+
+
 def _asked(
     drafts: Iterable[list[Draft]],
     strong: Any,
     prompts: Prompts,
     sampling: Sampling,
     scorer: AnyScorer,
+    choice: Chooser | None = None,
 ) -> tuple[CostEstimate, CostEstimate | None]:
     """The cost of the calls to the strong model, and to the judge if there is one."""
     counting = Counting(strong)
-    rows = collaboration.refine(drafts, counting, prompts, sampling)
+    rows = collaboration.refine(drafts, counting, prompts, sampling, choice)
     if not isinstance(scorer, JudgeConfig):
         for _ in rows:
             pass

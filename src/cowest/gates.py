@@ -25,12 +25,17 @@ Metric = Literal[
     "tokens",
     "right_to_wrong",
     "distinct",
+    "probe",
 ]
 ALL = "*"
 """In the place of a name of tags: all of them."""
 BEST = "best_single"
 """The best single model: of the policies and the strong model, each alone, the one with the highest
 mean over the queries that it has a score for."""
+BASE = "base"
+"""The base model of the policy, which answers general questions alone."""
+PROBED = ("base", "before", "after", "champion")
+"""The policies that answer general questions."""
 LOWER = frozenset(["unparseable", "refused", "length", "tokens", "right_to_wrong"])
 """The metrics of which less is better."""
 OF_CHOICES = frozenset(["macro_f1", "unparseable"])
@@ -47,6 +52,7 @@ NAMED: dict[str, str] = {
     "tokens": "tokens",
     "right_to_wrong": "right to wrong",
     "distinct": "distinct drafts",
+    "probe": "general questions",
 }
 """The metrics in words."""
 LACKS: dict[str, str] = {
@@ -59,6 +65,7 @@ LACKS: dict[str, str] = {
     "tokens": "an answer whose tokens the provider counted",
     "right_to_wrong": "a score",
     "distinct": "a draft",
+    "probe": "an answer to a general question (evaluate.probe)",
 }
 """By metric, the thing without which a query has no value of it."""
 RELATIONS = ("at_least", "better_by", "no_worse_by", "unless_worse_by")
@@ -94,10 +101,10 @@ class Gate(Config):
 
     of: System = "after"
     """The system that must be good enough: `after` is the challenger."""
-    over: Literal[System, "best_single"] | None = None
+    over: Literal[System, "best_single", "base"] | None = None
     """The system that it is compared with, query by query. `best_single` is the best of the
-    policies alone and the strong model alone. A gate on `champion` does not apply before there is
-    one."""
+    policies alone and the strong model alone; `base`, for `probe` alone, is the base model. A gate
+    on `champion` does not apply before there is one."""
     above: float | None = None
     """In place of `over`: the metric of `of` itself must be at least this."""
     under: float | None = None
@@ -110,7 +117,9 @@ class Gate(Config):
     share of queries that `over` answers right (a score of 0.5 or more) and `of` wrong. Less is
     better of length, tokens, refused, unparseable and right_to_wrong. `distinct`, with `above`, is
     how varied the drafts are: 0 for one draft for all queries, 1 for as many distinct drafts as
-    there are before alignment, distinct targets, or groups, whichever are fewest."""
+    there are before alignment, distinct targets, or groups, whichever are fewest. `probe` is the
+    mean score of the policy's own answers to the general questions of `evaluate.probe`, where
+    `before`, `after` and `champion` are the policies alone."""
     better_by: float | None = Field(default=None, ge=0)
     """`of` must be better than `over` by this much."""
     no_worse_by: float | None = Field(default=None, ge=0)
@@ -154,13 +163,28 @@ class Gate(Config):
             raise ValueError("slice and slices in one gate: say one of them")
         if sliced and self.metric in ("macro_f1", "distinct"):
             raise ValueError(f"{self.metric} is of all queries, and has no slices")
+        if sliced and self.metric == "probe":
+            raise ValueError("probe is of general questions, which have none of the queries' tags")
         if self.over is None:
             self._of_itself(relations)
         else:
             self._of_two()
+        self._of_policies()
         if self.metric == "tokens" and {"policy_before", "policy_after"} & {self.of, self.over}:
             raise ValueError("the tokens of a policy alone are not kept: compare collaborations")
         return self
+
+    def _of_policies(self) -> None:
+        """Raises ValueError for systems that do not answer general questions, or answer nothing
+        else.
+        """
+        if self.metric != "probe":
+            if self.over == BASE:
+                raise ValueError("the base model answers general questions alone: `metric: probe`")
+            return
+        for name in (self.of, self.over):
+            if name is not None and name not in PROBED:
+                raise ValueError(f"{name} answers no general question: {', '.join(PROBED)} do")
 
     def _of_itself(self, relations: list[str]) -> None:
         """Raises ValueError for a gate on a number that means nothing."""
@@ -274,6 +298,8 @@ GUARDS_OF_CHOICES = (
     Gate(of="after", over="champion", metric="macro_f1"),
 )
 """The same, for the answers to a multiple choice."""
+GUARD_OF_PROBE = Gate(over="champion", metric="probe", unless_worse_by=0.05)
+"""The same, where general questions are asked."""
 
 
 class Rules(Config):
@@ -286,7 +312,8 @@ class Rules(Config):
     guards: bool = True
     """Holds more gates than those that are named, against what they may not see: `distinct` above
     0.2; no more right_to_wrong against the champion than 0.1, unless that could be chance; of a
-    multiple choice, macro_f1 over before and over the champion. A gate of your own on the same
+    multiple choice, macro_f1 over before and over the champion; with `evaluate.probe`, general
+    questions over the champion, unless surely worse by 0.05. A gate of your own on the same
     metric, of `after` on all queries, takes their place. Without a champion, `after` must also be
     better by 0.005 than the strong model alone and than the policy alone, unless gates on all
     queries name them (`unless_worse_by` does not)."""
@@ -336,10 +363,11 @@ class Rules(Config):
             )
         return self
 
-    def all_gates(self, choices: bool, champion: bool) -> tuple[Gate, ...]:
+    def all_gates(self, choices: bool, champion: bool, probe: bool = False) -> tuple[Gate, ...]:
         """The gates that hold, those of the settings first.
 
-        `choices` is true if the answers are to a multiple choice, `champion` if there is one.
+        `choices` is true if the answers are to a multiple choice, `champion` if there is one,
+        `probe` if general questions were asked.
         """
         if self.promote_everything or not self.guards:
             return self.gates
@@ -348,6 +376,8 @@ class Rules(Config):
             found += [gate for gate in FLOORS if not self._names(gate)]
         metrics = {gate.metric for gate in self._of_challenger()}
         guards = (*GUARDS_OF_CHOICES, *GUARDS) if choices else GUARDS
+        if probe:
+            guards = (*guards, GUARD_OF_PROBE)
         found += [gate for gate in guards if gate.metric not in metrics]
         return tuple(found)
 

@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 from cowest.gates import BEST, COUNTS, LACKS, NAMED, Gate, Quantity, Rules
+from cowest.power import told_by
 from cowest.records import Estimate, GateResult
 
 SAID: dict[str, str] = {
@@ -17,8 +18,10 @@ SAID: dict[str, str] = {
     "after": "the challenger",
     "champion": "the champion",
     "ideal": "the ideal draft",
+    "base": "the base model",
 }
-"""The systems in words. Where nothing is said of `alone`, the strong model refines the drafts."""
+"""The systems in words. Where nothing is said of `alone`, the strong model refines the drafts; but
+general questions are answered by the policies alone."""
 
 LEAST = -1.0
 """The lowest difference of two systems' scores."""
@@ -38,8 +41,13 @@ class Evidence:
     """By system, the share of each query's rows that were refused; empty if no gate counts them."""
     instructs: Mapping[str, float] = field(default_factory=dict)
     """By system, the share of its rows that speak to the judge; empty if no judge scores."""
+    probe_failed: Mapping[str, Sequence[float]] = field(default_factory=dict)
+    """By system, 1 for each general question whose answer failed or is missing, 0 for the others;
+    empty if none were asked."""
     members: Mapping[str, Sequence[int]] = field(default_factory=dict)
     """By tag, the numbers of the queries that have it."""
+    guarded: Mapping[Quantity, Estimate | None] = field(default_factory=dict)
+    """The quantities of guards that have another interval there than for proof."""
     corrected: Mapping[Gate, Mapping[Quantity, Estimate]] = field(default_factory=dict)
     """By guard of many slices, those that can be judged, each with an interval as wide as Holm's
     procedure asks."""
@@ -52,8 +60,12 @@ class Evidence:
         """The estimate that decides on a gate."""
         # A guard is closed where the whole interval is bad: a wider interval would open it.
         if gate.guards:
-            return self.found.get(quantity)
+            return self.guarded.get(quantity, self.found.get(quantity))
         return self.strict.get(quantity, self.found.get(quantity))
+
+    def confidence_in(self, gate: Gate, quantity: Quantity) -> float:
+        """The confidence of that estimate's interval."""
+        return 0.95 if gate.guards or quantity not in self.strict else self.confidence
 
 
 GateVerdict = tuple[bool | None, str, Estimate | None]
@@ -165,15 +177,14 @@ def _judge_one(gate: Gate, rules: Rules, seen: Evidence, quantity: Quantity) -> 
     closed = (
         _unequal_failures(rules, seen, quantity)
         or _unequal_instructions(rules, seen, quantity)
-        or _too_few(rules, estimate)
+        or _too_few(rules, quantity, estimate)
     )
     if closed is not None:
         return False, f"closed: {closed}", estimate
     value = _end(gate, estimate)
     if value is None:
         return False, f"closed: no bound to judge by: {estimate.note}", estimate
-    confidence = 0.95 if gate.guards else seen.confidence
-    said = _compared(gate, quantity, estimate, value, confidence)
+    said = _compared(gate, quantity, estimate, value, seen.confidence_in(gate, quantity))
     return gate.bound.met(value), said, estimate
 
 
@@ -188,8 +199,7 @@ def _judge_any(gate: Gate, rules: Rules, seen: Evidence, quantities: list[Quanti
             return False, f"closed: {quantity.tag}: {closed}", seen.found.get(quantity)
     judged = seen.corrected.get(gate, {})
     if not judged:
-        few = f"none of {len(quantities)} slices has {rules.min_groups} groups (compare.min_groups)"
-        return False, f"closed: {few}, with enough that differ", None
+        return _judge_untold(gate, rules, seen, quantities)
     worst = _worst(gate, judged)
     value = _end(gate, judged[worst])
     assert value is not None, "a slice without an interval is not judged"
@@ -200,6 +210,26 @@ def _judge_any(gate: Gate, rules: Rules, seen: Evidence, quantities: list[Quanti
     said += f", worst of all {worst.tag}: {_compared(gate, worst, judged[worst], value)}"
     said = said.replace("its 95 % interval", "its interval, as wide as so many slices ask,")
     return gate.bound.met(value), said, judged[worst]
+
+
+def _judge_untold(
+    gate: Gate, rules: Rules, seen: Evidence, quantities: list[Quantity]
+) -> GateVerdict:
+    """The verdict of a guard of slices in none of which enough groups differ to tell anything."""
+    large = {}
+    for quantity in quantities:
+        estimate = seen.guarded.get(quantity)
+        if estimate is not None and estimate.groups >= rules.min_groups:
+            large[quantity] = estimate
+    if not large:
+        few = f"none of {len(quantities)} slices has {rules.min_groups} groups (compare.min_groups)"
+        return False, f"closed: {few}", None
+    worst = _worst(gate, large)
+    value = _end(gate, large[worst])
+    assert value is not None, "so many groups have an interval"
+    said = f"in none of {len(quantities)} slices do enough groups differ to say that it is worse"
+    said += f", worst of all {worst.tag}: {_compared(gate, worst, large[worst], value)}"
+    return gate.bound.met(value), said, large[worst]
 
 
 def _worst(gate: Gate, estimates: Mapping[Quantity, Estimate | None]) -> Quantity:
@@ -235,6 +265,11 @@ def _compared(
     )
     if gate.over == BEST and quantity.over is not None:
         said += f" (the best single model is {SAID[quantity.over]})"
+    if metric == "probe":
+        said = f"{estimate.queries} general questions, each policy alone: {said}"
+        told = told_by(gate, estimate.queries)
+        if told is not None:
+            said += f"; {told}"
     return said
 
 
@@ -259,10 +294,10 @@ def _unequal_failures(rules: Rules, seen: Evidence, quantity: Quantity) -> str |
             f" and {sum(missed) / len(missed):.1%} of those of {SAID[over]}, "
             f"{sum(gaps) / len(gaps):.1%} on one side alone"
         )
-    return (
-        f"{said}, and compare.max_failed_gap allows {rules.max_failed_gap:.1%}: set "
-        "evaluate.max_failed lower and run `cowest turn`, which asks again what failed"
-    )
+    mend = "set evaluate.max_failed lower and run `cowest turn`, which asks again what failed"
+    if quantity.metric == "probe":
+        mend = "data/probe.jsonl has the reasons"
+    return f"{said}, and compare.max_failed_gap allows {rules.max_failed_gap:.1%}: {mend}"
 
 
 def _failed(seen: Evidence, quantity: Quantity, system: str) -> Sequence[float]:
@@ -270,6 +305,8 @@ def _failed(seen: Evidence, quantity: Quantity, system: str) -> Sequence[float]:
 
     For a gate on refusals, a refused row is counted by the metric and is no failure.
     """
+    if quantity.metric == "probe":
+        return seen.probe_failed.get(system, ())
     failed = seen.failed.get(system, ())
     if quantity.metric == "refused" and system in seen.refused:
         pairs = zip(failed, seen.refused[system], strict=True)
@@ -282,6 +319,8 @@ def _failed(seen: Evidence, quantity: Quantity, system: str) -> Sequence[float]:
 def _unequal_instructions(rules: Rules, seen: Evidence, quantity: Quantity) -> str | None:
     """The reason if the first system speaks to the judge too often; None if it does not."""
     of, over = quantity.of, quantity.over
+    if quantity.metric == "probe":
+        return None
     one = seen.instructs.get(of, 0.0)
     other = 0.0 if over is None else seen.instructs.get(over, 0.0)
     if one - other <= rules.max_instructs_gap:
@@ -295,10 +334,15 @@ def _unequal_instructions(rules: Rules, seen: Evidence, quantity: Quantity) -> s
     )
 
 
-def _too_few(rules: Rules, estimate: Estimate) -> str | None:
+def _too_few(rules: Rules, quantity: Quantity, estimate: Estimate) -> str | None:
     """The reason if there are too few groups of queries; None if there are enough."""
     if estimate.groups >= rules.min_groups:
         return None
+    if quantity.metric == "probe":
+        return (
+            f"{estimate.groups} general questions were compared, and compare.min_groups asks for "
+            f"{rules.min_groups}: add some to the file that evaluate.probe names"
+        )
     return (
         f"{estimate.groups} groups of queries were compared, and compare.min_groups "
         f"asks for {rules.min_groups}, since with few groups hardly anything can be told: "

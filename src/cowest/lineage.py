@@ -7,19 +7,20 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
-from pydantic import ValidationError
+from pydantic import Field, ValidationError
 
 import cowest
 from cowest.config import Config, digest, file_digest, load, parse
 from cowest.errors import ConfigError, InputError
 from cowest.models.hf import HFConfig
+from cowest.models.vllm import VLLMConfig
 from cowest.raw import snapshots
 from cowest.records import Changes, DataSet, Decision, Record
 
 NOT_ROWS = (
-    "cli.py", "commands/", "online/", "preflight.py", "forecast.py", "report/", "lineage.py",
-    "registry/", "amend.py", "progress.py", "raw/snapshots.py", "raw/vcs.py", "raw/difference.py",
-    "stages/pin.py", "stages/register.py",
+    "cli.py", "commands/", "online/", "preflight.py", "forecast.py", "profiles.py", "reach.py",
+    "steps/", "kubeflow/", "report/", "lineage.py", "registry/", "amend.py", "progress.py",
+    "raw/snapshots.py", "raw/vcs.py", "raw/difference.py", "stages/pin.py", "stages/register.py",
 )  # fmt: skip
 """Parts of the package that no row of a turn depends on: a change there makes no new turn.
 
@@ -27,7 +28,7 @@ The same list as in `.dvcignore`.
 """
 NOT_SETTINGS = {
     "registry", "budget", "price", "batch", "allow_address", "on_version_change", "traces",
-    "require_approval",
+    "require_approval", "python",
 }  # fmt: skip
 """Settings that change no row.
 
@@ -50,6 +51,9 @@ class TurnConfig(Config):
     path: Path | None = None
     """The place of the data at that revision, if it is not `raw`. So an old version can be laid out
     beside the one that is worked on."""
+    webhook_env: str | None = Field(default=None, pattern=r"^[A-Z_][A-Z0-9_]*$")
+    """Name of the environment variable with the address to which a run of the Kubeflow pipeline
+    posts what became of it, as JSON. Null posts nothing. The address itself is often a secret."""
 
     def model_post_init(self, _: Any) -> None:
         if self.path is not None and self.rev is None:
@@ -82,17 +86,21 @@ class Turn(Record):
     """The difference to what that version rests on; None if there is no champion."""
 
 
-def turn_of(raw: Path, params: Path, champion: int | None = None) -> Turn:
+def turn_of(
+    raw: Path, params: Path, champion: int | None = None, version: DataSet | None = None
+) -> Turn:
     """Returns the turn that these data and settings make.
 
-    Raises InputError for data that are not there, and ConfigError.
+    version: the data set at `raw`, where somebody else verified and laid it out, as the first step
+    of a pipeline does. Raises InputError for data that are not there, and ConfigError.
     """
     values = load(params)
     named = parse(TurnConfig, {"raw": raw} | (values.get("turn") or {}), f"{params}: turn")
-    version = snapshots.version_at(raw, named.rev, named.path or named.raw)
-    if named.rev is None and "turn" in values:
-        # A step of a pipeline has the files somewhere else; the project's name for them is kept.
-        version = version.model_copy(update={"path": named.raw.as_posix()})
+    if version is None:
+        version = snapshots.version_at(raw, named.rev, named.path or named.raw)
+        if named.rev is None and "turn" in values:
+            # The files may lie somewhere else; the project's name for them is kept.
+            version = version.model_copy(update={"path": named.raw.as_posix()})
     data = data_digests(raw)
     models = local_models(values)
     settings = params_digest(values, str(params))
@@ -160,6 +168,9 @@ def local_models(params: dict[str, Any]) -> dict[str, str]:
         if isinstance(value, dict) and value.get("provider") == "hf":
             model = parse(HFConfig, value, "params.yaml")
             found[model.model] = model.base_name(model.folder())
+        elif isinstance(value, dict) and value.get("provider") == "vllm":
+            base = parse(VLLMConfig, value, "params.yaml").base()
+            found[base.model] = base.base_name(base.folder())
         elif isinstance(value, dict):
             waiting += value.values()
         elif isinstance(value, list):

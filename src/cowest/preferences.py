@@ -10,10 +10,14 @@ from pydantic import Field
 
 from cowest.config import Config, digest
 from cowest.prompts import Template
-from cowest.records import Feedback, Message, PreferencePair, Spread, grown
+from cowest.records import NOBODY, Feedback, Message, PreferencePair, Spread, grown
 from cowest.sametext import spaced
 from cowest.thoughts import without_thoughts
 
+Align = Literal["dpo", "kto", "grpo", "self"]
+"""The objective that the policy is aligned by: docs/objectives.md."""
+UNASKED: tuple[Align, ...] = ("self", "grpo")
+"""Objectives for which the strong model refines no draft before training."""
 Two = tuple[Feedback, Feedback]
 """Two drafts of one query, the better first."""
 
@@ -35,7 +39,8 @@ class PairRule(Config):
     """Smallest difference of scores, on the scale of 0 to 1, that makes a pair. Raise it where the
     scorer is noisy."""
     per_query: int | None = Field(default=3, ge=1)
-    """Largest number of pairs per query, chosen by their digest; null for no limit."""
+    """Largest number of pairs per query, chosen by their digest; null for no limit. KTO takes every
+    draft once, and has no such limit."""
     thoughts: Literal["drop", "keep"] = "drop"
     """`keep` leaves the thoughts of drafts (`<think>...</think>`) in pairs, for a policy that is to
     learn them. The strong model and the scorer are never shown them."""
@@ -44,19 +49,50 @@ class PairRule(Config):
     so the policy would learn to stop there."""
 
 
-def pairs(group: list[Feedback], rule: PairRule, template: Template) -> list[PreferencePair]:
-    """The pairs of one query.
+def pairs(
+    group: list[Feedback], rule: PairRule, template: Template, align: Align = "dpo"
+) -> list[PreferencePair]:
+    """The rows of one query that the policy is aligned by; none for `grpo`, which drafts anew.
 
     Failed rows and drafts cut at their limit are left out. Of drafts that differ in spacing alone,
-    the first stands for all.
+    the first stands for all. `self` compares the drafts' own scores.
     """
+    if align == "grpo":
+        return []
+    if align == "self":
+        group = [_by_own_score(row) for row in group]
+    rows = _distinct(group, rule)
+    if align == "kto":
+        return _alone(rows, rule, template)
     found = []
-    for chosen, rejected in _candidates(_distinct(group, rule), rule):
+    for chosen, rejected in _candidates(rows, rule):
         found.append(_pair(chosen, rejected, template))
     # The limit keeps the pairs with the lowest digests, so that neither chance nor the order of
     # the drafts decides which pairs are learned.
     found.sort(key=attrgetter("id"))
     return found[: rule.per_query]
+
+
+def _by_own_score(row: Feedback) -> Feedback:
+    """A row as if the draft were the final answer, and nobody had been asked."""
+    return grown(Feedback, row, score=row.draft_score, solo_score=0.0, strong=NOBODY)
+
+
+def _alone(rows: list[Feedback], rule: PairRule, template: Template) -> list[PreferencePair]:
+    """Each draft as a row of its own: it helped (gain > 0), or it did not.
+
+    A draft that changed nothing where the strong model is right alone says nothing about drafts,
+    and is left out.
+    """
+    found = []
+    for row in rows:
+        gain = _gain(row)
+        helped = gain >= rule.min_margin
+        if not helped and abs(gain) < rule.min_margin and _score(row) > 1 - rule.min_margin:
+            continue
+        found.append(_draft_alone(row, helped, template))
+    found.sort(key=attrgetter("id"))
+    return found
 
 
 @dataclass(slots=True)
@@ -122,10 +158,14 @@ def _sign(difference: float, rule: PairRule) -> int:
 
 
 def spread(groups: Iterable[list[Feedback]]) -> Spread:
-    """The distribution of gains over queries, streamed; a query whose rows all failed has none."""
+    """The distribution of gains over queries, streamed; a query whose rows all failed has none.
+
+    Candidates are left out: turns are compared by what the policy writes of itself.
+    """
     counts = [0] * BINS
     for group in groups:
-        gains = [row.gain for row in group if row.gain is not None]
+        own = [row for row in group if row.candidate is None]
+        gains = [row.gain for row in own if row.gain is not None]
         if gains:
             counts[place(sum(gains) / len(gains))] += 1
     return Spread(counts=tuple(counts))
@@ -178,6 +218,25 @@ def _widest_first(two: Two) -> tuple[float, int, int]:
     return _score(worse) - _score(better), better.sample, worse.sample
 
 
+def _draft_alone(row: Feedback, helped: bool, template: Template) -> PreferencePair:
+    said = (Message(role="assistant", content=row.draft or ""),)
+    texts = [row.draft, None] if helped else [None, row.draft]
+    return PreferencePair(
+        id=digest([row.id, *texts])[:20],
+        query=row.id,
+        split=row.split,
+        prompt=template.render(row.prompt),
+        chosen=said if helped else (),
+        rejected=() if helped else said,
+        margin=_gain(row),
+        policy=row.policy,
+        strong=row.strong,
+        scorer=row.scorer,
+        samples=(row.sample, row.sample),
+        candidates=(row.candidate, row.candidate),
+    )
+
+
 def _pair(chosen: Feedback, rejected: Feedback, template: Template) -> PreferencePair:
     return PreferencePair(
         id=digest([chosen.id, chosen.draft, rejected.draft])[:20],
@@ -191,6 +250,7 @@ def _pair(chosen: Feedback, rejected: Feedback, template: Template) -> Preferenc
         strong=chosen.strong,
         scorer=chosen.scorer,
         samples=(chosen.sample, rejected.sample),
+        candidates=(chosen.candidate, rejected.candidate),
     )
 
 

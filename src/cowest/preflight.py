@@ -1,6 +1,6 @@
-"""Finds what a turn's settings lack, before anything is spent.
+"""Finds what is wrong with a turn's settings and data, before anything is spent.
 
-What this machine lacks is the business of `cowest doctor`, which uses these checks too.
+`cowest doctor` uses these checks too, and adds what this machine lacks.
 """
 
 import importlib.util
@@ -14,19 +14,23 @@ from typing import Any
 from pydantic import BaseModel
 
 from cowest import stages
+from cowest.aligning.settings import DPOConfig
 from cowest.config import Config, digest, load, parse, section
 from cowest.errors import ConfigError, CoWestError, InputError, RegistryError
-from cowest.gates import OF_CHOICES
-from cowest.models import AnyProvider, hf
+from cowest.gates import OF_CHOICES, Metric
+from cowest.models import hf
 from cowest.models.chat import TRIED
 from cowest.models.hf import HFConfig
 from cowest.models.openai import OpenAIConfig
+from cowest.models.vllm import VLLMConfig
+from cowest.online.live import ServeConfig
 from cowest.ports import config_of
+from cowest.probing import probe_problems
+from cowest.prompts import expect_candidates
 from cowest.raw import vcs
 from cowest.records import Message
 from cowest.registry.mlflow import RegistryConfig
 from cowest.scorers.judge import JudgeConfig
-from cowest.stages.dpo import DPOConfig
 from cowest.stages.draft import DraftConfig
 from cowest.stages.evaluate import EvaluateConfig
 from cowest.stages.refine import RefineConfig
@@ -45,33 +49,40 @@ EXTRAS = {
     "privacy": ("phonenumbers", "stdnum"),
     "strong": ("uvloop", "orjson"),
     "pipeline": ("kfp",),
-    "serve": ("bentoml",),
+    "trainjob": ("kubeflow", "s3fs"),
+    "serve": ("bentoml", "prometheus_client"),
 }  # fmt: skip
 """The modules of each extra."""
 SHELL = frozenset('"$`\\\n')
-"""Letters that a shell takes for its own even in double quotes."""
+"""Characters that a shell interprets even in double quotes."""
 UNQUOTED = r"--(?:raw|against) +(\$\{(?:turn\.raw|item\.against)\})"
 """The raw data in a command of dvc.yaml, without quotes."""
+Model = HFConfig | VLLMConfig | OpenAIConfig
+"""A model that is checked before a turn."""
 OF_A_TURN = ("validate", "train", "track", "report", "dvc")
 BESIDE_STAGES = {"models", "registry", "turn", "serve"}
 """Sections of params.yaml that are no stage: `models` holds anchors."""
 
 
-class ServedPolicy(Config):
-    """The policy in the section `serve`."""
-
-    policy: AnyProvider
-
-
-def preflight(params: Path) -> None:
-    """Raises one CoWestError with everything that would stop a turn later.
+def preflight(params: Path) -> list[Config]:
+    """Returns the settings; raises one CoWestError with everything that would stop a turn later.
 
     Checks settings, extras, raw data, models and keys in about a second; local models take a few
     seconds more, since their tokenizers are loaded. Relative paths start at the current folder.
     """
     settings, problems = stage_settings(params)
-    problems += raw_data_problems(params)
-    for extra in OF_A_TURN:
+    problems += raw_data_problems(params) + probe_problems(params, settings)
+    raise_all(problems + problems_of(settings, OF_A_TURN))
+    return settings
+
+
+def problems_of(settings: Sequence[Config], extras: Sequence[str]) -> list[CoWestError]:
+    """Returns what is wrong with the extras, registries and models of a turn.
+
+    All problems are collected: a person should not mend one, wait, and find the next.
+    """
+    problems: list[CoWestError] = []
+    for extra in extras:
         missing = missing_modules(extra)
         if missing:
             names = ", ".join(missing)
@@ -79,12 +90,18 @@ def preflight(params: Path) -> None:
                 ConfigError(f"{names} can't be imported: pip install 'cowest[{extra}]'")
             )
     problems += registry_problems(settings)
-    # All problems are collected: a person should not mend one, wait, and find the next.
     for model in models_of(settings):
         try:
             check_model(model, settings)
         except CoWestError as error:
             problems.append(error)
+    return problems
+
+
+def raise_all(problems: Sequence[CoWestError]) -> None:
+    """Raises one CoWestError that names all problems, each once, if there are any."""
+    # Two checks may meet the same thing, as a registry that is out of reach.
+    problems = list({str(one): one for one in problems}.values())
     if len(problems) == 1:
         raise problems[0]
     if problems:
@@ -93,7 +110,8 @@ def preflight(params: Path) -> None:
 
 
 def stage_settings(params: Path) -> tuple[list[Config], list[CoWestError]]:
-    """Returns the settings of every stage that are valid, and what is wrong with the others.
+    """Returns the settings of every stage and of `serve` that are valid, and what is wrong with
+    the others.
 
     Raises ConfigError for a file that is not there or is not YAML.
     """
@@ -107,64 +125,121 @@ def stage_settings(params: Path) -> tuple[list[Config], list[CoWestError]]:
                 ConfigError(f"{params} has an unknown section {name!r}: they are {names}")
             )
     found: dict[str, Any] = {}
+    kinds: dict[str, type[Config]] = {}
     for stage in stages.STAGES:
-        kind = config_of(stages.main_of(stage))
+        kinds[stage] = config_of(stages.main_of(stage))
+    if "serve" in values:
+        # No stage reads this section, so a slip in it would only be found by the service.
+        kinds["serve"] = ServeConfig
+    for name, kind in kinds.items():
         try:
-            found[stage] = parse(kind, section(values, stage, str(params)), f"{params}: {stage}")
+            found[name] = parse(kind, section(values, name, str(params)), f"{params}: {name}")
         except CoWestError as error:
             problems.append(error)
     try:
         agree(found, str(params))
-        serves_as_judged(values.get("serve"), found.get("evaluate"), str(params))
+        serves_as_judged(found.get("serve"), found.get("evaluate"), str(params))
     except ConfigError as error:
         problems.append(error)
     return list(found.values()), problems
 
 
 def agree(settings: Mapping[str, Any], where: str) -> None:
-    """Raises ConfigError for settings of two stages that can't both be meant.
+    """Raises ConfigError for settings of two stages that contradict each other.
 
-    If `validate` held the corpus and the queries to different contracts, what the contract of the
-    queries masks or sets aside would be learned from the corpus. And a policy that is judged by the
-    queries that it was aligned on says nothing about others.
+    If `validate` held corpus and queries to different contracts, the policy would learn from the
+    corpus what the contract of the queries masks or sets aside. And the score on queries that a
+    policy was aligned on says nothing about other queries.
     """
     draft, evaluate = settings.get("draft"), settings.get("evaluate")
     if draft is not None and evaluate is not None and draft.split == evaluate.split:
         raise ConfigError(
             f"{where}: evaluate.split and draft.split are both {draft.split}, so the challenger "
             "would be judged by the very queries that it is aligned on: set evaluate.split to "
-            "test, or to another split that is not drafted on"
+            "test, or to another split than draft.split"
         )
+    trained = settings.get("sft")
+    if draft is not None and trained is not None:
+        expect_candidates(draft.candidates, trained.prompts, where)
+    _one_objective(settings, where)
+    _rounds_draft_alike(draft, settings.get("dpo"), where)
     compare = settings.get("compare")
-    if compare is not None and evaluate is not None and evaluate.scorer.scorer != "choice":
+    if compare is not None and evaluate is not None:
         for gate in compare.gates:
-            if gate.metric in OF_CHOICES:
-                raise ConfigError(
-                    f"{where}: compare.gates has a gate on {gate.metric}, which only `scorer: "
-                    f"choice` has, and evaluate.scorer is {evaluate.scorer.scorer}: take the gate "
-                    "out"
-                )
+            _is_measured(gate.metric, evaluate, where)
     queries, corpus = settings.get("validate@queries"), settings.get("validate@corpus")
     if queries is not None and corpus is not None and corpus.suite.queries != queries.suite:
         raise ConfigError(
-            f"{where}: validate.corpus.queries is not validate.queries, so what is masked or set "
-            "aside there would be learned: write `queries: &contract {...}` and "
+            f"{where}: validate.corpus.queries is not the same as validate.queries, so the policy "
+            "would learn what the queries' contract masks or sets aside: write "
+            "`queries: &contract {...}` and "
             "`corpus: {kind: corpus, queries: *contract}`"
         )
 
 
-def serves_as_judged(serve: Any, evaluate: EvaluateConfig | None, where: str) -> None:
-    """Raises ConfigError for a policy in `serve` that could not take what `evaluate` judges.
+def _one_objective(settings: Mapping[str, Any], where: str) -> None:
+    """Raises ConfigError if the stages that share an objective name different ones."""
+    given = {}
+    for stage in ("refine", "pair", "dpo"):
+        if stage in settings:
+            given[stage] = settings[stage].align
+    if len(set(given.values())) > 1:
+        said = ", ".join(f"{stage}.align is {align}" for stage, align in given.items())
+        raise ConfigError(
+            f"{where}: {said}: name the objective once, as `align: &align kto` under `models`, and "
+            "write `align: *align` in all three"
+        )
+    pairs = settings.get("validate@pairs")
+    if pairs is not None and given.get("dpo") == "grpo" and pairs.suite.min_pairs > 0:
+        raise ConfigError(
+            f"{where}: `align: grpo` makes no pairs, and validate.pairs.min_pairs asks for "
+            f"{pairs.suite.min_pairs}: set it to 0"
+        )
+
+
+def _rounds_draft_alike(draft: DraftConfig | None, dpo: DPOConfig | None, where: str) -> None:
+    """Raises ConfigError if later rounds would draft with other prompts than the first."""
+    if draft is None or dpo is None:
+        return
+    if dpo.round is not None:
+        raise ConfigError(f"{where}: only the pipeline sets dpo.round: take it out")
+    if dpo.rounds > 1 and dpo.asking().candidates != draft.candidates:
+        raise ConfigError(
+            f"{where}: draft.candidates and dpo.ask.candidates differ, and later rounds draft as "
+            "the first did: write `candidates: &candidates {...}` in draft, and `candidates: "
+            "*candidates` in dpo.ask"
+        )
+
+
+def _is_measured(metric: Metric, evaluate: EvaluateConfig, where: str) -> None:
+    """Raises ConfigError for a gate on a metric that `evaluate` does not measure."""
+    if metric in OF_CHOICES and evaluate.scorer.scorer != "choice":
+        raise ConfigError(
+            f"{where}: compare.gates has a gate on {metric}, which only `scorer: choice` has, and "
+            f"evaluate.scorer is {evaluate.scorer.scorer}: take the gate out"
+        )
+    if metric == "probe" and evaluate.probe is None:
+        raise ConfigError(
+            f"{where}: compare.gates has a gate on probe, and evaluate.probe names no general "
+            "questions: name their file there, or take the gate out"
+        )
+
+
+def serves_as_judged(
+    serve: ServeConfig | None, evaluate: EvaluateConfig | None, where: str
+) -> None:
+    """Raises ConfigError if `serve.policy` can't load the adapter that `evaluate` judges.
 
     An adapter is loaded on the base that it was trained on, in the same number format and with the
     same chat template; device and rows may be others, and the model may lie elsewhere there.
     """
-    if not isinstance(serve, dict) or "policy" not in serve or evaluate is None:
+    if serve is None or evaluate is None:
         return
-    served = parse(ServedPolicy, {"policy": serve["policy"]}, f"{where}: serve").policy
-    judged = evaluate.policy
-    if not isinstance(judged, HFConfig):
+    served, judged = serve.policy, evaluate.policy
+    if not isinstance(judged, HFConfig | VLLMConfig):
         return
+    if isinstance(served, OpenAIConfig) and served.adapters_of is not None:
+        served = served.adapters_of
     if not isinstance(served, HFConfig):
         raise ConfigError(
             f"{where}: serve.policy has provider {served.provider}, which takes no adapter: name "
@@ -175,7 +250,7 @@ def serves_as_judged(serve: Any, evaluate: EvaluateConfig | None, where: str) ->
         if getattr(served, name) != getattr(judged, name):
             raise ConfigError(
                 f"{where}: serve.policy has another {name} than evaluate.policy, and an adapter is "
-                "served on the base that it was judged on alone: name one base (`policy: *policy`)"
+                "served only on the base that it was judged on: write `policy: *policy` in both"
             )
 
 
@@ -183,7 +258,12 @@ def raw_data_problems(params: Path) -> list[CoWestError]:
     """Returns what is wrong with the raw data that the settings name."""
     turn = load(params).get("turn")
     if not isinstance(turn, dict) or not isinstance(turn.get("raw"), str):
-        return [ConfigError(f"{params}: turn.raw should name the raw data")]
+        return [
+            ConfigError(
+                f"{params}: turn.raw is missing: set it to the path of the raw data, "
+                "such as data/raw/questions.csv"
+            )
+        ]
     raw, path = turn["raw"], Path(turn["raw"])
     problems = _shell_problems(raw, params)
     try:
@@ -194,13 +274,13 @@ def raw_data_problems(params: Path) -> list[CoWestError]:
 
 
 def _shell_problems(raw: str, params: Path) -> list[CoWestError]:
-    """Returns what keeps a shell, which runs the commands of dvc.yaml, from reading `raw` whole."""
+    """Returns the problems of `raw` in a shell, which runs the commands of dvc.yaml."""
     if set(raw) & SHELL:
         letters = " ".join(sorted(set(raw) & SHELL))
         return [
             ConfigError(
-                f"{params}: turn.raw {raw!r}: a shell, which runs the commands of dvc.yaml, takes "
-                f"{letters!r} for its own even in quotes: give the data another name"
+                f"{params}: turn.raw {raw!r}: a shell runs the commands of dvc.yaml, and "
+                f"interprets {letters!r} even in quotes: give the data another name"
             )
         ]
     pipeline = params.with_name("dvc.yaml")
@@ -225,22 +305,22 @@ def _missing_data(turn: Mapping[str, Any], raw: str, path: Path, params: Path) -
         return [
             InputError(
                 f"{broken} is a link to a file that is not there, as DVC's links are after a "
-                f"project was moved: `dvc checkout --relink --force {shlex.quote(raw)}.dvc`"
+                f"project was moved: run `dvc checkout --relink --force {shlex.quote(raw)}.dvc`"
             )
         ]
     if not path.exists():
         if turn.get("rev"):
-            how = "`cowest turn` brings what turn.rev names"
+            how = "`cowest turn` fetches the version that turn.rev names"
             return [InputError(f"{raw}: the raw data are not here yet: {how}")]
         if path.with_name(f"{path.name}.dvc").is_file():
-            how = f"`dvc pull {raw}.dvc` brings the version that git names"
+            how = f"run `dvc pull {raw}.dvc`, which fetches the version that git names"
             return [InputError(f"{raw}: the raw data are not here yet: {how}")]
     is_empty = path.is_dir() and not any(part.is_file() for part in path.rglob("*"))
     if is_empty or not path.exists():
         return [
             InputError(
-                f"{raw}: no raw data there: put them there, "
-                f"or name their place in turn.raw of {params}"
+                f"{raw}: there are no raw data: put them there, "
+                f"or set turn.raw in {params} to their path"
             )
         ]
     return []
@@ -283,7 +363,7 @@ def _installed(name: str) -> bool:
         return False
 
 
-def models_of(settings: Sequence[BaseModel]) -> list[HFConfig | OpenAIConfig]:
+def models_of(settings: Sequence[BaseModel]) -> list[Model]:
     """Returns every model that the settings name, each once."""
     found = {}
     for config in settings:
@@ -292,22 +372,33 @@ def models_of(settings: Sequence[BaseModel]) -> list[HFConfig | OpenAIConfig]:
     return list(found.values())
 
 
-def _models_in(config: BaseModel) -> Iterator[HFConfig | OpenAIConfig]:
-    """Yields the models in the settings of a stage, at any depth."""
+def _models_in(config: BaseModel) -> Iterator[Model]:
+    """Yields the models in the settings of a stage, at any depth, and those that belong to them."""
     waiting: list[Any] = [config]
     while waiting:
         value = waiting.pop()
-        if isinstance(value, HFConfig | OpenAIConfig):
+        if isinstance(value, Model):
             yield value
+        if isinstance(value, OpenAIConfig):
+            waiting.append(value.adapters_of)
+        elif isinstance(value, Model):
+            continue
         elif isinstance(value, BaseModel):
             waiting += (getattr(value, name) for name in type(value).model_fields)
         elif isinstance(value, list | tuple):
             waiting += value
 
 
-def check_model(model: HFConfig | OpenAIConfig, settings: Sequence[BaseModel]) -> None:
-    """Raises a CoWestError for a model that could not do what these settings ask of it."""
-    if isinstance(model, HFConfig):
+def check_model(model: Model, settings: Sequence[BaseModel]) -> None:
+    """Raises a CoWestError for a model that can't do what these settings ask of it."""
+    if isinstance(model, VLLMConfig):
+        model.base().folder()
+        model.has_vllm()
+        if not missing_modules("train"):
+            chat = hf.open_writing(model.base(), model.model).chat
+            for prompt in _prompts_for(model, settings):
+                chat.asked(prompt)
+    elif isinstance(model, HFConfig):
         model.folder()
         # Without its libraries no more can be said of a model; that they are missing is said.
         if not missing_modules("train"):
@@ -315,8 +406,22 @@ def check_model(model: HFConfig | OpenAIConfig, settings: Sequence[BaseModel]) -
     elif model.key_env and not os.environ.get(model.key_env):
         raise ConfigError(
             f"model {model.model!r} at {model.base_url} needs a key in the environment variable "
-            f"{model.key_env}, which is not set"
+            f"{model.key_env}, which is not set: export {model.key_env}=..."
         )
+
+
+def missing_keys(params: Path) -> list[str]:
+    """Returns a line for each key that is not set, without which a turn does not begin."""
+    settings, _ = stage_settings(params)
+    asking = {}
+    for model in models_of(settings):
+        if isinstance(model, OpenAIConfig) and model.key_env:
+            asking[model.key_env] = model.model
+    return [
+        f"note: {key} is not set, and {model} needs it: export it, or no turn will begin"
+        for key, model in sorted(asking.items())
+        if not os.environ.get(key)
+    ]
 
 
 def _try_chat(model: HFConfig, settings: Sequence[BaseModel]) -> None:
@@ -335,17 +440,21 @@ def _stop_texts(settings: Sequence[BaseModel]) -> Iterator[tuple[str, ...]]:
     for one in settings:
         if isinstance(one, DraftConfig):
             yield one.sampling.stop
+            if one.candidates is not None:
+                yield one.candidates.stop
         elif isinstance(one, EvaluateConfig):
             yield one.drafting.stop
 
 
-def _prompts_for(model: HFConfig, settings: Sequence[BaseModel]) -> Iterator[tuple[Message, ...]]:
+def _prompts_for(model: Model, settings: Sequence[BaseModel]) -> Iterator[tuple[Message, ...]]:
     """Yields an example of each prompt that a local model is asked with."""
     for prompts in [one.prompts for one in settings if isinstance(one, SFTConfig | RefineConfig)]:
         for one in settings:
             # A stage that drafts or refines takes its prompts from the version.
             if getattr(one, "policy", None) == model:
                 yield prompts.draft.render(TRIED)
+                for template in prompts.candidates.values():
+                    yield template.render(TRIED, group="?")
             if getattr(one, "strong", None) == model:
                 yield prompts.solo.render(TRIED)
                 yield prompts.refine.render(TRIED, "?")

@@ -25,10 +25,11 @@ def watch(rows: Iterable[T], stage: str, total: int | None = None) -> Iterator[T
 class Bar:
     """One line on a terminal; nothing where there is none."""
 
-    def __init__(self, stage: str, total: int | None = None) -> None:
+    def __init__(self, stage: str, total: int | None = None, done: int = 0) -> None:
         self.stage = stage
         self.total = total
-        self.done = 0
+        self.begun = self.done = done
+        """Rows done before this process began, and now."""
         self.started = self.drawn = time.monotonic()
         self.live = sys.stderr.isatty()
 
@@ -47,10 +48,10 @@ class Bar:
             sys.stderr.write(f"\r\x1b[2K{self._line(time.monotonic())}\n")
 
     def _line(self, now: float) -> str:
-        rate = self.done / max(now - self.started, 1e-9)
+        rate = (self.done - self.begun) / max(now - self.started, 1e-9)
         of_total = f"/{self.total}" if self.total else ""
         line = f"{self.stage:<16} {self.done}{of_total} rows  {rate:.1f}/s"
-        if self.total and self.done < self.total and self.done:
+        if self.total and self.done < self.total and rate:
             line += f"  {_clock((self.total - self.done) / rate)} left"
         elif self.done == self.total or not self.total:
             line += f"  {_clock(now - self.started)}"

@@ -3,12 +3,13 @@
 import re
 from functools import lru_cache
 
-from pydantic import field_validator
+from pydantic import Field, field_validator
 
-from cowest.config import Config
+from cowest.config import Config, Sampling
+from cowest.errors import ConfigError
 from cowest.records import Message
 
-PLACES = re.compile(r"\{(query|draft)\}")
+PLACES = re.compile(r"\{(query|draft|group)\}")
 """Places in a template for a question."""
 JUDGED = re.compile(r"\{(query|target|answer)\}")
 """Places in a template for a judgement."""
@@ -18,7 +19,9 @@ class Shot(Config):
     """One example of a question and its answer."""
 
     user: str
+    """The question."""
     assistant: str
+    """The answer that the model is to give to it."""
 
 
 class Template(Config):
@@ -29,19 +32,29 @@ class Template(Config):
     shots: tuple[Shot, ...] = ()
     """Examples, shown before the question as earlier turns of the conversation."""
     user: str = "{query}"
-    """The question, with `{query}` and `{draft}` in place of the texts."""
+    """The question, with `{query}` and `{draft}` in place of the texts. In prompts of candidates,
+    `{group}` stands for the query's group, such as the product that it is about."""
 
     @field_validator("user")
     @classmethod
     def _asks(cls, user: str) -> str:
-        if "{query}" not in user:
+        if "{query}" not in user and "{group}" not in user:
             raise ValueError("has no {query}: the model would never see the question")
         return user
 
-    def render(self, prompt: tuple[Message, ...], draft: str | None = None) -> tuple[Message, ...]:
-        """The messages of one call: system, shots, and the question with its draft in place."""
-        values = {"query": _question(prompt), "draft": draft or ""}
-        # One pass fills in both places, so that a `{query}` inside a draft stays as it is.
+    def render(
+        self, prompt: tuple[Message, ...], draft: str | None = None, group: str | None = None
+    ) -> tuple[Message, ...]:
+        """The messages of one call: system, shots, and the question with its draft in place.
+
+        Without a group, `{group}` is left as it is written.
+        """
+        values = {
+            "query": _question(prompt),
+            "draft": draft or "",
+            "group": "{group}" if group is None else group,
+        }
+        # One pass fills in all places, so that a `{query}` inside a draft stays as it is.
         content = PLACES.sub(lambda place: values[place[1]], self.user)
         return (*_before(self.system, self.shots), Message(role="user", content=content))
 
@@ -67,6 +80,37 @@ class Prompts(Config):
     """For the strong model, with the draft."""
     solo: Template
     """For the strong model alone, without a draft."""
+    candidates: dict[str, Template] = Field(
+        default_factory=dict, exclude_if=lambda named: not named
+    )
+    """More prompts for the policy, by name. `draft.candidates` asks them too, so that pairs have
+    drafts to choose from that the policy would not write when it is asked by `draft`. What is
+    evaluated and served is asked by `draft` alone."""
+
+    @property
+    def served(self) -> "Prompts":
+        """The prompts that an answer rests on: these without `candidates`."""
+        return self.model_copy(update={"candidates": {}})
+
+    @field_validator("draft", "refine", "solo")
+    @classmethod
+    def _shows_the_question(cls, template: Template) -> Template:
+        if "{query}" not in template.user:
+            raise ValueError(
+                "user has no {query}: the model would never see the question, and a question that "
+                "is served has no {group}"
+            )
+        return template
+
+    @field_validator("candidates")
+    @classmethod
+    def _have_no_draft(cls, candidates: dict[str, Template]) -> dict[str, Template]:
+        for name, template in candidates.items():
+            if not name.strip():
+                raise ValueError("a prompt has an empty name")
+            if "{draft}" in template.user:
+                raise ValueError(f"{name}: user has a {{draft}}, and there is none to show")
+        return candidates
 
     @field_validator("refine")
     @classmethod
@@ -123,3 +167,13 @@ def _question(prompt: tuple[Message, ...]) -> str:
     if len(prompt) == 1:
         return prompt[0].content
     return "\n\n".join(f"{message.role.capitalize()}: {message.content}" for message in prompt)
+
+
+def expect_candidates(candidates: Sampling | None, prompts: Prompts, where: str) -> None:
+    """Raises ConfigError for settings that ask for candidates, and prompts that have none."""
+    if candidates is not None and not prompts.candidates:
+        raise ConfigError(
+            f"{where}: `candidates` asks for drafts by more prompts than the policy's own, and the "
+            "prompts have none: write them under `candidates` in the prompts of sft, by name, or "
+            "leave draft.candidates out"
+        )

@@ -1,6 +1,6 @@
 """The seams: a few small protocols, and the plain values that cross them."""
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import AsyncGenerator, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal, Protocol
@@ -41,6 +41,10 @@ class Completion:
     """Sum of the log-probabilities of the completion's tokens, if the provider gives them."""
     prompt_tokens: int = 0
     completion_tokens: int = 0
+    usd: float | None = None
+    """US dollars that a served call cost, where its price is known."""
+    estimated: bool = False
+    """True for token counts of a served call whose endpoint reports none."""
 
 
 class ChatModel(Protocol):
@@ -53,6 +57,36 @@ class ChatModel(Protocol):
         """One completion per request, in order.
 
         `requests` is read lazily, a bounded window ahead of the completions.
+        """
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class Served:
+    """A call that somebody waits for: the request it is part of, who pays, and its deadline."""
+
+    id: str
+    """Id of the request to the service. It is part of the call's key, so that two people who ask
+    the same are two calls, and neither waits for the other."""
+    until: float
+    """Time by `time.monotonic()` at which the call is given up."""
+    purse: str = ""
+    """Name of the key that pays; empty where nobody's budget is kept."""
+
+
+class AsyncChatModel(Protocol):
+    """A model that completes conversations for people who wait, each as it comes."""
+
+    name: str
+    """Identity by content, equal to that of the ChatModel of the same settings."""
+
+    def stream(self, request: Request, served: Served) -> AsyncGenerator[str | Completion, None]:
+        """Yields the texts of an answer as they come, and its Completion last.
+
+        The texts joined are the completion's text, and equal what a ChatModel answers. A request
+        that can't be answered gives a Completion without a text, and no texts before it. Raises
+        UpstreamError where the model is down, late or busy, also between two texts, and
+        BudgetError where the purse is empty. Closing the generator ends the call.
         """
         ...
 

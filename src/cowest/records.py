@@ -12,9 +12,11 @@ from typing import Any, Literal, Self, TypeVar
 from pydantic import BaseModel, ConfigDict, Field, model_serializer, model_validator
 
 from cowest.config import query_id
-from cowest.report_parts import PolicyAgreement, Transitions
+from cowest.report_parts import PolicyAgreement, Probe, Transitions
 
 Split = Literal["train", "dev", "test"]
+NOBODY = "nobody"
+"""Name of the strong model in rows for which none was asked (`align: self`, `align: grpo`)."""
 Collaboration = Literal["before", "after", "champion", "ideal"]
 """A system in which the strong model refines drafts: those of the policy before or after alignment,
 those of the champion, or the query's own ideal draft."""
@@ -125,6 +127,9 @@ class Draft(Query):
     """True if the draft reached its token limit: it is refined, but no pair is made of it."""
     policy: str
     """Name of the model that drafted, with the digest of its adapter."""
+    candidate: str | None = Field(default=None, exclude_if=lambda name: name is None)
+    """Name of the prompt in the version's `candidates` that asked for the draft; None for the
+    policy's own prompt, and then the field is not written."""
     failed: str | None = None
     """The reason, if a call of this row failed. Such rows stay; `pair` and `compare` leave them out
     and count them."""
@@ -191,10 +196,11 @@ class Trial(Feedback):
 
 
 class PreferencePair(Record):
-    """Two drafts of one query, one of which helped more.
+    """Two drafts of one query, one of which helped more; for KTO, one draft alone.
 
-    The fields prompt, chosen and rejected are TRL's conversational preference format; the others
-    say where the pair comes from.
+    A draft alone that helped is `chosen`, one that did not is `rejected`, and the other side is
+    empty. The fields prompt, chosen and rejected are TRL's conversational preference format; the
+    others say where the pair comes from.
     """
 
     id: str = Field(pattern=r"^[0-9a-f]{20}$")
@@ -203,15 +209,21 @@ class PreferencePair(Record):
     split: Split
     prompt: tuple[Message, ...] = Field(min_length=1)
     """The query as the policy saw it, in the policy's own template."""
-    chosen: tuple[Message, ...] = Field(min_length=1)
-    rejected: tuple[Message, ...] = Field(min_length=1)
+    chosen: tuple[Message, ...]
+    rejected: tuple[Message, ...]
     margin: float
-    """Score of the chosen draft minus score of the rejected one."""
+    """Score of the chosen draft minus score of the rejected one; of a draft alone, its gain."""
     policy: str
     strong: str
+    """The strong model whose answers were scored; NOBODY where the drafts themselves were."""
     scorer: str
     samples: tuple[int, int]
-    """Sample numbers of the two drafts, chosen and rejected."""
+    """Sample numbers of the two drafts, chosen and rejected; of a draft alone, its own twice."""
+    candidates: tuple[str | None, str | None] = Field(
+        default=(None, None), exclude_if=lambda names: names == (None, None)
+    )
+    """Names of the prompts in the version's `candidates` that asked for the two drafts, as rows of
+    drafts have them."""
 
 
 class Estimate(Record):
@@ -329,6 +341,8 @@ class EvalReport(Record):
     agreement: tuple[PolicyAgreement, ...] | None = None
     """How the other forms of the challenger's policy agree with what was judged; None if `compare`
     was not given it."""
+    probe: Probe | None = None
+    """Answers to general questions; None if `evaluate` was to ask none."""
     wear: float | None = None
     """Mean number of earlier decisions that a query has taken part in; None if it is not known."""
     gates: tuple[GateResult, ...]

@@ -8,6 +8,9 @@ PolicyForm = Literal["adapter", "served"]
 """A form of the challenger's policy beside the merged weights that were judged: the adapter beside
 its base, or the model that is served."""
 NumberFormat = Literal["float32", "bfloat16", "unknown"]
+ProbeSystem = Literal["base", "before", "after", "champion"]
+"""A policy that answers general questions alone: the base model, the policy before and after
+alignment, or the champion's."""
 
 
 class ReportPart(BaseModel):
@@ -46,6 +49,9 @@ class PolicyAgreement(ReportPart):
     form: PolicyForm
     model: str
     """Name of the model that was compared."""
+    version: str | None = None
+    """Digest of the challenger's version (`Version.digest`); None in rows from before it was
+    recorded."""
     dtype: NumberFormat
     """The coarser number format of the two; that of an endpoint is not known."""
     queries: int
@@ -63,3 +69,52 @@ class PolicyAgreement(ReportPart):
     gap: float | None
     """Where answers part, the largest difference between the two tokens by one of the models: a
     small one is a tie that rounding decides. None if no answer is changed."""
+
+
+class ProbeAnswer(ReportPart):
+    """One policy's own answer to a general question: one row of `data/probe.jsonl`."""
+
+    system: ProbeSystem
+    version: str | None
+    """Digest of the version that answered (`Version.digest`); None for the base."""
+    model: str
+    """Name of the model that answered."""
+    question: str
+    targets: tuple[str, ...]
+    kind: str | None
+    """The kind of the question, such as capitals."""
+    answer: str | None
+    """The answer without its thoughts; None if it failed."""
+    failed: str | None
+    """The reason, if the answer or its score failed."""
+    score: float | None
+    scorer: str
+    file: str
+    """Digest of the file of questions."""
+    questions: int
+    """Questions in that file: each system has as many rows."""
+
+
+class ProbeScore(ReportPart):
+    """One policy's answers to the general questions."""
+
+    model: str
+    """Name of the model that answered."""
+    score: float | None
+    """The mean score of the answers; None if all failed."""
+    failed: int
+    """Answers that failed: they are in no mean."""
+    kinds: dict[str, float]
+    """By kind of question, the mean score."""
+
+
+class Probe(ReportPart):
+    """General questions, each answered by the policies alone."""
+
+    file: str
+    """Digest of the file of questions."""
+    questions: int
+    scorer: str
+    kinds: dict[str, int]
+    """Questions of each kind."""
+    systems: dict[str, ProbeScore]

@@ -28,6 +28,9 @@ CHANNEL = re.compile(r"<\|channel\|>\s*(?P<name>\w+)[^<]*<\|message\|>")
 CHANNEL_END = re.compile(r"<\|(?:end|return|call|start)\|>")
 BARE_ANALYSIS = re.compile(r"\s*analysis(?=[A-Z])")
 BARE_FINAL = "assistantfinal"
+STREAMED_MARK = re.compile(rf"(?P<channel><\|channel\|>)|{TAG.pattern}")
+"""The marks that are looked for while a text still comes."""
+STREAMED_MARKS = tuple(mark.lower() for mark in MARKS if mark != "<|message|>")
 
 
 def without_thoughts(text: str) -> str:
@@ -64,3 +67,110 @@ def _final_channel(text: str) -> str:
         if channel["name"] == "final":
             answer = CHANNEL_END.split(text[channel.end() :], maxsplit=1)[0]
     return answer.strip()
+
+
+class ThoughtFilter:
+    """Leaves the thoughts out of a text that comes in pieces: `push` each, then `end`.
+
+    What the two give, joined, is `without_thoughts` of the whole. There is one exception: a text
+    that began with white space before any mark keeps it. A text that came already can't be taken
+    back, so `late` becomes true where a mark says that what was given had been a thought.
+    """
+
+    def __init__(self, opened: bool = False) -> None:
+        """`opened` says that the prompt opens a thought, so the text begins inside it."""
+        self.late = False
+        self._opened = opened
+        self._inside = opened
+        self._marked = False
+        self._shown = False
+        # Nothing more is given before the end, since only the whole can say what the answer is.
+        self._waits = False
+        self._begun = False
+        self._before = ""
+        self._held = ""
+        self._space = ""
+        self._given: list[str] = []
+
+    def push(self, piece: str) -> str:
+        """Takes the next piece, and returns what is certain to be part of the answer."""
+        if self._waits or self.late:
+            return ""
+        self._held += piece
+        if not self._begun and not self._begins():
+            return ""
+        shown = self._read()
+        if shown:
+            self._given.append(shown)
+        return shown
+
+    def end(self, whole: str) -> str:
+        """Returns the rest of the answer; `whole` is the answer without its thoughts."""
+        given = "".join(self._given)
+        for begin in (given, given.lstrip()):
+            if not self.late and whole.startswith(begin):
+                return whole[len(begin) :]
+        self.late = True
+        return ""
+
+    def _begins(self) -> bool:
+        """Says whether the first word is known; a text that begins with a bare analysis waits."""
+        if BARE_ANALYSIS.match(self._held):
+            self._waits = True
+            return False
+        self._begun = not "analysis".startswith(self._held.lstrip())
+        return self._begun
+
+    def _read(self) -> str:
+        """Reads what is held up to the last character that can't be part of a mark."""
+        # The character before stays, since a mark after a backtick is none.
+        text = self._before + self._held
+        place = len(self._before)
+        parts: list[str] = []
+        for mark in STREAMED_MARK.finditer(text, place):
+            if not self._inside:
+                parts.append(self._visible(text[place : mark.start()]))
+            self._pass(mark)
+            place = mark.end()
+            if self._waits or self.late:
+                return "".join(parts)
+        end = max(place, _undecided(text))
+        if not self._inside:
+            parts.append(self._visible(text[place:end]))
+        self._before = text[max(end - 1, 0) : end]
+        self._held = text[end:]
+        return "".join(parts)
+
+    def _pass(self, mark: re.Match[str]) -> None:
+        """Goes in or out at a mark."""
+        if mark["channel"]:
+            self.late, self._waits = self._shown, True
+        elif not (mark["closes"] or mark["shuts"]):
+            # What stands before it is part of the answer, though it was taken for a thought.
+            self._waits = self._opened and not self._marked
+            self._inside = True
+        else:
+            if not self._inside:
+                self.late = self._shown
+                self._space = ""
+            self._inside = False
+        self._marked = True
+
+    def _visible(self, text: str) -> str:
+        """The text, without white space that may be at an end of the answer."""
+        text = self._space + text
+        if self._marked and not self._shown:
+            text = text.lstrip()
+        kept = text.rstrip()
+        self._space = text[len(kept) :]
+        self._shown = self._shown or bool(kept)
+        return kept
+
+
+def _undecided(text: str) -> int:
+    """The place from which on a text may be the beginning of a mark."""
+    place = max(text.rfind("<"), text.rfind("["))
+    if place < 0:
+        return len(text)
+    begin = text[place:].lower()
+    return place if any(mark.startswith(begin) for mark in STREAMED_MARKS) else len(text)

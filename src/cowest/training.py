@@ -4,15 +4,17 @@ import json
 import math
 import platform
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from operator import itemgetter
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
-from pydantic import Field, field_validator
+from pydantic import Field, SerializerFunctionWrapHandler, field_validator, model_serializer
 
+from cowest import checkpoints
+from cowest.batched import batched
 from cowest.config import Config
-from cowest.errors import ContractError
+from cowest.errors import ConfigError, ContractError
 from cowest.models.chat import Chat
 from cowest.models.hf import HFConfig
 from cowest.progress import Bar
@@ -58,7 +60,7 @@ class Optimiser(Config):
     epochs: float = Field(default=1, gt=0)
     """Passes over the rows; may be a fraction."""
     batch_size: int = Field(default=16, ge=1)
-    """Rows (of DPO: pairs) per step, on one device. Lower it if memory runs out."""
+    """Rows (of DPO: pairs) per step, of all processes together."""
     warmup_steps: int = Field(default=10, ge=0)
     """Steps in which the learning rate rises from 0 to learning_rate."""
     schedule: Literal["linear", "cosine", "constant_with_warmup"] = "linear"
@@ -73,6 +75,26 @@ class Optimiser(Config):
     """Number format of the base's weights and of the arithmetic in training. bfloat16 takes half
     the memory. The adapter itself is kept in float32 in any case. A CPU that would compute
     bfloat16 one number at a time trains in float32, and the stage says so."""
+    gradient_accumulation: int = Field(default=1, ge=1)
+    """Parts that a step is computed in, one after the other. Raise it if memory runs out: it falls
+    with every part, and the step stays the same."""
+    activation_checkpointing: bool = False
+    """Compute activations a second time instead of keeping them (gradient checkpointing). It takes
+    much less memory and more time: turn it on if memory runs out in spite of
+    gradient_accumulation."""
+
+    @model_serializer(mode="wrap")
+    def _as_before_parts(self, fields: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        """Leaves settings of memory out where they are unset.
+
+        So settings keep the digest that they had before there were any, and a policy that rests on
+        them is not trained again.
+        """
+        found: dict[str, Any] = fields(self)
+        for name in ("gradient_accumulation", "activation_checkpointing"):
+            if found.get(name) == type(self).model_fields[name].default:
+                del found[name]
+        return found
 
 
 def number_format(optimiser: Optimiser, model: HFConfig, stage: str) -> str:
@@ -101,13 +123,25 @@ def is_fast_in_bfloat16(capability: str, machine: str = platform.machine()) -> b
 def arguments(optimiser: Optimiser, model: HFConfig, folder: Path, dtype: str) -> dict[str, Any]:
     """Returns the arguments that TRL's SFTConfig and DPOConfig share.
 
-    The trainer itself saves, reports and shows nothing.
+    The trainer itself saves, reports and shows nothing. Raises ConfigError where it would spread
+    over several GPUs by threads, which no trainer here can.
     """
+    import torch
+
+    if model.device != "cpu" and torch.cuda.device_count() > 1 and checkpoints.processes() == 1:
+        raise ConfigError(
+            f"{torch.cuda.device_count()} GPUs are visible, and training takes one per process: "
+            f"set COWEST_NPROC={torch.cuda.device_count()}, or name one in CUDA_VISIBLE_DEVICES"
+        )
+    rows = math.ceil(
+        optimiser.batch_size / optimiser.gradient_accumulation / checkpoints.processes()
+    )
     return {
         "output_dir": str(folder),
         "learning_rate": optimiser.learning_rate,
         "num_train_epochs": optimiser.epochs,
-        "per_device_train_batch_size": optimiser.batch_size,
+        "per_device_train_batch_size": rows,
+        "gradient_accumulation_steps": optimiser.gradient_accumulation,
         "warmup_steps": optimiser.warmup_steps,
         "lr_scheduler_type": optimiser.schedule,
         "max_length": optimiser.max_length,
@@ -117,14 +151,70 @@ def arguments(optimiser: Optimiser, model: HFConfig, folder: Path, dtype: str) -
         "max_grad_norm": 1.0,
         "bf16": dtype == "bfloat16",
         "use_cpu": model.device == "cpu",
-        "gradient_checkpointing": False,
+        "gradient_checkpointing": optimiser.activation_checkpointing,
+        # A loss that is not a number is to be seen, and ends the stage.
+        "logging_nan_inf_filter": False,
         "logging_steps": 5,
         "logging_first_step": True,
         "save_strategy": "no",
         "report_to": "none",
         "disable_tqdm": True,
         "dataloader_pin_memory": model.device != "cpu",
+        "ddp_find_unused_parameters": False,
     }
+
+
+def deal(trainer: Any, optimiser: Optimiser) -> None:
+    """Has several processes share each step that one would take.
+
+    Left to itself, the library has each process make up batches of its own, of other rows, and
+    fills the last step of an epoch up with rows of its first.
+    """
+    count = checkpoints.processes()
+    if count == 1:
+        return
+    from accelerate.utils import synchronize_rng_states
+    from torch.utils.data import DataLoader
+
+    parts = optimiser.gradient_accumulation
+    rows = math.ceil(optimiser.batch_size / parts)
+    # By it the library draws rows of about the same length for a step.
+    trainer.args.per_device_train_batch_size = rows
+    whole = trainer.get_train_dataloader
+
+    class Batches:
+        """The rows of this process, part by part of all steps of an epoch."""
+
+        def __init__(self, sampler: Any) -> None:
+            self.sampler = sampler
+
+        def __len__(self) -> int:
+            return math.ceil(len(self.sampler) / (rows * parts)) * parts
+
+        def __iter__(self) -> Iterator[list[int]]:
+            # Every process draws the same order.
+            synchronize_rng_states(["torch"])
+            for step in batched(self.sampler, rows * parts):
+                dealt = shares(step, count * parts)
+                yield from dealt[trainer.args.process_index :: count]
+
+    def dataloader() -> Any:
+        loader = whole()
+        batches = Batches(trainer._get_train_sampler(loader.dataset))
+        return DataLoader(loader.dataset, batch_sampler=batches, collate_fn=loader.collate_fn)
+
+    trainer.get_train_dataloader = dataloader
+
+
+def shares(step: list[int], count: int) -> list[list[int]]:
+    """Deals the rows of a step out in `count` parts, none of them empty.
+
+    The loss of a step is the mean over its tokens. So of fewer rows than parts every part gets all,
+    which leaves the mean as it is.
+    """
+    if len(step) < count:
+        return [list(step)] * count
+    return [step[number::count] for number in range(count)]
 
 
 def score_completions_only() -> None:
@@ -218,9 +308,15 @@ def curves(path: Path, stage: str) -> Any:
 
     class Curves(TrainerCallback):  # type: ignore[misc]
         bar: Bar
+        first = 0
+        """Steps of the rounds before, whose rows the file has already."""
 
         def on_train_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:
-            self.bar = Bar(f"{stage} steps", state.max_steps)
+            self.bar = Bar(f"{stage} steps", state.max_steps, state.global_step)
+            self.first = _last_step(path)
+            # Of a training that goes on, the folder that a kill left is gone.
+            for logs in state.log_history:
+                self.write(state, logs["step"], logs)
 
         def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
             self.bar.step()
@@ -228,12 +324,16 @@ def curves(path: Path, stage: str) -> Any:
         def on_log(
             self, args: Any, state: Any, control: Any, logs: dict[str, Any] | None = None, **_: Any
         ) -> None:
-            row: dict[str, Any] = {"stage": stage, "step": state.global_step}
-            for name, value in (logs or {}).items():
+            self.write(state, state.global_step, logs or {})
+
+        def write(self, state: Any, step: int, logs: dict[str, Any]) -> None:
+            row: dict[str, Any] = {"stage": stage, "step": self.first + step}
+            # Sorted, as a checkpoint has them.
+            for name, value in sorted(logs.items()):
                 if isinstance(value, int | float) and not name.startswith("train_"):
                     row[name] = value
             # The trainer's last log is a summary of the run, without a loss of its own.
-            if "loss" in row:
+            if "loss" in row and state.is_world_process_zero:
                 with path.open("a", encoding="utf-8") as file:
                     file.write(json.dumps(row) + "\n")
 
@@ -241,6 +341,14 @@ def curves(path: Path, stage: str) -> Any:
             self.bar.close()
 
     return Curves()
+
+
+def _last_step(path: Path) -> int:
+    """The step of the last row of a file of curves; 0 if there is none."""
+    if not path.is_file():
+        return 0
+    *_, last = path.read_text(encoding="utf-8").splitlines()
+    return int(json.loads(last)["step"])
 
 
 def check(losses: list[dict[str, Any]], stage: str) -> None:

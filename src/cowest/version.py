@@ -7,6 +7,7 @@ curves.jsonl    what training logged
 
 import json
 from pathlib import Path
+from typing import Literal
 
 from pydantic import ValidationError
 
@@ -15,6 +16,17 @@ from cowest.errors import ModelError
 from cowest.io import write_text
 from cowest.prompts import Prompts
 from cowest.records import Record, Spread
+
+
+class Aligned(Record):
+    """The way in which a version was aligned."""
+
+    align: Literal["dpo", "kto", "grpo", "self"]
+    """The objective."""
+    rows: tuple[int, ...]
+    """Rows of data that each round learned from; of `grpo`, drafts."""
+    strong: tuple[str, ...]
+    """Strong models that fed back; empty where the drafts' own scores taught."""
 
 
 class Version(Record):
@@ -37,11 +49,13 @@ class Version(Record):
 
     The next turns are compared with it. None if nothing was aligned.
     """
+    aligned: Aligned | None = None
+    """The way in which it was aligned; None for one round of DPO, and if nothing was aligned."""
 
     @property
     def digest(self) -> str:
         """Digest of what its answers follow from: base, adapter and prompts."""
-        return digest([self.base, self.adapter, self.prompts])
+        return digest([self.base, self.adapter, self.prompts.served])
 
 
 def read(folder: Path) -> Version | None:
@@ -85,6 +99,7 @@ def write(
     trained: str,
     continued: str | None = None,
     gains: Spread | None = None,
+    aligned: Aligned | None = None,
 ) -> Version:
     """Writes version.json into a folder that holds `adapter/` already."""
     version = Version(
@@ -94,10 +109,11 @@ def write(
         trained=trained,
         continued=continued,
         gains=gains,
+        aligned=aligned,
     )
-    # Left out where there is none, so that a version that began from the base is the same bytes as
-    # before this field was there, and keeps its digest.
-    left_out = {"continued"} if continued is None else set()
+    # Left out where there is none, so that a version that began from the base, or was aligned by
+    # one round of DPO, is the same bytes as before these fields were there, and keeps its digest.
+    left_out = {name for name in ("continued", "aligned") if getattr(version, name) is None}
     values = version.model_dump(mode="json", exclude=left_out)
     text = json.dumps(values, indent=2, ensure_ascii=False)
     write_text(folder / "version.json", text + "\n")

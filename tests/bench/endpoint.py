@@ -4,14 +4,16 @@ it is never the slow one.
     python -m tests.bench.endpoint        says its port
 
 The path says how it answers: /fixed-100/v1 each after 100 ms; /tail-100/v1 one of twenty after ten
-times that; /mixed-50/v1 with the faults of `tests.servers.mixed`. GET /stats says what it did since
-it was last asked.
+times that; /mixed-50/v1 with the faults of `tests.servers.mixed`; /spread-500/v1 the first text
+after 500 ms and the rest in the next second. Where a stream is asked for, each good answer is one.
+GET /stats says what it did since it was last asked.
 """
 
 import asyncio
 import email.utils
 import json
 import random
+import re
 import resource
 import time
 from typing import Any
@@ -46,7 +48,31 @@ def answer(text: str) -> bytes:
     return HTTP % (200, b"", len(body)) + body
 
 
+def events(text: str) -> list[bytes]:
+    """A streamed chat completion: its head with the first text, further texts, and its end."""
+
+    def event(delta: dict[str, str], finish: str | None = None, **more: object) -> bytes:
+        choice = {"index": 0, "delta": delta, "finish_reason": finish}
+        body = {"id": "c", "object": "chat.completion.chunk", "created": 1, "model": "m"}
+        data = json.dumps({**body, "choices": [choice], **more}).encode()
+        return _chunk(b"data: " + data + b"\n\n")
+
+    texts = [event({"content": f"{word} "}) for word in text.split()]
+    texts[0] = STREAM + texts[0]
+    usage = {"prompt_tokens": 180, "completion_tokens": 20, "total_tokens": 200}
+    done = _chunk(b"data: [DONE]\n\n") + _chunk(b"")
+    return [*texts, event({}, "stop", usage=usage) + done]
+
+
+def _chunk(data: bytes) -> bytes:
+    return b"%x\r\n%b\r\n" % (len(data), data)
+
+
+STREAM = b"HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\nTransfer-Encoding: chunked\r\n\r\n"
 GOOD = answer(TEXT)
+STREAMED = events(TEXT)
+SPREAD = 1.0
+"""Seconds over which a stream of the kind `spread` gives what follows its first text."""
 
 
 class Book:
@@ -110,7 +136,19 @@ class Connection(asyncio.Protocol):
             self._transport.write(self._book.stats())
             return
         kind, _, milliseconds = path.split(b"/")[1].decode().partition("-")
-        self._answer(self._book.fate(kind, int(milliseconds) / 1000, body))
+        fate = self._book.fate(kind, int(milliseconds) / 1000, body)
+        if fate == Fate(delay=fate.delay) and re.search(rb'"stream": ?true', body):
+            self._stream(fate.delay, SPREAD if kind == "spread" else 0.0)
+        else:
+            self._answer(fate)
+
+    def _stream(self, delay: float, spread: float) -> None:
+        if not spread:
+            self._loop.call_later(delay, self._write, b"".join(STREAMED))
+            return
+        for number, content in enumerate(STREAMED):
+            later = spread * number / len(STREAMED)
+            self._loop.call_later(delay + later, self._write, content)
 
     def _answer(self, fate: Fate) -> None:
         if fate == Fate(delay=fate.delay):

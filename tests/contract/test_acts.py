@@ -157,7 +157,8 @@ def test_the_commands_say_what_they_did(project: Project) -> None:
     assert "held by version 4" in project.cowest("hold", "--why", "invoices move")
     waits = turned(project.registry, project.folder, "cc")
     status = project.cowest("status")
-    assert "held      promotions, by version 4: invoices move" in status
+    line = 'held      promotions, by version 4 until `cowest release --why "..."`: invoices move'
+    assert line in status
     assert f"waiting   version {waits}" in status
     assert "`cowest release" in project.cowest("approve", "5", "--why", "so", code=1)
     assert f"version {waits} waits" in project.cowest("release", "--why", "moved")
@@ -190,17 +191,26 @@ def test_the_commands_say_what_they_did(project: Project) -> None:
     assert [json.loads(line)["version"] for line in last] == [8]
 
 
-def test_status_has_ten_lines_however_much_is_going_on(project: Project) -> None:
-    data = {"path": "data/x.jsonl", "digest": "d" * 64, "kept": "derived", "rows": 3}
-    names = ("raw", "queries", "corpus", "pairs")
-    tags = {f"dataset/{name}": json.dumps(data) for name in names}
+def test_status_has_ten_lines_however_much_is_going_on(
+    project: Project, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("cowest.commands.status.of_last", lambda *_: 3.5)
+    data = {"path": "data/x", "digest": "d" * 64, "kept": "git", "rev": "a" * 40, "rows": 3}
+    tags = {"dataset/raw": json.dumps(data)}
+    for name in ("queries", "corpus", "pairs"):
+        tags[f"dataset/{name}"] = json.dumps(data | {"kept": "derived", "rows": 1_000_000})
     turned(project.registry, project.folder, "aa", tags=tags, reason="better " * 50)
     project.cowest("hold", "--why", "held " * 50)
     turned(project.registry, project.folder, "bb")
     turned(project.registry, project.folder, "cc")
     lines = project.cowest("status").splitlines()
-    assert len(lines) == 10
+    assert len(lines) <= 10
     assert max(len(line) for line in lines[1:]) <= 100
+    assert "raw       data/x, git, commit aaaaaaaaaaaa, 3 rows, digest dddddddddddd" in lines
+    derived = "queries 1,000,000 rows, corpus 1,000,000 rows, pairs 1,000,000 rows"
+    assert f"derived   {derived}" in lines
+    worn = "held out  3.5 decisions rest on each query on average: `cowest data --help`"
+    assert lines[-1] == worn
 
 
 def test_a_rollback_that_fails_at_its_end_says_that_it_counts(

@@ -9,21 +9,23 @@ from typing import Any
 
 import pytest
 
-from cowest import agreement, io
+from cowest import agreement, io, stages, version
 from cowest.agreement import AgreementConfig, Judged, compared, judged_side
 from cowest.alone import agreement_gates, unmeasured
-from cowest.config import Sampling
+from cowest.config import Sampling, file_digest
+from cowest.config import load as load_settings
 from cowest.domains.handbook import PROMPTS
-from cowest.errors import ContractError
+from cowest.errors import ConfigError, ContractError
 from cowest.gates import Gate, Rules
 from cowest.models.decoding import HFModel
 from cowest.models.hf import HFConfig, load
 from cowest.models.scripted import ScriptedConfig, ScriptRule
 from cowest.protocols import Completion
 from cowest.records import EvalReport, GateResult
-from cowest.report_parts import PolicyAgreement
+from cowest.report import contents, page
+from cowest.report_parts import PolicyAgreement, ProbeAnswer
 from cowest.stages import compare
-from tests import tiny
+from tests import lines, tiny
 from tests.factories import make_query, make_trial
 
 pytestmark = pytest.mark.slow
@@ -259,6 +261,11 @@ def test_a_disagreement_keeps_a_better_challenger_out(tmp_path: Path) -> None:
     assert report.agreement == (row,)
     with pytest.raises(ContractError, match=r"another challenger \(policy@older\) than the trials"):
         made(tmp_path, [row.model_copy(update={"model": "policy@older", "largest": 0.0})])
+    # What serves has a name of its own, so its version says whose answers these are.
+    serves = {"form": "served", "model": "server", "largest": 0.0}
+    assert made(tmp_path, [row.model_copy(update=serves)]).passed
+    with pytest.raises(ContractError, match=r"another challenger \(server\) than the trials"):
+        made(tmp_path, [row.model_copy(update={**serves, "version": "0" * 64})])
 
 
 def test_a_turn_measures_it_and_its_report_says_so() -> None:
@@ -266,7 +273,46 @@ def test_a_turn_measures_it_and_its_report_says_so() -> None:
     (row,) = io.read(turned / "data" / "agreement.jsonl", PolicyAgreement)
     assert row.queries == 16
     assert row.changed == 0
+    assert row.version == version.expect(turned / "models" / "challenger").digest
     report = io.read_document(turned / "reports" / "eval.json", EvalReport)
     (gate,) = [one for one in report.gates if one.metric == "agreement"]
     assert gate.passed
     assert "16 of 16 greedy answers are the same" in gate.reason
+
+
+def test_a_turn_asks_general_questions_of_each_policy_and_of_the_base() -> None:
+    turned = tiny.turned()
+    rows = list(io.read(turned / "data" / "probe.jsonl", ProbeAnswer))
+    assert [row.system for row in rows] == [
+        name for name in ("base", "before", "after") for _ in range(tiny.GENERAL)
+    ]
+    versions = {row.system: row.version for row in rows}
+    report = io.read_document(turned / "reports" / "eval.json", EvalReport)
+    assert versions == {"base": None, **report.versions}
+    assert report.probe is not None
+    assert list(report.probe.systems) == ["base", "before", "after"]
+    raw = turned / "data" / "raw" / "handbook" / "general.jsonl"
+    assert report.probe.file == file_digest(raw)
+    shown = page(contents.gather(turned))
+    assert "<h3>General questions</h3>" in shown
+    assert "12 general questions, answered by each policy alone: the base model 0." in shown
+
+
+def test_an_older_pipeline_asks_no_general_questions_and_is_told_of_those_that_are_named(
+    tmp_path: Path,
+) -> None:
+    folder = shutil.copytree(tiny.turned(), tmp_path / "project")
+    params = load_settings(folder / "params.yaml")
+    ports = lines.paths()
+    for port in ("raw", "probe"):
+        del ports["evaluate"][port]
+    del ports["compare"]["probe"]
+    with tiny.standing_in(folder):
+        with pytest.raises(ConfigError, match=r"was not given `--raw` and `--probe`"):
+            stages.run("evaluate", params["evaluate"], None, **ports["evaluate"])
+        del params["evaluate"]["probe"]
+        for stage in ("evaluate", "compare"):
+            stages.run(stage, params[stage], None, **ports[stage])
+        report = io.read_document(Path("reports/eval.json"), EvalReport)
+    assert report.passed
+    assert report.probe is None

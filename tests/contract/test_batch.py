@@ -542,7 +542,7 @@ def test_processes_that_ask_the_same_share_a_batch() -> None:
     with batch_server(takes=1.5) as server:
         server.faults["POST /batches"] = [Fault(before=1.5)]
         twins = [child(config(server), 12) for _ in range(3)]
-        said = [twin.communicate(timeout=60)[0].splitlines() for twin in twins]
+        said = [twin.communicate(timeout=300)[0].splitlines() for twin in twins]
         assert said == [good(*range(12))] * 3
         assert server.bought == {str(n): 1 for n in range(12)}
 

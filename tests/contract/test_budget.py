@@ -339,7 +339,7 @@ def test_processes_that_share_a_store_never_overspend_together() -> None:
         shards = [
             child(config(server, concurrency=4), first, first + 100) for first in (100, 200, 300)
         ]
-        said = [shard.communicate(timeout=60)[0] for shard in shards]
+        said = [shard.communicate(timeout=300)[0] for shard in shards]
     assert all(text.startswith("BudgetError") for text in said)
     assert 20 < server.calls < 100 and len(server.asked()) == server.calls
     assert now().usd == pytest.approx(server.calls * COST) and now().usd <= (now().budget.usd or 0)
@@ -348,7 +348,7 @@ def test_processes_that_share_a_store_never_overspend_together() -> None:
 def test_processes_that_ask_the_same_make_each_call_once() -> None:
     with chat_server(otherwise=Fate(delay=0.02)) as server:
         twins = [child(config(server, concurrency=4), 0, 60) for _ in range(3)]
-        said = [twin.communicate(timeout=60)[0] for twin in twins]
+        said = [twin.communicate(timeout=300)[0] for twin in twins]
     assert said == ["answered 60\n"] * 3
     assert server.calls == 60
 

@@ -52,7 +52,7 @@ def post(url: str, times: int = 1, timeout: float = 3, key: str | None = None) -
         + b"\r\n8\r\n"
         + BODY[7:]
         + b"\r\n0\r\nA: b\r\n\r\n",
-        b"HTTP/1.1 200 OK\r\nContent-Encoding: gzip\r\n\r\n" + gzip.compress(BODY),
+        b"HTTP/1.1 200 OK\r\nContent-Encoding: gzip\r\n\r\n" + gzip.compress(BODY, mtime=0),
         b"HTTP/1.1 200 OK\nContent-Length: 15\n\n" + BODY,
         b"HTTP/1.1 200 \xff\r\nA: \xff\r\nA: " + b"b" * 20_000 + b"\r\n"
         b"Content-Type: application/json; charset=no-such\r\nContent-Length: 15\r\n\r\n" + BODY,

@@ -12,6 +12,8 @@ import yaml
 
 from cowest import io, stages
 from cowest.records import EvalReport
+from cowest.report import tables
+from cowest.report_parts import Probe, ProbeScore
 from tests import lines, tiny
 from tests.factories import make_trial
 from tests.registries import make_version
@@ -40,7 +42,7 @@ def project(tmp_path_factory: pytest.TempPathFactory) -> Path:
         rules = {"gates": [{"over": "before"}], "draws": 1000}
         ports = lines.paths()["compare"]
         # What other stages make, and the pages have nothing of.
-        for name in ("agreement", "looks"):
+        for name in ("agreement", "looks", "probe"):
             del ports[name]
         stages.run("compare", rules, None, **ports)
     shutil.copy(lines.ROOT / "dvc.yaml", folder)
@@ -113,3 +115,14 @@ def test_every_pipeline_names_the_pages(place: str) -> None:
     assert (*found["metrics"], *plots) == PAGES
     outs = [name for out in found["stages"]["compare"]["outs"] for name in out]
     assert outs == ["reports/eval.json", *PAGES]
+
+
+def test_general_questions_are_a_metric_where_they_are_asked(project: Path, tmp_path: Path) -> None:
+    report = io.read_document(project / "reports/eval.json", EvalReport)
+    answered = ProbeScore(model="policy@after", score=0.1234, failed=0, kinds={})
+    asked = {"file": "f" * 64, "questions": 300, "scorer": "contains:2", "kinds": {}}
+    probe = Probe(**asked, systems={"after": answered})
+    tables.write_metrics(tmp_path / "metrics.json", report.model_copy(update={"probe": probe}))
+    metrics = json.loads((tmp_path / "metrics.json").read_text())
+    assert metrics["probe"] == 0.123
+    assert list(metrics)[-2:] == ["probe", "passed"]

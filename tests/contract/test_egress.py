@@ -1,7 +1,10 @@
 """The egress filter against a real server that shows every request body that reached it."""
 
+import asyncio
 import json
+import time
 from collections.abc import Iterable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -15,10 +18,11 @@ from cowest.ledger.account import egress
 from cowest.models.egress import EgressConfig
 from cowest.models.estimate import Counting
 from cowest.models.openai import OpenAIConfig
-from cowest.protocols import Completion, Request
+from cowest.protocols import Completion, Request, Served
 from cowest.records import Draft, Feedback, Message
+from tests.endpoints import parts, whole
 from tests.factories import make_query
-from tests.servers import ChatServer, Fate, chat_server, completion
+from tests.servers import ChatServer, Fate, chat_server, completion, said, streamed
 
 KEY = "sk-proj-aB3dE5gH7jK9mN1pQ2sT4vW6yZ8bC0dF2hJ4kL6nP8rS0uV3"
 PLANTED = {
@@ -338,3 +342,90 @@ def test_a_question_that_is_asked_and_answered(tmp_path: Path) -> None:
         and refined.text == f"answer to Where is {PLANTED['email']}?\nPay with {PLANTED['card']}"
     )
     assert any(line.startswith("egress masked ") for line in egress())
+
+
+def served(model: OpenAIConfig, *texts: str) -> list[list[str | Completion]]:
+    """The parts of the answers that people get, each to a conversation of one text."""
+
+    async def ask_all() -> list[list[str | Completion]]:
+        async with model.open_async() as opened:
+            return [await parts(opened, ask(text)) for text in texts]
+
+    return asyncio.run(ask_all())
+
+
+def test_masks_are_undone_in_a_stream_wherever_its_pieces_end() -> None:
+    pieces = [
+        said(text) for text in ("Write to [", "EMA", "IL_1", "], or to [EMAIL_3] ", "[EMAIL_")
+    ]
+    fate = Fate(pieces=[*pieces, *streamed("", usage=True)])
+    with chat_server(otherwise=fate) as server:
+        (found,) = served(config(server, "mask"), "Is it ann.lee@example.com?")
+        (plain,) = served(config(server, "mask", unmask=False), "Is it ann.lee@example.com?")
+        assert [body["messages"][-1]["content"] for body in server.bodies] == [
+            "Is it [EMAIL_1]?"
+        ] * 2
+    assert whole(found).text == "Write to ann.lee@example.com, or to [EMAIL_3] [EMAIL_"
+    assert "[EMAIL_1]" not in "".join(map(str, found))
+    assert whole(plain).text == "Write to [EMAIL_1], or to [EMAIL_3] [EMAIL_"
+
+
+def test_a_stream_is_masked_and_unmasked_as_a_stage_is(own_store: Path) -> None:
+    text = "Write to ann.lee@example.com and bob@example.com, not ann.lee@example.com."
+    long = f"{text} {'A word. ' * 2000}"
+    with chat_server() as server:
+        model = config(server, "mask")
+        stage = answers(model, text, long)
+        assert [whole(found) for found in served(model, text, long)] == stage
+        assert not planted_in(server.bodies)
+        with model.open() as opened:
+            assert {found.model for found in stage} == {opened.name}
+    rows = store.open_store().fetch("SELECT text FROM calls")
+    assert len(rows) == 2 and not planted_in(rows), "what is served is not kept"
+
+
+def test_nothing_of_a_served_request_that_may_not_leave_is_sent() -> None:
+    with chat_server() as server:
+        found = served(config(server, "refuse"), "ann.lee@example.com, call +49 30 901820", "well")
+        assert [body["messages"][-1]["content"] for body in server.bodies] == ["well"]
+    refused, good = map(whole, found)
+    assert (refused.text, refused.failed) == (
+        None,
+        "not sent: the egress filter found 1 email, 1 phone",
+    )
+    assert good.text == "answer to well"
+
+
+def test_texts_that_end_an_answer_do_not_leave_either() -> None:
+    """A person who asks the service gives them, as the conversation."""
+    stop = ("well", "ann.lee@example.com")
+    request = replace(ask("Is it ann.lee@example.com?"), sampling=Sampling(stop=stop))
+
+    async def asked(model: OpenAIConfig) -> Completion:
+        async with model.open_async() as opened:
+            stream = opened.stream(request, Served("id", time.monotonic() + 30))
+            return whole([part async for part in stream])
+
+    with chat_server() as server:
+        refused = asyncio.run(asked(config(server, "refuse")))
+        assert not server.bodies
+        assert refused.failed == "not sent: the egress filter found 2 email"
+        asyncio.run(asked(config(server, "mask")))
+        (body,) = server.bodies
+    # The model writes what it has seen, and that ends its answer.
+    assert body["stop"] == ["well", "[EMAIL_1]"] and not planted_in(body)
+
+
+def test_who_leaves_a_filtered_stream_cuts_the_connection() -> None:
+    async def leave() -> None:
+        async with config(server, "mask").open_async() as model:
+            stream = model.stream(ask("ann@example.com"), Served("r", time.monotonic() + 20))
+            assert await anext(stream) == "To "
+            await stream.aclose()
+            until = time.monotonic() + 10
+            while not server.cut:
+                assert time.monotonic() < until
+                await asyncio.sleep(0.01)
+
+    with chat_server(otherwise=Fate(pieces=[said("To [EMA"), 20.0])) as server:
+        asyncio.run(leave())

@@ -14,8 +14,10 @@ import pytest
 from cowest.config import Sampling
 from cowest.errors import ModelError
 from cowest.ledger.store import StoredAnswer, open_store
+from cowest.models import decoding
 from cowest.models.decoding import HFModel
 from cowest.models.hf import HFConfig, load, open_chat
+from cowest.models.sequences import Sequences
 from cowest.protocols import Completion, Request
 from cowest.records import Message
 from tests import tiny
@@ -79,35 +81,38 @@ def test_company_changes_nothing(
     assert together == alone
 
 
+def test_rows_that_have_ended_are_left_out_and_the_others_answer_as_before(
+    model: HFModel, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    sampling = Sampling(temperature=1.0, n=6, max_tokens=16, stop=("e", "a"))
+    asked = [ask(text, sampling, sample) for text in TEXTS for sample in range(6)]
+    computed: list[int] = []
+    advance = Sequences.advance
+
+    def counted(state: Sequences, chosen: "torch.Tensor") -> None:
+        computed.append(len(chosen))
+        advance(state, chosen)
+
+    monkeypatch.setattr(Sequences, "advance", counted)
+    lean = list(model.generate(asked))
+    rows, computed = computed, []
+    assert rows == sorted(rows, reverse=True) and rows[-1] < len(asked) / 2
+
+    monkeypatch.setattr(decoding, "ENDED", 2)
+    whole = list(forget(monkeypatch, model, tmp_path / "another").generate(asked))
+    assert set(computed) == {len(asked)} and len(computed) == len(rows)
+    assert [found.text for found in lean] == [found.text for found in whole]
+    sums = [found.logprob for found in whole]
+    assert [found.logprob for found in lean] == pytest.approx(sums, abs=1e-4)
+
+
 def test_company_changes_nothing_beyond_a_sliding_window(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A window counts places, padding among them: long and short prompts of one block must not
     get in each other's way.
     """
-    import torch
-    from transformers import AutoTokenizer, Gemma3ForCausalLM, Gemma3TextConfig
-
     monkeypatch.setenv("COWEST_STORE", str(tmp_path / "calls.sqlite"))
-    torch.manual_seed(0)
-    shape = Gemma3TextConfig(
-        vocab_size=len(AutoTokenizer.from_pretrained(tiny.model())),
-        hidden_size=64,
-        intermediate_size=128,
-        num_hidden_layers=4,
-        num_attention_heads=4,
-        num_key_value_heads=2,
-        head_dim=16,
-        sliding_window=16,
-        max_position_embeddings=512,
-        pad_token_id=0,
-        bos_token_id=None,
-        eos_token_id=2,
-        layer_types=["sliding_attention"] * 3 + ["full_attention"],
-        initializer_range=0.2,
-    )
-    Gemma3ForCausalLM(shape).save_pretrained(tmp_path / "windowed")
-    AutoTokenizer.from_pretrained(tiny.model()).save_pretrained(tmp_path / "windowed")
     shared = "The Comet pump is made in Oslo, and so are many more. "
     texts = [
         shared + text
@@ -118,55 +123,14 @@ def test_company_changes_nothing_beyond_a_sliding_window(
             "No.",
         )
     ]
-    with HFConfig(model=str(tmp_path / "windowed"), dtype="float32").open() as model:
+    with HFConfig(model=str(tiny.make_windowed(tmp_path / "windowed"))).open() as model:
         together = [found.logprob for found in model.generate(map(ask, texts))]
         again = forget(monkeypatch, model, tmp_path / "another")
         alone = [next(iter(again.generate([ask(text)]))).logprob for text in texts]
     assert together == pytest.approx(alone, abs=1e-3)
 
 
-RECURRENT = ("lfm2", "mamba", "falcon_h1")
-
-
-def make_recurrent(kind: str, folder: Path) -> Path:
-    """A small model that keeps states: convolutions, recurrence alone, recurrence and attention."""
-    import torch
-    import transformers
-    from transformers import AutoTokenizer
-
-    torch.manual_seed(0)
-    tokenizer = AutoTokenizer.from_pretrained(tiny.model())
-    shape = {
-        "vocab_size": len(tokenizer),
-        "hidden_size": 64,
-        "num_hidden_layers": 3,
-        "pad_token_id": 0,
-        "bos_token_id": None,
-        "eos_token_id": 2,
-        "initializer_range": 0.2,
-    }
-    attention = {"num_attention_heads": 4, "num_key_value_heads": 2, "intermediate_size": 128}
-    if kind == "lfm2":
-        layers = ["conv", "full_attention", "conv"]
-        settings = transformers.Lfm2Config(**shape, **attention, layer_types=layers)
-    elif kind == "mamba":
-        settings = transformers.MambaConfig(**shape, state_size=8)
-    else:
-        settings = transformers.FalconH1Config(
-            **shape,
-            **attention,
-            mamba_d_ssm=128,
-            mamba_n_heads=8,
-            mamba_d_head=16,
-            mamba_d_state=16,
-            mamba_chunk_size=16,
-        )
-    transformers.AutoModelForCausalLM.from_config(settings).save_pretrained(folder)
-    tokenizer.save_pretrained(folder)
-    return folder
-
-
-@pytest.mark.parametrize("kind", RECURRENT)
+@pytest.mark.parametrize("kind", tiny.RECURRENT)
 def test_a_model_with_a_state_decodes_what_transformers_decodes(
     kind: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -176,7 +140,7 @@ def test_a_model_with_a_state_decodes_what_transformers_decodes(
     monkeypatch.setenv("COWEST_STORE", str(tmp_path / "calls.sqlite"))
     warm = Sampling(temperature=1.0, n=2, max_tokens=6)
     texts = [*TEXTS, "Say B. Say A."]
-    with HFConfig(model=str(make_recurrent(kind, tmp_path / kind))).open() as model:
+    with HFConfig(model=str(tiny.make_recurrent(kind, tmp_path / kind))).open() as model:
         asked = [ask(text, warm, sample) for text in texts for sample in range(2)]
         assert len({found.text for found in model.generate(asked)}) > len(texts)
         for text, found in zip(texts, model.generate(map(ask, texts)), strict=True):
@@ -410,18 +374,7 @@ def test_an_adapter_is_part_of_the_name_and_moves_the_answers(
 ) -> None:
     monkeypatch.setenv("COWEST_STORE", str(tmp_path / "calls.sqlite"))
     config = HFConfig(model=str(tiny.model()), dtype="float32")
-    import torch
-    from peft import LoraConfig, get_peft_model
-
-    torch.manual_seed(1)
-    base, _ = load(config)
-    tuned = get_peft_model(
-        base,
-        LoraConfig(
-            r=4, target_modules="all-linear", task_type="CAUSAL_LM", init_lora_weights=False
-        ),
-    )
-    tuned.save_pretrained(tmp_path / "adapter")
+    tiny.make_adapter(tmp_path / "adapter")
     with config.open() as plain, config.open(adapter=tmp_path / "adapter") as adapted:
         assert adapted.name.startswith(plain.name + "+")
         assert [a.text for a in plain.generate(map(ask, TEXTS))] != [
@@ -439,3 +392,63 @@ def test_a_model_that_is_not_there_is_said(
     monkeypatch.setenv("COWEST_CACHE", str(tmp_path))
     with pytest.raises(ModelError, match=said), HFConfig(model=model).open():
         pass
+
+
+def short_of_memory(model: HFModel, most: int) -> list[int]:
+    """Has torch's own allocator fail where more rows than `most` are read; returns what was read.
+
+    What is asked for is an exbibyte, so that the failure is the one that a full machine gives.
+    """
+    import torch
+
+    read: list[int] = []
+
+    def grow(_: object, given: tuple["torch.Tensor"], __: object) -> None:
+        read.append(given[0].shape[0])
+        if given[0].shape[0] > most:
+            torch.empty(2**60, dtype=torch.uint8)
+
+    model.model.register_forward_pre_hook(grow, with_kwargs=True)
+    return read
+
+
+def test_memory_that_runs_out_halves_what_is_decoded_at_once(
+    model: HFModel,
+    monkeypatch: pytest.MonkeyPatch,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    drawing = Sampling(max_tokens=10, temperature=1.0, n=3)
+    requests = [ask(text, drawing, sample) for text in TEXTS for sample in range(3)]
+    expected = list(model.generate(requests))
+    again = forget(monkeypatch, model, tmp_path / "another")
+    read = short_of_memory(again, most=6)
+    found = list(again.generate(requests))
+    assert [one.text for one in found] == [one.text for one in expected]
+    assert [one.logprob for one in found] == pytest.approx(
+        [one.logprob for one in expected], abs=1e-3
+    )
+    said = capsys.readouterr().err.splitlines()
+    assert len(said) == 1, "it is said once"
+    assert "memory ran out with 12 sequences at once: from here on 6 are decoded" in said[0]
+
+    # The next block begins with what fits.
+    read.clear()
+    assert all(one.text for one in again.generate([ask("So?", drawing, n) for n in range(12)]))
+    assert max(read) == 6 and not capsys.readouterr().err
+
+
+def test_memory_that_runs_out_again_ends_with_what_to_do(model: HFModel) -> None:
+    short_of_memory(model, most=1)
+    drawing = Sampling(max_tokens=10, temperature=1.0, n=4)
+    with pytest.raises(ModelError, match="memory ran out with 2 sequences at once: lower `rows`"):
+        list(model.generate([ask(TEXTS[0], drawing, sample) for sample in range(4)]))
+
+
+def test_another_error_of_torch_is_none_of_memory(model: HFModel) -> None:
+    def fail(*_: object) -> None:
+        raise RuntimeError("mat1 and mat2 shapes cannot be multiplied")
+
+    model.model.register_forward_pre_hook(fail)
+    with pytest.raises(RuntimeError, match="shapes cannot be multiplied"):
+        list(model.generate([ask(TEXTS[0])]))

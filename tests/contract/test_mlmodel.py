@@ -174,6 +174,27 @@ def test_the_artifact_holds_no_code_no_pickle_and_no_key(
     assert not any(line.startswith("torch") for line in needed), "no local model answers here"
 
 
+def test_a_checkout_in_the_path_makes_a_whole_wheel(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from importlib.metadata import distribution
+
+    from cowest.registry import wheel
+
+    installed = distribution("cowest")
+    egg = tmp_path / "cowest.egg-info"
+    egg.mkdir()
+    (egg / "PKG-INFO").write_text(installed.read_text("METADATA") or "")
+    (egg / "top_level.txt").write_text(installed.read_text("top_level.txt") or "")
+    monkeypatch.syspath_prepend(tmp_path)
+    assert distribution("cowest").read_text("PKG-INFO"), "found by its egg-info"
+    path = wheel.write(tmp_path / "wheels")
+    assert path is not None
+    with zipfile.ZipFile(path) as archive:
+        said = archive.read(f"{wheel.STEM}.dist-info/METADATA").decode()
+    assert said.startswith("Metadata-Version:") and "Name: cowest" in said
+
+
 def test_the_wheel_is_this_cowest(tmp_path: Path) -> None:
     from cowest.registry import wheel
 
@@ -310,7 +331,7 @@ def test_no_held_out_question_is_shown_where_traces_are_off(tmp_path: Path) -> N
     assert [row.prompt[0].content for row in register._shown(found, {}, on)] == ["Which one?"]
     off = on.model_copy(update={"traces": None})
     shown = register._shown(found, {}, off)
-    serving = register._serving({"serve": settings()}, shown)
+    serving = register._serving(register._answering({"serve": settings()}, "params.yaml"), shown)
     assert list(shown) == [] and serving is not None and serving.example == register.EXAMPLE
 
 

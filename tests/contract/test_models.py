@@ -2,6 +2,7 @@
 PROVIDERS.
 """
 
+import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -18,9 +19,10 @@ from cowest.models.endpoint.batch import BatchConfig
 from cowest.models.hf import HFConfig
 from cowest.models.openai import OpenAIConfig
 from cowest.models.scripted import ScriptedConfig, ScriptRule
-from cowest.protocols import BLOCK, Request
+from cowest.models.vllm import VLLMConfig
+from cowest.protocols import BLOCK, ChatModel, Request
 from cowest.records import Message
-from tests import tiny
+from tests import fake_vllm, real_vllm, tiny
 from tests.batch_server import batch_server
 from tests.servers import chat_server, error
 
@@ -38,6 +40,16 @@ class Subject:
     """A message that it can't answer."""
     calls: Callable[[], int] | None = None
     """Calls that cost something so far; None where there are none."""
+    lent: ChatModel | None = None
+    """A model that is open already, where to open one takes minutes."""
+
+    @contextmanager
+    def open(self) -> Iterator[ChatModel]:
+        if self.lent is not None:
+            yield self.lent
+            return
+        with self.config.open() as model:
+            yield model
 
 
 @contextmanager
@@ -77,10 +89,36 @@ def hf() -> Iterator[Subject]:
     yield Subject(config, window=2 * BLOCK, poison="too long for it " * 400)
 
 
-PROVIDERS = [scripted, openai, batched, hf]
+@contextmanager
+def vllm() -> Iterator[Subject]:
+    """The provider with a worker of its own, and an engine that only computes digests."""
+    with tempfile.TemporaryDirectory() as folder:
+        config = VLLMConfig(
+            model=str(tiny.model()), python=fake_vllm.interpreter(Path(folder)), rows=16
+        )
+
+        def calls() -> int:
+            return sum("request" in line for line in fake_vllm.log(Path(folder)))
+
+        yield Subject(config, window=32 + BLOCK, poison="too long for it " * 400, calls=calls)
 
 
-@pytest.fixture(params=PROVIDERS, ids=lambda provider: provider.__name__)
+@contextmanager
+def vllm_itself() -> Iterator[Subject]:
+    """vLLM itself, where `make test-vllm` made its environment."""
+    config = real_vllm.config(real_vllm.tiny_model())
+    yield Subject(
+        config, window=64 + BLOCK, poison="too long for it " * 400, lent=real_vllm.held(config)
+    )
+
+
+PROVIDERS = [
+    *[scripted, openai, batched, hf, vllm],
+    pytest.param(vllm_itself, marks=pytest.mark.vllm),
+]
+
+
+@pytest.fixture(params=PROVIDERS)
 def subject(
     request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> Iterator[Subject]:
@@ -103,10 +141,10 @@ def test_answers_each_request_once_and_in_order(
     subject: Subject, forget: Callable[[], None]
 ) -> None:
     requests = [ask(f"What is {number} and one?", number=number) for number in range(40)]
-    with subject.config.open() as model:
+    with subject.open() as model:
         forwards = list(model.generate(requests))
     forget()
-    with subject.config.open() as model:
+    with subject.open() as model:
         backwards = list(model.generate(requests[::-1]))
     assert [c.text for c in forwards] == [c.text for c in backwards[::-1]]
     assert len(forwards) == 40 and len({c.text for c in forwards}) > 1
@@ -122,7 +160,7 @@ def test_reads_lazily_and_a_bounded_window_ahead(subject: Subject) -> None:
             read += 1
             yield ask(f"What is {read} and one?", number=read - 1)
 
-    with subject.config.open() as model:
+    with subject.open() as model:
         completions = model.generate(endless())
         assert read == 0, "nothing is read before the first answer is wanted"
         for taken in range(1, 4):
@@ -131,26 +169,26 @@ def test_reads_lazily_and_a_bounded_window_ahead(subject: Subject) -> None:
 
 
 def test_no_requests_no_completions(subject: Subject) -> None:
-    with subject.config.open() as model:
+    with subject.open() as model:
         assert list(model.generate([])) == []
 
 
 def test_equal_names_answer_equally(subject: Subject, forget: Callable[[], None]) -> None:
     requests = [ask(f"Say {number}", WARM, sample) for number in range(4) for sample in range(3)]
-    with subject.config.open() as first:
+    with subject.open() as first:
         said = list(first.generate(requests))
     forget()
-    with subject.config.open() as second:
+    with subject.open() as second:
         assert second.name == first.name
         assert [c.text for c in second.generate(requests)] == [c.text for c in said]
 
 
 def test_what_was_asked_before_is_not_asked_again(subject: Subject) -> None:
     requests = [ask(f"What is {number}?", number=number) for number in range(10)]
-    with subject.config.open() as model:
+    with subject.open() as model:
         first = list(model.generate([*requests, *requests]))
     calls = subject.calls() if subject.calls else None
-    with subject.config.open() as model:
+    with subject.open() as model:
         assert list(model.generate(requests)) == first[:10] == first[10:]
     if subject.calls:
         assert subject.calls() == calls == 10
@@ -159,7 +197,7 @@ def test_what_was_asked_before_is_not_asked_again(subject: Subject) -> None:
 def test_a_failed_completion_has_a_reason_and_no_text(subject: Subject) -> None:
     if subject.poison is None:
         pytest.skip("answers everything")
-    with subject.config.open() as model:
+    with subject.open() as model:
         before, failed, after = model.generate(
             [ask("What is 1?"), ask(subject.poison), ask("What is 2?")]
         )
@@ -169,7 +207,7 @@ def test_a_failed_completion_has_a_reason_and_no_text(subject: Subject) -> None:
 
 def test_goes_on_after_a_reader_that_stopped(subject: Subject) -> None:
     requests = [ask(f"What is {number}?", number=number) for number in range(40)]
-    with subject.config.open() as model:
+    with subject.open() as model:
         whole = list(model.generate(requests))
         assert list(islice(model.generate(requests), 2)) == whole[:2]
         assert list(model.generate(requests[:3])) == whole[:3]

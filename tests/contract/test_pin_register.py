@@ -12,8 +12,9 @@ from typing import Any
 import pytest
 
 from cowest import io, stages, version
+from cowest.alone import agreement_gates
 from cowest.config import digest, file_digest
-from cowest.errors import ContractError, CoWestError, InputError
+from cowest.errors import ConfigError, ContractError, CoWestError, InputError
 from cowest.ledger.claims import spend
 from cowest.ledger.store import open_store
 from cowest.lineage import Turn
@@ -23,6 +24,7 @@ from cowest.registry import acts
 from cowest.registry.looks import earlier, of_last
 from cowest.registry.mlflow import RegistryConfig
 from cowest.report import words
+from cowest.report_parts import PolicyAgreement, PolicyForm, Probe, ProbeScore
 from cowest.wear import Looks
 from tests.factories import make_trial
 from tests.registries import PROMPTS, empty_registry, make_pair, make_report, make_version
@@ -32,6 +34,18 @@ prepare: {domain: handbook}
 dpo: {beta: 0.1, targets: [a, b]}
 compare: {gates: [{over: before}, {over: champion}], guards: false, draws: 1000}
 """
+AGREES = PolicyAgreement(
+    form="adapter",
+    model="policy@after",
+    dtype="float32",
+    queries=16,
+    tokens=100,
+    largest=0.0,
+    mean=0.0,
+    changed=0,
+    gap=None,
+)
+SERVES = {"provider": "scripted", "rules": [{"replies": ["x"]}]}
 CURVES = (
     '{"stage": "dpo", "step": 5, "loss": 0.7}\n{"stage": "dpo", "step": 10, "loss": 0.5, '
     '"rewards/margins": 1.5}\n'
@@ -285,6 +299,25 @@ def test_settings_that_changed_after_the_pin_are_refused(project: Project) -> No
     assert project.registry.open().log() == []
 
 
+SLIPS = (
+    "[policy]",
+    "{policy: tiny, strong: tiny}",
+    "{policy: {provider: hf}, strong: {provider: hf, model: [a]}}",
+    "{policy: {provider: hf, model: a}, strong: {provider: openai, model: a, egress: 1}}",
+    "{policy: {provider: hf, model: a}, strong: {provider: hf, model: a}, drafting: {max: 1}}",
+)
+
+
+def test_a_slip_in_serve_registers_nothing(project: Project) -> None:
+    project.pin()
+    params = project.folder / "params.yaml"
+    for slip in SLIPS:
+        params.write_text(f"{PARAMS}serve: {slip}\n")
+        with pytest.raises(ConfigError, match=r"params\.yaml: serve"):
+            project.register()
+    assert project.registry.open().log() == []
+
+
 def test_a_broken_curve_or_report_registers_nothing(project: Project) -> None:
     project.pin()
     make_version(project.folder / "challenger", "after dpo", CURVES + '{"step": 3}\n')
@@ -375,6 +408,43 @@ def a_refusal_is_called_passed(project: Project) -> None:
     amended(project, passed=True)
 
 
+def evaluates(project: Project, **settings: Any) -> None:
+    """Sets `evaluate`, which makes another turn, and pins it."""
+    params = project.folder / "params.yaml"
+    params.write_text(f"{PARAMS}evaluate: {json.dumps(settings)}\n")
+    project.pin()
+
+
+def probe_of(project: Project, file: Path) -> Probe:
+    answered = ProbeScore(model="policy@after", score=0.5, failed=0, kinds={})
+    digest, systems = file_digest(project.folder / file), {"after": answered}
+    return Probe(file=digest, questions=1, scorer="contains:2", kinds={}, systems=systems)
+
+
+def the_agreement_was_emptied(project: Project) -> None:
+    evaluates(project, split="test")
+    amended(project, agreement=())
+
+
+def what_serves_was_not_compared(project: Project) -> None:
+    evaluates(project, agreement={"served": SERVES})
+    amended(project, agreement=(AGREES,))
+
+
+def no_general_question_was_asked(project: Project) -> None:
+    evaluates(project, probe={"file": "rows.jsonl"})
+
+
+def other_general_questions_were_asked(project: Project) -> None:
+    evaluates(project, probe={"file": "rows.jsonl"})
+    amended(project, probe=probe_of(project, Path("params.yaml")))
+
+
+def general_questions_were_asked_that_none_named(project: Project) -> None:
+    evaluates(project, split="test")
+    amended(project, probe=probe_of(project, Path("raw/rows.jsonl")))
+
+
 def judged_by_what_was_learned(project: Project) -> None:
     amended(project, split="train")
 
@@ -395,6 +465,11 @@ def judged_by_what_was_learned(project: Project) -> None:
         (a_gate_does_not_apply_where_it_does, "does not follow from the gates"),
         (a_refusal_is_called_passed, "does not follow from the gates"),
         (judged_by_what_was_learned, "has pairs of that split"),
+        (the_agreement_was_emptied, "was data/agreement.jsonl emptied"),
+        (what_serves_was_not_compared, "was data/agreement.jsonl emptied"),
+        (no_general_question_was_asked, "other general questions than evaluate.probe names"),
+        (other_general_questions_were_asked, "other general questions than evaluate.probe names"),
+        (general_questions_were_asked_that_none_named, "other general questions"),
     ],
 )
 def test_what_was_not_judged_is_not_registered(
@@ -406,6 +481,25 @@ def test_what_was_not_judged_is_not_registered(
     with pytest.raises(ContractError, match=said):
         project.register()
     assert project.registry.open().log() == before
+
+
+@pytest.mark.parametrize("forms", [None, (), ("adapter",), ("adapter", "served")])
+def test_what_was_measured_as_it_was_asked_is_registered(
+    project: Project, forms: tuple[PolicyForm, ...] | None
+) -> None:
+    """Without `--agreement`, as by an older dvc.yaml, nothing was, and the report says so."""
+    asked: dict[str, Any] | None = None
+    if forms:
+        asked = {"served": SERVES if "served" in forms else None}
+    settings = {} if forms is None else {"agreement": asked}
+    evaluates(project, probe={"file": "./rows.jsonl"}, **settings)
+    found = None
+    if forms is not None:
+        found = tuple(AGREES.model_copy(update={"form": form}) for form in forms)
+    report = io.read_document(project.folder / "eval.json", EvalReport)
+    gates = (*report.gates, *agreement_gates(found, None))
+    amended(project, agreement=found, gates=gates, probe=probe_of(project, Path("raw/rows.jsonl")))
+    assert project.register().promoted
 
 
 def test_a_turn_that_needs_approval_waits_and_is_the_same_turn(project: Project) -> None:

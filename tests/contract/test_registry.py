@@ -269,7 +269,7 @@ def test_two_processes_that_decide_at_once_leave_one_champion(
         )
         for turn in ("aa", "bb")
     ]
-    assert [process.wait(timeout=120) for process in processes] == [0, 0]
+    assert [process.wait(timeout=300) for process in processes] == [0, 0]
     registry = config.open()
     log = registry.log()
     assert [decision.version for decision in log] == [1, 2, 3, 4, 5, 6]
@@ -346,7 +346,7 @@ def test_two_processes_that_make_a_database_into_a_registry_at_once(tmp_path: Pa
         subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, text=True)
         for _ in range(2)
     ]
-    assert [(process.communicate(timeout=120)[0], process.returncode) for process in several] == [
+    assert [(process.communicate(timeout=300)[0], process.returncode) for process in several] == [
         ("0\n", 0)
     ] * 2
 

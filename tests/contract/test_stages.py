@@ -6,6 +6,7 @@ What is missing for a new stage is what fails here.
 
 import functools
 import importlib
+import json
 import re
 from pathlib import Path
 from typing import Any
@@ -25,10 +26,33 @@ from tests.lines import AROUND, ROOT
 
 OUTSIDE = {"raw", "params"}
 """Ports that no stage writes: what a person gives."""
-MORE = {"validate": {"stage"}}
-"""Parameters of a component beside `config`: validate stands in four places."""
-SAYS = {"compare": {"passed"}}
+MORE = {
+    "validate": {"stage"},
+    "sft": {"run_id"},
+    "dpo": {"run_id"},
+    "draft": {"shard"},
+    "score": {"shard"},
+    "evaluate": {"shard"},
+}
+"""Parameters of a component beside `config`: validate stands in four places, some are shards, and
+what trains may start something on the cluster.
+score tells its shard to whoever joins the parts."""
+SAYS = {"compare": {"Output"}}
 """Parameters that a component gives: the gate's outcome."""
+TOLD = {"pin": {"version"}}
+"""Artifacts of a component beside the ports that dvc.yaml or `cowest turn` gives: pin is told what
+another step has laid out. All others are told the turn."""
+BESIDE = {
+    "preflight", "split", "next_round", "collect_feedback", "collect_trials", "page", "summary",
+}  # fmt: skip
+"""Components that are no stage: what a run on a cluster has around and between them."""
+JOINS = {
+    ("collect_feedback", "feedback"): "parts",
+    ("collect_trials", "trials"): "trial_parts",
+    ("collect_trials", "agreement"): "agreement_parts",
+    ("collect_trials", "probe"): "probe_parts",
+}
+"""Of the components that join shards: each output with the input that it is made of."""
 
 
 @pytest.mark.parametrize("stage", STAGES)
@@ -139,12 +163,15 @@ def test_components_has_its_component(stage: str) -> None:
     assert made is not None, f"{place} has no component called {name}"
     spec = made.component_spec
     ports = given(stage, lines.paths()[stage])
-    for direction, found, extra in (
-        ("in", spec.inputs, {"config"} | MORE.get(name, set())),
-        ("out", spec.outputs, SAYS.get(name, set())),
+    # pin reads its settings from params.yaml, since a run may change its budget.
+    settings = set() if stage == "pin" else {"config"}
+    told = TOLD.get(name, {"turn"})
+    for direction, found, extra, more in (
+        ("in", spec.inputs, settings | MORE.get(name, set()), told),
+        ("out", spec.outputs, SAYS.get(name, set()), set()),
     ):
         artifacts = {port for port, kind in (found or {}).items() if "system." in str(kind.type)}
-        wanted = {port.name for port in ports if port.direction == direction}
+        wanted = {port.name for port in ports if port.direction == direction} | more
         assert artifacts == wanted, (
             f"{place}: {direction}: artifacts must be exactly the ports that dvc.yaml gives"
         )
@@ -156,6 +183,11 @@ def test_components_has_its_component(stage: str) -> None:
     assert "pip install" not in " ".join(map(str, container.command)), (
         f"{place}: it installs something when it starts"
     )
+
+
+def test_components_has_nothing_else() -> None:
+    known = {path.stem for path in (ROOT / "components").glob("*.py")} - {"__init__"}
+    assert known == {module_of(stage) for stage in STAGES} | BESIDE
 
 
 def test_the_pipeline_has_the_edges_of_dvc_yaml_and_turn() -> None:
@@ -173,7 +205,10 @@ def test_the_pipeline_runs_every_stage_with_its_settings() -> None:
         "every stage once, and register in both branches of the gate"
     )
     for task in pipeline():
-        assert task["config"] == section(params, task["stage"]), (
+        if task["stage"] == "pin":
+            assert task["config"] is None
+            continue
+        assert json.loads(task["config"]) == section(params, task["stage"]), (
             f"pipelines/flywheel.py: {task['stage']} has another stage's settings"
         )
 
@@ -188,11 +223,16 @@ def test_the_pipeline_has_no_order_but_its_edges() -> None:
 
 def test_the_gate_is_a_condition_on_compare() -> None:
     conditions = sorted(task["condition"] for task in pipeline() if task["stage"] == "register")
-    assert [condition.count("compare-passed") for condition in conditions] == [1, 1]
+    assert [condition.count("compare-Output") for condition in conditions] == [1, 1]
     assert sum("!(" in condition for condition in conditions) == 1, (
         "one branch is the other's opposite"
     )
-    assert not any(task["condition"] for task in pipeline() if task["stage"] != "register")
+    for task in pipeline():
+        assert task["condition"].count("preflight-Output") == 1, (
+            "all stages wait for the pre-flight"
+        )
+        if task["stage"] != "register":
+            assert "compare" not in task["condition"]
 
 
 @pytest.mark.parametrize("kind", ["queries", "corpus", "feedback", "pairs"])
@@ -257,13 +297,14 @@ def pipeline() -> list[dict[str, Any]]:
 def compiled() -> dict[str, Any]:
     import tempfile
 
+    from cowest.profiles import Profile
     from cowest_pipelines.flywheel import (
         flywheel,  # here, so that a component that is missing is said above
     )
 
     with tempfile.TemporaryDirectory() as folder:
         out = Path(folder) / "flywheel.yaml"
-        compiler.Compiler().compile(flywheel(ROOT / "params.yaml"), str(out))
+        compiler.Compiler().compile(flywheel(ROOT / "params.yaml", Profile()), str(out))
         spec: dict[str, Any] = next(yaml.safe_load_all(out.read_text()))
     return spec
 
@@ -297,14 +338,20 @@ def walk(
         elif (stage := stage_of(spec, task)) is not None:
             values = {
                 key: item["runtimeValue"]["constant"]
-                for key, item in inputs["parameters"].items()
+                for key, item in inputs.get("parameters", {}).items()
                 if "runtimeValue" in item
             }
+            # Every step is told the turn; as an edge of the line it counts where it is a port.
+            told = set() if "turn" in {port.name for port in lines.ports(stage)} else {"turn"}
             found.append(
                 {
                     "stage": stage,
-                    "edges": {(*end, stage, port) for port, end in sources.items() if end},
-                    "config": values["config"],
+                    "edges": {
+                        (*end, stage, port)
+                        for port, end in sources.items()
+                        if end and port not in told
+                    },
+                    "config": values.get("config"),
                     "after": set(task.get("dependentTasks", [])),
                     "from": {
                         item["taskOutputArtifact"]["producerTask"]
@@ -326,16 +373,35 @@ def source(
     if "componentInputArtifact" in item:
         return given.get(item["componentInputArtifact"])
     made = item["taskOutputArtifact"]
-    stage = stage_of(spec, tasks[made["producerTask"]])
-    return (stage, made["outputArtifactKey"]) if stage else None
+    task, key = tasks[made["producerTask"]], made["outputArtifactKey"]
+    inner = spec["components"][task["componentRef"]["name"]]
+    if "dag" in inner:
+        # A loop over shards: its output is that of a task within.
+        (chosen,) = inner["dag"]["outputs"]["artifacts"][key]["artifactSelectors"]
+        within = inner["dag"]["tasks"][chosen["producerSubtask"]]
+        stage = stage_of(spec, within)
+        return (stage, chosen["outputArtifactKey"]) if stage else None
+    part = JOINS.get((function_of(spec, task), key))
+    if part is not None:
+        return source(spec, tasks, task["inputs"]["artifacts"][part], given)
+    stage = stage_of(spec, task)
+    return (stage, key) if stage else None
 
 
 def stage_of(spec: dict[str, Any], task: dict[str, Any]) -> str | None:
     """By the component's function and, where one stands in two places, by the task's name."""
+    function = function_of(spec, task)
+    if function is None:
+        return None
+    shown = task["taskInfo"]["name"]
+    return shown if shown in STAGES else function if function in STAGES else None
+
+
+def function_of(spec: dict[str, Any], task: dict[str, Any]) -> str | None:
+    """The function of a task's component; None for KFP's own."""
     executor = spec["components"][task["componentRef"]["name"]].get("executorLabel", "")
     container = spec["deploymentSpec"]["executors"].get(executor, {}).get("container")
     if container is None:
         return None
-    function = container["args"][container["args"].index("--function_to_execute") + 1]
-    shown = task["taskInfo"]["name"]
-    return shown if shown in STAGES else function if function in STAGES else None
+    function: str = container["args"][container["args"].index("--function_to_execute") + 1]
+    return function

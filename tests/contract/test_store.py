@@ -82,7 +82,7 @@ def child(place: str, code: str, *words: str) -> "subprocess.Popen[str]":
 
 def said(processes: "Iterable[subprocess.Popen[str]]") -> list[Any]:
     """What processes that end well print, as JSON."""
-    found = [(process.communicate(timeout=120)[0], process.returncode) for process in processes]
+    found = [(process.communicate(timeout=300)[0], process.returncode) for process in processes]
     assert [code for _, code in found] == [0] * len(found)
     return [json.loads(text) for text, _ in found]
 

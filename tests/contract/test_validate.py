@@ -980,3 +980,30 @@ def test_the_page_calls_nobody_and_neither_does_the_engine(tmp_path: Path) -> No
     page = (tmp_path / "page.html").read_text()
     assert "default-src 'none'" in page
     assert not re.search(r"<script|<img|<link|@import|url\(|src=|https?://", page)
+
+
+def test_the_engine_loads_nothing_that_is_not_used_and_hides_it_from_nobody(
+    tmp_path: Path,
+) -> None:
+    """In a process of its own, as a stage is one."""
+    code = (
+        "import sys\n"
+        "import pandas\n"
+        "from cowest.expectations import engine\n"
+        "from cowest.expectations.rules import Rule\n"
+        "rules = [Rule('low', 'a is 2', 'mend', 'aside', 'a', low=2)]\n"
+        "found = engine.judge(pandas.DataFrame({'a': [1, 2]}), rules)\n"
+        "assert found[0].rows == (0,), found\n"
+        "loaded = {*engine.LATER, *engine.ABSENT} & set(sys.modules)\n"
+        "assert not loaded, loaded\n"
+        "import altair, boto3, scipy.stats\n"
+        "altair.Chart, boto3.client, scipy.stats.entropy\n"
+        "from great_expectations.expectations.core import (\n"
+        "    expect_column_kl_divergence_to_be_less_than as other,\n"
+        ")\n"
+        "assert other.alt.Chart is altair.Chart and other.stats.entropy is scipy.stats.entropy\n"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stderr

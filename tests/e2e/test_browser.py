@@ -2,49 +2,21 @@
 nothing.
 """
 
-import os
-import shutil
 import subprocess
 from pathlib import Path
 
 import pytest
 
 from cowest import report
+from tests.browser import FLAGS, addresses, binary
 from tests.unit.test_report import NASTY, a_turn
 
-BROWSER = next(
-    (
-        found
-        for name in ("chromium", "chromium-browser", "google-chrome")
-        if (found := shutil.which(name))
-    ),
-    None,
-)
-FLAGS = [
-    "--headless",
-    "--no-sandbox",
-    "--disable-gpu",
-    "--disable-quic",
-    "--no-first-run",
-    "--disable-background-networking",
-    "--disable-component-update",
-    "--disable-sync",
-    "--enable-logging=stderr",
-    "--v=0",
-    "--window-size=1200,3000",
-]
-
-ITS_OWN = ("clients2.google.com", "update.googleapis.com", "accounts.google.com")
-"""What the browser asks for by itself, on whatever page."""
+TALKING = ["--enable-logging=stderr", "--v=0", "--window-size=1200,3000"]
 
 
 @pytest.fixture
 def browser() -> str:
-    if BROWSER is None and os.environ.get("CI"):
-        pytest.fail("no Chromium: .ci/run installs it, so that CI never passes without this test")
-    if BROWSER is None:
-        pytest.skip("no Chromium here: apt-get install chromium")
-    return BROWSER
+    return binary()
 
 
 def test_the_page_draws_and_runs_nothing(browser: str, tmp_path: Path) -> None:
@@ -53,6 +25,7 @@ def test_the_page_draws_and_runs_nothing(browser: str, tmp_path: Path) -> None:
     command = [
         browser,
         *FLAGS,
+        *TALKING,
         f"--user-data-dir={tmp_path / 'profile'}",
         f"--log-net-log={log}",
         f"--screenshot={tmp_path / 'page.png'}",
@@ -68,11 +41,13 @@ def test_the_page_draws_and_runs_nothing(browser: str, tmp_path: Path) -> None:
     assert (tmp_path / "page.png").stat().st_size > 50_000, (
         "the picture of the page is all but empty"
     )
-    assert "http://" not in (asked := _asked(log)) and "https://" not in asked, asked
+    asked = addresses(log)
+    assert not [one for one in asked if one.startswith(("http://", "https://"))], asked
     title = subprocess.run(
         [
             browser,
             *FLAGS,
+            *TALKING,
             f"--user-data-dir={tmp_path / 'profile'}",
             "--dump-dom",
             (tmp_path / "index.html").as_uri(),
@@ -83,13 +58,3 @@ def test_the_page_draws_and_runs_nothing(browser: str, tmp_path: Path) -> None:
         check=True,
     ).stdout
     assert "<title>owned" not in title and "<h1" in title
-
-
-def _asked(log: Path) -> str:
-    """The addresses that the page asked for, of what the browser's network log holds."""
-    import re
-
-    found = set(re.findall(r'"url":"([^"]+)"', log.read_text(errors="replace")))
-    return " ".join(
-        sorted(address for address in found if not any(f"//{host}/" in address for host in ITS_OWN))
-    )

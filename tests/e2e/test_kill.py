@@ -79,7 +79,7 @@ def start(
 
 def finish(process: subprocess.Popen[str]) -> str:
     """What a stage that ends well says."""
-    said = process.communicate(timeout=120)[1]
+    said = process.communicate(timeout=300)[1]
     assert process.returncode == 0, said
     return said
 
@@ -201,7 +201,7 @@ def test_at_the_limit_a_stage_stops_and_goes_on_when_the_budget_is_raised(
         calls = CallStore(folder / "paid.sqlite")
         open_turn(calls, "t", Budget(usd=0.005))
         stopped = start(folder, "paid.jsonl", "paid.sqlite", drafts=drafts)
-        said = stopped.communicate(timeout=60)[1]
+        said = stopped.communicate(timeout=300)[1]
         assert stopped.returncode == 1 and "the turn's budget is reached" in said.splitlines()[-1]
         assert not (folder / "paid.jsonl").exists() and len(list(folder.glob(".paid*"))) == 0
         bought = server.calls
@@ -257,7 +257,7 @@ def test_a_full_disk_stops_a_stage_with_a_word_and_costs_no_answer(
     with chat_server() as server:
         settings(folder, server)
         full = start(folder, "cut.jsonl", "cut.sqlite", limit=300_000, drafts=drafts)
-        said = full.communicate(timeout=60)[1]
+        said = full.communicate(timeout=300)[1]
         assert full.returncode == 1
         assert (
             "cowest: the call store" in said.splitlines()[-1]

@@ -18,12 +18,14 @@ from typing import Any
 
 import pytest
 import yaml
+from starlette.testclient import TestClient
 
 from cowest import cli, config, io, stages
 from cowest.errors import CallError
-from cowest.online.desk import Desk
+from cowest.online.app import make_app
+from cowest.online.ask_api import Answer
 from cowest.online.live import ServeConfig
-from cowest.records import Message, Refinement, Trial
+from cowest.records import Refinement, Trial
 from tests import lines, stores, tiny
 from tests.servers import ChatServer, Fate, chat_server, completion
 
@@ -250,24 +252,20 @@ def test_an_endpoint_that_refuses_the_key_is_not_quoted(
 
 def test_the_service_masks_as_the_stages_do(turned: Turned) -> None:
     with tiny.standing_in(turned.folder):
-        desk = Desk(
-            config.parse(
-                ServeConfig, config.section(config.load(Path("params.yaml")), "serve"), "serve"
-            )
-        )
-        try:
+        serve = config.section(config.load(Path("params.yaml")), "serve")
+        app = make_app(lambda: config.parse(ServeConfig, serve, "serve"))
+        with TestClient(app) as client:
             for _ in range(1200):
-                if (live := desk.live()) is not None:
+                if (reason := app.state.service.desk.reason()) is None:
                     break
                 time.sleep(0.1)
-            assert live is not None, desk.reason()
+            assert reason is None
             asked = len(turned.server.bodies)
-            answer = live.answer(
-                (Message(role="user", content=f"Is {PLANTED['card']} of {PLANTED['term']}?"),)
-            )
-        finally:
-            desk.close()
-    assert planted_in(answer.answer) >= {"card", "term"} and CANARY not in answer.model_dump_json()
+            question = f"Is {PLANTED['card']} of {PLANTED['term']}?"
+            reply = client.post("/ask", json={"question": question})
+    assert reply.status_code == 200, reply.text
+    answer = Answer.model_validate(reply.json())
+    assert planted_in(answer.answer) >= {"card", "term"} and CANARY not in reply.text
     bodies = turned.server.bodies[asked:]
     assert bodies and "[CARD_1]" in json.dumps(bodies) and not planted_in(bodies)
 
@@ -281,7 +279,8 @@ def faces_of(secret: str) -> list[bytes]:
 def store_bytes(turned: Turned) -> bytes:
     """All that the call store holds."""
     if (turned.folder / ".cowest" / "calls.sqlite").exists():
-        return b"".join(path.read_bytes() for path in (turned.folder / ".cowest").iterdir())
+        files = (turned.folder / ".cowest").glob("calls.sqlite*")
+        return b"".join(path.read_bytes() for path in files)
     from psycopg import connect
 
     with connect(os.environ["COWEST_STORE"]) as db:

@@ -2,26 +2,36 @@
 does, or says why not.
 """
 
+import asyncio
+import contextlib
 import json
 import shutil
 import socket
 import subprocess
 import sys
+import threading
 import time
 import urllib.error
 import urllib.request
 from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
+import httpx
+import hypothesis
+import openai
 import pytest
+import schemathesis
+import yaml
 
 from cowest import io
 from cowest.config import load, parse, section
 from cowest.online.desk import Desk
-from cowest.online.live import ServeConfig
+from cowest.online.keys import digest_of, new_key
+from cowest.online.live import ServeConfig, open_live
 from cowest.records import Trial
-from tests import lines, tiny
+from tests import breaking, lines, tiny
 from tests.registries import empty_registry
 
 
@@ -114,22 +124,67 @@ def test_before_the_models_have_answered_it_is_alive_and_not_ready(
     assert (status, json.loads(said)) == (503, {"error": "the model is being loaded"})
 
 
-def test_it_answers_as_the_pipeline_did(server: Server) -> None:
-    trials = [
-        row
-        for row in io.read(tiny.turned() / "data" / "trials.jsonl", Trial)
-        if row.system == "after"
-    ]
+def judged() -> list[Trial]:
+    """The held-out rows of the version that is served."""
+    rows = io.read(tiny.turned() / "data" / "trials.jsonl", Trial)
+    trials = [row for row in rows if row.system == "after"]
     assert len({row.draft for row in trials}) > len(trials) / 2, (
         "drafts that are all alike would show nothing"
     )
-    for row in trials:
+    return trials
+
+
+def test_it_answers_as_the_pipeline_did(server: Server) -> None:
+    for row in judged():
         status, said = server.get("/ask", {"question": row.prompt[-1].content})
         assert status == 200, said
         answer = json.loads(said)
         given = (answer["draft"], answer["answer"], answer["policy"], answer["strong"])
         assert given == (row.draft, row.refinement, row.policy, row.strong)
         assert answer["version"] == 1
+
+
+def test_it_answers_so_among_sixteen_whole_and_streamed(server: Server) -> None:
+    trials = (judged() * 16)[:16]
+
+    def ask(number: int) -> tuple[str | None, str | None]:
+        said: Any = [{"role": "user", "content": trials[number].prompt[-1].content}]
+        base = f"http://127.0.0.1:{server.port}/v1"
+        with openai.OpenAI(base_url=base, api_key="none", max_retries=0) as client:
+            if number % 2:
+                whole = client.chat.completions.create(model="cowest", messages=said)
+                text = whole.choices[0].message.content
+                return whole.cowest["draft"], text  # type: ignore[attr-defined]
+            chunks = list(
+                client.chat.completions.create(model="cowest", messages=said, stream=True)
+            )
+        text = "".join(one.choices[0].delta.content or "" for one in chunks)
+        return chunks[-1].cowest["draft"], text  # type: ignore[attr-defined]
+
+    with ThreadPoolExecutor(16) as pool:
+        answers = list(pool.map(ask, range(16)))
+    assert answers == [(row.draft, row.refinement) for row in trials]
+
+
+def test_what_bentoml_has_goes_on_working(server: Server) -> None:
+    for path in ("/livez", "/readyz", "/healthz", "/metrics", "/docs.json", "/schema.json"):
+        assert server.get(path)[0] == 200, path
+    assert "cowest_ready 1.0" in server.get("/metrics")[1]
+    assert server.get("/v1/none", {})[0] == server.get("/none", {})[0] == 404
+    document = schemathesis.openapi.from_dict(json.loads(server.get("/docs.json")[1]))
+    document.config.update(base_url=f"http://127.0.0.1:{server.port}")
+    labels = []
+    for found in document.get_all_operations():
+        operation = found.ok()
+        labels.append(operation.label)
+
+        @hypothesis.settings(max_examples=25, deadline=None, database=None)
+        @hypothesis.given(operation.as_strategy())
+        def send(case: schemathesis.Case) -> None:
+            assert case.call().status_code < 500
+
+        send()
+    assert "GET /readyz" in labels
 
 
 def test_messages_are_the_same_question(server: Server) -> None:
@@ -172,6 +227,61 @@ def test_a_model_that_fails_is_said_and_the_next_question_is_answered(server: Se
     assert server.get("/readyz")[0] == 200
 
 
+def test_a_thread_that_broke_off_is_not_ready_and_is_opened_again(tmp_path: Path) -> None:
+    project = shutil.copytree(tiny.turned(), tmp_path / "project")
+    around = {**tiny.surroundings(), "PYTHONPATH": str(lines.ROOT)}
+    server = Server(project, tmp_path, around=around, words=("tests.breaking", "serve"))
+
+    def degraded(question: str) -> str | None:
+        asked = {"model": "cowest", "messages": [{"role": "user", "content": question}]}
+        status, said = server.get("/v1/chat/completions", asked)
+        assert status == 200, said
+        found: str | None = json.loads(said)["cowest"]["degraded"]
+        return found
+
+    try:
+        server.wait("/readyz", 300)
+        assert degraded("In what country is the Velvet lamp made?") is None
+        assert degraded(breaking.ASKED) == "strong_alone"
+        status, said = server.get("/readyz")
+        assert status == 503 and "broke off (ZeroDivisionError)" in said
+        assert server.get("/livez")[0] == 200
+        assert "cowest_ready 0.0" in server.get("/metrics")[1]
+        assert degraded("In what country is the Velvet lamp made?") == "strong_alone"
+        (project / breaking.GO_ON).touch()
+        server.wait("/readyz", 300)
+        assert degraded("In what country is the Velvet lamp made?") is None
+        assert breaking.ASKED not in server.log.read_text()
+    finally:
+        server.stop()
+
+
+def test_connections_beyond_the_setting_are_refused(tmp_path: Path) -> None:
+    """By a service that has no champion yet, and so loads nothing meanwhile."""
+    project = shutil.copytree(tiny.project(), tmp_path / "project")
+    params = load(project / "params.yaml")
+    params["serve"]["connections"] = 20
+    (project / "params.yaml").write_text(yaml.safe_dump(params))
+    server = Server(project, tmp_path)
+
+    def asked_beside(connections: int) -> tuple[int, str]:
+        with contextlib.ExitStack() as stack:
+            for _ in range(connections):
+                stack.enter_context(socket.create_connection(("127.0.0.1", server.port)))
+            return server.get("/v1/models")
+
+    try:
+        server.wait("/livez")
+        # Those that ask nothing are closed after a while, which a slow machine may take.
+        ends = time.monotonic() + 120
+        while "too_many_connections" not in asked_beside(30)[1]:
+            assert time.monotonic() < ends
+        asked_beside(500)
+        server.wait("/livez")
+    finally:
+        server.stop()
+
+
 def test_a_project_that_was_moved_is_served_from_anywhere(tmp_path: Path) -> None:
     moved = shutil.copytree(tiny.turned(), tmp_path / "moved here")
     (tmp_path / "elsewhere").mkdir()
@@ -183,49 +293,117 @@ def test_a_project_that_was_moved_is_served_from_anywhere(tmp_path: Path) -> Non
         server.wait("/readyz")
         status, said = server.get("/ask", {"question": "In what country is the Velvet lamp made?"})
         assert (status, json.loads(said)["version"]) == (200, 1)
+        # BentoML's parent process is killed, and the one that answers must not live on alone.
+        server.process.kill()
+        ends = time.monotonic() + 60
+        while server.get("/livez")[0] == 200:
+            assert time.monotonic() < ends
+            time.sleep(0.05)
     finally:
         server.stop()
 
 
+def keyed(folder: Path) -> tuple[Path, str]:
+    """A project whose service needs a key, and the key."""
+    project, key = shutil.copytree(tiny.turned(), folder), new_key()
+    params = load(project / "params.yaml")
+    made = {"name": "alice", "sha256": digest_of(key), "rate": None}
+    params["serve"] |= {"keys": [made], "drain": 1.5}
+    (project / "params.yaml").write_text(yaml.safe_dump(params))
+    return project, key
+
+
+def test_at_its_end_it_says_so_first_and_no_request_is_lost(tmp_path: Path) -> None:
+    """Load goes on all the time, on new connections and on one that is kept open."""
+    project, key = keyed(tmp_path / "project")
+    server = Server(project, tmp_path)
+    header, stop = {"authorization": f"Bearer {key}"}, threading.Event()
+    asked = {"model": "cowest", "messages": [{"role": "user", "content": "Where?"}]}
+    seen: list[str] = []
+
+    def load_it(kept: bool) -> None:
+        url = f"http://127.0.0.1:{server.port}/v1/chat/completions"
+        while not stop.is_set():
+            with httpx.Client(timeout=30, headers=header) as client:
+                for number in range(10 if kept else 1):
+                    try:
+                        body = {**asked, "stream": number % 2 == 0}
+                        said = client.post(url, json=body)
+                    except (httpx.ConnectError, httpx.RemoteProtocolError) as error:
+                        seen.append(type(error).__name__)
+                        return
+                    whole = "[DONE]" in said.text or '"choices"' in said.text
+                    seen.append("whole" if said.status_code == 200 and whole else said.text)
+
+    threads = [threading.Thread(target=load_it, args=(kept,)) for kept in (True, False)]
+    try:
+        server.wait("/readyz")
+        assert [server.get(path)[0] for path in ("/", "/docs.json", "/metrics")] == [401] * 3
+        for thread in threads:
+            thread.start()
+        while len(seen) < 10:
+            time.sleep(0.01)
+        server.process.terminate()
+        while server.get("/readyz")[0] == 200:
+            time.sleep(0.01)
+        assert server.get("/readyz") == (503, "the service is ending")
+        before = len(seen)
+        assert server.process.wait(timeout=60) == 0
+    finally:
+        stop.set()
+        server.process.kill()
+        for thread in threads:
+            thread.join()
+    answered = [one for one in seen if one == "whole"]
+    assert len(answered) > before, "it answers while it says that it ends"
+    # A new connection is refused, or was not accepted yet when the socket closed.
+    assert set(seen) - {"whole"} <= {"ConnectError", "RemoteProtocolError"}
+    lines_of_log = [json.loads(line) for line in server.log.read_text().splitlines()]
+    counted = [line for line in lines_of_log if line.get("route") == "/v1/chat/completions"]
+    assert len(counted) == len(answered), "each that was admitted was answered"
+    assert {line["key"] for line in counted} == {"alice"} and key not in server.log.read_text()
+
+
 def test_without_a_champion_it_says_so(tmp_path: Path) -> None:
     config = parse(ServeConfig, section(load(tiny.project() / "params.yaml"), "serve"), "serve")
-    desk = Desk(config.model_copy(update={"registry": empty_registry(tmp_path)}))
-    ends = time.monotonic() + 60
-    while "being loaded" in desk.reason() and time.monotonic() < ends:
-        time.sleep(0.05)
-    assert "no version is champion yet" in desk.reason()
-    assert desk.live() is None
-    desk.close()
+
+    async def reason() -> str | None:
+        desk = Desk(config.model_copy(update={"registry": empty_registry(tmp_path)}))
+        async with asyncio.timeout(60):
+            while "being loaded" in (desk.reason() or ""):
+                await asyncio.sleep(0.05)
+        found = desk.reason()
+        await desk.close()
+        return found
+
+    assert "no version is champion yet" in (asyncio.run(reason()) or "")
 
 
-def test_a_bento_holds_the_code_and_nothing_else(tmp_path: Path) -> None:
+def test_a_bento_of_a_project_holds_what_answers_and_nothing_else(tmp_path: Path) -> None:
+    """Of a project that lies anywhere, with no repository beside it."""
     environment = tiny.surroundings(BENTOML_HOME=str(tmp_path / "home"))
-    command = [
-        sys.executable,
-        "-m",
-        "bentoml",
-        "build",
-        "-f",
-        "serving/bentofile.yaml",
-        "--output",
-        "tag",
-    ]
+    project, _ = keyed(tmp_path / "project")
+    command = [sys.executable, "-m", "cowest_serving", "bento", "--bake"]
     done = subprocess.run(
-        command,
-        cwd=lines.ROOT,
-        env=environment,
-        capture_output=True,
-        text=True,
-        timeout=120,
-        check=False,
+        command, cwd=project, env=environment, capture_output=True, text=True, check=False
     )
-    assert done.returncode == 0, done.stdout + done.stderr
-    (service,) = (tmp_path / "home" / "bentos").glob("*/*/src/serving/service.py")
-    source = service.parent.parent
-    held = {path.relative_to(source).parts[0] for path in source.rglob("*") if path.is_file()}
-    assert held == {"serving", "src", "params.yaml", "bentofile.yaml"}
-    assert (source / "src" / "cowest" / "report" / "contract.html.jinja").exists()
-    assert not list(source.rglob("*.pyc"))
+    assert done.returncode == 0, done.stderr
+    assert "note:" not in done.stderr
+    (bento,) = (tmp_path / "home" / "bentos" / "cowest").glob("*/")
+    assert done.stdout == f"cowest:{bento.name}\n"
+    held = {path.name for path in (bento / "src").iterdir()}
+    assert held == {"params.yaml", "models", "version", "bentofile.yaml"}
+    assert [path.suffix for path in (bento / "env" / "python" / "wheels").iterdir()] == [".whl"]
+    assert "cowest_serving" in (bento / "env" / "docker" / "Dockerfile").read_text()
+    # It answers by its own settings, where nothing else of the project is.
+    given = load(bento / "src" / "params.yaml")
+    assert list(given) == ["serve"] and str(project) not in json.dumps(given)
+    config = parse(ServeConfig, given["serve"], "serve")
+    with contextlib.chdir(bento / "src"), open_live(config) as live:
+        row = judged()[0]
+        answer = live.answer(row.prompt)
+    assert (answer.draft, answer.answer, answer.policy) == (row.draft, row.refinement, row.policy)
+    assert live.number == 1
 
 
 def test_a_bento_installs_what_is_installed_here() -> None:

@@ -23,6 +23,7 @@ PACKAGES = {
     "cowest": "src/cowest",
     "cowest_components": "components",
     "cowest_pipelines": "pipelines",
+    "cowest_profiles": "infra/profiles",
     "cowest_serving": "serving",
 }
 """The folders of the repository that travel in the wheel, by package."""
@@ -95,9 +96,14 @@ def test_a_project_needs_no_copy_of_the_repository(installed: Path, tmp_path: Pa
     assert "version 1 was promoted" in run(project, around, cowest, "turn")
 
     compiling = [python, "-m", "cowest_pipelines", "compile", "--out", "flywheel.yaml"]
-    assert "the turn on image" in run(project, around, *compiling)
+    image = {"COWEST_IMAGE": "registry.example/cowest-cpu:0123abc"}
+    said = run(project, {**around, **image}, *compiling, "--profile", "cpu")
+    assert "the turn in 4 shards, on image registry.example/cowest-cpu:0123abc" in said
     pipeline = yaml.safe_load((project / "flywheel.yaml").read_text().split("\n---\n")[0])
-    tasks = {task["taskInfo"]["name"] for task in pipeline["root"]["dag"]["tasks"].values()}
+    tasks = set()
+    for component in pipeline["components"].values():
+        for task in component.get("dag", {"tasks": {}})["tasks"].values():
+            tasks.add(task["taskInfo"]["name"])
     assert set(STAGES) - {"register"} <= tasks
 
     server = Server(project, tmp_path, python, around)

@@ -132,7 +132,7 @@ BAD: list[tuple[str, str, Make, dict[str, Any], str]] = [
         "t.jsonl",
         holding(GOOD + b'{"q": "Who?"}\n'),
         PLAIN,
-        r"t.jsonl:2: there is no column 'a'.*columns are q",
+        r"t.jsonl:2: there is no column 'a'\. The columns are q",
     ),
     (
         "a renamed column",

@@ -2,15 +2,18 @@
 never become scores.
 """
 
+import asyncio
+import time
 from collections.abc import Iterable, Iterator
 
 import pytest
 
 from cowest import collaboration
 from cowest.config import Sampling
+from cowest.errors import ThoughtShownError
 from cowest.models.scripted import ScriptedConfig, ScriptRule
 from cowest.prompts import Prompts, Template
-from cowest.protocols import BLOCK, Completion, Request, Score
+from cowest.protocols import BLOCK, Completion, Request, Score, Served
 from cowest.records import Draft, Feedback, Query, Refinement, grown
 from cowest.scorers.contains import ContainsConfig as Contains
 from tests.factories import make_query
@@ -198,3 +201,39 @@ def test_answers_find_their_questions_however_far_a_model_reads_ahead() -> None:
 def test_a_draft_that_is_null_needs_a_reason() -> None:
     with pytest.raises(ValueError, match="needs its reason"):
         Draft(**make_query().model_dump(), sample=0, draft=None, policy="p")
+
+
+async def streamed(script: ScriptedConfig, request: Request) -> list[str | Completion]:
+    async with script.open_async() as model:
+        served = Served("1", until=time.monotonic() + 10)
+        pieces = [piece async for piece in collaboration.stream_answer(model, request, served)]
+        assert pieces[-1] == await collaboration.whole_answer(model, request, served)
+    return pieces
+
+
+@pytest.mark.parametrize(
+    "reply",
+    [
+        "made in Oslo",
+        "<think> Bern ? No. </think> made in Oslo",
+        "made <think> where ? </think> in Oslo",
+        "<|channel|>analysis<|message|>Bern?<|end|> <|channel|>final<|message|>made in Oslo",
+        "<think> Bern ?",
+    ],
+)
+def test_an_answer_in_pieces_is_the_answer(reply: str) -> None:
+    script = ScriptedConfig(rules=(say("", reply),))
+    prompt = make_query().prompt
+    request = collaboration.ask_draft(prompt, PROMPTS, GREEDY)
+    *texts, last = asyncio.run(streamed(script, request))
+    with script.open() as model:
+        whole, _ = collaboration.answer(prompt, model, model, PROMPTS, GREEDY, GREEDY)
+    assert last == whole
+    assert "".join(map(str, texts)) == (whole.text or "")
+
+
+def test_a_thought_that_was_shown_ends_the_stream() -> None:
+    script = ScriptedConfig(rules=(say("", "Bern ? No. </think> Oslo"),))
+    request = collaboration.ask_solo(make_query().prompt, PROMPTS, GREEDY)
+    with pytest.raises(ThoughtShownError):
+        asyncio.run(streamed(script, request))

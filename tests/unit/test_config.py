@@ -21,6 +21,7 @@ from cowest.records import Message
 from cowest.scorers.judge import JudgeConfig
 from cowest.stages.draft import DraftConfig
 from cowest.stages.refine import RefineConfig
+from cowest.training import Optimiser
 
 TEXT = st.text(st.characters(codec="utf-8"))
 TEXTS = st.lists(TEXT, max_size=4)
@@ -48,7 +49,8 @@ REFINE = {"strong": {"provider": "hf", "model": "m"}, "prompts": "handbook"}
         ({"sampling": {"max_tokens": "many"}}, "sampling.max_tokens: "),
         ({"sampling": {"temperature": float("nan")}}, "sampling.temperature: "),
         ({"sampling": {"temperature": 1, "n": 2}}, "n must be 1"),
-        ({"strong": {"provider": "oracle"}}, "strong: "),
+        ({"strong": {"provider": "oracle"}}, "strong: provider 'oracle' is none of 'hf', "),
+        ({"strong": {"model": "m"}}, "strong: 'provider' is missing"),
         ({"prompts": "novel"}, "'novel' is no domain"),
         ({"prompts": {"refine": {"user": "{query}"}, "solo": {}}}, "no {draft}"),
     ],
@@ -57,6 +59,33 @@ def test_a_wrong_setting_is_named_by_its_path(change: dict[str, object], said: s
     with pytest.raises(ConfigError) as error:
         config.parse(RefineConfig, {**REFINE, **change}, "params.yaml: refine")
     assert said in str(error.value) and "params.yaml: refine" in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("kind", "values", "said"),
+    [
+        (RefineConfig, {**REFINE, "sampling": {"max_token": 9}}, "did you mean max_tokens?"),
+        (RefineConfig, {**REFINE, "samplng": {}}, "did you mean sampling?"),
+        (Optimiser, {"epoch": 2, "learning_rate": 0.1}, "did you mean epochs?"),
+        (
+            RefineConfig,
+            {**REFINE, "strong": {"provider": "hf", "model": "m", "dtyp": "float32"}},
+            "strong.hf.dtyp: unknown setting or field (did you mean dtype?)",
+        ),
+    ],
+)
+def test_a_mistyped_setting_names_the_nearest_one(
+    kind: type[config.Config], values: dict[str, object], said: str
+) -> None:
+    with pytest.raises(ConfigError) as caught:
+        config.parse(kind, values, "params.yaml: refine")
+    assert said in str(caught.value)
+
+
+def test_a_setting_that_is_like_none_gets_no_guess() -> None:
+    with pytest.raises(ConfigError) as caught:
+        config.parse(RefineConfig, {**REFINE, "zzz": 1}, "params.yaml: refine")
+    assert str(caught.value) == "params.yaml: refine: zzz: unknown setting or field"
 
 
 def test_several_greedy_samples_are_refused() -> None:
@@ -170,6 +199,15 @@ def test_settings_without_a_seed_keep_their_digests() -> None:
     assert config.digest(refine.sampling) == OLD_KEYS[0][-1]
 
 
+def test_training_without_settings_of_memory_keeps_its_digest() -> None:
+    """A policy says by such a digest what it was trained with, and else would be trained again."""
+    training = Optimiser(learning_rate=0.1)
+    before = "8a757f93"
+    assert config.digest(training)[:8] == before
+    for setting in ({"gradient_accumulation": 2}, {"activation_checkpointing": True}):
+        assert config.digest(training.model_copy(update=setting))[:8] != before
+
+
 @pytest.mark.parametrize("seed", [-1, 2**31, 0.5, "often"])
 def test_a_seed_is_a_count(seed: object) -> None:
     with pytest.raises(ConfigError, match="seed: "):
@@ -183,7 +221,13 @@ def test_aliases_of_an_anchor_are_read(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     ("text", "said"),
-    [("a: [", "is not YAML"), ("- a", "expected a mapping"), ("{}", "no section refine")],
+    [
+        ("a: [", "is not YAML"),
+        ("a: {b: 1}}", "params.yaml is not YAML: .* at line 1, column 10"),
+        ("- a", "expected a mapping"),
+        ("{}", "no section refine$"),
+        ("refien: {}", "no section refine: is 'refien' meant to be it"),
+    ],
 )
 def test_params_that_are_none_are_said(tmp_path: Path, text: str, said: str) -> None:
     path = tmp_path / "params.yaml"

@@ -129,3 +129,72 @@ def test_a_cache_that_somebody_else_laid_out_is_not_used(
     found = environment.cache()
     assert found != laid_out
     assert found.parent == tmp_path
+
+
+def groups(root: Path, listed: str, files: dict[str, str]) -> Path:
+    """A system with such control groups."""
+    for name, text in {"proc/self/cgroup": listed, **files}.items():
+        (root / name).parent.mkdir(parents=True, exist_ok=True)
+        (root / name).write_text(text)
+    return root
+
+
+SYSTEM = "sys/fs/cgroup"
+
+
+@pytest.mark.parametrize(
+    ("listed", "files", "expected"),
+    [
+        ("0::/", {f"{SYSTEM}/cpu.max": "200000 100000"}, 2),
+        ("0::/", {f"{SYSTEM}/cpu.max": "150000 100000"}, 2),
+        ("0::/", {f"{SYSTEM}/cpu.max": "10000 100000"}, 1),
+        ("0::/", {f"{SYSTEM}/cpu.max": "max 100000"}, None),
+        ("0::/", {f"{SYSTEM}/cpu.max": "6400000 100000"}, None),
+        # The group above is the narrower one, and a container does not see its own path.
+        (
+            "0::/pod/one",
+            {f"{SYSTEM}/pod/cpu.max": "300000 100000", f"{SYSTEM}/pod/one/cpu.max": "max 100000"},
+            3,
+        ),
+        ("0::/not/seen", {f"{SYSTEM}/cpu.max": "200000 100000"}, 2),
+        # The first version of control groups.
+        (
+            "4:memory:/pod\n1:cpu,cpuacct:/pod",
+            {
+                f"{SYSTEM}/cpu/pod/cpu.cfs_quota_us": "400000",
+                f"{SYSTEM}/cpu/pod/cpu.cfs_period_us": "100000",
+            },
+            4,
+        ),
+        (
+            "1:cpu:/",
+            {
+                f"{SYSTEM}/cpu/cpu.cfs_quota_us": "-1",
+                f"{SYSTEM}/cpu/cpu.cfs_period_us": "100000",
+            },
+            None,
+        ),
+        ("0::/", {}, None),
+    ],
+)
+def test_no_more_threads_than_a_container_may_use(
+    listed: str,
+    files: dict[str, str],
+    expected: int | None,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(os, "sched_getaffinity", lambda _: range(64))
+    assert environment.allowed_cores(groups(tmp_path, listed, files)) == expected
+
+
+def test_threads_that_were_set_stay(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(environment, "allowed_cores", lambda: 2)
+    # Set first, so that what `settle` sets is undone.
+    monkeypatch.setenv("OMP_NUM_THREADS", "9")
+    monkeypatch.delenv("OMP_NUM_THREADS")
+    environment.settle()
+    assert os.environ["OMP_NUM_THREADS"] == "2"
+    monkeypatch.setenv("OMP_NUM_THREADS", "5")
+    environment.settle()
+    assert os.environ["OMP_NUM_THREADS"] == "5"

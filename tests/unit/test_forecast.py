@@ -9,7 +9,7 @@ import pytest
 
 from cowest import config
 from cowest.domains import domain
-from cowest.forecast import forecast, table
+from cowest.forecast import forecast, repeated, table
 from cowest.ledger import store
 from cowest.ledger.claims import Budget
 from cowest.ledger.store import StoredAnswer
@@ -47,6 +47,15 @@ def test_counts_every_call_that_there_can_be(raw: Path) -> None:
     assert all(estimate.usd and estimate.tokens > 8 * estimate.calls for estimate in found.values())
 
 
+def test_queries_that_come_again_are_said(raw: Path) -> None:
+    assert repeated(params(), raw) == []
+    file = raw / "questions.jsonl"
+    lines = file.read_text(encoding="utf-8").splitlines(keepends=True)
+    file.write_text("".join([*lines, *lines[:3]]), encoding="utf-8")
+    (said,) = repeated(params(), raw)
+    assert said.startswith(f"note: 3 of {len(lines) + 3} queries were there before, word for word")
+
+
 def test_a_judge_is_a_line_of_its_own(raw: Path) -> None:
     judge = {"scorer": {"scorer": "judge", "model": {**STRONG, "model": "judge"}}}
     found = dict(forecast(params(score=judge, evaluate=judge), raw))
@@ -55,6 +64,24 @@ def test_a_judge_is_a_line_of_its_own(raw: Path) -> None:
         "solo, drafts and refinements"
     )
     assert found["score"].model.startswith("judge@")
+
+
+def test_an_endpoint_that_serves_the_challenger_is_asked_each_time(raw: Path) -> None:
+    """Also where the call store has the answers: it would answer for an earlier challenger."""
+    served = {"served": {**STRONG, "model": "served"}, "queries": 5}
+    given = params(evaluate={"agreement": served})
+    found = dict(forecast(given, raw))
+    assert list(found) == ["refine", "evaluate", "evaluate, served"]
+    cost = found["evaluate, served"]
+    assert (cost.calls, cost.stored, cost.paid) == (5, 0, True)
+    longest = max(len(query.prompt[-1].content.encode()) for query in queries(raw, "test"))
+    assert cost.tokens > 5 * longest
+    assert "5 calls to served@" in table(forecast(given, raw), Budget())
+    everything = len(queries(raw, "test"))
+    served["queries"] = 1000
+    assert dict(forecast(given, raw))["evaluate, served"].calls == everything
+    given["evaluate"]["policy"] = STRONG
+    assert "evaluate, served" not in dict(forecast(given, raw)), "no weights are held here"
 
 
 def test_what_the_store_has_is_counted_off(raw: Path) -> None:

@@ -165,6 +165,31 @@ def test_where_the_drafts_were_one_before_they_may_be_one_after(tmp_path: Path) 
     assert outcome(report(tmp_path, rows), DISTINCT).passed
 
 
+@pytest.mark.parametrize("metric", ["score", "accuracy"])
+@pytest.mark.parametrize("lost", [0, 1, 4])
+def test_where_hardly_anything_differs_nothing_is_surely_worse(
+    tmp_path: Path, metric: str, lost: int
+) -> None:
+    """So a guard is open, and a gate that asks for proof is closed."""
+    rows = []
+    for number in range(60):
+        for system in ("before", "champion", "after"):
+            score = float(system != "after" or number >= lost)
+            group = f"g{number // 3}"
+            # Each in a group of its own.
+            if number < lost:
+                group = f"lost {number}"
+            rows.append(make_trial(number, system, score=score, group=group, draft=f"{number}"))
+    for relation, passes in (("unless_worse_by", True), ("no_worse_by", False)):
+        gates = [{"over": "champion", "metric": metric, relation: 0.05}]
+        gate = report(tmp_path, rows, gates=gates).gates[0]
+        assert gate.passed is passes, gate.reason
+        assert gate.estimate is not None and gate.estimate.mean == pytest.approx(
+            -lost / 60, abs=1e-6
+        )
+    assert passes or "could be chance" in gate.reason
+
+
 RIGHT_TO_WRONG = "after over champion in right to wrong"
 
 

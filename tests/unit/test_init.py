@@ -150,11 +150,8 @@ def test_the_settings_are_whole(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
     scaffold(tmp_path, quiz(), "t.csv")
     monkeypatch.chdir(tmp_path / "made")
     settings, problems = preflight.stage_settings(Path("params.yaml"))
-    assert (
-        not problems
-        and not preflight.raw_data_problems(Path("params.yaml"))
-        and len(settings) == len(lines.STAGES)
-    )
+    assert not problems and not preflight.raw_data_problems(Path("params.yaml"))
+    assert len(settings) == len(lines.STAGES) + 1, "those of `serve` are among them"
     Prompts.model_validate(config.load(Path("params.yaml"))["models"]["prompts"])
 
 
@@ -188,6 +185,12 @@ def test_nothing_is_written_over(tmp_path: Path, capsys: pytest.CaptureFixture[s
         assert main(["init", str(sample), "--out", str(out)]) == 1
         assert f"{out / name} exists, and init writes over nothing" in capsys.readouterr().err
         assert [path.name for path in out.rglob("*") if path.is_file()] == [Path(name).name]
+    out = tmp_path / "two"
+    out.mkdir()
+    for name in ("params.yaml", "dvc.yaml"):
+        (out / name).write_text("mine")
+    assert main(["init", str(sample), "--out", str(out)]) == 1
+    assert "dvc.yaml exist, and init writes over nothing" in capsys.readouterr().err
     out = tmp_path / "repository"
     out.mkdir()
     (out / ".gitignore").write_text("mine")

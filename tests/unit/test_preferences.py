@@ -5,6 +5,7 @@ from pathlib import Path
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from pydantic import ValidationError
 
 from cowest import io
 from cowest.domains import domain
@@ -167,3 +168,49 @@ def test_a_query_gives_no_more_than_it_may_and_always_the_same() -> None:
 def test_the_prompt_is_what_the_policy_saw() -> None:
     (made,) = pairs(rows(1.0, 0.0), ALL, TEMPLATE)
     assert made.prompt[-1].content.startswith("Q: ")
+
+
+def test_kto_takes_each_draft_alone_and_leaves_out_what_says_nothing() -> None:
+    helped = rows(1.0, 0.0, 0.5, solo=0.5)
+    found = pairs(helped, PairRule(per_query=1), TEMPLATE, "kto")
+    assert {pair.chosen[0].content: pair.margin for pair in found if pair.chosen} == {
+        "draft 0": 0.5
+    }
+    assert {pair.rejected[0].content: pair.margin for pair in found if pair.rejected} == {
+        "draft 1": -0.5,
+        "draft 2": 0.0,
+    }
+    assert all(len(pair.chosen) + len(pair.rejected) == 1 for pair in found)
+    # Where the strong model is right alone no draft can help, and one that changes nothing is fine.
+    right_alone = pairs(rows(1.0, 0.0, solo=1.0), ALL, TEMPLATE, "kto")
+    assert [pair.rejected[0].content for pair in right_alone] == ["draft 1"]
+
+
+def test_self_compares_the_drafts_own_scores() -> None:
+    own = [
+        make_feedback(sample=n, draft=f"draft {n}", score=score, draft_score=1 - score)
+        for n, score in enumerate((1.0, 0.0))
+    ]
+    (found,) = pairs(own, ALL, TEMPLATE, "self")
+    assert (found.chosen[0].content, found.strong) == ("draft 1", "nobody")
+    unasked = [
+        make_feedback(
+            sample=n,
+            draft=f"draft {n}",
+            refinement=None,
+            solo=None,
+            strong="nobody",
+            score=None,
+            solo_score=None,
+            draft_score=score,
+        )
+        for n, score in enumerate((1.0, 0.0))
+    ]
+    assert texts(pairs(unasked, ALL, TEMPLATE, "self")) == {("draft 0", "draft 1")}
+    assert pairs(unasked, ALL, TEMPLATE) == pairs(unasked, ALL, TEMPLATE, "kto") == []
+    assert pairs(own, ALL, TEMPLATE, "grpo") == []
+
+
+def test_self_has_no_gain_for_the_papers_rule() -> None:
+    with pytest.raises(ValidationError, match="`sign` compares with the strong model alone"):
+        pair.PairConfig(prompts="handbook", align="self", rule=PairRule(rule="sign"))

@@ -4,17 +4,18 @@ import json
 import re
 import shutil
 import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
 import yaml
 
-from cowest import cli, preflight
-from cowest.commands import doctor
+from cowest import cli, preflight, probing
+from cowest.commands import doctor, turn
 from cowest.errors import ConfigError, CoWestError, InputError, ModelError, RegistryError
 from cowest.raw import snapshots
-from tests import tiny
+from tests import fake_vllm, tiny
 from tests.registries import empty_registry
 
 REFINE = {"user": "{query} {draft}"}
@@ -32,6 +33,7 @@ def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
     monkeypatch.setenv("COWEST_STORE", str(tmp_path / "calls.sqlite"))
     params: dict[str, Any] = yaml.safe_load(DEMO.read_text())
     params["turn"]["raw"] = "raw"
+    del params["evaluate"]["probe"]
     for section in (params["models"], *params.values()):
         section.update(
             {
@@ -56,6 +58,20 @@ def test_a_project_that_is_whole_passes(
     said = capsys.readouterr().out
     assert "ok       settings and raw data" in said
     assert "ok       model tiny" in said
+    assert "-        endpoints and registry     not asked  -> cowest doctor --reach" in said
+
+
+def test_the_doctor_says_that_an_endpoint_is_down(
+    project: dict[str, Any], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("OPENAI_API_KEY", "k")
+    down = {"provider": "openai", "model": "big", "base_url": "http://127.0.0.1:9/v1"}
+    project["refine"]["strong"] = down
+    write(project)
+    assert doctor.main(["--reach"]) == 1
+    said = capsys.readouterr().out
+    assert "MISSING  endpoints and registry" in said
+    assert "http://127.0.0.1:9/v1 does not answer" in said
 
 
 def test_what_is_drafted_on_judges_nobody(project: dict[str, Any]) -> None:
@@ -74,13 +90,57 @@ def test_a_gate_on_classes_needs_a_scorer_that_has_some(project: dict[str, Any])
     preflight.preflight(write(project))
 
 
+def test_general_questions_are_there_before_the_turn(
+    project: dict[str, Any], capsys: pytest.CaptureFixture[str]
+) -> None:
+    project["compare"]["gates"].append({"metric": "probe", "above": 0.1})
+    with pytest.raises(ConfigError, match=r"a gate on probe, and evaluate\.probe names no general"):
+        preflight.preflight(write(project))
+    project["evaluate"]["probe"] = {"file": "general.jsonl"}
+    with pytest.raises(InputError, match=r"raw/general\.jsonl: no such file"):
+        preflight.preflight(write(project))
+    assert doctor.main([]) == 1
+    assert "raw/general.jsonl: no such file" in capsys.readouterr().out
+    row = {"question": "What is the capital of Italy?", "targets": ["Rome"]}
+    (Path("raw") / "general.jsonl").write_text(json.dumps(row) + "\n")
+    preflight.preflight(write(project))
+    # A pipeline that was written before there was a probe would stop at its end.
+    Path("dvc.yaml").write_text(PIPELINE.replace("${", '"${').replace("}", '}"'))
+    with pytest.raises(ConfigError, match="the commands of evaluate and compare lack them"):
+        preflight.preflight(write(project))
+    shutil.copy(DEMO.with_name("dvc.yaml"), "dvc.yaml")
+    preflight.preflight(write(project))
+
+
+def test_few_general_questions_are_said_before_the_turn(
+    project: dict[str, Any], capsys: pytest.CaptureFixture[str]
+) -> None:
+    project["evaluate"]["probe"] = {"file": "general.jsonl"}
+
+    def notes(count: int) -> list[str]:
+        rows = [{"question": f"What is {one} plus 1?", "targets": ["2"]} for one in range(count)]
+        text = "".join(json.dumps(row) + "\n" for row in rows)
+        (Path("raw") / "general.jsonl").write_text(text)
+        params = write(project)
+        return probing.probe_notes(params, preflight.preflight(params))
+
+    assert notes(300) == []
+    (note,) = notes(60)
+    assert "`after over champion in general questions` (asked at least -0.05)" in note
+    assert "with 60 questions it closes from 9 lost answers on (0.150)" in note
+    assert "ask 300 or more" in note
+    doctor.main([])
+    assert "-        general questions" in capsys.readouterr().out
+
+
 def test_the_corpus_has_the_contract_of_the_queries(project: dict[str, Any]) -> None:
     project["validate"]["queries"] = {
         **project["validate"]["queries"],
         "private": {"personal": "mask"},
     }
     with pytest.raises(
-        ConfigError, match=r"validate\.corpus\.queries is not validate\.queries.*\*contract"
+        ConfigError,
+        match=r"validate\.corpus\.queries is not the same as validate\.queries.*\*contract",
     ):
         preflight.preflight(write(project))
 
@@ -101,12 +161,65 @@ def test_what_serves_can_take_what_was_judged(
     assert [said in str(problem) for problem in problems] == ([True] if said else [])
 
 
+def test_what_only_serve_needs_is_found_before_the_turn(
+    project: dict[str, Any], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.delenv("SERVING_KEY", raising=False)
+    asked = {"provider": "openai", "model": "big", "key_env": "SERVING_KEY"}
+    project["serve"] = {**project["serve"], "strong": asked}
+    with pytest.raises(ConfigError, match="SERVING_KEY, which is not set"):
+        preflight.preflight(write(project))
+    assert doctor.main([]) == 1
+    assert "MISSING  key of big                 SERVING_KEY is not set" in capsys.readouterr().out
+    project["serve"]["strong"] = {"provider": "hf", "model": "elsewhere"}
+    with pytest.raises(ModelError, match="elsewhere"):
+        preflight.preflight(write(project))
+    project["serve"] = {**project["serve"], "strong": {"provider": "hf"}, "refinig": {}}
+    with pytest.raises(
+        ConfigError, match=r"serve: strong\.hf\.model: .*; refinig: unknown setting"
+    ):
+        preflight.preflight(write(project))
+    project["serve"] = ["policy"]
+    with pytest.raises(ConfigError, match="serve should be a mapping of settings, not list"):
+        preflight.preflight(write(project))
+
+
 def test_an_endpoint_takes_no_adapter_to_serve(project: dict[str, Any]) -> None:
     endpoint = {"provider": "openai", "model": "m", "base_url": "http://localhost:8000/v1"}
     project["serve"] = {**project["serve"], "policy": endpoint}
     _, (problem,) = preflight.stage_settings(write(project))
     assert "takes no adapter" in str(problem)
     assert "evaluate.agreement.served" in str(problem)
+
+
+def test_a_server_that_loads_adapters_of_the_judged_base_serves(project: dict[str, Any]) -> None:
+    judged = project["evaluate"]["policy"]
+    endpoint = {"provider": "openai", "model": "m", "base_url": "http://localhost:8000/v1"}
+    endpoint |= {"key_env": None, "adapters_of": judged}
+    project["serve"] = {**project["serve"], "policy": endpoint}
+    settings, problems = preflight.stage_settings(write(project))
+    assert not problems
+    assert {model.provider for model in preflight.models_of(settings)} == {"hf", "openai"}
+    endpoint["adapters_of"] = {**judged, "dtype": "bfloat16"}
+    _, (problem,) = preflight.stage_settings(write(project))
+    assert "has another dtype than evaluate.policy" in str(problem)
+
+
+def test_vllm_is_looked_at_before_the_turn(project: dict[str, Any], tmp_path: Path) -> None:
+    judged = dict(project["evaluate"]["policy"])
+    drafts = {**judged, "provider": "vllm", "python": fake_vllm.interpreter(tmp_path / "fake")}
+    for stage in ("draft", "evaluate"):
+        project[stage] = {**project[stage], "policy": drafts}
+    preflight.preflight(write(project))
+    drafts["python"] = "no/such/python"
+    with pytest.raises(ConfigError, match="no/such/python is no program that can be started"):
+        preflight.preflight(write(project))
+    drafts["python"] = sys.executable
+    with pytest.raises(ConfigError, match="has no vllm: install it"):
+        preflight.preflight(write(project))
+    drafts |= {"python": fake_vllm.interpreter(tmp_path / "fake"), "dtype": "bfloat16"}
+    _, (problem,) = preflight.stage_settings(write(project))
+    assert "serve.policy has another dtype than evaluate.policy" in str(problem)
 
 
 def test_one_problem_is_raised_as_it_is(project: dict[str, Any]) -> None:
@@ -131,7 +244,7 @@ def test_all_problems_are_said_at_once(
     for part in (
         "dpo: beta",
         "unknown section 'evalute'",
-        "elsewhere: no raw data",
+        "elsewhere: there are no raw data",
         "cowest fetch smollm2",
         "OTHER_KEY",
         "modeling.py: code",
@@ -148,17 +261,19 @@ def test_a_hostile_model_is_refused(project: dict[str, Any]) -> None:
 
 def test_an_empty_raw_folder_is_no_data(project: dict[str, Any]) -> None:
     (Path("raw") / "rows.jsonl").unlink()
-    with pytest.raises(CoWestError, match="raw: no raw data there"):
+    with pytest.raises(CoWestError, match="raw: there are no raw data"):
         preflight.preflight(write(project))
 
 
 def test_raw_data_that_can_be_brought_are_no_mystery(project: dict[str, Any]) -> None:
     shutil.rmtree("raw")
     Path("raw.dvc").write_text("outs: []")
-    with pytest.raises(CoWestError, match=r"`dvc pull raw\.dvc` brings"):
+    with pytest.raises(CoWestError, match=r"run `dvc pull raw\.dvc`"):
         preflight.preflight(write(project))
     project["turn"]["rev"] = "v1"
-    with pytest.raises(CoWestError, match=r"`cowest turn` brings what turn\.rev names"):
+    with pytest.raises(
+        CoWestError, match=r"`cowest turn` fetches the version that turn\.rev names"
+    ):
         preflight.preflight(write(project))
 
 
@@ -327,7 +442,7 @@ def test_raw_data_with_a_space_need_quotes_in_dvc_yaml(project: dict[str, Any]) 
     for raw in ("raw $HOME", 'raw "rows"', "raw`id`"):
         shutil.copytree("raw", raw)
         project["turn"]["raw"] = raw
-        with pytest.raises(ConfigError, match=r"takes .* for its own even in quotes"):
+        with pytest.raises(ConfigError, match=r"interprets .* even in quotes"):
             preflight.preflight(write(project))
 
 
@@ -370,3 +485,15 @@ def test_a_registry_that_would_stop_the_turn_at_its_end_is_found_before(
     said = capsys.readouterr().out
     assert "MISSING  registry" in said
     assert f"mlflow experiments restore -x {number}" in said
+
+
+def test_a_file_that_is_no_yaml_is_named_as_it_is_called(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("params.yaml").write_text("a: [")
+    Path("dvc.yaml").touch()
+    with pytest.raises(ConfigError, match=r"^params\.yaml is not YAML"):
+        turn.main(["--dry-run"])
+    (check,) = doctor._project(Path("params.yaml"))
+    assert check.found.startswith("params.yaml is not YAML") and check.mend == "mend the file"

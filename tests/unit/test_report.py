@@ -8,6 +8,7 @@ from html.parser import HTMLParser
 from pathlib import Path
 
 import pytest
+from matplotlib.figure import Figure
 
 from cowest import io, report
 from cowest.gates import Gate, Rules
@@ -144,6 +145,16 @@ def decided(root: Path, **fields: object) -> None:
 
 def rendered(root: Path, **more: object) -> str:
     return report.page(contents.gather(root), **more)  # type: ignore[arg-type]
+
+
+def test_slices_and_worn_questions_are_shown(tmp_path: Path) -> None:
+    root = a_turn(tmp_path, draft="refund")
+    found = io.read_document(root / "reports/eval.json", EvalReport)
+    io.write_document(root / "reports/eval.json", found.model_copy(update={"wear": 2.5}))
+    page = rendered(root)
+    assert '<th scope="row">refund</th><td>15</td>' in page
+    worn = "A held-out query has taken part in 2.5 earlier decisions on average."
+    assert f"{worn} Gates look at wider intervals for it." in page
 
 
 def test_what_is_new_since_the_champion_is_shown(tmp_path: Path) -> None:
@@ -287,7 +298,7 @@ def test_a_broken_curve_is_said(tmp_path: Path):
     (tmp_path / "models/policy/curves.jsonl").write_text('{"step": 1, "loss": NaN}\nbroken\n')
     text = Page(rendered(tmp_path)).text
     assert "curves.jsonl:2 is not JSON" in text
-    assert "DPO loss" in text
+    assert "Alignment loss" in text
 
 
 def test_a_decision_of_another_turn_is_not_this_ones(tmp_path: Path):
@@ -514,6 +525,13 @@ def test_a_gate_is_drawn_with_what_it_asks() -> None:
     assert "after over &lt;before&gt;: closed" in drawn
     assert "<before>" not in drawn
     assert "var(--warn)" in drawn
+    axes = Figure().subplots()
+    figures._gate(axes, 0, gate.model_copy(update={"at_least": 0.05}), (-0.5, 0.5))
+    drawn_at = [list(map(float, line.get_xdata())) for line in axes.lines]
+    assert drawn_at == [[-0.5, 0.5], [0.05, 0.05], [-0.1, 0.3], [0.1]], "scale, asked, interval"
+    (bad,) = axes.collections
+    low, high = bad.get_paths()[0].get_extents().intervalx
+    assert (low, high) == (-0.5, 0.05), "the side that is not good enough"
     absent = gate.model_copy(update={"estimate": None, "passed": None})
     assert figures.gates([absent]) is None
     characters = gate.model_copy(update={"metric": "length"})

@@ -1,5 +1,7 @@
 """The scripted model does what it is told, and no script that it can't follow is taken."""
 
+import asyncio
+import time
 from pathlib import Path
 
 import pytest
@@ -7,18 +9,16 @@ import pytest
 from cowest.config import Sampling, parse
 from cowest.errors import ConfigError, ModelError
 from cowest.models.scripted import ScriptedConfig, ScriptRule
-from cowest.protocols import Completion, Request
+from cowest.protocols import Completion, Request, Served
 from cowest.records import Message
+
+BEFORE = (Message(role="user", content="poison"), Message(role="assistant", content="no"))
 
 
 def say(
     config: ScriptedConfig, text: str, sampling: Sampling | None = None, sample: int = 0
 ) -> Completion:
-    messages = (
-        Message(role="user", content="poison"),
-        Message(role="assistant", content="no"),
-        Message(role="user", content=text),
-    )
+    messages = (*BEFORE, Message(role="user", content=text))
     with config.open() as model:
         (found,) = model.generate([Request(messages, sampling or Sampling(), sample)])
     return found
@@ -86,3 +86,25 @@ def test_scripts_refused(rules: list[dict[str, object]], said: str) -> None:
 def test_order_of_rules_is_part_of_the_name() -> None:
     with SCRIPT.open() as one, ScriptedConfig(rules=SCRIPT.rules[::-1]).open() as other:
         assert one.name != other.name
+
+
+def test_a_streamed_answer_is_the_same_answer() -> None:
+    async def streamed(text: str) -> list[str | Completion]:
+        async with SCRIPT.open_async() as model:
+            messages = (*BEFORE, Message(role="user", content=text))
+            request = Request(messages, Sampling())
+            served = Served("1", until=time.monotonic() + 10)
+            return [piece async for piece in model.stream(request, served)]
+
+    for asked in ("list", "the capital of Italy?", "poison"):
+        *texts, last = asyncio.run(streamed(asked))
+        assert last == say(SCRIPT, asked)
+        assert isinstance(last, Completion)
+        assert "".join(map(str, texts)) == (last.text or "")
+    with pytest.raises(ModelError, match="no adapter"):
+        asyncio.run(_opened_with_an_adapter())
+
+
+async def _opened_with_an_adapter() -> None:
+    async with SCRIPT.open_async(Path("adapter")):
+        pass

@@ -19,6 +19,8 @@ def one(a, b: int) -> None:
     # noqa: E501
     if (y := lambda: x) and b:
         print(y if x else b)
+    """Whether it is."""
+    """Nobody asks."""
 '''
 
 
@@ -34,9 +36,10 @@ def test_counts_are_of_what_is_there(tmp_path: Path, monkeypatch: pytest.MonkeyP
     found = shape.measure([tmp_path])
     assert (found.comprehensions, len(found.nested), found.conditionals) == (1, 1, 1)
     assert (found.walruses, found.lambdas, found.comments) == (1, 1, 2)
-    assert found.long_lines == ["sample.py:11"]
+    assert found.long_lines == ["sample.py:13"]
     assert (found.annotated, found.parameters) == (2, 3)
-    assert max(found.functions.values()) == 6
+    assert max(found.functions.values()) == 8
+    assert (found.docstrings, found.questions) == (3, ["sample.py:11"])
 
 
 def test_one_public_name_means_one_thing() -> None:

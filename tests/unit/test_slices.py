@@ -71,6 +71,28 @@ def test_all_slices_must_hold_where_proof_is_asked(tmp_path: Path) -> None:
     assert gate.passed is False and gate.reason.startswith("kind: delay: ")
 
 
+def test_slices_that_hardly_differ_are_not_worse(tmp_path: Path) -> None:
+    """A guard asks whether anything is surely worse; proof asks for more."""
+    same = rows_of(worse="none")
+    for place, row in enumerate(same):
+        same[place] = row.model_copy(update={"score": 1.0})
+    for lost in (0, 2):
+        for place in range(lost):
+            same[2 * place + 1] = same[2 * place + 1].model_copy(update={"score": 0.0})
+        found = judged(tmp_path, same, slices="kind", unless_worse_by=0.1)
+        (gate,) = found.gates
+        assert gate.passed is True, gate.reason
+        assert "in none of 3 slices do enough groups differ" in gate.reason
+        rules = parse(
+            Rules,
+            {"gates": [{"over": "before", "slices": "kind", "unless_worse_by": 0.1}]},
+            "compare",
+        )
+        assert follows(found.gates, rules.gates, champion=False)
+        (gate,) = judged(tmp_path, same, slices="kind", no_worse_by=0.1).gates
+        assert gate.passed is False and "closed: no bound to judge by" in gate.reason
+
+
 def test_a_slice_without_evidence_is_not_passed(tmp_path: Path) -> None:
     few = rows_of(worse="none", groups=9)
     for gate, says in (

@@ -16,7 +16,7 @@ from cowest.protocols import Completion, Request
 from cowest.records import Draft, Feedback, Query, Refinement, grown
 from cowest.scorers.contains import ContainsConfig
 from cowest.scorers.judge import read_judgement
-from cowest.thoughts import without_thoughts
+from cowest.thoughts import ThoughtFilter, without_thoughts
 from tests.factories import make_feedback, make_query, make_trial
 
 PROMPTS = Prompts(
@@ -213,3 +213,52 @@ def test_what_is_asked_without_thoughts_is_asked_as_before() -> None:
     strong = Asked(rule("", "x"))
     list(collaboration.refine([[draft]], strong, PROMPTS, Sampling()))
     assert strong.messages[1] == f"Notes:  Oslo\n\nQuestion: {make_query().prompt[0].content}"
+
+
+PIECES = st.lists(
+    st.sampled_from(
+        ["<think>", "</think>", "[THINK]", "[/THINK]", "<|channel|>", "<|message|>", "<|end|>",
+         "final", "analysis", "assistantfinal", "<", "</", "<thi", "`", " ", "\n", "Oslo", "x", "["]
+    ),
+    max_size=12,
+)  # fmt: skip
+
+
+@given(PIECES, st.lists(st.integers(1, 9), max_size=40), st.booleans())
+def test_a_text_in_pieces_loses_the_same_thoughts(
+    parts: list[str], sizes: list[int], opened: bool
+) -> None:
+    whole = "".join(parts)
+    unseen = ThoughtFilter(opened)
+    given_texts = []
+    place = 0
+    for size in [*sizes, len(whole) or 1]:
+        given_texts.append(unseen.push(whole[place : place + size]))
+        place += size
+    expected = without_thoughts(whole)
+    given_texts.append(unseen.end(expected))
+    shown = "".join(given_texts)
+    if unseen.late:
+        # Something was shown, and a mark that closes or changes the channel came after it.
+        assert shown.strip() and ("</think>" in whole or "[/THINK]" in whole or "<|ch" in whole)
+    elif shown != expected:
+        assert shown.lstrip() == expected and whole[0].isspace()
+
+
+def test_a_text_without_marks_is_shown_as_it_comes() -> None:
+    unseen = ThoughtFilter()
+    pieces = ["Os", "lo", " is", " <b", "> 1 <", " 2", " [th", "e] ", "\n", "x"]
+    shown = list(map(unseen.push, pieces))
+    assert shown == ["Os", "lo", " is", " <b", "> 1", " < 2", "", " [the]", "", " \nx"]
+
+
+def test_what_was_shown_and_turns_out_to_be_a_thought_is_said() -> None:
+    for mark in ("</think>", "[/THINK]", "<|channel|>final<|message|>"):
+        unseen = ThoughtFilter()
+        assert (unseen.push("Bern? No. "), unseen.push(mark + "Oslo")) == ("Bern? No.", "")
+        assert unseen.late
+        # A model that is known to begin with a thought is not shown before it ends.
+        unseen = ThoughtFilter(opened=True)
+        shown = [unseen.push("Bern? No. "), unseen.push(mark), unseen.push("Os"), unseen.push("lo")]
+        rest = unseen.end("Oslo")
+        assert "".join([*shown, rest]) == "Oslo" and shown[0] == "" and not unseen.late

@@ -13,7 +13,10 @@ from cowest.registry.log import champion_of, settled
 from cowest.registry.mlflow import RegistryConfig
 
 WHERE = "where the registry is said to be (register.registry)"
-CHAMPION_TAKES_EFFECT = "what serves takes it up when it is started again"
+CHAMPION_TAKES_EFFECT = (
+    "what serves takes it up by itself (within serve.watch seconds, and the time to load it); with "
+    "`watch: null`, when it is started again"
+)
 
 
 def parser_of(command: str, words: str) -> argparse.ArgumentParser:

@@ -13,7 +13,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from cowest import environment
+from cowest import environment, reach
 from cowest.commands import add_params
 from cowest.config import Config, enter
 from cowest.errors import CoWestError, RegistryError
@@ -21,15 +21,18 @@ from cowest.ledger import journal, store
 from cowest.models import embedded
 from cowest.models.hf import HFConfig
 from cowest.models.openai import OpenAIConfig
+from cowest.models.vllm import VLLMConfig
 from cowest.preflight import (
     EXTRAS,
     OF_A_TURN,
+    Model,
     check_model,
     missing_modules,
     models_of,
     raw_data_problems,
     stage_settings,
 )
+from cowest.probing import probe_notes, probe_problems
 from cowest.registry.mlflow import RegistryConfig
 
 MARKS = {True: "ok", False: "MISSING", None: "-"}
@@ -61,12 +64,18 @@ def main(argv: list[str]) -> int:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     add_params(parser)
-    params = parser.parse_args(argv).params
+    parser.add_argument(
+        "--reach",
+        action="store_true",
+        help="also call the endpoints, which costs nothing, and the registry",
+    )
+    given = parser.parse_args(argv)
+    params = given.params
     if params.is_file():
         # Relative paths in the settings, and the call store, are the project's.
         params = enter(params)
     missing = 0
-    for check in machine(params):
+    for check in machine(params, given.reach):
         mend = ""
         if check.mend and check.fit is not True:
             mend = f"  -> {check.mend}"
@@ -81,10 +90,10 @@ def main(argv: list[str]) -> int:
     return 0
 
 
-def machine(params: Path) -> Iterator[Check]:
+def machine(params: Path, called: bool = False) -> Iterator[Check]:
     """Yields what this machine has and lacks for a turn with these settings.
 
-    Nothing heavy is imported.
+    With `called`, endpoints and registry are asked; without it, nothing heavy is imported.
     """
     yield _python()
     yield _command("git", "apt-get install git")
@@ -95,7 +104,7 @@ def machine(params: Path) -> Iterator[Check]:
     yield _disk("disk, here", Path.cwd())
     yield _disk("disk, cache", environment.cache())
     yield _waiting_threads()
-    yield from _project(params)
+    yield from _project(params, called)
     yield _docker()
 
 
@@ -166,26 +175,37 @@ def _waiting_threads() -> Check:
     return Check("OMP_WAIT_POLICY", fit, waits or "not set", mend)
 
 
-def _project(params: Path) -> Iterator[Check]:
+def _project(params: Path, called: bool = False) -> Iterator[Check]:
     """Yields what the project's settings need: data, models, keys, call store and registry."""
     try:
         settings, problems = stage_settings(params)
     except CoWestError as error:
-        yield Check("settings", False, str(error), "run in the project's folder, or give --params")
+        mend = "mend the file" if params.is_file() else "or begin a project: cowest init"
+        yield Check("settings", False, str(error), mend)
         return
-    problems += raw_data_problems(params)
+    problems += raw_data_problems(params) + probe_problems(params, settings)
     found = "; ".join(map(str, problems)) or f"{params} is whole"
     yield Check("settings and raw data", not problems, found, "mend what is named")
+    if not problems:
+        for note in probe_notes(params, settings):
+            yield Check("general questions", None, note.removeprefix("note: general questions: "))
     models = models_of(settings)
     for model in models:
         yield _model(model, settings)
-    wanted = {model.model for model in models if isinstance(model, HFConfig)}
+    wanted = {model.model for model in models if isinstance(model, HFConfig | VLLMConfig)}
     for name, package in embedded.MODELS.items():
         if name not in wanted:
             fetched = "fetched" if embedded.is_there(package) else "not fetched"
             found = f"{fetched}, and not named in the settings"
             yield Check(f"embedded {name}", None, found, f"cowest fetch {name}")
     yield call_store()
+    if called:
+        unreached = reach.problems(settings)
+        found = "; ".join(map(str, unreached)) or "all answer"
+        yield Check("endpoints and registry", not unreached, found, "mend what is named")
+    else:
+        # They may be down: who reads that all is there has to know that nobody asked.
+        yield Check("endpoints and registry", None, "not asked", "cowest doctor --reach")
     for config in settings:
         registry = getattr(config, "registry", None)
         if isinstance(registry, RegistryConfig):
@@ -193,12 +213,13 @@ def _project(params: Path) -> Iterator[Check]:
             return
 
 
-def _model(model: HFConfig | OpenAIConfig, settings: list[Config]) -> Check:
+def _model(model: Model, settings: list[Config]) -> Check:
     if isinstance(model, OpenAIConfig):
         return _key(model)
     try:
         check_model(model, settings)
-        return Check(f"model {model.model}", True, str(model.folder()))
+        base = model.base() if isinstance(model, VLLMConfig) else model
+        return Check(f"model {model.model}", True, str(base.folder()))
     except CoWestError as error:
         mend = "do as it says, or name another model in params.yaml"
         return Check(f"model {model.model}", False, str(error), mend)
@@ -214,8 +235,19 @@ def _key(model: OpenAIConfig) -> Check:
 
 
 def call_store() -> Check:
-    """Opens the call store, and names the batches that wait there to be collected."""
+    """Opens the call store, and names the batches that wait there to be collected.
+
+    One that an older CoWest wrote is only looked at.
+    """
     try:
+        older = store.older()
+        if older is not None:
+            found = (
+                f"{older} was written by an older CoWest: what opens it next gives it new tables, "
+                "no answer is lost, and an older CoWest refuses it from then on; update all that "
+                "share it first"
+            )
+            return Check("call store", True, found)
         calls = store.open_store()
         found = "; ".join([calls.place, *map(str, journal.under_way(calls))])
     except CoWestError as error:
@@ -244,12 +276,12 @@ def _registry(config: RegistryConfig) -> Check:
 def _docker() -> Check:
     place = shutil.which("docker")
     if place is None:
-        return Check("docker", None, "not found", "only `make image` needs an engine")
+        return Check("docker", None, "not found", "only images need an engine")
     command = [place, "version", "--format", "{{.Server.Version}}"]
     try:
         asked = subprocess.run(  # noqa: S603
             command, capture_output=True, text=True, timeout=5, check=True
         )
     except (OSError, subprocess.SubprocessError):
-        return Check("docker", None, "no engine answers", "only `make image` needs one")
+        return Check("docker", None, "no engine answers", "only images need one")
     return Check("docker", True, f"engine {asked.stdout.strip()}")

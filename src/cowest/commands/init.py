@@ -111,8 +111,9 @@ def _refuse_to_overwrite(sample: Path, out: Path, raw: Path) -> None:
     if copy.exists() and not (sample.exists() and copy.samefile(sample)):
         there.append(str(copy))
     if there:
+        exist = "exists" if len(there) == 1 else "exist"
         raise ConfigError(
-            f"{', '.join(there)} exists, and init writes over nothing: give another folder with "
+            f"{', '.join(there)} {exist}, and init writes over nothing: give another folder with "
             "--out"
         )
 

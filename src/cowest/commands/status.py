@@ -91,7 +91,10 @@ def _page(log: Sequence[Decision]) -> str:
         lines = [_champion(champion), f"why       {champion.reason}", *_rests_on(champion)]
     hold = held(log)
     if hold is not None:
-        lines.append(f"held      promotions, by version {hold.version}: {hold.reason}")
+        command = '`cowest release --why "..."`'
+        lines.append(
+            f"held      promotions, by version {hold.version} until {command}: {hold.reason}"
+        )
     waits = waiting(log)
     if waits:
         last, others = waits[-1], len(waits) - 1
@@ -133,11 +136,20 @@ def _last(log: Sequence[Decision]) -> str:
 
 
 def _rests_on(champion: Decision) -> list[str]:
-    """The data sets behind the champion, one per line."""
-    lines = []
+    """The data sets behind the champion: one per line, and those made of them on a line together.
+
+    What a turn derives is made again from the raw data, so that its rows are enough.
+    """
+    lines, derived = [], []
     for name, one in data_of(champion.tags).items():
-        rows = f", {one.rows:,} rows" if one.rows is not None else ""
-        lines.append(f"{name:<8}  {one.path}{_kept(one)}{rows}, digest {one.digest[:12]}")
+        rows = "" if one.rows is None else f"{one.rows:,} rows"
+        if one.kept == "derived":
+            derived.append(f"{name} {rows}".rstrip())
+        else:
+            said = [f"{one.path}{_kept(one)}", rows, f"digest {one.digest[:12]}"]
+            lines.append(f"{name:<8}  {', '.join(part for part in said if part)}")
+    if derived:
+        lines.append(f"derived   {', '.join(derived)}")
     return lines
 
 
@@ -148,8 +160,7 @@ def _kept(data: DataSet) -> str:
         return f", DVC, commit {commit}"
     if data.kept == "git":
         return f", git, commit {commit}"
-    # What a turn derives is made again from the raw data.
-    return "" if data.kept == "derived" else ", unversioned"
+    return ", unversioned"
 
 
 def _rows(log: Sequence[Decision], champion: int | None) -> list[dict[str, Any]]:

@@ -29,8 +29,8 @@ from cowest.io import read_document, write_text
 from cowest.ledger.claims import spent
 from cowest.ledger.store import open_store
 from cowest.lineage import Turn, TurnConfig, data_digests, turn_of
-from cowest.online.live import ServeConfig
-from cowest.preflight import preflight
+from cowest.preflight import missing_keys, preflight, stage_settings
+from cowest.probing import probe_notes
 from cowest.raw import snapshots
 from cowest.records import Decision, Estimate, EvalReport
 from cowest.registry.acts import fate
@@ -98,6 +98,8 @@ def _foresee(assignments: list[str]) -> None:
 
     Settings are changed in a copy of params.yaml.
     """
+    # What is wrong with the file itself is said of the file, not of its copy.
+    load(PARAMS)
     with tempfile.TemporaryDirectory(prefix="cowest-") as folder:
         copy = Path(folder) / PARAMS
         shutil.copyfile(PARAMS, copy)
@@ -108,6 +110,9 @@ def _foresee(assignments: list[str]) -> None:
                 notes.append(note.replace(str(copy), f"with {PARAMS}", 1))
         params = _read_settings(copy)
         foreseen = _foreseen(params, copy)
+        notes += missing_keys(copy) + forecast.repeated(params, _raw(params))
+        settings, _ = stage_settings(copy)
+        notes += probe_notes(copy, settings)
     print("\n".join([*notes, foreseen]))
 
 
@@ -115,7 +120,8 @@ def _turn(assignments: list[str], force: bool) -> None:
     started = time.monotonic()
     with _amended(assignments) as notes:
         params = _read_settings()
-        preflight(PARAMS)
+        settings = preflight(PARAMS)
+        notes += probe_notes(PARAMS, settings)
     for note in notes:
         print(note)
     registry_config = parse(
@@ -222,9 +228,6 @@ def _read_settings(where: Path = PARAMS) -> dict[str, Any]:
     """Reads params.yaml and lays out the raw data that it names."""
     params = load(where)
     _lay_out(params)
-    # No stage reads this section, so a slip in it would only be found by the service.
-    if "serve" in params:
-        parse(ServeConfig, params["serve"], f"{PARAMS}: serve")
     return params
 
 
@@ -407,6 +410,7 @@ def _first_unfinished() -> str | None:
 def _close(params: dict[str, Any], turn: Turn, registry: RegistryConfig) -> None:
     """Has the turn decided, prints the decision, and writes the page."""
     from cowest.commands import report
+    from cowest.steps import page
 
     if data_digests(_raw(params)) != turn.data:
         raise ContractError(
@@ -436,19 +440,7 @@ def _close(params: dict[str, Any], turn: Turn, registry: RegistryConfig) -> None
     print(_who(outcome.champion))
     print("report: ", end="", flush=True)
     report.main(["--out", str(PAGE)])
-    _keep_page(turn, registry)
-
-
-def _keep_page(turn: Turn, registry: RegistryConfig) -> None:
-    """Adds the page and its pictures to the turn's run."""
-    from cowest.registry.tracking import MlflowTracker
-    from cowest.report import pictures
-
-    tracker = MlflowTracker(registry.runs())
-    tracker.attach(turn.key, PAGE)
-    with tempfile.TemporaryDirectory(prefix="cowest-") as folder:
-        if pictures.write(PAGE, Path(folder)):
-            tracker.attach(turn.key, Path(folder), "figures")
+    page.keep(PAGE, turn.key, registry)
 
 
 def _took(seconds: float) -> str:

@@ -24,10 +24,11 @@ from cowest.domains.handbook import Handbook
 from cowest.domains.ifqa import IfQA
 from cowest.domains.medmcqa import MedMCQA
 from cowest.domains.prosocial import Prosocial
+from cowest.domains.sites import Sites
 from cowest.prompts import Prompts
 
-AnyDomain = Annotated[Handbook | IfQA | MedMCQA | Prosocial, Field(discriminator="domain")]
-"""`domain: handbook`, `ifqa`, `medmcqa` or `prosocial`, with its settings."""
+AnyDomain = Annotated[Handbook | IfQA | MedMCQA | Prosocial | Sites, Field(discriminator="domain")]
+"""`domain: handbook`, `ifqa`, `medmcqa`, `prosocial` or `sites`, with its settings."""
 NAMES: tuple[str, ...] = tuple(
     kind.model_fields["domain"].default for kind in get_args(get_args(AnyDomain)[0])
 )

@@ -203,7 +203,7 @@ def _cell(row: Row, column: str, optional: bool = False) -> Any:
             if optional or value is None:
                 return None
             near = difflib.get_close_matches(column, map(str, row), n=1, cutoff=0.5)
-            hint = f": is it {near[0]!r}?" if near else ""
+            hint = f": is it {near[0]!r}?" if near else "."
             columns = ", ".join(map(str, row))[:400]
             said = f"there is no column {column!r}{hint} The columns are {columns}"
             if len(row) == 1 and set(columns) & DELIMITERS:

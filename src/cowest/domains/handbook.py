@@ -104,43 +104,46 @@ class Handbook(Config):
 
     def rows(self, raw: Path, intake: Intake) -> Iterator[Query | Demonstration]:
         """The questions, and then the replies."""
-        yield from self._queries(raw, intake)
-        yield from self._replies(raw, intake)
+        yield from questions(raw, intake)
+        yield from replies(raw, intake)
 
     def load(self, raw: Path, intake: Intake | None = None) -> Iterator[Query]:
         """The questions, grouped by product. The fact that one rests on is its ideal draft."""
-        return self._queries(raw, intake or Intake())
+        return questions(raw, intake or Intake())
 
     def corpus(self, raw: Path) -> Iterator[Demonstration]:
         """The replies, as they were sent."""
-        return self._replies(raw, Intake())
+        return replies(raw, Intake())
 
-    def _queries(self, raw: Path, intake: Intake) -> Iterator[Query]:
-        def make(row: Row, source: str) -> Query:
-            prompt = (Message(role="user", content=row["question"]),)
-            return build(
-                Query,
-                group=row["product"],
-                split=row["split"],
-                prompt=prompt,
-                targets=(row["answer"],),
-                ideal=row["fact"],
-                source=source,
-            )
 
-        return _made(
-            raw / "questions.jsonl",
-            {"product", "question", "answer", "fact", "split"},
-            make,
-            intake,
+def questions(raw: Path, intake: Intake) -> Iterator[Query]:
+    """The rows of questions.jsonl, which may have `tags`."""
+
+    def make(row: Row, source: str) -> Query:
+        prompt = (Message(role="user", content=row["question"]),)
+        return build(
+            Query,
+            group=row["product"],
+            split=row["split"],
+            prompt=prompt,
+            targets=(row["answer"],),
+            ideal=row["fact"],
+            tags=row.get("tags", ()),
+            source=source,
         )
 
-    def _replies(self, raw: Path, intake: Intake) -> Iterator[Demonstration]:
-        def make(row: Row, source: str) -> Demonstration:
-            prompt = (Message(role="user", content=row["question"]),)
-            return build(Demonstration, prompt=prompt, completion=row["reply"], source=source)
+    fields = {"product", "question", "answer", "fact", "split"}
+    return _made(raw / "questions.jsonl", fields, make, intake)
 
-        return _made(raw / "replies.jsonl", {"product", "question", "reply"}, make, intake)
+
+def replies(raw: Path, intake: Intake) -> Iterator[Demonstration]:
+    """The rows of replies.jsonl."""
+
+    def make(row: Row, source: str) -> Demonstration:
+        prompt = (Message(role="user", content=row["question"]),)
+        return build(Demonstration, prompt=prompt, completion=row["reply"], source=source)
+
+    return _made(raw / "replies.jsonl", {"product", "question", "reply"}, make, intake)
 
 
 def _made(

@@ -252,7 +252,7 @@ def _archive(
     for product in products:
         for wording in wordings:
             asked += [(product, wording)] * replies_each
-    habits = _shares(mix, len(asked))
+    habits = shares(mix, len(asked))
     draw.shuffle(habits)
     replies = []
     for (product, wording), habit in zip(asked, habits, strict=True):
@@ -282,7 +282,7 @@ def _reply(product: Mapping[str, str], kind: str, habit: str, draw: random.Rando
     raise ValueError(f"no habit is called {habit!r}")
 
 
-def _shares(mix: Mapping[str, float], total: int) -> list[str]:
+def shares(mix: Mapping[str, float], total: int) -> list[str]:
     """`total` habits in the proportions of `mix`, rounded by the method of largest remainders."""
     exact = {habit: share / sum(mix.values()) * total for habit, share in mix.items()}
     counts = {habit: int(count) for habit, count in exact.items()}

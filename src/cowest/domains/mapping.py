@@ -173,13 +173,13 @@ class Table(Config):
     @field_validator("file")
     @classmethod
     def _stays_inside(cls, name: str | None) -> str | None:
-        return _inside(name)
+        return inside(name)
 
     @field_validator("corpus")
     @classmethod
     def _corpus_stays_inside(cls, corpus: Corpus | None) -> Corpus | None:
         if corpus is not None:
-            _inside(corpus.file)
+            inside(corpus.file)
         return corpus
 
     def model_post_init(self, _: Any) -> None:
@@ -215,8 +215,8 @@ class Table(Config):
         return named
 
 
-def _inside(name: str | None) -> str | None:
-    """Refuses a file outside the raw folder, with ValueError."""
+def inside(name: str | None) -> str | None:
+    """Returns the name of a file in the raw folder. Raises ValueError for one outside of it."""
     if name is None:
         return None
     path = PurePosixPath(name)

@@ -21,6 +21,7 @@ from string import ascii_uppercase
 from typing import TypeVar
 
 from cowest.config import key
+from cowest.domains import harvested
 from cowest.domains.cells import (
     Lists,
     NoColumn,
@@ -39,6 +40,7 @@ from cowest.domains.options import Keyed, bare_label, option_of
 from cowest.errors import ContractError, InputError
 from cowest.raw import tables
 from cowest.raw.files import Bad, Row
+from cowest.raw.harvested import NAME as HARVEST
 from cowest.raw.intake import Intake, Unfit, build
 from cowest.records import Demonstration, Message, Query, Split
 from cowest.sametext import caseless
@@ -80,7 +82,7 @@ class Source:
         if corpus is not None:
             replies = self._replies(corpus, intake)
         learned = 0
-        for row in chain(self._queries(path, intake, learn=corpus is None), replies):
+        for row in chain(self._all_queries(raw, path, intake, learn=corpus is None), replies):
             learned += isinstance(row, Demonstration)
             yield row
         # With bad rows this may be their fault, and the intake has the better message.
@@ -92,7 +94,8 @@ class Source:
 
     def load(self, raw: Path, intake: Intake | None = None) -> Iterator[Query]:
         """The rows as queries. Without an intake, a bad row raises RecordError."""
-        found = self._queries(file_of(raw, self.table.file), intake or Intake(), learn=False)
+        path = file_of(raw, self.table.file)
+        found = self._all_queries(raw, path, intake or Intake(), learn=False)
         return (row for row in found if isinstance(row, Query))
 
     def corpus(self, raw: Path) -> Iterator[Demonstration]:
@@ -106,6 +109,21 @@ class Source:
             return None
         own = file_of(raw, given.file)
         return None if own.samefile(path) else own
+
+    def _all_queries(
+        self, raw: Path, path: Path, intake: Intake, learn: bool
+    ) -> Iterator[Query | Demonstration]:
+        """The table's queries, and then those that `cowest harvest` laid beside it."""
+        beside = harvested.beside(raw, path)
+        held: set[str] = set()
+        for row in self._queries(path, intake, learn):
+            if beside is not None and isinstance(row, Query) and row.split != "train":
+                held.add(harvested.asked(row.prompt))
+            yield row
+        if beside is not None:
+            # An answer is no draft, and what is learned of a table may be something else.
+            said = learn and self.table.corpus is None and self.table.ideal is None
+            yield from harvested.rows(beside, held, intake, said)
 
     def _queries(self, path: Path, intake: Intake, learn: bool) -> Iterator[Query | Demonstration]:
         table = self.table
@@ -337,8 +355,9 @@ def file_of(raw: Path, name: str | None) -> Path:
     found = []
     if raw.is_dir():
         for part in sorted(raw.iterdir()):
-            # Hidden files are none of ours: a Mac lays `._name.csv` beside `name.csv`.
-            hidden = part.name.startswith(".")
+            # Hidden files are none of ours: a Mac lays `._name.csv` beside `name.csv`. Harvested
+            # rows are beside the table, whatever its name.
+            hidden = part.name.startswith(".") or part.name == HARVEST
             if part.is_file() and part.suffix.lower() in tables.ENDINGS and not hidden:
                 found.append(part)
     if len(found) == 1:

@@ -87,7 +87,7 @@ class CorpusSuite(Config):
 
         Raises RecordError.
         """
-        fit, held = _queries(against, self.queries.near)
+        fit, held = known(against, self.queries.near)
         kept = Columns(unfit="b", held_out="f", foreign="b", personal="h", secrets="h", chars="i")
         remarks, changed = Remarks(), set[int]()
         verdict = None
@@ -137,8 +137,12 @@ class CorpusSuite(Config):
         return found
 
 
-def _queries(path: Path, least: float | None) -> tuple[set[int], near.Known]:
-    """Returns numbers of the raw rows of the queries of `train`, and the held-out questions."""
+def known(path: Path, least: float | None) -> tuple[set[int], near.Known]:
+    """Returns numbers of the raw rows of the queries of `train`, and the held-out questions.
+
+    Of a held-out question all of it is known, and what is left without its options and the lines
+    that all held-out questions have.
+    """
     template = _template(path)
     fit, held = set[int](), near.Known(least)
     at = 0

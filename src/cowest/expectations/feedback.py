@@ -12,7 +12,7 @@ from cowest.expectations import columns
 from cowest.expectations.columns import Columns, number
 from cowest.expectations.rules import SHARE, Remarks, Rule, Seen, Severity, graded, share_left
 from cowest.instructions import instructs
-from cowest.records import Feedback, Spread
+from cowest.records import NOBODY, Feedback, Spread
 from cowest.thoughts import without_thoughts
 
 SCORES = {"refinement": "score", "solo": "solo_score", "draft": "draft_score"}
@@ -124,6 +124,7 @@ class FeedbackSuite(Config):
             instructs="b",
             gain="d",
             failed="b",
+            own="b",
         )
         remarks = Remarks()
         at = 0
@@ -147,7 +148,7 @@ class FeedbackSuite(Config):
         found: dict[str, float | None] = {"ties": None, "drift": None, "left": seen.share(left)}
         if len(several):
             found["ties"] = float((several["min"] == several["max"]).mean())
-        drift = _drift(left, seen.beside)
+        drift = _drift(left[left["own"] > 0], seen.beside)
         # The whole interval must lie above the bound, so few queries never break the rule.
         if drift is not None:
             found["drift"] = drift.low
@@ -160,6 +161,9 @@ class FeedbackSuite(Config):
             "drafts, of queries": f"{len(left)}, of {left['query'].nunique()}",
             "rows that failed": f"{int(left['failed'].sum())}",
         }
+        unasked = int((left["gain"].isna() & (left["failed"] == 0)).sum())
+        if unasked:
+            found["drafts that no strong model was asked about"] = f"{unasked}"
         if len(gains):
             by_query = _by_query(left)
             both = ((by_query["max"] > 0) & (by_query["min"] <= 0)).mean()
@@ -169,7 +173,7 @@ class FeedbackSuite(Config):
                 f"{helped:.1%}, {tied:.1%}, {hurt:.1%}"
             )
             found["queries with a draft that helped and one that did not"] = f"{both:.1%}"
-        drift = _drift(left, seen.beside)
+        drift = _drift(left[left["own"] > 0], seen.beside)
         words = "not known: there is no champion, or its version holds no gains"
         if drift is not None:
             words = (
@@ -193,11 +197,18 @@ def _columns(row: Feedback) -> dict[str, float]:
         "key": number(f"{row.id} {row.sample}"),
         "held_out": row.split != "train",
         "outside": outside,
-        "unscored": row.failed is None and (row.score is None or row.solo_score is None),
+        "unscored": row.failed is None and not _is_scored(row),
         "of_nothing": of_nothing,
         "gain": math.nan if row.gain is None else row.gain,
         "failed": row.failed is not None,
+        "own": row.candidate is None,
     }
+
+
+def _is_scored(row: Feedback) -> bool:
+    if row.strong == NOBODY:
+        return row.draft_score is not None
+    return row.score is not None and row.solo_score is not None
 
 
 def _by_query(left: Any) -> Any:
@@ -211,6 +222,9 @@ def _by_query(left: Any) -> Any:
 
 def _drift(left: Any, champion: Spread | None) -> Drift | None:
     """Compares the mean gains of queries with the champion's; None if either is missing.
+
+    `left` has no candidates, and neither has a spread: they are not what the policy writes of
+    itself.
 
     The distance is that of Kolmogorov and Smirnov, the largest difference of the two cumulative
     distributions, over the bins of a spread. Its interval is by the inequality of Dvoretzky, Kiefer

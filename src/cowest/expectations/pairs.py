@@ -1,5 +1,6 @@
 """Rules for preference pairs, before anything is trained on them."""
 
+import math
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any, Literal
@@ -22,8 +23,9 @@ class PairSuite(Config):
     """Settings and rules of preference pairs."""
 
     kind: Literal["pairs"]
-    min_pairs: int = Field(default=1, ge=1)
-    """Pairs that must be left, or the turn fails."""
+    min_pairs: int = Field(default=1, ge=0)
+    """Pairs that must be left, or the turn fails; of `align: kto` drafts, and of `align: grpo` 0,
+    since it drafts anew and has none."""
     min_margin: float = Field(default=0.001, gt=0)
     """Smallest margin; closer pairs are set aside."""
     max_length_ratio: float = Field(default=20.0, ge=1)
@@ -169,21 +171,22 @@ class PairSuite(Config):
         found = {"pairs": f"{len(left)}", "queries with pairs": f"{left['query'].nunique()}"}
         if len(left):
             mean, least = left["margin"].mean(), left["margin"].min()
-            found["margin"] = f"{mean:.3f} on average, {least:.3f} at least"
+            if not math.isnan(mean):
+                found["margin"] = f"{mean:.3f} on average, {least:.3f} at least"
             ratio = left["length_ratio"].median()
             found["length of the longer side"] = f"median {ratio:.1f} times that of the shorter"
         return found
 
 
 def _columns(row: PreferencePair) -> dict[str, float]:
-    longer, shorter = _chars(row.chosen), _chars(row.rejected)
-    if longer < shorter:
-        longer, shorter = shorter, longer
+    sizes = [_chars(side) for side in (row.chosen, row.rejected) if side]
+    longer, shorter = max(sizes, default=0), min(sizes, default=0)
     return {
         "id": int(row.id[:16], 16),
         "query": number(row.query),
         "same": _normal(row.chosen) == _normal(row.rejected),
-        "margin": row.margin,
+        # A draft alone has none, and a rule is met where there is no number.
+        "margin": row.margin if len(sizes) == 2 else math.nan,
         "chars": longer,
         "least_chars": shorter,
         "length_ratio": max(longer, 1) / max(shorter, 1),

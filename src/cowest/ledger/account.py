@@ -4,6 +4,8 @@ One account is current at a time. Models count into it where they make calls and
 and `store.accounting` writes it into the call store when its stage ends.
 """
 
+import resource
+import sys
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
@@ -24,7 +26,7 @@ class Account:
     stage: str
     seconds: float = 0.0
     peak_memory: int = 0
-    """Bytes, of the whole process."""
+    """Bytes, of the whole process; of the largest where several trained."""
     asked: int = 0
     """Calls answered by a model."""
     stored: int = 0
@@ -97,6 +99,13 @@ def _listed(versions: Mapping[str, int]) -> str:
 _current = Account("")
 
 
+def peak(who: int) -> int:
+    """Returns the most bytes that this process held at once, or the largest of its children."""
+    used = resource.getrusage(who).ru_maxrss
+    # Linux counts the resident set in KiB, macOS in bytes.
+    return used if sys.platform == "darwin" else used * 1024
+
+
 def current() -> Account:
     """Returns the account of the stage that runs; outside of a stage, one whose name is empty."""
     return _current
@@ -132,6 +141,11 @@ def counted(
         else:
             account.answered += 1
         yield completion
+
+
+def stopped() -> None:
+    """Leaves out what was asked and never answered, where a stage goes on without it."""
+    _current.requests = _current.answered + _current.aside
 
 
 def attempted() -> None:

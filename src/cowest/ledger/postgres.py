@@ -18,7 +18,7 @@ from urllib.parse import quote
 
 from cowest.errors import ConfigError, StoreError
 from cowest.ledger.database import PATIENCE, Cursor, Db, Work
-from cowest.ledger.schema import SCHEMA, upgrade_postgres
+from cowest.ledger.schema import SCHEMA, is_older_postgres, upgrade_postgres
 
 if TYPE_CHECKING:
     import psycopg
@@ -210,6 +210,22 @@ class Postgres:
             raise StoreError(
                 f"the call store {self.place} can't be {done}: {said}; {_mend(error)}"
             ) from None
+
+
+def older(url: str) -> str | None:
+    """Returns the place of a store of an older CoWest, or None. Nothing is changed there.
+
+    Raises ConfigError.
+    """
+    import psycopg
+
+    address, place, _ = _understood(url)
+    try:
+        with psycopg.connect(**address, autocommit=True) as connection:
+            connection.execute(f"SET search_path TO {SCHEMA}")
+            return place if is_older_postgres(_Session(connection)) else None
+    except psycopg.Error:
+        return None
 
 
 class _Session:

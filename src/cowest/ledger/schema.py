@@ -113,6 +113,28 @@ STEPS = (
         tokens INTEGER NOT NULL,
         UNIQUE (turn, model)
     )""",
+    # What is served: the budget of each purse, and what it has spent and holds on each day (UTC).
+    """
+    CREATE TABLE purses (purse TEXT PRIMARY KEY, usd REAL, tokens INTEGER);
+    CREATE TABLE purse_days (
+        purse TEXT NOT NULL,
+        day TEXT NOT NULL,
+        usd REAL NOT NULL,
+        tokens INTEGER NOT NULL,
+        held_usd REAL NOT NULL,
+        held_tokens INTEGER NOT NULL,
+        calls INTEGER NOT NULL,
+        UNIQUE (purse, day)
+    )""",
+    # Runs of a pipeline, each with its turn. `decided` is the version on which the turn had been
+    # decided when the run began.
+    """
+    CREATE TABLE runs (
+        run TEXT PRIMARY KEY,
+        turn TEXT NOT NULL,
+        at REAL NOT NULL,
+        decided INTEGER
+    )""",
 )
 """Statements for SQLite: each text takes a store to the next version, and is never changed."""
 POSTGRES = (
@@ -199,6 +221,25 @@ POSTGRES = (
         tokens BIGINT NOT NULL,
         UNIQUE (turn, model)
     )""",
+    """
+    CREATE TABLE purses (purse TEXT PRIMARY KEY, usd DOUBLE PRECISION, tokens BIGINT);
+    CREATE TABLE purse_days (
+        purse TEXT NOT NULL,
+        day TEXT NOT NULL,
+        usd DOUBLE PRECISION NOT NULL,
+        tokens BIGINT NOT NULL,
+        held_usd DOUBLE PRECISION NOT NULL,
+        held_tokens BIGINT NOT NULL,
+        calls BIGINT NOT NULL,
+        UNIQUE (purse, day)
+    )""",
+    """
+    CREATE TABLE runs (
+        run TEXT PRIMARY KEY,
+        turn TEXT NOT NULL,
+        at DOUBLE PRECISION NOT NULL,
+        decided BIGINT
+    )""",
 )
 """Statements for PostgreSQL. `rowid` is the order in which rows came, which SQLite has anyhow."""
 SCHEMA = "cowest"
@@ -226,6 +267,21 @@ def upgrade_sqlite(db: sqlite3.Connection) -> None:
         if db.in_transaction:
             db.execute("ROLLBACK")
         raise
+
+
+def is_older_sqlite(db: sqlite3.Connection) -> bool:
+    """True for a store that `upgrade_sqlite` would change, and that is not new."""
+    found = int(db.execute("PRAGMA user_version").fetchone()[0])
+    # The first stores had no number.
+    has_calls = "SELECT 1 FROM sqlite_master WHERE name = 'calls'"
+    return found < len(STEPS) and db.execute(has_calls).fetchone() is not None
+
+
+def is_older_postgres(db: Db) -> bool:
+    """Says the same of a PostgreSQL database."""
+    if db.execute("SELECT to_regclass(?)", (f"{SCHEMA}.store",)).fetchone()[0] is None:
+        return False
+    return bool(db.execute("SELECT version FROM store").fetchone()[0] < len(POSTGRES))
 
 
 def upgrade_postgres(db: Db) -> None:

@@ -7,13 +7,13 @@ import threading
 import time
 from collections import Counter
 from collections.abc import Collection, Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import ClassVar, TypeVar
 
 from cowest.errors import StoreError
 from cowest.ledger.database import PATIENCE, Db, Work
-from cowest.ledger.schema import upgrade_sqlite
+from cowest.ledger.schema import is_older_sqlite, upgrade_sqlite
 
 T = TypeVar("T")
 
@@ -159,6 +159,17 @@ class Sqlite:
             raise StoreError(
                 f"the call store {self.place} can't be {done}: {error}; {_mend(str(error), done)}"
             ) from None
+
+
+def is_older(path: Path) -> bool:
+    """True for a store of an older CoWest. Nothing is changed, and nothing is made."""
+    if not path.is_file():
+        return False
+    try:
+        with closing(sqlite3.connect(f"{path.as_uri()}?mode=ro", uri=True)) as db:
+            return is_older_sqlite(db)
+    except sqlite3.Error:
+        return False
 
 
 def _mend(error: str, done: str) -> str:

@@ -68,13 +68,40 @@ def open_store() -> "CallStore":
 
     Raises ConfigError and StoreError.
     """
-    place = os.environ.get("COWEST_STORE") or ".cowest/calls.sqlite"
-    if "://" not in place:
-        place = str(Path(place).resolve())
+    place = _named_place()
     known = _named.get(place)
     if known is None or known.closed:
         known = _named[place] = CallStore(place)
     return known
+
+
+def begun() -> bool:
+    """False if COWEST_STORE names a file that is not there yet; `open_store` would make it."""
+    place = _named_place()
+    return "://" in place or Path(place).exists()
+
+
+def older() -> str | None:
+    """Returns the store that COWEST_STORE names if an older CoWest wrote it, without secrets.
+
+    Nothing is changed. Who opens the store gives it the newest tables, and an older CoWest refuses
+    it from then on. A store that can't be looked at is None: opening it says why.
+    """
+    place = _named_place()
+    if "://" not in place:
+        from cowest.ledger import sqlite
+
+        return place if sqlite.is_older(Path(place)) else None
+    if not place.startswith(("postgresql://", "postgres://")):
+        return None
+    from cowest.ledger import postgres
+
+    return postgres.older(place)
+
+
+def _named_place() -> str:
+    place = os.environ.get("COWEST_STORE") or ".cowest/calls.sqlite"
+    return place if "://" in place else str(Path(place).resolve())
 
 
 def close() -> None:
@@ -90,9 +117,8 @@ def accounting(stage: str) -> Iterator[Account]:
     with account.opened(stage) as counts:
         started = time.time()
         yield counts
-        peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-        # Linux counts the resident set in KiB, macOS in bytes.
-        counts.peak_memory = peak if sys.platform == "darwin" else peak * 1024
+        # Higher where other processes did the work.
+        counts.peak_memory = max(counts.peak_memory, account.peak(resource.RUSAGE_SELF))
         open_store().close_account(counts, started)
 
 

@@ -1,13 +1,11 @@
 """The till is where calls in flight meet the call store.
 
-A call is claimed before it is made and settled after it. Whatever comes in while one transaction is
-being written is written together in the next one, so that all who wait share one flush to the disk.
-The rate of flushes then follows from what the disk can do.
+A call is claimed before it is made and settled after it. What comes in at one time is written
+together (`together`).
 """
 
 import asyncio
 from collections.abc import Sequence
-from typing import Any
 
 from cowest.errors import BudgetError, CallError
 from cowest.ledger.claims import (
@@ -22,6 +20,7 @@ from cowest.ledger.claims import (
 )
 from cowest.ledger.database import Db
 from cowest.ledger.store import CallStore, StoredAnswer
+from cowest.ledger.together import Together
 from cowest.protocols import Completion
 
 SOON = 0.05
@@ -33,9 +32,8 @@ class Till:
 
     def __init__(self, store: CallStore) -> None:
         self._store, self._claims = store, Claims(store)
-        self._moves: list[tuple[Move, asyncio.Future[Refused | None]]] = []
-        self._looks: list[tuple[Sequence[str], asyncio.Future[dict[str, Completion]]]] = []
-        self._flush: asyncio.Task[None] | None = None
+        self._moves: Together[Move, Refused | None] = Together(self._make)
+        self._looks: Together[Sequence[str], dict[str, Completion]] = Together(self._find)
         self._held = 0
         """Claims of ours that are open."""
         self._frees = 0
@@ -52,7 +50,7 @@ class Till:
         """
         while True:
             frees = self._frees
-            future = self._queued(request)
+            future = self._moves.put(request)
             try:
                 refused = await asyncio.shield(future)
             except asyncio.CancelledError:
@@ -83,23 +81,20 @@ class Till:
 
     async def look(self, keys: Sequence[str]) -> dict[str, Completion]:
         """Returns the completions of those keys that were answered before."""
-        future: asyncio.Future[dict[str, Completion]] = asyncio.get_running_loop().create_future()
-        self._looks.append((keys, future))
-        self._write_soon()
-        return await asyncio.shield(future)
+        return await asyncio.shield(self._looks.put(keys))
 
     async def settle(self, answer: StoredAnswer, usd: float, tokens: int) -> None:
         """Keeps an answer and its cost, durable when this returns."""
         # The shield lets a cancelled caller go, and still has the answer kept: it was paid for.
         try:
-            await asyncio.shield(self._queued(Settled(answer, usd, tokens)))
+            await asyncio.shield(self._moves.put(Settled(answer, usd, tokens)))
         finally:
             self._free()
 
     async def release(self, request: ClaimRequest, usd: float, tokens: int) -> None:
         """Gives a claim back after a call that brought no answer, and counts its cost."""
         try:
-            await asyncio.shield(self._queued(Released(request, usd, tokens)))
+            await asyncio.shield(self._moves.put(Released(request, usd, tokens)))
         finally:
             self._free()
 
@@ -109,53 +104,15 @@ class Till:
 
     async def leave(self, request: ClaimRequest) -> None:
         """Gives a call up, so that others may make it. Its lost claims go on counting."""
-        await asyncio.shield(self._queued(Left(request)))
+        await asyncio.shield(self._moves.put(Left(request)))
 
     async def close(self) -> None:
         """Waits until everything is written."""
-        while self._flush is not None and not self._flush.done():
-            await asyncio.wait([self._flush])
+        await self._moves.close()
+        await self._looks.close()
 
-    def _queued(self, move: Move) -> "asyncio.Future[Refused | None]":
-        future: asyncio.Future[Refused | None] = asyncio.get_running_loop().create_future()
-        self._moves.append((move, future))
-        self._write_soon()
-        return future
-
-    def _write_soon(self) -> None:
-        if self._flush is None or self._flush.done():
-            self._flush = asyncio.create_task(self._write())
-
-    async def _write(self) -> None:
-        while self._moves or self._looks:
-            # Coroutines that run in this pass of the loop queue more, which is written with it.
-            await asyncio.sleep(0)
-            moves, self._moves = self._moves, []
-            looks, self._looks = self._looks, []
-            wanted: list[str] = []
-            for keys, _ in looks:
-                wanted += keys
-            try:
-                refusals, found = await asyncio.to_thread(
-                    self._do, [move for move, _ in moves], wanted
-                )
-            except Exception as error:  # noqa: BLE001
-                # Whoever waits raises the error, and would wait forever without it.
-                for _, claimed in moves:
-                    _fail(claimed, error)
-                for _, looked in looks:
-                    _fail(looked, error)
-                continue
-            for (_, claimed), refused in zip(moves, refusals, strict=True):
-                claimed.set_result(refused)
-            for keys, looked in looks:
-                looked.set_result({key: found[key] for key in keys if key in found})
-
-    def _do(
-        self, moves: Sequence[Move], keys: Sequence[str]
-    ) -> tuple[list[Refused | None], dict[str, Completion]]:
-        """Looks all keys up and does all moves in one transaction, on a thread of its own."""
-        found = self._store.get(keys) if keys else {}
+    def _make(self, moves: Sequence[Move]) -> list[Refused | None]:
+        """Does moves in one transaction."""
 
         def make(db: Db) -> list[Refused | None]:
             return self._claims.make(db, moves)
@@ -163,12 +120,19 @@ class Till:
         # Only answers wait for the disk, since they were paid for. A claim survives the death of
         # this process without that; only a power cut may undo it.
         durable = any(isinstance(move, Settled) for move in moves)
-        refusals = self._store.write(make, durable) if moves else []
-        return refusals, found
+        return self._store.write(make, durable)
+
+    def _find(self, looks: Sequence[Sequence[str]]) -> list[dict[str, Completion]]:
+        """Looks keys up, for all looks at once."""
+        wanted: list[str] = []
+        for keys in looks:
+            wanted += keys
+        found = self._store.get(wanted)
+        return [{key: found[key] for key in keys if key in found} for keys in looks]
 
     def _undo(self, claimed: "asyncio.Future[Refused | None]", request: ClaimRequest) -> None:
         if not claimed.cancelled() and claimed.exception() is None and claimed.result() is None:
-            self._queued(Released(request))
+            self._moves.put(Released(request))
 
     def _free(self) -> None:
         self._held -= 1
@@ -181,9 +145,3 @@ class Till:
         if self._freed is None:
             self._freed = asyncio.Event()
         await self._freed.wait()
-
-
-def _fail(future: "asyncio.Future[Any]", error: Exception) -> None:
-    future.set_exception(error)
-    # This marks the error as seen: if nobody waits any more, asyncio would print a warning.
-    future.exception()

@@ -14,6 +14,8 @@ CACHES = ("past_key_values", "cache_params")
 """Names that architectures give to what they keep of the tokens read so far."""
 NOT_DECODED = {"recurrent_gemma", "xlstm"}
 """Architectures that keep it inside the model, or take it in shapes of their own."""
+WINDOWS = ("sliding_window", "attention_chunk_size", "window_size")
+"""Settings that say how many tokens back attention looks, in some of the layers or in all."""
 NOT_CAST = {"bitsandbytes", "gptq", "hqq", "quark"}
 """Quantised forms whose weights can't be brought to the dtype of the settings."""
 
@@ -91,6 +93,48 @@ def shares_its_cache(model: Any) -> bool:
         return False
     layers = DynamicCache(config=model.config).layers
     return not any(isinstance(layer, LinearAttentionCacheLayerMixin) for layer in layers)
+
+
+def is_plain(cache: Any) -> bool:
+    """Says whether a cache holds keys and values per token, and nothing else."""
+    from transformers.cache_utils import DynamicLayer, DynamicSlidingWindowLayer
+
+    plain = (DynamicLayer, DynamicSlidingWindowLayer)
+    return all(type(layer) in plain for layer in getattr(cache, "layers", [None]))
+
+
+def joins_its_rows(model: Any) -> bool:
+    """Says whether rows that were begun apart can be decoded together from any token on.
+
+    Their caches are padded to one length then, so each layer must keep keys and values per token,
+    and mask what is padding.
+    """
+    from transformers.cache_utils import DynamicCache
+
+    if not shares_its_cache(model) or not is_plain(DynamicCache(config=model.config)):
+        return False
+    # Chunks are counted from the first place, which padding moves.
+    return "chunked_attention" not in (
+        getattr(model.config.get_text_config(), "layer_types", None) or ()
+    )
+
+
+def not_branched(model: Any, longest: int) -> str | None:
+    """Says why several answers can't be read as branches of one prompt; None if they can.
+
+    `longest` is the tokens of the longest prompt with its answer. A mask that is given is taken as
+    it is, so a window would have to be cut into it.
+    """
+    if not shares_its_cache(model):
+        return "it keeps a state that all tokens of a row go into"
+    config = model.config.get_text_config()
+    for name in WINDOWS:
+        window = getattr(config, name, None)
+        if isinstance(window, int) and longest > window:
+            return f"its attention looks {window} tokens back, and the longest text has {longest}"
+    if getattr(config, "output_router_logits", False):
+        return "its loss has a part of its own, for its experts"
+    return None
 
 
 def _check_quantised(folder: Path) -> None:

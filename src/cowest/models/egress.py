@@ -8,21 +8,27 @@ sent and nothing else. Masks are undone on this side, and the store holds the an
 So equal masked requests are one call, whoever they are about.
 """
 
+import asyncio
 from collections import Counter, deque
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import AsyncGenerator, Iterable, Iterator, Sequence
+from contextlib import aclosing
 from dataclasses import dataclass, field, replace
 from functools import lru_cache
 from typing import Literal
 
 from cowest.config import digest
 from cowest.detectors import RULE, Detection, Finding, find, mask_all, unmask
+from cowest.detectors.replacing import unmasking
 from cowest.ledger import account
-from cowest.protocols import ChatModel, Completion, Request
+from cowest.protocols import AsyncChatModel, ChatModel, Completion, Request, Served
 from cowest.records import Message
 
 Action = Literal["allow", "mask", "refuse"]
-REMEMBERED = 512
-"""Texts whose findings are remembered, since shots and system messages are in every request."""
+QUICK = 8192
+"""Characters of a request that are searched in a moment: about a millisecond."""
+REMEMBERED, LONGEST_REMEMBERED = 512, 2**15
+"""Texts whose findings are remembered, since shots and system messages are in every request; and
+the most characters of such a text."""
 
 
 class EgressConfig(Detection):
@@ -43,12 +49,19 @@ class EgressConfig(Detection):
         worth counting; `counted`, that findings go into the stage's account. Raises ConfigError
         if the terms can't be read, or a library that the detectors need is not installed.
         """
+        return Egress(Filter(self, model.name, counted), model) if self._acts(outside) else model
+
+    def over_async(self, model: AsyncChatModel, outside: bool) -> AsyncChatModel:
+        """Does the same for a model that answers people who wait."""
+        return AsyncEgress(Filter(self, model.name), model) if self._acts(outside) else model
+
+    def _acts(self, outside: bool) -> bool:
+        """Says if the filter does anything. Raises ConfigError."""
         if not self.detect or (self.on_found == "allow" and not outside):
-            return model
-        # Builds the detectors now, so that a filter that can't work stops the stage before any
-        # call.
+            return False
+        # Builds the detectors now, so that a filter that can't work stops all before any call.
         find("", self)
-        return Egress(self, model, counted)
+        return True
 
     def shown(self, texts: Sequence[str]) -> list[str] | None:
         """Returns texts that belong together as they may be shown where requests may not go.
@@ -94,21 +107,95 @@ class Passed:
     """Number of findings by kind."""
 
 
-class Egress:
-    """A ChatModel that is asked only what may leave."""
+class Filter:
+    """Filters one request at a time, and puts the originals back into its answer."""
 
-    def __init__(self, config: EgressConfig, model: ChatModel, counted: bool) -> None:
-        self.name = config.name(model.name)
-        self._config = config
-        self._model = model
+    def __init__(self, config: EgressConfig, model: str, counted: bool = True) -> None:
+        """`model` is the name of the model behind the filter."""
+        self.name = config.name(model)
+        self.config = config
         self._counted = counted
-        self._refusals: dict[str, Completion] = {}
 
         @lru_cache(maxsize=REMEMBERED)
         def remembered(text: str) -> tuple[Finding, ...]:
             return tuple(find(text, config))
 
-        self._find = remembered
+        @lru_cache(maxsize=REMEMBERED)
+        def refusal(held: str) -> Completion:
+            failed = f"not sent: the egress filter found {held}"
+            return Completion(None, self.name, "failed", failed)
+
+        self._remembered, self._refusal = remembered, refusal
+
+    def count(self, passed: Passed) -> None:
+        """Counts what was found in a request, for the account."""
+        if passed.found and self._counted:
+            account.filtered(self.config.on_found, passed.found)
+
+    def passed(self, request: Request) -> Passed:
+        """Returns the request as it may be sent, with what was found in it."""
+        # The texts that end an answer are sent too, and are a person's own in what is served.
+        texts = [message.content for message in request.messages] + list(request.sampling.stop)
+        findings = [self._find(text) for text in texts]
+        found: Counter[str] = Counter()
+        for of_text in findings:
+            found.update(finding.kind for finding in of_text)
+        if not found or self.config.on_found == "allow":
+            return Passed(request, found=found)
+        if self.config.on_found == "refuse":
+            return Passed(None, found=found)
+        return self._masked(request, texts, findings, found)
+
+    def _masked(
+        self,
+        request: Request,
+        texts: list[str],
+        findings: list[tuple[Finding, ...]],
+        found: Counter[str],
+    ) -> Passed:
+        # All texts are masked together, so that one original has one placeholder in all of them: a
+        # model that sees the placeholder writes it, and it ends the answer as the original would.
+        masked, originals = mask_all(texts, findings)
+        messages = []
+        for message, content in zip(request.messages, masked, strict=False):
+            messages.append(Message(role=message.role, content=content))
+        stop = tuple(masked[len(messages) :])
+        sampling = request.sampling
+        if stop != sampling.stop:
+            sampling = sampling.model_copy(update={"stop": stop})
+        passed = replace(request, messages=tuple(messages), sampling=sampling)
+        return Passed(passed, originals, found)
+
+    def restored(self, completion: Completion, originals: dict[str, str]) -> Completion:
+        """Returns an answer with what was masked put back."""
+        text = completion.text
+        if text is not None and self.config.unmask:
+            text = unmask(text, originals)
+        # The store knows the answer by the model behind the filter; rows name the filtered one.
+        return replace(completion, text=text, model=self.name)
+
+    def refused(self, found: Counter[str]) -> Completion:
+        """Returns the failure of a request. It tells kinds and counts, and never the texts.
+
+        Equal failures are one object, since a stage may hold many of them until the next answer
+        comes.
+        """
+        held = ", ".join(f"{count} {kind}" for kind, count in sorted(found.items()))
+        return self._refusal(held)
+
+    def _find(self, text: str) -> tuple[Finding, ...]:
+        if len(text) <= LONGEST_REMEMBERED:
+            return self._remembered(text)
+        return tuple(find(text, self.config))
+
+
+class Egress:
+    """A ChatModel that is asked only what may leave."""
+
+    def __init__(self, filter_: Filter, model: ChatModel) -> None:
+        self.name = filter_.name
+        self._filter = filter_
+        self._model = model
 
     def generate(self, requests: Iterable[Request]) -> Iterator[Completion]:
         """Yields one completion per request, in order.
@@ -121,11 +208,10 @@ class Egress:
 
         def sent() -> Iterator[Request]:
             for request in requests:
-                passed = self.passed(request)
-                if passed.found and self._counted:
-                    account.filtered(self._config.on_found, passed.found)
+                passed = self._filter.passed(request)
+                self._filter.count(passed)
                 if passed.request is None:
-                    waiting.append(self._refused(passed.found))
+                    waiting.append(self._filter.refused(passed.found))
                 else:
                     waiting.append(passed.originals)
                     yield passed.request
@@ -135,54 +221,50 @@ class Egress:
             yield from _refusals(waiting)
             originals = waiting.popleft()
             assert isinstance(originals, dict), "a model must answer each request once, in order"
-            yield self._restored(completion, originals)
+            yield self._filter.restored(completion, originals)
         yield from _refusals(waiting)
 
-    def passed(self, request: Request) -> Passed:
-        """Returns the request as it may be sent, with what was found in it."""
-        texts = [message.content for message in request.messages]
-        findings = [self._find(text) for text in texts]
-        found: Counter[str] = Counter()
-        for of_text in findings:
-            found.update(finding.kind for finding in of_text)
-        if not found or self._config.on_found == "allow":
-            return Passed(request, found=found)
-        if self._config.on_found == "refuse":
-            return Passed(None, found=found)
-        return self._masked(request, texts, findings, found)
 
-    def _masked(
-        self,
-        request: Request,
-        texts: list[str],
-        findings: list[tuple[Finding, ...]],
-        found: Counter[str],
-    ) -> Passed:
-        # All messages are masked together, so that one original has one placeholder in all of them.
-        masked, originals = mask_all(texts, findings)
-        pairs = zip(request.messages, masked, strict=True)
-        messages = tuple(Message(role=message.role, content=content) for message, content in pairs)
-        return Passed(replace(request, messages=messages), originals, found)
+class AsyncEgress:
+    """An AsyncChatModel that is asked only what may leave."""
 
-    def _restored(self, completion: Completion, originals: dict[str, str]) -> Completion:
-        text = completion.text
-        if text is not None and self._config.unmask:
-            text = unmask(text, originals)
-        # The store knows the answer by the model behind the filter; rows name the filtered one.
-        return replace(completion, text=text, model=self.name)
+    def __init__(self, filter_: Filter, model: AsyncChatModel) -> None:
+        self.name = filter_.name
+        self._filter = filter_
+        self._model = model
 
-    def _refused(self, found: Counter[str]) -> Completion:
-        """Returns the failure of a request. It tells kinds and counts, and never the texts.
+    async def stream(
+        self, request: Request, served: Served
+    ) -> AsyncGenerator[str | Completion, None]:
+        """Yields texts with what was masked put back, and their Completion.
 
-        Equal failures are one object, since a stage may hold many of them until the next answer
-        comes.
+        A text that may be the beginning of a placeholder is held back until it is known. A request
+        that may not leave fails at once; the reason names the kinds that it held.
         """
-        held = ", ".join(f"{count} {kind}" for kind, count in sorted(found.items()))
-        if held not in self._refusals:
-            self._refusals[held] = Completion(
-                None, self.name, "failed", f"not sent: the egress filter found {held}"
-            )
-        return self._refusals[held]
+        size = sum(len(message.content) for message in request.messages)
+        size += sum(map(len, request.sampling.stop))
+        if size < QUICK:
+            passed = self._filter.passed(request)
+        else:
+            # The other people who wait are not held up by a long text.
+            passed = await asyncio.to_thread(self._filter.passed, request)
+        self._filter.count(passed)
+        if passed.request is None:
+            yield self._filter.refused(passed.found)
+            return
+        originals = passed.originals if self._filter.config.unmask else {}
+        unmasked = unmasking(originals)
+        async with aclosing(self._model.stream(passed.request, served)) as parts:
+            async for part in parts:
+                if isinstance(part, str):
+                    text = unmasked.feed(part)
+                    if text:
+                        yield text
+                    continue
+                rest = unmasked.end()
+                if rest:
+                    yield rest
+                yield self._filter.restored(part, originals)
 
 
 def _refusals(waiting: "deque[Completion | dict[str, str]]") -> Iterator[Completion]:

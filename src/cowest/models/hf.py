@@ -5,10 +5,12 @@ answers with it. Nothing in a folder is loaded before `audit` has passed it, and
 downloaded here.
 """
 
+import asyncio
+import gc
 import hashlib
 import json
-from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from collections.abc import AsyncIterator, Iterator
+from contextlib import ExitStack, asynccontextmanager, contextmanager, suppress
 from pathlib import Path
 from typing import Any, Literal
 
@@ -20,6 +22,8 @@ from cowest.errors import ModelError
 from cowest.models import architecture, audit, embedded
 from cowest.models.chat import Chat, ends_of
 from cowest.models.decoding import HFModel
+from cowest.models.hf_async import AsyncHFModel
+from cowest.models.writing import Writing, context_of
 
 IDENTITY = {".json", ".safetensors", ".jinja", ".model", ".txt"}
 """File endings that make up a model's identity: its answers may depend on such files."""
@@ -42,7 +46,8 @@ class HFConfig(Config):
     a policy must begin a finished answer as it asks for one, and end it; SFT says where it does
     not."""
     rows: int = Field(default=64, ge=1)
-    """Sequences decoded at once. Lower it if memory runs out; raise it to use a larger GPU."""
+    """Sequences decoded at once. If memory runs out, half as many are, once, and it is said; raise
+    it to use a larger GPU."""
 
     @contextmanager
     def open(self, adapter: Path | None = None) -> Iterator[HFModel]:
@@ -64,6 +69,20 @@ class HFConfig(Config):
             model = _with_adapter(model, adapter)
         model = model.to(getattr(torch, self.dtype)).to(self.device)
         yield HFModel(name, model, tokenizer, self.rows)
+
+    @asynccontextmanager
+    async def open_async(self, adapter: Path | None = None) -> AsyncIterator[AsyncHFModel]:
+        """Loads the model for people who wait, and frees it afterwards. Raises ModelError.
+
+        It loads on another thread, so that others can be answered meanwhile.
+        """
+        with ExitStack() as stack:
+            loaded = await asyncio.to_thread(stack.enter_context, self.open(adapter))
+            model = AsyncHFModel(loaded, self.rows)
+            try:
+                yield model
+            finally:
+                await model.close()
 
     def folder(self) -> Path:
         """Finds the model's folder, and checks that nothing in it runs. Raises ModelError."""
@@ -114,7 +133,7 @@ def load_tokenizer(config: HFConfig, folder: Path) -> Any:
     import transformers
 
     environment.hush()
-    with architecture.reading(f"{folder} has no tokenizer that loads"):
+    with architecture.reading(f"{folder} has no tokenizer that loads"), _uncollected():
         tokenizer = transformers.AutoTokenizer.from_pretrained(
             folder, trust_remote_code=False, local_files_only=True
         )
@@ -134,23 +153,47 @@ def load_tokenizer(config: HFConfig, folder: Path) -> Any:
     return tokenizer
 
 
+@contextmanager
+def _uncollected() -> Iterator[None]:
+    """Keeps Python from looking for garbage, which takes a third of the time that a tokenizer
+    with many words needs: its file becomes a million objects, and all of them are in use.
+    """
+    was = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if was:
+            gc.enable()
+
+
 def open_chat(config: HFConfig) -> Chat:
     """Loads what a base makes of conversations, without its weights.
 
     Raises ModelError, also for a base whose weights would not load or can't be decoded.
     """
+    architecture.check(config.folder())
+    return open_writing(config, config.model).chat
+
+
+def open_writing(config: HFConfig, name: str) -> Writing:
+    """Loads what makes tokens of conversations, and texts of tokens, whatever decodes them.
+
+    `name` is what completions call the model by. Raises ModelError.
+    """
     import transformers
 
     folder = config.folder()
-    architecture.check(folder)
     tokenizer = load_tokenizer(config, folder)
     with architecture.reading(f"{folder}: its generation settings can't be read"):
-        settings = transformers.GenerationConfig.from_model_config(
-            transformers.AutoConfig.from_pretrained(folder, local_files_only=True)
+        shape = transformers.AutoConfig.from_pretrained(
+            folder, trust_remote_code=False, local_files_only=True
         )
+        settings = transformers.GenerationConfig.from_model_config(shape)
         if (folder / "generation_config.json").is_file():
             settings = transformers.GenerationConfig.from_pretrained(folder, local_files_only=True)
-    return Chat(config.model, tokenizer, ends_of(settings))
+    chat = Chat(config.model, tokenizer, ends_of(settings))
+    return Writing(name, tokenizer, chat, context_of(shape.get_text_config()))
 
 
 def _with_adapter(model: Any, adapter: Path) -> Any:
@@ -186,13 +229,14 @@ def same_base(adapter: Path, base: str) -> None:
     On another base it might load, and answer nonsense.
     """
     settings = json.loads((adapter / "adapter_config.json").read_text(encoding="utf-8"))
+    # Its folder is not named: a version of the registry is laid out in a temporary one.
     trained = settings.get("base_model_name_or_path") or ""
     # Only our own adapters name their base with a digest (`name@digest`).
     if "@" in trained and trained != base:
         raise ModelError(
-            f"{adapter} was trained on {trained}, and the policy here is {base}: name the same "
-            "base (and dtype) in every section of params.yaml; if the base's own files changed, "
-            "or you change the base for good, begin a registry of another name"
+            f"the version's adapter was trained on {trained}, and the policy here is {base}: name "
+            "the same base (and dtype) in every section of params.yaml; if the base's own files "
+            "changed, or you change the base for good, begin a registry of another name"
         )
 
 

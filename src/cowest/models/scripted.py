@@ -5,18 +5,20 @@ It serves dry runs and tests, without weights, network or cost. It answers at on
 use for the call store.
 """
 
+import asyncio
 import re
-from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+import time
+from collections.abc import AsyncGenerator, AsyncIterator, Iterable, Iterator
+from contextlib import asynccontextmanager, contextmanager
 from pathlib import Path
 from typing import Literal, Self
 
 from pydantic import Field, model_validator
 
 from cowest.config import Config, Sampling, digest
-from cowest.errors import ModelError
+from cowest.errors import ModelError, UpstreamError
 from cowest.ledger import account
-from cowest.protocols import ChatModel, Completion, Request
+from cowest.protocols import AsyncChatModel, ChatModel, Completion, Request, Served
 
 PLACES = re.compile(r"\{(\d+)\}")
 
@@ -56,15 +58,18 @@ class ScriptedConfig(Config):
     @contextmanager
     def open(self, adapter: Path | None = None) -> Iterator[ChatModel]:
         """Yields the model. Raises ModelError for an adapter."""
-        if adapter is not None:
-            raise ModelError(
-                f"a scripted model takes no adapter: {adapter} needs a local model (provider: hf)"
-            )
+        _take_no_adapter(adapter)
+        yield ScriptedModel(self)
+
+    @asynccontextmanager
+    async def open_async(self, adapter: Path | None = None) -> AsyncIterator[AsyncChatModel]:
+        """Yields the model for people who wait. Raises ModelError for an adapter."""
+        _take_no_adapter(adapter)
         yield ScriptedModel(self)
 
 
 class ScriptedModel:
-    """The ChatModel of a script."""
+    """The ChatModel and the AsyncChatModel of a script."""
 
     def __init__(self, config: ScriptedConfig) -> None:
         self.name = f"scripted:{digest(config)[:12]}"
@@ -73,6 +78,17 @@ class ScriptedModel:
     def generate(self, requests: Iterable[Request]) -> Iterator[Completion]:
         """Yields one completion per request, in order. Requests are read one at a time."""
         return account.counted(self._completions, requests)
+
+    async def stream(
+        self, request: Request, served: Served
+    ) -> AsyncGenerator[str | Completion, None]:
+        """Yields the words of the answer, each with the space before it, and its Completion."""
+        completion = self._complete(request)
+        for piece in [*re.findall(r"\s*\S+|\s+$", completion.text or ""), completion]:
+            if time.monotonic() >= served.until:
+                raise UpstreamError(f"{self.name}: no answer before the deadline")
+            yield piece
+            await asyncio.sleep(0)
 
     def _completions(self, requests: Iterable[Request]) -> Iterator[Completion]:
         for request in requests:
@@ -107,6 +123,14 @@ class ScriptedModel:
             "length" if len(words) > len(kept) else "stop",
             prompt_tokens=asked,
             completion_tokens=len(kept),
+        )
+
+
+def _take_no_adapter(adapter: Path | None) -> None:
+    """Raises ModelError for an adapter."""
+    if adapter is not None:
+        raise ModelError(
+            f"a scripted model takes no adapter: {adapter} needs a local model (provider: hf)"
         )
 
 

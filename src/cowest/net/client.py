@@ -8,6 +8,7 @@ Nothing of the environment is sent along, and no redirect is followed.
 import asyncio
 import json
 import zlib
+from collections import deque
 from collections.abc import Callable, Iterable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
@@ -123,6 +124,58 @@ class Response:
         # it for its own.
         if not self._response.closed:
             self._response.close()
+
+    async def leave(self, seconds: float) -> None:
+        """Reads what little may be left of an answer, so that the connection can be used again.
+
+        One whose content does not end within that time, or goes on, is cut.
+        """
+        try:
+            async with asyncio.timeout(seconds):
+                # The end of a content may come by itself, after its last byte.
+                await self.read()
+        except (LostError, TimeoutError):
+            pass
+        finally:
+            self.close()
+
+
+class Unpacked:
+    """The content of an answer as it comes, unpacked where it is packed, up to LARGEST bytes."""
+
+    def __init__(self, answer: Response) -> None:
+        self._answer = answer
+        self._ready: deque[bytes] = deque()
+        self._size = 0
+        self._unpacking = _Unpacking(self._take) if _is_packed(answer) else None
+
+    async def read(self) -> bytes:
+        """Returns the next piece, and b"" at the end. Raises LostError."""
+        while not self._ready:
+            piece = await self._answer.read()
+            if not piece:
+                if self._unpacking is not None and not self._unpacking.is_whole:
+                    raise LostError("connection lost")
+                return b""
+            if self._unpacking is None:
+                self._take(piece)
+            else:
+                self._unpack(self._unpacking, piece)
+        return self._ready.popleft()
+
+    def _unpack(self, unpacking: "_Unpacking", piece: bytes) -> None:
+        try:
+            unpacking.unpack(piece)
+        # The content is not packed as its head says.
+        except zlib.error:
+            raise LostError(NOT_HTTP) from None
+
+    def _take(self, piece: bytes) -> None:
+        self._size += len(piece)
+        if self._size > LARGEST:
+            raise LostError(f"an answer of more than {LARGEST} bytes")
+        if piece:
+            self._ready.append(piece)
 
 
 class Client:
@@ -327,8 +380,7 @@ async def _handed_on(answer: Response, into: Sink, after_piece: Callable[[], Non
 async def _copy(answer: Response, take: Sink) -> bool:
     """Reads a content; False if it is packed and was cut. Raises LostError and zlib.error."""
     unpacked = None
-    # Some servers pack an answer although we asked them not to.
-    if answer.headers.get("content-encoding", "").lower() == "gzip":
+    if _is_packed(answer):
         unpacked = _Unpacking(take)
         take = unpacked.unpack
     while True:
@@ -336,6 +388,11 @@ async def _copy(answer: Response, take: Sink) -> bool:
         if not piece:
             return unpacked is None or unpacked.is_whole
         take(piece)
+
+
+def _is_packed(answer: Response) -> bool:
+    """True for gzip: some servers pack an answer although we asked them not to."""
+    return answer.headers.get("content-encoding", "").lower() == "gzip"
 
 
 class _Unpacking:

@@ -1,83 +1,290 @@
-"""The service's desk: opens the live version in the background, tries it, and hands it out."""
+"""The service's desk: opens each new champion, tries it, and lends it to requests."""
 
-import threading
+import asyncio
+import logging
+import math
+import time
 import uuid
-from collections.abc import Callable
-from contextlib import AbstractContextManager
-from typing import Self
-
-from pydantic import Field, model_validator
+from collections.abc import AsyncIterator
+from contextlib import aclosing, asynccontextmanager, suppress
+from typing import Any
 
 from cowest.errors import CoWestError
-from cowest.online.live import Live, ServeConfig, open_live
-from cowest.records import Message, Record
+from cowest.online.answering import Answering, Asked, Opened
+from cowest.online.interactions import new_id
+from cowest.online.live import ServeConfig
+from cowest.online.refusals import RefusalError
+from cowest.online.shelf import RegistryShelf, Shelf
+from cowest.online.upstream import Upstream
+from cowest.records import Message
 
 RETRY = 15.0
-"""Seconds between two attempts to open a version: a first champion or a server may come."""
+"""Seconds until a version that could not be opened, or did not answer, is tried again."""
+LONGEST_RETRY = 300.0
+"""The longest of these pauses, reached while another version answers."""
+LOOK = 1.0
+"""Seconds between two checks that the models of the version in use still work."""
+PROBES = 2
+"""Attempts to get an answer from a version: the first may find that answers begin in a thought."""
+log = logging.getLogger("cowest")
 
 
-class Ask(Record):
-    """The body of a request: a question, or the messages of a conversation that ends with one."""
+class Lent:
+    """An open version, with the number of requests that it is answering."""
 
-    question: str | None = Field(default=None, min_length=1, max_length=20_000)
-    messages: tuple[Message, ...] | None = Field(default=None, min_length=1, max_length=64)
+    def __init__(self, opened: Opened) -> None:
+        self.opened = opened
+        self.requests = 0
+        self.replaced = asyncio.Event()
+        """Set when no request is to begin with it any more."""
+        self._free = asyncio.Event()
+        self._free.set()
 
-    @model_validator(mode="after")
-    def _one_question(self) -> Self:
-        if (self.question is None) == (self.messages is None):
-            raise ValueError("give either question or messages")
-        last = self.prompt[-1]
-        if last.role != "user" or not last.content.strip():
-            raise ValueError("the last message must be the user's, and not empty")
-        return self
+    def take(self) -> None:
+        """Counts a request that begins."""
+        self.requests += 1
+        self._free.clear()
 
-    @property
-    def prompt(self) -> tuple[Message, ...]:
-        """The conversation as messages; a question is one message of the user."""
-        return self.messages or (Message(role="user", content=self.question or ""),)
+    def give_back(self) -> None:
+        """Counts a request that ended."""
+        self.requests -= 1
+        if not self.requests:
+            self._free.set()
+
+    async def done(self) -> None:
+        """Waits until the version is replaced, and no request is under way."""
+        await self.replaced.wait()
+        await self._free.wait()
 
 
 class Desk:
-    """Opens a version in a thread of its own and retries if that fails, until `close` is called."""
+    """Follows the registry's champion until `close` is called.
+
+    A new champion is opened and tried while the one before answers, and then takes its place. New
+    requests go to the new champion; those under way stay with the version they began with. A
+    champion that does not answer its trial is refused: the one before goes on, and `problem` says
+    why. A local model whose thread broke off is opened again, and `reason` says so until it
+    answers. For one event loop, and made inside it.
+    """
 
     def __init__(
-        self,
-        config: ServeConfig,
-        opening: Callable[[ServeConfig], AbstractContextManager[Live]] = open_live,
+        self, config: ServeConfig, shelf: Shelf | None = None, retry: float = RETRY
     ) -> None:
-        self._config, self._opening = config, opening
-        self._live: Live | None = None
-        self._reason = "the model is being loaded"
-        self._closed = threading.Event()
-        self._thread = threading.Thread(target=self._work, name="desk", daemon=True)
-        self._thread.start()
+        self._config = config
+        self._retry = retry
+        self._shelf = shelf or RegistryShelf(config)
+        self._lent: Lent | None = None
+        self._reason: str | None = "the model is being loaded"
+        self._failed: int | None = None
+        """The version that failed last; it is tried again after `_pause`."""
+        self._again = 0.0
+        self._pause = retry
+        self._closing = asyncio.Event()
+        self._versions: set[asyncio.Task[None]] = set()
+        """One task per open version, replaced ones included."""
+        self._busy: asyncio.Task[Any] | None = None
+        """The task that reads the registry or opens a version. A stop does not wait for it."""
+        self._task = asyncio.create_task(self._work(), name="desk")
+        self._task.add_done_callback(_say_why)
 
-    def live(self) -> Live | None:
-        """Returns the version that answers, or None while there is none; `reason` says why."""
-        return self._live
+    @asynccontextmanager
+    async def live(self) -> AsyncIterator[Opened]:
+        """Lends the version that answers; its models stay open until it is given back.
 
-    def reason(self) -> str:
-        """Says why there is no version to answer yet."""
-        if self._thread.is_alive():
-            return self._reason
-        return "what loads the model broke off: the server's log says why; start it again"
+        Raises RefusalError while there is none.
+        """
+        lent = self._lent
+        if lent is None:
+            raise RefusalError(503, self.reason() or "", code="not_ready", retry_after=self._retry)
+        lent.take()
+        try:
+            yield lent.opened
+        finally:
+            lent.give_back()
 
-    def close(self) -> None:
-        """Closes the models."""
-        self._closed.set()
-        self._thread.join(timeout=30)
+    @property
+    def opened(self) -> Opened | None:
+        """The version in use, for inspection only; None while there is none."""
+        return None if self._lent is None else self._lent.opened
 
-    def _work(self) -> None:
-        while not self._closed.is_set():
+    def reason(self) -> str | None:
+        """Says why no version can answer; None if one can."""
+        return self.problem() if self._lent is None else self._lent.opened.broke
+
+    def problem(self) -> str | None:
+        """Says why the champion does not answer; None if it does.
+
+        Another version may answer meanwhile.
+        """
+        if self._task.done() and not self._closing.is_set():
+            return "what loads the model broke off: the server's log says why; start it again"
+        return self._reason
+
+    async def close(self) -> None:
+        """Waits for the requests under way, and closes the models."""
+        self._reason = "the service is being stopped"
+        self._closing.set()
+        # A version that is being opened answers nobody, and may take minutes.
+        if self._busy is not None:
+            self._busy.cancel()
+        elif self._lent is None:
+            self._task.cancel()
+        await asyncio.wait([self._task])
+
+    async def _work(self) -> None:
+        while not self._closing.is_set():
             try:
-                with self._opening(self._config) as live:
-                    # Both models must answer before anybody is let in. The question is another one
-                    # each time: the call store would answer one that was asked before.
-                    question = f"Is anyone there? ({uuid.uuid4().hex[:8]})"
-                    live.answer((Message(role="user", content=question),))
-                    self._live = live
-                    self._closed.wait()
-                    self._live = None
-            except CoWestError as error:
-                self._live, self._reason = None, str(error)
-                self._closed.wait(RETRY)
+                async with self._shelf.strong() as strong:
+                    try:
+                        await self._follow(strong)
+                    finally:
+                        await self._leave()
+            except (CoWestError, RefusalError) as error:
+                self._say(str(error))
+                await self._wait(self._retry)
+
+    async def _follow(self, strong: Upstream) -> None:
+        """Takes up the champion, and each next one, until the service is stopped.
+
+        Returns too when the strong model has to be opened again, and all versions with it.
+        """
+        while not self._closing.is_set():
+            if strong.broke is not None:
+                self._say(strong.broke)
+                return
+            try:
+                await self._look(strong)
+            finally:
+                self._busy = None
+            if self._lent is None:
+                await self._wait(self._retry)
+            else:
+                await self._rest(self._lent.opened)
+
+    async def _look(self, strong: Upstream) -> None:
+        """Takes up the present champion, unless it is the version in use."""
+        try:
+            self._busy = asyncio.create_task(self._wanted())
+            number = await self._busy
+        except Exception as error:
+            # Whatever a registry breaks on, the version that answers goes on.
+            expected = isinstance(error, CoWestError)
+            if not expected and self._lent is None:
+                raise
+            self._say(str(error), None if expected else error)
+            return
+        if self._lent is not None and self._lent.opened.number == number:
+            if self._lent.opened.broke is None:
+                self._say(None)
+                return
+            self._say(self._lent.opened.broke)
+        if number == self._failed and self._lent is not None and time.monotonic() < self._again:
+            return
+        self._pause = min(2 * self._pause, LONGEST_RETRY) if number == self._failed else self._retry
+        try:
+            lent = await self._opened(number, strong)
+        except Exception as error:  # noqa: BLE001
+            # Whatever a new version breaks on, the one that answers goes on.
+            expected = isinstance(error, CoWestError | RefusalError)
+            self._failed, self._again = number, time.monotonic() + self._pause
+            self._say(f"version {number} is not taken up: {error}", None if expected else error)
+            return
+        before, self._lent, self._failed = self._lent, lent, None
+        if before is not None:
+            before.replaced.set()
+        log.info("version %d answers from now on", number)
+        self._say(None)
+
+    async def _wanted(self) -> int:
+        """Returns the version that should answer. Raises RegistryError if there is none."""
+        if self._lent is not None and self._config.watch is None:
+            return self._lent.opened.number
+        return await self._shelf.champion()
+
+    async def _opened(self, number: int, strong: Upstream) -> Lent:
+        """Opens a version and tries it. Raises CoWestError or RefusalError."""
+        ready: asyncio.Future[Lent] = asyncio.get_running_loop().create_future()
+        task = asyncio.create_task(self._keep(number, strong, ready), name=f"version {number}")
+        self._versions.add(task)
+        task.add_done_callback(self._versions.discard)
+        self._busy = task
+        both: list[asyncio.Future[Any]] = [task, ready]
+        await asyncio.wait(both, return_when=asyncio.FIRST_COMPLETED)
+        if not ready.done():
+            ready.cancel()
+            await task
+        return await ready
+
+    async def _keep(self, number: int, strong: Upstream, ready: "asyncio.Future[Lent]") -> None:
+        """Keeps a version open until it is replaced, and its last request has been answered."""
+        async with self._shelf.policy(number) as (prompts, policy):
+            opened = Opened(number, prompts, policy, strong)
+            # Both models must answer before anybody is let in.
+            await probe(opened, self._config)
+            lent = Lent(opened)
+            ready.set_result(lent)
+            await lent.done()
+
+    async def _leave(self) -> None:
+        """Lends nothing any more, and waits for the requests under way."""
+        lent, self._lent = self._lent, None
+        if lent is not None:
+            lent.replaced.set()
+        await asyncio.gather(*self._versions, return_exceptions=True)
+
+    def _say(self, reason: str | None, fault: Exception | None = None) -> None:
+        """Keeps the reason why the champion does not answer, and logs one that is new."""
+        if self._closing.is_set():
+            return
+        if reason is not None and reason != self._reason:
+            log.warning("%s", reason, exc_info=fault)
+        self._reason = reason
+
+    async def _rest(self, opened: Opened) -> None:
+        """Waits until it is time to look for another champion, or a model breaks off."""
+        watch = self._config.watch
+        until = math.inf if watch is None else time.monotonic() + watch
+        while not self._closing.is_set():
+            await self._wait(min(LOOK, max(until - time.monotonic(), 0.0)))
+            if time.monotonic() >= until or opened.broke is not None:
+                return
+
+    async def _wait(self, seconds: float) -> None:
+        """Waits for so many seconds, or until the service is stopped."""
+        with suppress(TimeoutError):
+            async with asyncio.timeout(seconds):
+                await self._closing.wait()
+
+
+async def probe(opened: Opened, config: ServeConfig) -> None:
+    """Asks both models a question, as a person would. Raises CoWestError or RefusalError."""
+    strict = config.model_copy(update={"degrade": ()})
+    for attempt in range(1, PROBES + 1):
+        # The question is another one each time, in case an answer is kept somewhere.
+        question = f"Is anyone there? ({uuid.uuid4().hex[:8]})"
+        now = time.monotonic()
+        asked = Asked(
+            id=new_id(),
+            model="cowest",
+            prompt=(Message(role="user", content=question),),
+            sampling=config.refining.model_copy(update={"n": 1}),
+            streamed=True,
+            at=time.time(),
+            began=now,
+            until=now + config.deadline,
+        )
+        try:
+            async with aclosing(Answering(asked, opened, strict).events()) as events:
+                async for _ in events:
+                    pass
+        except RefusalError:
+            if not opened.strong.opened or attempt == PROBES:
+                raise
+        else:
+            return
+
+
+def _say_why(task: asyncio.Task[None]) -> None:
+    """Logs the error that ended the desk's task."""
+    if not task.cancelled() and task.exception() is not None:
+        log.error("what loads the model broke off", exc_info=task.exception())

@@ -19,8 +19,8 @@ from pydantic import ValidationError
 from cowest import collaboration, environment, version
 from cowest.config import complaints, parse
 from cowest.errors import InputError
-from cowest.online.desk import Ask
-from cowest.online.live import AnswerConfig
+from cowest.models.answer_config import AnswerConfig
+from cowest.online.ask_api import Ask
 from cowest.protocols import ChatModel, Completion
 from cowest.records import Message
 from cowest.version import Version
@@ -29,7 +29,7 @@ from cowest.version import Version
 class DraftAndRefine:
     """The policy's version and the strong model, loaded, with the method that MLflow calls.
 
-    Safe for threads: it answers one call of `predict` at a time.
+    Safe for threads: calls of `predict` are answered one at a time.
     """
 
     def __init__(

@@ -88,6 +88,34 @@ def commit_of(repository: Path, rev: str) -> str:
     raise InputError(f"{rev!r} is no revision of the git repository {repository}: {hint}")
 
 
+def clone(address: str, rev: str | None, to: Path) -> str:
+    """Clones a repository and checks a revision out; returns the commit.
+
+    Without a revision it is what the repository has checked out. Raises InputError, without the
+    secrets that an address may hold.
+    """
+    # The repository is somebody else's: it gets no links, and no protocol that runs a command.
+    asked = _run(
+        [
+            "git", "-c", "core.symlinks=false", "-c", "protocol.allow=never",
+            "-c", "protocol.https.allow=always", "-c", "protocol.ssh.allow=always",
+            "-c", "protocol.http.allow=always", "-c", "protocol.file.allow=always",
+            "clone", "--quiet", "--no-checkout", "--", address, str(to),
+        ],
+        Path(),
+    )  # fmt: skip
+    if asked.returncode:
+        words = asked.stderr.strip().splitlines() or ["it failed"]
+        raise InputError(f"git clone: {hide(words[-1])}")
+    try:
+        commit = commit_of(to, rev or "HEAD")
+    except InputError:
+        # A clone has the branches of the other side under the name of the remote.
+        commit = commit_of(to, f"origin/{rev}")
+    git(to, "-c", "core.symlinks=false", "checkout", "--quiet", "--detach", commit)
+    return commit
+
+
 def text_at(repository: Path, commit: str, file: Path) -> str | None:
     """Returns a file's text at a commit, or None if the commit does not have the file."""
     name = file.relative_to(repository).as_posix()

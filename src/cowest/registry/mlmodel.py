@@ -22,6 +22,7 @@ from typing import Any
 import yaml
 
 from cowest import __version__
+from cowest.config import section
 from cowest.protocols import Serving
 from cowest.records import Message
 from cowest.registry import wheel
@@ -32,6 +33,8 @@ INSIDE = "version"
 LOADER = "cowest.online.pyfunc"
 ANSWERING = ("policy", "strong", "drafting", "refining")
 """The settings of `serve` that a version carries."""
+BASE = ("model", "dtype", "chat_template")
+"""The settings that say which base a local model is, whatever runs it."""
 EXTRAS = {"hf": "train", "openai": "strong"}
 """Extra of CoWest that opens a model, by its provider."""
 TEXT = {"type": "string"}
@@ -57,26 +60,36 @@ def settings_of(params: Mapping[str, Any]) -> dict[str, Any] | None:
     """Returns what answers with a version, by the settings of a project; None if they don't say.
 
     That is `serve`, or else the models of `evaluate`. Files are named by their whole path, since a
-    model is loaded in any folder. The registry is left out: its address may hold a password.
+    model is loaded in any folder. The registry is left out: its address may hold a password. The
+    values are not checked. Raises ConfigError for a section that is no mapping.
     """
-    section = params.get("serve") or params.get("evaluate")
-    if not section or not {"policy", "strong"} <= section.keys():
+    name = "serve" if params.get("serve") else "evaluate"
+    if not params.get(name):
         return None
-    kept = {name: section[name] for name in ANSWERING if name in section}
+    found = section(dict(params), name)
+    if not {"policy", "strong"} <= found.keys():
+        return None
+    kept = {key: found[key] for key in ANSWERING if key in found}
     for role in ("policy", "strong"):
         kept[role] = _anywhere(kept[role])
     return kept
 
 
-def _anywhere(provider: Mapping[str, Any]) -> dict[str, Any]:
+def _anywhere(provider: Any) -> Any:
     """The settings of a model as they hold in any folder, and for one question at once."""
+    if not isinstance(provider, Mapping):
+        return provider
     found = dict(provider)
+    if found.get("provider") == "vllm":
+        # It decodes batches in another environment. A question is answered by the same base here.
+        found = {"provider": "hf"} | {name: found[name] for name in BASE if name in found}
     # A question can't wait for a batch, as `serve` says of its own settings.
     found.pop("batch", None)
-    if found.get("provider", "hf") == "hf" and Path(found["model"]).is_dir():
-        found["model"] = str(Path(found["model"]).absolute())
+    model = found.get("model")
+    if found.get("provider", "hf") == "hf" and isinstance(model, str) and Path(model).is_dir():
+        found["model"] = str(Path(model).absolute())
     egress = found.get("egress")
-    if egress and egress.get("terms_file"):
+    if isinstance(egress, Mapping) and isinstance(egress.get("terms_file"), str):
         terms = str(Path(egress["terms_file"]).absolute())
         found["egress"] = {**egress, "terms_file": terms}
     return found

@@ -3,6 +3,7 @@
 Tracker and registry put into it whatever a turn leaves behind.
 """
 
+import http.client
 import logging
 import os
 import re
@@ -49,8 +50,11 @@ class Runs:
         self.name = name
         in_database = self.uri.startswith((SQLITE, POSTGRES))
         self._artifacts = location_of(artifacts) if in_database else None
+        self._file: tuple[int, int] | None = None
+        """Device and number of the SQLite file that is open."""
         with self.reached():
             self.client = self._connect()
+        self._file = self._file_now()
 
     def _connect(self) -> "MlflowClient":
         if self.uri.startswith(SQLITE) and self._artifacts is not None:
@@ -105,6 +109,16 @@ class Runs:
         if found is not None and found.lifecycle_stage == "deleted":
             raise RegistryError(is_deleted(self.place, self.name, found.experiment_id))
 
+    def writable(self) -> None:
+        """Raises RegistryError if the store takes nothing; makes the experiment if there is none.
+
+        Written is a tag of the experiment, which holds the time of the last try.
+        """
+        with self.reached():
+            experiment = self._experiment()
+            now = datetime.now(UTC).isoformat(timespec="seconds")
+            self.client.set_experiment_tag(experiment, "cowest.checked", now)
+
     def _expect_files(self, location: str) -> None:
         """Raises RegistryError if there are versions and their folder was left behind."""
         folder = folder_of(location)
@@ -121,6 +135,7 @@ class Runs:
     @contextmanager
     def reached(self) -> Iterator[None]:
         """Turns errors of MLflow and its database into a RegistryError of one line."""
+        self._expect_file()
         try:
             yield
         except ImportError as error:
@@ -136,6 +151,32 @@ class Runs:
                 if secret:
                     reason = reason.replace(secret, "***")
             raise RegistryError(f"the registry at {self.place}: {reason[:300]}") from None
+
+    def _expect_file(self) -> None:
+        """Raises RegistryError if the SQLite file that was opened is gone; reads one in its place.
+
+        A connection goes on reading a file that was moved away, and would never see the next one.
+        """
+        if self._file is None:
+            return
+        now = self._file_now()
+        if now is None:
+            raise RegistryError(f"the registry at {self.place}: the file is gone")
+        if now != self._file:
+            self._file = now
+            models = self.client._get_registry_client()
+            for part in (self.client._tracking_client, models):
+                part.store.engine.dispose()
+
+    def _file_now(self) -> tuple[int, int] | None:
+        """Device and number of the registry's SQLite file; None without one."""
+        if not self.uri.startswith(SQLITE):
+            return None
+        try:
+            found = Path(self.uri.removeprefix(SQLITE)).stat()
+        except FileNotFoundError:
+            return None
+        return found.st_dev, found.st_ino
 
     def find(self, turn: str) -> "Run | None":
         """The run of a turn, or None. If two were started at once, every reader takes the first."""
@@ -314,10 +355,11 @@ def _probe(uri: str) -> None:
             pass
     except urllib.error.HTTPError:
         pass
-    except urllib.error.URLError as error:
+    except (OSError, http.client.HTTPException) as error:
+        # A server that is just ending breaks the connection off.
+        reason = getattr(error, "reason", None) or error
         raise RegistryError(
-            f"nobody answers at {without_password(uri)}: {error.reason}; is the registry's "
-            "server up?"
+            f"nobody answers at {without_password(uri)}: {reason}; is the registry's server up?"
         ) from None
 
 

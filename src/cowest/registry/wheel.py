@@ -17,8 +17,15 @@ from cowest.errors import RegistryError
 
 NAME = "cowest"
 STEM = f"{NAME}-{__version__}"
-KEPT = ("METADATA", "entry_points.txt", "top_level.txt")
-"""Files of the installation's record that go into the wheel as they are."""
+KEPT = {
+    "METADATA": ("METADATA", "PKG-INFO"),
+    "entry_points.txt": ("entry_points.txt",),
+    "top_level.txt": ("top_level.txt",),
+}
+"""Files of the installation's record that go into the wheel as they are, by their name there.
+
+A checkout whose `src` stands in PYTHONPATH is found by its egg-info, which calls METADATA PKG-INFO.
+"""
 WHEEL = "Wheel-Version: 1.0\nGenerator: cowest\nRoot-Is-Purelib: true\nTag: py3-none-any\n"
 EPOCH = (1980, 1, 1, 0, 0, 0)
 """Date of every file in the wheel, so that equal packages are equal wheels."""
@@ -61,10 +68,10 @@ def _content(installed: Distribution) -> Iterator[tuple[str, bytes]]:
     # them in the repository, and not beside its record.
     for package in (installed.read_text("top_level.txt") or NAME).split():
         yield from _files(package)
-    for name in KEPT:
-        text = installed.read_text(name)
-        if text is not None:
-            yield f"{STEM}.dist-info/{name}", text.encode()
+    for name, kept in KEPT.items():
+        found = [text for text in map(installed.read_text, kept) if text]
+        if found:
+            yield f"{STEM}.dist-info/{name}", found[0].encode()
     yield f"{STEM}.dist-info/WHEEL", WHEEL.encode()
 
 

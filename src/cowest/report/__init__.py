@@ -125,7 +125,7 @@ def _prompts_same(found: Contents) -> bool | None:
     champion, challenger = known["models/champion"], known["models/challenger"]
     if isinstance(champion, Missing) or isinstance(challenger, Missing):
         return None
-    return champion.prompts == challenger.prompts
+    return champion.prompts.served == challenger.prompts.served
 
 
 def _most_queries_first(item: tuple[str, dict[str, Slice]]) -> tuple[int, str]:

@@ -10,7 +10,7 @@ from cowest import __version__
 from cowest.models import embedded
 from cowest.records import Comparison, DataSet, Decision, EvalReport
 from cowest.report.description import VERDICTS, data_table, row, systems_table
-from cowest.report.words import interval, signed
+from cowest.report.words import general, interval, signed
 from cowest.version import Version
 
 METHOD = """\
@@ -143,7 +143,9 @@ def _evaluation(made: Decision, report: EvalReport | None) -> str:
         f"Measured on {report.queries} held-out questions{split}, in {report.groups} groups, by "
         f"`{report.scorer}`, with `{report.strong}` as the strong model."
     )
-    return "\n\n".join([decided, measured, systems_table(report), _changes(report.comparisons)])
+    parts = [decided, measured, systems_table(report), _changes(report.comparisons)]
+    known = general(report)
+    return "\n\n".join(parts if known is None else [*parts, known])
 
 
 def _changes(comparisons: Mapping[str, Comparison]) -> str:

@@ -13,10 +13,11 @@ from typing import Any, ParamSpec, TypeVar
 
 from pydantic import ValidationError
 
-from cowest import io, preferences, version
+from cowest import collaboration, io, preferences, version
 from cowest.config import file_digest
 from cowest.errors import CoWestError, InputError
 from cowest.records import (
+    NOBODY,
     Changes,
     DataSet,
     Decision,
@@ -55,7 +56,8 @@ FILES = (
     "reports/eval.json",
 )
 """Files that the page lists with size and digest."""
-VERSIONS = ("models/start", "models/champion", "models/policy", "models/challenger")
+CHALLENGER = "models/challenger"
+VERSIONS = ("models/start", "models/champion", "models/policy", CHALLENGER)
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,6 +78,16 @@ class Gains:
     tied: int = 0
     hurt: int = 0
     failed: int = 0
+    candidates: int = 0
+    """Drafts with a gain that another prompt than the policy's own asked for."""
+    unasked: int = 0
+    """Drafts about which no strong model was asked."""
+    calls: int = 0
+    """Calls to the strong model, equal drafts of a query as one."""
+    whole: int = 0
+    """Calls that asking about all drafts would have taken."""
+    passed_over: int = 0
+    """Queries about which it was not asked at all."""
     total: float = 0.0
     bins: list[int] = field(default_factory=lambda: [0] * BINS)
     agreement: preferences.Agreement = field(default_factory=preferences.Agreement)
@@ -109,11 +121,19 @@ class Raw:
 
 @dataclass(slots=True)
 class Pairs:
-    """The preference pairs that DPO was given."""
+    """The preference pairs that DPO was given, or the drafts that KTO was."""
 
     pairs: int = 0
     queries: set[str] = field(default_factory=set)
     margins: float = 0.0
+    candidates: int = 0
+    """Pairs whose chosen draft another prompt than the policy's own asked for."""
+    helped: int = 0
+    """Drafts alone that helped."""
+    not_helped: int = 0
+    """Drafts alone that did not."""
+    strong: set[str] = field(default_factory=set)
+    """Names of the strong models whose answers taught; empty where none was asked."""
     raw: int | None = None
     """Pairs before validation; None where that file is not there."""
 
@@ -148,15 +168,23 @@ class Curve:
 
 CURVES = (
     ("sft", "SFT loss", {"loss": "loss"}),
-    ("dpo", "DPO loss", {"loss": "loss"}),
-    ("dpo", "DPO: pairs told apart", {"rewards/accuracies": "accuracy"}),
-    ("dpo", "DPO: implicit reward margin", {"rewards/margins": "margin"}),
-    ("dpo", "DPO: implicit rewards", {"rewards/chosen": "chosen", "rewards/rejected": "rejected"}),
+    ("dpo", "Alignment loss", {"loss": "loss"}),
+    ("dpo", "Alignment: pairs told apart", {"rewards/accuracies": "accuracy"}),
+    ("dpo", "Alignment: implicit reward margin", {"rewards/margins": "margin"}),
     (
         "dpo",
-        "DPO: log-probability of drafts",
+        "Alignment: implicit rewards",
+        {"rewards/chosen": "chosen", "rewards/rejected": "rejected"},
+    ),
+    (
+        "dpo",
+        "Alignment: log-probability of drafts",
         {"logps/chosen": "chosen", "logps/rejected": "rejected"},
     ),
+    ("dpo", "Alignment: estimated KL to the reference", {"kl": "KL"}),
+    ("dpo", "GRPO: gain of drafts", {"reward": "gain"}),
+    ("dpo", "GRPO: score on the queries held back", {"dev": "score"}),
+    ("dpo", "GRPO: tokens per draft", {"length": "tokens"}),
 )
 
 
@@ -183,6 +211,22 @@ class Contents:
     files: list[tuple[str, int, str]]
     """Path, bytes, digest."""
     versions: list[tuple[str, version.Version | Missing]]
+
+    @property
+    def aligned(self) -> version.Aligned | None:
+        """The way in which the challenger was aligned; None for one round of DPO."""
+        found = dict(self.versions).get(CHALLENGER)
+        return found.aligned if isinstance(found, version.Version) else None
+
+    @property
+    def taught(self) -> list[str]:
+        """The strong models that the challenger was aligned by, if another judged it."""
+        if isinstance(self.report, Missing):
+            return []
+        strong = set() if isinstance(self.pairs, Missing) else self.pairs.strong
+        if self.aligned is not None:
+            strong = set(self.aligned.strong)
+        return sorted(strong - {self.report.strong})
 
 
 def gather(root: Path) -> Contents:
@@ -258,13 +302,20 @@ def gains(path: Path) -> Gains:
     found = Gains()
     for rows in io.groups(path, Feedback):
         found.queries += 1
+        calls, whole = collaboration.calls_of(rows)
+        found.calls, found.whole = found.calls + calls, found.whole + whole
+        found.passed_over += calls == 0
         seen = set()
         for row in rows:
             gain = row.gain
+            if row.strong == NOBODY:
+                found.unasked += 1
+                continue
             if gain is None:
                 found.failed += 1
                 continue
             seen.add(gain)
+            found.candidates += row.candidate is not None
             found.total += gain
             found.helped += gain > 0
             found.tied += gain == 0
@@ -297,6 +348,11 @@ def _pairs(path: Path, raw: Path) -> Pairs:
         found.pairs += 1
         found.queries.add(pair.query)
         found.margins += pair.margin
+        found.candidates += pair.candidates[0] is not None
+        found.helped += not pair.rejected
+        found.not_helped += not pair.chosen
+        if pair.strong != NOBODY:
+            found.strong.add(pair.strong)
     return found
 
 

@@ -12,14 +12,14 @@ SVG = re.compile(
 )
 """A picture on a page (`figures._svg` writes it), with its name."""
 COLOURS = re.compile(r":root \{(.*?)\}", re.DOTALL)
-"""The variables of the light page, which come first in the style sheet."""
+"""The variables of the light page, which come first in the palette."""
 
 
 def write(page: Path, folder: Path) -> list[Path]:
     """Writes each picture of a page into a folder, and returns their paths."""
-    sheet = (files("cowest.report") / "style.css").read_text(encoding="utf-8")
+    sheet = (files("cowest.report") / "palette.css").read_text(encoding="utf-8")
     colours = COLOURS.search(sheet)
-    assert colours is not None, "the style sheet names its colours"
+    assert colours is not None, "the palette names the colours of light pages"
     written = []
     for found in SVG.finditer(page.read_text(encoding="utf-8")):
         style = f"<style>svg {{{colours[1]} background: var(--paper); }}</style>"

@@ -26,6 +26,10 @@ def write_metrics(path: Path, report: EvalReport) -> None:
         found["change"] = round(change.mean, 3)
         if change.low is not None:
             found["low"] = round(change.low, 3)
+    if report.probe is not None and "after" in report.probe.systems:
+        known = report.probe.systems["after"].score
+        if known is not None:
+            found["probe"] = round(known, 3)
     found["passed"] = report.passed
     write_text(path, json.dumps(found, indent=2) + "\n")
 

@@ -74,7 +74,7 @@ def context(report: EvalReport) -> list[str]:
     """The other sentences of the first paragraph.
 
     They are on the gap that was closed, the best single model, too few groups, worn queries, rows
-    that speak to the judge, and failed rows.
+    that speak to the judge, failed rows, and general questions.
     """
     said = []
     gap = report.gap_closed
@@ -106,7 +106,30 @@ def context(report: EvalReport) -> list[str]:
     failed = sum(sum(reasons.values()) for reasons in report.failed.values())
     if failed:
         said.append(f"{failed} failed {'row is' if failed == 1 else 'rows are'} left out.")
+    known = general(report)
+    if known is not None:
+        said.append(known)
     return said
+
+
+POLICIES = {
+    "base": "the base model",
+    "before": "the policy before alignment",
+    "after": "the challenger's policy",
+    "champion": "the champion's policy",
+}
+"""The policies that answer general questions alone."""
+
+
+def general(report: EvalReport) -> str | None:
+    """Says how much of the general questions each policy answers; None if none were asked."""
+    if report.probe is None:
+        return None
+    scores = []
+    for name, one in report.probe.systems.items():
+        scores.append(f"{POLICIES[name]} {score(one.score)}")
+    asked = f"{report.probe.questions:,} general questions, answered by each policy alone"
+    return f"Of {asked}: {', '.join(scores)}."
 
 
 def verdict(report: EvalReport | None, outcome: Decision | None) -> tuple[str, str]:

@@ -10,7 +10,7 @@ import time
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from cowest import environment
+from cowest import checkpoints, environment
 from cowest.config import parse
 from cowest.errors import ConfigError
 from cowest.ports import config_of, connect, takes_shard
@@ -53,7 +53,7 @@ def run(
     """
     # Before the first import of a library that reads the environment.
     environment.settle()
-    from cowest.ledger import store
+    from cowest.ledger import account, store
 
     main = main_of(stage)
     settings = parse(config_of(main), dict(config), f"settings of {stage}")
@@ -65,17 +65,19 @@ def run(
     if shard is not None:
         extra["shard"] = shard
     started = time.monotonic()
-    with store.accounting(stage) as account:
+    # Of processes that train together, one is the stage.
+    counting = store.accounting if checkpoints.is_first() else account.opened
+    with counting(stage) as counts:
         try:
             main(**paths, config=settings, **extra)
         except BaseException:
             # Also when it was interrupted: what was answered until then was paid for.
-            if account.requests:
-                print(f"{stage} stopped: {account.line()}", file=sys.stderr)
+            if counts.requests:
+                print(f"{stage} stopped: {counts.line()}", file=sys.stderr)
             raise
-        account.seconds = time.monotonic() - started
-        assert account.requests == account.answered + account.aside, (
-            f"{stage} lost completions: {account.line()}"
+        counts.seconds = time.monotonic() - started
+        assert counts.requests == counts.answered + counts.aside, (
+            f"{stage} lost completions: {counts.line()}"
         )
-        if account.requests:
-            print(f"{stage}: {account.line()}", file=sys.stderr)
+        if counts.requests:
+            print(f"{stage}: {counts.line()}", file=sys.stderr)

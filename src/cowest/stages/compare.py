@@ -5,7 +5,6 @@ Takes seconds, and costs nothing.
 
 import sys
 from collections import Counter
-from collections.abc import Collection
 from pathlib import Path
 
 from cowest import alone, evaluation, io
@@ -15,6 +14,7 @@ from cowest.gates import GUARDS_OF_CHOICES, Rules
 from cowest.intervals import ALPHA, FEWEST
 from cowest.judging import passed
 from cowest.ports import In, Out
+from cowest.probe import probed
 from cowest.records import Estimate, EvalReport, Trial
 from cowest.report import tables
 from cowest.report_parts import PolicyAgreement
@@ -35,6 +35,7 @@ def main(
     dpo: Out | None = None,
     agreement: In | None = None,
     looks: In | None = None,
+    probe: In | None = None,
 ) -> None:
     """Folds `Trial` rows, and what `evaluate` found beside them, into an `EvalReport`.
 
@@ -66,10 +67,11 @@ def main(
         strict_macro_f1=_macro_f1(tally, scores, config, alpha, FEWEST) or {},
         by_query=measures.by_query(),
         distinct=variety.found(),
+        probe=None if probe is None else probed(probe, scores.versions),
     )
     found = evaluation.compare(scores, config, beside, wear)
     counted = {"choices": tally.choices(), "matches": matching.matches()}
-    forms = None if agreement is None else _forms(agreement, scores.policies["after"])
+    forms = None if agreement is None else _forms(agreement, found)
     judged = _with_alone(found.model_copy(update=counted), forms, config)
     io.write_document(report, judged)
     if metrics is not None:
@@ -103,17 +105,20 @@ def _read(looks: Path | None) -> Looks | None:
     return None
 
 
-def _forms(agreement: Path, judged: Collection[str]) -> tuple[PolicyAgreement, ...]:
-    """The other forms of the challenger's policy, which the trials know by the name `judged`.
+def _forms(agreement: Path, report: EvalReport) -> tuple[PolicyAgreement, ...]:
+    """The other forms of the challenger's policy.
 
-    Raises ContractError for those of another challenger.
+    Raises ContractError for those of another challenger than the report is on.
     """
+    judged, digest = report.policies["after"], report.versions.get("after")
     found = tuple(io.read(agreement, PolicyAgreement))
     for one in found:
-        if one.form == "adapter" and one.model not in judged:
+        # A model that serves has a name of its own; rows of an older CoWest have no version.
+        another = one.version is not None and one.version != digest
+        if another or (one.form == "adapter" and one.model != judged):
             raise ContractError(
                 f"{agreement} is of another challenger ({one.model}) than the trials "
-                f"({', '.join(sorted(judged))}): run evaluate again, which writes both"
+                f"({judged}): run evaluate again, which writes both"
             )
     return found
 

@@ -1,48 +1,34 @@
-"""Direct preference optimisation: the policy's adapter is trained on, with the pairs.
+"""The policy is aligned with what helps the strong model: its adapter is trained on.
 
-The reference is the adapter as it was before.
-
-    L = -log sigmoid(beta [log pi(chosen)/ref(chosen) - log pi(rejected)/ref(rejected)])
-        + nll * NLL(chosen)
-
-(Rafailov et al. 2023, eq. 7; the second term after Pang et al. 2024, arXiv 2404.19733.)
+`align` says by what: pairs of drafts (DPO), drafts alone (KTO), pairs by the drafts' own scores, or
+drafts of its own that are made and scored in training (GRPO). The reference is the adapter as it
+was before. (`aligning` has the objectives.)
 """
 
+import shutil
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from pydantic import Field
-
-from cowest import io, preferences, training, version
-from cowest.config import Config
+from cowest import checkpoints, io, lineage, preferences, version
+from cowest.aligning import grpo, offline, rounds
+from cowest.aligning.settings import DPOConfig
+from cowest.config import file_digest
+from cowest.distributed.launch import elsewhere
+from cowest.distributed.task import Task
 from cowest.errors import ContractError, ModelError
-from cowest.models import audit, hf
-from cowest.models.chat import Chat
-from cowest.models.hf import HFConfig
 from cowest.ports import In, Out
-from cowest.records import Feedback, PreferencePair
-from cowest.training import Lesson, Optimiser
-
-
-class DPOConfig(Config):
-    """Settings of DPO."""
-
-    policy: HFConfig
-    """The base model: the one that SFT trained on."""
-    beta: float = Field(default=0.1, gt=0)
-    """Strength of the KL penalty (β): higher keeps the policy closer to its reference. Raise it
-    if drafts get worse in training, lower it if they hardly change."""
-    nll: float = Field(default=1.0, ge=0)
-    """Weight of an added NLL loss on the chosen draft, averaged per token. It keeps the chosen
-    draft likely, where DPO alone may make both drafts less likely; 0 is DPO alone."""
-    training: Optimiser
+from cowest.records import NOBODY, Feedback, PreferencePair
+from cowest.version import Aligned, Version
 
 
 def main(pairs: In, feedback: In, policy: In, challenger: Out, config: DPOConfig) -> None:
     """Writes the challenger.
 
     The spread of the gains in `feedback` is stored with it, so that later turns can compare theirs.
-    Raises ContractError if there are no pairs.
+    Where `config.round` names a round, that one is trained, and `policy` is the challenger of the
+    round before; it is handed on if the rounds are over. Raises ContractError if there are no
+    pairs, or if they are of another objective.
     """
     start = version.expect(policy)
     base = config.policy.base_name(config.policy.folder())
@@ -52,10 +38,29 @@ def main(pairs: In, feedback: In, policy: In, challenger: Out, config: DPOConfig
             "name the same base in both (did its files change? then `cowest turn --force`)"
         )
     rows = list(io.read(pairs, PreferencePair))
-    if not rows:
-        raise ContractError("dpo: there are no pairs to learn from")
-    with io.replacing_folder(challenger) as folder:
-        _train(rows, policy / "adapter", folder, base, config)
+    if config.round is not None and _rounds_are_over(config.round, rows, start, config):
+        with checkpoints.made(challenger) as folder:
+            shutil.copytree(policy, folder, dirs_exist_ok=True)
+        return
+    _fit(rows, config)
+    inputs = {"pairs": pairs, "feedback": feedback, "policy": policy}
+    if elsewhere(Task("dpo", config, inputs, {"challenger": challenger}), _asking(config)):
+        return
+    rests_on = _rests_on(pairs, feedback, policy / "adapter", base, config)
+    # The checkpoints go last, when the challenger is in its place.
+    with checkpoints.kept(rests_on) as kept, checkpoints.made(challenger) as folder:
+        given = (kept, folder, base, config)
+        aligned: Aligned | None
+        if config.align == "grpo":
+            aligned = grpo.train(feedback, policy, *given)
+        elif config.round is not None:
+            rounds.train_one(config.round, rows, policy, *given)
+            aligned = _aligned([rows], config, start.aligned)
+        elif config.rounds > 1:
+            aligned = _aligned(rounds.train(pairs, feedback, policy, *given), config)
+        else:
+            offline.train(rows, policy / "adapter", *given)
+            aligned = _aligned([rows], config)
         version.write(
             folder,
             base=base,
@@ -63,59 +68,71 @@ def main(pairs: In, feedback: In, policy: In, challenger: Out, config: DPOConfig
             trained=start.trained,
             continued=start.continued,
             gains=preferences.spread(io.groups(feedback, Feedback)),
+            aligned=aligned,
         )
 
 
-def _train(
-    rows: list[PreferencePair], adapter: Path, folder: Path, base: str, config: DPOConfig
-) -> None:
-    import datasets
+def _rounds_are_over(
+    number: int, rows: Sequence[PreferencePair], before: Version, config: DPOConfig
+) -> bool:
+    """True if a round is not trained, so that the challenger is the version before it."""
+    return rounds.trained(before) < number - 1 or rounds.too_few(number, rows, config)
+
+
+def _asking(config: DPOConfig) -> str | None:
+    """Returns the setting by which models are asked in training; None if none are."""
+    if config.align == "grpo":
+        return "dpo: `align: grpo`"
+    return "dpo: `rounds` over 1" if config.rounds > 1 and config.round is None else None
+
+
+def _aligned(
+    learned: Sequence[Sequence[PreferencePair]],
+    config: DPOConfig,
+    before: Aligned | None = None,
+) -> Aligned | None:
+    """Returns how the version was aligned; None for one round of DPO, as versions always had it.
+
+    `before` is how the version was aligned that training went on from, by earlier rounds.
+    """
+    if config.align == "dpo" and config.rounds == 1:
+        return None
+    strong = set() if before is None else set(before.strong)
+    for rows in learned:
+        strong |= {row.strong for row in rows} - {NOBODY}
+    earlier = () if before is None else before.rows
+    counts = (*earlier, *(len(rows) for rows in learned))
+    return Aligned(align=config.align, rows=counts, strong=tuple(sorted(strong)))
+
+
+def _fit(rows: list[PreferencePair], config: DPOConfig) -> None:
+    """Raises ContractError for rows that the objective can't learn from."""
+    if config.align == "grpo":
+        return
+    if not rows:
+        raise ContractError("dpo: there are no pairs to learn from")
+    if not all(row.chosen or row.rejected for row in rows):
+        raise ContractError("dpo: a pair has neither a chosen nor a rejected draft")
+    alone = sum(not row.chosen or not row.rejected for row in rows)
+    expected = len(rows) if config.align == "kto" else 0
+    if alone != expected:
+        raise ContractError(
+            f"dpo: {alone} of {len(rows)} rows are drafts alone, and `align: {config.align}` "
+            f"learns from {'these' if expected else 'pairs'}: give `pair.align` the same value, "
+            "and run `pair` again"
+        )
+
+
+def _rests_on(
+    pairs: Path, feedback: Path, adapter: Path, base: str, config: DPOConfig
+) -> list[Any]:
+    """Returns all that the challenger's weights follow from."""
+    import peft
     import torch
     import transformers
-    import trl
-    from peft import PeftModel
 
-    audit.audit_adapter(adapter)
-    # Checked before the weights are loaded, which may take minutes.
-    chat = hf.open_chat(config.policy)
-    lessons = []
-    for row in rows:
-        for *before, answer in (row.chosen, row.rejected):
-            lessons.append(Lesson(row.id, (*row.prompt, *before), answer.content))
-    training.check_lessons(chat, lessons, config.training.max_length, "dpo")
-    torch.manual_seed(config.training.seed)
-    dtype = training.number_format(config.training, config.policy, "dpo")
-    model, tokenizer = hf.load(config.policy, dtype)
-    arguments = training.arguments(config.training, config.policy, folder, dtype)
-    # Given a PeftModel and no peft_config, TRL keeps a frozen copy of the adapter as the
-    # reference. The reference never changes, so its log-probabilities are computed once, before
-    # training.
-    trainer = trl.DPOTrainer(
-        model=PeftModel.from_pretrained(model, adapter, is_trainable=True),
-        args=trl.DPOConfig(
-            **arguments, beta=config.beta, precompute_ref_log_probs=True, **_loss(config)
-        ),
-        train_dataset=datasets.Dataset.from_list([_example(chat, row) for row in rows]),
-        processing_class=tokenizer,
-        callbacks=[training.curves(folder / "curves.jsonl", "dpo")],
-    )
-    trainer.remove_callback(transformers.PrinterCallback)
-    trainer.train()
-    training.check(trainer.state.log_history, "dpo")
-    training.save(trainer, folder, base)
-
-
-def _loss(config: DPOConfig) -> dict[str, Any]:
-    """Returns TRL's names for the loss of the module's formula."""
-    if config.nll:
-        return {"loss_type": ["sigmoid", "sft"], "loss_weights": [1.0, config.nll]}
-    return {"loss_type": ["sigmoid"]}
-
-
-def _example(chat: Chat, row: PreferencePair) -> dict[str, Any]:
-    """Returns a pair in TRL's conversational preference format."""
-    return {
-        "prompt": chat.messages(row.prompt),
-        "chosen": chat.messages(row.chosen),
-        "rejected": chat.messages(row.rejected),
-    }
+    libraries = [library.__version__ for library in (torch, transformers, peft)]
+    settings = config.model_dump(mode="json", exclude={"checkpoint_minutes"})
+    files = [file_digest(path) for path in (adapter, pairs, feedback)]
+    inputs = [base, *files, settings]
+    return ["dpo", *inputs, lineage.code_digest(), libraries, checkpoints.processes()]

@@ -1,8 +1,8 @@
 """Every system answers the same held-out queries; `compare` judges by it. This stage pays."""
 
 import tempfile
-from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TypeVar
 
@@ -12,17 +12,19 @@ from cowest import collaboration, io, version
 from cowest.agreement import AgreementConfig, Judged, compared, judged_side
 from cowest.batched import batched
 from cowest.config import Config, Sampling, digest
+from cowest.errors import ConfigError
 from cowest.failures import Failures
 from cowest.models import AnyProvider
 from cowest.models.decoding import HFModel
 from cowest.models.estimate import Counting, announce
 from cowest.models.hf import HFConfig
 from cowest.ports import In, Out
+from cowest.probe import ProbeConfig, Questions, asked_alone, questions_in
 from cowest.progress import watch
 from cowest.prompts import Prompts
 from cowest.protocols import ChatModel, Scorer
 from cowest.records import Collaboration, Draft, Query, Refinement, Split, Trial, grown
-from cowest.report_parts import PolicyAgreement
+from cowest.report_parts import PolicyAgreement, ProbeAnswer
 from cowest.scorers import AnyScorer
 from cowest.scorers.exact_match import ExactMatchConfig
 from cowest.scorers.judge import JudgeConfig
@@ -51,6 +53,10 @@ class EvaluateConfig(Config):
     agreement: AgreementConfig | None = AgreementConfig()
     """Comparison of what is judged with the adapter as it was trained, and with what is served;
     null for none."""
+    probe: ProbeConfig | None = None
+    """General questions that each policy answers alone, so that what it forgot is seen: `{file:
+    general.jsonl}` in the raw data. A challenger that is surely worse by 0.05 than the champion is
+    not promoted then (docs/report.md). Null asks none."""
     max_failed: int | None = Field(default=0, ge=0)
     """Rows that may fail in this stage; null for any number. Failed rows stay in the file, and are
     left out of comparisons."""
@@ -69,6 +75,18 @@ class Drafted:
     """Drafts per query."""
 
 
+@dataclass(slots=True)
+class AskedBeside:
+    """Questions to the policies beside the drafts, asked while each is held in memory."""
+
+    compared: bool
+    """True if the challenger's policy is compared with its other forms."""
+    questions: Questions | None
+    """General questions; None if none are asked."""
+    judged: Judged | None = None
+    answers: list[ProbeAnswer] = field(default_factory=list)
+
+
 def main(
     queries: In,
     policy: In,
@@ -78,12 +96,15 @@ def main(
     config: EvaluateConfig,
     shard: io.Shard | None = None,
     agreement: Out | None = None,
+    raw: In | None = None,
+    probe: Out | None = None,
 ) -> None:
     """Writes one row per query, system and sample; the rows of a query are adjacent.
 
     The systems are `before`, `after`, `champion` if there is one, and `ideal`. One policy is held
     in memory at a time: the drafts wait in files until the strong model refines all drafts of a
-    query together. `agreement` gets a row for each other form of the challenger's policy.
+    query together. `agreement` gets a row for each other form of the challenger's policy, `probe`
+    the answers of each policy, and of the base, to the general questions in `raw`.
     """
     before, after = version.expect(policy), version.expect(challenger)
     versions: list[tuple[Collaboration, Path, version.Version | None]] = [
@@ -92,24 +113,32 @@ def main(
         ("champion", champion, version.read(champion)),
     ]
     failures = Failures("evaluate")
-    judged: Judged | None = None
+    # Neither depends on the shard, so that the first shard alone asks.
+    first = shard is None or shard[0] == 0
+    beside = AskedBeside(agreement is not None and first, _questions(raw, probe, config, shard))
+
+    def held_out() -> Iterator[Query]:
+        return io.queries(queries, config.split, shard)
+
+    def sampled() -> Iterator[Query]:
+        # The sample is one of all held-out queries, however many shards there are.
+        return io.queries(queries, config.split)
+
     with tempfile.TemporaryDirectory(prefix=".evaluate.", dir=trials.parent) as scratch:
         systems: list[Drafted] = []
         for system, folder, found in versions:
             if found is None:
                 continue
             drafts = Path(scratch) / f"{system}.jsonl"
-            held_out = io.queries(queries, config.split, shard)
-            sample = None
-            if system == "after" and agreement is not None:
-                sample = io.queries(queries, config.split, shard)
-            judged = _draft(held_out, folder, found.prompts, drafts, config, sample) or judged
             drafted = Drafted(system, found.digest, found.prompts, drafts, config.drafting.n)
+            _visit(drafted, folder, held_out, sampled, beside, config)
             systems.append(drafted)
         if agreement is not None:
-            io.write(agreement, _agreements(judged, challenger, config))
+            io.write(agreement, _agreements(beside.judged, challenger, after, config))
+        if probe is not None:
+            io.write(probe, [*_of_base(beside.questions, config), *beside.answers])
         ideal = Path(scratch) / f"{IDEAL}.jsonl"
-        io.write(ideal, _ideal_drafts(io.queries(queries, config.split, shard)))
+        io.write(ideal, _ideal_drafts(held_out()))
         systems.append(Drafted(IDEAL, None, after.prompts, ideal, 1))
 
         _announce(systems, config)
@@ -119,34 +148,68 @@ def main(
     failures.judge(config.max_failed)
 
 
-def _draft(
-    queries: Iterator[Query],
-    policy: Path,
-    prompts: Prompts,
-    drafts: Path,
-    config: EvaluateConfig,
-    sample: Iterator[Query] | None,
-) -> Judged | None:
-    """Writes the drafts of one policy, which is let go before the next is loaded.
+def _questions(
+    raw: Path | None, answers: Path | None, config: EvaluateConfig, shard: io.Shard | None
+) -> Questions | None:
+    """The general questions; None if none are asked, or another shard asks them.
 
-    Returns its greedy answers to some of `sample`, where that is given and they are asked for.
+    Raises ConfigError if the settings name them and the ports are not given.
     """
-    with config.policy.open(adapter=policy / "adapter") as model:
-        rows = collaboration.draft(queries, model, prompts, config.drafting)
-        io.write(drafts, watch(rows, "evaluate drafts"))
-        # A model with an adapter is a local one: the other providers refuse one.
-        if sample is None or config.agreement is None or not isinstance(model, HFModel):
-            return None
-        return judged_side(model, sample, prompts, config.drafting, config.agreement)
+    if config.probe is None:
+        return None
+    if raw is None or answers is None:
+        raise ConfigError(
+            "evaluate.probe asks general questions, and evaluate was not given `--raw` and "
+            '`--probe`: add `--raw "${turn.raw}" --probe data/probe.jsonl` to its command in '
+            "dvc.yaml, as a dvc.yaml that `cowest init` writes today has it"
+        )
+    questions = questions_in(raw, config.probe)
+    return questions if shard is None or shard[0] == 0 else None
+
+
+def _visit(
+    system: Drafted,
+    folder: Path,
+    queries: Callable[[], Iterator[Query]],
+    sampled: Callable[[], Iterator[Query]],
+    beside: AskedBeside,
+    config: EvaluateConfig,
+) -> None:
+    """Writes the drafts of one policy, and keeps what else it is asked, before it is let go."""
+    with config.policy.open(adapter=folder / "adapter") as model:
+        rows = collaboration.draft(queries(), model, system.prompts, config.drafting)
+        io.write(system.drafts, watch(rows, "evaluate drafts"))
+        compared = system.system == "after" and beside.compared
+        # Its weights are looked at, so they must be in this process.
+        if compared and config.agreement is not None and isinstance(model, HFModel):
+            beside.judged = judged_side(
+                model,
+                sampled(),
+                system.prompts,
+                config.drafting,
+                config.agreement,
+                folder / "adapter",
+            )
+        if beside.questions is not None and system.system != "ideal":
+            asked = asked_alone(beside.questions, model, system.system, system.version)
+            beside.answers += watch(asked, "evaluate probe")
+
+
+def _of_base(questions: Questions | None, config: EvaluateConfig) -> Iterator[ProbeAnswer]:
+    """The answers of the base model to the general questions."""
+    if questions is not None:
+        with config.policy.open() as model:
+            yield from watch(asked_alone(questions, model, "base", None), "evaluate probe")
 
 
 def _agreements(
-    judged: Judged | None, challenger: Path, config: EvaluateConfig
+    judged: Judged | None, challenger: Path, found: version.Version, config: EvaluateConfig
 ) -> Iterator[PolicyAgreement]:
     """Compares the challenger's merged weights with its other forms."""
     if judged is None or config.agreement is None or not isinstance(config.policy, HFConfig):
         return
-    yield from compared(judged, config.policy, challenger / "adapter", config.agreement)
+    for row in compared(judged, config.policy, challenger / "adapter", config.agreement):
+        yield row.model_copy(update={"version": found.digest})
 
 
 def _ideal_drafts(queries: Iterable[Query]) -> Iterator[Draft]:
@@ -202,14 +265,14 @@ def _trials(
 
 
 def _by_prompts(systems: list[Drafted]) -> list[list[Drafted]]:
-    """The systems in parts with equal prompts, in the order of the prompts' digests.
+    """The systems in parts that are served with equal prompts, in the order of their digests.
 
     The drafts of a part are refined together, so that each query is one `solo` call for all of
     them. The order is that of the rows of a query; it rests on content alone.
     """
     parts: dict[str, list[Drafted]] = {}
     for one in systems:
-        parts.setdefault(digest(one.prompts), []).append(one)
+        parts.setdefault(digest(one.prompts.served), []).append(one)
     return [parts[prompts] for prompts in sorted(parts)]
 
 

@@ -1,13 +1,17 @@
 """Drafts that helped make pairs with drafts of the same query that helped less."""
 
 import sys
+from collections import Counter
 from collections.abc import Iterator
+from typing import Self
+
+from pydantic import model_validator
 
 from cowest import io, preferences
 from cowest.config import Config
 from cowest.domains import DomainPrompts
 from cowest.ports import In, Out
-from cowest.preferences import PairRule
+from cowest.preferences import Align, PairRule
 from cowest.records import Feedback, PreferencePair
 
 
@@ -18,12 +22,25 @@ class PairConfig(Config):
     """The choice of the two drafts of a pair."""
     prompts: DomainPrompts
     """Prompts of the policy, as it was asked for the drafts."""
+    align: Align = "dpo"
+    """The objective, as in `refine` and `dpo`. `dpo` makes pairs by feedback, `self` by the drafts'
+    own scores, `kto` takes each draft alone, and `grpo` has no rows."""
+
+    @model_validator(mode="after")
+    def _has_gains(self) -> Self:
+        if self.align == "self" and self.rule.rule == "sign":
+            raise ValueError(
+                "rule: `sign` compares with the strong model alone, which `align: self` does not "
+                "ask: choose all or best_worst"
+            )
+        return self
 
 
 def main(feedback: list[In], pairs: Out, config: PairConfig) -> None:
     """Writes the pairs, and says how many rows were left out."""
     failed = cut = 0
     agreement = preferences.Agreement()
+    chosen: Counter[str | None] = Counter()
 
     def found() -> Iterator[PreferencePair]:
         nonlocal failed, cut
@@ -32,13 +49,24 @@ def main(feedback: list[In], pairs: Out, config: PairConfig) -> None:
             if not config.rule.allow_cut:
                 cut += sum(row.cut for row in group)
             agreement.add(group, config.rule)
-            yield from preferences.pairs(group, config.rule, config.prompts.draft)
+            made = preferences.pairs(group, config.rule, config.prompts.draft, config.align)
+            for pair in made:
+                chosen[pair.candidates[0]] += bool(pair.chosen)
+                yield pair
 
     count = io.write(pairs, found())
+    what = "drafts, each alone" if config.align == "kto" else "pairs"
     print(
-        f"pair: {count} pairs; left out: {failed} failed rows, {cut} drafts cut at their limit",
+        f"pair: {count} {what}; left out: {failed} failed rows, {cut} drafts cut at their limit",
         file=sys.stderr,
     )
+    if set(chosen) - {None}:
+        named = {name: number for name, number in sorted(chosen.items(), key=str) if name}
+        listed = ", ".join(f"{number} by {name}" for name, number in named.items())
+        print(
+            f"pair: of the chosen drafts, {chosen[None]} are by the policy's own prompt, {listed}",
+            file=sys.stderr,
+        )
     said = agreement.says()
     if said is not None:
         print(f"pair: {said}", file=sys.stderr)

@@ -7,15 +7,15 @@ from pathlib import Path
 
 from pydantic import ValidationError
 
-from cowest import version
+from cowest import version as versions
 from cowest.config import Config, file_digest, load
 from cowest.errors import ModelError
-from cowest.io import replacing_folder, write_document
+from cowest.io import read_document, replacing_folder, write_document
 from cowest.ledger.claims import Budget, open_turn
 from cowest.ledger.store import open_store
 from cowest.lineage import Turn, is_another, settings_of, turn_of
 from cowest.ports import In, Out
-from cowest.records import Decision
+from cowest.records import DataSet, Decision
 from cowest.registry.log import champion_of, settled
 from cowest.registry.looks import earlier
 from cowest.registry.mlflow import RegistryConfig
@@ -28,6 +28,9 @@ class PinConfig(Config):
     """The registry that holds the champion."""
     budget: Budget = Budget()
     """Limit on the cost of all paid calls of the turn together."""
+    again: str | None = None
+    """Any text that was not here before makes another turn of equal data and settings: a turn that
+    was decided is never decided again. A run of the Kubeflow pipeline with `force` sets its id."""
 
 
 def main(
@@ -38,18 +41,19 @@ def main(
     champion: Out,
     config: PinConfig,
     looks: Out | None = None,
+    version: In | None = None,
 ) -> None:
     """Writes turn.json, and lays out the champion twice: to start training from, and to be beaten.
 
     From here on the turn is open in the call store, with its budget, and the calls of its stages
     count for it. A turn that was cut short goes on with what it had pinned, unless its decision was
     late: then it is judged again, against the champion of now. The looks of other decisions are
-    counted anew until the turn is decided.
+    counted anew until the turn is decided. `version` is a DataSet, where another laid `raw` out.
     """
     config.registry.ready()
     registry = config.registry.open()
     log = registry.log()
-    now = turn_of(raw, params, champion_of(log))
+    now = turn_of(raw, params, champion_of(log), _laid_out(version))
     open_turn(open_store(), now.key, config.budget)
     before = _read(turn)
     if (
@@ -71,10 +75,10 @@ def main(
     for folder in (start, champion):
         if now.champion is None:
             with replacing_folder(folder) as temporary:
-                version.write_none(temporary)
+                versions.write_none(temporary)
         else:
             registry.fetch(now.champion, folder)
-    found = version.read(champion)
+    found = versions.read(champion)
     if found is not None:
         beaten = {"champion_files": file_digest(champion), "champion_digest": found.digest}
         since = since_champion(
@@ -91,6 +95,10 @@ def main(
     write_document(turn, now)
 
 
+def _laid_out(version: Path | None) -> DataSet | None:
+    return None if version is None else read_document(version, DataSet)
+
+
 def _read(turn: Path) -> Turn | None:
     try:
         return Turn.model_validate_json(turn.read_bytes())
@@ -105,7 +113,7 @@ def _whole(turn: Turn, *folders: Path) -> bool:
     """
     for folder in folders:
         try:
-            found = version.read(folder)
+            found = versions.read(folder)
         except (ModelError, OSError):
             return False
         if turn.champion is None:

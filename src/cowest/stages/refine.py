@@ -1,8 +1,16 @@
-"""The strong model refines each draft, and answers each query once without a draft."""
+"""The strong model refines each draft, and answers each query once without a draft.
 
+Where the policy is aligned without its answers to these drafts (`align: self`, `align: grpo`), it
+is asked nothing, and the rows go on without answers. With `select` it is asked about a part of the
+drafts, and the rows of the others go on so.
+"""
+
+import sys
 from collections.abc import Iterator
+from pathlib import Path
+from typing import Self
 
-from pydantic import Field, field_validator
+from pydantic import Field, field_validator, model_validator
 
 from cowest import collaboration, io
 from cowest.config import Config, Sampling
@@ -11,9 +19,11 @@ from cowest.failures import Failures
 from cowest.models import AnyProvider
 from cowest.models.estimate import announce
 from cowest.ports import In, Out
+from cowest.preferences import UNASKED, Align
 from cowest.progress import watch
 from cowest.protocols import ChatModel
 from cowest.records import Draft, Refinement
+from cowest.selecting import Select
 
 
 class RefineConfig(Config):
@@ -25,6 +35,11 @@ class RefineConfig(Config):
     """Prompts of the strong model, with a draft and without."""
     sampling: Sampling = Sampling()
     """Decoding of the strong model. `n` must be 1: a draft has one refinement."""
+    align: Align = "dpo"
+    """The objective, as in `pair` and `dpo`. `self` and `grpo` have nothing asked here."""
+    select: Select | None = Field(default=None, exclude_if=lambda asked: asked is None)
+    """Choice of the drafts that are asked about, where calls are to be saved; null asks about all.
+    Needs `align: dpo`. docs/objectives.md says what is asked first."""
     max_failed: int | None = Field(default=0, ge=0)
     """Rows that may fail in this stage; null for any number. Failed rows stay in the file, and are
     left out of pairs and comparisons."""
@@ -35,6 +50,15 @@ class RefineConfig(Config):
         if sampling.n != 1:
             raise ValueError("n must be 1: a draft has one refinement")
         return sampling
+
+    @model_validator(mode="after")
+    def _chooses_for_pairs(self) -> Self:
+        if self.select is not None and self.align != "dpo":
+            raise ValueError(
+                f"select: it saves calls where `align: dpo` makes pairs, and this is `align: "
+                f"{self.align}`: leave it out, or align by dpo"
+            )
+        return self
 
 
 def main(
@@ -48,12 +72,34 @@ def main(
         total += len(group)
         earlier += sum(row.failed is not None for row in group)
 
+    if config.align in UNASKED:
+        groups = io.groups(drafts, Draft, shard)
+        io.write(refinements, failures.counted(collaboration.unrefined(groups)))
+        print(f"refine: nobody was asked, as `align: {config.align}` has it", file=sys.stderr)
+        return
+
+    choice = None if config.select is None else config.select.choice
+
     def refined(strong: ChatModel) -> Iterator[Refinement]:
-        return collaboration.refine(
-            io.groups(drafts, Draft, shard), strong, config.prompts, config.sampling
-        )
+        groups = io.groups(drafts, Draft, shard)
+        return collaboration.refine(groups, strong, config.prompts, config.sampling, choice)
 
     announce("refine", config.strong, refined)
     with config.strong.open() as strong:
         io.write(refinements, failures.counted(watch(refined(strong), "refine", total)))
     failures.judge(config.max_failed, earlier)
+    if config.select is not None:
+        print(f"refine: {_said(refinements, config.select)}", file=sys.stderr)
+
+
+def _said(refinements: Path, select: Select) -> str:
+    """Says how much of what could have been asked was asked."""
+    calls = of = left = queries = 0
+    for group in io.groups(refinements, Refinement):
+        asked, whole = collaboration.calls_of(group)
+        calls, of, queries = calls + asked, of + whole, queries + 1
+        left += asked == 0
+    return (
+        f"{calls} of {of} calls, as `select.share: {select.share:g}` has it; {left} of {queries} "
+        "queries were not asked at all"
+    )

@@ -6,7 +6,7 @@ A refused promotion is a result, not an error.
 import json
 import tempfile
 from collections.abc import Sequence
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any
 
 from pydantic import Field
@@ -21,9 +21,19 @@ from cowest.ledger.account import NAMED_VERSIONS
 from cowest.ledger.claims import is_known, spent, versions_of
 from cowest.ledger.store import open_store
 from cowest.lineage import Turn, is_another, params_digest, settings_of, tags_of
+from cowest.models.answer_config import AnswerConfig
 from cowest.ports import In, Out
+from cowest.probe import ProbeConfig
 from cowest.protocols import Registry, Serving
-from cowest.records import DataSet, Decision, EvalReport, Message, PreferencePair, Trial
+from cowest.records import (
+    NOBODY,
+    DataSet,
+    Decision,
+    EvalReport,
+    Message,
+    PreferencePair,
+    Trial,
+)
 from cowest.registry.acts import who
 from cowest.registry.log import champion_of, settled
 from cowest.registry.looks import FILE, TAG, earlier
@@ -46,6 +56,7 @@ METRICS = {
     "gap_closed",
     "transitions",
     "choices",
+    "probe",
     "passed",
 }
 """The fields of the report that become metrics; the whole report is kept as a file of the run."""
@@ -78,16 +89,17 @@ def main(
 ) -> None:
     """Promotes the challenger if no gate failed, and writes the decision.
 
-    The challenger was judged against the champion that was pinned. Done twice, it finds what it
-    did the first time. Without `trials`, neither traces nor the ids of held-out queries are kept.
-    Raises RegistryError, and ContractError if the report is not of this turn, as it was pinned.
+    The challenger was judged against the champion that was pinned. Done twice, it finds what it did
+    the first time. Without `trials`, neither traces nor the ids of held-out queries are kept.
+    Raises RegistryError, ConfigError for `serve`, and ContractError if the report is not its own.
     """
     pinned = read_document(turn, Turn)
     judged = read_document(report, EvalReport)
     settings = _same_settings(params, pinned, turn)
+    answering = _answering(settings, str(params))
     kept = version.expect(challenger)
     _same_versions(judged, {"before": policy, "after": challenger}, pinned)
-    _same_rules(judged, settings, str(params))
+    _same_rules(judged, settings, pinned, str(params))
     ids = _held_out(judged, pairs, trials, looks)
     registry = config.registry.open()
     _as_pinned(pinned, judged, ids, registry, config)
@@ -114,14 +126,13 @@ def main(
         turn=pinned.key,
         promote=judged.passed,
         against=pinned.champion,
-        reason=_reason(judged),
-        tags=rests_on | _judged_by(pinned, kept, judged),
-        serving=_serving(settings, shown),
+        reason=_reason(judged, _taught_by(kept, pairs)),
+        tags=rests_on | _judged_by(pinned, kept, judged) | _aligned_by(kept, pairs),
+        serving=_serving(answering, shown),
         waits=config.require_approval,
     )
     tracker.describe(made.version, description.of_version(made, judged, data))
-    champion = champion_of(registry.log())
-    write_document(decision, made.model_copy(update={"champion": champion}))
+    write_document(decision, made.model_copy(update={"champion": champion_of(registry.log())}))
 
 
 def _same_settings(params: Path, pinned: Turn, turn: Path) -> dict[str, Any]:
@@ -199,9 +210,21 @@ def _no_looks_since(
         )
 
 
-def _serving(settings: dict[str, Any], shown: Sequence[Trial]) -> Serving | None:
-    """How the version is asked; None if the settings name no models that answer."""
+def _answering(settings: dict[str, Any], where: str) -> dict[str, Any] | None:
+    """The models that answer with the version; None if the settings name none.
+
+    Raises ConfigError for settings that could not be served.
+    """
     answering = settings_of_serve(settings)
+    if answering is not None:
+        # No stage before this one reads the section `serve`.
+        name = "serve" if settings.get("serve") else "evaluate"
+        parse(AnswerConfig, answering, f"{where}: {name}")
+    return answering
+
+
+def _serving(answering: dict[str, Any] | None, shown: Sequence[Trial]) -> Serving | None:
+    """Returns how the version is asked; None if no models that answer are known."""
     if answering is None:
         return None
     example = shown[0].prompt if shown else EXAMPLE
@@ -299,10 +322,11 @@ def _as_pinned(
     _no_looks_since(pinned, judged, log, ids, config)
 
 
-def _same_rules(judged: EvalReport, settings: dict[str, Any], where: str) -> None:
+def _same_rules(judged: EvalReport, settings: dict[str, Any], pinned: Turn, where: str) -> None:
     """Raises ContractError if the report's gates are not those of the settings, or its verdict does
-    not follow from them.
+    not follow from them, or something was not measured that the settings ask for.
     """
+    _as_asked(judged, settings, pinned)
     rules = parse(Rules, section(settings, "compare", where), f"{where}: compare")
     if judged.rules != digest(rules):
         raise ContractError(
@@ -310,7 +334,8 @@ def _same_rules(judged: EvalReport, settings: dict[str, Any], where: str) -> Non
             "CoWest: run compare again"
         )
     champion = "champion" in judged.policies
-    gates = rules.all_gates(choices=bool(judged.choices), champion=champion)
+    probe = judged.probe is not None
+    gates = rules.all_gates(choices=bool(judged.choices), champion=champion, probe=probe)
     beside = alone.rejudged(judged, rules.max_logprob_gap)
     own = judged.gates[: len(judged.gates) - len(beside)]
     sound = follows(own, gates, champion=champion)
@@ -319,6 +344,38 @@ def _same_rules(judged: EvalReport, settings: dict[str, Any], where: str) -> Non
         raise ContractError(
             f"the report's verdict does not follow from the gates of {where}: was it changed by "
             "hand? Run compare again"
+        )
+
+
+def _as_asked(judged: EvalReport, settings: dict[str, Any], pinned: Turn) -> None:
+    """Raises ContractError if the report lacks what `evaluate` was to measure beside the trials.
+
+    A file that was emptied looks as one does that nothing was to be in.
+    """
+    asked = settings.get("evaluate")
+    if not isinstance(asked, dict):
+        return
+    forms = asked.get("agreement", {})
+    # Where `compare` was not given the file at all, as by an older dvc.yaml, the report says so.
+    if isinstance(forms, dict) and judged.agreement is not None:
+        needed = {"adapter", "served"} if forms.get("served") is not None else {"adapter"}
+        if not needed <= {one.form for one in judged.agreement}:
+            raise ContractError(
+                "evaluate.agreement has the challenger's policy compared with its other forms, and "
+                "the report lacks them: was data/agreement.jsonl emptied? Run evaluate and compare "
+                "again"
+            )
+    named = asked.get("probe")
+    found = None if judged.probe is None else judged.probe.file
+    expected = None
+    if named is not None:
+        file = parse(ProbeConfig, named, "evaluate.probe").file
+        expected = pinned.data.get(PurePosixPath(file).as_posix(), "a file that is not there")
+    if found != expected:
+        raise ContractError(
+            "the report rests on other general questions than evaluate.probe names in the data of "
+            "this turn, or on none: does dvc.yaml give `compare` `--probe data/probe.jsonl`? Run "
+            "evaluate and compare again"
         )
 
 
@@ -358,11 +415,31 @@ def _data(pinned: Turn, made: dict[str, Path]) -> dict[str, DataSet]:
     return data
 
 
-def _reason(report: EvalReport) -> str:
+def _taught_by(kept: version.Version, pairs: Path) -> list[str]:
+    """The strong models whose answers the challenger was aligned by."""
+    if kept.aligned is not None:
+        return sorted(kept.aligned.strong)
+    return sorted({row.strong for row in io.read(pairs, PreferencePair)} - {NOBODY})
+
+
+def _aligned_by(kept: version.Version, pairs: Path) -> dict[str, str]:
+    """Tags with the objective, the rows of each round, and the strong models that taught."""
+    found = {"taught": _compact(_taught_by(kept, pairs))}
+    if kept.aligned is not None:
+        found["align"] = kept.aligned.align
+        found["rounds"] = _compact(kept.aligned.rows)
+    return found
+
+
+def _reason(report: EvalReport, taught: list[str]) -> str:
     """The reason of the decision: the gates that failed, or else those that passed."""
     failed = [f"{gate.name}: {gate.reason}" for gate in report.gates if gate.passed is False]
     passed = [f"{gate.name}: {gate.reason}" for gate in report.gates if gate.passed]
-    return "; ".join(failed or passed) or "no gate applied"
+    said = "; ".join(failed or passed) or "no gate applied"
+    others = [name for name in taught if name != report.strong]
+    if others:
+        said += f"; aligned by the answers of {', '.join(others)}, and judged with {report.strong}"
+    return said
 
 
 def _curves(folder: Path) -> list[dict[str, float]]:

@@ -10,8 +10,10 @@ import sys
 from pathlib import Path
 from typing import Any, Literal
 
-from cowest import io, training, version
+from cowest import checkpoints, io, training, version
 from cowest.config import Config, digest, file_digest
+from cowest.distributed.launch import elsewhere
+from cowest.distributed.task import Task
 from cowest.domains import DomainPrompts
 from cowest.errors import ConfigError, ContractError, ModelError
 from cowest.models import audit, hf
@@ -20,6 +22,8 @@ from cowest.models.hf import HFConfig
 from cowest.ports import In, Out
 from cowest.records import Demonstration, Message
 from cowest.training import Lesson, Lora, Optimiser
+from cowest.trees import packed
+from cowest.trees.trainer import still
 from cowest.version import Version
 
 
@@ -31,7 +35,14 @@ class SFTConfig(Config):
     prompts: DomainPrompts
     """The prompts that the policy will be asked with. They are stored with the version."""
     lora: Lora = Lora()
+    """Shape of the LoRA adapter that is trained."""
     training: Optimiser
+    """Epochs, batch, learning rate and seed of the training."""
+    step: Literal["packed", "trl"] = "packed"
+    """The way in which a step is computed. `packed` lays the rows of a step end to end, without
+    padding, and computes what they begin with alike once; it gives what `trl`, TRL's SFTTrainer,
+    gives without dropout. A policy that can't be computed so (a recurrent one, or one that looks
+    back less far than a row) is trained with `trl`, and the stage says so."""
     start: Literal["base", "champion"] = "base"
     """The weights that training begins from when corpus or settings changed. From `base` the
     policy forgets what the champion was aligned with; from `champion` it goes on from the
@@ -55,9 +66,13 @@ def main(corpus: In, start: In, policy: Out, config: SFTConfig) -> None:
             "the base for good, begin a registry of another name"
         )
     inputs = [base, file_digest(corpus), config.lora, config.training, config.prompts.draft]
-    with io.replacing_folder(policy) as folder:
-        # Equal inputs train an equal adapter, so training is not repeated while the digest stays.
-        if known is not None and known.trained == _rests_on(inputs, known.continued):
+    # Equal inputs train an equal adapter, so training is not repeated while the digest stays.
+    same = known is not None and known.trained == _rests_on(inputs, known.continued)
+    task = Task("sft", config, {"corpus": corpus, "start": start}, {"policy": policy})
+    if not same and elsewhere(task):
+        return
+    with checkpoints.made(policy) as folder:
+        if known is not None and same:
             _say(
                 "base, corpus and settings are those of the version that the turn starts from: "
                 "it is handed on"
@@ -112,10 +127,8 @@ def _train(
             "sft: the corpus is empty: there is nothing to specialise the policy on. "
             "It comes from the domain's `corpus`"
         )
-    import datasets
     import torch
     import transformers
-    import trl
 
     # Checked before the weights are loaded, which may take minutes.
     chat = hf.open_chat(config.policy)
@@ -128,24 +141,76 @@ def _train(
             "end there only if that text is among draft.sampling.stop"
         )
 
-    training.score_completions_only()
     torch.manual_seed(config.training.seed)
     dtype = training.number_format(config.training, config.policy, "sft")
     model, tokenizer = hf.load(config.policy, dtype)
+    model = _adapted(model, adapter, config.lora)
     arguments = training.arguments(config.training, config.policy, folder, dtype)
-    trainer = trl.SFTTrainer(
-        model=_adapted(model, adapter, config.lora),
-        args=trl.SFTConfig(
-            **arguments, completion_only_loss=True, train_sampling_strategy="group_by_length"
-        ),
-        train_dataset=datasets.Dataset.from_list([_example(chat, lesson) for lesson in lessons]),
-        processing_class=tokenizer,
-        callbacks=[training.curves(folder / "curves.jsonl", "sft")],
-    )
+    arguments["train_sampling_strategy"] = "group_by_length"
+    callbacks = [training.curves(folder / "curves.jsonl", "sft")]
+    trainer = _packed_trainer(model, chat, lessons, config, arguments, callbacks)
+    if trainer is None:
+        trainer = _trl_trainer(model, tokenizer, chat, lessons, arguments, callbacks)
     trainer.remove_callback(transformers.PrinterCallback)
+    checkpoints.expect_all(trainer)
+    training.deal(trainer, config.training)
     trainer.train()
     training.check(trainer.state.log_history, "sft")
     training.save(trainer, folder, base)
+    trainer.accelerator.end_training()
+
+
+def _packed_trainer(
+    model: Any,
+    chat: Chat,
+    lessons: list[Lesson],
+    config: SFTConfig,
+    arguments: dict[str, Any],
+    callbacks: list[Any],
+) -> Any:
+    """Returns a trainer of packed rows; None where there is to be none, which is said."""
+    if config.step == "trl":
+        return None
+    import transformers
+
+    texts = []
+    for lesson in lessons:
+        whole = chat.learned(lesson.prompt, lesson.answer)
+        texts.append(packed.text(chat.asked(lesson.prompt), whole))
+    own = {name: value for name, value in arguments.items() if name != "max_length"}
+    settings = transformers.TrainingArguments(**own, remove_unused_columns=False)
+    made = packed.make(model, texts, settings, callbacks=callbacks)
+    reason = packed.reason_against(made, texts)
+    if reason is not None:
+        _say(
+            f"{config.policy.model} is trained with padded rows, by TRL: {reason} "
+            "(`sft.step: trl` asks for that)"
+        )
+        return None
+    still(model)
+    return made
+
+
+def _trl_trainer(
+    model: Any,
+    tokenizer: Any,
+    chat: Chat,
+    lessons: list[Lesson],
+    arguments: dict[str, Any],
+    callbacks: list[Any],
+) -> Any:
+    """Returns TRL's trainer of padded rows."""
+    import datasets
+    import trl
+
+    training.score_completions_only()
+    return trl.SFTTrainer(
+        model=model,
+        args=trl.SFTConfig(**arguments, completion_only_loss=True),
+        train_dataset=datasets.Dataset.from_list([_example(chat, lesson) for lesson in lessons]),
+        processing_class=tokenizer,
+        callbacks=callbacks,
+    )
 
 
 def _adapted(model: Any, adapter: Path | None, lora: Lora) -> Any:

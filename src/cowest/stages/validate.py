@@ -8,7 +8,6 @@ import json
 import sys
 from collections.abc import Collection, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -17,10 +16,11 @@ from pydantic import model_validator
 from cowest import io
 from cowest.config import Config
 from cowest.errors import ContractError, CoWestError
-from cowest.expectations import AnySuite, engine
-from cowest.expectations.rules import JudgedRule, Seen
+from cowest.expectations import AnySuite, contract
+from cowest.expectations.contract import Judgement
+from cowest.expectations.rules import JudgedRule
 from cowest.ports import In, Out
-from cowest.records import RuleOutcome, Validation
+from cowest.records import Validation
 from cowest.report import contracts
 
 SHOWN = 200
@@ -34,6 +34,7 @@ class ValidateConfig(Config):
     """The kind of records, `kind`, and beside it the rules that they must meet."""
 
     suite: AnySuite
+    """The kind of records and the rules that they must meet."""
 
     @model_validator(mode="before")
     @classmethod
@@ -41,22 +42,6 @@ class ValidateConfig(Config):
         if isinstance(values, Mapping) and "suite" not in values:
             return {"suite": values}
         return values
-
-
-@dataclass(frozen=True, slots=True)
-class Judgement:
-    """The outcome of all rules on a file of rows."""
-
-    found: Validation
-    judged: list[JudgedRule]
-    aside: dict[int, list[str]]
-    """Rows left out, counted from 0, each with the rules that it does not meet."""
-    seen: Seen
-
-    @property
-    def broken(self) -> list[JudgedRule]:
-        """The rules that fail the turn."""
-        return [one for one in self.judged if one.rule.severity == "fail" and not one.met]
 
 
 def main(
@@ -74,7 +59,7 @@ def main(
     fit queries for corpus and pairs. rows in = rows out + rows set aside. Raises ContractError,
     and writes no rows, if a rule fails the turn.
     """
-    judgement = _judge(rows, against, config.suite)
+    judgement = contract.judge(rows, against, config.suite)
     places = _places(rows, _shown(judgement), judgement.seen.remarks)
     # Both are written before the error is raised: they say why the turn stops.
     io.write_text(page, _page(rows, judgement, places))
@@ -85,7 +70,7 @@ def main(
     if judgement.broken:
         complaints = "; ".join(_complaint(one, places) for one in judgement.broken)
         raise ContractError(f"{_names(rows)} is not fit: {complaints}. The page: {page}")
-    _write_valid(rows, valid, judgement)
+    contract.write_valid(rows, valid, judgement)
     print(f"{_summary(judgement.found)}; the page: {page}", file=sys.stderr)
 
 
@@ -94,53 +79,6 @@ def _drop_findings(path: Path) -> None:
     with suppress(CoWestError):
         io.read_document(path, Validation)
         path.unlink()
-
-
-def _judge(rows: Sequence[Path], against: Path, suite: AnySuite) -> Judgement:
-    seen = suite.see(rows, against)
-    rules = suite.rules()
-    judged = engine.judge(seen.frame, [rule for rule in rules if not rule.whole])
-    aside: dict[int, list[str]] = {}
-    for one in judged:
-        if one.rule.severity == "aside":
-            for row in one.rows:
-                aside.setdefault(row, []).append(one.rule.says)
-    # Rules about the whole judge only the rows that are left.
-    left = seen.frame.drop(list(aside)) if aside else seen.frame
-    judged += engine.judge_whole(suite.whole(left, seen), [rule for rule in rules if rule.whole])
-    found = Validation(
-        kind=suite.kind,
-        taken=len(seen.frame),
-        left=len(left),
-        aside=len(aside),
-        rules=tuple(map(_outcome, judged)),
-        facts=suite.facts(left, seen),
-    )
-    return Judgement(found, judged, aside, seen)
-
-
-def _outcome(judged: JudgedRule) -> RuleOutcome:
-    rule = judged.rule
-    return RuleOutcome(
-        name=rule.name,
-        says=rule.says,
-        mend=rule.mend,
-        severity=rule.severity,
-        met=judged.met,
-        found=judged.found,
-        rows=len(judged.rows),
-    )
-
-
-def _write_valid(rows: Sequence[Path], valid: Path, judgement: Judgement) -> None:
-    seen = judgement.seen
-    with io.replacing(valid) as temporary, temporary.open("wb") as file:
-        for number, (_, _, line) in enumerate(io.placed(rows)):
-            if number in judgement.aside:
-                continue
-            if number in seen.changed:
-                line = seen.change(line)
-            file.write(line + b"\n")
 
 
 def _shown(judgement: Judgement) -> set[int]:

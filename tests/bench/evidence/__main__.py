@@ -37,9 +37,12 @@ def main() -> None:
     asked.add_argument(
         "--recount", action="store_true", help="only count again what docs keep of the runs"
     )
+    asked.add_argument(
+        "--add", type=Path, metavar="FOLDER", help="only add a folder's finished runs to docs"
+    )
     given = asked.parse_args()
-    if given.recount:
-        report.recount(ROOT / "docs")
+    if given.recount or given.add:
+        report.recount(ROOT / "docs", given.add)
         return
     if not given.report:
         wanted = {

@@ -3,15 +3,19 @@ controls that lack a part of it.
 """
 
 import random
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import cycle, islice
+from typing import Any
 
 from cowest import preferences
+from cowest.batched import batched
 from cowest.config import digest
 from cowest.preferences import PairRule
 from cowest.prompts import Template
-from cowest.records import Feedback, PreferencePair
+from cowest.protocols import BLOCK
+from cowest.records import NOBODY, Feedback, PreferencePair, grown
+from cowest.selecting import QueryDrafts, Select
 
 Groups = Iterable[list[Feedback]]
 
@@ -30,6 +34,13 @@ class Arm:
     """Of the learning rate, how many times DPO's."""
     nll: float | None = None
     """Weight of the chosen draft's likelihood beside DPO; None for that of params.yaml."""
+    asked: Callable[[list[list[Feedback]], int], list[list[Feedback]]] | None = None
+    """Takes the answers away that it does not ask for; the last argument is the seed. None asks
+    about all drafts."""
+
+    def fed(self, groups: list[list[Feedback]], seed: int) -> list[list[Feedback]]:
+        """The feedback that the arm has."""
+        return groups if self.asked is None else self.asked(groups, seed)
 
 
 def aligned(
@@ -123,6 +134,31 @@ def by_rule(
     return otherwise
 
 
+HALF = 0.5
+
+
+def selected(groups: list[list[Feedback]], _: int) -> list[list[Feedback]]:
+    """Feedback for half of the calls, as `refine.select` chooses them."""
+    found = []
+    for block in batched(groups, BLOCK):
+        drafted = [QueryDrafts(group[0], _texts(group)) for group in block]
+        chosen = Select(share=HALF).choice(drafted)
+        found += [_asked(group, texts) for group, texts in zip(block, chosen, strict=True)]
+    return found
+
+
+def drawn(groups: list[list[Feedback]], seed: int) -> list[list[Feedback]]:
+    """Feedback for half of the calls, on queries drawn at random."""
+    left = HALF * sum(1 + len(_texts(group)) for group in groups)
+    chosen = set()
+    for group in sorted(groups, key=lambda group: digest([seed, group[0].id])):
+        calls = 1 + len(_texts(group))
+        if calls <= left:
+            chosen.add(group[0].id)
+            left -= calls
+    return [_asked(group, _texts(group) if group[0].id in chosen else []) for group in groups]
+
+
 ARMS: Mapping[str, Arm] = {
     "aligned": Arm(aligned),
     "self_scored": Arm(self_scored, calls=False),
@@ -140,9 +176,25 @@ ARMS: Mapping[str, Arm] = {
     "per_query_1": Arm(by_rule(per_query=1)),
     "per_query_4": Arm(by_rule(per_query=4)),
     "no_nll": Arm(aligned, nll=0),
+    "selected_half": Arm(aligned, asked=selected),
+    "random_half": Arm(aligned, asked=drawn),
 }
 """The first five are the headline's; the others answer one question each."""
 HEADLINE = tuple(ARMS)[:5]
+
+
+def _texts(group: list[Feedback]) -> list[str]:
+    """A query's different drafts. Here none failed, and none has a thought."""
+    return list(dict.fromkeys(row.draft or "" for row in group))
+
+
+def _asked(group: list[Feedback], texts: Sequence[str]) -> list[Feedback]:
+    """A query's rows, without the answers to drafts that are not among `texts`."""
+    nobody: dict[str, Any] = dict.fromkeys(("refinement", "solo", "score", "solo_score"))
+    found = []
+    for row in group:
+        found.append(row if row.draft in texts else grown(Feedback, row, strong=NOBODY, **nobody))
+    return found
 
 
 def _scored(row: Feedback, score: float | None) -> Feedback:

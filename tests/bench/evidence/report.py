@@ -37,6 +37,11 @@ FREE_NAMES = {
     "policy trained anew": "the unaligned policy's draft, trained anew for this table",
     "aligned": "the aligned policy's draft, of the result",
 }
+NLL_NAMES = {
+    "policy": "before alignment",
+    "aligned": "DPO with the chosen draft's likelihood (`nll: 1.0`)",
+    "no_nll": "DPO alone (`nll: 0`)",
+}
 DIFFERENCES = {
     "aligned_minus_unaligned": ("aligned", "policy"),
     "aligned_minus_best_single": ("aligned", BEST),
@@ -67,8 +72,11 @@ def write(folder: Path, docs: Path) -> None:
     _write(runs, {name: asdict(_agreement(folder / name)) for name in fed}, docs)
 
 
-def recount(docs: Path) -> None:
-    """Everything that is said, again, from the answers that `docs` keeps of the finished runs."""
+def recount(docs: Path, more: Path | None = None) -> None:
+    """Everything that is said, again, from the answers that `docs` keeps of the finished runs.
+
+    Those of `more`, a folder of runs, come to them: they were made later or elsewhere.
+    """
     found = json.loads((docs / "evidence.json").read_text())
     answers = json.loads((docs / "evidence-answers.json").read_text())
     kept = {f"result-{one['seed']}": one for one in found["seeds"]} | found["others"]
@@ -76,7 +84,15 @@ def recount(docs: Path) -> None:
     for name, run in answers.items():
         about = {field: kept[name][field] for field in ("pairs", "habits", "costs")}
         runs[name] = {**run, **about, "settings": {"seed": kept[name]["seed"]}}
-    _write(runs, found["agreement"], docs)
+    agreement = found["agreement"]
+    for name in plan.runs():
+        if more is None or not (more / name / "run.json").exists():
+            continue
+        assert name not in runs, f"{name} is in {docs} already"
+        runs[name] = json.loads((more / name / "run.json").read_text())
+        if (more / name / "feedback.jsonl").exists():
+            agreement[name] = asdict(_agreement(more / name))
+    _write({name: runs[name] for name in plan.runs() if name in runs}, agreement, docs)
 
 
 def _write(runs: Mapping[str, Run], agreement: Mapping[str, Mapping[str, int]], docs: Path) -> None:
@@ -98,6 +114,7 @@ def _write(runs: Mapping[str, Run], agreement: Mapping[str, Mapping[str, int]], 
         "costs": _costs(result),
         "habits": _habits(result),
         "free": free_of_feedback(runs),
+        "nll": without_nll(runs),
         "others": {
             name: _seed(run) for name, run in runs.items() if not name.startswith("result-")
         },
@@ -260,6 +277,19 @@ def free_of_feedback(runs: Mapping[str, Run]) -> dict[str, Any] | None:
     return found
 
 
+def without_nll(runs: Mapping[str, Run]) -> dict[str, Any] | None:
+    """Scores of DPO without the chosen draft's likelihood; None with fewer than two runs."""
+    some = [run for name, run in runs.items() if name.startswith("nll-")]
+    if len(some) < 2:
+        return None
+    found: dict[str, Any] = {"seeds": [run["settings"]["seed"] for run in some]}
+    for name in NLL_NAMES:
+        found[name] = pool.difference(some, f"{name} greedy")
+        found[f"{name}_minus_policy"] = pool.difference(some, f"{name} greedy", "policy greedy")
+    found["no_nll_minus_aligned"] = pool.difference(some, "no_nll greedy", "aligned greedy")
+    return found
+
+
 def _without_runs(estimate: dict[str, Any]) -> dict[str, Any]:
     return {name: value for name, value in estimate.items() if name not in ("runs", "n")}
 
@@ -347,6 +377,8 @@ def tables(found: Mapping[str, Any]) -> dict[str, str]:
     }
     if found.get("free"):
         made["free"] = _free_table(found["free"])
+    if found.get("nll"):
+        made["nll"] = _nll_table(found["nll"])
     return {name: "\n".join(rows) for name, rows in made.items()}
 
 
@@ -355,6 +387,16 @@ def _free_table(found: Mapping[str, Any]) -> list[str]:
     for name, said in FREE_NAMES.items():
         less = _cell(found[f"aligned_minus_{name}"], "+") if name in FREE else ""
         lines.append(f"| {said} | {_cell(found[name])} | {less} |")
+    return lines
+
+
+def _nll_table(found: Mapping[str, Any]) -> list[str]:
+    lines = ["| objective | right | less before |", "| --- | --- | --- |"]
+    for name, said in NLL_NAMES.items():
+        less = _cell(found[f"{name}_minus_policy"], "+") if name != "policy" else ""
+        lines.append(f"| {said} | {_cell(found[name])} | {less} |")
+    less = _cell(found["no_nll_minus_aligned"], "+")
+    lines.append(f"| DPO alone, less DPO with the likelihood | {less} | |")
     return lines
 
 

@@ -277,7 +277,9 @@ class _Run:
         def write(out: Path) -> None:
             rule = parse(PairRule, self._params["pair"]["rule"], "pair.rule")
             groups = list(io.groups(self._at(f"{feedback}.jsonl"), Feedback))
-            io.write(out, make(groups, rule, self._prompts.draft, self._settings.seed))
+            seed = self._settings.seed
+            fed = ARMS[arm].fed(groups, seed) if arm in ARMS else groups
+            io.write(out, make(fed, rule, self._prompts.draft, seed))
 
         self._once(f"pair_{arm}", f"pairs_{arm}.jsonl", write)
 
@@ -285,13 +287,13 @@ class _Run:
         if any(io.read(pairs, PreferencePair)):
             dpo.main(pairs, self._at("feedback.jsonl"), policy, out, config)
         else:
-            _hand_on(policy, out)
+            hand_on(policy, out)
 
     def _imitate(self, pairs: Path, policy: Path, out: Path, config: dpo.DPOConfig) -> None:
         if any(io.read(pairs, PreferencePair)):
-            _sft_on_chosen(pairs, policy, out, config)
+            sft_on_chosen(pairs, policy, out, config)
         else:
-            _hand_on(policy, out)
+            hand_on(policy, out)
 
     def _aligning(self, arm: Arm) -> dpo.DPOConfig:
         """The settings of params.yaml for DPO, with those that an arm has of its own."""
@@ -299,7 +301,8 @@ class _Run:
         rate = arm.rate * config.training.learning_rate
         training = config.training.model_copy(update={"learning_rate": rate})
         nll = config.nll if arm.nll is None else arm.nll
-        return config.model_copy(update={"training": training, "nll": nll})
+        # The runs of the plan were trained by TRL's step, and an arm's controls take its rows.
+        return config.model_copy(update={"training": training, "nll": nll, "step": "trl"})
 
     def _draft(self, out: Path, system: str, sampling: Sampling) -> None:
         with self._policy.open(adapter=self._at(system) / "adapter") as model:
@@ -383,6 +386,10 @@ class _Run:
             name: {"pairs": len(rows), "queries": len({row.query for row in rows})}
             for name, rows in pairs.items()
         }
+        for name in set(counts) & set(ARMS):
+            if ARMS[name].asked is not None:
+                counts[name]["calls"] = self._calls(ARMS[name])
+                counts[name]["calls of all"] = self._calls(ARMS["aligned"])
         return {
             "settings": self._settings.model_dump(mode="json"),
             "products": products,
@@ -392,6 +399,11 @@ class _Run:
             "pairs": counts,
             "costs": self._costs,
         }
+
+    def _calls(self, arm: Arm) -> int:
+        """The strong calls that an arm's feedback needs."""
+        groups = arm.fed(list(io.groups(self._at("feedback.jsonl"), Feedback)), self._settings.seed)
+        return sum(collaboration.calls_of(group)[0] for group in groups)
 
     def _at(self, name: str) -> Path:
         return self._folder / name
@@ -484,13 +496,13 @@ def habit(text: str) -> str:
     return "none of them"
 
 
-def _hand_on(policy: Path, out: Path) -> None:
+def hand_on(policy: Path, out: Path) -> None:
     import shutil
 
     shutil.copytree(policy, out)
 
 
-def _sft_on_chosen(pairs: Path, policy: Path, out: Path, config: dpo.DPOConfig) -> None:
+def sft_on_chosen(pairs: Path, policy: Path, out: Path, config: dpo.DPOConfig) -> None:
     """The same adapter, optimiser, rows and steps as DPO's, and the chosen drafts' likelihood as
     the whole objective.
     """

@@ -13,11 +13,13 @@ from collections.abc import Iterable, Iterator
 from concurrent.futures import Future, InvalidStateError
 from contextlib import suppress
 from dataclasses import dataclass, field
+from typing import Any
 
 from cowest.errors import BudgetError, CallError, CoWestError
 from cowest.ledger import account, store
 from cowest.ledger.claims import ClaimRequest
 from cowest.ledger.till import Till
+from cowest.models.endpoint.adapters import HeldAdapter
 from cowest.models.endpoint.complaints import said
 from cowest.models.endpoint.pace import Pace
 from cowest.models.endpoint.responses import (
@@ -33,7 +35,7 @@ from cowest.models.endpoint.responses import (
 from cowest.models.endpoint.settings import CALLS, Endpoint
 from cowest.models.endpoint.stops import check_version, over_budget, stopped
 from cowest.models.endpoint.watch import EMPTY_RETRIES, Watch
-from cowest.net.client import Client
+from cowest.net.client import Client, Reply
 from cowest.net.connections import LostError
 from cowest.protocols import Completion, Request
 
@@ -87,8 +89,14 @@ class OpenAIModel:
     `generate` runs on the caller's thread, and all coroutines run on the thread of the loop.
     """
 
-    def __init__(self, config: Endpoint, key: str | None, loop: asyncio.AbstractEventLoop) -> None:
-        self.name = config.name
+    def __init__(
+        self,
+        config: Endpoint,
+        key: str | None,
+        loop: asyncio.AbstractEventLoop,
+        held: HeldAdapter | None = None,
+    ) -> None:
+        self.name, self._held = config.name, held
         self._config, self._key, self._loop = config, key, loop
         self._till = Till(store.open_store())
         self._client = Client(f"{config.base_url}{CALLS}", key, config.timeout, config.forbids)
@@ -102,7 +110,7 @@ class OpenAIModel:
         self._ready: deque[_Call] = deque()
         self._tasks: dict[asyncio.Task[None], _Attempt] = {}
         self._looks: set[asyncio.Task[None]] = set()
-        self._held = 0
+        self._places_held = 0
         self._resume_at = 0.0
         self._heard: float | None = None
         """Time of the endpoint's last reply of any kind."""
@@ -215,14 +223,14 @@ class OpenAIModel:
 
     def _begin(self) -> None:
         """Begins as many calls as may be under way now, and none that nobody waits for."""
-        while self._ready and self._held < self._pace.limit:
+        while self._ready and self._places_held < self._pace.limit:
             call = self._ready.popleft()
             if call.over:
                 continue
             if not call.wanted:
                 self._forget(call)
                 continue
-            self._held += 1
+            self._places_held += 1
             attempt = _Attempt(call)
             task = self._loop.create_task(self._attempt(attempt))
             self._tasks[task] = attempt
@@ -240,7 +248,7 @@ class OpenAIModel:
     def _make_room(self, attempt: _Attempt) -> None:
         if attempt.holds:
             attempt.holds = False
-            self._held -= 1
+            self._places_held -= 1
             self._begin()
 
     async def _attempt(self, attempt: _Attempt) -> None:
@@ -337,12 +345,23 @@ class OpenAIModel:
     async def _post(self, request: Request) -> Answered:
         account.attempted()
         try:
-            reply = await self._client.post(self._config.body(request))
+            body = self._config.body(request)
+            reply = await self._replied(body)
             self._heard = time.monotonic()
             return read(reply, self.name, self._key, self._config.patience, time.time())
         except LostError as lost:
             usage = None if lost.reached else FREE
             raise AgainError(said(str(lost), self._key), usage, reached=lost.reached) from None
+
+    async def _replied(self, body: dict[str, Any]) -> Reply:
+        """Makes one call. Raises LostError, and ModelError for an adapter that is not loaded."""
+        if self._held is None:
+            return await self._client.post(body)
+        try:
+            return await self._held.answered(lambda: self._client.post(body))
+        except CallError as error:
+            # The server was lost while it was to load the adapter; the call was not made.
+            raise LostError(str(error), reached=False) from None
 
     async def _unclaim(self, call: _Call, usage: Usage | None) -> None:
         """Releases the claim of an attempt without an answer at what it cost.

@@ -8,7 +8,7 @@ import json
 import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Literal
 
 SECRET = 8
 """Minimum length of a key that is masked. Shorter ones are words in a key's place (EMPTY, none,
@@ -213,6 +213,16 @@ def mend(complaint: Complaint) -> str | None:
     return (
         f"set `extra: {{{named[1]}: null}}`, which takes it out (or a value that the model takes)"
     )
+
+
+def refuses_streaming(complaint: Complaint) -> Literal["stream_options", "stream"] | None:
+    """Returns the field of a streamed call that an endpoint does not take, if that is it."""
+    words = f"{complaint.param} {complaint.message}"
+    if re.search(r"(?i)\b(stream_options|include_usage)\b", words):
+        return "stream_options"
+    if re.search(r"(?i)\bstream(s|ed|ing)?\b", words):
+        return "stream"
+    return None
 
 
 def moderated(complaint: Complaint) -> list[str]:

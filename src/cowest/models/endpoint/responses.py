@@ -5,7 +5,7 @@ import json
 import math
 import random
 import re
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import replace
 from datetime import UTC
 from typing import Any, Literal, NamedTuple, NoReturn
@@ -14,6 +14,7 @@ from urllib.parse import quote
 from cowest.models.endpoint.complaints import (
     NO_QUOTA,
     SECRET,
+    Complaint,
     complaint_in,
     filtered_by,
     is_filtered,
@@ -126,12 +127,33 @@ def read(reply: Reply, name: str, key: str | None, patience: float, now: float) 
         # Some gateways send the error of the provider behind them under a 200.
         reply = replace(reply, status=status)
     complaint = complaint_in(reply.content)
+    if is_filtered(complaint):
+        return _filtered(complaint, f"HTTP {reply.status}", name, key)
+    return refuse(reply, key, patience, now)
+
+
+def read_error(content: bytes, name: str, key: str | None) -> Answered:
+    """Reads an error that came in place of a part of an answer.
+
+    It is an answer only if a filter refused the prompt. Raises the same errors as `read`. Nobody
+    knows what was paid for such an answer.
+    """
+    complaint = complaint_in(content)
+    if is_filtered(complaint):
+        return _filtered(complaint, "an error in the stream", name, key)
+    # OpenAI's status for a used up quota is 429, which is not said in the stream.
+    status = 429 if complaint.codes & NO_QUOTA else _status_among(complaint.codes)
+    if status is not None:
+        return refuse(Reply(status, {}, content), key, math.inf, 0.0)
+    raise AgainError(f"an error in the stream: {said(complaint.message, key)}", None)
+
+
+def _filtered(complaint: Complaint, where: str, name: str, key: str | None) -> Answered:
+    """The answer that a filter gives in place of the model."""
     # A prompt that is refused for its content is an ending of this call, just as a completion that
     # is. So it is kept: the same call would end the same way.
-    if is_filtered(complaint):
-        reason = f"{filtered_by(complaint)} (HTTP {reply.status}: {said(complaint.message, key)})"
-        return Answered(Completion(None, name, "refused", reason), None, FREE)
-    return refuse(reply, key, patience, now)
+    reason = f"{filtered_by(complaint)} ({where}: {said(complaint.message, key)})"
+    return Answered(Completion(None, name, "refused", reason), None, FREE)
 
 
 def without(content: bytes, key: str | None) -> bytes:
@@ -176,13 +198,17 @@ def refuse(reply: Reply, key: str | None, patience: float, now: float) -> NoRetu
 
 
 def read_body(content: bytes, name: str) -> Answered:
-    """Reads a response's body as an answer. Raises AgainError or PoisonError if it is none.
+    """Reads a response's body as an answer. Raises AgainError or PoisonError if it is none."""
+    return understood(decoded(content), content, name)
+
+
+def understood(body: Any, content: bytes, name: str) -> Answered:
+    """Reads the body of a response, decoded from its content, as `read_body` does.
 
     A refusal, or a completion that a content filter cut, has no text. A completion that reached the
     token limit has the text up to there. What lies in `reasoning_content` is no answer.
     """
-    body = _decoded(content)
-    usage = _usage(body)
+    usage = usage_of(body)
     choice = _choice(body)
     if choice is None:
         return _without_choice(body, content, name, usage)
@@ -192,7 +218,7 @@ def read_body(content: bytes, name: str) -> Answered:
     finish = choice.get("finish_reason")
     end = ending(finish)
     prompt, completion = usage or FREE
-    tokens = {"prompt_tokens": prompt, "completion_tokens": completion}
+    tokens: dict[str, Any] = {"prompt_tokens": prompt, "completion_tokens": completion}
     version = _version(body)
     refusal = message.get("refusal")
     if end is Ending.REFUSED or refusal:
@@ -202,7 +228,7 @@ def read_body(content: bytes, name: str) -> Answered:
         return Answered(Completion(None, name, "refused", reason, None, **tokens), version, usage)
     if end is Ending.BROKEN:
         raise AgainError("an answer that broke off", usage)
-    text = _text(message)
+    text = text_of(message)
     if end is Ending.TOOL and message.get("tool_calls"):
         text = ""
     if not text.strip():
@@ -211,15 +237,14 @@ def read_body(content: bytes, name: str) -> Answered:
         # A model that thinks before it answers may use up the limit on its thoughts.
         reason = "max_tokens were used up before the answer began: raise it"
         return Answered(Completion(None, name, "length", reason, None, **tokens), version, usage)
-    # JSON may hold half a surrogate pair, which no file in UTF-8 can: U+FFFD takes its place.
-    text = text.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
+    text = with_whole_letters(text)
     how: Literal["length", "stop"] = "length" if end is Ending.CUT else "stop"
     odd = said(str(finish), None, 40) if end is Ending.UNKNOWN else None
     found = Completion(text, name, how, None, _logprob(choice), **tokens)
     return Answered(found, version, usage, odd)
 
 
-def _decoded(content: bytes) -> Any:
+def decoded(content: bytes) -> Any:
     """The JSON of a body. Raises AgainError for anything else."""
     try:
         return decode(content)
@@ -248,7 +273,7 @@ def _says_how_it_ended(choice: dict[str, Any]) -> bool:
 
 def _without_choice(body: Any, content: bytes, name: str, usage: Usage | None) -> Answered:
     """Reads a body without a completion: the prompt was blocked, or something is wrong."""
-    if _is_blocked(body):
+    if blocks(body):
         completion = Completion(None, name, "refused", _refused_by("blocked"))
         return Answered(completion, None, usage or FREE)
     complaint = complaint_in(content)
@@ -260,7 +285,7 @@ def _without_choice(body: Any, content: bytes, name: str, usage: Usage | None) -
     raise AgainError(f"an answer without choices{more}", usage)
 
 
-def _is_blocked(body: Any) -> bool:
+def blocks(body: Any) -> bool:
     """True if a body says that a filter blocked the prompt, as Google's and Azure's do."""
     if not isinstance(body, dict):
         return False
@@ -279,12 +304,17 @@ def _refused_by(finish: object) -> str:
     return f"refused by the provider's content filter ({named})"
 
 
-def _text(message: dict[str, Any]) -> str:
+def text_of(message: dict[str, Any]) -> str:
     """The text of an answer, without thoughts that the provider keeps apart from it."""
     text = message.get("content")
     if isinstance(text, list):
         return _joined(text)
     return text if isinstance(text, str) else ""
+
+
+def with_whole_letters(text: str) -> str:
+    """Puts U+FFFD for half surrogate pairs, which JSON may hold and no file in UTF-8 can."""
+    return text.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
 
 
 def _emptiness(message: dict[str, Any], end: Ending) -> str:
@@ -310,8 +340,13 @@ def _status_inside(content: bytes) -> int | None:
     # Looking for the name alone is quick, and most answers don't hold it.
     if b'"error"' not in content[:4096] or b'"choices"' in content:
         return None
-    for code in complaint_in(content).codes:
-        if code.isdecimal() and 400 <= int(code) < 600:
+    return _status_among(complaint_in(content).codes)
+
+
+def _status_among(codes: Collection[str]) -> int | None:
+    """The HTTP status among the codes of an error, or None if there is none."""
+    for code in codes:
+        if len(code) == 3 and code.isascii() and code.isdecimal() and 400 <= int(code) < 600:
             return int(code)
     return None
 
@@ -344,7 +379,7 @@ def backoff(first: float, attempt: int) -> float:
     return seconds * random.uniform(0.5, 1.0)  # noqa: S311
 
 
-def _usage(body: Any) -> Usage | None:
+def usage_of(body: Any) -> Usage | None:
     """The tokens that a response reports; None if it reports none that can be true."""
     usage = body.get("usage") if isinstance(body, dict) else None
     if not isinstance(usage, dict):

@@ -38,6 +38,8 @@ CALLS = "/chat/completions"
 """Path of calls, below `base_url`."""
 OTHER_INTERFACES = ("/completions", "/responses", "/embeddings", "/messages")
 """Paths of interfaces that CoWest does not speak."""
+DELIVERY = ("stream", "stream_options")
+"""Fields that say how an answer is sent, and change none."""
 LIMITS = ("max_tokens", "max_completion_tokens")
 """Both names that endpoints give to the token limit of a completion."""
 
@@ -110,8 +112,9 @@ class Endpoint(Config):
     limits (requests, megabytes, poll, wait, discount: see docs/architecture.md). null makes one
     call per request, at once."""
     extra: dict[str, JsonValue] = Field(default_factory=dict)
-    """More fields of the request body, under the endpoint's own names; null takes a field out, also
-    `stream`, which is sent as false otherwise."""
+    """More fields of the request body, under the endpoint's own names; null takes a field out.
+    `stream: null` is for an endpoint that knows no such field: what is served then comes whole.
+    `stream_options` are sent only where an answer is streamed."""
 
     @field_validator("base_url")
     @classmethod
@@ -177,7 +180,7 @@ class Endpoint(Config):
 
         The name holds everything that an answer depends on beside the request itself.
         """
-        more = {name: value for name, value in self.extra.items() if name != "stream"}
+        more = {name: value for name, value in self.extra.items() if name not in DELIVERY}
         if self.system != "keep":
             more["system"] = self.system
         parts = urlsplit(self.base_url)
@@ -193,6 +196,12 @@ class Endpoint(Config):
         if address.names(self.allow_address, urlsplit(self.base_url).hostname or ""):
             return False
         return address.forbidden(host, self.allow_address)
+
+    @property
+    def has_bound(self) -> bool:
+        """False if `extra` takes the token limit out, or gives it no end: then all may cost any."""
+        limit = self.extra.get(self.limit, 1)
+        return isinstance(limit, int) and limit > 0
 
     def most(self, request: Request) -> tuple[int, int]:
         """Returns upper bounds on the prompt and completion tokens of a request.
@@ -250,7 +259,19 @@ class Endpoint(Config):
             "stop": list(sampling.stop) or None,
             "seed": seed,
         }
-        return {name: value for name, value in (body | self.extra).items() if value is not None}
+        body |= {name: value for name, value in self.extra.items() if name not in DELIVERY}
+        return {name: value for name, value in body.items() if value is not None}
+
+    def streamed_body(self, request: Request, usage: bool) -> dict[str, Any]:
+        """Returns the body of a call whose answer is to come piece by piece.
+
+        With `usage`, it asks for the number of tokens at the end.
+        """
+        options = self.extra.get("stream_options", {"include_usage": True})
+        body = self.batched_body(request) | {"stream": True}
+        if usage and options is not None:
+            body["stream_options"] = options
+        return body
 
     def _messages(self, request: Request) -> list[dict[str, str]]:
         messages = [

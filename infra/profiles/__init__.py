@@ -1,0 +1,1 @@
+"""Profiles of the pipeline: what each step gets on a cluster (`cowest.profiles`)."""

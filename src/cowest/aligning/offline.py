@@ -1,0 +1,227 @@
+"""Goes on training the policy's adapter, on pairs of drafts or on single drafts (KTO).
+
+The reference is the adapter before this training.
+
+    L = -log sigmoid(beta [log pi(chosen)/ref(chosen) - log pi(rejected)/ref(rejected)])
+        + nll * NLL(chosen)
+
+(Rafailov et al. 2023, eq. 7; the second term after Pang et al. 2024, arXiv 2404.19733.
+`trees.losses` has the other losses of pairs, and KTO's.)
+
+Two implementations give the same loss and gradient for pairs. `tree` computes each prompt once per
+step, with all drafts of its pairs as branches; `trl` is TRL's DPOTrainer, which computes two texts
+per pair.
+"""
+
+import json
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from cowest import checkpoints, io, training
+from cowest.aligning.settings import DPOConfig
+from cowest.errors import ConfigError
+from cowest.models import audit, hf
+from cowest.models.chat import Chat
+from cowest.records import Message, PreferencePair
+from cowest.training import Lesson
+from cowest.trees import losses, plan
+from cowest.trees.plan import Tokens, Tree
+
+OF_SHARES = {
+    "num_train_epochs": 1,
+    "per_device_train_batch_size": 1,
+    "train_sampling_strategy": "sequential",
+    "remove_unused_columns": False,
+    "ddp_find_unused_parameters": False,
+}
+"""Arguments for training on shares of steps: one by one, and all epochs in one list."""
+
+
+def train(
+    rows: Sequence[PreferencePair],
+    adapter: Path,
+    kept: Path,
+    folder: Path,
+    base: str,
+    config: DPOConfig,
+) -> None:
+    """Goes on training an adapter, into `folder`. Checkpoints are in `kept`, which a kill
+    leaves."""
+    import torch
+    import transformers
+
+    audit.audit_adapter(adapter)
+    # Checked before the weights are loaded, which may take minutes.
+    chat = hf.open_chat(config.policy)
+    training.check_lessons(chat, _lessons(rows), config.training.max_length, "dpo")
+    torch.manual_seed(config.training.seed)
+    dtype = training.number_format(config.training, config.policy, "dpo")
+    arguments = training.arguments(config.training, config.policy, kept, dtype)
+    model, tokenizer = load(config, adapter, dtype)
+    arguments["callbacks"] = [training.curves(folder / "curves.jsonl", "dpo")]
+    trainer = _tree_trainer(model, _trees(chat, rows, config), kept, config, **arguments)
+    if trainer is None:
+        pairs = [_example(chat, row) for row in rows]
+        trainer = _trl_trainer(model, tokenizer, pairs, config, **arguments)
+    trainer.remove_callback(transformers.PrinterCallback)
+    checkpoints.train(trainer, kept, config.checkpoint_minutes, "dpo")
+    training.check(trainer.state.log_history, "dpo")
+    if checkpoints.is_first():
+        training.save(trainer, folder, base)
+    trainer.accelerator.end_training()
+
+
+def load(config: DPOConfig, adapter: Path, dtype: str) -> tuple[Any, Any]:
+    """Returns the policy with a trainable adapter, and its tokenizer."""
+    from peft import PeftModel
+
+    model, tokenizer = hf.load(config.policy, dtype)
+    return PeftModel.from_pretrained(model, adapter, is_trainable=True), tokenizer
+
+
+def _lessons(rows: Sequence[PreferencePair]) -> list[Lesson]:
+    lessons = []
+    for row in rows:
+        for side in filter(None, (row.chosen, row.rejected)):
+            *before, answer = side
+            lessons.append(Lesson(row.id, (*row.prompt, *before), answer.content))
+    return lessons
+
+
+def _trees(chat: Chat, rows: Sequence[PreferencePair], config: DPOConfig) -> list[Tree]:
+    if config.align != "kto":
+        return plan.trees_of(_tokens(chat, row) for row in rows)
+    drafts = (_draft(chat, row) for row in rows)
+    return plan.trees_of_drafts(drafts, config.training.seed)
+
+
+def _tree_trainer(
+    model: Any,
+    trees: list[Tree],
+    kept: Path,
+    config: DPOConfig,
+    callbacks: list[Any],
+    **arguments: Any,
+) -> Any:
+    """Returns a trainer of whole trees; None for `step: trl`, or if trees can't be used.
+
+    A fallback is printed with its reason. Computes the reference's log-probabilities, or reads them
+    from `kept`.
+    """
+    if config.step == "trl":
+        return None
+    import transformers
+
+    from cowest.trees import check, trainer
+
+    optimiser = config.training
+    shares = []
+    for step in plan.steps(trees, optimiser.batch_size, optimiser.epochs, optimiser.seed):
+        count = optimiser.gradient_accumulation * checkpoints.processes()
+        shares += plan.shares(trees, step, count)
+    del arguments["max_length"]
+    settings = transformers.TrainingArguments(**(arguments | OF_SHARES))
+    lessons = trainer.Lessons(trees, shares, optimiser.epochs)
+    objective = config.objective(_weights(trees))
+    made = trainer.make(model, lessons, objective, settings, callbacks=callbacks)
+    reason = check.reason_against(made, trees)
+    if reason is not None and config.align == "kto":
+        print(
+            f"dpo: {config.policy.model} is trained draft by draft, which takes longer: {reason}",
+            file=sys.stderr,
+        )
+        made.branches = False
+    elif reason is not None:
+        print(
+            f"dpo: {config.policy.model} is trained pair by pair, with TRL, which takes longer: "
+            f"{reason} (`dpo.step: trl` asks for that)",
+            file=sys.stderr,
+        )
+        return None
+    place = kept / "reference.json"
+    if place.is_file():
+        made.reference = json.loads(place.read_text(encoding="utf-8"))
+    else:
+        made.reference = trainer.reference_of(made, trees)
+        if checkpoints.is_first():
+            io.write_text(place, json.dumps(made.reference))
+    return made
+
+
+def _weights(trees: Sequence[Tree]) -> tuple[float, float]:
+    """Returns KTO's weights: of drafts that helped, and of the others."""
+    helped = others = 0
+    for tree in trees:
+        for _, did in tree.alone:
+            helped += did
+            others += not did
+    return losses.balanced(helped, others)
+
+
+def _trl_trainer(
+    model: Any,
+    tokenizer: Any,
+    pairs: list[dict[str, Any]],
+    config: DPOConfig,
+    callbacks: list[Any],
+    **arguments: Any,
+) -> Any:
+    """Returns TRL's DPOTrainer."""
+    if checkpoints.processes() > 1:
+        raise ConfigError(
+            "dpo: `dpo.step: trl` trains in one process, and several were started: start one "
+            "(COWEST_NPROC=1, `nproc: 1` in a profile), or set `dpo.step: tree` if this policy "
+            "can be trained that way"
+        )
+    import datasets
+    import trl
+
+    # Given a PeftModel and no peft_config, TRL keeps a frozen copy of the adapter as the
+    # reference. The reference never changes, so its log-probabilities are computed once, before
+    # training.
+    return trl.DPOTrainer(
+        model=model,
+        args=trl.DPOConfig(
+            **arguments, beta=config.beta, precompute_ref_log_probs=True, **_loss(config)
+        ),
+        train_dataset=datasets.Dataset.from_list(pairs),
+        processing_class=tokenizer,
+        callbacks=callbacks,
+    )
+
+
+def _loss(config: DPOConfig) -> dict[str, Any]:
+    """Returns TRL's settings for the loss above."""
+    smoothing = {"label_smoothing": config.label_smoothing}
+    if config.nll:
+        return {"loss_type": [config.loss, "sft"], "loss_weights": [1.0, config.nll], **smoothing}
+    return {"loss_type": [config.loss], **smoothing}
+
+
+def _tokens(chat: Chat, row: PreferencePair) -> tuple[Tokens, Tokens, Tokens]:
+    """Returns the tokens of a pair: prompt, chosen draft, rejected draft."""
+    prompt = tuple(chat.asked(row.prompt))
+    return prompt, _answer(chat, row, row.chosen), _answer(chat, row, row.rejected)
+
+
+def _draft(chat: Chat, row: PreferencePair) -> tuple[Tokens, Tokens, bool]:
+    """Returns a single draft: tokens of the prompt, tokens of the draft, and whether it helped."""
+    said = _answer(chat, row, row.chosen or row.rejected)
+    return tuple(chat.asked(row.prompt)), said, bool(row.chosen)
+
+
+def _answer(chat: Chat, row: PreferencePair, side: Sequence[Message]) -> Tokens:
+    *before, answer = side
+    whole = chat.learned((*row.prompt, *before), answer.content)
+    return tuple(whole[len(chat.asked(row.prompt)) :])
+
+
+def _example(chat: Chat, row: PreferencePair) -> dict[str, Any]:
+    """Returns a pair in TRL's conversational preference format."""
+    return {
+        "prompt": chat.messages(row.prompt),
+        "chosen": chat.messages(row.chosen),
+        "rejected": chat.messages(row.rejected),
+    }

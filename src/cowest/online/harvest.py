@@ -1,0 +1,359 @@
+"""Served answers and verdicts become raw rows: the conversation, and the right answer to it.
+
+The right answer is the person's own. Only where a scorer gives marks for parts of an answer, or a
+model grades it, an answer of ours that was called good is a target too. The log is folded in three
+steps: the last verdict on each answer counts, each gives a row or a reason to leave it out, and of
+several rows about one conversation the last one stays.
+"""
+
+import re
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from string import ascii_uppercase
+from typing import Literal
+
+from cowest.detectors import Detection
+from cowest.domains.harvested import asked
+from cowest.domains.options import option_of
+from cowest.expectations.near import Known
+from cowest.instructions import instructs
+from cowest.online import log
+from cowest.online.interactions import Interaction, ServedModel
+from cowest.online.masked import masked
+from cowest.online.verdicts import KeptVerdict
+from cowest.raw.harvested import Harvested
+from cowest.raw.intake import Unfit
+from cowest.records import Message
+from cowest.sametext import caseless
+from cowest.scorers import AnyScorer
+from cowest.scorers.choice import ChoiceConfig, parse
+from cowest.scorers.judge import JudgeConfig
+from cowest.scorers.marker import after
+from cowest.scorers.rules import RuleNumber
+from cowest.scorers.token_f1 import TokenF1Config
+
+OPTION = re.compile(r"([A-Z])\. (.*\S)\s*")
+"""An option as a table's `{choices}` shows it."""
+NOT_IN_THE_LOG = "the answer is not in the log: it was lost, or its file is gone"
+REPLACED = "the same conversation came again, and its last verdict counts"
+TAKEN_BACK = "a later verdict called the same answer bad"
+OF_ANSWERS = (TokenF1Config, JudgeConfig)
+"""Scorers under which a whole answer can be a target."""
+Key = tuple[str, int]
+"""An answer: the id of its request, and its number there."""
+
+
+@dataclass(frozen=True, slots=True)
+class HarvestRules:
+    """Settings that decide about verdicts' rows."""
+
+    scorer: AnyScorer
+    detection: Detection
+    held: Known
+    """The held-out questions."""
+    choices: bool = False
+    """True if the project's questions show options."""
+
+    @property
+    def against_approval(self) -> str:
+        """The reason why an approved answer can't be a target; empty if it can."""
+        if isinstance(self.scorer, OF_ANSWERS):
+            return ""
+        return (
+            f"good, but under `{self.scorer.scorer}` hardly any answer would match a whole answer "
+            "as its target: only better answers count"
+        )
+
+
+@dataclass
+class Harvest:
+    """The rows, and what was left out."""
+
+    rows: list[Harvested] = field(default_factory=list)
+    answers: int = 0
+    """Answers with a verdict, and rows of earlier harvests that no verdict of the log is about."""
+    left_out: Counter[str] = field(default_factory=Counter)
+    """Those that gave no row, by reason. answers = rows + left out."""
+    repeated: int = 0
+    """Verdicts that were given again, with the same words."""
+    replaced: int = 0
+    """Verdicts that a later, different one on the same answer replaced."""
+    conflicts: int = 0
+    """Conversations of which two verdicts said different things; the last one counts."""
+    unread: Counter[str] = field(default_factory=Counter)
+    """Rows of the log that can't be read, by reason."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Judged:
+    """A verdict's row, or the reason for none and the answer that it rejects."""
+
+    at: float
+    conversation: str
+    row: Harvested | None = None
+    reason: str = ""
+    rejects: str | None = None
+
+
+def harvest(
+    folder: Path, rules: HarvestRules, earlier: Sequence[Harvested], since: float = 0.0
+) -> Harvest:
+    """Returns the rows of a log, and those of an earlier harvest that still stand.
+
+    Only verdicts from `since` (seconds since 1970) on are read. Raises InputError and RecordError
+    for a log that can't be read on.
+    """
+    found = Harvest()
+    last = last_verdicts(folder, since, found)
+    served = _served(folder, last, earlier, found)
+    carried = [row for row in earlier if (row.answer, row.sample) not in last]
+    found.answers = len(last) + len(carried)
+    judged: list[_Judged] = []
+    for name, verdict in last.items():
+        answer = served.get(name)
+        if answer is None:
+            found.left_out[NOT_IN_THE_LOG] += 1
+        else:
+            judged.append(_judged(verdict, answer, rules))
+    for row in carried:
+        # What was right before may be near a held-out question now.
+        judged.append(_checked(row, rules))
+    _fold(judged, found)
+    return found
+
+
+def last_verdicts(folder: Path, since: float, found: Harvest) -> dict[Key, KeptVerdict]:
+    """Returns the last verdict on each answer, in no order; counts the others."""
+    last: dict[Key, KeptVerdict] = {}
+    for verdict in log.read_verdicts(folder, found.unread):
+        if verdict.at < since:
+            continue
+        name = (verdict.id, verdict.sample)
+        before = last.get(name)
+        if before is None:
+            last[name] = verdict
+            continue
+        said, said_before = _said(verdict), _said(before)
+        if said == said_before:
+            found.repeated += 1
+        else:
+            found.replaced += 1
+        if verdict.at >= before.at:
+            last[name] = verdict
+    return last
+
+
+def _said(verdict: KeptVerdict) -> tuple[object, ...]:
+    return verdict.verdict, verdict.score, verdict.better, verdict.comment
+
+
+@dataclass(frozen=True, slots=True)
+class _Answer:
+    """A served answer, as far as a harvest needs it."""
+
+    prompt: tuple[Message, ...]
+    text: str | None
+    version: int
+    unfit: str | None = None
+    """The reason why a verdict of good makes no target of this answer."""
+
+
+def _served(
+    folder: Path, wanted: Iterable[Key], earlier: Sequence[Harvested], found: Harvest
+) -> dict[Key, _Answer]:
+    """Returns the answers with a verdict; those no longer in the log, as an earlier row has
+    them."""
+    served: dict[Key, _Answer] = {}
+    wanted = set(wanted)
+    for row in log.read_answers(folder, found.unread):
+        name = (row.id, row.sample)
+        if name in wanted:
+            served[name] = _Answer(row.prompt, row.answer, row.version, _unfit(row))
+    for old in earlier:
+        name = (old.answer, old.sample)
+        if name in wanted and name not in served:
+            text = old.targets[0] if old.source == "approved" else None
+            served[name] = _Answer(old.prompt, text, old.version)
+    return served
+
+
+def _unfit(row: Interaction) -> str | None:
+    if row.failed is not None or row.answer is None:
+        return "good, but the answer had failed"
+    if row.degraded is not None:
+        return "good, but the answer was degraded: one of the two models was down"
+    if row.finish != "stop":
+        return f"good, but the answer had not ended by itself ({row.finish})"
+    return None
+
+
+def _judged(verdict: KeptVerdict, answer: _Answer, rules: HarvestRules) -> _Judged:
+    """The row of a verdict, checked; or the reason for none."""
+    if verdict.better is not None:
+        return _checked(_row(verdict, answer, verdict.better, "better"), rules)
+    if verdict.says == "bad":
+        reason = "bad, and no better answer was given"
+    elif verdict.says is None:
+        reason = "neither good nor bad, and no better answer was given"
+    elif answer.text is None:
+        reason = answer.unfit or NOT_IN_THE_LOG
+    else:
+        reason = answer.unfit or rules.against_approval
+    if not reason:
+        marker = getattr(rules.scorer, "marker", None)
+        target = after(answer.text or "", marker)
+        return _checked(_row(verdict, answer, target, "approved"), rules)
+    contents = [message.content for message in answer.prompt]
+    shown = masked(contents, rules.detection) or contents
+    rejects = answer.text if verdict.says == "bad" else None
+    return _Judged(verdict.at, asked(_messages(answer.prompt, shown)), None, reason, rejects)
+
+
+def _row(
+    verdict: KeptVerdict, answer: _Answer, target: str, source: Literal["better", "approved"]
+) -> Harvested:
+    return Harvested(
+        prompt=answer.prompt,
+        targets=(target,),
+        source=source,
+        answer=verdict.id,
+        sample=verdict.sample,
+        version=answer.version,
+        at=verdict.at,
+    )
+
+
+def _checked(row: Harvested, rules: HarvestRules) -> _Judged:
+    """The row masked, with the options that it shows; or the reason why it can't be used."""
+    texts = [*(message.content for message in row.prompt), row.targets[0]]
+    *contents, target = masked(texts, rules.detection) or texts
+    prompt = _messages(row.prompt, contents)
+    name = asked(prompt)
+    try:
+        _refuse(prompt, target, rules)
+        choices: tuple[str, ...] = ()
+        if rules.choices:
+            choices, target = _option(prompt, target, rules.scorer)
+    except Unfit as error:
+        return _Judged(row.at, name, reason=str(error))
+    fields = row.model_dump(exclude={"id", "prompt", "targets", "choices"})
+    made = Harvested(prompt=prompt, targets=(target,), choices=choices, **fields)
+    return _Judged(row.at, name, made)
+
+
+def _refuse(prompt: Sequence[Message], target: str, rules: HarvestRules) -> None:
+    """Raises Unfit for a question or an answer that must not be learned."""
+    if not target.strip() or not prompt[-1].content.strip():
+        raise Unfit("the question or the answer is empty")
+    if any("\0" in text for text in (*(message.content for message in prompt), target)):
+        raise Unfit("it holds a NUL character")
+    why = instructs(target)
+    if why is not None:
+        raise Unfit(f"the answer speaks to its reader: it {why}")
+    questions = [message.content for message in prompt if message.role == "user"]
+    # A held-out question may have been asked, and answered, earlier in the conversation.
+    for question in ("\n".join(questions), *questions):
+        if rules.held.nearest(question)[1] is not None:
+            raise Unfit("it asks a held-out question, or a near copy of one")
+
+
+def _option(
+    prompt: Sequence[Message], target: str, scorer: AnyScorer
+) -> tuple[tuple[str, ...], str]:
+    """The options that a question shows, and the one that the target names. Raises Unfit."""
+    choices = options(prompt[-1].content)
+    if not choices:
+        if isinstance(scorer, ChoiceConfig):
+            raise Unfit("the question shows no options, and the scorer is `choice`")
+        return (), target
+    rule: RuleNumber = scorer.rule if isinstance(scorer, ChoiceConfig) else 2
+    number = parse(target, choices, rule)
+    if isinstance(number, str):
+        raise Unfit("the better answer names none of the options, or several")
+    return choices, option_of(choices[number], choices, "text", ())
+
+
+def options(question: str) -> tuple[str, ...]:
+    """The last options that a question shows, a line each, from A on; none if there are no two."""
+    found: list[str] = []
+    last: list[str] = []
+    for line in question.splitlines():
+        option = OPTION.fullmatch(line)
+        if option is None or option[1] == "A":
+            found = []
+        if option is not None and option[1] == ascii_uppercase[len(found) : len(found) + 1]:
+            found.append(option[2])
+            if len(found) > 1:
+                last = found
+    return tuple(last)
+
+
+def _fold(judged: Sequence[_Judged], found: Harvest) -> None:
+    """Keeps one row of each conversation, that of its last verdict, in the order of verdicts."""
+    standing: dict[str, Harvested] = {}
+    for one in sorted(judged, key=lambda one: (one.at, one.conversation, one.reason)):
+        before = standing.get(one.conversation)
+        if one.row is not None:
+            if before is not None:
+                found.left_out[REPLACED] += 1
+                found.conflicts += not _alike(before, one.row.targets[0])
+            standing[one.conversation] = one.row
+            continue
+        found.left_out[one.reason] += 1
+        if before is not None and one.rejects is not None and _alike(before, one.rejects):
+            found.left_out[TAKEN_BACK] += 1
+            found.conflicts += 1
+            del standing[one.conversation]
+    found.rows = sorted(standing.values(), key=lambda row: (row.at, row.id))
+
+
+def _alike(row: Harvested, answer: str) -> bool:
+    return caseless(row.targets[0]) == caseless(answer)
+
+
+def _messages(prompt: Sequence[Message], contents: Sequence[str]) -> tuple[Message, ...]:
+    messages = []
+    for message, content in zip(prompt, contents, strict=True):
+        messages.append(Message(role=message.role, content=content))
+    return tuple(messages)
+
+
+@dataclass
+class Counts:
+    """Answers of one version, as one of the models, and people's verdicts on them, counted."""
+
+    answers: int = 0
+    degraded: int = 0
+    failed: int = 0
+    judged: int = 0
+    good: int = 0
+    bad: int = 0
+    better: int = 0
+
+
+def by_version(
+    folder: Path, since: float, unread: Counter[str]
+) -> dict[tuple[int, ServedModel], Counts]:
+    """Counts the answers of a log and their last verdicts, by version and model asked for.
+
+    `since` is of answers: their verdicts may be later.
+    """
+    last = last_verdicts(folder, 0.0, Harvest(unread=unread))
+    counts: dict[tuple[int, ServedModel], Counts] = {}
+    for row in log.read_answers(folder, unread):
+        if row.at < since:
+            continue
+        count = counts.setdefault((row.version, row.model), Counts())
+        count.answers += 1
+        count.degraded += row.degraded is not None
+        count.failed += row.failed is not None
+        verdict = last.get((row.id, row.sample))
+        if verdict is None:
+            continue
+        count.judged += 1
+        count.good += verdict.says == "good"
+        count.bad += verdict.says == "bad"
+        count.better += verdict.better is not None
+    return dict(sorted(counts.items()))

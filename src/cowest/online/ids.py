@@ -1,0 +1,78 @@
+"""Ids of requests, which a service recognises without storing them.
+
+An id is signed by a secret that lies in the log's folder. So every process that shares the folder
+recognises it, after restarts too, and even when the files with its answer are gone. Nobody outside
+can forge one. An id says only that this service gave it out; the log says what was answered.
+"""
+
+import hashlib
+import hmac
+import os
+import re
+import secrets
+import time
+from pathlib import Path
+
+ID = re.compile(r"chatcmpl-(?P<drawn>[0-9a-f]{20})(?P<signed>[0-9a-f]{12})")
+"""An id: the time in milliseconds (12 digits), 8 random digits, and 12 digits of a signature."""
+SECRET = "secret"  # noqa: S105 (the name of a file)
+LENGTH = 32
+"""Bytes of a secret."""
+
+
+class Ids:
+    """Makes ids, and recognises its own."""
+
+    def __init__(self, secret: bytes) -> None:
+        self._secret = secret
+
+    def new(self) -> str:
+        """Makes the id of a request. It begins with the time, so ids are in the order of requests.
+
+        Two requests of the same millisecond have one id in 4 billion cases.
+        """
+        drawn = f"{time.time_ns() // 1_000_000:012x}{secrets.token_hex(4)}"
+        return f"chatcmpl-{drawn}{self._signature(drawn)}"
+
+    def made(self, id: str) -> bool:
+        """True for an id that was made with this secret."""
+        found = ID.fullmatch(id)
+        if found is None:
+            return False
+        return hmac.compare_digest(self._signature(found["drawn"]), found["signed"])
+
+    def _signature(self, drawn: str) -> str:
+        return hmac.new(self._secret, drawn.encode(), hashlib.sha256).hexdigest()[:12]
+
+
+def secret_of(folder: Path) -> bytes:
+    """Returns the secret of a log's folder, and makes it if there is none.
+
+    Raises OSError for a folder that can't be written, and for a file that holds no secret.
+    """
+    path = folder / SECRET
+    if not path.exists():
+        _make(path)
+    secret = path.read_bytes()
+    if len(secret) != LENGTH:
+        raise OSError(
+            f"{path} holds no secret: remove it (verdicts on earlier answers are then refused)"
+        )
+    return secret
+
+
+def _make(path: Path) -> None:
+    """Writes a secret. Of two processes that do so at once, the first one's stays."""
+    path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+    own = path.with_name(f".{SECRET}.{secrets.token_hex(8)}")
+    file = os.open(own, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+    try:
+        os.write(file, secrets.token_bytes(LENGTH))
+        os.fsync(file)
+        # A link is made in one step, and never over another file.
+        os.link(own, path)
+    except FileExistsError:
+        pass
+    finally:
+        os.close(file)
+        own.unlink()

@@ -1,0 +1,135 @@
+"""A model with a circuit breaker and a deadline for each call, as the service asks it."""
+
+import asyncio
+import time
+from collections.abc import AsyncGenerator
+from contextlib import aclosing
+
+from cowest.errors import CallError, UpstreamError
+from cowest.models.hf_async import AsyncHFModel
+from cowest.online.breaker import Breaker
+from cowest.online.interactions import ServedCall
+from cowest.protocols import AsyncChatModel, Completion, Request, Served
+
+
+class LateError(UpstreamError):
+    """A model gave no answer before the call's deadline."""
+
+
+class Upstream:
+    """The AsyncChatModel that a version is served with."""
+
+    def __init__(self, model: AsyncChatModel, breaker: Breaker, patience: float) -> None:
+        """Takes the seconds of waiting after which a late answer counts as the model's failure."""
+        self.name = model.name
+        self.opened = False
+        """True if the model's prompt opens a thought, so that its answers begin inside one."""
+        self.breaker = breaker
+        self._model = model
+        self._patience = patience
+
+    @property
+    def broke(self) -> str | None:
+        """The reason why the model has to be opened again; None while it can answer.
+
+        Only a model of this process can break so: an endpoint comes back by itself.
+        """
+        return self._model.broke if isinstance(self._model, AsyncHFModel) else None
+
+    async def stream(
+        self, request: Request, served: Served
+    ) -> AsyncGenerator[str | Completion, None]:
+        """Yields as the model does. Raises LateError at the deadline, whatever the model does, and
+        UpstreamError at once while the breaker is open.
+        """
+        trying = self.breaker.begin()
+        ended = False
+        waited = 0.0
+        try:
+            async with aclosing(self._model.stream(request, served)) as pieces:
+                while not ended:
+                    began = time.monotonic()
+                    try:
+                        piece = await _next(pieces, served.until, self.name)
+                    finally:
+                        waited += time.monotonic() - began
+                    ended = isinstance(piece, Completion)
+                    if ended:
+                        self.breaker.succeed()
+                    yield piece
+        except LateError:
+            # A client that gives a second, or reads its answer slowly until the deadline, may not
+            # have others find the model shut.
+            if waited >= self._patience:
+                self.breaker.fail()
+            raise
+        except UpstreamError as error:
+            self.breaker.fail(error.retry_after)
+            raise
+        except CallError as error:
+            # It refuses every call: no key, or no such model. Who asks us can't mend it.
+            self.breaker.fail()
+            raise UpstreamError(str(error)) from error
+        finally:
+            # A call that began before the model was left alone says nothing of the one that tries.
+            if trying and not ended:
+                self.breaker.abandon()
+
+
+async def _next(
+    pieces: AsyncGenerator[str | Completion, None], until: float, name: str
+) -> str | Completion:
+    """The next piece of a stream, which has not ended yet. Raises UpstreamError."""
+    try:
+        async with asyncio.timeout(until - time.monotonic()):
+            return await anext(pieces)
+    except TimeoutError:
+        raise LateError(f"{name} gave no whole answer before the deadline") from None
+    except StopAsyncIteration:
+        raise UpstreamError(f"{name} ended its stream without an end of its answer") from None
+
+
+class TimedCall:
+    """One call to a model, with its times: an AsyncChatModel for one request."""
+
+    def __init__(self, upstream: Upstream) -> None:
+        self.name = upstream.name
+        self._upstream = upstream
+        self._began = time.monotonic()
+        self._first: float | None = None
+        self._seconds = 0.0
+
+    async def stream(
+        self, request: Request, served: Served
+    ) -> AsyncGenerator[str | Completion, None]:
+        """Yields as the upstream does."""
+        self._began = time.monotonic()
+        async with aclosing(self._upstream.stream(request, served)) as pieces:
+            async for piece in pieces:
+                self._seconds = time.monotonic() - self._began
+                if self._first is None and isinstance(piece, str):
+                    self._first = self._seconds
+                yield piece
+
+    def answered(self, completion: Completion) -> ServedCall:
+        """The row of a call that ended with a completion."""
+        return ServedCall(
+            model=completion.model,
+            finish=completion.finish,
+            failed=completion.failed,
+            prompt_tokens=completion.prompt_tokens,
+            completion_tokens=completion.completion_tokens,
+            usd=completion.usd,
+            seconds=self._seconds,
+            first=self._first,
+        )
+
+    def broke(self, reason: str) -> ServedCall:
+        """The row of a call that ended without a completion."""
+        return ServedCall(
+            model=self.name,
+            finish="failed",
+            failed=reason,
+            seconds=time.monotonic() - self._began,
+            first=self._first,
+        )

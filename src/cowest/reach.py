@@ -1,0 +1,61 @@
+"""Finds what does not answer, or can't be written, before a turn depends on it.
+
+Unlike `preflight`, it calls: endpoints (which costs nothing), and the registry's server.
+"""
+
+import os
+import sys
+from collections.abc import Sequence
+
+from pydantic import BaseModel
+
+from cowest.config import digest
+from cowest.errors import CoWestError
+from cowest.models.openai import OpenAIConfig
+from cowest.preflight import models_of
+from cowest.registry.mlflow import RegistryConfig
+
+
+def problems(settings: Sequence[BaseModel], write: bool = False) -> list[CoWestError]:
+    """Returns what can't be reached. With `write`, the registries are tried by writing to them."""
+    return endpoint_problems(settings) + registry_problems(settings, write)
+
+
+def endpoint_problems(settings: Sequence[BaseModel]) -> list[CoWestError]:
+    """Returns the endpoints that do not answer or refuse their key; prints what is to note."""
+    found: list[CoWestError] = []
+    for model in models_of(settings):
+        if not isinstance(model, OpenAIConfig):
+            continue
+        # That a key is missing is said by who looks at the settings.
+        if model.key_env and not os.environ.get(model.key_env):
+            continue
+        try:
+            note = model.answers()
+        except CoWestError as error:
+            found.append(error)
+            continue
+        if note is not None:
+            print(f"note: {note}", file=sys.stderr)
+    return found
+
+
+def registry_problems(settings: Sequence[BaseModel], write: bool) -> list[CoWestError]:
+    """Returns the registries that do not answer or, with `write`, take nothing."""
+    registries: dict[str, RegistryConfig] = {}
+    for config in settings:
+        registry = getattr(config, "registry", None)
+        if isinstance(registry, RegistryConfig):
+            registries[digest(registry)] = registry
+    found: list[CoWestError] = []
+    for registry in registries.values():
+        # A registry in a file that is not there yet is made by the first turn.
+        if not write and not registry.begun():
+            continue
+        try:
+            runs = registry.runs()
+            if write:
+                runs.writable()
+        except CoWestError as error:
+            found.append(error)
+    return found

@@ -1,0 +1,79 @@
+"""Checks, before a pipeline is compiled, that its profile gives each step the keys it needs.
+
+A step without its key would fail only after the steps before it have been paid for.
+"""
+
+from collections.abc import Iterator, Mapping
+from typing import Any, get_args
+
+from cowest.config import Config
+from cowest.errors import ConfigError
+from cowest.models.openai import OpenAIConfig
+from cowest.preferences import UNASKED
+from cowest.preflight import models_of
+from cowest.profiles import Profile, Step, StepName
+from cowest.steps import rounds
+
+
+def expect_keys(profile: Profile, parsed: Mapping[str, Any], where: str) -> None:
+    """Raises ConfigError for a step that lacks a key which the profile gives only to others.
+
+    A key that the profile gives to no step is taken to be in every step's environment, as on this
+    machine. Also raises for several processes in the step `dpo` where it asks models.
+    """
+    problems = []
+    given = {name: _variables(profile.step(name)) for name in get_args(StepName)}
+    wired = set[str]().union(*given.values())
+    for key, steps in sorted(_asking(parsed).items()):
+        lacking = [name for name in steps if key in wired and key not in given[name]]
+        if lacking:
+            having = next(name for name, keys in given.items() if key in keys)
+            problems.append(
+                f"the profile gives {key} to the step {having} and not to {', '.join(lacking)}, "
+                f"which need it too, by {where}: name its secret there as well, or under `every`"
+            )
+    aligning = profile.step("dpo")
+    several = (aligning.nproc or 1) > 1 or "COWEST_TRAINJOB" in given["dpo"]
+    if parsed["dpo"].align == "grpo" and several:
+        problems.append(
+            "`align: grpo` asks models during training, and needs a single process for that: give "
+            "the profile's step dpo `nproc: 1`, and no COWEST_TRAINJOB"
+        )
+    if problems:
+        raise ConfigError("; ".join(problems))
+
+
+def _variables(step: Step) -> set[str]:
+    """The variables of a step's environment."""
+    found = set(step.env)
+    for keys in (*step.secrets.values(), *step.config_maps.values()):
+        found.update(keys.values())
+    return found
+
+
+def _asking(parsed: Mapping[str, Any]) -> dict[str, list[str]]:
+    """The steps that need each key, by the variable that holds it."""
+    found: dict[str, list[str]] = {}
+    for step, settings in _settings_by_step(parsed):
+        for model in models_of([settings]):
+            if isinstance(model, OpenAIConfig) and model.key_env:
+                steps = found.setdefault(model.key_env, [])
+                if step not in steps:
+                    steps.append(step)
+    # The pre-flight looks whether all are there, before anything is spent.
+    return {key: ["preflight", *steps] for key, steps in found.items()}
+
+
+def _settings_by_step(parsed: Mapping[str, Any]) -> Iterator[tuple[str, Config]]:
+    """Each step that may ask a model, with the settings that name it."""
+    aligning = parsed["dpo"]
+    for stage in ("draft", "refine", "score", "evaluate"):
+        if stage != "refine" or aligning.align not in UNASKED:
+            yield stage, parsed[stage]
+    if aligning.align == "grpo":
+        yield "dpo", aligning.asking()
+    if aligning.rounds > 1:
+        again = rounds.settings(2, parsed)
+        for stage in ("draft", "refine", "score"):
+            if stage != "refine" or aligning.align not in UNASKED:
+                yield stage, again[stage]

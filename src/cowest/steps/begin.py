@@ -1,0 +1,195 @@
+"""The first step of a run: its settings, its data, and all that is wrong, before anything is spent.
+
+If the turn was decided before, it says so and the run ends.
+"""
+
+import contextlib
+import json
+import os
+import re
+import shutil
+import sys
+import tempfile
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from cowest import environment, forecast, preflight, probing, reach
+from cowest.amend import amend
+from cowest.config import load, parse, section
+from cowest.errors import ConfigError, CoWestError, InputError, StoreError
+from cowest.io import write_document, write_text
+from cowest.ledger.runs import NotedRun, note_run
+from cowest.ledger.store import open_store
+from cowest.lineage import Turn, TurnConfig, turn_of
+from cowest.raw import snapshots, vcs
+from cowest.records import DataSet
+from cowest.registry.log import settled
+from cowest.stages.pin import PinConfig
+
+PASSWORD = re.compile(r"//[^/@]*:[^/@]+@")
+"""A password in an address."""
+OF_A_STEP = ("validate", "train", "track", "report")
+"""Extras that the image of a turn's steps must have."""
+
+
+@dataclass(frozen=True, slots=True)
+class RunInputs:
+    """The inputs of a run; an empty text leaves the settings as they are."""
+
+    run: str
+    """Id that the cluster gave the run."""
+    repository: str = ""
+    """Address of the git repository of the data; empty: the folder in which the step runs."""
+    revision: str = ""
+    """Revision of the data, in place of `turn.rev`."""
+    budget_usd: str = ""
+    """US dollars, in place of `pin.budget.usd`."""
+    force: bool = False
+    """Decides the turn anew: the run's id becomes a part of its key."""
+
+
+def begin(text: str, given: RunInputs, raw: Path, params: Path, version: Path) -> bool:
+    """Prepares a run, and returns True if its turn is open.
+
+    text: params.yaml as it was when the pipeline was compiled. Writes `params`, the settings of
+    this run; `raw`, a folder that holds the raw data under their own name; `version`, a DataSet.
+    Raises one CoWestError with everything that would stop the turn later.
+    """
+    environment.settle()
+    _write_settings(text, given, params)
+    settings, problems = preflight.stage_settings(params)
+    values = load(params)
+    laid_out = None
+    try:
+        laid_out = _lay_out(values, given, raw)
+    except CoWestError as error:
+        problems.append(error)
+    if laid_out is not None:
+        problems += probing.probe_problems(params, settings, laid_out[0])
+    problems += preflight.problems_of(settings, OF_A_STEP)
+    problems += reach.problems(settings, write=True)
+    problems += _store_problems(given.run)
+    if laid_out is not None and not problems:
+        problems += _too_dear(values, laid_out[0])
+    preflight.raise_all(problems)
+    assert laid_out is not None
+    place, found = laid_out
+    for note in probing.probe_notes(params, settings, place):
+        print(note, flush=True)
+    write_document(version, found)
+    return _is_open(given.run, turn_of(place, params, version=found), values)
+
+
+def _write_settings(text: str, given: RunInputs, params: Path) -> None:
+    """Writes the params.yaml of this run. Raises ConfigError for inputs that can't be set."""
+    write_text(params, text)
+    if given.revision:
+        amend(params, f"turn.rev={json.dumps(given.revision)}")
+    if given.budget_usd:
+        try:
+            usd = float(given.budget_usd)
+        except ValueError:
+            raise ConfigError(
+                f"budget_usd: {given.budget_usd!r} is not a number of US dollars: write 20 or 12.50"
+            ) from None
+        pinned = section(load(params), "pin", str(params))
+        if isinstance(pinned.get("budget"), dict):
+            amend(params, f"pin.budget.usd={usd:g}")
+        else:
+            amend(params, f"pin.budget={{usd: {usd:g}}}")
+    if given.force:
+        amend(params, f"pin.again={json.dumps(given.run)}")
+
+
+def _lay_out(values: dict[str, Any], given: RunInputs, raw: Path) -> tuple[Path, DataSet]:
+    """Puts the data set version into the folder `raw`; returns its place and its record.
+
+    Raises InputError, ConfigError.
+    """
+    named = parse(TurnConfig, section(values, "turn"), "params.yaml: turn")
+    # A step that is tried again finds what its first try left.
+    shutil.rmtree(raw, ignore_errors=True)
+    raw.mkdir(parents=True)
+    place = raw.absolute() / named.raw.name
+    if not given.repository:
+        return place, _bring(named, named.rev, place)
+    if PASSWORD.search(given.repository):
+        raise ConfigError(
+            "repository: the address holds a password, and many can read a run's inputs: leave "
+            "it out, and give git a header by a secret of the profile (docs/kubeflow.md)"
+        )
+    with tempfile.TemporaryDirectory(prefix="cowest-") as folder:
+        clone = Path(folder) / "repository"
+        commit = vcs.clone(given.repository, named.rev, clone)
+        # DVC and git are asked in the project's folder.
+        with contextlib.chdir(clone):
+            return place, _bring(named, commit, place)
+
+
+def _bring(named: TurnConfig, rev: str | None, place: Path) -> DataSet:
+    """Puts the data of the project in the working folder to `place`, verified."""
+    if rev is not None:
+        found = snapshots.find(named.path or named.raw, rev)
+        found.fetch(place)
+        return found.named(place)
+    snapshots.pointer_here(named.raw)
+    if not named.raw.exists():
+        raise InputError(
+            f"{named.raw}: no such file or folder in {Path.cwd()}: params.yaml names the raw data "
+            "in turn.raw, and a run on a cluster brings them from a `repository`"
+        )
+    version = snapshots.version_of(named.raw)
+    if named.raw.is_dir():
+        shutil.copytree(named.raw, place)
+    else:
+        shutil.copyfile(named.raw, place)
+    return version
+
+
+def _store_problems(run: str) -> list[CoWestError]:
+    """Returns what keeps the call store from being used by the steps of this run."""
+    found: list[CoWestError] = []
+    place = os.environ.get("COWEST_STORE", "")
+    if "KUBERNETES_SERVICE_HOST" in os.environ and "://" not in place:
+        found.append(
+            StoreError(
+                "COWEST_STORE names a file, and the steps of a cluster share none: give it the "
+                "address of a PostgreSQL database, as a secret of the profile"
+            )
+        )
+    try:
+        # The turn is not known yet; that the store takes the row is what counts.
+        note_run(open_store(), NotedRun(run, "", None))
+    except CoWestError as error:
+        found.append(error)
+    return found
+
+
+def _too_dear(values: dict[str, Any], raw: Path) -> list[CoWestError]:
+    """Returns the problem of a turn whose calls may cost more than its budget."""
+    budget = parse(PinConfig, section(values, "pin"), "params.yaml: pin").budget
+    if budget.usd is None and budget.tokens is None:
+        return []
+    try:
+        rows = forecast.forecast(values, raw)
+    except CoWestError as error:
+        return [error]
+    excess = forecast.excess(rows, budget)
+    return [] if excess is None else [ConfigError(excess)]
+
+
+def _is_open(run: str, turn: Turn, values: dict[str, Any]) -> bool:
+    """Records the run's turn, and prints its state. Returns False if it was decided before."""
+    registry = parse(PinConfig, section(values, "pin"), "params.yaml: pin").registry
+    decided = settled(registry.open().log(), turn.key)
+    note_run(open_store(), NotedRun(run, turn.key, None if decided is None else decided.version))
+    if decided is None:
+        print(f"turn {turn.key[:8]} is open: it begins", file=sys.stderr)
+        return True
+    print(
+        f"nothing is new: turn {turn.key[:8]} was decided on version {decided.version} "
+        f"({decided.verdict}: {decided.reason}); `force` decides it anew",
+        file=sys.stderr,
+    )
+    return False

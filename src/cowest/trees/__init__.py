@@ -1,0 +1,1 @@
+"""DPO over trees: all drafts of a query share its prompt, and no token is computed twice."""

@@ -1,0 +1,284 @@
+"""Folds the finished runs into docs/evidence-2.json and the tables of docs/evidence-2.md."""
+
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from cowest.io import write_text
+from tests.bench.evidence import pool
+from tests.bench.evidence.pool import Run
+from tests.bench.evidence.report import fill
+from tests.bench.evidence.sites import plan
+from tests.bench.evidence.sites.arms import ON_POLICY, SELECTED, TRAINED
+
+WORDINGS = ("all", "new", "seen")
+NAMES = {
+    "strong alone": "strong model alone",
+    "policy": "unaligned collaboration",
+    "aligned": "aligned: pairs of its own samples",
+    "aligned_joined": "**aligned_joined: pairs of samples and candidates**",
+    "sft_on_chosen": "SFT on the chosen drafts",
+    "self_scored": "self-scored pairs",
+    "shuffled": "shuffled feedback",
+    "no_nll": "DPO without the likelihood",
+    "kto": "KTO",
+    "selected_half": "half of the calls, as `refine.select` chooses",
+    "random_half": "half of the calls, on random questions",
+    "grpo": "GRPO",
+    "everything": "no feedback: all four direct replies",
+    "record": "no feedback: the product's line",
+    "bm25_1": "no feedback: nearest reply (BM25)",
+    "bm25_3": "no feedback: nearest three",
+    "confident": "no feedback: own draft if sure, else everything",
+    "routed": "no feedback: the strong model names the fact",
+    "likelihood": "no feedback: the question's likelihood after each reply",
+    "best_prompt": "feedback, no training: best single prompt",
+    "table": "feedback, no training: table by wording",
+    "ridge": "feedback, no training of the policy: router on hidden states",
+    "ideal": "ceiling: the needed fact as draft",
+}
+OVERS = ("policy", "comparator", "table", "ridge", "aligned", *tuple(TRAINED)[2:], *ON_POLICY)
+"""Arms that the headline arm is compared with."""
+HEADLINE = "aligned_joined"
+
+
+def write(folder: Path, docs: Path) -> None:
+    """Everything that the finished runs of `folder` allow to be said."""
+    runs = {}
+    for name in plan.runs():
+        done = folder / name / "run.json"
+        if done.exists():
+            runs[name] = json.loads(done.read_text(encoding="utf-8"))
+    if not runs:
+        raise SystemExit(f"{folder}: no run is finished; there is nothing to fold")
+    found = folded(list(runs.values()), len(plan.SEEDS))
+    found["saved"] = saved(folder)
+    found["runs"] = {name: _about(run) for name, run in runs.items()}
+    write_text(docs / "evidence-2.json", json.dumps(found, indent=1) + "\n")
+    page = docs / "evidence-2.md"
+    if not page.exists():
+        write_text(page, PAGE)
+    fill(page, tables(found))
+
+
+def folded(runs: Sequence[Run], planned: int) -> dict[str, Any]:
+    """Means, differences and claims over the runs, on all questions and by wording."""
+    systems = [name for name in NAMES if all(name in run["scores"] for run in runs)]
+    best = comparator(runs)
+    found: dict[str, Any] = {
+        "plan": "docs/evidence-plan-2.md",
+        "finished": len(runs),
+        "planned": planned,
+        "comparator": best,
+        "systems": {},
+        "differences": {},
+        "second": {},
+    }
+    for wording in WORDINGS:
+        part = [of_wording(run, wording) for run in runs]
+        found["systems"][wording] = {name: pool.difference(part, name) for name in systems}
+        found["differences"][wording] = _differences(part, best)
+        if all("second" in run for run in runs):
+            second = [{**run, "scores": run["second"]["scores"]} for run in part]
+            found["second"][wording] = {name: pool.difference(second, name) for name in systems}
+    found["kept"] = kept(found)
+    found["claims"] = _claims(found) if len(runs) == planned else []
+    return found
+
+
+def saved(folder: Path) -> dict[str, Any]:
+    """The gain that half of the calls keeps, by domain and arm, over the runs that are finished.
+
+    The share of the gain of asking about all drafts, with its intervals, and the gain of 100 calls.
+    """
+    found: dict[str, Any] = {}
+    for domain, (names, ending, whole) in {
+        "sites": (plan.runs(), "", "aligned_joined"),
+        "handbook": (plan.of_handbook(), " greedy", "aligned"),
+    }.items():
+        done = [folder / name / "run.json" for name in names]
+        runs = [json.loads(path.read_text(encoding="utf-8")) for path in done if path.exists()]
+        runs = [run for run in runs if f"selected_half{ending}" in run["scores"]]
+        if not runs:
+            continue
+        found[domain] = {"runs": len(runs), "arms": {}}
+        for arm in (whole, *SELECTED):
+            kept = pool.gap_closed(runs, f"policy{ending}", arm + ending, whole + ending)
+            gain = pool.difference(runs, arm + ending, f"policy{ending}")
+            calls = sum(_calls(run, arm) for run in runs) / len(runs)
+            by_call = round(100 * gain["mean"] / calls, 4)
+            row = {"kept": kept, "gain": gain, "calls": calls, "gain of 100 calls": by_call}
+            found[domain]["arms"][arm] = row
+    return found
+
+
+def _calls(run: Run, arm: str) -> int:
+    """The strong calls behind an arm's feedback."""
+    if "calls" in run["pairs"][arm]:
+        return int(run["pairs"][arm]["calls"])
+    return int(run["pairs"]["selected_half"]["calls of all"])
+
+
+def comparator(runs: Sequence[Run]) -> str:
+    """The arm without feedback that has the highest mean over the runs; of equal ones the first."""
+    known = [name for name in plan.COMPARATORS if all(name in run["scores"] for run in runs)]
+    return max(known, key=lambda name: pool.difference(runs, name)["mean"])
+
+
+def of_wording(run: Run, wording: str) -> dict[str, Any]:
+    """A run's questions of one kind of wording; all of them for `all`."""
+    kept = []
+    for number, tags in enumerate(run["tags"]):
+        if wording in ("all", tags[2]):
+            kept.append(number)
+    part = dict(run)
+    part["products"] = [run["products"][number] for number in kept]
+    part["scores"] = _picked(run["scores"], kept)
+    if "second" in run:
+        part["second"] = {"scores": _picked(run["second"]["scores"], kept)}
+    return part
+
+
+def kept(found: Mapping[str, Any]) -> dict[str, float]:
+    """The share of each arm's gain over the unaligned policy that the other strong model keeps,
+    on all questions; arms without a gain are left out.
+    """
+    if not found["second"]:
+        return {}
+    first, second = found["systems"]["all"], found["second"]["all"]
+    shares = {}
+    for name in first:
+        gain = first[name]["mean"] - first["policy"]["mean"]
+        if name not in ("policy", "strong alone") and gain > 0:
+            gained = second[name]["mean"] - second["policy"]["mean"]
+            shares[name] = round(gained / gain, 3)
+    return shares
+
+
+def tables(found: Mapping[str, Any]) -> dict[str, str]:
+    """The tables of the page, by name."""
+    said = f"{found['finished']} of {found['planned']} runs"
+    rows = [f"| {said} | all | new wordings | seen wordings | the other strong model |"]
+    rows.append("| --- | --- | --- | --- | --- |")
+    for name in found["systems"]["all"]:
+        cells = [_said(found["systems"][wording][name]) for wording in WORDINGS]
+        second = found["second"].get("all", {}).get(name)
+        cells.append(_said(second) if second else "")
+        rows.append(f"| {NAMES[name]} | {' | '.join(cells)} |")
+    differences = [f"| {HEADLINE}, less ({said}) | all | new wordings | seen wordings |"]
+    differences.append("| --- | --- | --- | --- |")
+    for name in found["differences"]["all"]:
+        shown = f"comparator: {found['comparator']}" if name == "comparator" else name
+        cells = [_said(found["differences"][wording][name], "+") for wording in WORDINGS]
+        differences.append(f"| {shown} | {' | '.join(cells)} |")
+    return {
+        "systems": "\n".join(rows),
+        "differences": "\n".join(differences),
+        "claims": "\n".join(_claimed(found)),
+        "saved": "\n".join(_saved(found.get("saved", {}))),
+    }
+
+
+def _saved(found: Mapping[str, Any]) -> list[str]:
+    lines = ["| domain | arm | calls | gain | share of the gain of all calls | gain of 100 calls |"]
+    lines.append("| --- | --- | --- | --- | --- | --- |")
+    for domain, part in found.items():
+        planned = len(plan.SELECTED_SEEDS if domain == "sites" else plan.HANDBOOK_SEEDS)
+        for arm, row in part["arms"].items():
+            cells = [f"{domain}, {part['runs']} of {planned} runs", NAMES[arm]]
+            cells += [f"{row['calls']:.0f}", _said(row["gain"], "+"), _said(row["kept"])]
+            lines.append(f"| {' | '.join(cells)} | {row['gain of 100 calls']:+.3f} |")
+        word = "nothing is claimed yet"
+        if part["runs"] == planned:
+            mean = part["arms"]["selected_half"]["kept"]["mean"]
+            word = f"{'reached' if mean >= plan.KEPT else 'not reached'}"
+        lines.append(f"| {domain} | aim: half of the calls keep {plan.KEPT:.0%} | | | {word} | |")
+    return lines
+
+
+def _differences(runs: Sequence[Run], best: str) -> dict[str, Any]:
+    found = {}
+    for over in OVERS:
+        name = best if over == "comparator" else over
+        if all(HEADLINE in run["scores"] and name in run["scores"] for run in runs):
+            found[over] = pool.difference(runs, HEADLINE, name)
+    return found
+
+
+def _claims(found: Mapping[str, Any]) -> list[dict[str, Any]]:
+    claims = []
+    for arm, over, wording, least in plan.CLAIMS:
+        assert arm == HEADLINE
+        difference = found["differences"][wording].get(over)
+        if difference is None:
+            continue
+        shown = difference["t_low"] >= least
+        claims.append({"of": arm, "over": over, "wording": wording, "least": least, "shown": shown})
+    return claims
+
+
+def _claimed(found: Mapping[str, Any]) -> list[str]:
+    if found["finished"] < found["planned"]:
+        return [f"{found['finished']} of {found['planned']} runs are made, and nothing is claimed."]
+    lines = []
+    for claim in found["claims"]:
+        word = "shown" if claim["shown"] else "not shown"
+        over = found["comparator"] if claim["over"] == "comparator" else claim["over"]
+        least, wording = claim["least"], claim["wording"]
+        lines.append(
+            f"- {claim['of']} minus {over} is at least {least:.2f} ({wording}): **{word}**"
+        )
+    return lines
+
+
+def _picked(scores: Mapping[str, Sequence[float]], kept: Sequence[int]) -> dict[str, list[float]]:
+    return {name: [values[number] for number in kept] for name, values in scores.items()}
+
+
+def _said(found: Mapping[str, Any], sign: str = "") -> str:
+    """A mean with both intervals; one run has no t interval."""
+    text = f"{found['mean']:{sign}.3f} [{found['low']:{sign}.3f}, {found['high']:{sign}.3f}]"
+    if "t_low" in found:
+        text += f" t [{found['t_low']:{sign}.3f}, {found['t_high']:{sign}.3f}]"
+    return text
+
+
+def _about(run: Run) -> dict[str, Any]:
+    """Returns the part of a run that is kept beside its scores: all can be counted again."""
+    kept = ("settings", "products", "tags", "scores", "says", "pairs", "agreement")
+    found = {name: run[name] for name in (*kept, "costs")}
+    return found | ({"second": run["second"]} if "second" in run else {})
+
+
+ABOUT = " ".join(
+    (
+        "Planned first ([evidence-plan-2.md](evidence-plan-2.md)), and made by `make evidence-2`.",
+        "All numbers are in [evidence-2.json](evidence-2.json). Means have two intervals (95 %):",
+        "the two-stage bootstrap, and after `t` Student's over the runs, which decides.",
+    )
+)
+PAGE = f"""# The second evidence: what to say depends on the question
+
+{ABOUT}
+
+## Claims
+
+<!-- claims -->
+<!-- end -->
+
+## Systems
+
+<!-- systems -->
+<!-- end -->
+
+## Differences, paired by question
+
+<!-- differences -->
+<!-- end -->
+
+## Feedback for half of the calls
+
+<!-- saved -->
+<!-- end -->
+"""

@@ -1,0 +1,306 @@
+"""Alignment that asks while it trains: rounds, and GRPO, stopped half way and gone on with."""
+
+import json
+import re
+from collections.abc import Callable
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from cowest import config, io, preferences, version
+from cowest.domains import domain
+from cowest.errors import BudgetError, ConfigError, CoWestError
+from cowest.ledger import store
+from cowest.ledger.claims import Budget, open_turn
+from cowest.models.hf import HFConfig
+from cowest.preferences import PairRule
+from cowest.records import Feedback, grown
+from cowest.stages import dpo
+from tests import tiny
+from tests.servers import ChatServer, Fate, chat_server, completion, error
+
+pytestmark = pytest.mark.slow
+
+QUERIES, HELD_BACK = 12, 3
+TRAINING = {
+    "learning_rate": 0.005,
+    "batch_size": 6,
+    "warmup_steps": 0,
+    "max_length": 96,
+    "dtype": "float32",
+    "epochs": 2,
+}
+RIGHT = re.compile(r"^Notes: \W*[A-Ma-m]", re.MULTILINE)
+"""The beginning of a draft that helps."""
+
+
+def make_policy(folder: Path) -> Path:
+    """A policy, its queries with feedback on two drafts, and the pairs of these."""
+    settings = HFConfig(model=str(tiny.model()))
+    tiny.make_adapter(folder / "policy" / "adapter")
+    prompts = domain("handbook").prompts
+    base = settings.base_name(settings.folder())
+    version.write(folder / "policy", base=base, prompts=prompts, trained="sft")
+    train = (one for one in domain("handbook").load(tiny.HANDBOOK) if one.split == "train")
+    rows: list[Feedback] = []
+    for query in islice(train, QUERIES):
+        for sample, draft in enumerate(("An answer.", "Not one.")):
+            fed = {"refinement": "a", "solo": "b", "strong": "first", "scorer": "contains"}
+            scores = {"score": 1.0 - sample, "solo_score": 0.0, "draft_score": 0.0}
+            said = {"sample": sample, "draft": draft, "policy": "p"}
+            rows.append(grown(Feedback, query, **said, **fed, **scores))
+    io.write(folder / "feedback.jsonl", rows)
+    pairs = []
+    for group in io.groups(folder / "feedback.jsonl", Feedback):
+        pairs += preferences.pairs(group, PairRule(), prompts.draft)
+    io.write(folder / "pairs.jsonl", pairs)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return make_policy(tmp_path_factory.mktemp("aligning"))
+
+
+@pytest.fixture
+def place(made: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A working folder with a call store of its own; the fixture's files lie elsewhere."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("COWEST_STORE", str(tmp_path / "calls.sqlite"))
+    return made
+
+
+def answers(server: list[ChatServer], stops: list[int]) -> Callable[[dict[str, Any]], Fate]:
+    """Answers that are right where the draft helps; no more than `stops` says."""
+    targets = " ".join(
+        dict.fromkeys(one.targets[0] for one in domain("handbook").load(tiny.HANDBOOK))
+    )
+
+    def answer(body: dict[str, Any]) -> Fate:
+        if stops and server[0].calls > stops[0]:
+            return error(401)
+        helps = RIGHT.search(body["messages"][-1]["content"]) is not None
+        return Fate(body=completion(targets if helps else "no idea"))
+
+    return answer
+
+
+def settings(server: ChatServer, **more: Any) -> dpo.DPOConfig:
+    strong = {"provider": "openai", "model": "m", "base_url": server.url, "key_env": None}
+    ask = {
+        "strong": {**strong, "concurrency": 1},
+        "scorer": {"scorer": "contains", "rule": 2},
+        "drafting": {"temperature": 1.0, "n": 3, "max_tokens": 10},
+        "refining": {"max_tokens": 200},
+        "rule": {"allow_cut": True},
+        "pairs": {"kind": "pairs", "min_pairs": 2},
+    }
+    values: dict[str, Any] = {"policy": {"model": str(tiny.model())}, "training": TRAINING}
+    ask |= more.pop("ask", {})
+    return config.parse(dpo.DPOConfig, {**values, "ask": ask, **more}, "dpo")
+
+
+def align(place: Path, out: str, given: dpo.DPOConfig) -> version.Version:
+    names = ("pairs.jsonl", "feedback.jsonl", "policy")
+    dpo.main(*(place / name for name in names), Path(out), given)
+    return version.expect(Path(out))
+
+
+def curves(out: str) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in Path(out, "curves.jsonl").read_text().splitlines()]
+
+
+def same_weights(one: Path, other: Path) -> bool:
+    """True if two versions have the same adapter, whatever else its files say."""
+    import torch
+    from safetensors.torch import load_file
+
+    name = "adapter/adapter_model.safetensors"
+    weights, others = load_file(one / name), load_file(other / name)
+    assert weights.keys() == others.keys()
+    return all(torch.equal(weights[key], others[key]) for key in weights)
+
+
+def stopped_and_gone_on(
+    place: Path, monkeypatch: pytest.MonkeyPatch, calls: int, **more: Any
+) -> tuple[version.Version, ChatServer]:
+    """Aligns twice: in one piece, and with a strong model that is away after so many calls.
+
+    The two are the same bytes, and no answered call was made again.
+    """
+    stops = [calls]
+    servers: list[ChatServer] = []
+    with chat_server(otherwise=answers(servers, stops)) as server:
+        servers.append(server)
+        given = settings(server, **more)
+        with pytest.raises(CoWestError):
+            align(place, "cut", given)
+        assert not Path("cut").exists() and list(Path(".cowest/training").iterdir())
+        stops.clear()
+        cut = align(place, "cut", given)
+        asked = server.asked()
+        assert len(asked) > calls
+        assert sum(asked.values()) - len(asked) <= 1, "an answered call was made again"
+        monkeypatch.setenv("COWEST_STORE", str(Path("whole.sqlite").absolute()))
+        whole = align(place, "whole", given)
+    assert config.file_digest(Path("cut")) == config.file_digest(Path("whole"))
+    assert cut == whole and not list(Path(".cowest/training").iterdir())
+    assert cut.aligned is not None and cut.adapter != version.expect(place / "policy").adapter
+    return cut, server
+
+
+def test_a_round_drafts_anew_and_a_stop_in_it_repeats_no_call(
+    place: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    found, server = stopped_and_gone_on(place, monkeypatch, 20, rounds=2)
+    said = capsys.readouterr().err
+    assert said.count("dpo: round 1 learns from 12 rows") == 2, "once for each of the two"
+    assert said.count("dpo: round 2 learns from") == 2
+    assert found.aligned is not None
+    assert found.aligned.rows[0] == 12 and found.aligned.rows[1] >= 2
+    assert found.aligned.strong[0] == "first" and found.aligned.strong[1].startswith("m@127")
+    steps = [row["step"] for row in curves("cut")]
+    assert steps == sorted(set(steps))
+    alone = settings(server)
+    align(place, "alone", alone)
+    assert len(curves("cut")) > len(curves("alone"))
+    assert curves("cut")[: len(curves("alone"))] == curves("alone")
+
+
+def test_a_round_that_leaves_too_few_pairs_is_not_trained(
+    place: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with chat_server() as server:
+        asked = {"pairs": {"kind": "pairs", "min_pairs": 500}}
+        found = align(place, "few", settings(server, rounds=3, ask=asked))
+        one = align(place, "one", settings(server))
+    said = capsys.readouterr().err
+    assert re.search(r"round 2 leaves \d+ rows to learn from, and dpo.ask.pairs asks for 500", said)
+    assert "round 1 is the last" in said and "round 3" not in said
+    assert found.adapter == one.adapter and one.aligned is None
+    assert found.aligned is not None and found.aligned.rows == (12,)
+
+
+GRPO = {"dev": HELD_BACK, "judge_steps": 2}
+
+
+def test_grpo_learns_from_what_it_drafts_and_a_stop_repeats_no_call(
+    place: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    more = {"align": "grpo", "grpo": GRPO, "checkpoint_minutes": 0}
+    found, _ = stopped_and_gone_on(place, monkeypatch, 55, **more)
+    said = capsys.readouterr().err
+    assert "dpo: training goes on after step 5" in said
+    assert re.search(r"after step \d+ is the best: [\d.]+ on the 3 queries held back", said)
+    # 9 queries, 2 at a step, twice through.
+    assert found.aligned is not None and found.aligned.rows == (2 * 9 * 3,)
+    rows = curves("cut")
+    assert rows[-1]["step"] == 10
+    assert rows[0]["kl"] == pytest.approx(0, abs=1e-5) and rows[-1]["kl"] > 1e-4
+    assert all(row["length"] > 1 for row in rows) and any(row["reward"] for row in rows)
+    assert "dev" in rows[0] and "dev" in rows[-1]
+
+
+def test_grpo_ends_at_its_calls(place: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    with chat_server(otherwise=answers([], [])) as server:
+        given = settings(server, align="grpo", grpo={**GRPO, "calls": 40})
+        found = align(place, "few", given)
+        assert server.calls <= 40
+    assert re.search(
+        r"dpo: training ends after \d+ calls: dpo.grpo.calls allows 40", capsys.readouterr().err
+    )
+    assert found.aligned is not None and 0 < found.aligned.rows[0] < 54
+
+
+def test_grpo_ends_at_its_cpu_time(place: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """The first step leaves less than it took, and is judged."""
+    with chat_server(otherwise=answers([], [])) as server:
+        given = settings(server, align="grpo", grpo={**GRPO, "cpu_seconds": 0.001})
+        found = align(place, "few", given)
+    said = capsys.readouterr().err
+    assert re.search(r"ends after \d+ CPU seconds: dpo.grpo.cpu_seconds allows 0.001", said)
+    assert found.aligned is not None and found.aligned.rows == (6,)
+    assert [row["step"] for row in curves("few")] == [1]
+
+
+def test_fewer_calls_than_a_step_takes_are_refused_before_one_is_made(place: Path) -> None:
+    with chat_server() as server:
+        # Two queries of three drafts at a step, and three queries held back, judged twice.
+        given = settings(server, align="grpo", grpo={**GRPO, "calls": 19})
+        with pytest.raises(ConfigError, match=r"dpo\.grpo\.calls allows 19.* may take 20"):
+            align(place, "none", given)
+        assert server.calls == 0
+
+
+def test_the_cpu_time_before_a_stop_counts(place: Path) -> None:
+    stops, servers = [55], []
+    times: list[dict[str, float]] = []
+    with chat_server(otherwise=answers(servers, stops)) as server:
+        servers.append(server)
+        limit = {**GRPO, "cpu_seconds": 10_000}
+        given = settings(server, align="grpo", grpo=limit, checkpoint_minutes=0)
+        for calls in (55, 75):
+            stops[:] = [calls]
+            with pytest.raises(CoWestError):
+                align(place, "cut", given)
+            (kept,) = Path(".cowest/training").glob("*/asked.json")
+            times.append(json.loads(kept.read_text())["cpu"])
+    first, second = times
+    assert list(first.values()) == sorted(first.values()) and 0 < first["1"] < first["5"]
+    assert second["1"] == first["1"] and len(second) > len(first)
+    assert min(second[step] for step in set(second) - set(first)) > first["5"]
+
+
+# A call is claimed at 200 tokens of an answer and those of its prompt, and settled at 3 and 7.
+@pytest.mark.parametrize("budget", [Budget(usd=0.25), Budget(tokens=1650)], ids=["money", "tokens"])
+def test_grpo_ends_with_the_best_so_far_when_the_budget_does(
+    budget: Budget,
+    place: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.setenv("COWEST_TURN", "t")
+    with chat_server(otherwise=answers([], [])) as server:
+        expensive = {"provider": "openai", "model": "m", "base_url": server.url, "key_env": None}
+        expensive |= {"price": {"prompt": 0.0, "completion": 1000.0}, "concurrency": 1}
+        given = settings(server, align="grpo", grpo=GRPO, ask={"strong": expensive})
+        open_turn(store.open_store(), "t", budget)
+        # Calls count for the turn within a stage alone.
+        with store.accounting("dpo") as account:
+            found = align(place, "few", given)
+        assert account.requests == account.answered + account.aside
+        said = capsys.readouterr().err
+        assert "dpo: training ends early:" in said
+        assert found.aligned is not None and 10 < server.calls < 54
+        best = re.search(
+            r"after step (\d+) is the best: ([\d.]+) on the 3 .* ([\d.]+) before", said
+        )
+        assert best is not None
+        assert (float(best[2]) > float(best[3])) == (best[1] != "0")
+        assert same_weights(Path("few"), place / "policy") == (best[1] == "0")
+        open_turn(store.open_store(), "t", Budget(usd=0.0001))
+        other = {"strong": {**expensive, "model": "another"}}
+        with pytest.raises(BudgetError), store.accounting("dpo"):
+            align(place, "none", settings(server, align="grpo", grpo=GRPO, ask=other))
+
+
+def test_grpo_that_made_nothing_better_hands_on_the_policy(place: Path) -> None:
+    with chat_server(otherwise=Fate(body=completion("no idea"))) as server:
+        given = settings(server, align="grpo", grpo={**GRPO, "calls": 40})
+        align(place, "same", given)
+        assert 20 < server.calls <= 40, "it was trained for two steps, and no more"
+    assert same_weights(Path("same"), place / "policy")
+
+
+def test_what_an_objective_needs_is_said_before_anything_is_asked() -> None:
+    given = {"policy": {"model": "m"}, "training": {"learning_rate": 0.1}}
+    for wrong, said in (
+        ({"rounds": 2}, "ask: with more than one round"),
+        ({"align": "grpo"}, "ask: with more than one round, or `align: grpo`"),
+        ({"align": "kto", "loss": "ipo"}, "`align: kto` has a loss of its own"),
+        ({"align": "kto", "step": "trl"}, "`align: kto` has a loss of its own"),
+    ):
+        with pytest.raises(ConfigError, match=re.escape(said)):
+            config.parse(dpo.DPOConfig, {**given, **wrong}, "dpo")

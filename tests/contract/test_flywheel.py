@@ -1,0 +1,348 @@
+"""The compiled pipeline, by each profile: what a cluster reads, and what an operator sees."""
+
+import functools
+import json
+from pathlib import Path
+from typing import Any, get_args
+
+import pytest
+import yaml
+from google.protobuf import json_format
+from kfp.kubernetes import kubernetes_executor_config_pb2
+from kfp.pipeline_spec import pipeline_spec_pb2
+
+from cowest import config
+from cowest.profiles import StepName
+from cowest_pipelines.__main__ import main
+from tests import tiny
+from tests.lines import ROOT
+
+IMAGES = {
+    "COWEST_IMAGE": "registry.example:5000/cowest-cpu:0123abcd",
+    "COWEST_TRAIN_IMAGE": f"registry.example:5000/cowest-train@sha256:{'a' * 64}",
+    "COWEST_DRAFT_IMAGE": "registry.example:5000/cowest-vllm:0.1.0-0123abcd",
+}
+PROFILES = ("local", "cpu", "gpu")
+TRAINED = ("sft", "dpo")
+ON_GPU = (*TRAINED, "draft", "evaluate")
+
+
+@functools.cache
+def compiled(profile: str) -> str:
+    """The pipeline of a profile, as a cluster is given it."""
+    folder = tiny.scratch()
+    with pytest.MonkeyPatch.context() as patch:
+        for name, image in IMAGES.items():
+            patch.setenv(name, image)
+        out = folder / "flywheel.yaml"
+        given = ["compile", "--out", str(out), "--profile", profile]
+        assert main([*given, "--params", str(ROOT / "params.yaml")]) == 0
+    return out.read_text()
+
+
+@functools.cache
+def documents(profile: str) -> tuple[dict[str, Any], dict[str, Any]]:
+    """The pipeline spec and the platform spec; the second is empty where there is none."""
+    # Python's own loader takes seconds for it.
+    found = list(yaml.load_all(compiled(profile), getattr(yaml, "CSafeLoader", yaml.SafeLoader)))
+    return found[0], found[1] if len(found) > 1 else {}
+
+
+def tasks(profile: str) -> list[tuple[str, dict[str, Any], dict[str, Any], dict[str, Any]]]:
+    """Each step: its component, its task, its container, and what Kubernetes is told of it."""
+    spec, platform = documents(profile)
+    kubernetes = {}
+    if platform:
+        kubernetes = platform["platforms"]["kubernetes"]["deploymentSpec"]["executors"]
+    executors = spec["deploymentSpec"]["executors"]
+    found = []
+    dags = [
+        spec["root"]["dag"],
+        *(one["dag"] for one in spec["components"].values() if "dag" in one),
+    ]
+    for dag in dags:
+        for task in dag["tasks"].values():
+            label = spec["components"][task["componentRef"]["name"]].get("executorLabel")
+            if label is None:
+                continue
+            container = executors[label]["container"]
+            args = container["args"]
+            name = args[args.index("--function_to_execute") + 1]
+            found.append((name, task, container, kubernetes.get(label, {})))
+    return found
+
+
+@pytest.mark.parametrize("profile", PROFILES)
+def test_a_cluster_can_read_it(profile: str) -> None:
+    spec, platform = documents(profile)
+    # Strict: a field that the protos don't have is an error.
+    parsed = json_format.ParseDict(spec, pipeline_spec_pb2.PipelineSpec())
+    assert parsed.pipeline_info.name == "flywheel"
+    json_format.ParseDict(platform, pipeline_spec_pb2.PlatformSpec())
+    for _, _, _, told in tasks(profile):
+        json_format.ParseDict(told, kubernetes_executor_config_pb2.KubernetesExecutorConfig())
+
+
+@pytest.mark.parametrize("profile", PROFILES)
+def test_it_is_the_same_bytes_each_time_and_holds_no_secret_of_the_environment(
+    profile: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("OPENAI_API_KEY", "COWEST_STORE", "COWEST_WEBHOOK", "AWS_SECRET_ACCESS_KEY"):
+        monkeypatch.setenv(name, "canary-of-a-secret")
+    first = compiled(profile)
+    compiled.cache_clear()
+    assert compiled(profile) == first
+    assert "canary" not in first
+
+
+@pytest.mark.parametrize("profile", PROFILES)
+def test_every_step_is_there_once_and_kfp_caches_none(profile: str) -> None:
+    names = [name for name, *_ in tasks(profile)]
+    more = {"validate": 4, "split": 2, "register": 2, "page": 2, "next_round": 0}
+    assert {name: names.count(name) for name in get_args(StepName)} == {
+        name: more.get(name, 1) for name in get_args(StepName)
+    }
+    for name, task, _, _ in tasks(profile):
+        assert not task.get("cachingOptions", {}).get("enableCache"), name
+        assert task["cachingOptions"] == {}, name
+
+
+@pytest.mark.parametrize("profile", ["cpu", "gpu"])
+def test_images_are_fixed_and_none_is_latest(profile: str) -> None:
+    images = {name: container["image"] for name, _, container, _ in tasks(profile)}
+    assert set(images.values()) <= set(IMAGES.values())
+    assert images["compare"] == IMAGES["COWEST_IMAGE"]
+    if profile == "gpu":
+        assert images["sft"] == images["dpo"] == IMAGES["COWEST_TRAIN_IMAGE"]
+        assert images["draft"] == images["evaluate"] == IMAGES["COWEST_DRAFT_IMAGE"]
+
+
+def test_loops_conditions_and_the_exit_handler_stand_where_they_should() -> None:
+    spec, _ = documents("gpu")
+    root = spec["root"]["dag"]["tasks"]
+    assert set(root) == {"exit-handler-1", "summary"}
+    assert root["summary"]["triggerPolicy"] == {"strategy": "ALL_UPSTREAM_TASKS_COMPLETED"}
+    dags = {name: one["dag"] for name, one in spec["components"].items() if "dag" in one}
+    loops = [dag["tasks"] for name, dag in dags.items() if name.startswith("comp-for-loop")]
+    assert sorted(map(sorted, loops)) == [["draft", "refine", "score"], ["evaluate"]]
+    (opened,) = [dag["tasks"] for dag in dags.values() if "pin" in dag["tasks"]]
+    iterated = [task for task in opened.values() if "parameterIterator" in task]
+    assert [task["iteratorPolicy"]["parallelismLimit"] for task in iterated] == [4, 4]
+    conditions = []
+    for dag in dags.values():
+        for task in dag["tasks"].values():
+            conditions.append(task.get("triggerPolicy", {}).get("condition"))
+    found = [one for one in conditions if one]
+    # kfp.local skips a condition on a named value, and the run ends well.
+    assert all("-Output'] == true" in one for one in found)
+    assert sum("preflight-Output" in one for one in found) == 1
+    assert sum("compare-Output" in one for one in found) == 2
+
+
+def test_what_an_operator_may_give_is_described() -> None:
+    spec, _ = documents("gpu")
+    inputs = spec["root"]["inputDefinitions"]["parameters"]
+    assert set(inputs) == {"repository", "revision", "budget_usd", "shards", "force"}
+    assert inputs["shards"]["defaultValue"] == 8.0
+    for name, one in inputs.items():
+        assert len(one["description"]) > 20, name
+
+
+@pytest.mark.parametrize("profile", ["local"])
+def test_every_port_of_every_component_is_described(profile: str) -> None:
+    spec, _ = documents(profile)
+    for name, _, _, _ in tasks(profile):
+        component = spec["components"][f"comp-{name.replace('_', '-')}"]
+        for side in ("inputDefinitions", "outputDefinitions"):
+            for kind, ports in component.get(side, {}).items():
+                for port, one in ports.items():
+                    # KFP fills this one in itself.
+                    if one.get("parameterType") != "TASK_FINAL_STATUS":
+                        assert one.get("description"), (name, kind, port)
+
+
+def test_a_gpu_profile_gives_each_step_what_it_says() -> None:
+    for name, task, container, told in tasks("gpu"):
+        assert told["podMetadata"]["labels"]["app.kubernetes.io/name"] == "cowest"
+        assert told["imagePullSecret"][0]["secretName"] == "cowest-pull"
+        secrets = {one["secretName"] for one in told["secretAsEnv"]}
+        assert {"cowest-store", "cowest-registry", "cowest-models", "cowest-data"} <= secrets
+        assert ("cowest-webhook" in secrets) == (name == "summary")
+        assert told["configMapAsEnv"][0]["configMapName"] == "cowest-data"
+        assert int(told["activeDeadlineSeconds"]) > 0
+        resources = container["resources"]
+        assert ("accelerator" in resources) == (name in ON_GPU), name
+        if name in ON_GPU:
+            assert resources["accelerator"]["resourceCount"] == "1"
+            assert resources["accelerator"]["resourceType"] == "nvidia.com/gpu"
+            assert told["nodeSelector"]["labels"] == {
+                "cloud.google.com/gke-accelerator": "nvidia-h100-80gb"
+            }
+            assert told["tolerations"][0]["key"] == "nvidia.com/gpu"
+            assert told["emptyDirMounts"][0]["mountPath"] == "/dev/shm"
+        env = {one["name"]: one["value"] for one in container.get("env", [])}
+        assert env == ({"COWEST_NPROC": "1"} if name in TRAINED else {})
+        assert ("genericEphemeralVolume" in told) == (name in TRAINED)
+        if name == "preflight":
+            assert "retryPolicy" not in task
+        else:
+            policy = task["retryPolicy"]
+            assert policy["maxRetryCount"] == 2 and policy["backoffDuration"] == "30s"
+            assert policy["backoffFactor"] == 2.0 and policy["backoffMaxDuration"] == "86400s"
+
+
+def test_the_project_of_the_text_is_the_one_that_is_compiled() -> None:
+    parameters = None
+    for name, task, _, _ in tasks("local"):
+        if name == "preflight":
+            parameters = task["inputs"]["parameters"]
+    assert parameters is not None
+    text = parameters["text"]["runtimeValue"]["constant"]
+    assert text == (ROOT / "params.yaml").read_text()
+    assert parameters["run"]["runtimeValue"]["constant"] == "{{$.pipeline_job_uuid}}"
+
+
+def test_a_setting_that_is_null_reaches_its_step_as_null(tmp_path: Path) -> None:
+    values = yaml.safe_load((ROOT / "params.yaml").read_text())
+    values["refine"]["max_failed"] = values["evaluate"]["agreement"] = None
+    (tmp_path / "params.yaml").write_text(yaml.safe_dump(values))
+    out = tmp_path / "out.yaml"
+    assert main(["compile", "--out", str(out), "--params", str(tmp_path / "params.yaml")]) == 0
+    assert '"max_failed": null' in out.read_text() and '"agreement": null' in out.read_text()
+
+
+def test_a_profile_of_ones_own_is_a_file(tmp_path: Path) -> None:
+    mine = tmp_path / "mine.yaml"
+    mine.write_text("shards: 3\nsteps: {draft: {memory: 3Gi}}\n")
+    out = tmp_path / "out.yaml"
+    given = ["compile", "--out", str(out), "--profile", str(mine)]
+    assert main([*given, "--shards", "5", "--params", str(ROOT / "params.yaml")]) == 0
+    root = out.read_text().partition("\nroot:")[2]
+    assert "defaultValue: 5.0" in root.partition("      shards:")[2][:60]
+
+
+def aligning(align: str, **dpo: Any) -> dict[str, Any]:
+    """Settings of a turn that asks models again to align."""
+    values = config.load(ROOT / "params.yaml")
+    strong = {"provider": "openai", "model": "m", "key_env": "STRONG_KEY"}
+    for stage in ("refine", "pair", "dpo"):
+        values[stage]["align"] = align
+    values["refine"]["strong"] = values["evaluate"]["strong"] = strong
+    values["validate"]["pairs"]["min_pairs"] = 0
+    teaching = {"provider": "openai", "model": "t", "key_env": "TEACHER_KEY"}
+    asked = {"strong": teaching, "scorer": values["score"]["scorer"]}
+    values["dpo"] |= {"ask": asked, **dpo}
+    return values
+
+
+def compile_with(folder: Path, values: dict[str, Any], profile: str) -> tuple[int, str]:
+    """The exit code of `compile` with a profile, and the pipeline."""
+    (folder / "params.yaml").write_text(yaml.safe_dump(values))
+    (folder / "mine.yaml").write_text(profile)
+    out = folder / "out.yaml"
+    given = ["compile", "--out", str(out), "--profile", str(folder / "mine.yaml")]
+    code = main([*given, "--params", str(folder / "params.yaml")])
+    return code, out.read_text() if code == 0 else ""
+
+
+def test_later_rounds_are_steps_in_shards_each_by_the_challenger_before(tmp_path: Path) -> None:
+    code, text = compile_with(tmp_path, aligning("dpo", rounds=3), "shards: 2\n")
+    assert code == 0
+    spec, _ = yaml.load_all(text, getattr(yaml, "CSafeLoader", yaml.SafeLoader))
+    json_format.ParseDict(spec, pipeline_spec_pb2.PipelineSpec())
+    dags = {name: one["dag"] for name, one in spec["components"].items() if "dag" in one}
+    loops = [sorted(dag["tasks"]) for name, dag in dags.items() if name.startswith("comp-for-loop")]
+    assert sorted(loops) == [
+        ["draft", "refine", "score"],
+        ["draft-2", "refine-2", "score-2"],
+        ["draft-3", "refine-3", "score-3"],
+        ["evaluate"],
+    ]
+    (opened,) = [dag["tasks"] for dag in dags.values() if "pin" in dag["tasks"]]
+    for number, before in ((2, "dpo"), (3, "dpo-2")):
+        inputs = opened[f"dpo-{number}"]["inputs"]
+        source = inputs["artifacts"]["policy"]["taskOutputArtifact"]
+        assert source == {"outputArtifactKey": "challenger", "producerTask": before}
+        settings = json.loads(inputs["parameters"]["config"]["runtimeValue"]["constant"])
+        assert (settings["round"], settings["rounds"]) == (number, 3)
+        begun = opened["next-round" if number == 2 else "next-round-2"]["inputs"]
+        assert begun["parameters"]["number"]["runtimeValue"]["constant"] == number
+    (trials,) = [
+        opened[name.removeprefix("comp-")]
+        for name, dag in dags.items()
+        if "evaluate" in dag["tasks"]
+    ]
+    challengers = [one for one in trials["inputs"]["artifacts"] if "challenger" in one]
+    assert challengers == ["pipelinechannel--dpo-3-challenger"]
+    (refining,) = [dag["tasks"]["refine-2"] for dag in dags.values() if "refine-2" in dag["tasks"]]
+    told = refining["inputs"]["parameters"]["config"]["runtimeValue"]["constant"]
+    assert json.loads(told)["strong"]["model"] == "t"
+
+
+EVERY = "every: {secrets: {all: {a: STRONG_KEY, b: TEACHER_KEY}}}\n"
+STEPS = """
+steps:
+  preflight: {secrets: {all: {a: STRONG_KEY, b: TEACHER_KEY}}}
+  evaluate: {secrets: {all: {a: STRONG_KEY}}}
+  score: {env: {OTHER: x}}
+  refine: {secrets: {all: {a: STRONG_KEY, b: TEACHER_KEY}}}
+"""
+
+
+@pytest.mark.parametrize(
+    ("align", "dpo", "profile", "said"),
+    [
+        ("grpo", {}, EVERY, None),
+        ("grpo", {}, "shards: 1\n", None),
+        ("grpo", {}, STEPS, "gives TEACHER_KEY to the step preflight and not to dpo,"),
+        ("grpo", {}, EVERY + "steps: {dpo: {nproc: 2}}\n", "step dpo `nproc: 1`"),
+        ("dpo", {"rounds": 2}, STEPS, None),
+        (
+            "dpo",
+            {"rounds": 2},
+            STEPS.replace(
+                "a: STRONG_KEY, b: TEACHER_KEY}}}\n  evaluate", "a: STRONG_KEY}}}\n  evaluate"
+            ),
+            "gives TEACHER_KEY to the step refine and not to preflight,",
+        ),
+        ("dpo", {}, STEPS, None),
+        (
+            "dpo",
+            {},
+            "steps: {preflight: {secrets: {all: {a: STRONG_KEY}}}}\n",
+            "gives STRONG_KEY to the step preflight and not to refine, evaluate,",
+        ),
+    ],
+)
+def test_a_step_that_asks_has_its_key_or_nothing_is_compiled(
+    align: str,
+    dpo: dict[str, Any],
+    profile: str,
+    said: str | None,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    code, _ = compile_with(tmp_path, aligning(align, **dpo), profile)
+    assert code == (0 if said is None else 1)
+    assert said is None or said in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("flags", "said"),
+    [
+        (["--profile", "huge"], "--profile huge: name one of cpu, gpu, local, or a file"),
+        (["--shards", "0"], "--shards 0: give a number from 1 to 1000"),
+        (["--profile", "cpu"], "takes the image from COWEST_IMAGE, which is not set"),
+    ],
+)
+def test_a_slip_in_the_flags_is_said(
+    flags: list[str],
+    said: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.delenv("COWEST_IMAGE", raising=False)
+    given = ["compile", "--out", str(tmp_path / "out.yaml"), *flags]
+    assert main([*given, "--params", str(ROOT / "params.yaml")]) == 1
+    assert said in capsys.readouterr().err

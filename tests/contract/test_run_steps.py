@@ -1,0 +1,313 @@
+"""The first and the last step of a run on a cluster: what they find, and what they tell."""
+
+import json
+import shutil
+import subprocess
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from http.server import BaseHTTPRequestHandler, HTTPServer
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from cowest import config, io
+from cowest.errors import CoWestError
+from cowest.ledger.runs import NotedRun, find_run, note_run
+from cowest.ledger.store import CallStore, open_store
+from cowest.lineage import Turn, data_digests
+from cowest.records import DataSet, Decision
+from cowest.steps.begin import RunInputs, begin
+from cowest.steps.summary import RunOutcome, summarise
+from tests import stores, tiny
+from tests.servers import chat_server
+
+
+@pytest.fixture
+def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A copy of a project whose turn was decided, as the folder in which steps run."""
+    folder = tmp_path / "project"
+    shutil.copytree(tiny.turned(), folder)
+    monkeypatch.chdir(folder)
+    monkeypatch.setenv("COWEST_STORE", str(folder / ".cowest" / "calls.sqlite"))
+    return folder
+
+
+def text_with(folder: Path, **sections: Any) -> str:
+    """The project's params.yaml with other sections."""
+    return yaml.safe_dump({**config.load(folder / "params.yaml"), **sections}, sort_keys=False)
+
+
+def started(text: str, folder: Path, **given: Any) -> bool:
+    """Runs the first step, whose outputs are in `folder`."""
+    folder.mkdir(exist_ok=True)
+    told = RunInputs(**{"run": "run-1", **given})
+    return begin(text, told, folder / "raw", folder / "params", folder / "version")
+
+
+def told(text: str, folder: Path, run: str = "run-1", state: str = "SUCCEEDED") -> RunOutcome:
+    """Runs the last step."""
+    folder.mkdir(exist_ok=True)
+    page, outcome = folder / "page.md", folder / "outcome"
+    summarise(run, state, "Task turn failed." * (state == "FAILED"), text, str(page), str(outcome))
+    found = io.read_document(outcome, RunOutcome)
+    assert found.became in page.read_text()
+    return found
+
+
+@contextmanager
+def webhook(*statuses: int) -> Iterator[tuple[str, list[dict[str, Any]]]]:
+    """A server that takes what is posted, with these statuses first."""
+    posted: list[dict[str, Any]] = []
+    left = list(statuses)
+
+    class Handler(BaseHTTPRequestHandler):
+        def do_POST(self) -> None:
+            posted.append(json.loads(self.rfile.read(int(self.headers["Content-Length"]))))
+            self.send_response(left.pop(0) if left else 200)
+            self.send_header("Content-Length", "0")
+            self.end_headers()
+
+        def log_message(self, format: str, *args: object) -> None:
+            """Quiet."""
+
+    server = HTTPServer(("127.0.0.1", 0), Handler)
+    threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.02}).start()
+    try:
+        yield f"http://127.0.0.1:{server.server_address[1]}/hooks/canary-path", posted
+    finally:
+        server.shutdown()
+        server.server_close()
+
+
+def test_a_turn_that_was_decided_ends_with_a_word_and_is_told(
+    project: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: Any
+) -> None:
+    decision = io.read_document(project / "reports" / "decision.json", Decision)
+    values = config.load(project / "params.yaml")
+    text = text_with(project, turn={**values["turn"], "webhook_env": "HOOK"})
+    assert not started(text, tmp_path / "begin")
+    assert f"nothing is new: turn {decision.turn[:8]} was decided" in capsys.readouterr().err
+    raw = tmp_path / "begin" / "raw" / "handbook"
+    assert data_digests(raw) == data_digests(project / "data" / "raw" / "handbook")
+    version = io.read_document(tmp_path / "begin" / "version", DataSet)
+    assert version.path == "data/raw/handbook"
+    assert find_run(open_store(), "run-1") == NotedRun("run-1", decision.turn, decision.version)
+    with webhook(503) as (url, posted):
+        monkeypatch.setenv("HOOK", url)
+        found = told(text, tmp_path / "end")
+    assert (found.became, found.version, found.champion) == ("nothing new", 1, 1)
+    assert found.turn == decision.turn and not found.notes
+    # The first try met a server that was out of order.
+    assert len(posted) == 2 and posted[0] == posted[1]
+    assert posted[0]["became"] == "nothing new" and posted[0]["run"] == "run-1"
+    assert posted[0]["text"] == found.line
+
+
+def test_force_decides_a_turn_anew_and_other_inputs_reach_the_settings(
+    project: Path, tmp_path: Path
+) -> None:
+    text = (project / "params.yaml").read_text()
+    given = {"run": "run-2", "force": True, "budget_usd": "12.5"}
+    assert started(text, tmp_path / "begin", **given)
+    taken = config.load(tmp_path / "begin" / "params")
+    assert taken["pin"]["again"] == "run-2" and taken["pin"]["budget"] == {"usd": 12.5}
+    known = find_run(open_store(), "run-2")
+    decided = io.read_document(project / "reports" / "decision.json", Decision)
+    assert known is not None and known.turn != decided.turn and known.decided is None
+
+
+def test_the_whole_list_of_what_is_wrong_is_said_at_once(
+    project: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("NO_SUCH_KEY", raising=False)
+    monkeypatch.setenv("KUBERNETES_SERVICE_HOST", "10.0.0.1")
+    values = config.load(project / "params.yaml")
+    down = {"provider": "openai", "model": "a", "base_url": "http://127.0.0.1:9/v1"}
+    text = text_with(
+        project,
+        turn={"raw": "data/raw/handbook", "rev": "no-such-revision"},
+        draft={**values["draft"], "temprature": 1},
+        refine={**values["refine"], "strong": {**down, "key_env": None}},
+        evaluate={**values["evaluate"], "strong": {**down, "model": "b", "key_env": "NO_SUCH_KEY"}},
+        register={"registry": {"name": "handbook", "uri": "http://127.0.0.1:9"}},
+    )
+    with pytest.raises(CoWestError) as error:
+        started(text, tmp_path / "begin")
+    said = str(error.value)
+    for part in (
+        "things to mend before the turn starts",
+        "draft: temprature: unknown setting",
+        "no-such-revision",
+        "a: http://127.0.0.1:9/v1 does not answer",
+        "NO_SUCH_KEY, which is not set",
+        "nobody answers at http://127.0.0.1:9",
+        "COWEST_STORE names a file",
+    ):
+        assert said.count(part) == 1, part
+    found = told((project / "params.yaml").read_text(), tmp_path / "end", state="FAILED")
+    assert found.became == "failed" and found.turn is None
+    assert found.champion == 1
+
+
+def test_raw_data_that_are_not_there_are_said(project: Path, tmp_path: Path) -> None:
+    with pytest.raises(CoWestError, match=r"^nowhere: no such file or folder in .*repository"):
+        started(text_with(project, turn={"raw": "nowhere"}), tmp_path / "begin")
+
+
+def test_a_turn_that_may_cost_more_than_its_budget_does_not_begin(
+    project: Path, tmp_path: Path
+) -> None:
+    values = config.load(project / "params.yaml")
+    with chat_server() as server:
+        strong = {
+            "provider": "openai",
+            "model": "tiny",
+            "base_url": server.url,
+            "key_env": None,
+            "price": {"prompt": 1000.0, "completion": 1000.0},
+        }
+        text = text_with(project, refine={**values["refine"], "strong": strong})
+        with pytest.raises(
+            CoWestError, match=r"may take up to \$.* pin\.budget\.usd allows \$0\.01"
+        ):
+            started(text, tmp_path / "begin", budget_usd="0.01")
+        assert started(text, tmp_path / "begin", budget_usd="100000")
+        assert server.calls == 0
+    with pytest.raises(CoWestError, match="budget_usd: 'much' is not a number of US dollars"):
+        started(text, tmp_path / "begin", budget_usd="much")
+
+
+def test_data_come_from_a_git_repository_and_its_dvc_remote_by_revision(
+    project: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    origin, remote = tmp_path / "origin", tmp_path / "remote"
+    shutil.copytree(project / "data", origin / "data")
+    data = origin / "data" / "raw" / "handbook"
+
+    def run(*command: str) -> None:
+        subprocess.run(
+            command, cwd=origin, check=True, env=tiny.surroundings(), capture_output=True
+        )
+
+    run("git", "init", "-q", "-b", "main")
+    run("git", "config", "user.email", "a@b.c")
+    run("git", "config", "user.name", "a")
+    run("python", "-m", "dvc", "init", "-q")
+    run("python", "-m", "dvc", "remote", "add", "-q", "-d", "there", str(remote))
+    run("python", "-m", "dvc", "add", "-q", "data/raw/handbook")
+    run("git", "add", "data/raw/handbook.dvc", "data/raw/.gitignore", ".dvc")
+    run("git", "commit", "-q", "-m", "one")
+    run("git", "tag", "v1")
+    run("python", "-m", "dvc", "push", "-q")
+    before = data_digests(data)
+    with (data / "questions.jsonl").open("a") as file:
+        file.write((data / "questions.jsonl").read_text().splitlines()[0] + "\n")
+    run("git", "checkout", "-q", "-b", "later")
+    run("python", "-m", "dvc", "add", "-q", "data/raw/handbook")
+    run("git", "commit", "-q", "-a", "-m", "two")
+    run("python", "-m", "dvc", "push", "-q")
+    after = data_digests(data)
+    run("git", "checkout", "-q", "main")
+    shutil.rmtree(data)
+    shutil.rmtree(origin / ".dvc" / "cache")
+
+    # A step has nothing of the project but what it is given.
+    (tmp_path / "step").mkdir()
+    text = text_with(
+        project, pin={"registry": registry(project)}, register={"registry": registry(project)}
+    )
+    monkeypatch.chdir(tmp_path / "step")
+    for revision, digests in (("v1", before), ("later", after), ("", before)):
+        started(text, tmp_path / "begin", repository=str(origin), revision=revision)
+        assert data_digests(tmp_path / "begin" / "raw" / "handbook") == digests, revision
+        version = io.read_document(tmp_path / "begin" / "version", DataSet)
+        assert version.kept == "dvc" and version.rev and version.md5
+    with pytest.raises(CoWestError, match="'origin/v9' is no revision"):
+        started(text, tmp_path / "begin", repository=str(origin), revision="v9")
+    with pytest.raises(CoWestError, match="git clone: "):
+        started(text, tmp_path / "begin", repository="ext::sh -c true")
+
+
+def registry(folder: Path) -> dict[str, str]:
+    return {
+        "name": "handbook",
+        "uri": f"sqlite:///{folder}/mlflow.db",
+        "artifacts": str(folder / "mlartifacts"),
+    }
+
+
+def test_a_webhook_that_refuses_is_a_note_and_its_address_is_shown_nowhere(
+    project: Path,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    values = config.load(project / "params.yaml")
+    text = text_with(project, turn={**values["turn"], "webhook_env": "HOOK"})
+    note_run(open_store(), NotedRun("run-1", "t", None))
+    for url, said in (
+        ("", "not posted: turn.webhook_env names HOOK, which is not set"),
+        ("http://127.0.0.1:9/canary-path", "the webhook at 127.0.0.1: "),
+        ("http://169.254.169.254/canary-path", "link-local or metadata address"),
+        ("http://user:canary-path@127.0.0.1:9/", "holds a name or password"),
+        ("canary-path", "the webhook's address is not fetched from"),
+    ):
+        monkeypatch.setenv("HOOK", url)
+        monkeypatch.setattr("cowest.net.webhook.PAUSES", (0,))
+        found = told(text, tmp_path / "end")
+        assert found.became == "undecided", "the run ended well, and its turn is in no log"
+        assert said in " ".join(found.notes), found.notes
+        everything = capsys.readouterr().err + (tmp_path / "end" / "page.md").read_text()
+        assert "canary" not in everything + found.model_dump_json()
+    with webhook(404) as (url, posted):
+        monkeypatch.setenv("HOOK", url)
+        (note,) = told(text, tmp_path / "end").notes
+        assert note.endswith("it answered with status 404") and len(posted) == 1
+
+
+def test_the_last_step_tells_what_it_can_where_nothing_can_be_asked(
+    project: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("COWEST_STORE", "mysql://canary:canary@host/db")
+    text = text_with(project, register={"registry": {"name": "a", "uri": "http://127.0.0.1:9"}})
+    found = told(text, tmp_path / "end", state="FAILED")
+    assert found.became == "failed" and len(found.notes) == 2
+    assert "canary" not in found.model_dump_json()
+
+
+@pytest.mark.parametrize("kind", stores.KINDS)
+def test_a_run_is_found_by_its_id_in_every_store(kind: str, tmp_path: Path) -> None:
+    kept = CallStore(stores.place(kind, tmp_path))
+    assert find_run(kept, "a") is None
+    note_run(kept, NotedRun("a", "", None))
+    note_run(kept, NotedRun("a", "t", None))
+    note_run(kept, NotedRun("b", "t", 3))
+    assert find_run(kept, "a") == NotedRun("a", "t", None)
+    assert find_run(kept, "b") == NotedRun("b", "t", 3)
+
+
+def test_pin_takes_the_version_that_was_laid_out(project: Path, tmp_path: Path) -> None:
+    from cowest import steps
+
+    text = (project / "params.yaml").read_text()
+    started(text, tmp_path / "begin", run="again", force=True)
+    out = tmp_path / "pin"
+    out.mkdir()
+    steps.run(
+        "pin",
+        None,
+        turn=str(out / "turn"),
+        raw=str(tmp_path / "begin" / "raw"),
+        params=str(tmp_path / "begin" / "params"),
+        version=str(tmp_path / "begin" / "version"),
+        start=str(out / "start"),
+        champion=str(out / "champion"),
+        looks=str(out / "looks"),
+    )
+    pinned = io.read_document(out / "turn", Turn)
+    known = find_run(open_store(), "again")
+    assert known is not None and pinned.key == known.turn and pinned.champion == 1
+    assert pinned.raw == io.read_document(tmp_path / "begin" / "version", DataSet)

@@ -1,0 +1,111 @@
+"""The service over a strong model behind an endpoint: its settings reach the model's calls."""
+
+import asyncio
+import http.client
+import json
+from collections.abc import AsyncGenerator
+from pathlib import Path
+
+import pytest
+
+from cowest.config import parse
+from cowest.ledger.claims import Budget
+from cowest.ledger.purses import set_budget, today
+from cowest.ledger.store import open_store
+from cowest.models.openai import OpenAIConfig
+from cowest.online.live import ServeConfig
+from cowest.online.shelf import RegistryShelf
+from cowest.protocols import AsyncChatModel, Completion, Request, Served
+from tests.endpoints import parts, priced, short
+from tests.servers import GOOD, Fate, chat_server, error, said, streamed
+from tests.serving import POLICY, Faulty, asking, post, running
+
+pytestmark = pytest.mark.slow
+
+
+@pytest.fixture(autouse=True)
+def own_store(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setenv("COWEST_STORE", str(tmp_path / "calls.sqlite"))
+
+
+class Hosted:
+    """A hosted model that is opened on the event loop of its first call."""
+
+    def __init__(self, config: OpenAIConfig) -> None:
+        self.name = "hosted"
+        self._config = config
+
+    async def stream(
+        self, request: Request, served: Served
+    ) -> AsyncGenerator[str | Completion, None]:
+        async with self._config.open_async() as model:
+            async for piece in model.stream(request, served):
+                yield piece
+
+
+def test_an_answer_of_a_hosted_model_whole_and_streamed() -> None:
+    answer = Fate(pieces=streamed("It is made in Norway"))
+    with chat_server(otherwise=answer) as server:
+        hosted: AsyncChatModel = Hosted(priced(server))
+        with running(Faulty(POLICY, "policy"), hosted) as service:
+            status, headers, answered = post(service.port, asking(temperature=0.5))
+            assert status == 200
+            assert answered["choices"][0]["message"]["content"] == "It is made in Norway"
+            assert answered["cowest"]["usd"] > 0 and float(headers["x-cowest-usd"]) > 0
+            _, _, found = post(service.port, asking(stream=True))
+        texts = [one["choices"][0]["delta"].get("content", "") for one in found[:-1]]
+        assert "".join(texts) == "It is made in Norway" and found[-1] == "[DONE]"
+        assert found[-2]["cowest"]["usd"] == answered["cowest"]["usd"]
+        assert server.bodies[1]["temperature"] == 0.5
+        assert "Notes: made in Oslo" in server.bodies[1]["messages"][-1]["content"]
+
+
+@pytest.mark.parametrize(("cache", "calls"), [(False, 2), (True, 1)])
+def test_answers_are_kept_where_that_is_wanted(cache: bool, calls: int) -> None:
+    async def ask_twice(config: ServeConfig) -> list[str | Completion]:
+        async with RegistryShelf(config).strong() as strong:
+            await parts(strong, short("a"))
+            return await parts(strong, short("a"))
+
+    with chat_server(otherwise=Fate(pieces=streamed("yes"))) as server:
+        given = {"policy": POLICY, "strong": priced(server), "registry": {"name": "none"}}
+        config = parse(ServeConfig, {**given, "cache": cache}, "serve")
+        found = asyncio.run(ask_twice(config))
+        assert "".join(piece for piece in found if isinstance(piece, str)) == "yes"
+        assert len(server.bodies) == calls
+
+
+def test_what_is_served_is_counted_and_a_purse_that_is_spent_is_a_429_that_says_when() -> None:
+    with (
+        chat_server() as server,
+        running(Faulty(POLICY, "policy"), Hosted(priced(server))) as service,
+    ):
+        assert post(service.port, asking())[0] == 200
+        spent = today(open_store())[""]
+        assert spent.calls == server.calls and spent.usd == pytest.approx(spent.calls * 37e-6)
+        set_budget(open_store(), "", Budget(usd=0))
+        status, _, refused = post(service.port, asking())
+        assert (status, refused["error"]["code"]) == (429, "insufficient_quota")
+        assert "00:00 UTC" in refused["error"]["message"] and server.calls == spent.calls
+
+
+def test_an_endpoint_that_refuses_is_no_answer_and_a_client_that_leaves_cuts_it() -> None:
+    fate = [GOOD]
+    with (
+        chat_server(otherwise=lambda _: fate[0]) as server,
+        running(Faulty(POLICY, "policy"), Hosted(priced(server)), degrade=[]) as service,
+    ):
+        fate[0] = error(401)
+        status, _, refused = post(service.port, asking())
+        assert status in (502, 503) and "error" in refused
+        fate[0] = Fate(pieces=[said("The first"), 30.0])
+        connection = http.client.HTTPConnection("127.0.0.1", service.port, timeout=30)
+        head = {"content-type": "application/json"}
+        body = json.dumps(asking(stream=True))
+        connection.request("POST", "/v1/chat/completions", body, head)
+        response = connection.getresponse()
+        while b"The first" not in response.readline():
+            pass
+        response.close()
+        connection.close()
+        service.wait(lambda: bool(server.cut))

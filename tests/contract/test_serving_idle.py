@@ -1,0 +1,149 @@
+"""Connections to the service that ask nothing, and too many of them, against a real server."""
+
+import asyncio
+import socket
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack
+from functools import partial
+
+import httpx
+import pytest
+import uvicorn
+from starlette.types import Receive, Scope, Send
+
+from cowest_serving.idle import SPARE, IdleProtocol
+from tests.serving import Running, asking, post, running
+
+MOST = 10
+"""Connections at once."""
+
+
+class QuickProtocol(IdleProtocol):
+    patience = 0.2
+
+
+class Patient(IdleProtocol):
+    """Nothing is closed for asking nothing while a test runs."""
+
+    most = MOST
+    patience = 600.0
+
+
+class Crowding(IdleProtocol):
+    most = MOST
+    patience = 1.0
+
+
+async def app(scope: Scope, receive: Receive, send: Send) -> None:
+    """Answers at once, whatever is still to come of the body; /slow takes a second."""
+    await send({"type": "http.response.start", "status": 200, "headers": []})
+    if scope["path"] == "/slow":
+        for _ in range(10):
+            await send({"type": "http.response.body", "body": b"x", "more_body": True})
+            await asyncio.sleep(0.1)
+    await send({"type": "http.response.body", "body": b"end"})
+
+
+@pytest.fixture
+def port() -> Iterator[int]:
+    server = uvicorn.Server(
+        uvicorn.Config(app, http=QuickProtocol, ws="none", lifespan="off", log_config=None)
+    )
+    listening = socket.create_server(("127.0.0.1", 0))
+    thread = threading.Thread(target=server.run, args=([listening],))
+    thread.start()
+    try:
+        yield listening.getsockname()[1]
+    finally:
+        server.should_exit = True
+        thread.join(30)
+        listening.close()
+
+
+def ends(connection: socket.socket, trickle: Callable[[], None] = lambda: None) -> bytes:
+    """All that comes until the server closes the connection."""
+    connection.settimeout(0.05)
+    until = time.monotonic() + 20
+    found = b""
+    while time.monotonic() < until:
+        try:
+            trickle()
+            piece = connection.recv(4096)
+        except TimeoutError:
+            continue
+        except OSError:
+            return found
+        if not piece:
+            return found
+        found += piece
+    raise AssertionError("it stays open")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    "sent",
+    [
+        b"",
+        b"GET / HTTP/1.1\r\nHost: x\r\nA: ",
+        b"POST / HTTP/1.1\r\nHost: x\r\nContent-Length: 100000\r\n\r\n",
+        b"GET / HTTP/1.1\r\nHost: x\r\n\r\nGET / HTTP/1.1\r\nA: ",
+    ],
+)
+def test_what_asks_nothing_is_closed(port: int, sent: bytes) -> None:
+    with socket.create_connection(("127.0.0.1", port)) as connection:
+        connection.sendall(sent)
+        ends(connection, (lambda: connection.sendall(b"a")) if sent else lambda: None)
+
+
+@pytest.mark.slow
+def test_an_answer_that_takes_its_time_is_not_cut(port: int) -> None:
+    with socket.create_connection(("127.0.0.1", port)) as connection:
+        connection.sendall(b"GET /slow HTTP/1.1\r\nHost: x\r\n\r\n")
+        assert ends(connection).count(b"x\r\n") == 10
+
+
+def opened(server: Running, stack: ExitStack, count: int) -> list[socket.socket]:
+    """So many connections."""
+    address = ("127.0.0.1", server.port)
+    return [stack.enter_context(socket.create_connection(address)) for _ in range(count)]
+
+
+@pytest.mark.slow
+def test_beyond_the_bound_one_is_told_so_and_health_is_answered() -> None:
+    with running(protocol=Patient) as server, ExitStack() as stack:
+        first, *_ = opened(server, stack, MOST)
+        server.wait(lambda: server.connections == MOST)
+        status, headers, said = post(server.port, asking())
+        assert (status, said["error"]["code"]) == (503, "too_many_connections")
+        assert (headers["retry-after"], headers["connection"]) == ("5", "close")
+        # A bare 404: this server has no such route, and BentoML's has.
+        assert httpx.get(f"{server.base}/livez").status_code == 404
+        first.close()
+        server.wait(lambda: server.connections < MOST)
+        assert post(server.port, asking())[0] == 200
+        page = httpx.get(f"{server.base}/metrics").text
+        assert 'cowest_refused_total{code="too_many_connections"} 1.0' in page
+
+
+@pytest.mark.slow
+def test_a_flood_of_connections_takes_no_more_than_the_bound() -> None:
+    with running(protocol=Patient) as server:
+        with ExitStack() as stack:
+            many = opened(server, stack, 5 * SPARE)
+            server.wait(lambda: server.connections == MOST + SPARE)
+            cut = [one for one in many[MOST + SPARE :] if ends(one) == b""]
+            assert len(cut) == len(many) - MOST - SPARE
+        server.wait(lambda: server.connections == 0)
+        assert post(server.port, asking())[0] == 200
+
+
+@pytest.mark.slow
+def test_heads_that_trickle_give_their_places_back() -> None:
+    with running(protocol=Crowding) as server, ExitStack() as stack:
+        for one in opened(server, stack, MOST):
+            one.sendall(b"POST /ask HTTP/1.1\r\nhost: localhost\r\na: ")
+            ends(one, partial(one.sendall, b"a"))
+        server.wait(lambda: server.connections == 0)
+        assert post(server.port, asking())[0] == 200

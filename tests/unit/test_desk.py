@@ -1,0 +1,240 @@
+"""The desk: a version is lent once it answers, and stays open until all have given it back."""
+
+import asyncio
+from collections.abc import AsyncIterator, Coroutine
+from contextlib import asynccontextmanager
+from typing import Any
+
+import pytest
+
+from cowest.config import parse
+from cowest.errors import RegistryError
+from cowest.models.scripted import ScriptedConfig, ScriptRule
+from cowest.online.breaker import Breaker
+from cowest.online.desk import Desk
+from cowest.online.live import ServeConfig
+from cowest.online.refusals import RefusalError
+from cowest.online.upstream import Upstream
+from cowest.prompts import Prompts
+from tests.serving import POLICY, PROMPTS, STRONG
+
+CONFIG = parse(
+    ServeConfig, {"policy": POLICY, "strong": STRONG, "registry": {"name": "none"}}, "serve"
+)
+
+
+class Versions:
+    """Opens versions one after another: `None` says that there is none yet."""
+
+    def __init__(self, *policies: ScriptedConfig | None) -> None:
+        self.left = list(policies)
+        self.opened = 0
+        self.closed = 0
+        self.slow = asyncio.Event()
+        self.slow.set()
+
+    async def champion(self) -> int:
+        if self.left[0] is None:
+            self.left.pop(0)
+            raise RegistryError("no version is champion yet")
+        return self.opened + 1
+
+    @asynccontextmanager
+    async def strong(self) -> AsyncIterator[Upstream]:
+        async with STRONG.open_async() as model:
+            yield Upstream(model, Breaker(CONFIG.breaker, "it"), 0.0)
+
+    @asynccontextmanager
+    async def policy(self, number: int) -> AsyncIterator[tuple[Prompts, Upstream]]:
+        await self.slow.wait()
+        script = self.left.pop(0)
+        assert script is not None
+        async with script.open_async() as model:
+            self.opened += 1
+            yield PROMPTS, Upstream(model, Breaker(CONFIG.breaker, "it"), 0.0)
+        self.closed += 1
+
+
+class Breaking(Upstream):
+    """A model that breaks off when a test says so."""
+
+    reason: str | None = None
+
+    @property
+    def broke(self) -> str | None:
+        return self.reason
+
+
+class Breakable(Versions):
+    """Versions whose models can break off; all that were opened."""
+
+    def __init__(self, count: int) -> None:
+        super().__init__(*[POLICY] * count)
+        self.policies: list[Breaking] = []
+        self.strongs: list[Breaking] = []
+
+    async def champion(self) -> int:
+        return 7 + len(self.policies)
+
+    @asynccontextmanager
+    async def strong(self) -> AsyncIterator[Upstream]:
+        async with STRONG.open_async() as model:
+            self.strongs.append(Breaking(model, Breaker(CONFIG.breaker, "it"), 0.0))
+            yield self.strongs[-1]
+
+    @asynccontextmanager
+    async def policy(self, number: int) -> AsyncIterator[tuple[Prompts, Upstream]]:
+        await self.slow.wait()
+        async with POLICY.open_async() as model:
+            self.policies.append(Breaking(model, Breaker(CONFIG.breaker, "it"), 0.0))
+            yield PROMPTS, self.policies[-1]
+        self.closed += 1
+
+
+def run(test: Coroutine[Any, Any, None]) -> None:
+    asyncio.run(asyncio.wait_for(test, 30))
+
+
+async def until(desk: Desk, reason: str | None) -> None:
+    while desk.reason() != reason:
+        await asyncio.sleep(0.001)
+
+
+def test_a_version_that_is_lent_stays_open_until_it_is_given_back() -> None:
+    async def test() -> None:
+        versions = Versions(POLICY)
+        desk = Desk(CONFIG, versions)
+        with pytest.raises(RefusalError, match="being loaded"):
+            async with desk.live():
+                pass
+        await until(desk, None)
+        async with desk.live() as one:
+            async with desk.live() as other:
+                assert one is other
+                closing = asyncio.create_task(desk.close())
+                await asyncio.sleep(0.01)
+                with pytest.raises(RefusalError, match="being stopped"):
+                    async with desk.live():
+                        pass
+            await asyncio.sleep(0.01)
+            assert not closing.done() and not versions.closed
+        await closing
+        assert versions.closed == 1
+
+    run(test())
+
+
+def test_a_champion_may_come_later_and_one_that_gives_no_answer_is_not_lent() -> None:
+    mute = ScriptedConfig(rules=(ScriptRule(match="", failed="it is out of order"),))
+
+    async def test() -> None:
+        versions = Versions(None, mute, None, POLICY)
+        desk = Desk(CONFIG, versions, retry=0.01)
+        seen = set()
+        while desk.reason() is not None:
+            seen.add(desk.reason())
+            await asyncio.sleep(0)
+        assert seen >= {
+            "no version is champion yet",
+            "version 1 is not taken up: the policy gave no draft: it is out of order",
+        }
+        async with desk.live() as live:
+            assert live.number == 2
+        await desk.close()
+        assert versions.closed == 1
+
+    run(test())
+
+
+def test_closing_does_not_wait_for_a_version_that_is_being_opened() -> None:
+    async def test() -> None:
+        versions = Versions(POLICY)
+        versions.slow.clear()
+        desk = Desk(CONFIG, versions)
+        await asyncio.sleep(0.01)
+        await desk.close()
+        assert versions.opened == 0
+
+    run(test())
+
+
+def test_a_registry_that_breaks_in_a_way_of_its_own_ends_no_answering(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    class Odd(Versions):
+        looks = 0
+
+        async def champion(self) -> int:
+            self.looks += 1
+            if self.looks in (2, 3):
+                raise AttributeError("no tags")
+            return 1
+
+    async def test() -> None:
+        versions = Odd(POLICY)
+        desk = Desk(CONFIG.model_copy(update={"watch": 0.01}), versions)
+        await until(desk, None)
+        said = set()
+        while versions.looks < 5:
+            said.add(desk.problem())
+            async with desk.live() as live:
+                assert live.number == 1
+            await asyncio.sleep(0.001)
+        assert said == {"no tags", None}
+        await desk.close()
+
+    run(test())
+    assert "AttributeError" in caplog.text
+
+
+def test_a_policy_that_broke_off_is_opened_again_and_the_service_is_not_ready_meanwhile() -> None:
+    """Without watching too; then it stays the version that it was."""
+
+    async def test() -> None:
+        versions = Breakable(2)
+        desk = Desk(CONFIG.model_copy(update={"watch": None}), versions)
+        await until(desk, None)
+        versions.slow.clear()
+        async with desk.live() as before:
+            versions.policies[0].reason = "it broke off"
+            assert desk.reason() == "it broke off"
+            async with desk.live() as meanwhile:
+                assert meanwhile is before, "the strong model may answer alone"
+            versions.slow.set()
+            await until(desk, None)
+            async with desk.live() as after:
+                assert after.policy is versions.policies[1]
+                assert after.number == before.number
+            assert not versions.closed, "a request is under way with it"
+        await desk.close()
+        assert (versions.closed, len(versions.strongs)) == (2, 1)
+
+    run(test())
+
+
+def test_a_strong_model_that_broke_off_is_opened_again() -> None:
+    async def test() -> None:
+        versions = Breakable(2)
+        desk = Desk(CONFIG, versions)
+        await until(desk, None)
+        versions.strongs[0].reason = "it broke off"
+        assert desk.reason() == "it broke off"
+        await until(desk, None)
+        async with desk.live() as after:
+            assert after.strong is versions.strongs[1]
+        await desk.close()
+        assert len(versions.policies) == versions.closed == 2
+
+    run(test())
+
+
+def test_a_mistake_of_ours_is_said_and_logged(caplog: pytest.LogCaptureFixture) -> None:
+    async def test() -> None:
+        desk = Desk(CONFIG, Versions())  # nothing left to open: an IndexError
+        await until(
+            desk, "what loads the model broke off: the server's log says why; start it again"
+        )
+        await desk.close()
+
+    run(test())
+    assert "IndexError" in caplog.text

@@ -1,0 +1,289 @@
+"""The second evidence's own arithmetic: what each arm says, which router is chosen by what, and
+what is claimed of the runs.
+"""
+
+import json
+import math
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from cowest.config import Sampling
+from cowest.domains import invent_sites
+from cowest.preferences import PairRule
+from cowest.prompts import Template
+from cowest.protocols import Completion, Request
+from cowest.records import Feedback, Message, Query
+from tests.bench.evidence.sites import __main__ as program
+from tests.bench.evidence.sites import free, plan, report, routers
+from tests.bench.evidence.sites import run as runs
+from tests.bench.evidence.sites.arms import TRAINED, WAYS, calls_of, pairs_of
+from tests.factories import make_feedback, make_query
+
+MADE, SHIPPED = "The Comet pump is made in Oslo.", "The Comet pump is shipped from Hanoi."
+
+
+def asked(text: str, number: int = 0, **fields: Any) -> Query:
+    return make_query(number, text=text, group="Comet pump", **fields)
+
+
+QUERY = asked("Which country's customs clear the Comet pump?")
+REPLIES = {QUERY.id: {"made": MADE, "shipped": SHIPPED}}
+
+
+def group(text: str, product: str, rows: list[tuple[str | None, str, float]]) -> list[Feedback]:
+    """A query's rows: (candidate, draft, score)."""
+    return [
+        make_feedback(
+            0,
+            prompt=(Message(role="user", content=text.format(product=product)),),
+            group=product,
+            sample=sample,
+            candidate=name,
+            draft=draft,
+            score=score,
+            draft_score=0.0,
+            solo_score=0.0,
+        )
+        for sample, (name, draft, score) in enumerate(rows)
+    ]
+
+
+CUSTOMS, LINE = "Which country's customs clear the {product}?", "Who assembles the {product}?"
+GROUPS = [
+    group(CUSTOMS, "Comet pump", [(None, "a", 0), ("made", "m", 0), ("shipped", "s", 1)]),
+    group(CUSTOMS, "Acorn fan", [(None, "s", 1), ("made", "m", 0), ("shipped", "s", 1)]),
+    group(LINE, "Comet pump", [(None, "a", 0), ("made", "m", 1), ("shipped", "s", 0)]),
+]
+
+
+def test_what_needs_no_feedback_says_what_it_is_named_for(tmp_path: Path) -> None:
+    assert free.everything(REPLIES)(QUERY) == f"{MADE} {SHIPPED}"
+    ships = asked("From where is it shipped?")
+    known = {ships.id: REPLIES[QUERY.id]}
+    assert free.nearest(known, 1)(ships) == SHIPPED
+    assert free.nearest(known, 2)(ships) == f"{SHIPPED} {MADE}"
+    own = {QUERY.id: ("my draft", -0.5)}
+    assert free.confident(own, -0.5, lambda _: "all")(QUERY) == "my draft"
+    assert free.confident(own, -0.4, lambda _: "all")(QUERY) == "all"
+    invent_sites.write(tmp_path, 0)
+    product = json.loads((tmp_path / "products.jsonl").read_text().splitlines()[0])
+    of_it = asked("?").model_copy(update={"group": product["product"]})
+    assert product["shipped"] in free.record(tmp_path)(of_it)
+
+
+def test_the_threshold_is_the_best_on_dev() -> None:
+    own = {"a": ("x", -0.1), "b": ("y", -0.5), "c": ("z", -2.0)}
+    right_if_sure = {"a": (1.0, 0.0), "b": (1.0, 0.0), "c": (0.0, 1.0)}
+    assert free.threshold_of(own, right_if_sure) == -0.5
+    assert free.threshold_of(own, dict.fromkeys(own, (0.0, 1.0))) == math.inf
+    assert free.threshold_of(own, dict.fromkeys(own, (1.0, 0.0))) == -2.0
+
+
+class Names:
+    """A strong model that names a site."""
+
+    name = "names"
+
+    def __init__(self, *answers: str) -> None:
+        self._answers = answers
+
+    def generate(self, requests: Iterable[Request]) -> Iterator[Completion]:
+        for answer, _ in zip(self._answers, requests, strict=True):
+            yield Completion(answer, self.name)
+
+
+def test_the_strong_model_routes_by_the_first_site_that_it_names() -> None:
+    says = free.routed([QUERY], REPLIES, Names("It is Shipped."), Sampling())
+    assert says(QUERY) == SHIPPED
+    says = free.routed([QUERY], REPLIES, Names("sold"), Sampling())
+    assert says(QUERY) == f"{MADE} {SHIPPED}", "it names none of them"
+
+
+def test_a_router_by_wording_knows_the_wordings_of_training_alone() -> None:
+    entries, other = routers.table(GROUPS)
+    assert entries == {CUSTOMS: "shipped", LINE: "made"}
+    assert other == "shipped", "it helped in two of three questions"
+    assert routers.wording(GROUPS[1][0]) == CUSTOMS
+    assert routers.best_prompt(GROUPS) == "shipped"
+    own = group(LINE, "Ivy fan", [(None, "x", 1), ("made", "m", 0), ("shipped", "s", 0)])
+    assert routers.best_prompt([own]) == routers.OWN
+
+
+def test_ridge_is_its_closed_form() -> None:
+    draw = np.random.default_rng(0)
+    features, targets = draw.normal(size=(5, 8)), draw.normal(size=(5, 2))
+    weights, middle, level = routers.ridge(features, targets, 2.0)
+    centred = features - features.mean(axis=0)
+    primal = np.linalg.solve(
+        centred.T @ centred + 2.0 * np.eye(8), centred.T @ (targets - targets.mean(axis=0))
+    )
+    assert np.allclose(weights, primal)
+    assert np.allclose(middle, features.mean(axis=0)) and np.allclose(level, targets.mean(axis=0))
+
+
+def test_the_ridge_router_names_what_helped_where_the_features_tell() -> None:
+    train = np.array([[1.0, 0.0], [0.9, 0.1], [0.0, 1.0]])
+    named, penalty = routers.routes((train, GROUPS), (train, GROUPS), np.array([[1, 0], [0, 1.0]]))
+    assert named == ["shipped", "made"] and penalty in routers.PENALTIES
+
+
+def test_samples_alone_or_joined_with_candidates_are_two_sets_of_pairs_and_of_calls() -> None:
+    rule, template = PairRule(per_query=2), Template()
+    own = pairs_of(TRAINED["aligned"], GROUPS, rule, template, 0)
+    joined = pairs_of(TRAINED["aligned_joined"], GROUPS, rule, template, 0)
+    assert own == []
+    assert {pair.candidates[0] for pair in joined} == {"shipped", "made", None}
+    assert calls_of(TRAINED["aligned"], GROUPS) == 3 * (1 + 1)
+    assert calls_of(TRAINED["aligned_joined"], GROUPS) == (1 + 3) + (1 + 2) + (1 + 3)
+    assert calls_of(TRAINED["self_scored"], GROUPS) == 0
+
+
+def test_half_of_the_calls_are_half_and_the_rest_makes_no_pair() -> None:
+    groups = []
+    for number in range(40):
+        rows: list[tuple[str | None, str, float]] = [
+            (None, f"draft {sample}", float(sample == 0)) for sample in range(2 + number % 5)
+        ]
+        groups.append(group(f"Question {number}?", "Ivy fan", rows))
+    whole = calls_of(WAYS["aligned_joined"], groups)
+    rule = PairRule(per_query=2)
+    every = pairs_of(WAYS["aligned_joined"], groups, rule, Template(), 0)
+    found = {}
+    for arm in ("selected_half", "random_half"):
+        calls = calls_of(WAYS[arm], groups)
+        assert 0.45 * whole < calls <= 0.5 * whole
+        found[arm] = pairs_of(WAYS[arm], groups, rule, Template(), 0)
+        assert {pair.id for pair in found[arm]} < {pair.id for pair in every}
+    assert len(found["selected_half"]) > len(found["random_half"])
+
+
+def test_the_gain_that_half_of_the_calls_keeps(tmp_path: Path) -> None:
+    for number, (name, ending) in enumerate((("sites-140", ""), ("select-130", " greedy"))):
+        run = made_run(140, 0.4)
+        scores = dict(run["scores"])
+        scores["aligned"] = scores["aligned_joined"]
+        scores["selected_half"] = [float(n % 10 < 5) for n in range(40)]
+        scores["random_half"] = scores["policy"]
+        run["scores"] = {key + ending: value for key, value in scores.items()}
+        run["pairs"] = {
+            "aligned_joined": {"calls": 100},
+            "aligned": {},
+            "random_half": {"calls": 50},
+        }
+        run["pairs"]["selected_half"] = {"calls": 50, "calls of all": 100}
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "run.json").write_text(json.dumps(run))
+        found = report.saved(tmp_path)
+        assert len(found) == number + 1
+    for domain in ("sites", "handbook"):
+        half = found[domain]["arms"]["selected_half"]
+        assert half["kept"]["mean"] == pytest.approx(0.75)
+        assert half["gain of 100 calls"] == pytest.approx(0.6)
+        assert found[domain]["arms"]["random_half"]["kept"]["mean"] == 0
+    assert "sites, 1 of 4 runs | half of the calls, as `refine.select` chooses | 50 | +0.300" in (
+        "\n".join(report._saved(found))
+    )
+
+
+@pytest.mark.parametrize(
+    ("text", "word"),
+    [
+        (SHIPPED, "needed"),
+        ("The Comet pump is shipped from Oslo.", "needed, not as it is"),
+        (MADE, "another"),
+        (f"{MADE} {SHIPPED}", "several"),
+        ("That would be Vietnam.", "guess"),
+        ("Please see your Fenwrath manual.", "letter"),
+        ("Hm.", "none of them"),
+    ],
+)
+def test_what_a_draft_says_has_a_name(text: str, word: str) -> None:
+    query = asked("?", ideal=SHIPPED, tags=("shipped", "country", "seen"))
+    assert runs.said(text, query) == word
+
+
+def made_run(seed: int, gain: float, count: int = 40) -> dict[str, Any]:
+    """A run of which the headline arm is right in `gain` more than the table."""
+    tags = [["made", "country", "new" if number % 2 else "seen"] for number in range(count)]
+    base = [float(number % 10 < 2) for number in range(count)]
+    better = [float(number % 10 < 2 + round(10 * gain)) for number in range(count)]
+    scores = {"policy": base, "table": base, "aligned_joined": better, "ideal": [1.0] * count}
+    scores |= {"strong alone": [0.0] * count, "everything": base, "record": [0.0] * count}
+    return {
+        "settings": plan.Settings(seed=seed).model_dump(mode="json"),
+        "products": [f"p{number // 8}" for number in range(count)],
+        "tags": tags,
+        "scores": scores,
+        "second": {"scores": {**scores, "aligned_joined": base}},
+        "says": {},
+        "pairs": {},
+        "agreement": {},
+        "costs": {},
+    }
+
+
+def test_a_claim_needs_every_run_and_its_lower_t_bound() -> None:
+    few = report.folded([made_run(140, 0.4)], 8)
+    assert few["claims"] == [] and few["comparator"] == "everything"
+    assert "1 of 8 runs are made, and nothing is claimed" in report.tables(few)["claims"]
+    sure = report.folded([made_run(140 + number, 0.4) for number in range(8)], 8)
+    assert [claim["shown"] for claim in sure["claims"]] == [True, True]
+    wide = [made_run(140 + number, 0.8 if number % 2 else 0.0) for number in range(8)]
+    unsure = report.folded(wide, 8)
+    assert unsure["differences"]["all"]["comparator"]["mean"] == pytest.approx(0.4)
+    assert unsure["differences"]["all"]["comparator"]["t_low"] < 0.10
+    assert [claim["shown"] for claim in unsure["claims"]] == [False, False]
+    assert "**not shown**" in report.tables(unsure)["claims"]
+
+
+def test_wordings_are_told_apart_and_the_second_model_keeps_its_share() -> None:
+    run = made_run(140, 0.4)
+    new = report.of_wording(run, "new")
+    assert len(new["products"]) == len(new["scores"]["table"]) == 20
+    assert all(tags[2] == "new" for tags in np.array(run["tags"])[1::2].tolist())
+    found = report.folded([run], 8)
+    assert found["kept"]["aligned_joined"] == 0.0 and found["kept"]["ideal"] == 1.0
+
+
+def test_the_page_is_made_once_and_then_filled(tmp_path: Path) -> None:
+    docs = tmp_path / "docs"
+    docs.mkdir()
+    for seed in (140, 141):
+        folder = tmp_path / f"sites-{seed}"
+        folder.mkdir()
+        (folder / "run.json").write_text(json.dumps(made_run(seed, 0.4)))
+    report.write(tmp_path, docs)
+    page = (docs / "evidence-2.md").read_text()
+    assert "2 of 8 runs are made, and nothing is claimed." in page
+    assert "| unaligned collaboration | 0.200" in page
+    (docs / "evidence-2.md").write_text(page.replace("## Systems", "## A person's words"))
+    report.write(tmp_path, docs)
+    assert "## A person's words" in (docs / "evidence-2.md").read_text()
+
+
+def test_what_is_made_is_not_made_again_and_other_settings_are_refused(tmp_path: Path) -> None:
+    begun = []
+
+    def run(name: str, settings: plan.Settings, folder: Path) -> int:
+        begun.append(name)
+        folder.mkdir(parents=True, exist_ok=True)
+        if name == "sites-143":
+            return 1
+        values = {"settings": settings.model_dump(mode="json")}
+        (folder / "run.json").write_text(json.dumps(values))
+        return 0
+
+    assert program.make(tmp_path, "sites-14", 1, run) == ["sites-143"]
+    assert begun == list(plan.runs())
+    assert program.make(tmp_path, "sites", 1, run) == ["sites-143"]
+    assert begun[8:] == ["sites-143"], "the run that failed goes on, and no other"
+    assert program.make(tmp_path, "select", 1, run) == []
+    assert begun[9:] == list(plan.of_handbook()) == [f"select-{seed}" for seed in range(130, 134)]
+    assert program.make(tmp_path, "select", 1, run) == [] and len(begun) == 13
+    (tmp_path / "sites-140" / "run.json").write_text('{"settings": {"seed": 9}}')
+    with pytest.raises(SystemExit, match="other settings than the plan's"):
+        program.make(tmp_path, "", 1, run)

@@ -1,0 +1,98 @@
+"""Profiles: what they give a step, and what they refuse."""
+
+from pathlib import Path
+
+import pytest
+
+from cowest import profiles
+from cowest.errors import ConfigError
+from cowest.profiles import Profile, Retry, Step
+
+FIXED = "registry.example:5000/a/cowest-cpu:0123abcd"
+
+
+def read(folder: Path, text: str) -> Profile:
+    path = folder / "mine.yaml"
+    path.write_text(text)
+    return profiles.read(path)
+
+
+def test_a_step_has_what_every_step_has_unless_it_says_otherwise(tmp_path: Path) -> None:
+    found = read(
+        tmp_path,
+        """
+        every:
+          memory: 4Gi
+          cpu: "1"
+          retry: {times: 2}
+          secrets: {store: {address: COWEST_STORE}}
+          tolerations: [{key: spot}]
+        steps:
+          draft:
+            memory: 8Gi
+            secrets: {models: {openai: OPENAI_API_KEY}}
+            tolerations: []
+            retry: null
+        """,
+    )
+    draft, other = found.step("draft"), found.step("refine")
+    assert (draft.memory, draft.cpu, draft.retry, draft.tolerations) == ("8Gi", "1", None, ())
+    assert set(draft.secrets) == {"store", "models"}
+    assert other == found.every
+    assert other.retry == Retry(times=2)
+    assert Profile().step("draft") == Step()
+
+
+@pytest.mark.parametrize(
+    "image", [FIXED, f"cowest@sha256:{'0' * 64}", "cowest:0.1.0-0123abc", f"a/b:{'f' * 40}"]
+)
+def test_an_image_that_stays_what_it_is_is_taken(image: str) -> None:
+    assert Profile(image=image).image == image
+
+
+@pytest.mark.parametrize(
+    "image",
+    ["cowest", "cowest:latest", "cowest:0.1.0", "registry:5000/cowest", "cowest@sha256:12", "a:b"],
+)
+def test_an_image_that_may_be_another_tomorrow_is_refused(image: str, tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match=r"mine.yaml: image: .*(by digest|a digest is sha256)"):
+        read(tmp_path, f"image: {image}")
+
+
+def test_an_image_may_come_from_the_environment(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    text = "steps: {sft: {image: '${COWEST_TRAIN_IMAGE}'}}"
+    monkeypatch.delenv("COWEST_TRAIN_IMAGE", raising=False)
+    with pytest.raises(ConfigError, match="steps: sft: image takes the image from COWEST_TRAIN_IM"):
+        read(tmp_path, text)
+    monkeypatch.setenv("COWEST_TRAIN_IMAGE", "x:latest")
+    with pytest.raises(ConfigError, match="by digest"):
+        read(tmp_path, text)
+    monkeypatch.setenv("COWEST_TRAIN_IMAGE", FIXED)
+    assert read(tmp_path, text).step("sft").image == FIXED
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("shards: 0", "shards: Input should be greater than or equal to 1"),
+        ("stepz: {}", "stepz: unknown setting"),
+        ("steps: {drafts: {}}", "steps.drafts"),
+        ("every: {memory: 4 GB}", "every.memory: '4 GB': an amount is written as 500m, 2 or 16Gi"),
+        ("every: {timeout: 90 min}", "every.timeout: '90 min': a length of time is written as 30s"),
+        ("every: {env: {MY_API_KEY: abc}}", "MY_API_KEY looks like a secret"),
+        ("every: {secrets: {Store: {a: B}}}", "every.secrets.Store"),
+        ("every: {accelerator: {count: 0}}", "every.accelerator.count"),
+        ("steps: {draft: {nproc: 2}}", "draft.nproc: only sft and dpo train"),
+        ("every: {volumes: {a: {mount: scratch, size: 1Gi}}}", "every.volumes.a.mount"),
+    ],
+)
+def test_a_slip_is_named(text: str, said: str, tmp_path: Path) -> None:
+    with pytest.raises(ConfigError) as error:
+        read(tmp_path, text)
+    assert said in str(error.value)
+
+
+def test_spans_are_seconds() -> None:
+    assert [profiles.seconds(span) for span in ("30s", "90m", "12h")] == [30, 5400, 43200]
