@@ -151,11 +151,15 @@ def test_metrics_say_what_happened() -> None:
     assert found["cowest_requests_total", "cowest answered 3"] == 2
     assert found["cowest_requests_total", "cowest strong_alone 3"] == 1
     assert found["cowest_requests_total", "cowest failed 3"] == 2
-    assert found["gen_ai_server_request_duration_seconds_count", "cowest 3"] == 5
-    assert found["gen_ai_server_time_to_first_token_seconds_count", "cowest 3"] == 3
-    assert found["gen_ai_client_operation_duration_seconds_count", f"draft chat {drafted}"] == 2
-    assert found["gen_ai_client_operation_duration_seconds_count", "draft failed chat policy"] == 3
-    assert found["gen_ai_client_token_usage_count", f"answer {answered} output"] == 3
+    served = "chat cowest cowest 3"
+    assert found["gen_ai_server_request_duration_seconds_count", served] == 5
+    assert found["gen_ai_server_time_to_first_token_seconds_count", served] == 3
+    # Values in the order of their labels' names: part, error, operation, provider, model, token.
+    took = "gen_ai_client_operation_duration_seconds_count"
+    assert found[took, f"draft chat {POLICY.provider} {drafted}"] == 2
+    assert found[took, f"draft failed chat {POLICY.provider} policy"] == 3
+    written = f"answer chat {STRONG.provider} {answered} output"
+    assert found["gen_ai_client_token_usage_count", written] == 3
     assert found["cowest_tokens_total", "answer output bob"] > 0
     assert found["cowest_refused_total", "invalid_api_key"] == 1
     assert found["cowest_refused_total", "invalid_value"] == 1

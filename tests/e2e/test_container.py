@@ -46,19 +46,24 @@ def project(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-@pytest.fixture(scope="module")
-def image(project: Path) -> str:
-    """The image with the champion in it."""
+def build(project: Path, image: str, *flags: str) -> str:
+    """Makes an image of the project, and returns the notes of what it needs beside it."""
     home = project.parent / "bentoml"
-    command = [sys.executable, "-m", "cowest_serving", "bento", "--bake", "--image", IMAGE]
+    command = [sys.executable, "-m", "cowest_serving", "bento", *flags, "--image", image]
     environment = tiny.surroundings(BENTOML_HOME=str(home), DOCKER_BUILDKIT="0")
     done = subprocess.run(
         command, cwd=project, env=environment, capture_output=True, text=True, check=False
     )
     assert done.returncode == 0, done.stderr[-4000:]
     assert re.fullmatch(r"cowest:\w+\n", done.stdout), "stdout is the tag alone"
-    assert "note:" not in done.stderr, "nothing is needed beside this image"
     shutil.rmtree(home)
+    return "\n".join(line for line in done.stderr.splitlines() if line.startswith("note:"))
+
+
+@pytest.fixture(scope="module")
+def image(project: Path) -> str:
+    """The image with the champion in it."""
+    assert not build(project, IMAGE, "--bake"), "nothing is needed beside this image"
     return IMAGE
 
 
@@ -144,8 +149,12 @@ def test_without_a_key_it_does_not_start(image: str, tmp_path: Path) -> None:
         assert "--host 0.0.0.0: other machines could ask there" in container.log()
 
 
-def test_it_takes_the_version_of_a_registry_when_it_starts(image: str, project: Path) -> None:
-    """As an image without a version does: settings, registry and models come from outside."""
+def test_an_image_without_a_version_takes_that_of_a_registry(image: str, project: Path) -> None:
+    """Settings, registry and models come from outside. (The other image's layers are reused.)"""
+    bare = f"{image}-bare"
+    notes = build(project, bare)
+    for needed in ("the registry sqlite:", "the policy model", "the strong model"):
+        assert needed in notes
     flags = (
         *PUBLISHED,
         f"--volume={project}:/project",
@@ -153,10 +162,12 @@ def test_it_takes_the_version_of_a_registry_when_it_starts(image: str, project: 
         "--env=COWEST_PARAMS=/project/params.yaml",
         f"--user={os.getuid()}:{os.getgid()}",
     )
-    with containers.running(image, flags=flags) as container:
+    with containers.running(bare, flags=flags) as container:
         container.wait(lambda: get(container, "/readyz")[0] == 200)
         status, said = get(container, "/ask", {"question": "In what country is it made?"})
         assert (status, json.loads(said)["version"]) == (200, 1)
+        carried = container.do("ls", "/srv/cowest").split()
+        assert "params.yaml" in carried and not {"version", "models"} & set(carried)
 
 
 def test_at_its_end_it_says_so_first_and_then_ends_well(served: Container) -> None:

@@ -534,5 +534,31 @@ def test_a_gate_is_drawn_with_what_it_asks() -> None:
     assert (low, high) == (-0.5, 0.05), "the side that is not good enough"
     absent = gate.model_copy(update={"estimate": None, "passed": None})
     assert figures.gates([absent]) is None
-    characters = gate.model_copy(update={"metric": "length"})
-    assert figures.gates([characters]) is None, "characters are on another axis"
+
+
+def test_a_gate_on_lengths_has_an_axis_of_its_own(monkeypatch: pytest.MonkeyPatch) -> None:
+    near = Estimate(mean=0.1, low=-0.1, high=0.3, queries=40, groups=20)
+    far = Estimate(mean=30.0, low=10.0, high=50.0, queries=40, groups=20)
+    asked = {"of": "after", "passed": None, "reason": "so"}
+    score = GateResult(
+        name="score", over="before", at_least=0.0, value=-0.1, estimate=near, **asked
+    )
+    length = GateResult(
+        name="length",
+        over="before",
+        metric="length",
+        at_least=None,
+        at_most=40.0,
+        value=50.0,
+        estimate=far,
+        **asked,
+    )
+    made = []
+    axes = figures._axes
+    monkeypatch.setattr(figures, "_axes", lambda *given: made.append(axes(*given)) or made[-1])
+    drawn = figures.gates([length, score])
+    assert drawn is not None and "length: does not apply; score: does not apply" in drawn
+    scales = [one.get_xlim() for one in made]
+    assert scales[0][1] < 1 < 40 < scales[1][1], "characters would squeeze the scores"
+    lower, upper = (one.get_position() for one in reversed(made))
+    assert lower.y1 < upper.y0, "one below the other"

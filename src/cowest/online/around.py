@@ -22,7 +22,8 @@ class Around:
     def __init__(self, config: ServeConfig, standing: Callable[[], Standing]) -> None:
         self.drain = Drain(config.drain)
         self._guard = Guard(Keys(config.keys), config.open)
-        self._meters = Meters(standing)
+        providers = {"policy": config.policy.provider, "strong": config.strong.provider}
+        self._meters = Meters(standing, providers)
         self._traces = open_traces(config)
 
     def look(self, scope: Scope) -> str:

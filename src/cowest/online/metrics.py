@@ -5,7 +5,7 @@ Metrics without a name there begin with `cowest_`. No label holds a value that a
 it could fill the memory of this process and of Prometheus.
 """
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 
 from prometheus_client import (
@@ -28,6 +28,12 @@ SECONDS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 
 """Bucket bounds of times: those of the conventions, up to the longest deadline."""
 TOKENS = tuple(4.0**power for power in range(10))
 """Bucket bounds of token counts, from the conventions."""
+OURS = "cowest"
+"""Name of the service itself as a provider."""
+SERVED = ("gen_ai_operation_name", "gen_ai_provider_name", "gen_ai_request_model")
+"""Labels of a request for an answer."""
+CALLED = ("gen_ai_operation_name", "gen_ai_provider_name", "cowest_part", "gen_ai_response_model")
+"""Labels of one call to a model."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,9 +65,15 @@ class Standing:
 class Meters:
     """The metrics of one service."""
 
-    def __init__(self, standing: Callable[[], Standing | None]) -> None:
-        """Takes a function that gives the service's state; it is called each time metrics are
-        read."""
+    def __init__(
+        self, standing: Callable[[], Standing | None], providers: Mapping[str, str]
+    ) -> None:
+        """Makes metrics in which nothing is counted yet.
+
+        standing: a function that gives the service's state, called each time metrics are read.
+        providers: names of the providers of `policy` and `strong`, as settings name them.
+        """
+        self._providers = providers
         # The time at which each sample began would be half of the page.
         disable_created_metrics()  # type: ignore[no-untyped-call]
         self.registry = CollectorRegistry()
@@ -85,25 +97,25 @@ class Meters:
         self._duration = self._histogram(
             "gen_ai_server_request_duration_seconds",
             "Time from a request to the end of its answer.",
-            ("gen_ai_request_model", "version"),
+            (*SERVED, "version"),
             SECONDS,
         )
         self._first = self._histogram(
             "gen_ai_server_time_to_first_token_seconds",
             "Time from a request to the first text of its answer.",
-            ("gen_ai_request_model", "version"),
+            (*SERVED, "version"),
             SECONDS,
         )
         self._calls = self._histogram(
             "gen_ai_client_operation_duration_seconds",
             "Time of one call to a model.",
-            ("gen_ai_operation_name", "cowest_part", "gen_ai_response_model", "error_type"),
+            (*CALLED, "error_type"),
             SECONDS,
         )
         self._tokens = self._histogram(
             "gen_ai_client_token_usage",
             "Tokens of one call to a model.",
-            ("gen_ai_token_type", "cowest_part", "gen_ai_response_model"),
+            (*CALLED, "gen_ai_token_type"),
             TOKENS,
         )
         self._usd = self._counter(
@@ -123,19 +135,22 @@ class Meters:
         row = visit.rows[0]
         served = (row.model, str(row.version))
         self._requests.labels(*served, outcome(visit.rows)).inc()
-        self._duration.labels(*served).observe(row.seconds)
+        self._duration.labels("chat", OURS, *served).observe(row.seconds)
         first = time_to_first(row)
         if first is not None:
-            self._first.labels(*served).observe(first)
+            self._first.labels("chat", OURS, *served).observe(first)
         for part, call in calls(visit.rows):
-            self._count_call(part, call, row.purse)
+            policy = part == "draft" or row.model == "cowest/policy"
+            provider = self._providers["policy" if policy else "strong"]
+            self._count_call(provider, part, call, row.purse)
 
-    def _count_call(self, part: str, call: ServedCall, key: str) -> None:
+    def _count_call(self, provider: str, part: str, call: ServedCall, key: str) -> None:
+        called = ("chat", provider, part, call.model)
         failed = "failed" if call.finish == "failed" else ""
-        self._calls.labels("chat", part, call.model, failed).observe(call.seconds)
+        self._calls.labels(*called, failed).observe(call.seconds)
         for kind, tokens in (("input", call.prompt_tokens), ("output", call.completion_tokens)):
             if tokens:
-                self._tokens.labels(kind, part, call.model).observe(tokens)
+                self._tokens.labels(*called, kind).observe(tokens)
                 self._key_tokens.labels(kind, part, key).inc(tokens)
         if call.usd:
             self._usd.labels(part, key).inc(call.usd)

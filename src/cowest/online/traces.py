@@ -18,7 +18,7 @@ from cowest.models.openai import OpenAIConfig
 from cowest.models.scripted import ScriptedConfig
 from cowest.online.interactions import Interaction, ServedCall
 from cowest.online.live import ServeConfig
-from cowest.online.metrics import outcome
+from cowest.online.metrics import OURS, outcome
 from cowest.online.visits import Visit
 
 if TYPE_CHECKING:
@@ -148,7 +148,7 @@ def _of_request(visit: Visit) -> dict[str, Any]:
         row = visit.rows[0]
         found |= {
             "gen_ai.operation.name": "chat",
-            "gen_ai.provider.name": "cowest",
+            "gen_ai.provider.name": OURS,
             "gen_ai.request.model": row.model,
             "gen_ai.response.finish_reasons": [one.finish for one in visit.rows],
             "cowest.version": row.version,

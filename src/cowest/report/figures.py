@@ -163,16 +163,33 @@ def differences(found: Mapping[str, Comparison], name: str = "differences") -> M
     return _intervals(rows, (low, reach), name, title, "; ".join(said), zero=True)
 
 
-ELSEWHERE = frozenset(["length", "tokens", "distinct"])
-"""Metrics of which most values lie far from a difference of scores: they would squeeze the axis of
-the gates."""
+ALONE = frozenset(["length", "tokens", "distinct"])
+"""Metrics of which most values lie far from a difference of scores: each has an axis of its own, as
+it would squeeze that of the other gates."""
 
 
 def gates(found: Sequence[GateResult], name: str = "gates") -> Markup | None:
     """Draws each gate's interval, and the line that it must not cross; None if there is none."""
-    shown = [one for one in found if one.estimate is not None and one.metric not in ELSEWHERE]
+    shown = [one for one in found if one.estimate is not None]
     if not shown:
         return None
+    together = [one for one in shown if one.metric not in ALONE]
+    parts = [together] if together else []
+    parts += [[one] for one in shown if one.metric in ALONE]
+    step, margin, ticks = 44.0, 10.0, 32.0
+    top = sum(step * len(part) + ticks for part in parts)
+    with _drawing(WIDTH, top) as figure:
+        for part in parts:
+            height = step * len(part)
+            top -= height + ticks
+            axes = _axes(figure, margin, top + 26, WIDTH - 2 * margin, height)
+            _gates(axes, part)
+        said = "; ".join(f"{one.name}: {_outcome(one)}" for one in shown)
+        return _svg(figure, name, "Gates: intervals, and what is asked", said)
+
+
+def _gates(axes: "Axes", shown: Sequence[GateResult]) -> None:
+    """Draws gates on one axis."""
     edges = [0.0]
     for one in shown:
         estimate = one.estimate
@@ -180,19 +197,15 @@ def gates(found: Sequence[GateResult], name: str = "gates") -> Markup | None:
         edges += [end for end in (*ends, one.at_least, one.at_most) if end is not None]
     room = 0.06 * max(0.1, max(edges) - min(edges))
     span = (min(edges) - room, max(edges) + room)
-    step, margin = 44.0, 10.0
-    height = step * len(shown) + 32
-    with _drawing(WIDTH, height) as figure:
-        axes = _axes(figure, margin, 26, WIDTH - 2 * margin, height - 32)
-        axes.set(xlim=span, ylim=(len(shown) - 0.6, -0.6), yticks=[])
-        axes.spines["bottom"].set_visible(False)
-        said = []
-        for row, one in enumerate(shown):
-            _gate(axes, row, one, span)
-            passed = "passed" if one.passed else "closed"
-            _label(axes, row, one.name, passed if one.passed is not None else "does not apply")
-            said.append(f"{one.name}: {passed}")
-        return _svg(figure, name, "Gates: intervals, and what is asked", "; ".join(said))
+    axes.set(xlim=span, ylim=(len(shown) - 0.6, -0.6), yticks=[])
+    axes.spines["bottom"].set_visible(False)
+    for row, one in enumerate(shown):
+        _gate(axes, row, one, span)
+        _label(axes, row, one.name, _outcome(one))
+
+
+def _outcome(gate: GateResult) -> str:
+    return {True: "passed", False: "closed", None: "does not apply"}[gate.passed]
 
 
 def _gate(axes: "Axes", row: int, gate: GateResult, span: tuple[float, float]) -> None:
