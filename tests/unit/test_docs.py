@@ -55,6 +55,15 @@ def test_python_on_a_page_parses(page: Path) -> None:
         ast.parse(block)
 
 
+def test_each_walk_of_a_newcomer_is_short() -> None:
+    page = (lines.ROOT / "docs" / "architecture.md").read_text(encoding="utf-8")
+    between = page.partition("## Five walks\n")[2].partition("## The tree\n")[0]
+    walks = [one for one in between.split("\n\n") if one.startswith("**")]
+    assert len(walks) == 5
+    for walk in walks:
+        assert len(walk.split()) < 200, walk[:60]
+
+
 def commands() -> list[tuple[Path, str]]:
     """Every `cowest ...` of the pages with the page that it stands on."""
     found = []

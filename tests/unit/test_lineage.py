@@ -112,6 +112,11 @@ def test_the_page_on_the_architecture_has_the_layers_of_the_contract() -> None:
     written = re.search(r"^- \*\*Imports go down only\*\*: (.+?) \(`pyproject", page, re.MULTILINE)
     assert written is not None
     assert written[1].split(" -> ") == layers
+    named = [name for layer in layers for name in layer.split(" | ")]
+    package = [part for part in (ROOT / "src" / "cowest").iterdir() if part.stem[0] != "_"]
+    modules = [part.stem for part in package if part.suffix == ".py"]
+    folders = [part.name for part in package if (part / "__init__.py").exists()]
+    assert sorted(named) == sorted(modules + folders), "each has one layer"
 
 
 def test_raw_data_that_are_missing_are_said(tmp_path: Path) -> None:
