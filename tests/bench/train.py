@@ -348,7 +348,8 @@ def plot(rows: list[Row]) -> None:
         axis.bar([n + 0.2 for n in places], kept, 0.38, color="#9cc3e4")
         axis.scatter([n - 0.2 for n in places], [one["target"] for one in own], color="#c0392b")
         axis.set_xticks(list(places), names)
-        axis.set_title(f"{drafts} drafts, all {drafts * (drafts - 1) // 2} pairs")
+        count = drafts * (drafts - 1) // 2
+        axis.set_title(f"{drafts} drafts, " + ("1 pair" if count == 1 else f"all {count} pairs"))
     axes[0].set_ylabel("times fewer FLOPs")
     figure.legend(["aim", f"than {DEFAULTS}", f"than {TODAY}"], loc="outside lower center", ncols=3)
     figure.savefig(DOCS / "train.svg", metadata={"Date": None})
@@ -357,9 +358,14 @@ def plot(rows: list[Row]) -> None:
 def main(argv: list[str]) -> None:
     parser = argparse.ArgumentParser(prog="python -m tests.bench.train", description=__doc__)
     parser.add_argument("--one", nargs=4, metavar=("WAY", "PROMPT", "DRAFT", "DRAFTS"))
+    parser.add_argument("--plot", action="store_true", help="draw what was measured last, again")
     given = parser.parse_args(argv)
     environment.settle()
     environment.hush()
+    place = DOCS / "bench" / "train.json"
+    if given.plot:
+        plot(json.loads(place.read_text(encoding="utf-8")))
+        return
     if given.one:
         way, *sizes = given.one
         prompt, draft, drafts = map(int, sizes)
@@ -376,7 +382,7 @@ def main(argv: list[str]) -> None:
     for name in ("loss", "gradients"):
         what = f"{name}: relative difference to TRL's, float32"
         rows.append(row(what, float(f"{apart[name]:.2g}"), "ratio", "lower", 1e-4))
-    (DOCS / "bench" / "train.json").write_text(json.dumps(rows, indent=1) + "\n", encoding="utf-8")
+    place.write_text(json.dumps(rows, indent=1) + "\n", encoding="utf-8")
     tell(rows)
     plot(rows)
 

@@ -45,24 +45,28 @@ def pairs(queries: int = 5, prompt: int = 20, draft: int = 12) -> list[tuple[Tok
     return found
 
 
-def adapted(model: Any, targets: str | list[str] = "all-linear") -> Any:
+def adapted(model: Any, targets: str | list[str] = "all-linear", **more: Any) -> Any:
     """A model with an adapter that is not zero, as SFT leaves it."""
     import torch
     from peft import LoraConfig, get_peft_model
 
     torch.manual_seed(0)
-    shape = LoraConfig(task_type="CAUSAL_LM", r=4, lora_alpha=8, target_modules=targets)
-    model = get_peft_model(model, shape)
+    shape = {"task_type": "CAUSAL_LM", "r": 4, "lora_alpha": 8, "target_modules": targets, **more}
+    model = get_peft_model(model, LoraConfig(**shape))
     for name, weight in model.named_parameters():
         if "lora_B" in name:
             torch.nn.init.normal_(weight, std=0.05)
     return model
 
 
-def policy() -> Any:
+def policy(dropout: float = 0.0) -> Any:
+    """The tiny model with an adapter, and with dropout in both."""
     from transformers import AutoModelForCausalLM
 
-    return adapted(AutoModelForCausalLM.from_pretrained(tiny.model(), attn_implementation="sdpa"))
+    base = AutoModelForCausalLM.from_pretrained(
+        tiny.model(), attn_implementation="sdpa", attention_dropout=dropout
+    )
+    return adapted(base, lora_dropout=dropout)
 
 
 def moved(model: Any) -> None:
@@ -192,6 +196,21 @@ def test_a_step_is_the_same_in_any_number_of_shares(tree_policy: Any) -> None:
         found, own = tree_step(*tree_policy, OBJECTIVES[0], count)
         assert found == pytest.approx(whole, rel=1e-5)
         assert_equal(slopes, own)
+
+
+def test_no_dropout_is_left_in_a_trainers_model(tree_policy: Any, tmp_path: Path) -> None:
+    import transformers
+
+    _, trees, reference = tree_policy
+    model, alone = policy(dropout=0.1), plan.shares(trees, range(len(trees)), 1)
+    settings = transformers.TrainingArguments(str(tmp_path), use_cpu=True, report_to="none")
+    trainer.make(model, trainer.Lessons(trees, alone, 1.0), OBJECTIVES[0], settings)
+    moved(model)
+    # Attention by segments has no dropout anyway.
+    loss, slopes = tree_step(model.train(), trees, reference, OBJECTIVES[0], together=False)
+    expected, others = tree_step(*tree_policy, OBJECTIVES[0], together=False)
+    assert loss == pytest.approx(expected, rel=1e-6)
+    assert_equal(others, slopes)
 
 
 def test_logits_in_pieces_are_the_same(tree_policy: Any, monkeypatch: pytest.MonkeyPatch) -> None:

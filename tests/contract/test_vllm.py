@@ -133,9 +133,11 @@ def test_it_ends_before_a_stop_text_and_counts_as_the_local_model_does(make: Mak
 
 
 def test_its_name_is_the_bases_with_the_adapter_and_who_decodes(make: Make, tmp_path: Path) -> None:
+    """Settings of the engine are no part of it, and reach the worker."""
     adapter = tiny.make_adapter(tmp_path / "adapter")
     local = HFConfig(model=str(tiny.model()))
-    with make().open() as plain, make().open(adapter=adapter) as adapted:
+    given = {"context": 256, "rows": 7, "gpu_memory": 0.5, "tensor_parallel": 2, "eager": True}
+    with make(**given, cache=1.5).open() as plain, make().open(adapter=adapter) as adapted:
         assert plain.name == local.base_name(local.folder()) + "~vllm"
         assert adapted.name != plain.name and adapted.name.endswith("~vllm")
         (first,), (second,) = plain.generate([ask("one")]), adapted.generate([ask("one")])
@@ -144,6 +146,10 @@ def test_its_name_is_the_bases_with_the_adapter_and_who_decodes(make: Make, tmp_
     assert first.text != second.text
     loaded = [line["settings"] for line in fake_vllm.log(tmp_path / "fake") if "pid" in line]
     assert [one["adapter"] for one in loaded] == [None, {"path": str(adapter), "rank": 4}]
+    assert {name: loaded[0][name] for name in given} == given
+    assert loaded[0]["cache"] == 3 * 2**29, "in bytes"
+    unset = (None, 256, 0.9, 1, False, None)
+    assert tuple(loaded[1][name] for name in (*given, "cache")) == unset
 
 
 def test_a_worker_that_dies_leaves_what_was_answered(make: Make, tmp_path: Path) -> None:

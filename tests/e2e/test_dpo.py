@@ -87,14 +87,20 @@ def project(made: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iter
     assert not left.exists() or not list(left.iterdir()), "checkpoints of a stage that has ended"
 
 
-def train(folder: Path, out: str, training: dict[str, Any] | None = None, **more: Any) -> None:
+def train(
+    folder: Path,
+    out: str,
+    training: dict[str, Any] | None = None,
+    start: str = "policy",
+    **more: Any,
+) -> None:
     values = {
         "policy": {"model": str(tiny.model())},
         "training": {**TRAINING, **(training or {})},
         **more,
     }
     settings = config.parse(dpo.DPOConfig, values, "test")
-    names = ("pairs.jsonl", "feedback.jsonl", "policy", out)
+    names = ("pairs.jsonl", "feedback.jsonl", start, out)
     dpo.main(*(folder / name for name in names), settings)
 
 
@@ -200,6 +206,25 @@ def test_either_way_trains_the_same(project: Path) -> None:
     for name in ("loss", "grad_norm", "rewards/margins", "logps/chosen", "logps/rejected"):
         assert tree[name] == pytest.approx(trl[name], rel=1e-4, abs=1e-5), name
     assert tree.keys() <= trl.keys()
+
+
+def test_a_recurrent_policy_is_trained_pair_by_pair_and_it_is_said(
+    project: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    model = tiny.make_recurrent("lfm2", project / "model")
+    tiny.make_adapter(project / "start" / "adapter", of=model)
+    settings = HFConfig(model=str(model))
+    base = settings.base_name(settings.folder())
+    version.write(project / "start", base=base, prompts=domain("handbook").prompts, trained="sft")
+    whole = {"batch_size": 48, "epochs": 2}
+    more = {"policy": {"model": str(model)}, "start": "start"}
+    train(project, "trl", whole, step="trl", **more)
+    assert "pair by pair" not in capsys.readouterr().err
+    train(project, "tree", whole, step="tree", **more)
+    said = capsys.readouterr().err
+    assert "is trained pair by pair, with TRL, which takes longer: it keeps a state" in said
+    assert file_digest(project / "tree") == file_digest(project / "trl")
+    assert furthest(project / "start", project / "tree") > 1e-3
 
 
 def test_bfloat16_trains_the_same_as_far_as_it_is_exact(
