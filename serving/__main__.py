@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from cowest import environment
+from cowest.commands import add_params
 from cowest.config import enter, load, parse, section
 from cowest.errors import ConfigError, CoWestError
 from cowest.online.guard import HOW_TO_KEY, is_loopback
@@ -88,12 +89,8 @@ def _parser() -> argparse.ArgumentParser:
         "--version", type=int, help="bake this version of the registry, not the champion"
     )
     for command in (serving, packing):
-        command.add_argument(
-            "--params",
-            type=Path,
-            default=Path(os.environ.get("COWEST_PARAMS") or "params.yaml"),
-            help="the settings file (params.yaml); its folder becomes the working folder",
-        )
+        words = "the settings file (params.yaml); its folder becomes the working folder"
+        add_params(command, words, default=os.environ.get("COWEST_PARAMS") or "params.yaml")
     serving.add_argument("--host", default="127.0.0.1", help="address to listen on (127.0.0.1)")
     serving.add_argument("--port", type=int, default=3000, help="port to listen on (3000)")
     return parser

@@ -210,7 +210,7 @@ def replacing_folder(path: Path) -> Iterator[Path]:
         if path.exists():
             path.replace(before)
         temporary.replace(path)
-        _sync_names(path.parent)
+        sync_names(path.parent)
         shutil.rmtree(before, ignore_errors=True)
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
@@ -222,10 +222,10 @@ def _sync(folder: Path) -> None:
         for name in files:
             with Path(root, name).open("rb") as file:
                 os.fsync(file.fileno())
-        _sync_names(Path(root))
+        sync_names(Path(root))
 
 
-def _sync_names(folder: Path) -> None:
+def sync_names(folder: Path) -> None:
     """Waits until the disk has the names in a folder."""
     handle = os.open(folder, os.O_RDONLY)
     try:

@@ -7,12 +7,13 @@ written, so no stage joins files. Rows hold nothing that differs between two equ
 no money, nothing random.
 """
 
+from collections.abc import Sequence
 from typing import Any, Literal, Self, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field, model_serializer, model_validator
 
 from cowest.config import query_id
-from cowest.report_parts import PolicyAgreement, Probe, Transitions
+from cowest.report_parts import Choices, Matches, PolicyAgreement, Probe, Transitions
 
 Split = Literal["train", "dev", "test"]
 NOBODY = "nobody"
@@ -39,6 +40,14 @@ class Message(Record):
 
     role: Literal["system", "user", "assistant"]
     content: str
+
+
+def with_contents(messages: Sequence[Message], contents: Sequence[str]) -> tuple[Message, ...]:
+    """Messages with other contents, one for each, in their order."""
+    made = []
+    for message, content in zip(messages, contents, strict=True):
+        made.append(Message(role=message.role, content=content))
+    return tuple(made)
 
 
 class Query(Record):
@@ -91,6 +100,11 @@ def grown(kind: type[Q], row: Query, **more: Any) -> Q:
     # pydantic keeps the fields of a row in `__dict__`. To read them there is many times faster than
     # `dict(row)`, and every row of every stage is grown here.
     return kind(**{**vars(row), **more})
+
+
+def of_query(row: Query) -> Query:
+    """The query that a later row grew from."""
+    return Query(**{name: getattr(row, name) for name in Query.model_fields})
 
 
 class Demonstration(Record):
@@ -245,26 +259,6 @@ class Comparison(Estimate):
     over: str
     left_out: int
     """Queries where one of the two, or both, has no score."""
-
-
-class Choices(Record):
-    """A system's answers to a multiple choice; right + wrong + unparseable are all that it gave."""
-
-    right: int
-    wrong: int
-    unparseable: int
-    """Answers that name no option, or several: they score 0, but are no wrong choice."""
-    macro_f1: float
-    """The mean over classes of F1."""
-
-
-class Matches(Record):
-    """Both measures that are published for short answers, each the best over the targets."""
-
-    exact_match: float
-    """The mean over queries, 0 to 1."""
-    token_f1: float
-    queries: int
 
 
 class Slice(Record):
@@ -457,8 +451,10 @@ class Decision(Record):
         if not isinstance(values.get("promoted"), bool):
             return values
         fields = dict(values)
-        refused = "waiting" if fields.pop("waiting", False) else "refused"
-        fields["verdict"] = "promoted" if fields.pop("promoted") else refused
+        promoted = fields.pop("promoted")
+        waiting = fields.pop("waiting", False)
+        refused = "waiting" if waiting else "refused"
+        fields["verdict"] = "promoted" if promoted else refused
         return fields
 
     @model_serializer

@@ -39,6 +39,26 @@ class Transitions(ReportPart):
     """The other rows: the refinement is solo again, and does not stand in the draft."""
 
 
+class Choices(ReportPart):
+    """A system's answers to a multiple choice; right + wrong + unparseable are all that it gave."""
+
+    right: int
+    wrong: int
+    unparseable: int
+    """Answers that name no option, or several: they score 0, but are no wrong choice."""
+    macro_f1: float
+    """The mean over classes of F1."""
+
+
+class Matches(ReportPart):
+    """Both measures that are published for short answers, each the best over the targets."""
+
+    exact_match: float
+    """The mean over queries, 0 to 1."""
+    token_f1: float
+    queries: int
+
+
 class PolicyAgreement(ReportPart):
     """How nearly another form of the challenger's policy answers a sample of held-out queries as
     the weights that were judged: one row of `data/agreement.jsonl`.

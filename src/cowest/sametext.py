@@ -75,7 +75,8 @@ FEW = 3
 def spaced(text: str) -> str:
     """Folds white space alone: `CO` and `Co` are two texts.
 
-    Used for drafts of one query (`preferences`).
+    Used for drafts of one query (`preferences`), and for options and targets of a table
+    (`domains.options`, `domains.table`).
     """
     return " ".join(text.split())
 

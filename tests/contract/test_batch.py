@@ -420,6 +420,11 @@ def test_a_download_is_not_followed_to_where_no_file_is(place: str) -> None:
         server.elsewhere = place
         with pytest.raises(CallError, match="redirects a download to"):
             answers(config(server), 1)
+        server.elsewhere = f"{server.url}/files/{{file}}/content"
+        before = server.asked("GET /files/*/content")
+        with pytest.raises(CallError, match="redirects a download more than 5 times"):
+            answers(config(server), 1)
+        assert server.asked("GET /files/*/content") - before == 6
         server.elsewhere = None
         assert texts_of(answers(config(server), 1)) == good(1) and server.bought == {"1": 1}
 

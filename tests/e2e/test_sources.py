@@ -17,7 +17,7 @@ import yaml
 from cowest.cli import main
 from cowest.domains import domain
 from cowest.errors import ConfigError, CoWestError, InputError
-from cowest.net import download
+from cowest.net import address, download
 from cowest.raw import sources
 from tests.published import INVENTED
 
@@ -100,6 +100,13 @@ def test_a_redirect_is_followed(tmp_path: Path, site: Site) -> None:
     site.put("/there.jsonl", ROWS)
     url = site.put("/t.jsonl", b"", 302, Location="/there.jsonl")
     assert sources.fetch(url, tmp_path / "t")[0][0] == "t.jsonl"
+    for hop in range(address.HOPS):
+        site.put(f"/{hop}.jsonl", b"", 302, Location=f"/{hop + 1}.jsonl")
+    site.put(f"/{address.HOPS}.jsonl", ROWS)
+    assert sources.fetch(site.url + "/0.jsonl", tmp_path / "far")
+    site.put("/further.jsonl", b"", 302, Location="/0.jsonl")
+    with pytest.raises(InputError, match="redirects more than 5 times"):
+        sources.fetch(site.url + "/further.jsonl", tmp_path / "further")
 
 
 @pytest.mark.parametrize(

@@ -10,9 +10,11 @@ from cowest.config import parse
 from cowest.errors import ConfigError
 from cowest.models.openai import OpenAIConfig
 from cowest.net.address import (
+    followed,
     forbidden,
     leads_astray,
     objection,
+    origin,
     outside,
     redirect_objection,
 )
@@ -153,6 +155,15 @@ def test_redirects_that_are_followed(came_from: str, url: str) -> None:
 )
 def test_redirects_that_are_not_followed(url: str, why: str) -> None:
     assert why in (redirect_objection("https://a.invalid/x", url) or "")
+
+
+def test_where_a_redirect_leads_and_whose_key_goes_there() -> None:
+    assert followed("http://a.invalid/x/y", "../z") == ("http://a.invalid/z", None)
+    assert followed("http://a.invalid/x", "http://[::1/y") == ("http://[::1/y", "is no address")
+    for same in ("https://a.invalid/y", "https://A.invalid:443/", "https://me@a.invalid"):
+        assert origin(same) == origin("https://a.invalid/x"), same
+    for other in ("http://a.invalid/x", "https://b.invalid/x", "https://a.invalid:444/x"):
+        assert origin(other) != origin("https://a.invalid/x"), other
 
 
 def test_a_url_is_fetched_from_unless_it_leads_to_where_no_data_are() -> None:

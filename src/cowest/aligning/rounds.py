@@ -22,7 +22,7 @@ from cowest.preferences import UNASKED
 from cowest.progress import watch
 from cowest.prompts import Prompts, expect_candidates
 from cowest.protocols import ChatModel
-from cowest.records import Draft, Feedback, PreferencePair, Query, Refinement
+from cowest.records import Draft, Feedback, PreferencePair, Query, Refinement, of_query
 from cowest.scorers.judge import JudgeConfig
 from cowest.version import Version
 
@@ -112,8 +112,7 @@ def train_one(
 def queries_of(feedback: Path) -> Iterator[Query]:
     """Yields the queries of a feedback file, in order."""
     for group in io.groups(feedback, Feedback):
-        of_query = {name: getattr(group[0], name) for name in Query.model_fields}
-        yield Query(**of_query)
+        yield of_query(group[0])
 
 
 def next_pairs(

@@ -5,7 +5,9 @@ from pathlib import Path
 
 
 def add_params(
-    parser: argparse.ArgumentParser, words: str = "the settings file (params.yaml)"
+    parser: argparse.ArgumentParser,
+    words: str = "the settings file (params.yaml)",
+    default: str = "params.yaml",
 ) -> None:
     """Adds the flag `--params`, which names the settings file, with `words` as its help."""
-    parser.add_argument("--params", type=Path, default=Path("params.yaml"), help=words)
+    parser.add_argument("--params", type=Path, default=Path(default), help=words)

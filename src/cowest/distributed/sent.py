@@ -30,13 +30,17 @@ def send(task: Task, store: Parcels, place: Mapping[str, Any]) -> str:
     config = task.config.model_dump(mode="json")
     # Where the base lay here says nothing of it.
     config["policy"]["model"] = Path(policy.model).name
+    inputs = {}
+    for name, path in task.inputs.items():
+        inputs[name] = store.send(path)
+    # Its name and these files are what a base is known by.
+    base = store.send(policy.folder(), hf.IDENTITY)
     values = {
         "stage": task.stage,
         "config": config,
-        "inputs": {name: store.send(path) for name, path in task.inputs.items()},
+        "inputs": inputs,
         "outputs": sorted(task.outputs),
-        # Its name and these files are what a base is known by.
-        "base": {Path(policy.model).name: store.send(policy.folder(), hf.IDENTITY)},
+        "base": {Path(policy.model).name: base},
         "code": lineage.code_digest(),
     }
     key = digest([values, dict(place)])[:16]
@@ -80,7 +84,9 @@ def receive(store: Parcels, key: str, folder: Path) -> tuple[dict[str, Any], dic
 
 def answer(store: Parcels, key: str, outputs: Mapping[str, Path]) -> None:
     """Sends a task's outputs, and then the note that it is done."""
-    made = {name: store.send(path) for name, path in outputs.items()}
+    made = {}
+    for name, path in outputs.items():
+        made[name] = store.send(path)
     store.write(f"tasks/{key}/done.json", json.dumps({"outputs": made}, indent=2))
 
 

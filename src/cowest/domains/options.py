@@ -6,7 +6,7 @@ from string import ascii_lowercase, ascii_uppercase
 from typing import Literal
 
 from cowest.raw.intake import Unfit
-from cowest.sametext import caseless
+from cowest.sametext import caseless, spaced
 from cowest.scorers.rules import FORMS
 
 OWN_LETTER = re.compile(r"\s*\(?([A-Za-z])[.):]\s*\S")
@@ -93,10 +93,10 @@ def _refuse_own_letters(choices: tuple[str, ...]) -> None:
 
 def _by_text(target: str, choices: tuple[str, ...]) -> int | None:
     """The number of the option with this text; among options that differ in case, as written."""
-    spaced = [" ".join(choice.split()) for choice in choices]
-    said = " ".join(target.split())
-    if said in spaced:
-        return spaced.index(said)
+    written = [spaced(choice) for choice in choices]
+    said = spaced(target)
+    if said in written:
+        return written.index(said)
     alike = [place for place, choice in enumerate(choices) if caseless(choice) == caseless(target)]
     if len(alike) > 1:
         raise Unfit(

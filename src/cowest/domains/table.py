@@ -43,7 +43,7 @@ from cowest.raw.files import Bad, Row
 from cowest.raw.harvested import NAME as HARVEST
 from cowest.raw.intake import Intake, Unfit, build
 from cowest.records import Demonstration, Message, Query, Split
-from cowest.sametext import caseless
+from cowest.sametext import caseless, spaced
 
 NAMED = 5
 """Number of files that an error message names."""
@@ -287,7 +287,7 @@ class Source:
                 f"to {len(ascii_uppercase)}"
             )
         # Options that differ in case alone are two: CO and Co.
-        if len({" ".join(choice.split()) for choice in choices}) < len(choices):
+        if len({spaced(choice) for choice in choices}) < len(choices):
             raise Unfit("two options say the same")
         return choices
 

@@ -11,7 +11,7 @@ from cowest import detectors
 from cowest.config import Config, digest
 from cowest.detectors import Detection, Finding
 from cowest.expectations.rules import Rule, Severity
-from cowest.records import Demonstration, Message, PreferencePair, Query
+from cowest.records import Demonstration, Message, PreferencePair, Query, with_contents
 
 T = TypeVar("T")
 Texts = dict[str, list[str]]
@@ -102,7 +102,7 @@ def _rule(finding: Finding) -> str:
 
 def query_texts(row: Query) -> list[str]:
     """Returns all texts of a query."""
-    return _in_order(_of_query(row))
+    return in_order(_of_query(row))
 
 
 def masked_query(row: Query, found: Sequence[Sequence[Finding]]) -> Query:
@@ -113,9 +113,9 @@ def masked_query(row: Query, found: Sequence[Sequence[Finding]]) -> Query:
     """
     fields = _of_query(row)
     texts = _masked(fields, found)
-    in_group = any(_by_field(fields, found)["group"])
+    in_group = any(by_field(fields, found)["group"])
     return Query(
-        prompt=_messages(row.prompt, texts["prompt"]),
+        prompt=with_contents(row.prompt, texts["prompt"]),
         targets=tuple(texts["targets"]),
         choices=tuple(texts["choices"]),
         tags=tuple(texts["tags"]),
@@ -139,13 +139,13 @@ def _of_query(row: Query) -> Texts:
 
 def demonstration_texts(row: Demonstration) -> list[str]:
     """Returns all texts of a demonstration."""
-    return _in_order(_of_demonstration(row))
+    return in_order(_of_demonstration(row))
 
 
 def masked_demonstration(row: Demonstration, found: Sequence[Sequence[Finding]]) -> Demonstration:
     """Returns a demonstration with placeholders for these findings in its texts."""
     texts = _masked(_of_demonstration(row), found)
-    prompt = _messages(row.prompt, texts["prompt"])
+    prompt = with_contents(row.prompt, texts["prompt"])
     return row.model_copy(update={"prompt": prompt, "completion": texts["completion"][0]})
 
 
@@ -155,7 +155,7 @@ def _of_demonstration(row: Demonstration) -> Texts:
 
 def pair_texts(row: PreferencePair) -> list[str]:
     """Returns all texts of a pair."""
-    return _in_order(_of_pair(row))
+    return in_order(_of_pair(row))
 
 
 def masked_pair(row: PreferencePair, found: Sequence[Sequence[Finding]]) -> PreferencePair:
@@ -163,9 +163,9 @@ def masked_pair(row: PreferencePair, found: Sequence[Sequence[Finding]]) -> Pref
     texts = _masked(_of_pair(row), found)
     fields = {
         "id": digest([row.query, *texts["chosen"], *texts["rejected"]])[:20],
-        "prompt": _messages(row.prompt, texts["prompt"]),
-        "chosen": _messages(row.chosen, texts["chosen"]),
-        "rejected": _messages(row.rejected, texts["rejected"]),
+        "prompt": with_contents(row.prompt, texts["prompt"]),
+        "chosen": with_contents(row.chosen, texts["chosen"]),
+        "rejected": with_contents(row.rejected, texts["rejected"]),
     }
     return row.model_copy(update=fields)
 
@@ -182,15 +182,8 @@ def _contents(messages: Sequence[Message]) -> list[str]:
     return [message.content for message in messages]
 
 
-def _messages(messages: Sequence[Message], texts: Sequence[str]) -> tuple[Message, ...]:
-    """The messages with other texts."""
-    made = []
-    for message, text in zip(messages, texts, strict=True):
-        made.append(Message(role=message.role, content=text))
-    return tuple(made)
-
-
-def _in_order(fields: Texts) -> list[str]:
+def in_order(fields: Texts) -> list[str]:
+    """Returns all texts of a row, field by field."""
     found = []
     for texts in fields.values():
         found += texts
@@ -199,11 +192,11 @@ def _in_order(fields: Texts) -> list[str]:
 
 def _masked(fields: Texts, found: Sequence[Sequence[Finding]]) -> Texts:
     """Masks all texts of a row together, so that a value has one placeholder in all fields."""
-    masked, _ = detectors.mask_all(_in_order(fields), found)
-    return _by_field(fields, masked)
+    masked, _ = detectors.mask_all(in_order(fields), found)
+    return by_field(fields, masked)
 
 
-def _by_field(fields: Texts, items: Sequence[T]) -> dict[str, list[T]]:
+def by_field(fields: Texts, items: Sequence[T]) -> dict[str, list[T]]:
     """Returns one item per text, in the texts' order, by the field of the text."""
     # This is the only place where the order of the texts matters.
     rest = iter(items)

@@ -33,6 +33,15 @@ class Budget(Config):
     tokens: int | None = Field(default=None, ge=0)
     """Tokens of prompts and completions; null for no limit."""
 
+    def told(self, decimals: int) -> str:
+        """The limits in words, dollars with so many decimals; empty if there are none."""
+        limits = []
+        if self.usd is not None:
+            limits.append(f"${self.usd:,.{decimals}f}")
+        if self.tokens is not None:
+            limits.append(f"{self.tokens:,} tokens")
+        return " and ".join(limits)
+
 
 @dataclass(frozen=True, slots=True)
 class ClaimRequest:
@@ -89,13 +98,9 @@ class Spent:
     budget: Budget
 
     def __str__(self) -> str:
-        limits = []
-        if self.budget.usd is not None:
-            limits.append(f"${self.budget.usd:,.2f}")
-        if self.budget.tokens is not None:
-            limits.append(f"{self.budget.tokens:,} tokens")
+        limits = self.budget.told(decimals=2)
         said = f"${self.usd:,.4f} and {self.tokens:,} tokens are spent"
-        return f"{said} of {' and '.join(limits)}" if limits else said
+        return f"{said} of {limits}" if limits else said
 
     def refusal(self, request: ClaimRequest) -> str:
         """Says that a call does not fit into what is left of the budget."""

@@ -111,11 +111,7 @@ class PurseDay:
 
     def refusal(self, claim: PurseClaim) -> str:
         """Says that a call does not fit into what is left of the day."""
-        limits = []
-        if self.budget.usd is not None:
-            limits.append(f"${self.budget.usd:,.4f}")
-        if self.budget.tokens is not None:
-            limits.append(f"{self.budget.tokens:,} tokens")
+        limits = self.budget.told(decimals=4)
         held = ""
         if self.held_tokens:
             held = (
@@ -125,7 +121,7 @@ class PurseDay:
         seconds = int(seconds_left(time.time()))
         return (
             f"the budget of {self.purse!r} for today is reached: ${self.usd:,.4f} and "
-            f"{self.tokens:,} tokens are spent{held} of {' and '.join(limits)}, and the next call "
+            f"{self.tokens:,} tokens are spent{held} of {limits}, and the next call "
             f"may take ${claim.usd or 0.0:.4f} and {claim.tokens or 0:,} tokens; it goes on at "
             f"00:00 UTC, in {seconds // 3600} h {seconds % 3600 // 60} min"
         )

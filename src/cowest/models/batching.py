@@ -191,7 +191,9 @@ class Batching:
         for company in self._companies:
             room -= len(company.calls)
         with self._changed:
-            taken = [self._arrived.popleft() for _ in range(min(room, len(self._arrived)))]
+            taken: list[Call] = []
+            while self._arrived and len(taken) < room:
+                taken.append(self._arrived.popleft())
         for call in taken:
             with self._told([call]):
                 self._prepare(call)

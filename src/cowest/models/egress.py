@@ -21,7 +21,7 @@ from cowest.detectors import RULE, Detection, Finding, find, mask_all, unmask
 from cowest.detectors.replacing import unmasking
 from cowest.ledger import account
 from cowest.protocols import AsyncChatModel, ChatModel, Completion, Request, Served
-from cowest.records import Message
+from cowest.records import with_contents
 
 Action = Literal["allow", "mask", "refuse"]
 QUICK = 8192
@@ -156,14 +156,13 @@ class Filter:
         # All texts are masked together, so that one original has one placeholder in all of them: a
         # model that sees the placeholder writes it, and it ends the answer as the original would.
         masked, originals = mask_all(texts, findings)
-        messages = []
-        for message, content in zip(request.messages, masked, strict=False):
-            messages.append(Message(role=message.role, content=content))
-        stop = tuple(masked[len(messages) :])
+        count = len(request.messages)
+        messages = with_contents(request.messages, masked[:count])
+        stop = tuple(masked[count:])
         sampling = request.sampling
         if stop != sampling.stop:
             sampling = sampling.model_copy(update={"stop": stop})
-        passed = replace(request, messages=tuple(messages), sampling=sampling)
+        passed = replace(request, messages=messages, sampling=sampling)
         return Passed(passed, originals, found)
 
     def restored(self, completion: Completion, originals: dict[str, str]) -> Completion:

@@ -8,7 +8,7 @@ import unicodedata
 from collections.abc import Collection
 from functools import lru_cache
 from ipaddress import IPv4Address, IPv6Address, IPv6Network, ip_address
-from urllib.parse import unquote, urlsplit
+from urllib.parse import unquote, urljoin, urlsplit
 
 NAMES = {
     "metadata",
@@ -35,6 +35,11 @@ INSIDE = (
 FOUR_IN_SIX = (IPv6Network("64:ff9b::/96"), IPv6Network("64:ff9b:1::/48"), IPv6Network("::/96"))
 """IPv6 networks whose addresses end in an IPv4 address: NAT64 (RFC 6052, 8215), and the old
 compatible form (RFC 4291)."""
+
+HOPS = 5
+"""Maximum number of redirects of one download."""
+MOVED = (301, 302, 303, 307, 308)
+"""Statuses that redirect a download."""
 
 
 def objection(url: str, allowed: Collection[str] = ()) -> str | None:
@@ -70,6 +75,23 @@ def redirect_objection(came_from: str, url: str, allowed: Collection[str] = ()) 
     if not (url.isascii() and url.isprintable()) or " " in url:
         return "holds characters that an address can't have"
     return objection(url, allowed)
+
+
+def followed(
+    came_from: str, location: str, allowed: Collection[str] = ()
+) -> tuple[str, str | None]:
+    """Returns the URL that a redirect leads to, and why it is not followed; None if it is."""
+    try:
+        target = urljoin(came_from, location)
+    except ValueError:
+        target = location
+    return target, redirect_objection(came_from, target, allowed)
+
+
+def origin(url: str) -> tuple[str, str | None, int]:
+    """The scheme, host and port of a URL. A key for one origin is sent to no other."""
+    parts = urlsplit(url)
+    return parts.scheme, parts.hostname, parts.port or (443 if parts.scheme == "https" else 80)
 
 
 def leads_astray(host: str, allowed: Collection[str] = ()) -> bool:

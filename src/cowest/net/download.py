@@ -7,20 +7,16 @@ is made, so that a name which changes its mind in between gains nothing.
 import asyncio
 from collections.abc import Coroutine, Iterator, Mapping
 from typing import Any, NamedTuple, TypeVar
-from urllib.parse import urljoin, urlsplit
+from urllib.parse import urlsplit
 
 from cowest.errors import ConfigError, InputError
-from cowest.net.address import forbidden, objection, redirect_objection
+from cowest.net.address import HOPS, MOVED, followed, forbidden, objection, origin
 from cowest.net.client import Client, Response
 from cowest.net.connections import NOT_HTTP, ForbiddenError, LostError
 
 T = TypeVar("T")
 TIMEOUT = 30.0
 """Maximum seconds without a byte."""
-REDIRECTS = 5
-"""Maximum number of redirects of one download."""
-MOVED = (301, 302, 303, 307, 308)
-"""Statuses that redirect a download."""
 REFUSED = {
     401: "it asks for a key: HF_TOKEN names one for the hub",
     403: "it is not ours to read (is the data set gated?)",
@@ -78,7 +74,7 @@ async def _followed(url: str, headers: Mapping[str, str]) -> _Download:
     if why is not None:
         raise ConfigError(f"{_shown(url)} {why}")
     where = _shown(url)
-    for _ in range(REDIRECTS + 1):
+    for _ in range(HOPS + 1):
         download = await _asked(url, headers, where)
         status, location = download.answer.status, download.answer.headers.get("location")
         if 200 <= status < 300:
@@ -86,26 +82,16 @@ async def _followed(url: str, headers: Mapping[str, str]) -> _Download:
         await download.close()
         if status not in MOVED or not location:
             raise InputError(f"{_shown(url)}: {_why(status)}")
-        target = _target(url, location)
-        # The key stays with the host that it is for.
-        if urlsplit(target).netloc != urlsplit(url).netloc:
+        target, why = followed(url, location)
+        if why is not None:
+            raise ConfigError(f"{_shown(url)} leads to {_shown(target)}, which {why}")
+        # The key stays with the origin that it is for.
+        if origin(target) != origin(url):
             headers = {
                 name: value for name, value in headers.items() if name.lower() != "authorization"
             }
         url = target
-    raise InputError(f"{where} can't be fetched: it redirects more than {REDIRECTS} times")
-
-
-def _target(url: str, location: str) -> str:
-    """The URL that a redirect leads to. Raises ConfigError if it is not followed."""
-    try:
-        target = urljoin(url, location)
-    except ValueError:
-        target = location
-    why = redirect_objection(url, target)
-    if why is not None:
-        raise ConfigError(f"{_shown(url)} leads to {_shown(target)}, which {why}")
-    return target
+    raise InputError(f"{where} can't be fetched: it redirects more than {HOPS} times")
 
 
 async def _asked(url: str, headers: Mapping[str, str], where: str) -> _Download:

@@ -16,6 +16,8 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Literal
 
+from cowest.io import sync_names
+
 LogKind = Literal["answers", "verdicts"]
 NAME = re.compile(r"(?P<kind>answers|verdicts)-\d{8}T\d{6}\.\d{3}-\d+-[0-9a-f]{8}\.jsonl")
 """Name of a file: what is in it, when it began (UTC), process, and random digits."""
@@ -106,7 +108,7 @@ class Appending:
         # Who tidies up leaves a file alone while its process lives.
         fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         self._size, self._day, self._torn = 0, _today(), False
-        _sync_names(self._folder)
+        sync_names(self._folder)
 
     def _take_back(self) -> None:
         """Takes half a row back out of the file."""
@@ -198,12 +200,3 @@ def _moment() -> int:
 
 def _today() -> int:
     return int(time.time() // DAY)
-
-
-def _sync_names(folder: Path) -> None:
-    """Waits until the disk has the entries of a folder."""
-    handle = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)

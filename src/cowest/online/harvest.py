@@ -25,7 +25,7 @@ from cowest.online.masked import masked
 from cowest.online.verdicts import KeptVerdict
 from cowest.raw.harvested import Harvested
 from cowest.raw.intake import Unfit
-from cowest.records import Message
+from cowest.records import Message, with_contents
 from cowest.sametext import caseless
 from cowest.scorers import AnyScorer
 from cowest.scorers.choice import ChoiceConfig, parse
@@ -208,7 +208,7 @@ def _judged(verdict: KeptVerdict, answer: _Answer, rules: HarvestRules) -> _Judg
     contents = [message.content for message in answer.prompt]
     shown = masked(contents, rules.detection) or contents
     rejects = answer.text if verdict.says == "bad" else None
-    return _Judged(verdict.at, asked(_messages(answer.prompt, shown)), None, reason, rejects)
+    return _Judged(verdict.at, asked(with_contents(answer.prompt, shown)), None, reason, rejects)
 
 
 def _row(
@@ -229,7 +229,7 @@ def _checked(row: Harvested, rules: HarvestRules) -> _Judged:
     """The row masked, with the options that it shows; or the reason why it can't be used."""
     texts = [*(message.content for message in row.prompt), row.targets[0]]
     *contents, target = masked(texts, rules.detection) or texts
-    prompt = _messages(row.prompt, contents)
+    prompt = with_contents(row.prompt, contents)
     name = asked(prompt)
     try:
         _refuse(prompt, target, rules)
@@ -311,13 +311,6 @@ def _fold(judged: Sequence[_Judged], found: Harvest) -> None:
 
 def _alike(row: Harvested, answer: str) -> bool:
     return caseless(row.targets[0]) == caseless(answer)
-
-
-def _messages(prompt: Sequence[Message], contents: Sequence[str]) -> tuple[Message, ...]:
-    messages = []
-    for message, content in zip(prompt, contents, strict=True):
-        messages.append(Message(role=message.role, content=content))
-    return tuple(messages)
 
 
 @dataclass

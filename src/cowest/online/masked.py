@@ -5,7 +5,7 @@ import time
 from cowest.detectors import Detection, find, mask_all
 from cowest.online.interactions import Interaction, ServedCall
 from cowest.online.verdicts import KeptVerdict
-from cowest.records import Message
+from cowest.records import with_contents
 
 
 def texts_of(answer: Interaction) -> list[str]:
@@ -24,12 +24,9 @@ def answer(row: Interaction, detection: Detection) -> Interaction:
     if texts is None:
         return row
     *contents, draft, said, failed, drafting, answering = texts
-    messages = []
-    for message, content in zip(row.prompt, contents, strict=True):
-        messages.append(Message(role=message.role, content=content))
     return row.model_copy(
         update={
-            "prompt": tuple(messages),
+            "prompt": with_contents(row.prompt, contents),
             "draft": None if row.draft is None else draft,
             "answer": None if row.answer is None else said,
             "failed": None if row.failed is None else failed,

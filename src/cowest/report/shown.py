@@ -8,8 +8,9 @@ from typing import Any
 
 from cowest import io
 from cowest.config import parse
+from cowest.expectations.private import by_field, in_order
 from cowest.models.egress import EgressConfig
-from cowest.records import Message, Trial
+from cowest.records import Trial, with_contents
 
 TEXTS = ("draft", "refinement", "solo", "explanation")
 """The fields of a trial that models wrote."""
@@ -38,16 +39,21 @@ def filter_of(params: Mapping[str, Any]) -> EgressConfig:
 
 def _masked(row: Trial, egress: EgressConfig) -> Trial | None:
     """The row as it may be shown; None if it may not."""
-    asked = [message.content for message in row.prompt]
-    values = {name: getattr(row, name) for name in TEXTS}
-    written = {name: value for name, value in values.items() if value is not None}
-    shown = egress.shown([*asked, *row.targets, *written.values()])
+    written = {name: getattr(row, name) for name in TEXTS}
+    fields = {
+        "prompt": [message.content for message in row.prompt],
+        "targets": list(row.targets),
+    }
+    for name, text in written.items():
+        fields[name] = [] if text is None else [text]
+    shown = egress.shown(in_order(fields))
     if shown is None:
         return None
-    texts = iter(shown)
-    prompt = [Message(role=message.role, content=next(texts)) for message in row.prompt]
-    fields: dict[str, Any] = {"prompt": tuple(prompt)}
-    fields["targets"] = tuple(next(texts) for _ in row.targets)
-    for name in written:
-        fields[name] = next(texts)
-    return row.model_copy(update=fields)
+    texts = by_field(fields, shown)
+    changed: dict[str, Any] = {
+        "prompt": with_contents(row.prompt, texts["prompt"]),
+        "targets": tuple(texts["targets"]),
+    }
+    for name, text in written.items():
+        changed[name] = None if text is None else texts[name][0]
+    return row.model_copy(update=changed)

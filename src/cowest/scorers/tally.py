@@ -19,7 +19,8 @@ from numpy.typing import NDArray
 from cowest.evaluation import Pair, answers_of
 from cowest.intervals import ALPHA, Floats, few, interval
 from cowest.protocols import Scorer
-from cowest.records import Choices, Estimate, Matches, Trial
+from cowest.records import Estimate, Trial
+from cowest.report_parts import Choices, Matches
 from cowest.scorers import choice
 from cowest.scorers.exact_match import ExactMatch
 from cowest.scorers.marker import parted

@@ -94,7 +94,9 @@ def trees_of_drafts(rows: Iterable[tuple[Tokens, Tokens, bool]], seed: int) -> l
     found = []
     for prompt, own in alone.items():
         places = {draft: place for place, draft in enumerate(own)}
-        elsewhere = tuple(places.setdefault(draft, len(places)) for draft in others[prompt])
+        for draft in others[prompt]:
+            places.setdefault(draft, len(places))
+        elsewhere = tuple(places[draft] for draft in others[prompt])
         known = tuple(enumerate(own.values()))
         found.append(Tree(prompt, tuple(places), alone=known, others=elsewhere))
     return found

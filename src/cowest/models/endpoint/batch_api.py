@@ -13,7 +13,7 @@ from collections.abc import Callable, Coroutine, Iterator
 from functools import partial
 from tempfile import gettempdir
 from typing import IO, Any, TypeVar
-from urllib.parse import quote, urljoin, urlsplit
+from urllib.parse import quote
 
 from cowest.errors import CallError
 from cowest.models.endpoint.complaints import said
@@ -35,9 +35,6 @@ T = TypeVar("T")
 Send = Callable[[], Coroutine[Any, Any, Reply]]
 ENDPOINT = "/v1/chat/completions"
 """Name that the interface has for our kind of call, whatever the URL of the API."""
-HOPS = 5
-"""Maximum number of redirects of one download."""
-REDIRECTS = (301, 302, 303, 307, 308)
 PAGES = 50
 """Maximum number of pages (of 100 batches each) that a search of the batches looks through."""
 EARLIER = 3600.0
@@ -208,7 +205,7 @@ class BatchApi:
                     f"{gettempdir()}"
                 ) from None
 
-        for _ in range(HOPS):
+        for _ in range(address.HOPS + 1):
             into.seek(0)
             into.truncate()
             try:
@@ -217,28 +214,23 @@ class BatchApi:
                 if hop is not self._client:
                     await hop.close()
             location = reply.headers.get("location")
-            if reply.status not in REDIRECTS or not location:
+            if reply.status not in address.MOVED or not location:
                 return reply
-            url = self._followed(url, location)
+            url, why = address.followed(url, location, self._config.allow_address)
+            if why is not None:
+                raise HopelessError(
+                    f"redirects a download to an address that {why}: do you trust this endpoint?"
+                )
             # The endpoint's own connections carry the key. Another origin gets connections without
             # it, and so does all that comes after: it may send us back with a path of its choice.
-            if hop is not self._client or _origin(url) != _origin(self._config.base_url):
+            if hop is not self._client or not self._is_ours(url):
                 forbids = partial(address.forbidden, allowed=self._config.allow_address)
                 hop = Client(url, None, self._config.timeout, forbids)
-        raise HopelessError(f"redirects a download more than {HOPS} times")
+        raise HopelessError(f"redirects a download more than {address.HOPS} times")
 
-    def _followed(self, url: str, location: str) -> str:
-        """Returns the URL that a redirect leads to. Raises HopelessError if it is not followed."""
-        try:
-            target = urljoin(url, location)
-        except ValueError:
-            target = location
-        why = address.redirect_objection(url, target, self._config.allow_address)
-        if why is not None:
-            raise HopelessError(
-                f"redirects a download to an address that {why}: do you trust this endpoint?"
-            )
-        return target
+    def _is_ours(self, url: str) -> bool:
+        """True if a URL has the endpoint's own origin, which the key is for."""
+        return address.origin(url) == address.origin(self._config.base_url)
 
 
 def _around(boundary: str) -> tuple[bytes, bytes]:
@@ -250,11 +242,6 @@ def _around(boundary: str) -> tuple[bytes, bytes]:
         "Content-Type: application/jsonl\r\n\r\n"
     )
     return head.encode(), f"\r\n--{boundary}--\r\n".encode()
-
-
-def _origin(url: str) -> tuple[str, str | None, int]:
-    parts = urlsplit(url)
-    return parts.scheme, parts.hostname, parts.port or (443 if parts.scheme == "https" else 80)
 
 
 def _json(reply: Reply) -> dict[str, Any]:
