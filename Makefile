@@ -128,8 +128,8 @@ bench-data: install
 bench-calls: install
 	python -m tests.bench.calls
 
-# What the service takes for a request, beside bare proxies and a gateway: docs/performance.md. About 40 minutes, of which
-# a quiet machine is wanted; SHORT=--short is the form of 8 minutes.
+# What the service takes for a request, beside bare proxies and a gateway: docs/performance.md. About an hour and a half, of
+# which a quiet machine is wanted; SHORT=--short is the form of 8 minutes.
 bench-serve: install
 	cowest fetch
 	python -m tests.bench.serve $(SHORT)

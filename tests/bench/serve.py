@@ -1,6 +1,6 @@
 """Measures a request to the service, beside bare proxies on the same machine at the same time.
 
-    make bench-serve                                 everything, about 40 minutes
+    make bench-serve                                 everything, an hour and a half
     python -m tests.bench.serve --short              the same in 8 minutes
     python -m tests.bench.serve added-20 load        pieces: added-20, added-500, first, load,
                                                      overload, memory, embedded

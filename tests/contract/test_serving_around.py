@@ -115,6 +115,8 @@ def test_a_key_may_spend_its_budget_a_day_and_no_more() -> None:
             # Another has its own, and the one that is spent may still look around.
             key = {"authorization": f"Bearer {ALICE}"}
             assert post(server.port, asking(max_tokens=5), **key)[0] == 200
+            found = metrics(server, **key)
+            assert found["cowest_cost_usd_total", "answer alice 3"] == pytest.approx(37e-6)
             models = httpx.get(
                 f"{server.base}/v1/models", headers={"authorization": f"Bearer {BOB}"}
             )
@@ -160,7 +162,7 @@ def test_metrics_say_what_happened() -> None:
     assert found[took, f"draft failed chat {POLICY.provider} policy"] == 3
     written = f"answer chat {STRONG.provider} {answered} output"
     assert found["gen_ai_client_token_usage_count", written] == 3
-    assert found["cowest_tokens_total", "answer output bob"] > 0
+    assert found["cowest_tokens_total", "answer output bob 3"] > 0
     assert found["cowest_refused_total", "invalid_api_key"] == 1
     assert found["cowest_refused_total", "invalid_value"] == 1
     ends = {

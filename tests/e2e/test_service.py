@@ -278,6 +278,7 @@ def test_connections_beyond_the_setting_are_refused(tmp_path: Path) -> None:
             assert time.monotonic() < ends
         asked_beside(500)
         server.wait("/livez")
+        assert "serve.keys has no key, so only this machine is answered" in server.log.read_text()
     finally:
         server.stop()
 
@@ -361,7 +362,9 @@ def test_at_its_end_it_says_so_first_and_no_request_is_lost(tmp_path: Path) -> N
     lines_of_log = [json.loads(line) for line in server.log.read_text().splitlines()]
     counted = [line for line in lines_of_log if line.get("route") == "/v1/chat/completions"]
     assert len(counted) == len(answered), "each that was admitted was answered"
-    assert {line["key"] for line in counted} == {"alice"} and key not in server.log.read_text()
+    said = server.log.read_text()
+    assert {line["key"] for line in counted} == {"alice"} and key not in said
+    assert "only this machine" not in said
 
 
 def test_without_a_champion_it_says_so(tmp_path: Path) -> None:

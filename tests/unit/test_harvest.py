@@ -16,6 +16,7 @@ from cowest.domains.mapping import Table
 from cowest.domains.table import Source
 from cowest.errors import InputError
 from cowest.expectations.near import Known
+from cowest.models.scripted import ScriptedConfig, ScriptRule
 from cowest.online import harvest
 from cowest.online.harvest import Harvest, HarvestRules
 from cowest.online.interactions import Interaction
@@ -28,11 +29,13 @@ from cowest.scorers import AnyScorer
 from cowest.scorers.choice import ChoiceConfig
 from cowest.scorers.contains import ContainsConfig
 from cowest.scorers.exact_match import ExactMatchConfig
+from cowest.scorers.judge import JudgeConfig
 from cowest.scorers.squad import SquadEMConfig, SquadF1Config
 from cowest.scorers.token_f1 import TokenF1Config
 from tests.factories import make_interaction
 
 F1 = TokenF1Config(rule=2)
+JUDGE = JudgeConfig(model=ScriptedConfig(rules=(ScriptRule(replies=("9",)),)))
 GOOD: dict[str, Any] = {"verdict": "good"}
 BAD: dict[str, Any] = {"verdict": "bad"}
 Given = dict[str, Any]
@@ -86,13 +89,14 @@ def pairs(found: Harvest) -> list[tuple[str, str, str]]:
     return [(row.prompt[-1].content, row.targets[0], row.source) for row in found.rows]
 
 
-def test_better_answers_and_approved_ones_become_rows(served: Served) -> None:
+@pytest.mark.parametrize("scorer", [F1, JUDGE], ids=lambda scorer: str(scorer.scorer))
+def test_better_answers_and_approved_ones_become_rows(served: Served, scorer: AnyScorer) -> None:
     one = served.answer("Where is A?", {"better": "Oslo"})
     served.answer("Where is B?", GOOD)
     served.answer("Where is C?", {"score": 0.8})
     served.answer("Where is D?", {"verdict": "good", "better": "Rome"})
     served.answer("nobody said a word on this")
-    found = served.harvest()
+    found = served.harvest(scorer=scorer)
     assert pairs(found) == [
         ("Where is A?", "Oslo", "better"),
         ("Where is B?", "Italy", "approved"),

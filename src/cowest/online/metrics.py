@@ -119,10 +119,14 @@ class Meters:
             TOKENS,
         )
         self._usd = self._counter(
-            "cowest_cost_usd", "US dollars for calls whose price is known.", ("cowest_part", "key")
+            "cowest_cost_usd",
+            "US dollars for calls whose price is known.",
+            ("cowest_part", "key", "version"),
         )
         self._key_tokens = self._counter(
-            "cowest_tokens", "Tokens of calls.", ("gen_ai_token_type", "cowest_part", "key")
+            "cowest_tokens",
+            "Tokens of calls.",
+            ("gen_ai_token_type", "cowest_part", "key", "version"),
         )
 
     def count(self, visit: Visit) -> None:
@@ -142,18 +146,21 @@ class Meters:
         for part, call in calls(visit.rows):
             policy = part == "draft" or row.model == "cowest/policy"
             provider = self._providers["policy" if policy else "strong"]
-            self._count_call(provider, part, call, row.purse)
+            self._count_call(provider, part, call, (row.purse, str(row.version)))
 
-    def _count_call(self, provider: str, part: str, call: ServedCall, key: str) -> None:
+    def _count_call(
+        self, provider: str, part: str, call: ServedCall, paid: tuple[str, str]
+    ) -> None:
+        """Counts a call; `paid` is the key that pays, and the version that answered."""
         called = ("chat", provider, part, call.model)
         failed = "failed" if call.finish == "failed" else ""
         self._calls.labels(*called, failed).observe(call.seconds)
         for kind, tokens in (("input", call.prompt_tokens), ("output", call.completion_tokens)):
             if tokens:
                 self._tokens.labels(*called, kind).observe(tokens)
-                self._key_tokens.labels(kind, part, key).inc(tokens)
+                self._key_tokens.labels(kind, part, *paid).inc(tokens)
         if call.usd:
-            self._usd.labels(part, key).inc(call.usd)
+            self._usd.labels(part, *paid).inc(call.usd)
 
     def page(self, accept: str) -> tuple[bytes, str]:
         """Returns the page of all metrics, and its content type, in the format that was asked
