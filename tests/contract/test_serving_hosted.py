@@ -17,7 +17,7 @@ from cowest.online.live import ServeConfig
 from cowest.online.shelf import RegistryShelf
 from cowest.protocols import AsyncChatModel, Completion, Request, Served
 from tests.endpoints import parts, priced, short
-from tests.servers import GOOD, Fate, chat_server, error, said, streamed
+from tests.servers import GOOD, HTML, NOT_JSON, Fate, chat_server, error, said, streamed
 from tests.serving import POLICY, Faulty, asking, post, running
 
 pytestmark = pytest.mark.slow
@@ -87,6 +87,37 @@ def test_what_is_served_is_counted_and_a_purse_that_is_spent_is_a_429_that_says_
         status, _, refused = post(service.port, asking())
         assert (status, refused["error"]["code"]) == (429, "insufficient_quota")
         assert "00:00 UTC" in refused["error"]["message"] and server.calls == spent.calls
+
+
+@pytest.mark.parametrize(
+    ("fault", "status", "retry_after"),
+    [
+        (error(429), 502, None),
+        (error(429, retry_after="17"), 503, "17"),
+        (NOT_JSON, 502, None),
+        (HTML, 502, None),
+    ],
+    ids=["429", "429 that says when", "no JSON", "a web page"],
+)
+def test_what_is_no_answer_is_an_error_in_the_apis_shape(
+    fault: Fate, status: int, retry_after: str | None
+) -> None:
+    fate = [GOOD]
+    with (
+        chat_server(otherwise=lambda _: fate[0]) as server,
+        # 17 seconds are more than a request has, however quick the machine is.
+        running(Faulty(POLICY, "policy"), Hosted(priced(server)), deadline=15) as service,
+    ):
+        fate[0] = fault
+        for stream in (False, True):
+            found, headers, refused = post(service.port, asking(stream=stream))
+            assert (found, headers.get("retry-after")) == (status, retry_after)
+            # Another attempt may be answered, so a client may make one.
+            assert "x-should-retry" not in headers
+            assert refused["error"].keys() == {"message", "type", "param", "code"}
+            assert refused["error"]["code"] == "model_down"
+            assert "<html" not in refused["error"]["message"]
+        assert [row.answer for row in service.rows] == [None, None]
 
 
 def test_an_endpoint_that_refuses_is_no_answer_and_a_client_that_leaves_cuts_it() -> None:
