@@ -32,6 +32,8 @@ TRAINING = {
     "dtype": "float32",
     "epochs": 2,
 }
+TERM = "phoenix sensor"
+"""What some of the queries are about."""
 RIGHT = re.compile(r"^Notes: \W*[A-Ma-m]", re.MULTILINE)
 """The beginning of a draft that helps."""
 
@@ -204,10 +206,17 @@ def test_grpo_learns_from_what_it_drafts_and_a_stop_repeats_no_call(
 
 
 def test_grpo_ends_at_its_calls(place: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """What the queries hold of a term is masked in all that the strong model is asked."""
     with chat_server(otherwise=answers([], [])) as server:
-        given = settings(server, align="grpo", grpo={**GRPO, "calls": 40})
+        egress = {"egress": {"on_found": "mask", "terms": [TERM]}}
+        strong = {"provider": "openai", "model": "m", "base_url": server.url, "key_env": None}
+        given = settings(
+            server, align="grpo", grpo={**GRPO, "calls": 40}, ask={"strong": strong | egress}
+        )
         found = align(place, "few", given)
-        assert server.calls <= 40
+        assert 0 < server.calls <= 40
+        sent = json.dumps(server.bodies)
+        assert "[TERM_1]" in sent and TERM not in sent.lower()
     assert re.search(
         r"dpo: training ends after \d+ calls: dpo.grpo.calls allows 40", capsys.readouterr().err
     )

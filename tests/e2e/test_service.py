@@ -13,8 +13,9 @@ import threading
 import time
 import urllib.error
 import urllib.request
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -32,7 +33,13 @@ from cowest.online.keys import digest_of, new_key
 from cowest.online.live import ServeConfig, open_live
 from cowest.records import Trial
 from tests import breaking, lines, tiny
+from tests.endpoints import config as endpoint_config
 from tests.registries import empty_registry
+from tests.servers import GOOD, Fate, chat_server, streamed
+
+CHAT = "/v1/chat/completions"
+PATIENCE = 300.0
+"""Seconds that a busy machine is given."""
 
 
 class Server:
@@ -304,64 +311,125 @@ def test_a_project_that_was_moved_is_served_from_anywhere(tmp_path: Path) -> Non
         server.stop()
 
 
-def keyed(folder: Path) -> tuple[Path, str]:
-    """A project whose service needs a key, and the key."""
+def keyed(folder: Path, **serve: Any) -> tuple[Path, str]:
+    """A project whose service needs a key, and the key. `serve` is of its settings."""
     project, key = shutil.copytree(tiny.turned(), folder), new_key()
     params = load(project / "params.yaml")
     made = {"name": "alice", "sha256": digest_of(key), "rate": None}
-    params["serve"] |= {"keys": [made], "drain": 1.5}
+    params["serve"] |= {"keys": [made], "drain": 1.5, **serve}
     (project / "params.yaml").write_text(yaml.safe_dump(params))
     return project, key
 
 
+ASKED = {"model": "cowest", "messages": [{"role": "user", "content": "Where?"}]}
+HELD = "Who waits for the end?"
+FIRST = "It"
+"""The first word of an answer that is held."""
+
+
+def held_until(goes_on: threading.Event) -> Callable[[dict[str, Any]], Fate]:
+    """Answers at once, but for one question: there all but the first word waits for the event."""
+    start, first, *rest = streamed(f"{FIRST} is whole")
+
+    def pieces() -> Iterator[bytes]:
+        yield from (start, first)
+        goes_on.wait(PATIENCE)
+        yield from rest
+
+    def fate(body: dict[str, Any]) -> Fate:
+        holds = HELD in body["messages"][-1]["content"]
+        return Fate(pieces=pieces()) if holds else GOOD
+
+    return fate
+
+
+def ask_on(
+    client: Callable[[], httpx.Client], kept: bool, stop: threading.Event, seen: list[str]
+) -> None:
+    """Asks without a pause, until nobody answers: on new connections, or on one that is kept."""
+    while not stop.is_set():
+        with client() as asking:
+            for number in range(10 if kept else 1):
+                try:
+                    said = asking.post(CHAT, json={**ASKED, "stream": number % 2 == 0})
+                except (httpx.ConnectError, httpx.RemoteProtocolError) as error:
+                    seen.append(type(error).__name__)
+                    return
+                whole = "[DONE]" in said.text or '"choices"' in said.text
+                seen.append("whole" if said.status_code == 200 and whole else said.text)
+
+
+def client_of(server: Server, key: str) -> Callable[[], httpx.Client]:
+    """Makes clients of a server."""
+    return partial(
+        httpx.Client,
+        base_url=f"http://127.0.0.1:{server.port}",
+        timeout=PATIENCE,
+        headers={"authorization": f"Bearer {key}"},
+    )
+
+
+def wait_until_refused(server: Server) -> None:
+    """Waits until nobody takes connections any more, and the process is still there."""
+    ends = time.monotonic() + PATIENCE
+    while True:
+        try:
+            socket.create_connection(("127.0.0.1", server.port)).close()
+        except ConnectionRefusedError:
+            break
+        assert time.monotonic() < ends
+        time.sleep(0.01)
+    assert server.process.poll() is None
+
+
 def test_at_its_end_it_says_so_first_and_no_request_is_lost(tmp_path: Path) -> None:
-    """Load goes on all the time, on new connections and on one that is kept open."""
-    project, key = keyed(tmp_path / "project")
-    server = Server(project, tmp_path)
-    header, stop = {"authorization": f"Bearer {key}"}, threading.Event()
-    asked = {"model": "cowest", "messages": [{"role": "user", "content": "Where?"}]}
-    seen: list[str] = []
-
-    def load_it(kept: bool) -> None:
-        url = f"http://127.0.0.1:{server.port}/v1/chat/completions"
-        while not stop.is_set():
-            with httpx.Client(timeout=30, headers=header) as client:
-                for number in range(10 if kept else 1):
-                    try:
-                        body = {**asked, "stream": number % 2 == 0}
-                        said = client.post(url, json=body)
-                    except (httpx.ConnectError, httpx.RemoteProtocolError) as error:
-                        seen.append(type(error).__name__)
-                        return
-                    whole = "[DONE]" in said.text or '"choices"' in said.text
-                    seen.append("whole" if said.status_code == 200 and whole else said.text)
-
-    threads = [threading.Thread(target=load_it, args=(kept,)) for kept in (True, False)]
-    try:
-        server.wait("/readyz")
-        assert [server.get(path)[0] for path in ("/", "/docs.json", "/metrics")] == [401] * 3
-        for thread in threads:
-            thread.start()
-        while len(seen) < 10:
-            time.sleep(0.01)
-        server.process.terminate()
-        while server.get("/readyz")[0] == 200:
-            time.sleep(0.01)
-        assert server.get("/readyz") == (503, "the service is ending")
-        before = len(seen)
-        assert server.process.wait(timeout=60) == 0
-    finally:
-        stop.set()
-        server.process.kill()
-        for thread in threads:
-            thread.join()
+    """Load goes on all the time, on new connections and on one that is kept open. One stream ends
+    only after new connections are refused.
+    """
+    goes_on, stop, seen = threading.Event(), threading.Event(), list[str]()
+    with chat_server(otherwise=held_until(goes_on)) as endpoint:
+        strong = endpoint_config(endpoint, timeout=600).model_dump(mode="json")
+        project, key = keyed(tmp_path / "project", strong=strong, deadline=600)
+        server = Server(project, tmp_path)
+        client = client_of(server, key)
+        threads = []
+        for kept in (True, False):
+            threads.append(threading.Thread(target=ask_on, args=(client, kept, stop, seen)))
+        try:
+            server.wait("/readyz")
+            assert [server.get(path)[0] for path in ("/", "/docs.json", "/metrics")] == [401] * 3
+            question = [{"role": "user", "content": HELD}]
+            body = {**ASKED, "messages": question, "stream": True}
+            with client() as asking, asking.stream("POST", CHAT, json=body) as held:
+                pieces = held.iter_lines()
+                assert any(f'"content":"{FIRST}"' in line for line in pieces)
+                for thread in threads:
+                    thread.start()
+                while len(seen) < 10:
+                    time.sleep(0.01)
+                server.process.terminate()
+                while (ready := server.get("/readyz"))[0] == 200:
+                    time.sleep(0.01)
+                assert ready == (503, "the service is ending")
+                before = len(seen)
+                wait_until_refused(server)
+                goes_on.set()
+                text = "".join(pieces)
+            assert "whole" in text and text.endswith("data: [DONE]")
+            assert server.process.wait(timeout=PATIENCE) == 0
+        finally:
+            goes_on.set()
+            stop.set()
+            server.process.kill()
+            for thread in threads:
+                thread.join()
     answered = [one for one in seen if one == "whole"]
     assert len(answered) > before, "it answers while it says that it ends"
     # A new connection is refused, or was not accepted yet when the socket closed.
     assert set(seen) - {"whole"} <= {"ConnectError", "RemoteProtocolError"}
     lines_of_log = [json.loads(line) for line in server.log.read_text().splitlines()]
-    counted = [line for line in lines_of_log if line.get("route") == "/v1/chat/completions"]
-    assert len(counted) == len(answered), "each that was admitted was answered"
+    counted = [line for line in lines_of_log if line.get("route") == CHAT]
+    assert len(counted) == len(answered) + 1, "each that was admitted was answered"
     said = server.log.read_text()
     assert {line["key"] for line in counted} == {"alice"} and key not in said
     assert "only this machine" not in said

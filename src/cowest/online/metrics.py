@@ -34,6 +34,8 @@ SERVED = ("gen_ai_operation_name", "gen_ai_provider_name", "gen_ai_request_model
 """Labels of a request for an answer."""
 CALLED = ("gen_ai_operation_name", "gen_ai_provider_name", "cowest_part", "gen_ai_response_model")
 """Labels of one call to a model."""
+PAID = ("cowest_part", "key", "version")
+"""Labels of what is paid for: the part of the request, who pays, and the version that answered."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -119,14 +121,10 @@ class Meters:
             TOKENS,
         )
         self._usd = self._counter(
-            "cowest_cost_usd",
-            "US dollars for calls whose price is known.",
-            ("cowest_part", "key", "version"),
+            "cowest_cost_usd", "US dollars for calls whose price is known.", PAID
         )
         self._key_tokens = self._counter(
-            "cowest_tokens",
-            "Tokens of calls.",
-            ("gen_ai_token_type", "cowest_part", "key", "version"),
+            "cowest_tokens", "Tokens of calls.", ("gen_ai_token_type", *PAID)
         )
 
     def count(self, visit: Visit) -> None:
