@@ -656,19 +656,11 @@ def test_the_stub_refuses_what_kfp_refuses(stub: Stub, compiled: Path, tmp_path:
             api.upload(
                 "/pipelines/upload", text.replace("pipelineInfo", "pipelineinfo").encode(), name="x"
             )
-        platform = """
----
-platforms:
-  kubernetes:
-    deploymentSpec:
-      executors:
-        exec-draft:
-          nodeSelektor: {labels: {gpu: a100}}
-"""
-        whole = "\n".join(line for line in text.splitlines() if line != "---")
-        if "platforms:" not in whole:
-            with pytest.raises(ClusterError, match="nodeSelektor"):
-                api.upload("/pipelines/upload", (whole + platform).encode(), name="x")
+        # A field of the Kubernetes part, whose protos are others.
+        assert "podMetadata:" in text
+        slip = text.replace("podMetadata:", "podMetadatta:").encode()
+        with pytest.raises(ClusterError, match="podMetadatta"):
+            api.upload("/pipelines/upload", slip, name="x")
         with pytest.raises(ClusterError, match="unrecognized field"):
             list(api.filtered("/runs", "runs", [server.equal("colour", "red")]))
         with pytest.raises(ClusterError, match="Invalid page token"):

@@ -13,12 +13,13 @@ from typing import Any
 import pytest
 import yaml
 
-from cowest import config, io
+from cowest import config, io, steps
 from cowest.errors import CoWestError
+from cowest.ledger.claims import spent
 from cowest.ledger.runs import NotedRun, find_run, note_run
 from cowest.ledger.store import CallStore, open_store
 from cowest.lineage import Turn, data_digests
-from cowest.records import DataSet, Decision
+from cowest.records import DataSet, Decision, Draft
 from cowest.steps.begin import RunInputs, begin
 from cowest.steps.summary import RunOutcome, summarise
 from tests import stores, tiny
@@ -289,25 +290,61 @@ def test_a_run_is_found_by_its_id_in_every_store(kind: str, tmp_path: Path) -> N
     assert find_run(kept, "b") == NotedRun("b", "t", 3)
 
 
-def test_pin_takes_the_version_that_was_laid_out(project: Path, tmp_path: Path) -> None:
-    from cowest import steps
-
-    text = (project / "params.yaml").read_text()
-    started(text, tmp_path / "begin", run="again", force=True)
-    out = tmp_path / "pin"
+def pinned(project: Path, folder: Path, run: str) -> Turn:
+    """Runs the first two steps of a turn of its own, with their outputs below `folder`."""
+    started((project / "params.yaml").read_text(), folder / "begin", run=run, force=True)
+    out = folder / "pin"
     out.mkdir()
     steps.run(
         "pin",
         None,
         turn=str(out / "turn"),
-        raw=str(tmp_path / "begin" / "raw"),
-        params=str(tmp_path / "begin" / "params"),
-        version=str(tmp_path / "begin" / "version"),
+        raw=str(folder / "begin" / "raw"),
+        params=str(folder / "begin" / "params"),
+        version=str(folder / "begin" / "version"),
         start=str(out / "start"),
         champion=str(out / "champion"),
         looks=str(out / "looks"),
     )
-    pinned = io.read_document(out / "turn", Turn)
+    return io.read_document(out / "turn", Turn)
+
+
+def test_pin_takes_the_version_that_was_laid_out(project: Path, tmp_path: Path) -> None:
+    found = pinned(project, tmp_path, "again")
     known = find_run(open_store(), "again")
-    assert known is not None and pinned.key == known.turn and pinned.champion == 1
-    assert pinned.raw == io.read_document(tmp_path / "begin" / "version", DataSet)
+    assert known is not None and found.key == known.turn and found.champion == 1
+    assert found.raw == io.read_document(tmp_path / "begin" / "version", DataSet)
+
+
+def test_a_step_counts_for_its_own_turn_though_another_was_pinned_later(
+    project: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # Set first, so that it is as before at the end: a step sets it in its own process.
+    monkeypatch.setenv("COWEST_TURN", "")
+    monkeypatch.delenv("COWEST_TURN")
+    turns = {}
+    for run in ("a", "b"):
+        (tmp_path / run).mkdir()
+        turns[run] = pinned(project, tmp_path / run, run).key
+    drafts = list(io.read(project / "data" / "drafts.jsonl", Draft))
+    io.write(tmp_path / "drafts.jsonl", [one for one in drafts if one.id == drafts[0].id])
+    with chat_server() as server:
+        strong = {
+            "provider": "openai",
+            "model": "tiny",
+            "base_url": server.url,
+            "key_env": None,
+            "price": {"prompt": 1.0, "completion": 1.0},
+        }
+        refining = config.load(project / "params.yaml")["refine"] | {"strong": strong}
+        steps.run(
+            "refine",
+            json.dumps(refining),
+            turn=str(tmp_path / "a" / "pin" / "turn"),
+            drafts=str(tmp_path / "drafts.jsonl"),
+            refinements=str(tmp_path / "refinements.jsonl"),
+        )
+        assert server.calls > 0
+    assert turns["a"] != turns["b"]
+    assert spent(open_store(), turns["a"]).usd > 0
+    assert spent(open_store(), turns["b"]).usd == 0
