@@ -16,13 +16,13 @@ import re
 import sys
 import warnings
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 from cowest import environment, profiles
 from cowest.commands import add_params
 from cowest.config import enter, load, section
 from cowest.errors import ConfigError, CoWestError
-from cowest.profiles import Profile
+from cowest.profiles import Profile, StepName
 from cowest_pipelines import cluster
 
 
@@ -184,6 +184,12 @@ def _compile(given: argparse.Namespace) -> None:
     compile_to(given.out, given.params, profile)
     shards = "1 shard" if profile.shards == 1 else f"{profile.shards} shards"
     print(f"{given.out}: the turn in {shards}, on image {profile.image or IMAGE}")
+    images = [profile.step(name).image or profile.image for name in get_args(StepName)]
+    if None in images and not profiles.is_fixed(IMAGE):
+        print(
+            f"note: {IMAGE} may be another image tomorrow: name it by digest (NAME@sha256:...) or "
+            "by the commit it was built from (NAME:0123abc), in COWEST_IMAGE or in the profile"
+        )
     uri = _registry(given.params)
     if uri.startswith("sqlite:"):
         print(
@@ -234,10 +240,10 @@ def run_here(
             f"{reason}, for the reason above (its steps' files are in {root}): mend it and run "
             "again"
         ) from None
-    _report([folder for folder in root.glob(f"{NAME}-*") if folder not in before], root)
+    report([folder for folder in root.glob(f"{NAME}-*") if folder not in before], root)
 
 
-def _report(runs: list[Path], root: Path) -> None:
+def report(runs: list[Path], root: Path) -> None:
     """Prints what became of the run. Raises CoWestError if nothing did."""
     from cowest.io import read_document
     from cowest.steps.summary import RunOutcome

@@ -38,6 +38,15 @@ def _fixed(image: str) -> str:
     return image
 
 
+def is_fixed(image: str) -> bool:
+    """True if the name of an image means the same image tomorrow: it has a digest or a commit."""
+    try:
+        _fixed(image)
+    except ValueError:
+        return False
+    return True
+
+
 def _like(pattern: str, said: str) -> AfterValidator:
     """Checks a text by a pattern. The error message is `said`; it does not show the pattern."""
     form = re.compile(pattern)

@@ -25,6 +25,7 @@ from cowest.distributed import sent
 from cowest.distributed.parcels import Parcels
 from cowest.distributed.task import Task
 from cowest.errors import ConfigError, CoWestError
+from cowest.profiles import Image
 
 LABELS = {"app.kubernetes.io/name": "cowest", "app.kubernetes.io/managed-by": "cowest"}
 """Labels of every TrainJob of ours, by Kubernetes' recommended names."""
@@ -55,8 +56,9 @@ class TrainJobConfig(Config):
     """Processes per node: one per GPU."""
     runtime: str = "cowest"
     """Name of the ClusterTrainingRuntime (infra/trainer/runtime.yaml), or of a TrainingRuntime."""
-    image: str | None = None
-    """Image of the nodes, with the same CoWest as the step; null takes the runtime's."""
+    image: Image | None = None
+    """Image of the nodes, by digest or commit, with the same CoWest as the step; null takes the
+    runtime's."""
     namespace: str | None = None
     """Namespace of the TrainJob; null takes the step's own."""
     hours: float = Field(default=24.0, gt=0)
