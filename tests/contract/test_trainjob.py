@@ -24,7 +24,9 @@ from cowest.distributed.parcels import Parcels
 from cowest.domains import domain
 from cowest.errors import ConfigError, CoWestError, InputError
 from cowest.ledger import store
+from cowest.profiles import Profile
 from cowest.stages.sft import SFTConfig
+from cowest.steps.summary import RunOutcome, summarise
 from tests import cluster, lines, s3, tiny
 from tests.cluster import Cluster
 from tests.factories import make_feedback, make_pair
@@ -241,9 +243,8 @@ def test_a_job_that_somebody_removes_is_said(
         specialise()
 
 
-def test_a_step_that_is_ended_removes_its_job(
-    stub: Cluster, project: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def ended_by(end: signal.Signals, stub: Cluster, project: Path) -> None:
+    """Begins a training in a process of its own, and ends that while its TrainJob waits."""
     stub.runs = False
     (project / "params.yaml").write_text(yaml.safe_dump({"sft": settings()}))
     code = f"from cowest import stages; stages.run('sft', {settings()!r}, **{SFT!r})"
@@ -254,9 +255,28 @@ def test_a_step_that_is_ended_removes_its_job(
     while not stub.jobs:
         assert process.poll() is None and time.monotonic() < until
         time.sleep(0.05)
-    process.send_signal(signal.SIGTERM)
+    process.send_signal(end)
     assert process.wait(timeout=300) != 0
-    assert len(stub.taken) == 1 and not stub.jobs
+    assert len(stub.taken) == 1
+
+
+def test_a_step_that_is_ended_removes_its_job(stub: Cluster, project: Path) -> None:
+    ended_by(signal.SIGTERM, stub, project)
+    assert not stub.jobs
+
+
+def test_the_last_step_of_a_run_removes_the_job_of_a_step_that_was_killed(
+    stub: Cluster, project: Path
+) -> None:
+    ended_by(signal.SIGKILL, stub, project)
+    (name,) = stub.jobs
+    summarise("another-run", "FAILED", "", "{}", "page", "outcome")
+    assert set(stub.jobs) == {name}
+    summarise("run-1", "FAILED", "", "{}", "page", "outcome")
+    assert not stub.jobs
+    notes = io.read_document(Path("outcome"), RunOutcome).notes
+    assert f"trainings that were left on the cluster were removed: {name}" in notes
+    assert name in Path("page").read_text()
 
 
 def test_what_is_there_already_is_handed_on_without_a_job(stub: Cluster, project: Path) -> None:
@@ -286,6 +306,10 @@ def test_a_runtime_that_is_not_there_is_named(
     [
         ("{store: /no/address}", "is no address of a store"),
         ("{store: 'ftps3://b/x'}", "ftps3"),
+        (
+            "{store: 's3://b/x', image: 'cowest-train:0.1.0'}",
+            "COWEST_TRAINJOB: image: .*by digest .* or by the commit",
+        ),
     ],
 )
 def test_settings_that_are_wrong_are_named(
@@ -314,6 +338,9 @@ def test_manifests_meet_the_schema_and_the_schema_is_strict(
     assert job["spec"]["trainer"]["image"].startswith("registry.example")
     runtime = yaml.safe_load(cluster.RUNTIME.read_text())
     assert cluster.complaints(runtime, "clustertrainingruntimes") == []
+    (node,) = runtime["spec"]["template"]["spec"]["replicatedJobs"]
+    (container,) = node["template"]["spec"]["template"]["spec"]["containers"]
+    assert Profile(image=container["image"]), "an example that a profile would refuse"
 
     wrong = copy.deepcopy(job)
     wrong["spec"]["trainer"]["numProcs"] = 2
