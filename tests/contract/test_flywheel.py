@@ -2,6 +2,8 @@
 
 import functools
 import json
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any, get_args
 
@@ -11,9 +13,12 @@ from google.protobuf import json_format
 from kfp.kubernetes import kubernetes_executor_config_pb2
 from kfp.pipeline_spec import pipeline_spec_pb2
 
-from cowest import config
+import cowest_components
+from cowest import config, io
+from cowest.errors import CoWestError
 from cowest.profiles import StepName
-from cowest_pipelines.__main__ import main
+from cowest.steps.summary import Became, RunOutcome
+from cowest_pipelines.__main__ import main, report
 from tests import tiny
 from tests.lines import ROOT
 
@@ -25,6 +30,59 @@ IMAGES = {
 PROFILES = ("local", "cpu", "gpu")
 TRAINED = ("sft", "dpo")
 ON_GPU = (*TRAINED, "draft", "evaluate")
+HALF, LONG, TWO_DAYS = 1800, 12 * 3600, 48 * 3600
+BACK_OFF = ("backoffDuration", "backoffFactor", "backoffMaxDuration")
+RETRIES = (2, "30s", 2.0, "86400s")
+"""Retries, the wait before the first, how much longer each is, and the end of all."""
+SECRETS = {
+    "cowest-store": {"address": "COWEST_STORE"},
+    "cowest-registry": {
+        "username": "MLFLOW_TRACKING_USERNAME",
+        "password": "MLFLOW_TRACKING_PASSWORD",
+    },
+    "cowest-models": {"openai": "OPENAI_API_KEY"},
+    "cowest-data": {"access-key": "AWS_ACCESS_KEY_ID", "secret-key": "AWS_SECRET_ACCESS_KEY"},
+}
+ALONE: dict[str, Any] = {
+    "cpu": (None, None),
+    "memory": (None, None),
+    "retry": (1, "1s", 2.0, "86400s"),
+    "timeout": None,
+    "secrets": {},
+    "claims": {},
+}
+SHARED = {
+    "cpu": ("1", "2"),
+    "memory": ("4Gi", "8Gi"),
+    "retry": RETRIES,
+    "timeout": LONG,
+    "secrets": SECRETS,
+    "claims": {},
+}
+FEW: dict[str, dict[str, Any]] = {
+    "preflight": {"retry": None, "timeout": HALF},
+    "split": {"cpu": ("100m", "2"), "memory": ("256Mi", "8Gi"), "timeout": 600},
+    "summary": {
+        "cpu": ("250m", "2"),
+        "memory": ("1Gi", "8Gi"),
+        "timeout": HALF,
+        "secrets": {**SECRETS, "cowest-webhook": {"address": "COWEST_WEBHOOK"}},
+    },
+}
+"""Steps that ask for less in both profiles of a cluster."""
+BUSY = {"cpu": ("4", "8")}
+ON_CPUS = {**BUSY, "memory": ("12Gi", "16Gi"), "timeout": LONG * 2}
+TRAINS = {"cpu": ("8", "16"), "memory": ("48Gi", "64Gi"), "timeout": TWO_DAYS}
+DRAFTS = {**BUSY, "memory": ("24Gi", "48Gi")}
+GIVEN: dict[str, tuple[dict[str, Any], dict[str, dict[str, Any]]]] = {
+    "local": (ALONE, {"preflight": {"retry": None}, "summary": {"retry": None}}),
+    "cpu": (SHARED, {**FEW, "sft": ON_CPUS, "dpo": ON_CPUS, "draft": BUSY, "evaluate": BUSY}),
+    "gpu": (
+        {**SHARED, "claims": {"cowest-models": "/models"}},
+        {**FEW, "sft": TRAINS, "dpo": TRAINS, "draft": DRAFTS, "evaluate": DRAFTS},
+    ),
+}
+"""By profile, the settings of every step, and those in which single steps differ."""
 
 
 @functools.cache
@@ -43,14 +101,24 @@ def compiled(profile: str) -> str:
 @functools.cache
 def documents(profile: str) -> tuple[dict[str, Any], dict[str, Any]]:
     """The pipeline spec and the platform spec; the second is empty where there is none."""
+    return loaded(compiled(profile))
+
+
+def loaded(text: str) -> tuple[dict[str, Any], dict[str, Any]]:
     # Python's own loader takes seconds for it.
-    found = list(yaml.load_all(compiled(profile), getattr(yaml, "CSafeLoader", yaml.SafeLoader)))
+    found = list(yaml.load_all(text, getattr(yaml, "CSafeLoader", yaml.SafeLoader)))
     return found[0], found[1] if len(found) > 1 else {}
 
 
-def tasks(profile: str) -> list[tuple[str, dict[str, Any], dict[str, Any], dict[str, Any]]]:
-    """Each step: its component, its task, its container, and what Kubernetes is told of it."""
-    spec, platform = documents(profile)
+Task = tuple[str, dict[str, Any], dict[str, Any], dict[str, Any]]
+"""A step: its component, its task, its container, and what Kubernetes is told of it."""
+
+
+def tasks(profile: str) -> list[Task]:
+    return tasks_of(*documents(profile))
+
+
+def tasks_of(spec: dict[str, Any], platform: dict[str, Any]) -> list[Task]:
     kubernetes = {}
     if platform:
         kubernetes = platform["platforms"]["kubernetes"]["deploymentSpec"]["executors"]
@@ -83,16 +151,24 @@ def test_a_cluster_can_read_it(profile: str) -> None:
         json_format.ParseDict(told, kubernetes_executor_config_pb2.KubernetesExecutorConfig())
 
 
-@pytest.mark.parametrize("profile", PROFILES)
-def test_it_is_the_same_bytes_each_time_and_holds_no_secret_of_the_environment(
-    profile: str, monkeypatch: pytest.MonkeyPatch
+def test_it_is_the_same_bytes_in_each_process_and_holds_no_secret_of_the_environment(
+    tmp_path: Path,
 ) -> None:
-    for name in ("OPENAI_API_KEY", "COWEST_STORE", "COWEST_WEBHOOK", "AWS_SECRET_ACCESS_KEY"):
-        monkeypatch.setenv(name, "canary-of-a-secret")
-    first = compiled(profile)
-    compiled.cache_clear()
-    assert compiled(profile) == first
-    assert "canary" not in first
+    """Both ways to call it, and sets in another order each."""
+    secrets = ("OPENAI_API_KEY", "COWEST_STORE", "COWEST_WEBHOOK", "AWS_SECRET_ACCESS_KEY")
+    canaries = dict.fromkeys(secrets, "canary-of-a-secret")
+    for seed, package in enumerate(("pipelines", "cowest_pipelines")):
+        out = tmp_path / f"{seed}.yaml"
+        command = [sys.executable, "-m", package, "compile", "--out", str(out), "--profile", "gpu"]
+        around = tiny.surroundings(**IMAGES, **canaries, PYTHONHASHSEED=str(seed))
+        done = subprocess.run(
+            command, cwd=ROOT, env=around, capture_output=True, text=True, check=False
+        )
+        assert done.returncode == 0, done.stderr
+        said = f"{out}: the turn in 8 shards, on image {IMAGES['COWEST_IMAGE']}\n"
+        assert done.stdout.startswith(said) and "may be another image" not in done.stdout
+        assert out.read_text() == compiled("gpu")
+        assert "canary" not in out.read_text() + done.stdout
 
 
 @pytest.mark.parametrize("profile", PROFILES)
@@ -117,8 +193,11 @@ def test_images_are_fixed_and_none_is_latest(profile: str) -> None:
         assert images["draft"] == images["evaluate"] == IMAGES["COWEST_DRAFT_IMAGE"]
 
 
-def test_loops_conditions_and_the_exit_handler_stand_where_they_should() -> None:
-    spec, _ = documents("gpu")
+@pytest.mark.parametrize(("profile", "parallel"), [("local", None), ("cpu", 4), ("gpu", 4)])
+def test_loops_conditions_and_the_exit_handler_stand_where_they_should(
+    profile: str, parallel: int | None
+) -> None:
+    spec, _ = documents(profile)
     root = spec["root"]["dag"]["tasks"]
     assert set(root) == {"exit-handler-1", "summary"}
     assert root["summary"]["triggerPolicy"] == {"strategy": "ALL_UPSTREAM_TASKS_COMPLETED"}
@@ -127,7 +206,8 @@ def test_loops_conditions_and_the_exit_handler_stand_where_they_should() -> None
     assert sorted(map(sorted, loops)) == [["draft", "refine", "score"], ["evaluate"]]
     (opened,) = [dag["tasks"] for dag in dags.values() if "pin" in dag["tasks"]]
     iterated = [task for task in opened.values() if "parameterIterator" in task]
-    assert [task["iteratorPolicy"]["parallelismLimit"] for task in iterated] == [4, 4]
+    limits = [task.get("iteratorPolicy", {}).get("parallelismLimit") for task in iterated]
+    assert limits == [parallel, parallel]
     conditions = []
     for dag in dags.values():
         for task in dag["tasks"].values():
@@ -148,10 +228,13 @@ def test_what_an_operator_may_give_is_described() -> None:
         assert len(one["description"]) > 20, name
 
 
-@pytest.mark.parametrize("profile", ["local"])
-def test_every_port_of_every_component_is_described(profile: str) -> None:
-    spec, _ = documents(profile)
-    for name, _, _, _ in tasks(profile):
+def test_every_port_of_every_component_is_described(tmp_path: Path) -> None:
+    code, text = compile_with(tmp_path, aligning("dpo", rounds=2), "shards: 2\n")
+    assert code == 0
+    spec, platform = loaded(text)
+    found = {name for name, *_ in tasks_of(spec, platform)}
+    assert found == set(get_args(StepName)), "a pipeline in rounds has every component"
+    for name in found:
         component = spec["components"][f"comp-{name.replace('_', '-')}"]
         for side in ("inputDefinitions", "outputDefinitions"):
             for kind, ports in component.get(side, {}).items():
@@ -161,15 +244,35 @@ def test_every_port_of_every_component_is_described(profile: str) -> None:
                         assert one.get("description"), (name, kind, port)
 
 
+@pytest.mark.parametrize("profile", PROFILES)
+def test_each_step_is_given_what_the_profile_says(profile: str) -> None:
+    every, single = GIVEN[profile]
+    for name, task, container, told in tasks(profile):
+        resources, retry = container.get("resources", {}), task.get("retryPolicy")
+        timeout = told.get("activeDeadlineSeconds")
+        secrets = {}
+        for one in told.get("secretAsEnv", ()):
+            keys = {key["secretKey"]: key["envVar"] for key in one["keyToEnv"]}
+            secrets[one["secretName"]] = keys
+        found = {
+            "cpu": (resources.get("resourceCpuRequest"), resources.get("resourceCpuLimit")),
+            "memory": (
+                resources.get("resourceMemoryRequest"),
+                resources.get("resourceMemoryLimit"),
+            ),
+            "retry": retry and (retry["maxRetryCount"], *(retry[key] for key in BACK_OFF)),
+            "timeout": timeout and int(timeout),
+            "secrets": secrets,
+            "claims": {one["constant"]: one["mountPath"] for one in told.get("pvcMount", ())},
+        }
+        assert found == {**every, **single.get(name, {})}, name
+
+
 def test_a_gpu_profile_gives_each_step_what_it_says() -> None:
-    for name, task, container, told in tasks("gpu"):
+    for name, _, container, told in tasks("gpu"):
         assert told["podMetadata"]["labels"]["app.kubernetes.io/name"] == "cowest"
         assert told["imagePullSecret"][0]["secretName"] == "cowest-pull"
-        secrets = {one["secretName"] for one in told["secretAsEnv"]}
-        assert {"cowest-store", "cowest-registry", "cowest-models", "cowest-data"} <= secrets
-        assert ("cowest-webhook" in secrets) == (name == "summary")
         assert told["configMapAsEnv"][0]["configMapName"] == "cowest-data"
-        assert int(told["activeDeadlineSeconds"]) > 0
         resources = container["resources"]
         assert ("accelerator" in resources) == (name in ON_GPU), name
         if name in ON_GPU:
@@ -183,12 +286,6 @@ def test_a_gpu_profile_gives_each_step_what_it_says() -> None:
         env = {one["name"]: one["value"] for one in container.get("env", [])}
         assert env == ({"COWEST_NPROC": "1"} if name in TRAINED else {})
         assert ("genericEphemeralVolume" in told) == (name in TRAINED)
-        if name == "preflight":
-            assert "retryPolicy" not in task
-        else:
-            policy = task["retryPolicy"]
-            assert policy["maxRetryCount"] == 2 and policy["backoffDuration"] == "30s"
-            assert policy["backoffFactor"] == 2.0 and policy["backoffMaxDuration"] == "86400s"
 
 
 def test_the_project_of_the_text_is_the_one_that_is_compiled() -> None:
@@ -211,13 +308,18 @@ def test_a_setting_that_is_null_reaches_its_step_as_null(tmp_path: Path) -> None
     assert '"max_failed": null' in out.read_text() and '"agreement": null' in out.read_text()
 
 
-def test_a_profile_of_ones_own_is_a_file(tmp_path: Path) -> None:
+def test_a_profile_of_ones_own_is_a_file(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(cowest_components, "IMAGE", "cowest-python:0.1.0")
     mine = tmp_path / "mine.yaml"
     mine.write_text("shards: 3\nsteps: {draft: {memory: 3Gi}}\n")
     out = tmp_path / "out.yaml"
     given = ["compile", "--out", str(out), "--profile", str(mine)]
     assert main([*given, "--shards", "5", "--params", str(ROOT / "params.yaml")]) == 0
     root = out.read_text().partition("\nroot:")[2]
+    # No image is named, so it is that of the components, by this version.
+    assert "note: cowest-python:0.1.0 may be another image tomorrow" in capsys.readouterr().out
     assert "defaultValue: 5.0" in root.partition("      shards:")[2][:60]
 
 
@@ -248,7 +350,7 @@ def compile_with(folder: Path, values: dict[str, Any], profile: str) -> tuple[in
 def test_later_rounds_are_steps_in_shards_each_by_the_challenger_before(tmp_path: Path) -> None:
     code, text = compile_with(tmp_path, aligning("dpo", rounds=3), "shards: 2\n")
     assert code == 0
-    spec, _ = yaml.load_all(text, getattr(yaml, "CSafeLoader", yaml.SafeLoader))
+    spec, _ = loaded(text)
     json_format.ParseDict(spec, pipeline_spec_pb2.PipelineSpec())
     dags = {name: one["dag"] for name, one in spec["components"].items() if "dag" in one}
     loops = [sorted(dag["tasks"]) for name, dag in dags.items() if name.startswith("comp-for-loop")]
@@ -346,3 +448,23 @@ def test_a_slip_in_the_flags_is_said(
     given = ["compile", "--out", str(tmp_path / "out.yaml"), *flags]
     assert main([*given, "--params", str(ROOT / "params.yaml")]) == 1
     assert said in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("became", "said"),
+    [
+        (None, "the pipeline ended without its summary; look at the files of its steps in"),
+        ("undecided", "ended and decided nothing: neither branch was taken; its steps' files"),
+        ("failed", "ended and decided nothing: neither branch was taken; its steps' files"),
+    ],
+)
+def test_a_run_that_kfp_says_ended_well_is_asked_what_became_of_it(
+    became: Became | None, said: str, tmp_path: Path
+) -> None:
+    run = tmp_path / "flywheel-1"
+    (run / "summary").mkdir(parents=True)
+    if became is not None:
+        outcome = RunOutcome(run="1", became=became, reason="neither branch was taken")
+        io.write_document(run / "summary" / "outcome", outcome)
+    with pytest.raises(CoWestError, match=said):
+        report([run], tmp_path)
