@@ -28,7 +28,6 @@ COPY components ./components
 COPY pipelines ./pipelines
 COPY infra/profiles ./infra/profiles
 COPY serving ./serving
-COPY infra/profiles ./infra/profiles
 RUN touch README.md \
  && /opt/tools/bin/uv pip install -q --python /opt/cowest --no-deps ${PIP_INDEX_URL:+--default-index "$PIP_INDEX_URL"} . \
  && /opt/tools/bin/cyclonedx-py environment --output-reproducible -o /opt/cowest/sbom.cdx.json /opt/cowest
