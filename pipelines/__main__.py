@@ -29,7 +29,7 @@ from cowest_pipelines import cluster
 def main(argv: list[str] | None = None) -> int:
     """0: done; 1: a CoWestError, or a step that failed; 2: wrong usage; 130: interrupted."""
     environment.settle()
-    given = _parser().parse_args(argv)
+    given = parser().parse_args(argv)
     try:
         if given.command == "compile":
             _compile(given)
@@ -49,7 +49,7 @@ def main(argv: list[str] | None = None) -> int:
     return 0
 
 
-def _parser() -> argparse.ArgumentParser:
+def parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="python -m cowest_pipelines",
         description=__doc__,

@@ -28,14 +28,14 @@ def main() -> None:
     # The first process of a container does not end by a signal that it does not take.
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
     environment.settle()
-    given = _parser().parse_args()
+    given = parser().parse_args()
     try:
         settings = _enter(given.params)
         if given.command == "bento":
             _build(settings, given)
             return
         config = parse(ServeConfig, settings, "serve")
-        _expect_keys(config, given.host)
+        expect_keys(config, given.host)
         # Only now: BentoML is imported with this, which takes seconds.
         from cowest_serving import server
 
@@ -45,7 +45,7 @@ def main() -> None:
         sys.exit(1)
 
 
-def _expect_keys(config: ServeConfig, host: str) -> None:
+def expect_keys(config: ServeConfig, host: str) -> None:
     """Raises ConfigError if others could reach the service, and would need no key."""
     if not config.keys and host != "localhost" and not is_loopback(host):
         raise ConfigError(
@@ -54,7 +54,7 @@ def _expect_keys(config: ServeConfig, host: str) -> None:
         )
 
 
-def _parser() -> argparse.ArgumentParser:
+def parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="python -m cowest_serving",
         description=__doc__,

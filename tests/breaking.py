@@ -5,12 +5,15 @@
 
 import runpy
 import time
+from collections.abc import Sequence
 from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
 
-from cowest.models.batching import Batching, Call
+from cowest.models.decoding import HFModel
 from cowest.models.hf import HFConfig
+from cowest.models.prefixes import Prefix, Prefixes
+from cowest.protocols import Request
 
 ASKED = "Break off."
 GO_ON = Path("go on")
@@ -18,14 +21,20 @@ GO_ON = Path("go on")
 
 def main() -> None:
     """Serves."""
-    prepare, open_model = Batching._read, HFConfig.open
+    tokens, longest, open_model = HFModel.tokens, Prefixes.longest, HFConfig.open
     opened: list[HFConfig] = []
+    breaks: list[list[int]] = []
 
-    def read(batching: Batching, most: int) -> int:
-        for call in batching._reading:
-            if _asks_it(call):
-                raise ZeroDivisionError(ASKED)
-        return prepare(batching, most)
+    def noting(model: HFModel, request: Request) -> list[int]:
+        prompt = tokens(model, request)
+        if any(ASKED in message.content for message in request.messages):
+            breaks.append(prompt)
+        return prompt
+
+    def breaking(prefixes: Prefixes, prompt: Sequence[int]) -> Prefix:
+        if prompt in breaks:
+            raise ZeroDivisionError(ASKED)
+        return longest(prefixes, prompt)
 
     def open_again(config: HFConfig, *given: Any) -> AbstractContextManager[Any]:
         # In the thread that loads, so that others are answered meanwhile.
@@ -34,13 +43,10 @@ def main() -> None:
         opened.append(config)
         return open_model(config, *given)
 
-    Batching._read = read  # type: ignore[method-assign]
+    HFModel.tokens = noting  # type: ignore[method-assign]
+    Prefixes.longest = breaking  # type: ignore[method-assign]
     HFConfig.open = open_again  # type: ignore[method-assign,assignment]
     runpy.run_module("cowest_serving", run_name="__main__")
-
-
-def _asks_it(call: Call) -> bool:
-    return any(ASKED in message.content for message in call.request.messages)
 
 
 if __name__ == "__main__":

@@ -71,7 +71,7 @@ def cowest(port: int, policy: str, strong: str, places: int = MANY, queue: int =
 
         @asynccontextmanager
         async def policy(self, number: int) -> AsyncIterator[tuple[Prompts, Upstream]]:
-            config = self._config
+            config = self.config
             async with config.policy.open_async() as model:
                 yield PROMPTS, Upstream(model, Breaker(config.breaker, "the policy"), 1.0)
 

@@ -139,7 +139,7 @@ def test_every_gradient_is_that_of_trl(models: Any, tmp_path: Any) -> None:
     for number, (prompt, draft, _) in enumerate(rows):
         known = torch.tensor(alone(before, prompt, draft))
         inputs["ref_per_token_logps"][number, : len(draft)] = known
-    loss = made._compute_loss(made.model, inputs)
+    loss = made.compute_loss(made.model, inputs)
     loss.backward()
     found, own, _ = tree_step(model, before)
     assert found == pytest.approx(loss.item(), rel=1e-4, abs=1e-6)

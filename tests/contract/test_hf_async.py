@@ -15,11 +15,12 @@ import pytest
 
 from cowest.config import Sampling
 from cowest.errors import ModelError, UpstreamError
-from cowest.models.batching import READ, Batching
+from cowest.models.batching import READ
 from cowest.models.decoding import HFModel
 from cowest.models.hf import HFConfig
 from cowest.models.hf_async import AsyncHFModel
 from cowest.models.pieces import Pieces
+from cowest.models.prefixes import Prefix, Prefixes
 from cowest.models.sequences import Sequences
 from cowest.protocols import Completion, Request, Served
 from cowest.records import Message
@@ -425,19 +426,21 @@ def test_a_thread_that_breaks_off_is_said_to_all_who_wait_and_to_whoever_comes(
 ) -> None:
     say(watched.model, "so ")
     slow(watched.model)
-    admit = Batching._admit
+    longest = Prefixes.longest
+    breaks = threading.Event()
 
-    def breaking(batching: Batching) -> None:
-        if len(batching._arrived) > 1:
+    def breaking(prefixes: Prefixes, prompt: Sequence[int]) -> Prefix:
+        if breaks.is_set():
             raise KeyError("the words of a prompt")
-        admit(batching)
+        return longest(prefixes, prompt)
 
-    monkeypatch.setattr(Batching, "_admit", breaking)
+    monkeypatch.setattr(Prefixes, "longest", breaking)
 
     async def broken(model: AsyncHFModel) -> None:
         tasks = [asyncio.create_task(pieces(model, ask(SHORT, LONG)))]
         await asyncio.sleep(0.1)
         assert model.broke is None
+        breaks.set()
         tasks += [asyncio.create_task(pieces(model, ask(SHORT, LONG))) for _ in range(2)]
         said = f"the thread that decodes with {model.name} broke off (KeyError)"
         for ended in await asyncio.gather(*tasks, return_exceptions=True):
@@ -446,7 +449,7 @@ def test_a_thread_that_breaks_off_is_said_to_all_who_wait_and_to_whoever_comes(
             await pieces(model, ask(SHORT))
         assert model.broke == said
 
-    served(watched.model, broken, rows=1)
+    served(watched.model, broken, rows=2)
     (record,) = [one for one in caplog.records if "broke off" in one.getMessage()]
     assert record.exc_info and record.exc_info[0] is KeyError
     assert not [one for one in threading.enumerate() if one.name.startswith("decode ")]

@@ -328,10 +328,11 @@ def test_no_held_out_question_is_shown_where_traces_are_off(tmp_path: Path) -> N
     found = trials(tmp_path, ["Which one?"])
     registry = RegistryConfig(name="handbook")
     on = register.RegisterConfig(registry=registry)
-    assert [row.prompt[0].content for row in register._shown(found, {}, on)] == ["Which one?"]
+    assert [row.prompt[0].content for row in register.rows_to_show(found, {}, on)] == ["Which one?"]
     off = on.model_copy(update={"traces": None})
-    shown = register._shown(found, {}, off)
-    serving = register._serving(register._answering({"serve": settings()}, "params.yaml"), shown)
+    shown = register.rows_to_show(found, {}, off)
+    answering = register.answering_of({"serve": settings()}, "params.yaml")
+    serving = register.serving_of(answering, shown)
     assert list(shown) == [] and serving is not None and serving.example == register.EXAMPLE
 
 

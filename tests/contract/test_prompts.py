@@ -246,7 +246,8 @@ def test_a_thinking_template_is_asked_as_it_is_unless_the_settings_say(
         off = {"chat_template_kwargs": {"enable_thinking": False}}
         with opened(subject) as plain, opened(subject, extra=off) as told:
             assert plain.name != told.name
-            assert told._config.body(request)["chat_template_kwargs"] == {"enable_thinking": False}
+        body = subject.config(extra=off).body(request)
+        assert body["chat_template_kwargs"] == {"enable_thinking": False}
         return
     thinks = {"chat_template": THINKING}
     silent = {"chat_template": "{% set enable_thinking = false %}" + THINKING}

@@ -361,7 +361,7 @@ def test_a_log_that_fails_is_said_and_answers_go_on(tmp_path: Path) -> None:
 
 def test_without_a_collector_no_spans_are_made() -> None:
     with running() as server:
-        assert server.service.around._traces is None
+        assert server.service.around.traces is None
 
 
 def test_a_collector_that_is_down_holds_nothing_up(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -72,8 +72,8 @@ class HeldShelf(RegistryShelf):
 
     @asynccontextmanager
     async def strong(self) -> AsyncIterator[Upstream]:
-        breaker = Breaker(self._config.breaker, "the strong model")
-        yield Upstream(self.model, breaker, self._config.deadline)
+        breaker = Breaker(self.config.breaker, "the strong model")
+        yield Upstream(self.model, breaker, self.config.deadline)
 
 
 def answered(server: Running, text: str = "Are you there?", **more: Any) -> dict[str, Any]:

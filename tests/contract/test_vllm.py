@@ -175,7 +175,7 @@ def test_answers_of_a_worker_that_died_before_the_next_requests_are_kept(make: M
     def slowly(model: VLLMModel) -> Iterator[Request]:
         yield from requests[:BLOCK]
         # The pipe to it is broken now, and five answers lie unread in the one from it.
-        model.worker._process.wait(300)
+        assert model.worker.ended(300)
         yield from requests[BLOCK:]
 
     with make("dies").open() as model:

@@ -3,7 +3,7 @@
 import pytest
 import yaml
 
-from cowest.report.card import About, _head
+from cowest.report.card import About, head
 
 
 @pytest.mark.parametrize(
@@ -12,8 +12,8 @@ from cowest.report.card import About, _head
 def test_the_head_names_a_base_of_the_hub_and_no_folder_of_this_machine(
     base: str, named: str | None
 ) -> None:
-    head = _head(About(name="v", base=base, licence="Apache-2.0", tokens=20, merged=False))
-    values = yaml.safe_load(head.strip("-\n"))
+    written = head(About(name="v", base=base, licence="Apache-2.0", tokens=20, merged=False))
+    values = yaml.safe_load(written.strip("-\n"))
     assert values.get("base_model") == named
     assert values["license"] == "apache-2.0"
-    assert "/home" not in head
+    assert "/home" not in written

@@ -220,14 +220,14 @@ def test_a_turn_that_is_run_again_says_what_became_of_its_version(log: Log) -> N
     log.turn("a")
     log.turn("b")
     waits = log.turn("c", waits=True)
-    assert f"`cowest approve {waits} --why" in turn._nothing_new(log.now[waits - 1], log.now)
+    assert f"`cowest approve {waits} --why" in turn.nothing_new(log.now[waits - 1], log.now)
     log.add(acts.approval(log.now, waits, "read it"))
-    assert "it was approved as version 4" in turn._nothing_new(log.now[waits - 1], log.now)
+    assert "it was approved as version 4" in turn.nothing_new(log.now[waits - 1], log.now)
     log.add(acts.rollback(log.now, 1, "worse on invoices"))
-    assert "promoted; version 5 is champion" in turn._nothing_new(log.now[1], log.now)
+    assert "promoted; version 5 is champion" in turn.nothing_new(log.now[1], log.now)
     log.add(acts.rollback(log.now, 2, "so"))
     log.add(acts.rollback(log.now, 1, "worse again"))
-    said = turn._nothing_new(log.now[1], log.now)
+    said = turn.nothing_new(log.now[1], log.now)
     assert "promoted, and rolled back by version 7 (worse again); version 7 is champion" in said
 
 

@@ -134,10 +134,10 @@ def test_with_a_key_or_on_this_machine_it_may_start() -> None:
     key = KeyConfig(name="alice", sha256=digest_of("x"))
     without, keyed = (parse(ServeConfig, settings(keys=keys), "serve") for keys in ([], [key]))
     for host in ("127.0.0.1", "::1", "localhost"):
-        serving._expect_keys(without, host)
-    serving._expect_keys(keyed, "0.0.0.0")
+        serving.expect_keys(without, host)
+    serving.expect_keys(keyed, "0.0.0.0")
     with pytest.raises(ConfigError):
-        serving._expect_keys(without, "0.0.0.0")
+        serving.expect_keys(without, "0.0.0.0")
 
 
 @pytest.mark.parametrize(

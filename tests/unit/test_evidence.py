@@ -152,14 +152,14 @@ def test_a_base_model_is_shown_short_different_questions_and_one_useless_note() 
             ideal=f"note {number}",
         )
         rows.append(row)
-    shown = runs._shown([*rows, factories.make_query(9, split="test", ideal="held out")], 3)
+    shown = runs.with_ideal([*rows, factories.make_query(9, split="test", ideal="held out")], 3)
     assert [row.ideal for row in shown] == ["note 0", "note 1"]
-    prompts = runs._with_shots(domain({"domain": "handbook"}).prompts, shown)
+    prompts = runs.with_shots(domain({"domain": "handbook"}).prompts, shown)
     assert [shot.assistant for shot in prompts.solo.shots] == ["A. no", "B. yes"]
     assert "note 0" in prompts.refine.shots[0].user and "note 0" in prompts.refine.shots[1].user
     said = prompts.refine.render((Message(role="user", content="Which?"),), "a draft")[-1].content
     assert said == "Which?\nNotes: a draft\nAnswer:"
-    assert runs._with_shots(prompts, []) == prompts
+    assert runs.with_shots(prompts, []) == prompts
 
 
 def test_a_question_without_a_score_is_left_out_and_not_wrong() -> None:

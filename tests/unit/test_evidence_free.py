@@ -23,8 +23,8 @@ def test_bm25_is_its_formula() -> None:
     common = math.log(1 + (3 - 3 + 0.5) / (3 + 0.5))
     gain = 2.5 / (1 + 1.5 * (0.25 + 0.75 * 6 / mean))
     asked = free.words("The pump?")
-    assert index._score(0, asked) == pytest.approx((rare + common) * gain)
-    assert index._score(1, asked) == pytest.approx(common * gain)
+    assert index.score(0, asked) == pytest.approx((rare + common) * gain)
+    assert index.score(1, asked) == pytest.approx(common * gain)
     assert index.best("Where is the LAMP made?", 2) == [TEXTS[1], TEXTS[0]]
     assert index.best("nothing of it", 1) == [TEXTS[0]], "of equally near ones, the first"
 

@@ -185,7 +185,7 @@ def test_the_gain_that_half_of_the_calls_keeps(tmp_path: Path) -> None:
         assert half["gain of 100 calls"] == pytest.approx(0.6)
         assert found[domain]["arms"]["random_half"]["kept"]["mean"] == 0
     assert "sites, 1 of 4 runs | half of the calls, as `refine.select` chooses | 50 | +0.300" in (
-        "\n".join(report._saved(found))
+        "\n".join(report.saved_lines(found))
     )
 
 

@@ -74,8 +74,8 @@ def test_a_training_that_asks_models_is_one_process(
 @pytest.mark.parametrize("setting", [{"align": "grpo"}, {"rounds": 2}], ids=str)
 def test_what_asks_models_is_known_by_its_settings(setting: dict[str, Any]) -> None:
     plain = DPOConfig.model_construct(align="dpo", rounds=1)
-    assert dpo._asking(plain) is None
-    assert next(iter(setting)) in str(dpo._asking(plain.model_copy(update=setting)))
+    assert dpo.asks_models(plain) is None
+    assert next(iter(setting)) in str(dpo.asks_models(plain.model_copy(update=setting)))
 
 
 def test_an_error_is_the_same_in_another_process() -> None:

@@ -336,7 +336,9 @@ def test_a_log_whose_thread_has_ended_says_so(
         monkeypatch.setattr(threading, "excepthook", lambda _: None)
         monkeypatch.setattr(log, "TIDY", -1.0)
         kept.keep_verdict(KeptVerdict(id=kept.new_id(), verdict="good", at=1.0)).result(30)
-        kept._thread.join(30)
+        for thread in threading.enumerate():
+            if thread.name == "log":
+                thread.join(300)
         kept.keep(make_interaction(kept.new_id()))
         assert kept.state().lost == 1
         assert (

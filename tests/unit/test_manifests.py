@@ -83,12 +83,12 @@ def test_roles_are_given_to_accounts_that_are_there() -> None:
 
 
 def test_the_job_schedules_as_the_commands_are_given() -> None:
-    from cowest_pipelines.__main__ import _parser
+    from cowest_pipelines.__main__ import parser
 
     pod = named("cowest-schedule", "Job")["spec"]["template"]["spec"]
     (container,) = pod["containers"]
     assert container["command"] == ["python", "-m", "cowest_pipelines"]
-    given = _parser().parse_args(container["args"])
+    given = parser().parse_args(container["args"])
     assert cron.parse(given.cron).text == "0 0 2 * * *"
     assert given.service_account == "cowest-steps"
     (_, mount) = container["volumeMounts"]

@@ -28,8 +28,8 @@ from tests.unit.test_docs import PAGES
 YAML = re.compile(r"^```yaml\n(.*?)^```", re.MULTILINE | re.DOTALL)
 MODULE = re.compile(r"python -m (cowest_pipelines|cowest_serving) ([^`\n]*)")
 PARSERS = {
-    "cowest_pipelines": cowest_pipelines.__main__._parser,
-    "cowest_serving": cowest_serving.__main__._parser,
+    "cowest_pipelines": cowest_pipelines.__main__.parser,
+    "cowest_serving": cowest_serving.__main__.parser,
 }
 MODELS = {
     "strong": AnyProvider,

@@ -495,5 +495,5 @@ def test_a_file_that_is_no_yaml_is_named_as_it_is_called(
     Path("dvc.yaml").touch()
     with pytest.raises(ConfigError, match=r"^params\.yaml is not YAML"):
         turn.main(["--dry-run"])
-    (check,) = doctor._project(Path("params.yaml"))
+    (check,) = doctor.of_project(Path("params.yaml"))
     assert check.found.startswith("params.yaml is not YAML") and check.mend == "mend the file"

@@ -6,6 +6,7 @@ import json
 import re
 from html.parser import HTMLParser
 from pathlib import Path
+from typing import Any
 
 import pytest
 from matplotlib.figure import Figure
@@ -15,12 +16,10 @@ from cowest.gates import Gate, Rules
 from cowest.ledger.account import Account
 from cowest.ledger.claims import Budget, Spent
 from cowest.records import (
-    Choices,
     Decision,
     Estimate,
     EvalReport,
     GateResult,
-    Matches,
     Message,
     PreferencePair,
     Trial,
@@ -28,6 +27,7 @@ from cowest.records import (
 )
 from cowest.report import contents, figures, words
 from cowest.report.contents import Missing
+from cowest.report_parts import Choices, Matches
 from tests.factories import make_feedback, make_trial, write_report
 
 pytestmark = pytest.mark.slow  # matplotlib draws each page anew
@@ -526,7 +526,7 @@ def test_a_gate_is_drawn_with_what_it_asks() -> None:
     assert "<before>" not in drawn
     assert "var(--warn)" in drawn
     axes = Figure().subplots()
-    figures._gate(axes, 0, gate.model_copy(update={"at_least": 0.05}), (-0.5, 0.5))
+    figures.draw_gate(axes, 0, gate.model_copy(update={"at_least": 0.05}), (-0.5, 0.5))
     drawn_at = [list(map(float, line.get_xdata())) for line in axes.lines]
     assert drawn_at == [[-0.5, 0.5], [0.05, 0.05], [-0.1, 0.3], [0.1]], "scale, asked, interval"
     (bad,) = axes.collections
@@ -554,8 +554,13 @@ def test_a_gate_on_lengths_has_an_axis_of_its_own(monkeypatch: pytest.MonkeyPatc
         **asked,
     )
     made = []
-    axes = figures._axes
-    monkeypatch.setattr(figures, "_axes", lambda *given: made.append(axes(*given)) or made[-1])
+    add_axes = Figure.add_axes
+
+    def noting(figure: Figure, *given: Any, **more: Any) -> Any:
+        made.append(add_axes(figure, *given, **more))
+        return made[-1]
+
+    monkeypatch.setattr(Figure, "add_axes", noting)
     drawn = figures.gates([length, score])
     assert drawn is not None and "length: does not apply; score: does not apply" in drawn
     scales = [one.get_xlim() for one in made]

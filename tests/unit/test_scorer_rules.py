@@ -333,7 +333,7 @@ def test_squad(answer: str, target: str, exact: float, shared: float) -> None:
 def test_old_settings_keep_their_rule_and_are_told_once(
     kind: type[ChoiceConfig], capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(rules, "_SAID", set())
+    monkeypatch.setattr(rules, "SAID", set())
     name = kind.model_fields["scorer"].default
     for _ in range(2):
         with kind().open() as scorer:

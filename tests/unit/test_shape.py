@@ -1,6 +1,7 @@
 """The code keeps the limits of `tests/shape.py`, and one name means one thing."""
 
 import ast
+import re
 from collections import defaultdict
 from pathlib import Path
 
@@ -9,6 +10,12 @@ import pytest
 from tests import shape
 
 SHIPPED = shape.measure([shape.ROOT / name for name in shape.SHIPPED])
+ALLOWED = {
+    "_exit", "_replace", "_request_id",
+    "_scaled_dot_product_flash_attention_for_cpu",
+    "_scaled_dot_product_flash_attention_for_cpu_backward",
+}  # fmt: skip
+"""Public in spite of their underscore: names of Python, OpenAI's client and torch's operators."""
 SAMPLE = '''"""A sample."""
 
 # The first line of a sentence
@@ -52,6 +59,56 @@ def test_one_public_name_means_one_thing() -> None:
                     places[named].append(path.relative_to(shape.ROOT).as_posix())
     twice = {named: where for named, where in places.items() if len(where) > 1}
     assert not twice
+
+
+def test_no_test_reaches_into_private_state() -> None:
+    found = []
+    for path in (shape.ROOT / "tests").rglob("*.py"):
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            for name in reached(node):
+                if private(name) and name not in ALLOWED:
+                    found.append(f"{path.relative_to(shape.ROOT)}:{node.lineno}: {name}")
+    assert not found
+
+
+@pytest.mark.parametrize(
+    ("line", "names"),
+    [
+        ("self._own = cls._made", []),
+        ("other._own", ["_own"]),
+        ("self.other._own()", ["_own"]),
+        ("from cowest.a import _b as b, c, __version__", ["_b"]),
+        ("monkeypatch.setattr(log, '_lock', None)", ["_lock"]),
+        ("monkeypatch.setattr('cowest.log._lock', None)", ["_lock"]),
+        ("setattr(log, '_lock', None)", ["_lock"]),
+        ("monkeypatch.setattr(log, 'lock', '_')", []),
+        ("row._replace(a=1)", []),
+        ("vars(a).__dict__", []),
+    ],
+)
+def test_private_state_is_known_when_it_is_reached(line: str, names: list[str]) -> None:
+    found = []
+    for node in ast.walk(ast.parse(line)):
+        found += [name for name in reached(node) if private(name) and name not in ALLOWED]
+    assert found == names
+
+
+def reached(node: ast.AST) -> list[str]:
+    """Names of something else that an expression or an import reaches for."""
+    if isinstance(node, ast.Attribute):
+        own = isinstance(node.value, ast.Name) and node.value.id in ("self", "cls")
+        return [] if own else [node.attr]
+    if isinstance(node, ast.ImportFrom):
+        return [one.name for one in node.names]
+    if isinstance(node, ast.Call) and re.search(r"(set|del|get|has)attr$", ast.unparse(node.func)):
+        texts = [one.value for one in node.args[:2] if isinstance(one, ast.Constant)]
+        return [str(text).rpartition(".")[2] for text in texts]
+    return []
+
+
+def private(name: str) -> bool:
+    """True for a name with one underscore before it."""
+    return name.startswith("_") and not name.startswith("__")
 
 
 def public_types(node: ast.stmt) -> list[str]:

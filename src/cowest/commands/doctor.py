@@ -104,7 +104,7 @@ def machine(params: Path, called: bool = False) -> Iterator[Check]:
     yield _disk("disk, here", Path.cwd())
     yield _disk("disk, cache", environment.cache())
     yield _waiting_threads()
-    yield from _project(params, called)
+    yield from of_project(params, called)
     yield _docker()
 
 
@@ -175,7 +175,7 @@ def _waiting_threads() -> Check:
     return Check("OMP_WAIT_POLICY", fit, waits or "not set", mend)
 
 
-def _project(params: Path, called: bool = False) -> Iterator[Check]:
+def of_project(params: Path, called: bool = False) -> Iterator[Check]:
     """Yields what the project's settings need: data, models, keys, call store and registry."""
     try:
         settings, problems = stage_settings(params)

@@ -136,11 +136,11 @@ def _turn(assignments: list[str], force: bool) -> None:
     if decided is None or force:
         _run_stages(params, turn, force)
     elif _finished(turn):
-        print(_nothing_new(decided, log))
+        print(nothing_new(decided, log))
         return
     elif not _at_hand(turn):
         print(
-            f"{_nothing_new(decided, log)}; it ran elsewhere: "
+            f"{nothing_new(decided, log)}; it ran elsewhere: "
             "`cowest turn --force` makes its files here"
         )
         return
@@ -294,7 +294,7 @@ def _at_hand(turn: Turn) -> bool:
         return False
 
 
-def _nothing_new(decided: Decision, log: Sequence[Decision]) -> str:
+def nothing_new(decided: Decision, log: Sequence[Decision]) -> str:
     how = "promoted"
     removed = rolled_back(log, contents(decided))
     if decided.promoted and removed is not None:

@@ -139,6 +139,12 @@ class Worker:
         """The process group of the worker and of all that it started."""
         return self._process.pid
 
+    def ended(self, seconds: float) -> bool:
+        """Waits up to so many seconds for the worker's end, and says if it came."""
+        with suppress(subprocess.TimeoutExpired):
+            self._process.wait(seconds)
+        return self._process.returncode is not None
+
     def ask(self, requests: Sequence[Mapping[str, Any]]) -> None:
         """Sends requests. `told` raises for a worker that is gone, after what it still said."""
         with suppress(BrokenPipeError, ConnectionError):
@@ -207,8 +213,7 @@ class Worker:
 
     def _gone(self) -> ModelError:
         """Makes the error for a worker that ended."""
-        with suppress(subprocess.TimeoutExpired):
-            self._process.wait(FAREWELL)
+        self.ended(FAREWELL)
         self._listener.join(1.0)
         code = self._process.returncode
         how = f"exit code {code}"

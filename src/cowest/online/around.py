@@ -24,7 +24,7 @@ class Around:
         self._guard = Guard(Keys(config.keys), config.open)
         providers = {"policy": config.policy.provider, "strong": config.strong.provider}
         self._meters = Meters(standing, providers)
-        self._traces = open_traces(config)
+        self.traces = open_traces(config)
 
     def look(self, scope: Scope) -> str:
         """Returns the name of the key that asks. Raises RefusalError."""
@@ -34,8 +34,8 @@ class Around:
         """Counts, logs and traces a request that has ended. Returns at once, and raises nothing."""
         self._meters.count(visit)
         request_log.tell(visit)
-        if self._traces is not None:
-            self._traces.add(visit)
+        if self.traces is not None:
+            self.traces.add(visit)
 
     def metrics(self, request: Request) -> Response:
         """Returns the page of metrics."""
@@ -44,5 +44,5 @@ class Around:
 
     def close(self) -> None:
         """Sends the spans that were not sent yet."""
-        if self._traces is not None:
-            self._traces.close()
+        if self.traces is not None:
+            self.traces.close()

@@ -39,7 +39,7 @@ class RegistryShelf:
     """The versions of the registry that the settings name."""
 
     def __init__(self, config: ServeConfig) -> None:
-        self._config = config
+        self.config = config
         self._registry: Registry | Baked | None = None
         # MLflow tries a server that is down for minutes, and nothing is said meanwhile. Whoever
         # asks here asks again.
@@ -52,7 +52,7 @@ class RegistryShelf:
     @asynccontextmanager
     async def strong(self) -> AsyncIterator[Upstream]:
         """Opens the strong model of the settings."""
-        config = self._config
+        config = self.config
         patience = config.deadline * (1 - config.draft_share) / 2
         async with _opened(config.strong, None, config.cache) as model:
             yield Upstream(model, Breaker(config.breaker, "the strong model"), patience)
@@ -60,7 +60,7 @@ class RegistryShelf:
     @asynccontextmanager
     async def policy(self, number: int) -> AsyncIterator[tuple[Prompts, Upstream]]:
         """Fetches a version, and opens its policy."""
-        config = self._config
+        config = self.config
         # A call must have had half of its usual time before its lateness counts.
         patience = config.deadline * config.draft_share / 2
         async with AsyncExitStack() as stack:
@@ -78,7 +78,7 @@ class RegistryShelf:
 
     def _open(self) -> Registry | Baked:
         if self._registry is None:
-            self._registry = opened(self._config)
+            self._registry = opened(self.config)
         return self._registry
 
 

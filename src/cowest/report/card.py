@@ -97,7 +97,7 @@ def write(
     if not about.merged:
         kind = f"A PEFT adapter (LoRA) on `{about.base}`."
     parts = [
-        _head(about),
+        head(about),
         f"# {about.name}",
         kind,
         METHOD.format(cowest=__version__),
@@ -116,7 +116,7 @@ def write(
     return "\n\n".join(parts) + "\n"
 
 
-def _head(about: About) -> str:
+def head(about: About) -> str:
     """What the hub reads; a licence that is none of its names stays out of it."""
     values: dict[str, object] = {
         "library_name": "transformers" if about.merged else "peft",

@@ -200,7 +200,7 @@ def _gates(axes: "Axes", shown: Sequence[GateResult]) -> None:
     axes.set(xlim=span, ylim=(len(shown) - 0.6, -0.6), yticks=[])
     axes.spines["bottom"].set_visible(False)
     for row, one in enumerate(shown):
-        _gate(axes, row, one, span)
+        draw_gate(axes, row, one, span)
         _label(axes, row, one.name, _outcome(one))
 
 
@@ -208,7 +208,7 @@ def _outcome(gate: GateResult) -> str:
     return {True: "passed", False: "closed", None: "does not apply"}[gate.passed]
 
 
-def _gate(axes: "Axes", row: int, gate: GateResult, span: tuple[float, float]) -> None:
+def draw_gate(axes: "Axes", row: int, gate: GateResult, span: tuple[float, float]) -> None:
     """Draws one gate: the side that is not good enough, the interval, and the asked line."""
     place, colour = row + 0.2, AFTER if gate.passed else WARN
     axes.plot(span, [place, place], color=RULE, linewidth=1.5, clip_on=False)

@@ -13,7 +13,8 @@ from cowest.sametext import comparable, normalise
 RuleNumber = Literal[1, 2]
 FORMS: dict[RuleNumber, Callable[[str], str]] = {1: normalise, 2: comparable}
 """By rule, the form in which two texts are compared."""
-_SAID: set[str] = set()
+SAID: set[str] = set()
+"""Scorers whose old rule this process has told of."""
 
 
 def named(scorer: str, rule: RuleNumber) -> str:
@@ -30,9 +31,9 @@ def rule_of(name: str, scorer: str) -> RuleNumber | None:
 
 def remind(scorer: str, rule: RuleNumber) -> None:
     """Says once per process that a scorer still reads by rule 1."""
-    if rule != 1 or scorer in _SAID:
+    if rule != 1 or scorer in SAID:
         return
-    _SAID.add(scorer)
+    SAID.add(scorer)
     print(
         f"scorer {scorer}: reads by rule 1, since the settings name no other; the next release "
         f"reads by rule 2: set `{{scorer: {scorer}, rule: 2}}` (docs/scorers.md says what changes)",

@@ -44,7 +44,7 @@ def main(pairs: In, feedback: In, policy: In, challenger: Out, config: DPOConfig
         return
     _fit(rows, config)
     inputs = {"pairs": pairs, "feedback": feedback, "policy": policy}
-    if elsewhere(Task("dpo", config, inputs, {"challenger": challenger}), _asking(config)):
+    if elsewhere(Task("dpo", config, inputs, {"challenger": challenger}), asks_models(config)):
         return
     rests_on = _rests_on(pairs, feedback, policy / "adapter", base, config)
     # The checkpoints go last, when the challenger is in its place.
@@ -79,7 +79,7 @@ def _rounds_are_over(
     return rounds.trained(before) < number - 1 or rounds.too_few(number, rows, config)
 
 
-def _asking(config: DPOConfig) -> str | None:
+def asks_models(config: DPOConfig) -> str | None:
     """Returns the setting by which models are asked in training; None if none are."""
     if config.align == "grpo":
         return "dpo: `align: grpo`"

@@ -96,7 +96,7 @@ def main(
     pinned = read_document(turn, Turn)
     judged = read_document(report, EvalReport)
     settings = _same_settings(params, pinned, turn)
-    answering = _answering(settings, str(params))
+    answering = answering_of(settings, str(params))
     kept = version.expect(challenger)
     _same_versions(judged, {"before": policy, "after": challenger}, pinned)
     _same_rules(judged, settings, pinned, str(params))
@@ -118,7 +118,7 @@ def main(
         files=[report, turn],
     )
     _keep(ids, tracker, pinned.key)
-    shown = _shown(trials, settings, config)
+    shown = rows_to_show(trials, settings, config)
     if config.traces is not None:
         tracker.trace(pinned.key, shown)
     made = registry.decide(
@@ -128,7 +128,7 @@ def main(
         against=pinned.champion,
         reason=_reason(judged, _taught_by(kept, pairs)),
         tags=rests_on | _judged_by(pinned, kept, judged) | _aligned_by(kept, pairs),
-        serving=_serving(answering, shown),
+        serving=serving_of(answering, shown),
         waits=config.require_approval,
     )
     tracker.describe(made.version, description.of_version(made, judged, data))
@@ -145,7 +145,7 @@ def _same_settings(params: Path, pinned: Turn, turn: Path) -> dict[str, Any]:
     return settings
 
 
-def _shown(
+def rows_to_show(
     trials: Path | None, settings: dict[str, Any], config: RegisterConfig
 ) -> Sequence[Trial]:
     """The rows for traces; none where `trials` was left out, or no traces are kept."""
@@ -210,7 +210,7 @@ def _no_looks_since(
         )
 
 
-def _answering(settings: dict[str, Any], where: str) -> dict[str, Any] | None:
+def answering_of(settings: dict[str, Any], where: str) -> dict[str, Any] | None:
     """The models that answer with the version; None if the settings name none.
 
     Raises ConfigError for settings that could not be served.
@@ -223,7 +223,7 @@ def _answering(settings: dict[str, Any], where: str) -> dict[str, Any] | None:
     return answering
 
 
-def _serving(answering: dict[str, Any] | None, shown: Sequence[Trial]) -> Serving | None:
+def serving_of(answering: dict[str, Any] | None, shown: Sequence[Trial]) -> Serving | None:
     """Returns how the version is asked; None if no models that answer are known."""
     if answering is None:
         return None

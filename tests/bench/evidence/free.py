@@ -48,10 +48,10 @@ class BM25:
     def best(self, query: str, count: int) -> list[str]:
         """The nearest texts, the nearest first; of equally near ones, the first."""
         asked = words(query)
-        order = sorted(range(len(self._texts)), key=lambda n: -self._score(n, asked))
+        order = sorted(range(len(self._texts)), key=lambda n: -self.score(n, asked))
         return [self._texts[number] for number in order[:count]]
 
-    def _score(self, number: int, asked: list[str]) -> float:
+    def score(self, number: int, asked: list[str]) -> float:
         counts = self._counts[number]
         damp = K1 * (1 - B + B * counts.total() / self._length)
         total = 0.0

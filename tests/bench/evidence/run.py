@@ -161,8 +161,8 @@ class _Run:
                 raw, out, self._at("corpus.all.jsonl"), self._at("quarantine.jsonl"), config
             ),
         )
-        shown = _shown(io.read(self._at("queries.all.jsonl"), Query), self._settings.shots)
-        self._prompts = _with_shots(self._prompts, shown)
+        shown = with_ideal(io.read(self._at("queries.all.jsonl"), Query), self._settings.shots)
+        self._prompts = with_shots(self._prompts, shown)
         for stage in ("sft", "refine", "pair"):
             self._params[stage]["prompts"] = self._prompts.model_dump(mode="json")
         self._once("choose", "queries.jsonl", self._chosen, {query.id for query in shown})
@@ -433,7 +433,7 @@ class _Run:
         )
 
 
-def _shown(queries: Iterable[Query], count: int) -> list[Query]:
+def with_ideal(queries: Iterable[Query], count: int) -> list[Query]:
     """Short training questions whose ideal draft is known, of as many different answers as there
     are.
     """
@@ -455,7 +455,7 @@ def _answer(query: Query) -> str:
     return f"{ascii_uppercase[query.choices.index(target)]}. {target}" if query.choices else target
 
 
-def _with_shots(prompts: Prompts, shown: Sequence[Query]) -> Prompts:
+def with_shots(prompts: Prompts, shown: Sequence[Query]) -> Prompts:
     """The strong model's prompts with these examples; the last one's notes are another
     question's, since notes may be of no use.
     """

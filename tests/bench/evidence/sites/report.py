@@ -176,11 +176,11 @@ def tables(found: Mapping[str, Any]) -> dict[str, str]:
         "systems": "\n".join(rows),
         "differences": "\n".join(differences),
         "claims": "\n".join(_claimed(found)),
-        "saved": "\n".join(_saved(found.get("saved", {}))),
+        "saved": "\n".join(saved_lines(found.get("saved", {}))),
     }
 
 
-def _saved(found: Mapping[str, Any]) -> list[str]:
+def saved_lines(found: Mapping[str, Any]) -> list[str]:
     lines = ["| domain | arm | calls | gain | share of the gain of all calls | gain of 100 calls |"]
     lines.append("| --- | --- | --- | --- | --- | --- |")
     for domain, part in found.items():
