@@ -3,6 +3,7 @@
 import os
 import signal
 from collections.abc import Iterator
+from pathlib import Path
 
 import hypothesis
 import pytest
@@ -35,3 +36,17 @@ def _a_turn_ends_with_its_test() -> Iterator[None]:
     """
     yield
     os.environ.pop("COWEST_TURN", None)
+
+
+@pytest.fixture
+def own_store(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The folder of a call store that a test has for itself."""
+    monkeypatch.setenv("COWEST_STORE", str(tmp_path / "store" / "calls.sqlite"))
+    return tmp_path / "store"
+
+
+@pytest.fixture
+def no_keys(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Takes out of the environment what whoever runs the tests may have set for endpoints."""
+    for name in ("OPENAI_API_KEY", "OPENAI_CUSTOM_HEADERS", "OPENAI_ORG_ID"):
+        monkeypatch.delenv(name, raising=False)

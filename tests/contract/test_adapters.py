@@ -19,10 +19,7 @@ from tests import endpoints, tiny
 from tests.endpoints import answers, ask, parts, whole
 from tests.servers import chat_server
 
-
-@pytest.fixture(autouse=True)
-def store(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("COWEST_STORE", str(tmp_path / "calls.sqlite"))
+pytestmark = pytest.mark.usefixtures("own_store")
 
 
 @pytest.fixture

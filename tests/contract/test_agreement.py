@@ -28,7 +28,7 @@ from cowest.stages import compare
 from tests import lines, tiny
 from tests.factories import make_query, make_trial
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("own_store")]
 GREEDY = Sampling(max_tokens=12)
 QUERIES = [
     make_query(number, f"Where is the {name} made?")
@@ -53,11 +53,6 @@ def make_adapter(folder: Path, **settings: Any) -> Path:
 @pytest.fixture(scope="module")
 def adapter(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return make_adapter(tmp_path_factory.mktemp("agreement") / "adapter")
-
-
-@pytest.fixture(autouse=True)
-def _store(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("COWEST_STORE", str(tmp_path / "calls.sqlite"))
 
 
 def judge(

@@ -3,7 +3,6 @@ it.
 """
 
 import json
-from pathlib import Path
 
 import pytest
 
@@ -14,10 +13,7 @@ from cowest.records import Message
 from tests.endpoints import answers, config
 from tests.servers import Fate, chat_server, completion, error
 
-
-@pytest.fixture(autouse=True)
-def own_store(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    monkeypatch.setenv("COWEST_STORE", str(tmp_path / "calls.sqlite"))
+pytestmark = pytest.mark.usefixtures("own_store")
 
 
 ENDINGS = {

@@ -24,6 +24,8 @@ from tests.endpoints import parts, whole
 from tests.factories import make_query
 from tests.servers import ChatServer, Fate, chat_server, completion, said, streamed
 
+pytestmark = pytest.mark.usefixtures("own_store")
+
 KEY = "sk-proj-aB3dE5gH7jK9mN1pQ2sT4vW6yZ8bC0dF2hJ4kL6nP8rS0uV3"
 PLANTED = {
     "email": "ann.lee@example.com",
@@ -35,12 +37,6 @@ PLANTED = {
     "national_id": "219-09-9998",
 }
 TERMS = ["project falcon"]
-
-
-@pytest.fixture(autouse=True)
-def own_store(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
-    monkeypatch.setenv("COWEST_STORE", str(tmp_path / "store" / "calls.sqlite"))
-    return tmp_path / "store"
 
 
 def settings(server: ChatServer, on_found: str, **egress: Any) -> dict[str, Any]:

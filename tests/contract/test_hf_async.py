@@ -26,6 +26,8 @@ from cowest.protocols import Completion, Request, Served
 from cowest.records import Message
 from tests import tiny
 
+pytestmark = pytest.mark.usefixtures("own_store")
+
 if TYPE_CHECKING:
     import torch
 
@@ -47,11 +49,6 @@ class Watched:
         total = sum(rows * tokens for rows, tokens in self.passes if tokens > 1)
         self.passes.clear()
         return total
-
-
-@pytest.fixture(autouse=True)
-def _a_store_of_its_own(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    monkeypatch.setenv("COWEST_STORE", str(tmp_path / "calls.sqlite"))
 
 
 @pytest.fixture

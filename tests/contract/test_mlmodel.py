@@ -33,7 +33,7 @@ from tests import stores, tiny
 from tests.factories import make_trial
 from tests.registries import PROMPTS, empty_registry, make_version
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("own_store")]
 
 STRONG = {"provider": "scripted", "rules": [{"match": "", "replies": ["refined"]}]}
 ASKED = (Message(role="user", content="Which country makes the Phoenix fan?"),)
@@ -69,11 +69,6 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
     peft.get_peft_model(model, lora).save_pretrained(folder / "adapter")
     version.write(folder, base="tiny@1", prompts=PROMPTS, trained="t")
     return folder
-
-
-@pytest.fixture(autouse=True)
-def store(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("COWEST_STORE", str(tmp_path / "calls.sqlite"))
 
 
 def decide(config: RegistryConfig, folder: Path, turn: str = "aa", **more: Any) -> int:

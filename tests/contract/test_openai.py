@@ -25,15 +25,9 @@ from tests import servers
 from tests.endpoints import answers, ask, config
 from tests.servers import Fate, chat_server, error, listening
 
+pytestmark = pytest.mark.usefixtures("own_store", "no_keys")
+
 CANARY = "sk-canary0123456789"
-
-
-@pytest.fixture(autouse=True)
-def own_store(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
-    for name in ("OPENAI_API_KEY", "OPENAI_CUSTOM_HEADERS", "OPENAI_ORG_ID"):
-        monkeypatch.delenv(name, raising=False)
-    monkeypatch.setenv("COWEST_STORE", str(tmp_path / "store" / "calls.sqlite"))
-    return tmp_path / "store"
 
 
 FAULTS = {

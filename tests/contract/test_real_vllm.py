@@ -24,7 +24,7 @@ from cowest.protocols import Completion, Request
 from cowest.records import Message
 from tests import real_vllm, tiny
 
-pytestmark = [pytest.mark.vllm, pytest.mark.minutes]
+pytestmark = [pytest.mark.vllm, pytest.mark.minutes, pytest.mark.usefixtures("own_store")]
 
 NEAR = 1e-4
 """Logits that are nearer than this are a tie, which rounding decides."""
@@ -34,11 +34,6 @@ HALF = "\ufffd"
 EMBEDDED = "smollm2-135m-instruct"
 GREEDY = Sampling(max_tokens=24)
 WARM = Sampling(temperature=1.0, top_p=0.9, max_tokens=12, n=3)
-
-
-@pytest.fixture(autouse=True)
-def store(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("COWEST_STORE", str(tmp_path / "calls.sqlite"))
 
 
 @pytest.fixture(scope="module")

@@ -34,9 +34,8 @@ BOTH = pytest.mark.parametrize("mode", ["single", "batch"])
 
 
 @pytest.fixture(autouse=True)
-def stage(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[None]:
+def stage(own_store: Path) -> Iterator[None]:
     """A stage of the turn `t`, with a store of its own."""
-    monkeypatch.setenv("COWEST_STORE", str(tmp_path / "calls.sqlite"))
     with store.accounting("refine"):
         yield
 

@@ -24,11 +24,7 @@ from tests import servers
 from tests.endpoints import answers, config, parts, priced, serve, short, whole
 from tests.servers import DONE, USED, Fate, chat_server, completion, error, event, said, streamed
 
-
-@pytest.fixture(autouse=True)
-def own_store(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    monkeypatch.delenv("OPENAI_API_KEY", raising=False)
-    monkeypatch.setenv("COWEST_STORE", str(tmp_path / "calls.sqlite"))
+pytestmark = pytest.mark.usefixtures("own_store", "no_keys")
 
 
 def ended(finish: str | None, *texts: Any, **delta: Any) -> Fate:

@@ -33,7 +33,7 @@ from tests.endpoints import priced
 from tests.servers import chat_server
 from tests.serving import POLICY, STRONG, Faulty, Running, asking, post, running
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("own_store")]
 
 ALICE, BOB = new_key(), new_key()
 KEYS = [
@@ -56,12 +56,6 @@ def metrics(server: Running, **headers: str) -> dict[tuple[str, str], float]:
             labels = " ".join(value for value in values if value)
             found[sample.name, labels] = sample.value
     return found
-
-
-@pytest.fixture(autouse=True)
-def own_store(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The store in which budgets of keys are kept."""
-    monkeypatch.setenv("COWEST_STORE", str(tmp_path / "calls.sqlite"))
 
 
 def whole_calls(row: Interaction) -> tuple[ServedCall, ServedCall]:

@@ -4,7 +4,6 @@ import asyncio
 import http.client
 import json
 from collections.abc import AsyncGenerator
-from pathlib import Path
 
 import pytest
 
@@ -20,12 +19,7 @@ from tests.endpoints import parts, priced, short
 from tests.servers import GOOD, HTML, NOT_JSON, Fate, chat_server, error, said, streamed
 from tests.serving import POLICY, Faulty, asking, post, running
 
-pytestmark = pytest.mark.slow
-
-
-@pytest.fixture(autouse=True)
-def own_store(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    monkeypatch.setenv("COWEST_STORE", str(tmp_path / "calls.sqlite"))
+pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("own_store")]
 
 
 class Hosted:

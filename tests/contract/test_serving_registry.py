@@ -38,8 +38,7 @@ THINGS = ("lamp", "fan", "pump", "heater", "blender", "kettle", "clock", "radio"
 
 
 @pytest.fixture(autouse=True)
-def own_environment(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("COWEST_STORE", str(tmp_path / "calls.sqlite"))
+def own_environment(own_store: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     # The shelf sets it. What it was is set again afterwards.
     monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "7")
     monkeypatch.delenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES")

@@ -16,6 +16,8 @@ from cowest.records import PreferencePair, Query
 from tests import tiny
 from tests.factories import make_query
 
+pytestmark = pytest.mark.usefixtures("own_store")
+
 SAMPLING = Sampling(temperature=1.0, n=3, max_tokens=12)
 RULES = {
     "policy": [{"match": "", "replies": ["Notes: a", "Notes: b", "Notes: c", "Notes: d"]}],
@@ -66,8 +68,7 @@ def paired(folder: Path, drafts: list[Path], values: dict[str, Any]) -> bytes:
 
 
 @pytest.fixture(autouse=True)
-def own_store(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("COWEST_STORE", str(tmp_path / "calls.sqlite"))
+def no_turn(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("COWEST_TURN", "")
 
 
