@@ -9,7 +9,6 @@ import json
 import lzma
 import os
 import re
-import socket
 import subprocess
 import sys
 import threading
@@ -25,6 +24,7 @@ import jsonschema
 import yaml
 
 from tests import lines
+from tests.servers import free_port
 
 CRDS = Path(__file__).parent / "crds"
 JOBS = "/apis/trainer.kubeflow.org/v1alpha1/namespaces/test/trainjobs"
@@ -93,7 +93,7 @@ class Cluster:
         self.taken.append(job)
         self.nodes[name] = []
         if self.runs:
-            port = _free_port()
+            port = free_port()
             for number in range(job["spec"]["trainer"]["numNodes"]):
                 self.nodes[name].append(self._node(job, number, port))
 
@@ -174,13 +174,6 @@ def _condition(state: str) -> dict[str, str]:
         "message": "",
         "lastTransitionTime": "2026-11-29T12:00:00Z",
     }
-
-
-def _free_port() -> int:
-    with socket.socket() as one:
-        one.bind(("127.0.0.1", 0))
-        found: int = one.getsockname()[1]
-    return found
 
 
 @contextmanager

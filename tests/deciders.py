@@ -5,7 +5,6 @@ live long and begin each round together. They are forked from a server that has 
 import multiprocessing
 import os
 import signal
-import socket
 import subprocess
 import sys
 import time
@@ -26,6 +25,7 @@ from cowest.registry.log import champion_of, find
 from cowest.registry.mlflow import RegistryConfig
 from tests import stores
 from tests.registries import empty_registry, make_version
+from tests.servers import free_port
 
 KINDS = (*stores.KINDS, "server")
 PATIENCE = 300
@@ -49,13 +49,6 @@ def registry_of(kind: str, folder: Path) -> Iterator[RegistryConfig]:
     empty_registry(folder)
     with mlflow_server(folder, free_port()) as uri:
         yield RegistryConfig(uri=uri, name="handbook")
-
-
-def free_port() -> int:
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port: int = free.getsockname()[1]
-    return port
 
 
 @contextmanager

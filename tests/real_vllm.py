@@ -8,7 +8,6 @@ import functools
 import os
 import shutil
 import signal
-import socket
 import subprocess
 import tempfile
 import time
@@ -23,6 +22,7 @@ import pytest
 from cowest.models.vllm import VLLMConfig, VLLMModel
 from cowest.models.vllm_process import surroundings
 from tests import lines, tiny
+from tests.servers import free_port
 
 _open = ExitStack()
 _held: dict[str, VLLMModel] = {}
@@ -69,7 +69,7 @@ def let_go() -> None:
 @contextmanager
 def server(model: Path, name: str, *more: str) -> Iterator[tuple[str, int]]:
     """vLLM's own server, which may load adapters at run time: its URL, and its process group."""
-    port = _free_port()
+    port = free_port()
     environment = {**surroundings(os.environ), "VLLM_ALLOW_RUNTIME_LORA_UPDATING": "True"}
     line = [
         *[python(), "-I", "-m", "vllm.entrypoints.openai.api_server", "--model", str(model)],
@@ -96,11 +96,6 @@ def server(model: Path, name: str, *more: str) -> Iterator[tuple[str, int]]:
         with suppress(ProcessLookupError):
             os.killpg(process.pid, signal.SIGKILL)
         process.wait()
-
-
-def _free_port() -> int:
-    with socket.create_server(("127.0.0.1", 0)) as listener:
-        return int(listener.getsockname()[1])
 
 
 def _answers(url: str) -> bool:

@@ -382,6 +382,14 @@ def listening(chat: ChatServer, tls: ssl.SSLContext | None = None) -> Iterator[N
         thread.join()
 
 
+def free_port() -> int:
+    """A port of this machine that nobody listens on."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port: int = free.getsockname()[1]
+    return port
+
+
 @contextmanager
 def raw_server(*replies: bytes) -> Iterator[str]:
     """The URL of a server that answers one request on each connection with these bytes, and

@@ -7,7 +7,6 @@ import functools
 import itertools
 import os
 import shutil
-import socket
 import subprocess
 import tempfile
 from collections.abc import Callable
@@ -16,6 +15,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+
+from tests.servers import free_port
 
 KINDS = ("sqlite", "postgres")
 PASSWORD = "canary/of:a@word#1"
@@ -36,9 +37,7 @@ class Server:
 
     def __init__(self, folder: Path) -> None:
         self.data, self.log = folder / "data", folder / "log"
-        with socket.socket() as free:
-            free.bind(("127.0.0.1", 0))
-            self.port = free.getsockname()[1]
+        self.port = free_port()
         word = folder / "password"
         word.write_text(PASSWORD)
         if os.geteuid() == 0:

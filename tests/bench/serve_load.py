@@ -2,7 +2,6 @@
 
 import asyncio
 import os
-import socket
 import statistics
 import subprocess
 import sys
@@ -17,6 +16,7 @@ from typing import Any
 import aiohttp
 
 from tests.bench.calls import HERE, endpoint
+from tests.servers import free_port
 
 ROOT = HERE.parent.parent
 TICKS = os.sysconf("SC_CLK_TCK")
@@ -102,7 +102,7 @@ def started(
         for name in names:
             place = folder / f"{name}-{policy}-{strong}"
             place.mkdir(exist_ok=True)
-            port = _free()
+            port = free_port()
             line = command(name, port, f"{base}/{policy}/v1", f"{base}/{strong}/v1", place)
             log = stack.enter_context((place / "log").open("wb"))
             process = subprocess.Popen(
@@ -125,11 +125,6 @@ def _surroundings(name: str, place: Path) -> dict[str, str]:
         return {**given, "LITELLM_LOCAL_MODEL_COST_MAP": "True", "LITELLM_LOG": "ERROR"}
     path = [str(ROOT), *filter(None, [given.get("PYTHONPATH")])]
     return {**given, "PYTHONPATH": os.pathsep.join(path), "BENTOML_HOME": str(place / "bentoml")}
-
-
-def _free() -> int:
-    with socket.create_server(("127.0.0.1", 0)) as free:
-        return int(free.getsockname()[1])
 
 
 def _wait(server: Server, path: str, folder: Path) -> None:

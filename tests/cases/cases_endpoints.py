@@ -2,7 +2,6 @@
 
 import os
 import re
-import socket
 import subprocess
 import sys
 import tempfile
@@ -20,7 +19,7 @@ from cowest.protocols import Completion
 from tests import tiny
 from tests.cases.outcome import Outcome
 from tests.endpoints import answers, budget, config, now, priced, short_answers
-from tests.servers import Fate, chat_server, completion
+from tests.servers import Fate, chat_server, completion, free_port
 
 STOPPED = r"calls= *[12] +CallError: .*"
 REPLIES = {
@@ -141,8 +140,7 @@ def printed(script: Path, scratch: str) -> list[str]:
 @contextmanager
 def published(script: Path, *arguments: str) -> Iterator[Any]:
     """A published server, with its `url`, while it runs."""
-    with socket.create_server(("127.0.0.1", 0)) as free:
-        port = free.getsockname()[1]
+    port = free_port()
     process = subprocess.Popen([sys.executable, str(script), str(port), *arguments])
     server = SimpleNamespace(url=f"http://127.0.0.1:{port}/v1")
     try:

@@ -4,7 +4,6 @@ import json
 import os
 import shutil
 import signal
-import socket
 import subprocess
 import sys
 import time
@@ -30,8 +29,10 @@ from cowest.registry.tracking import MlflowTracker
 from cowest.report.shown import filter_of, sample
 from cowest.stages import register
 from tests import stores, tiny
+from tests.deciders import registry_of
 from tests.factories import make_trial
 from tests.registries import PROMPTS, empty_registry, make_version
+from tests.servers import free_port
 
 pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("own_store")]
 
@@ -266,9 +267,7 @@ def test_settings_of_a_project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
 def test_mlflow_serves_it_over_http(trained: Path, tmp_path: Path) -> None:
     config = empty_registry(tmp_path)
     decide(config, trained, serving=Serving(settings(), ASKED))
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
+    port = free_port()
     command = [sys.executable, "-m", "mlflow", "models", "serve", "--env-manager", "local"]
     command += ["-m", f"models:/{config.name}@champion", "-p", str(port), "-w", "1"]
     url = f"http://127.0.0.1:{port}"
@@ -351,22 +350,6 @@ def test_traces_of_a_sample(kind: str, tmp_path: Path) -> None:
         assert spans[0].attributes["score"] == 1.0
         assert found[0].info.tags["score alone"] == "0.000"
         assert run.info.run_name.startswith("turn aa of 20")
-
-
-@contextmanager
-def registry_of(kind: str, folder: Path) -> Iterator[RegistryConfig]:
-    """An empty registry in a file, in a database, or behind MLflow's own server."""
-    if kind != "server":
-        yield empty_registry(folder, kind)
-        return
-    inner = empty_registry(folder)
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    command = [sys.executable, "-m", "mlflow", "server", "--port", str(port), "--workers", "1"]
-    command += ["--backend-store-uri", inner.uri, "--artifacts-destination", inner.artifacts]
-    with served(command, folder, f"http://127.0.0.1:{port}/health"):
-        yield RegistryConfig(uri=f"http://127.0.0.1:{port}", name="handbook")
 
 
 @contextmanager

@@ -25,9 +25,10 @@ from cowest.protocols import Completion, Request, Served
 from cowest.records import Query, Refinement
 from cowest.registry.mlflow import RegistryConfig
 from tests import champions, tiny
-from tests.deciders import free_port, mlflow_server
+from tests.deciders import mlflow_server
 from tests.factories import make_query
 from tests.registries import empty_registry
+from tests.servers import free_port
 from tests.serving import Faulty, Running, asking, post, running
 
 pytestmark = [pytest.mark.slow, pytest.mark.minutes]

@@ -17,7 +17,7 @@ from cowest import cli, config, io, stages
 from cowest.records import Query
 from tests import lines, tiny
 from tests.e2e.test_examples import EXAMPLES, made_tiny, replying
-from tests.e2e.test_service import Server
+from tests.service import Server
 
 pytestmark = pytest.mark.minutes
 

@@ -11,9 +11,7 @@ import subprocess
 import sys
 import threading
 import time
-import urllib.error
-import urllib.request
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from pathlib import Path
@@ -36,69 +34,11 @@ from tests import breaking, lines, tiny
 from tests.endpoints import config as endpoint_config
 from tests.registries import empty_registry
 from tests.servers import GOOD, Fate, chat_server, streamed
+from tests.service import Server
 
 CHAT = "/v1/chat/completions"
 PATIENCE = 300.0
 """Seconds that a busy machine is given."""
-
-
-class Server:
-    """A server on a free port of this machine, with an empty call store: its models have to
-    answer for themselves.
-    """
-
-    def __init__(
-        self,
-        project: Path,
-        scratch: Path,
-        python: str = sys.executable,
-        around: Mapping[str, str] | None = None,
-        words: Sequence[str] = ("cowest_serving", "serve"),
-    ) -> None:
-        with socket.socket() as free:
-            free.bind(("127.0.0.1", 0))
-            self.port = free.getsockname()[1]
-        self.log = scratch / "log"
-        environment = {
-            **(tiny.surroundings() if around is None else around),
-            "COWEST_STORE": str(scratch / "calls.sqlite"),
-            "BENTOML_HOME": str(scratch / "bentoml"),
-        }
-        command = [python, "-m", *words, "--port", str(self.port)]
-        with self.log.open("wb") as log:
-            self.process = subprocess.Popen(
-                command, cwd=project, env=environment, stdout=log, stderr=subprocess.STDOUT
-            )
-
-    def get(self, path: str, body: Any = None) -> tuple[int, str]:
-        """Status and text; (0, reason) where nobody answers yet."""
-        data = body if isinstance(body, bytes | None) else json.dumps(body).encode()
-        request = urllib.request.Request(
-            f"http://127.0.0.1:{self.port}{path}", data, {"content-type": "application/json"}
-        )
-        try:
-            with urllib.request.urlopen(request, timeout=60) as response:
-                return response.status, response.read().decode()
-        except urllib.error.HTTPError as error:
-            return error.code, error.read().decode()
-        except OSError as error:
-            return 0, str(error)
-
-    def wait(self, path: str, seconds: int = 120) -> list[tuple[int, str]]:
-        """Asks until it is answered with 200; all answers by the way."""
-        seen = [self.get(path)]
-        ends = time.monotonic() + seconds
-        while seen[-1][0] != 200:
-            assert self.process.poll() is None and time.monotonic() < ends, (
-                f"{path}: {seen[-1]}\n{self.log.read_text()[-4000:]}"
-            )
-            time.sleep(0.1)
-            seen.append(self.get(path))
-        return seen
-
-    def stop(self) -> None:
-        self.process.terminate()
-        self.process.wait(timeout=30)
 
 
 @pytest.fixture(scope="module")

@@ -17,7 +17,7 @@ import yaml
 
 from cowest.online import log
 from tests import champions, tiny
-from tests.e2e.test_service import Server
+from tests.service import Server
 
 pytestmark = [pytest.mark.slow, pytest.mark.minutes]
 

@@ -15,7 +15,7 @@ import yaml
 
 from cowest.stages import STAGES
 from tests import lines, tiny
-from tests.e2e.test_service import Server
+from tests.service import Server
 from tests.unit.test_init import asked
 from tests.unit.test_table import write
 
