@@ -50,7 +50,12 @@ def settings() -> plan.Settings:
         strong=base,
         second=base,
         trained=ARMS,
-        grpo={"grpo.dev": 2, "grpo.judge_steps": 2, "training.batch_size": 4},
+        grpo={
+            "grpo.dev": 2,
+            "grpo.judge_steps": 2,
+            "training.batch_size": 4,
+            "training.epochs": 1,
+        },
         changes={
             "sft.training.epochs": 1,
             "sft.training.max_length": 512,

@@ -265,6 +265,18 @@ def test_the_page_is_made_once_and_then_filled(tmp_path: Path) -> None:
     assert "## A person's words" in (docs / "evidence-2.md").read_text()
 
 
+def test_given_settings_come_to_those_of_the_plan() -> None:
+    made = plan.Settings(
+        seed=0, changes={"dpo.beta": 0.1, "sft.training.epochs": 2}, grpo={"grpo.dev": 8}
+    )
+    assert made.changes == {**plan.CHANGES, "dpo.beta": 0.1, "sft.training.epochs": 2}
+    assert made.changes["draft.candidates"] == {"max_tokens": 20}
+    assert made.grpo == {**plan.GRPO, "grpo.dev": 8}
+    assert plan.Settings.model_validate_json(made.model_dump_json()) == made
+    with pytest.raises(ValueError, match="aligned_joined is left out"):
+        plan.Settings(seed=0, trained=("aligned",))
+
+
 def test_what_is_made_is_not_made_again_and_other_settings_are_refused(tmp_path: Path) -> None:
     begun = []
 

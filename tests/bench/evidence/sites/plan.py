@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from pydantic import Field
+from pydantic import Field, field_validator
 
 from cowest.config import Config
 from cowest.domains.invent_sites import World
@@ -38,6 +38,7 @@ class Settings(Config):
     """The questions that are asked at the end: dev to design by, test once."""
     world: World = World()
     trained: tuple[str, ...] = tuple(TRAINED)
+    """The arms that are aligned. `aligned_joined` is among them: GRPO may take what it took."""
     free: tuple[str, ...] = FREE
     routed: tuple[str, ...] = ROUTED
     policy: dict[str, Any] = Field(default_factory=dict)
@@ -50,9 +51,27 @@ class Settings(Config):
     )
     """Another strong model, shown the same drafts at the end; None for none."""
     changes: dict[str, Any] = Field(default_factory=lambda: dict(CHANGES))
-    """Settings other than those of params.yaml, by their path."""
+    """Settings other than those of params.yaml, by their path. Those that are given come to
+    CHANGES, and replace only the ones of the same path."""
     grpo: dict[str, Any] = Field(default_factory=lambda: dict(GRPO))
-    """Settings of GRPO other than those of `dpo`, by their path."""
+    """Settings of GRPO other than those of `dpo`, by their path; they come to those of GRPO."""
+
+    @field_validator("trained")
+    @classmethod
+    def _with_the_headline(cls, trained: tuple[str, ...]) -> tuple[str, ...]:
+        if "aligned_joined" not in trained:
+            raise ValueError("aligned_joined is left out, and GRPO may take what that arm took")
+        return trained
+
+    @field_validator("changes")
+    @classmethod
+    def _beside_the_plans(cls, changes: dict[str, Any]) -> dict[str, Any]:
+        return CHANGES | changes
+
+    @field_validator("grpo")
+    @classmethod
+    def _beside_grpos(cls, grpo: dict[str, Any]) -> dict[str, Any]:
+        return GRPO | grpo
 
 
 GRPO: dict[str, Any] = {
