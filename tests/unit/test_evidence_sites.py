@@ -17,6 +17,7 @@ from cowest.preferences import PairRule
 from cowest.prompts import Template
 from cowest.protocols import Completion, Request
 from cowest.records import Feedback, Message, Query
+from tests.bench.evidence import pool
 from tests.bench.evidence.sites import __main__ as program
 from tests.bench.evidence.sites import free, plan, report, routers
 from tests.bench.evidence.sites import run as runs
@@ -24,6 +25,12 @@ from tests.bench.evidence.sites.arms import TRAINED, WAYS, calls_of, pairs_of
 from tests.factories import make_feedback, make_query
 
 MADE, SHIPPED = "The Comet pump is made in Oslo.", "The Comet pump is shipped from Hanoi."
+
+
+@pytest.fixture(autouse=True)
+def few_draws(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Resampled intervals are not what is tested here."""
+    monkeypatch.setattr(pool, "DRAWS", 300)
 
 
 def asked(text: str, number: int = 0, **fields: Any) -> Query:
@@ -232,12 +239,16 @@ def test_a_claim_needs_every_run_and_its_lower_t_bound() -> None:
     assert "1 of 8 runs are made, and nothing is claimed" in report.tables(few)["claims"]
     sure = report.folded([made_run(140 + number, 0.4) for number in range(8)], 8)
     assert [claim["shown"] for claim in sure["claims"]] == [True, True]
+    none = report.folded([made_run(140 + number, 0.0) for number in range(8)], 8)
+    assert "at least 0.15 (new): **refuted**" in report.tables(none)["claims"]
     wide = [made_run(140 + number, 0.8 if number % 2 else 0.0) for number in range(8)]
     unsure = report.folded(wide, 8)
     assert unsure["differences"]["all"]["comparator"]["mean"] == pytest.approx(0.4)
     assert unsure["differences"]["all"]["comparator"]["t_low"] < 0.10
     assert [claim["shown"] for claim in unsure["claims"]] == [False, False]
     assert "**not shown**" in report.tables(unsure)["claims"]
+    whole = pool.gap_closed(wide[:2], "policy", "aligned_joined", "aligned_joined")
+    assert whole["low"] == whole["high"] == 1.0, "draws without a gain have no share of it"
 
 
 def test_wordings_are_told_apart_and_the_second_model_keeps_its_share() -> None:
@@ -245,8 +256,109 @@ def test_wordings_are_told_apart_and_the_second_model_keeps_its_share() -> None:
     new = report.of_wording(run, "new")
     assert len(new["products"]) == len(new["scores"]["table"]) == 20
     assert all(tags[2] == "new" for tags in np.array(run["tags"])[1::2].tolist())
-    found = report.folded([run], 8)
-    assert found["kept"]["aligned_joined"] == 0.0 and found["kept"]["ideal"] == 1.0
+    second = run["second"]["scores"]
+    run["scores"]["sft_on_chosen"] = run["scores"]["aligned_joined"]
+    second["sft_on_chosen"] = [float(number % 10 < 3) for number in range(40)]
+    found = report.folded([run, run], 8)
+    shares = {name: found["kept"][name]["mean"] for name in found["kept"]}
+    assert shares == {"aligned_joined": 0.0, "sft_on_chosen": 0.25, "ideal": 1.0}
+    assert found["kept"]["sft_on_chosen"]["t_low"] == 0.25, "both runs keep as much"
+    (row,) = [
+        line for line in report.tables(found)["systems"].splitlines() if "SFT on the chosen" in line
+    ]
+    assert row.split("|")[-2].startswith(" 0.250 [") and row.count("|") == 7
+
+
+def cost(calls: int, cpu: float) -> dict[str, float]:
+    """A step's cost: a call of the strong model has 100 tokens."""
+    return {"strong_calls": calls, "strong_tokens": 100 * calls, "cpu_seconds": cpu, "begun": 1}
+
+
+def costly_run(seed: int, gain: float) -> dict[str, Any]:
+    """A run with arms of every kind and what their steps took."""
+    run = made_run(seed, gain)
+    scores = run["scores"]
+    for arm in ("aligned", "self_scored", "grpo", "likelihood", "ridge"):
+        scores[arm] = scores["aligned_joined"]
+        run["second"]["scores"][arm] = scores["policy"]
+    run["pairs"] = {
+        "aligned_joined": {"pairs": 70, "calls": 200},
+        "aligned": {"pairs": 30, "calls": 50},
+        "self_scored": {"pairs": 9, "calls": 0},
+    }
+    run["costs"] = {
+        "draft_train": cost(0, 10),
+        "refine_train": cost(200, 40),
+        "score_train": cost(0, 1),
+        "draft_dev": cost(0, 1),
+        "refine_dev": cost(60, 5),
+        "score_dev": cost(0, 1),
+        "train_aligned_joined": cost(0, 100),
+        "train_aligned": cost(0, 50),
+        "train_self_scored": cost(0, 20),
+        "train_grpo": cost(180, 150),
+        "held_direct": cost(0, 8),
+        "held_likelihood": cost(0, 30) | {"calls": 160, "prompt_tokens": 9000},
+    }
+    for arm in ("aligned_joined", "aligned", "self_scored", "grpo", "ridge"):
+        run["costs"][f"held_{arm}"] = cost(0, 2)
+    return run
+
+
+def test_calls_tokens_and_cpu_time_stand_beside_the_scores() -> None:
+    runs = [costly_run(140, 0.4), costly_run(141, 0.4)]
+    runs[1]["costs"]["train_grpo"] |= {"strong_calls": 100, "strong_tokens": 10000, "begun": 2}
+    found = report.folded(runs, 8)
+    once = {}
+    for arm, row in found["costs"].items():
+        once[arm] = [row[name] for name in ("strong_calls", "strong_tokens", "pairs")]
+        once[arm] += [row["cpu_seconds"]]
+    assert once == {
+        "aligned_joined": [200, 20000, 70, 10 + 40 + 1 + 100],
+        "aligned": [50, 5000, 30, 10 + 40 / 4 + 1 + 50],
+        "self_scored": [0, 0, 9, 10 + 1 + 20],
+        "grpo": [140, 14000, 0, 150],
+        "likelihood": [0, 0, 0, 0],
+        "ridge": [260, 26000, 0, 10 + 40 + 1 + 7],
+    }, "an arm without its steps' costs is left out"
+    read = found["costs"]["likelihood"]
+    names = ("drafting_calls", "drafting_tokens", "drafting_cpu_seconds")
+    assert [read[name] for name in names] == [160, 9000, 38]
+    table = report.tables(found)["costs"]
+    assert "| GRPO | 0.600 | 140 | 14,000 | 0 | 150 | 0 | 0 | 2 |" in table
+    assert "CPU time since a step was begun again: 141 train_grpo." in table
+
+
+def test_the_arm_of_own_samples_is_compared_with_the_comparator_too() -> None:
+    runs = [costly_run(140, 0.4), costly_run(141, 0.2)]
+    for run in runs:
+        run["scores"]["likelihood"] = run["scores"]["everything"]
+        run["scores"]["aligned_joined"] = [1.0] * 40
+    found = report.folded(runs, 8)
+    assert found["differences"]["all"][report.ALIGNED_OVER]["mean"] == pytest.approx(0.3)
+    assert "less comparator: everything | +0.300" in report.tables(found)["differences"]
+
+
+def test_when_to_prefer_the_router_is_filled_from_the_runs() -> None:
+    runs = []
+    for number in range(8):
+        run = costly_run(140 + number, 0.4)
+        # Right in all seen wordings, and in no new one.
+        run["scores"]["ridge"] = [float(tags[2] == "seen") for tags in run["tags"]]
+        runs.append(run)
+    few = report.tables(report.folded(runs[:3], 8))["prefer"]
+    assert "- seen: ridge less aligned_joined +0.400" in few and "ahead" not in few
+    found = report.folded(runs, 8)
+    assert found["prefer"]["ridge"]["mean"] == 1.0
+    assert found["prefer"]["aligned_joined"]["mean"] == 0.0
+    lines = report.tables(found)["prefer"].splitlines()
+    assert [line.split("**")[1] for line in lines if "**" in line and line[0] == "-"] == [
+        "the router is ahead",
+        "the aligned policy is ahead",
+        "the aligned policy is ahead",
+    ]
+    assert "- ridge: 58 CPU seconds once, 10 to draft" in lines
+    assert "- aligned_joined: 151 CPU seconds once, 2 to draft" in lines
 
 
 def test_the_page_is_made_once_and_then_filled(tmp_path: Path) -> None:

@@ -60,7 +60,7 @@ def difference(
     each = [float(value.mean()) for value in values]
     mean = float(np.mean(each))
     found = _said(mean, (drawn[..., 0] / drawn[..., 1]).mean(axis=1), each, values)
-    return found | _student(mean, np.asarray(each) - mean)
+    return found | student(mean, np.asarray(each) - mean)
 
 
 def gap_closed(
@@ -77,6 +77,8 @@ def gap_closed(
     ]
     drawn = _resampled([_products(run) for run in runs], columns, seed)
     means = (drawn[..., :2] / drawn[..., 2:]).mean(axis=1)
+    # A draw of runs without any gap has no share of it.
+    means = means[means[:, 1] != 0]
     each = [
         float(top.sum() / bottom.sum()) if bottom.sum() > 0 else None
         for top, bottom in zip(tops, bottoms, strict=True)
@@ -87,10 +89,10 @@ def gap_closed(
     found = _said(whole, means[:, 0] / means[:, 1], each, tops)
     low = np.array([bottom.mean() for bottom in bottoms])
     residuals = (np.array([top.mean() for top in tops]) - whole * low) / low.mean()
-    return found | _student(whole, residuals)
+    return found | student(whole, residuals)
 
 
-def _student(mean: float, residuals: Floats) -> dict[str, float]:
+def student(mean: float, residuals: Floats) -> dict[str, float]:
     """Student's interval from the runs' residuals, which add up to 0; nothing for one run."""
     count = len(residuals)
     if count < 2:

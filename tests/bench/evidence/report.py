@@ -15,6 +15,7 @@ from cowest.records import Feedback
 from tests.bench.evidence import plan, pool
 from tests.bench.evidence.free import FREE
 from tests.bench.evidence.pool import BEST, Run
+from tests.bench.evidence.tables import cell, of_costs
 
 NAMES = {
     "strong alone": "strong model alone",
@@ -345,34 +346,25 @@ def tables(found: Mapping[str, Any]) -> dict[str, str]:
     """The tables of docs/evidence.md, by the name of their place."""
     lines = ["| | greedy drafts | sampled drafts |", "| --- | --- | --- |"]
     lines += [
-        f"| {said} | {_cell(found['systems']['greedy'][name])} | "
-        f"{_cell(found['systems']['sampled'][name])} |"
+        f"| {said} | {cell(found['systems']['greedy'][name])} | "
+        f"{cell(found['systems']['sampled'][name])} |"
         for name, said in NAMES.items()
     ]
     differences = ["| | greedy drafts | sampled drafts |", "| --- | --- | --- |"]
     differences += [
-        f"| {name.replace('_', ' ')} | {_cell(found['pooled'][name], '+')} | "
-        f"{_cell(found['pooled_sampled'][name], '+')} |"
+        f"| {name.replace('_', ' ')} | {cell(found['pooled'][name], '+')} | "
+        f"{cell(found['pooled_sampled'][name], '+')} |"
         for name in DIFFERENCES
     ]
     differences.append(
-        f"| share of the gap to the ceiling closed | {_cell(found['gap_closed'])} | "
-        f"{_cell(found['gap_closed_sampled'])} |"
+        f"| share of the gap to the ceiling closed | {cell(found['gap_closed'])} | "
+        f"{cell(found['gap_closed_sampled'])} |"
     )
-    costs = [
-        "| | strong calls | strong tokens | pairs | CPU seconds |",
-        "| --- | --- | --- | --- | --- |",
-    ]
-    costs += [
-        f"| {arm.replace('_', ' ')} | {cost['strong_calls']:,.0f} | {cost['strong_tokens']:,.0f} "
-        f"| {cost['pairs']:.0f} "
-        f"| {cost['cpu_seconds']:,.0f} |"
-        for arm, cost in found["costs"].items()
-    ]
+    names = {arm: arm.replace("_", " ") for arm in found["costs"]}
     made = {
         "systems": lines,
         "differences": differences,
-        "costs": costs,
+        "costs": of_costs(found["costs"], names),
         "habits": _habits_table(found),
     }
     if found.get("free"):
@@ -385,17 +377,17 @@ def tables(found: Mapping[str, Any]) -> dict[str, str]:
 def _free_table(found: Mapping[str, Any]) -> list[str]:
     lines = ["| draft | right | aligned policy, less this |", "| --- | --- | --- |"]
     for name, said in FREE_NAMES.items():
-        less = _cell(found[f"aligned_minus_{name}"], "+") if name in FREE else ""
-        lines.append(f"| {said} | {_cell(found[name])} | {less} |")
+        less = cell(found[f"aligned_minus_{name}"], "+") if name in FREE else ""
+        lines.append(f"| {said} | {cell(found[name])} | {less} |")
     return lines
 
 
 def _nll_table(found: Mapping[str, Any]) -> list[str]:
     lines = ["| objective | right | less before |", "| --- | --- | --- |"]
     for name, said in NLL_NAMES.items():
-        less = _cell(found[f"{name}_minus_policy"], "+") if name != "policy" else ""
-        lines.append(f"| {said} | {_cell(found[name])} | {less} |")
-    less = _cell(found["no_nll_minus_aligned"], "+")
+        less = cell(found[f"{name}_minus_policy"], "+") if name != "policy" else ""
+        lines.append(f"| {said} | {cell(found[name])} | {less} |")
+    less = cell(found["no_nll_minus_aligned"], "+")
     lines.append(f"| DPO alone, less DPO with the likelihood | {less} | |")
     return lines
 
@@ -424,18 +416,10 @@ def _habits_table(found: Mapping[str, Any]) -> list[str]:
             f"{after:.3f}",
         ]
         cells += [
-            _cell(one[name], "+")
-            for name in ("aligned", "self_scored", "aligned_minus_self_scored")
+            cell(one[name], "+") for name in ("aligned", "self_scored", "aligned_minus_self_scored")
         ]
         lines.append(f"| {' | '.join(cells)} | {one['policy_alone']['mean']:.3f} |")
     return lines
-
-
-def _cell(estimate: Mapping[str, Any], sign: str = "") -> str:
-    """The mean with both intervals: resampled, and Student's."""
-    resampled = f"[{estimate['low']:{sign}.3f}, {estimate['high']:{sign}.3f}]"
-    student = f"[{estimate['t_low']:{sign}.3f}, {estimate['t_high']:{sign}.3f}]"
-    return f"{estimate['mean']:{sign}.3f} {resampled} t {student}"
 
 
 def fill(page: Path, made: Mapping[str, str]) -> None:

@@ -21,6 +21,7 @@ from typing import Any
 
 from cowest.config import Sampling
 from cowest.domains import invent_sites
+from cowest.ledger import account
 from cowest.models import hf
 from cowest.models.hf import HFConfig
 from cowest.prompts import Prompts, Shot, Template
@@ -210,6 +211,9 @@ class Reader:
         import torch
 
         assert tokens[: len(self._shots)] == self._shots, "all prompts begin with the shots"
+        # A reading is no call of the store, and is counted as one.
+        counts = account.current()
+        counts.asked, counts.prompt_tokens = counts.asked + 1, counts.prompt_tokens + len(tokens)
         rest = torch.tensor([tokens[len(self._shots) :]])
         with torch.no_grad():
             out = self._model(rest, past_key_values=copy.deepcopy(self._cache), use_cache=True)

@@ -1,6 +1,9 @@
 """Trains the policy of an arm by the product's own stage, or by SFT on chosen drafts."""
 
+import os
 import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 from cowest import io
@@ -40,3 +43,17 @@ def on_policy(
         pairs = Path(scratch, "pairs.jsonl")
         io.write(pairs, [])
         dpo.main(pairs, feedback, policy, out, config.model_copy(update={"grpo": ends}))
+
+
+@contextmanager
+def own_store(place: Path) -> Iterator[None]:
+    """Lets calls be kept in a store of their own while the block lasts.
+
+    Else the answers that other arms paid for would be found there, and cost nothing.
+    """
+    before = os.environ["COWEST_STORE"]
+    os.environ["COWEST_STORE"] = str(place)
+    try:
+        yield
+    finally:
+        os.environ["COWEST_STORE"] = before

@@ -9,8 +9,9 @@ from cowest.io import write_text
 from tests.bench.evidence import pool
 from tests.bench.evidence.pool import Run
 from tests.bench.evidence.report import fill
-from tests.bench.evidence.sites import plan
+from tests.bench.evidence.sites import costs, plan, prefer
 from tests.bench.evidence.sites.arms import ON_POLICY, SELECTED, TRAINED
+from tests.bench.evidence.tables import cell
 
 WORDINGS = ("all", "new", "seen")
 NAMES = {
@@ -40,6 +41,9 @@ NAMES = {
 }
 OVERS = ("policy", "comparator", "table", "ridge", "aligned", *tuple(TRAINED)[2:], *ON_POLICY)
 """Arms that the headline arm is compared with."""
+ALIGNED = "aligned"
+"""The arm of the policy's own samples alone, compared with the comparator too."""
+ALIGNED_OVER = "aligned over the comparator"
 HEADLINE = "aligned_joined"
 
 
@@ -82,7 +86,10 @@ def folded(runs: Sequence[Run], planned: int) -> dict[str, Any]:
         if all("second" in run for run in runs):
             second = [{**run, "scores": run["second"]["scores"]} for run in part]
             found["second"][wording] = {name: pool.difference(second, name) for name in systems}
-    found["kept"] = kept(found)
+    found["kept"] = kept(runs, systems) if all("second" in run for run in runs) else {}
+    found["costs"] = costs.of(runs, [name for name in NAMES if name in costs.arms()])
+    found["cut"] = costs.cut(runs)
+    found["prefer"] = prefer.of(found)
     found["claims"] = _claims(found) if len(runs) == planned else []
     return found
 
@@ -140,41 +147,53 @@ def of_wording(run: Run, wording: str) -> dict[str, Any]:
     return part
 
 
-def kept(found: Mapping[str, Any]) -> dict[str, float]:
+def kept(runs: Sequence[Run], systems: Sequence[str]) -> dict[str, dict[str, Any]]:
     """The share of each arm's gain over the unaligned policy that the other strong model keeps,
-    on all questions; arms without a gain are left out.
+    on all questions, with its intervals. Arms whose own gain can't be told from none are left out.
     """
-    if not found["second"]:
-        return {}
-    first, second = found["systems"]["all"], found["second"]["all"]
-    shares = {}
-    for name in first:
-        gain = first[name]["mean"] - first["policy"]["mean"]
-        if name not in ("policy", "strong alone") and gain > 0:
-            gained = second[name]["mean"] - second["policy"]["mean"]
-            shares[name] = round(gained / gain, 3)
-    return shares
+    found = {}
+    for name in systems:
+        gain = pool.difference(runs, name, "policy")
+        if name in ("policy", "strong alone") or min(gain["low"], gain.get("t_low", 1)) <= 0:
+            continue
+        both = []
+        for run in runs:
+            first, second = pool.scores(run, name), pool.scores(run["second"], name)
+            scores = {
+                "none": [0.0] * len(first),
+                "gain": list(first - pool.scores(run, "policy")),
+                "kept": list(second - pool.scores(run["second"], "policy")),
+            }
+            both.append({**run, "scores": scores})
+        found[name] = pool.gap_closed(both, "none", "kept", "gain")
+    return found
 
 
 def tables(found: Mapping[str, Any]) -> dict[str, str]:
     """The tables of the page, by name."""
     said = f"{found['finished']} of {found['planned']} runs"
-    rows = [f"| {said} | all | new wordings | seen wordings | the other strong model |"]
-    rows.append("| --- | --- | --- | --- | --- |")
+    heads = "all | new wordings | seen wordings | the other strong model | of the gain, it keeps"
+    rows = [f"| {said} | {heads} |"]
+    rows.append("| --- | --- | --- | --- | --- | --- |")
     for name in found["systems"]["all"]:
-        cells = [_said(found["systems"][wording][name]) for wording in WORDINGS]
+        cells = [cell(found["systems"][wording][name]) for wording in WORDINGS]
         second = found["second"].get("all", {}).get(name)
-        cells.append(_said(second) if second else "")
+        cells.append(cell(second) if second else "")
+        cells.append(cell(found["kept"][name]) if name in found["kept"] else "")
         rows.append(f"| {NAMES[name]} | {' | '.join(cells)} |")
     differences = [f"| {HEADLINE}, less ({said}) | all | new wordings | seen wordings |"]
     differences.append("| --- | --- | --- | --- |")
     for name in found["differences"]["all"]:
         shown = f"comparator: {found['comparator']}" if name == "comparator" else name
-        cells = [_said(found["differences"][wording][name], "+") for wording in WORDINGS]
+        if name == ALIGNED_OVER:
+            shown = f"{ALIGNED} (in place of {HEADLINE}), less comparator: {found['comparator']}"
+        cells = [cell(found["differences"][wording][name], "+") for wording in WORDINGS]
         differences.append(f"| {shown} | {' | '.join(cells)} |")
     return {
         "systems": "\n".join(rows),
         "differences": "\n".join(differences),
+        "costs": "\n".join(costs.table(found, NAMES)),
+        "prefer": "\n".join(prefer.lines(found, NAMES)),
         "claims": "\n".join(_claimed(found)),
         "saved": "\n".join(saved_lines(found.get("saved", {}))),
     }
@@ -187,7 +206,7 @@ def saved_lines(found: Mapping[str, Any]) -> list[str]:
         planned = len(plan.SELECTED_SEEDS if domain == "sites" else plan.HANDBOOK_SEEDS)
         for arm, row in part["arms"].items():
             cells = [f"{domain}, {part['runs']} of {planned} runs", NAMES[arm]]
-            cells += [f"{row['calls']:.0f}", _said(row["gain"], "+"), _said(row["kept"])]
+            cells += [f"{row['calls']:.0f}", cell(row["gain"], "+"), cell(row["kept"])]
             lines.append(f"| {' | '.join(cells)} | {row['gain of 100 calls']:+.3f} |")
         word = "nothing is claimed yet"
         if part["runs"] == planned:
@@ -203,6 +222,8 @@ def _differences(runs: Sequence[Run], best: str) -> dict[str, Any]:
         name = best if over == "comparator" else over
         if all(HEADLINE in run["scores"] and name in run["scores"] for run in runs):
             found[over] = pool.difference(runs, HEADLINE, name)
+    if all(ALIGNED in run["scores"] for run in runs):
+        found[ALIGNED_OVER] = pool.difference(runs, ALIGNED, best)
     return found
 
 
@@ -213,8 +234,10 @@ def _claims(found: Mapping[str, Any]) -> list[dict[str, Any]]:
         difference = found["differences"][wording].get(over)
         if difference is None:
             continue
-        shown = difference["t_low"] >= least
-        claims.append({"of": arm, "over": over, "wording": wording, "least": least, "shown": shown})
+        claim = {"of": arm, "over": over, "wording": wording, "least": least}
+        claim["shown"] = difference["t_low"] >= least
+        claim["refuted"] = difference["t_high"] < least
+        claims.append(claim)
     return claims
 
 
@@ -223,7 +246,7 @@ def _claimed(found: Mapping[str, Any]) -> list[str]:
         return [f"{found['finished']} of {found['planned']} runs are made, and nothing is claimed."]
     lines = []
     for claim in found["claims"]:
-        word = "shown" if claim["shown"] else "not shown"
+        word = "shown" if claim["shown"] else "refuted" if claim["refuted"] else "not shown"
         over = found["comparator"] if claim["over"] == "comparator" else claim["over"]
         least, wording = claim["least"], claim["wording"]
         lines.append(
@@ -234,14 +257,6 @@ def _claimed(found: Mapping[str, Any]) -> list[str]:
 
 def _picked(scores: Mapping[str, Sequence[float]], kept: Sequence[int]) -> dict[str, list[float]]:
     return {name: [values[number] for number in kept] for name, values in scores.items()}
-
-
-def _said(found: Mapping[str, Any], sign: str = "") -> str:
-    """A mean with both intervals; one run has no t interval."""
-    text = f"{found['mean']:{sign}.3f} [{found['low']:{sign}.3f}, {found['high']:{sign}.3f}]"
-    if "t_low" in found:
-        text += f" t [{found['t_low']:{sign}.3f}, {found['t_high']:{sign}.3f}]"
-    return text
 
 
 def _about(run: Run) -> dict[str, Any]:
@@ -256,6 +271,23 @@ ABOUT = " ".join(
         "Planned first ([evidence-plan-2.md](evidence-plan-2.md)), and made by `make evidence-2`.",
         "All numbers are in [evidence-2.json](evidence-2.json). Means have two intervals (95 %):",
         "the two-stage bootstrap, and after `t` Student's over the runs, which decides.",
+    )
+)
+COSTS = " ".join(
+    (
+        "Means over runs, beside SFT, which all share, and beside the answers to the held-out",
+        "questions, which all need. Strong calls, tokens, pairs and CPU seconds of one core come",
+        "once, before an arm is used; the last three columns are the drafts of a run's held-out",
+        "questions. Time and tokens of refinements are charged by an arm's calls; drafts and",
+        "scores, of samples and candidates together, whole. `ridge` learns in its last column. A",
+        "reading of the question by the strong model (`likelihood`) counts as a call.",
+    )
+)
+PREFER = " ".join(
+    (
+        "`ridge` has the same feedback, trains no policy, and chooses among the policy's replies",
+        "to the direct questions. So it can say nothing that no direct question asks for, which",
+        "these runs do not measure. Words after a difference follow from its t interval.",
     )
 )
 PAGE = f"""# The second evidence: what to say depends on the question
@@ -275,6 +307,20 @@ PAGE = f"""# The second evidence: what to say depends on the question
 ## Differences, paired by question
 
 <!-- differences -->
+<!-- end -->
+
+## What it costs
+
+{COSTS}
+
+<!-- costs -->
+<!-- end -->
+
+## When to prefer the router
+
+{PREFER}
+
+<!-- prefer -->
 <!-- end -->
 
 ## Feedback for half of the calls

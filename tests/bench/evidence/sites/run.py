@@ -33,6 +33,10 @@ from tests.bench.evidence.sites.plan import Settings
 ROOT = Path(__file__).parents[4]
 PROMPTS = sites.PROMPTS
 SCORER = ContainsConfig(rule=2)
+STRONG_TOOK = (
+    "SELECT COUNT(*), COALESCE(SUM(prompt_tokens + completion_tokens), 0) FROM calls "
+    "WHERE stage = ? AND model = ?"
+)
 
 
 def main(settings: Settings, folder: Path) -> None:
@@ -145,13 +149,14 @@ class Run:
         for path, value in self._settings.grpo.items():
             _set(params, path.split("."), value)
         config = parse(dpo.DPOConfig, params, "dpo")
-        self._once(
-            "train_grpo",
-            "policy_grpo",
-            lambda out: objectives.on_policy(
-                at("feedback_train.jsonl"), at("policy"), out, config, calls, seconds
-            ),
-        )
+        with objectives.own_store(at("calls_grpo.sqlite")):
+            self._once(
+                "train_grpo",
+                "policy_grpo",
+                lambda out: objectives.on_policy(
+                    at("feedback_train.jsonl"), at("policy"), out, config, calls, seconds
+                ),
+            )
 
     def hold_out(self) -> None:
         """Each system's drafts of the held-out questions."""
@@ -373,23 +378,39 @@ class Run:
         return self._folder / name
 
     def _once(self, step: str, name: str, make: Callable[..., object], *how: Any) -> None:
-        """Makes a file or folder, where it is not there, and notes the cost of that."""
+        """Makes a file or folder, where it is not there, and notes the cost of that.
+
+        The CPU time of a step that was cut is lost: `begun` tells it by being above 1.
+        """
         if self._at(name).exists():
             return
+        begun = self._costs.get(step, {}).get("begun", 0) + 1
+        self._costs[step] = {"begun": begun}
+        io.write_text(self._at("costs.json"), json.dumps(self._costs, indent=1))
         wall, cpu = time.monotonic(), time.process_time()
         with store.accounting(step) as account:
             make(self._at(name), *how)
+        strong_calls, strong_tokens = self._strong_took(step)
         self._costs[step] = {
             "seconds": round(time.monotonic() - wall, 1),
             "cpu_seconds": round(time.process_time() - cpu, 1),
             "prompt_tokens": account.prompt_tokens,
             "completion_tokens": account.completion_tokens,
             "calls": account.asked,
+            "strong_calls": strong_calls,
+            "strong_tokens": strong_tokens,
+            "begun": begun,
         }
         io.write_text(self._at("costs.json"), json.dumps(self._costs, indent=1))
         cost = self._costs[step]
         told = f"{step} {cost['cpu_seconds']:.0f} CPU-s, {cost['seconds']:.0f} s"
         print(f"{self._folder.name}: {told}", file=sys.stderr, flush=True)
+
+    def _strong_took(self, step: str) -> tuple[int, int]:
+        """Calls to the strong model in a step and their tokens, also those before it was cut."""
+        name = self._strong.base_name(self._strong.folder())
+        ((calls, tokens),) = store.open_store().fetch(STRONG_TOOK, (step, name))
+        return calls, tokens
 
 
 def said(text: str, query: Query) -> str:
