@@ -111,7 +111,8 @@ evidence: install
 	cowest fetch
 	nice python -m tests.bench.evidence
 
-# Where what to say depends on the question: 8 runs of an hour or so of a core each, by a guess. RUNS=sites-140 makes one of them.
+# Where what to say depends on the question: 8 runs of an hour or so of a core each, by a guess, and 4 of the handbook, of half an hour,
+# on feedback for half of the calls. RUNS=sites-140 makes one of them, RUNS=select those 4.
 evidence-2: install
 	cowest fetch
 	nice python -m tests.bench.evidence.sites --only "$(RUNS)"

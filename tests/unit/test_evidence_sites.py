@@ -17,9 +17,10 @@ from cowest.preferences import PairRule
 from cowest.prompts import Template
 from cowest.protocols import Completion, Request
 from cowest.records import Feedback, Message, Query
+from tests import lines
 from tests.bench.evidence import pool
 from tests.bench.evidence.sites import __main__ as program
-from tests.bench.evidence.sites import free, plan, report, routers
+from tests.bench.evidence.sites import free, plan, report, routers, select_simulation
 from tests.bench.evidence.sites import run as runs
 from tests.bench.evidence.sites.arms import TRAINED, WAYS, calls_of, pairs_of
 from tests.factories import make_feedback, make_query
@@ -166,6 +167,13 @@ def test_half_of_the_calls_are_half_and_the_rest_makes_no_pair() -> None:
         found[arm] = pairs_of(WAYS[arm], groups, rule, Template(), 0)
         assert {pair.id for pair in found[arm]} < {pair.id for pair in every}
     assert len(found["selected_half"]) > len(found["random_half"])
+
+
+def test_the_log_has_what_the_simulation_of_rules_gives() -> None:
+    log = (lines.ROOT / "docs" / "LOG.md").read_text(encoding="utf-8").splitlines()
+    found = select_simulation.lines()
+    first = log.index(found[0])
+    assert [line for line in log[first:] if line[:1] in "|-" and line][: len(found)] == found
 
 
 def test_the_gain_that_half_of_the_calls_keeps(tmp_path: Path) -> None:
