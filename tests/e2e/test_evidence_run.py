@@ -6,7 +6,9 @@ import atexit
 import functools
 import json
 import shutil
+import sqlite3
 import tempfile
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +20,7 @@ from cowest.domains.invent_sites import World
 from cowest.models.hf import HFConfig
 from cowest.records import Draft, Feedback, grown
 from tests import tiny
+from tests.bench.evidence.sites import costs as costs_of
 from tests.bench.evidence.sites import design, plan, report
 from tests.bench.evidence.sites.arms import ON_POLICY, SELECTED, TRAINED
 from tests.bench.evidence.sites.run import Run
@@ -106,11 +109,25 @@ def test_every_system_answers_every_held_out_question(run: Path) -> None:
     assert {len(scores) for scores in found["scores"].values()} == {8}
     assert set(found["second"]["scores"]) == set(found["scores"])
     assert [tags[2] for tags in found["tags"]].count("new") == 4
-    assert found["costs"]["train_grpo"]["cpu_seconds"] > 0
+    costs, calls = found["costs"], found["pairs"]["aligned_joined"]["calls"]
+    assert costs["refine_train"]["strong_calls"] == calls, "each call, and no draft of the policy"
+    assert costs["draft_train"]["strong_calls"] == 0 < costs["draft_train"]["calls"]
+    assert 0 < costs["train_grpo"]["strong_calls"] <= calls
+    assert _asked_by_grpo(run) == costs["train_grpo"]["strong_calls"], "no answer of another arm's"
+    assert costs["held_likelihood"]["calls"] == 4 * 8, "each question after each direct reply"
+    assert set(report.folded([found], 8)["costs"]) == set(costs_of.arms())
+    assert costs["train_grpo"]["cpu_seconds"] > 0
     assert 2 * found["pairs"]["selected_half"]["calls"] <= found["pairs"]["aligned_joined"]["calls"]
     assert found["pairs"]["aligned_joined"]["candidates chosen"] > 0
     assert found["pairs"]["aligned"]["candidates chosen"] == 0
     assert report.folded([found], 8)["finished"] == 1
+
+
+def _asked_by_grpo(run: Path) -> int:
+    """The strong model's answers in the store of GRPO's own; policies' names have an adapter."""
+    with closing(sqlite3.connect(run / "calls_grpo.sqlite")) as calls:
+        (count,) = calls.execute("SELECT COUNT(*) FROM calls WHERE model NOT LIKE '%+%'").fetchone()
+    return int(count)
 
 
 def test_each_way_to_align_trains_weights_of_its_own(run: Path) -> None:

@@ -308,8 +308,9 @@ def costly_run(seed: int, gain: float) -> dict[str, Any]:
         "held_direct": cost(0, 8),
         "held_likelihood": cost(0, 30) | {"calls": 160, "prompt_tokens": 9000},
     }
-    for arm in ("aligned_joined", "aligned", "self_scored", "grpo", "ridge"):
-        run["costs"][f"held_{arm}"] = cost(0, 2)
+    for arm in ("aligned_joined", "aligned", "self_scored", "grpo"):
+        run["costs"][f"held_policy_{arm}"] = cost(0, 2)
+    run["costs"]["held_ridge"] = cost(0, 2)
     return run
 
 

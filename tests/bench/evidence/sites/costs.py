@@ -46,9 +46,10 @@ def before(arm: str) -> tuple[str, ...]:
 
 def drafting(arm: str) -> tuple[str, ...]:
     """The steps that make an arm's drafts of the held-out questions."""
-    held = f"held_{arm}"
+    if arm in WAYS or arm in ON_POLICY:
+        return (f"held_policy_{arm}",)
     needs_replies = arm in (*FREE, *ROUTED) and arm != "record"
-    return ("held_direct", held) if needs_replies else (held,)
+    return ("held_direct", f"held_{arm}") if needs_replies else (f"held_{arm}",)
 
 
 def of(runs: Sequence[Run], names: Sequence[str]) -> dict[str, dict[str, Any]]:

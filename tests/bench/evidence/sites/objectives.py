@@ -51,9 +51,11 @@ def own_store(place: Path) -> Iterator[None]:
 
     Else the answers that other arms paid for would be found there, and cost nothing.
     """
-    before = os.environ["COWEST_STORE"]
+    before = os.environ.get("COWEST_STORE")
     os.environ["COWEST_STORE"] = str(place)
     try:
         yield
     finally:
-        os.environ["COWEST_STORE"] = before
+        del os.environ["COWEST_STORE"]
+        if before is not None:
+            os.environ["COWEST_STORE"] = before
