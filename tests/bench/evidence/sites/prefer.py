@@ -49,10 +49,10 @@ def lines(found: Mapping[str, Any], names: Mapping[str, str]) -> list[str]:
 
 def _turned(difference: Mapping[str, Any]) -> dict[str, float]:
     """The same difference from the other side."""
-    turned = {"mean": -difference["mean"]}
+    turned = {"mean": 0 - difference["mean"]}
     for low, high in (("low", "high"), ("t_low", "t_high")):
         if low in difference:
-            turned |= {low: -difference[high], high: -difference[low]}
+            turned |= {low: 0 - difference[high], high: 0 - difference[low]}
     return turned
 
 
