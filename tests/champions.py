@@ -11,17 +11,13 @@ from cowest import version
 from cowest.config import load, parse, section
 from cowest.models.hf import HFConfig
 from cowest.online.live import ServeConfig
-from cowest.prompts import Prompts, Template
 from cowest.protocols import Registry
 from cowest.registry import acts
 from cowest.registry.mlflow import RegistryConfig
 from tests import tiny
+from tests.factories import PROMPTS
 from tests.registries import empty_registry
 
-PROMPTS = Prompts(
-    refine=Template(user="Notes: {draft}\nQuestion: {query}"),
-    solo=Template(user="Question: {query}"),
-)
 STRONG = {
     "provider": "scripted",
     "rules": [

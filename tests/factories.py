@@ -3,10 +3,25 @@
 from pathlib import Path
 from typing import Any
 
+from cowest.config import Sampling
 from cowest.gates import Rules
 from cowest.online.interactions import Interaction, ServedCall
+from cowest.prompts import Prompts, Template
+from cowest.protocols import Request
 from cowest.records import Feedback, Message, PreferencePair, Query, Trial
 from cowest.stages import compare
+
+PROMPTS = Prompts(
+    refine=Template(user="Notes: {draft}\nQuestion: {query}"),
+    solo=Template(user="Question: {query}"),
+)
+"""Prompts of a version that say which of their two questions is asked."""
+GREEDY = Sampling(max_tokens=10)
+
+
+def ask(text: str, sampling: Sampling = GREEDY, sample: int = 0, block: int = 0) -> Request:
+    """A request of one message."""
+    return Request((Message(role="user", content=text),), sampling, sample, block)
 
 
 def make_query(number: int = 0, text: str | None = None, **fields: Any) -> Query:

@@ -14,7 +14,7 @@ from cowest.gates import Rules
 from cowest.prompts import Prompts, Template
 from cowest.protocols import Serving
 from cowest.records import EvalReport, Message, PreferencePair
-from cowest.registry.mlflow import RegistryConfig
+from cowest.registry.mlflow import ALIAS, RegistryConfig
 from tests import stores
 from tests.factories import make_query, make_trial
 
@@ -55,9 +55,19 @@ def empty_registry(folder: Path, kind: str = "sqlite") -> RegistryConfig:
             artifacts=str(folder / "mlartifacts"),
         )
     shutil.copy(migrated(), folder / "mlflow.db")
+    return registry_in(folder)
+
+
+def registry_in(folder: Path) -> RegistryConfig:
+    """The settings of the registry in a folder."""
     return RegistryConfig(
         uri=f"sqlite:///{folder}/mlflow.db", name="handbook", artifacts=str(folder / "mlartifacts")
     )
+
+
+def alias(config: RegistryConfig) -> int:
+    """The version that the alias `champion` names."""
+    return int(config.runs().client.get_registered_model(config.name).aliases[ALIAS])
 
 
 def make_version(folder: Path, weights: str = "weights", curves: str = "") -> Path:

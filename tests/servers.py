@@ -382,6 +382,12 @@ def listening(chat: ChatServer, tls: ssl.SSLContext | None = None) -> Iterator[N
         thread.join()
 
 
+def planted_in(planted: Mapping[str, str], value: Any) -> set[str]:
+    """Kinds of what was planted that are in a value, in whatever case."""
+    text = json.dumps(value, ensure_ascii=False).lower()
+    return {kind for kind, one in planted.items() if one.lower() in text}
+
+
 def free_port() -> int:
     """A port of this machine that nobody listens on."""
     with socket.socket() as free:

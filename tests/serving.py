@@ -24,13 +24,10 @@ from cowest.online.live import ServeConfig
 from cowest.online.posted import Service
 from cowest.online.shelf import Shelf
 from cowest.online.upstream import Upstream
-from cowest.prompts import Prompts, Template
+from cowest.prompts import Prompts
 from cowest.protocols import AsyncChatModel, Completion, Request, Served
+from tests.factories import PROMPTS
 
-PROMPTS = Prompts(
-    refine=Template(user="Notes: {draft}\nQuestion: {query}"),
-    solo=Template(user="Question: {query}"),
-)
 POLICY = ScriptedConfig(
     rules=(
         ScriptRule(match="out of reach", failed="it has no words for it"),

@@ -7,12 +7,14 @@ import contextlib
 import functools
 import json
 import os
+import re
 import shutil
 import tempfile
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+import pytest
 import yaml
 
 from cowest import config, environment, stages
@@ -285,6 +287,24 @@ def turned() -> Path:
         for stage, ports in lines.paths().items():
             stages.run(stage, config.section(params, stage), None, **ports)
     return folder
+
+
+def enter_turned(folder: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Copies a project after its first turn; it is the working folder until the test ends."""
+    shutil.copytree(turned(), folder, dirs_exist_ok=True, symlinks=True)
+    monkeypatch.chdir(folder)
+    monkeypatch.setenv("COWEST_STORE", str(folder / ".cowest" / "calls.sqlite"))
+    return folder
+
+
+def page() -> str:
+    """The report's page of the project that is the working folder, without its marks."""
+    # Processes that only need a model need no report.
+    from cowest import report
+    from cowest.report import contents
+
+    text = report.page(contents.gather(Path()))
+    return re.sub(r"\s+", " ", re.sub(r"<[^>]+>", "", text))
 
 
 @contextlib.contextmanager

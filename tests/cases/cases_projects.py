@@ -14,10 +14,9 @@ import yaml
 from cowest import io, version
 from cowest.errors import CoWestError
 from cowest.models import audit
-from cowest.registry.mlflow import RegistryConfig
 from tests import factories, lines, tiny
 from tests.cases.outcome import Outcome
-from tests.registries import make_version, migrated
+from tests.registries import make_version, migrated, registry_in
 
 
 def cases(folder: Path) -> Iterator[Outcome]:
@@ -55,16 +54,10 @@ def _project(folder: Path) -> Path:
     tiny.copy_project(folder)
     shutil.copy(lines.ROOT / "dvc.yaml", folder)
     shutil.copy(migrated(), folder / "mlflow.db")
-    config = _registry(folder)
+    config = registry_in(folder)
     made = make_version(folder / "made", "weights")
     config.open().decide(made, turn="aa", promote=True, against=None, reason="first", tags={})
     return folder
-
-
-def _registry(folder: Path) -> RegistryConfig:
-    return RegistryConfig(
-        uri=f"sqlite:///{folder}/mlflow.db", name="handbook", artifacts=str(folder / "mlartifacts")
-    )
 
 
 def _line(said: str, sign: str) -> str:
@@ -128,7 +121,7 @@ def _doctor_elsewhere(folder: Path) -> Outcome:
 
 def _deleted(folder: Path) -> Outcome:
     project = _project(folder)
-    client = _registry(project).runs().client
+    client = registry_in(project).runs().client
     client.delete_experiment(client.get_experiment_by_name("handbook").experiment_id)
     doctor, turn = _cowest(project, "doctor"), _cowest(project, "turn")
     line = _line(doctor.stdout, "experiment")
@@ -144,7 +137,7 @@ def _moved(folder: Path) -> Iterator[Outcome]:
     here.mkdir()
     done = _cowest(here, "status", "--json", "--params", "../second place/params.yaml")
     champion = json.loads(done.stdout)["champion"]
-    _registry(moved).open().fetch(champion, folder / "fetched")
+    registry_in(moved).open().fetch(champion, folder / "fetched")
     holds = champion == 1 and version.expect(folder / "fetched") is not None
     said = f"version {champion} fetched"
     yield Outcome("a moved project", "its champion is found, from anywhere", said, holds)

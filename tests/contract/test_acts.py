@@ -14,10 +14,10 @@ from cowest.errors import RegistryError
 from cowest.protocols import Registry
 from cowest.registry import acts
 from cowest.registry.looks import TAG
-from cowest.registry.mlflow import ALIAS, RegistryConfig
+from cowest.registry.mlflow import RegistryConfig
 from cowest.registry.runs import Runs
 from tests import stores
-from tests.registries import empty_registry, make_version
+from tests.registries import alias, empty_registry, make_version
 
 
 @pytest.fixture(params=stores.KINDS)
@@ -28,10 +28,6 @@ def config(request: pytest.FixtureRequest, tmp_path: Path) -> RegistryConfig:
 @pytest.fixture
 def registry(config: RegistryConfig) -> Registry:
     return config.open()
-
-
-def alias(config: RegistryConfig) -> int:
-    return int(config.runs().client.get_registered_model(config.name).aliases[ALIAS])
 
 
 def turned(registry: Registry, folder: Path, name: str, **more: Any) -> int:

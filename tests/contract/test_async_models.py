@@ -19,11 +19,10 @@ from cowest.ledger.store import StoredAnswer, open_store
 from cowest.models.hf import HFConfig
 from cowest.models.scripted import ScriptedConfig, ScriptRule
 from cowest.protocols import AsyncChatModel, ChatModel, Completion, Request, Served
-from cowest.records import Message
 from tests import endpoints, servers, tiny
+from tests.factories import GREEDY, ask
 from tests.servers import GOOD, Fate, chat_server, error
 
-GREEDY = Sampling(max_tokens=10)
 SAMPLINGS = (
     GREEDY,
     Sampling(temperature=1.0, max_tokens=10, n=3),
@@ -155,10 +154,6 @@ def shared(subject: Subject) -> Iterator[Opened | None]:
 def opened(subject: Subject, shared: Opened | None) -> Iterator[Opened]:
     with nullcontext(shared) if shared is not None else opening(subject) as found:
         yield found
-
-
-def ask(text: str, sampling: Sampling = GREEDY, sample: int = 0) -> Request:
-    return Request((Message(role="user", content=text),), sampling, sample)
 
 
 def served(seconds: float = 60) -> Served:

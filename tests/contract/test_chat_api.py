@@ -12,7 +12,8 @@ from cowest import collaboration
 from cowest.config import Sampling
 from cowest.online.interactions import Interaction
 from cowest.records import Message
-from tests.serving import POLICY, PROMPTS, STRONG, Faulty, Running, asking, events, post, running
+from tests.factories import PROMPTS
+from tests.serving import POLICY, STRONG, Faulty, Running, asking, events, post, running
 
 pytestmark = pytest.mark.slow
 

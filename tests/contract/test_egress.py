@@ -1,10 +1,10 @@
 """The egress filter against a real server that shows every request body that reached it."""
 
 import asyncio
-import json
 import time
 from collections.abc import Iterable, Iterator
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +20,7 @@ from cowest.models.estimate import Counting
 from cowest.models.openai import OpenAIConfig
 from cowest.protocols import Completion, Request, Served
 from cowest.records import Draft, Feedback, Message
+from tests import servers
 from tests.endpoints import parts, whole
 from tests.factories import make_query
 from tests.servers import ChatServer, Fate, chat_server, completion, said, streamed
@@ -36,6 +37,7 @@ PLANTED = {
     "iban": "DE89 3704 0044 0532 0130 00",
     "national_id": "219-09-9998",
 }
+planted_in = partial(servers.planted_in, PLANTED)
 TERMS = ["project falcon"]
 
 
@@ -66,12 +68,6 @@ def ask(*texts: str) -> Request:
 def answers(model: OpenAIConfig, *texts: str) -> list[Completion]:
     with model.open() as opened:
         return list(opened.generate(ask(text) for text in texts))
-
-
-def planted_in(value: Any) -> set[str]:
-    """What of all that was planted is in a value, in whatever case."""
-    text = json.dumps(value, ensure_ascii=False).lower()
-    return {kind for kind, planted in PLANTED.items() if planted.lower() in text}
 
 
 def test_masks_leave_and_are_undone_in_the_answer() -> None:

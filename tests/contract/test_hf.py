@@ -18,14 +18,13 @@ from cowest.models import decoding
 from cowest.models.decoding import HFModel
 from cowest.models.hf import HFConfig, load, open_chat
 from cowest.models.sequences import Sequences
-from cowest.protocols import Completion, Request
-from cowest.records import Message
+from cowest.protocols import Completion
 from tests import tiny
+from tests.factories import ask
 
 if TYPE_CHECKING:
     import torch
 
-GREEDY = Sampling(max_tokens=10)
 TEXTS = [
     "Where is the Comet pump made?",
     "What?",
@@ -39,10 +38,6 @@ def model(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[HFModel]:
     monkeypatch.setenv("COWEST_STORE", str(tmp_path / "calls.sqlite"))
     with HFConfig(model=str(tiny.model()), dtype="float32").open() as found:
         yield found
-
-
-def ask(text: str, sampling: Sampling = GREEDY, sample: int = 0, block: int = 0) -> Request:
-    return Request((Message(role="user", content=text),), sampling, sample, block)
 
 
 def forget(monkeypatch: pytest.MonkeyPatch, model: HFModel, path: Path) -> HFModel:

@@ -25,13 +25,13 @@ from cowest.models.sequences import Sequences
 from cowest.protocols import Completion, Request, Served
 from cowest.records import Message
 from tests import tiny
+from tests.factories import GREEDY, ask
 
 pytestmark = pytest.mark.usefixtures("own_store")
 
 if TYPE_CHECKING:
     import torch
 
-GREEDY = Sampling(max_tokens=10)
 LONG = Sampling(max_tokens=400)
 SHORT = "Where is the Comet pump made?"
 TEXTS = (SHORT, "What?", "Which country does the Phoenix fan come from, and why?", "Say A. Say B.")
@@ -61,10 +61,6 @@ def watched() -> Iterator[Watched]:
 
         model.model.register_forward_hook(note)
         yield found
-
-
-def ask(text: str, sampling: Sampling = GREEDY, sample: int = 0) -> Request:
-    return Request((Message(role="user", content=text),), sampling, sample)
 
 
 async def pieces(

@@ -18,7 +18,7 @@ from cowest.registry.log import champion_of, settled
 from cowest.registry.mlflow import ALIAS, MlflowRegistry, RegistryConfig
 from cowest.registry.runs import Runs
 from tests import stores
-from tests.registries import empty_registry, make_version, migrated
+from tests.registries import alias, empty_registry, make_version, migrated
 
 Make = Callable[[str], Path]
 
@@ -36,10 +36,6 @@ def registry(config: RegistryConfig) -> Registry:
 @pytest.fixture
 def folder(tmp_path: Path) -> Make:
     return lambda weights: make_version(tmp_path / "versions" / weights, weights)
-
-
-def alias(config: RegistryConfig) -> int:
-    return int(config.runs().client.get_registered_model(config.name).aliases[ALIAS])
 
 
 def test_an_empty_registry_has_no_champion(registry: Registry) -> None:

@@ -8,16 +8,9 @@ import pytest
 from cowest.config import file_digest
 from cowest.errors import RegistryError
 from cowest.protocols import Registry
-from cowest.registry.mlflow import RegistryConfig
 from cowest.registry.runs import folder_of, relocated
 from cowest.registry.tracking import MlflowTracker
-from tests.registries import make_version, migrated, serving
-
-
-def registry_in(folder: Path) -> RegistryConfig:
-    return RegistryConfig(
-        uri=f"sqlite:///{folder}/mlflow.db", name="handbook", artifacts=str(folder / "mlartifacts")
-    )
+from tests.registries import make_version, migrated, registry_in, serving
 
 
 def decide(registry: Registry, folder: Path, turn: str) -> int:

@@ -30,8 +30,7 @@ from cowest.steps.summary import RunOutcome, summarise
 from tests import cluster, lines, s3, tiny
 from tests.cluster import Cluster
 from tests.factories import make_feedback, make_pair
-
-SFT = {"corpus": "corpus.jsonl", "start": "start", "policy": "policy"}
+from tests.trained import SFT, weights
 
 
 def may(verb: str, group: str, resource: str) -> bool:
@@ -87,13 +86,6 @@ def settings(**training: Any) -> dict[str, Any]:
 
 def specialise(**training: Any) -> None:
     stages.run("sft", settings(**training), **SFT)
-
-
-def weights(folder: Path) -> dict[str, Any]:
-    from safetensors.torch import load_file
-
-    found: dict[str, Any] = load_file(folder / "adapter" / "adapter_model.safetensors")
-    return found
 
 
 @pytest.mark.slow

@@ -31,12 +31,10 @@ from cowest.models.hf import HFConfig
 from cowest.models.vllm import VLLMConfig, VLLMModel
 from cowest.models.vllm_process import surroundings
 from cowest.protocols import BLOCK, Request
-from cowest.records import Message
 from cowest.registry import mlmodel
 from tests import fake_vllm, tiny
-from tests.factories import make_query
+from tests.factories import GREEDY, ask, make_query
 
-GREEDY = Sampling(max_tokens=10)
 WARM = Sampling(temperature=1.0, max_tokens=10, n=4)
 Make = Callable[..., VLLMConfig]
 
@@ -50,10 +48,6 @@ def make(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Make:
         return VLLMConfig(model=str(tiny.model()), python=python, **settings)
 
     return config
-
-
-def ask(text: str, sampling: Sampling = GREEDY, sample: int = 0) -> Request:
-    return Request((Message(role="user", content=text),), sampling, sample)
 
 
 def asked(tmp_path: Path) -> list[dict[str, object]]:

@@ -21,10 +21,10 @@ from cowest.domains import domain
 from cowest.models import hf
 from cowest.models.hf import HFConfig
 from cowest.protocols import Completion, Request
-from cowest.records import Message, PreferencePair
 from cowest.stages import dpo
 from tests import tiny
-from tests.factories import make_feedback, make_pair
+from tests.factories import make_feedback
+from tests.trained import furthest, rows, weights
 
 pytestmark = pytest.mark.slow
 
@@ -37,16 +37,6 @@ TRAINING = {
     "dtype": "float32",
 }
 STEPS = 4 * 48 // 8
-
-
-def rows() -> list[PreferencePair]:
-    """Three drafts of each question, in two pairs."""
-    found = []
-    for number in range(24):
-        other = Message(role="assistant", content=f"It is one of our {number} pumps.")
-        one = make_pair(number)
-        found += [one, one.model_copy(update={"id": f"{100 + number:020x}", "rejected": (other,)})]
-    return found
 
 
 @pytest.fixture(scope="module")
@@ -107,22 +97,6 @@ def train(
 def command(out: str, *launcher: str) -> list[str]:
     ports = ["--pairs", "pairs.jsonl", "--feedback", "feedback.jsonl", "--policy", "policy"]
     return [sys.executable, "-m", *launcher, "cowest.cli", "dpo", *ports, "--challenger", out]
-
-
-def weights(folder: Path) -> dict[str, Any]:
-    from safetensors.torch import load_file
-
-    found: dict[str, Any] = load_file(folder / "adapter" / "adapter_model.safetensors")
-    return found
-
-
-def furthest(one: Path, other: Path) -> float:
-    """The largest difference of two weights, beside the largest weight of their matrix."""
-    found = weights(other)
-    shares = []
-    for name, weight in weights(one).items():
-        shares.append(((weight - found[name]).abs().max() / weight.abs().max()).item())
-    return max(shares)
 
 
 def answers(folder: Path) -> list[Completion]:

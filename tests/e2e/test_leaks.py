@@ -12,6 +12,7 @@ import time
 import traceback
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import partial
 from hashlib import sha256
 from pathlib import Path
 from typing import Any
@@ -26,7 +27,7 @@ from cowest.online.app import make_app
 from cowest.online.ask_api import Answer
 from cowest.online.live import ServeConfig
 from cowest.records import Refinement, Trial
-from tests import lines, stores, tiny
+from tests import lines, servers, stores, tiny
 from tests.servers import ChatServer, Fate, chat_server, completion
 
 CANARY = "sk-canary/aB3dE5gH7jK9mN1pQ2sT4vW6"
@@ -36,6 +37,7 @@ PLANTED = {
     "term": "Project Falcon",
     "secret": "ghp_aB3dE5gH7jK9mN1pQ2sT4vW6yZ8bC0dF2hJ4",
 }
+planted_in = partial(servers.planted_in, PLANTED)
 TERMS = "# ours\nproject falcon\n"
 
 
@@ -160,12 +162,6 @@ def turned(
     logging.getLogger().removeHandler(handler)
     for name, level in levels.items():
         logging.getLogger(name).setLevel(level)
-
-
-def planted_in(value: Any) -> set[str]:
-    """What of all that was planted is in a value."""
-    text = json.dumps(value, ensure_ascii=False).lower()
-    return {kind for kind, planted in PLANTED.items() if planted.lower() in text}
 
 
 def test_no_request_body_holds_what_was_planted(turned: Turned) -> None:

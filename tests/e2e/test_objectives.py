@@ -1,14 +1,12 @@
 """Each objective is one setting: the same stages, one artifact, the same gate and report."""
 
-import re
-import shutil
 from pathlib import Path
 from typing import Any
 
 import pytest
 import yaml
 
-from cowest import config, io, report, stages, version
+from cowest import config, io, stages, version
 from cowest.errors import ContractError
 from cowest.preflight import preflight
 from cowest.records import Decision, EvalReport, Feedback, PreferencePair
@@ -21,10 +19,7 @@ pytestmark = pytest.mark.minutes
 @pytest.fixture
 def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A project after a turn by DPO, in a folder of its own, which is the working folder."""
-    shutil.copytree(tiny.turned(), tmp_path, dirs_exist_ok=True, symlinks=True)
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.setenv("COWEST_STORE", str(tmp_path / ".cowest" / "calls.sqlite"))
-    return tmp_path
+    return tiny.enter_turned(tmp_path, monkeypatch)
 
 
 def align(by: str, **dpo: Any) -> dict[str, Any]:
@@ -46,12 +41,6 @@ def run(params: dict[str, Any], first: str, last: str) -> None:
         stages.run(stage, config.section(params, stage), None, **ports)
 
 
-def page() -> str:
-    """The report's page, without its marks."""
-    text = report.page(contents.gather(Path()))
-    return re.sub(r"\s+", " ", re.sub(r"<[^>]+>", "", text))
-
-
 def test_kto_is_one_setting(project: Path) -> None:
     run(align("kto"), "pair", "register")
     rows = list(io.read(Path("data/pairs.jsonl"), PreferencePair))
@@ -63,7 +52,7 @@ def test_kto_is_one_setting(project: Path) -> None:
     judged = io.read_document(Path("reports/eval.json"), EvalReport)
     assert {"before", "after"} <= judged.systems.keys()
     assert io.read_document(Path("reports/decision.json"), Decision).promoted
-    said = page()
+    said = tiny.page()
     assert f"queries were trained on, each alone: {helped} helped, {len(rows) - helped} did" in said
     assert "estimated KL" in said
 
@@ -85,7 +74,7 @@ def test_self_asks_the_strong_model_nothing_before_it_is_judged(
     io.write(Path("data/feedback.raw.jsonl"), some)
     run(align("self"), "validate@feedback", "register")
     assert io.read_document(Path("reports/decision.json"), Decision).turn
-    assert "No strong model was asked about the" in page()
+    assert "No strong model was asked about the" in tiny.page()
 
 
 def test_feedback_for_half_of_the_calls_goes_through_a_turn(
@@ -104,7 +93,7 @@ def test_feedback_for_half_of_the_calls_goes_through_a_turn(
     rows = list(io.read(Path("data/pairs.jsonl"), PreferencePair))
     assert rows and {row.strong for row in rows} == {rows[0].strong} != {"nobody"}
     assert io.read_document(Path("reports/decision.json"), Decision).turn
-    said = page()
+    said = tiny.page()
     assert f"{found.calls} of the {before.calls} calls that all drafts would have taken" in said
     assert f"among them all drafts of {found.passed_over} queries" in said
 

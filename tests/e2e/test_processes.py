@@ -17,9 +17,9 @@ from cowest import io, stages, version
 from cowest.domains import domain
 from cowest.errors import ConfigError
 from cowest.ledger import store
-from cowest.records import Message, PreferencePair
 from tests import tiny
-from tests.factories import make_feedback, make_pair
+from tests.factories import make_feedback
+from tests.trained import SFT, furthest, rows
 
 pytestmark = pytest.mark.slow
 
@@ -31,19 +31,8 @@ TRAINING = {
     "max_length": 96,
     "dtype": "float32",
 }
-SFT = {"corpus": "corpus.jsonl", "start": "start", "policy": "policy"}
 STARTED: list["subprocess.Popen[str]"] = []
 DPO = {"pairs": "pairs.jsonl", "feedback": "feedback.jsonl", "policy": "policy"}
-
-
-def rows() -> list[PreferencePair]:
-    """Three drafts of each question, in two pairs."""
-    found = []
-    for number in range(24):
-        other = Message(role="assistant", content=f"It is one of our {number} pumps.")
-        one = make_pair(number)
-        found += [one, one.model_copy(update={"id": f"{100 + number:020x}", "rejected": (other,)})]
-    return found
 
 
 @pytest.fixture(scope="module")
@@ -75,22 +64,6 @@ def project(made: Path, tmp_path: Path) -> Path:
 
 def settings(project: Path, stage: str) -> Any:
     return yaml.safe_load((project / "params.yaml").read_text())[stage]
-
-
-def weights(folder: Path) -> dict[str, Any]:
-    from safetensors.torch import load_file
-
-    found: dict[str, Any] = load_file(folder / "adapter" / "adapter_model.safetensors")
-    return found
-
-
-def furthest(one: Path, other: Path) -> float:
-    """The largest difference of two weights, beside the largest weight of their matrix."""
-    found = weights(other)
-    shares = []
-    for name, weight in weights(one).items():
-        shares.append(((weight - found[name]).abs().max() / weight.abs().max()).item())
-    return max(shares)
 
 
 def started(project: Path, out: str, **more: str) -> "subprocess.Popen[str]":

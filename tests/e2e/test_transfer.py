@@ -1,18 +1,15 @@
 """Pairs bought from one strong model for another: report and decision say whose answers taught."""
 
 import json
-import re
-import shutil
 from pathlib import Path
 from typing import Any
 
 import pytest
 import yaml
 
-from cowest import config, io, report, stages, version
+from cowest import config, io, stages, version
 from cowest.records import Decision, EvalReport, PreferencePair
 from cowest.registry.mlflow import RegistryConfig
-from cowest.report import contents
 from tests import lines, tiny
 
 pytestmark = pytest.mark.minutes
@@ -21,10 +18,7 @@ pytestmark = pytest.mark.minutes
 @pytest.fixture
 def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A project after a turn, in a folder of its own, which is the working folder."""
-    shutil.copytree(tiny.turned(), tmp_path, dirs_exist_ok=True, symlinks=True)
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.setenv("COWEST_STORE", str(tmp_path / ".cowest" / "calls.sqlite"))
-    return tmp_path
+    return tiny.enter_turned(tmp_path, monkeypatch)
 
 
 def turn(changes: dict[str, dict[str, Any]], first: str) -> None:
@@ -46,11 +40,6 @@ def strong(**more: Any) -> dict[str, Any]:
     return {"strong": {"provider": "scripted", "rules": rules}, **more}
 
 
-def said_on_the_page() -> str:
-    text = report.page(contents.gather(Path()))
-    return re.sub(r"\s+", " ", re.sub(r"<[^>]+>", "", text))
-
-
 def decided() -> tuple[Decision, dict[str, str]]:
     """The decision, and the tags of its entry in the log."""
     params = yaml.safe_load(Path("params.yaml").read_text())
@@ -66,7 +55,7 @@ def test_another_strong_model_in_refine_is_said(project: Path) -> None:
     judge = io.read_document(Path("reports/eval.json"), EvalReport).strong
     assert teacher != judge
     said = f"aligned by the answers of {teacher}, and judged with {judge}"
-    assert f"The challenger was {said}." in said_on_the_page()
+    assert f"The challenger was {said}." in tiny.page()
     decision, tags = decided()
     assert decision.reason.endswith(f"; {said}")
     assert json.loads(tags["taught"]) == [teacher]
@@ -86,14 +75,14 @@ def test_another_strong_model_in_later_rounds_is_said(project: Path) -> None:
     aligned = version.expect(Path("models/challenger")).aligned
     assert aligned is not None and judge in aligned.strong and len(aligned.strong) == 2
     (other,) = set(aligned.strong) - {judge}
-    assert f"aligned by the answers of {other}, and judged with {judge}" in said_on_the_page()
+    assert f"aligned by the answers of {other}, and judged with {judge}" in tiny.page()
     decision, tags = decided()
     assert f"aligned by the answers of {other}, and judged with {judge}" in decision.reason
     assert json.loads(tags["taught"]) == sorted(aligned.strong)
 
 
 def test_where_one_model_teaches_and_judges_nothing_is_said(project: Path) -> None:
-    assert "The challenger was aligned by the answers of" not in said_on_the_page()
+    assert "The challenger was aligned by the answers of" not in tiny.page()
     decision, tags = decided()
     assert "aligned by the answers" not in decision.reason
     judge = io.read_document(Path("reports/eval.json"), EvalReport).strong

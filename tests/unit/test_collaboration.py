@@ -12,16 +12,11 @@ from cowest import collaboration
 from cowest.config import Sampling
 from cowest.errors import ThoughtShownError
 from cowest.models.scripted import ScriptedConfig, ScriptRule
-from cowest.prompts import Prompts, Template
 from cowest.protocols import BLOCK, Completion, Request, Score, Served
 from cowest.records import Draft, Feedback, Query, Refinement, grown
 from cowest.scorers.contains import ContainsConfig as Contains
-from tests.factories import make_query
+from tests.factories import PROMPTS, make_query
 
-PROMPTS = Prompts(
-    refine=Template(user="Notes: {draft}\nQuestion: {query}"),
-    solo=Template(user="Question: {query}"),
-)
 GREEDY, WARM = Sampling(max_tokens=20), Sampling(temperature=1.0, n=3, max_tokens=20)
 
 

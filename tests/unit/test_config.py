@@ -22,13 +22,9 @@ from cowest.scorers.judge import JudgeConfig
 from cowest.stages.draft import DraftConfig
 from cowest.stages.refine import RefineConfig
 from cowest.training import Optimiser
+from tests.drawn import MESSAGES, TEXT
 
-TEXT = st.text(st.characters(codec="utf-8"))
 TEXTS = st.lists(TEXT, max_size=4)
-MESSAGES = st.lists(
-    st.builds(Message, role=st.sampled_from(["system", "user", "assistant"]), content=TEXT),
-    max_size=4,
-)
 SAMPLINGS = st.builds(
     Sampling,
     temperature=st.floats(0.1, 2.0),

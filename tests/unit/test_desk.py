@@ -16,7 +16,8 @@ from cowest.online.live import ServeConfig
 from cowest.online.refusals import RefusalError
 from cowest.online.upstream import Upstream
 from cowest.prompts import Prompts
-from tests.serving import POLICY, PROMPTS, STRONG
+from tests.factories import PROMPTS
+from tests.serving import POLICY, STRONG
 
 CONFIG = parse(
     ServeConfig, {"policy": POLICY, "strong": STRONG, "registry": {"name": "none"}}, "serve"

@@ -6,12 +6,8 @@ from hypothesis import strategies as st
 from cowest.config import Sampling, digest
 from cowest.protocols import Request
 from cowest.records import Message
+from tests.drawn import MESSAGES, TEXT
 
-TEXT = st.text(st.characters(codec="utf-8"))
-MESSAGES = st.lists(
-    st.builds(Message, role=st.sampled_from(["system", "user", "assistant"]), content=TEXT),
-    max_size=4,
-)
 SAMPLINGS = st.builds(
     Sampling,
     temperature=st.floats(0.1, 2.0),

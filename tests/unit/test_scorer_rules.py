@@ -10,7 +10,6 @@ from hypothesis import strategies as st
 
 from cowest.config import parse as parse_config
 from cowest.errors import ConfigError
-from cowest.protocols import Score, Scorer
 from cowest.sametext import comparable
 from cowest.scorers import rules
 from cowest.scorers.choice import Choice, ChoiceConfig, rule_of
@@ -20,14 +19,8 @@ from cowest.scorers.exact_match import ExactMatch, ExactMatchConfig
 from cowest.scorers.squad import SquadEM, SquadF1
 from cowest.scorers.tally import Matching, Tally
 from cowest.scorers.token_f1 import TokenF1, TokenF1Config
-from tests.factories import make_query, make_trial
-
-CITIES = ("Paris", "London", "New York", "Rome")
-
-
-def score_of(scorer: Scorer, answer: str, *targets: str, choices: tuple[str, ...] = ()) -> Score:
-    (found,) = scorer.score([(make_query(targets=targets, choices=choices), answer)])
-    return found
+from tests.factories import make_trial
+from tests.scored import CITIES, score_of, targets_of
 
 
 @pytest.mark.parametrize(
@@ -263,7 +256,7 @@ def test_choice_tells_options_apart_that_differ_in_case_or_a_sign() -> None:
 ANSWERS = st.text(max_size=60) | st.sampled_from(
     ["A", "the a", "-5", "no", "not a", "\u6771\u4eac", "Answer: B, no wait, C", "\u200b"]
 )
-TARGETS = st.lists(ANSWERS.filter(str.strip), min_size=1, max_size=4).map(tuple)
+TARGETS = targets_of(ANSWERS)
 
 
 @given(answer=ANSWERS, targets=TARGETS)

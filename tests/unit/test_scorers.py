@@ -22,18 +22,7 @@ from cowest.scorers.exact_match import ExactMatch, ExactMatchConfig
 from cowest.scorers.judge import Judge, JudgeConfig, read_judgement
 from cowest.scorers.token_f1 import TokenF1, TokenF1Config
 from tests.factories import make_query
-
-CITIES = ("Paris", "London", "New York", "Rome")
-
-
-def score_of(
-    scorer: ExactMatch | Contains | TokenF1 | Choice,
-    answer: str,
-    *targets: str,
-    choices: tuple[str, ...] = (),
-) -> Score:
-    (found,) = scorer.score([(make_query(targets=targets, choices=choices), answer)])
-    return found
+from tests.scored import CITIES, score_of, targets_of
 
 
 @pytest.mark.parametrize(
@@ -269,7 +258,7 @@ def test_choice_without_choices_fails_and_is_no_zero() -> None:
 ANSWERS = st.text(max_size=60) | st.sampled_from(
     ["A", "the a", "-5", "3.5", "C++", "K", "...", "the answer is b"]
 )
-TARGETS = st.lists(ANSWERS.filter(str.strip), min_size=1, max_size=4).map(tuple)
+TARGETS = targets_of(ANSWERS)
 
 
 @given(answer=ANSWERS, targets=TARGETS)

@@ -11,18 +11,14 @@ from cowest.config import Sampling
 from cowest.evaluation import answers_of
 from cowest.models.scripted import ScriptedConfig, ScriptRule
 from cowest.preferences import PairRule, pairs
-from cowest.prompts import Prompts, Template
+from cowest.prompts import Template
 from cowest.protocols import Completion, Request
 from cowest.records import Draft, Feedback, Query, Refinement, grown
 from cowest.scorers.contains import ContainsConfig
 from cowest.scorers.judge import read_judgement
 from cowest.thoughts import ThoughtFilter, without_thoughts
-from tests.factories import make_feedback, make_query, make_trial
+from tests.factories import PROMPTS, make_feedback, make_query, make_trial
 
-PROMPTS = Prompts(
-    refine=Template(user="Notes: {draft}\nQuestion: {query}"),
-    solo=Template(user="Question: {query}"),
-)
 HARMONY = "<|channel|>analysis<|message|>Bern?<|end|><|start|>assistant<|channel|>"
 
 
