@@ -2,6 +2,7 @@
 
 import asyncio
 import time
+from collections.abc import Iterator
 from contextlib import aclosing
 from typing import Any
 
@@ -96,3 +97,14 @@ def whole(answer: list[str | Completion]) -> Completion:
     assert isinstance(completion, Completion)
     assert completion.text == ("".join(map(str, texts)) if texts else None)
     return completion
+
+
+CANARY = "sk-canary0123456789"
+
+
+def faces_of(raised: BaseException) -> Iterator[str]:
+    """An error with all that it was raised from or during."""
+    seen: BaseException | None = raised
+    while seen is not None:
+        yield f"{seen!r} {seen}"
+        seen = seen.__cause__ or (None if seen.__suppress_context__ else seen.__context__)

@@ -117,22 +117,17 @@ def trl_step(model: Any, pairs: Pairs, way: str, after: Callable[[], None]) -> C
 
     from cowest.models.hf import HFConfig
     from cowest.training import score_completions_only
+    from tests.trl_reference import tokenized
 
     if way == TRITON:
         score_completions_only()
     names = ("prompt_ids", "chosen_ids", "rejected_ids")
     rows = [dict(zip(names, map(list, one), strict=True)) for one in pairs]
 
-    class Tokenized(trl.DPOTrainer):
-        """Pairs come as tokens."""
-
-        def _prepare_dataset(self, dataset: Any, *_: Any) -> Any:
-            return dataset
-
     kept: dict[str, Any] = {}
     if way == TODAY:
         kept = {"precompute_ref_log_probs": True, "gradient_checkpointing": False}
-    made = Tokenized(
+    made = tokenized(trl.DPOTrainer)(
         model=model,
         args=trl.DPOConfig(
             output_dir=tempfile.mkdtemp(),

@@ -2,63 +2,23 @@
 
 import json
 import re
-from collections.abc import Callable
-from itertools import islice
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from cowest import config, io, preferences, version
-from cowest.domains import domain
+from cowest import config, version
 from cowest.errors import BudgetError, ConfigError, CoWestError
 from cowest.ledger import store
 from cowest.ledger.claims import Budget, open_turn
-from cowest.models.hf import HFConfig
-from cowest.preferences import PairRule
-from cowest.records import Feedback, grown
 from cowest.stages import dpo
-from tests import tiny
-from tests.servers import ChatServer, Fate, chat_server, completion, error
+from tests.aligning import GRPO, answers, make_policy, settings
+from tests.servers import ChatServer, Fate, chat_server, completion
 
 pytestmark = pytest.mark.slow
 
-QUERIES, HELD_BACK = 12, 3
-TRAINING = {
-    "learning_rate": 0.005,
-    "batch_size": 6,
-    "warmup_steps": 0,
-    "max_length": 96,
-    "dtype": "float32",
-    "epochs": 2,
-}
 TERM = "phoenix sensor"
 """What some of the queries are about."""
-RIGHT = re.compile(r"^Notes: \W*[A-Ma-m]", re.MULTILINE)
-"""The beginning of a draft that helps."""
-
-
-def make_policy(folder: Path) -> Path:
-    """A policy, its queries with feedback on two drafts, and the pairs of these."""
-    settings = HFConfig(model=str(tiny.model()))
-    tiny.make_adapter(folder / "policy" / "adapter")
-    prompts = domain("handbook").prompts
-    base = settings.base_name(settings.folder())
-    version.write(folder / "policy", base=base, prompts=prompts, trained="sft")
-    train = (one for one in domain("handbook").load(tiny.HANDBOOK) if one.split == "train")
-    rows: list[Feedback] = []
-    for query in islice(train, QUERIES):
-        for sample, draft in enumerate(("An answer.", "Not one.")):
-            fed = {"refinement": "a", "solo": "b", "strong": "first", "scorer": "contains"}
-            scores = {"score": 1.0 - sample, "solo_score": 0.0, "draft_score": 0.0}
-            said = {"sample": sample, "draft": draft, "policy": "p"}
-            rows.append(grown(Feedback, query, **said, **fed, **scores))
-    io.write(folder / "feedback.jsonl", rows)
-    pairs = []
-    for group in io.groups(folder / "feedback.jsonl", Feedback):
-        pairs += preferences.pairs(group, PairRule(), prompts.draft)
-    io.write(folder / "pairs.jsonl", pairs)
-    return folder
 
 
 @pytest.fixture(scope="module")
@@ -72,36 +32,6 @@ def place(made: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("COWEST_STORE", str(tmp_path / "calls.sqlite"))
     return made
-
-
-def answers(server: list[ChatServer], stops: list[int]) -> Callable[[dict[str, Any]], Fate]:
-    """Answers that are right where the draft helps; no more than `stops` says."""
-    targets = " ".join(
-        dict.fromkeys(one.targets[0] for one in domain("handbook").load(tiny.HANDBOOK))
-    )
-
-    def answer(body: dict[str, Any]) -> Fate:
-        if stops and server[0].calls > stops[0]:
-            return error(401)
-        helps = RIGHT.search(body["messages"][-1]["content"]) is not None
-        return Fate(body=completion(targets if helps else "no idea"))
-
-    return answer
-
-
-def settings(server: ChatServer, **more: Any) -> dpo.DPOConfig:
-    strong = {"provider": "openai", "model": "m", "base_url": server.url, "key_env": None}
-    ask = {
-        "strong": {**strong, "concurrency": 1},
-        "scorer": {"scorer": "contains", "rule": 2},
-        "drafting": {"temperature": 1.0, "n": 3, "max_tokens": 10},
-        "refining": {"max_tokens": 200},
-        "rule": {"allow_cut": True},
-        "pairs": {"kind": "pairs", "min_pairs": 2},
-    }
-    values: dict[str, Any] = {"policy": {"model": str(tiny.model())}, "training": TRAINING}
-    ask |= more.pop("ask", {})
-    return config.parse(dpo.DPOConfig, {**values, "ask": ask, **more}, "dpo")
 
 
 def align(place: Path, out: str, given: dpo.DPOConfig) -> version.Version:
@@ -183,9 +113,6 @@ def test_a_round_that_leaves_too_few_pairs_is_not_trained(
     assert "round 1 is the last" in said and "round 3" not in said
     assert found.adapter == one.adapter and one.aligned is None
     assert found.aligned is not None and found.aligned.rows == (12,)
-
-
-GRPO = {"dev": HELD_BACK, "judge_steps": 2}
 
 
 def test_grpo_learns_from_what_it_drafts_and_a_stop_repeats_no_call(

@@ -30,8 +30,7 @@ from cowest.online.live import ServeConfig
 from cowest.protocols import Completion
 from tests import servers, stores, tiny
 from tests.batch_server import EXPIRED, MISSING, BatchServer, Fault, batch_server
-from tests.contract.test_openai import CANARY, faces_of
-from tests.endpoints import PRICE, budget, claims, now, priced
+from tests.endpoints import CANARY, PRICE, budget, claims, faces_of, now, priced
 from tests.endpoints import short as ask
 from tests.endpoints import short_answers as answers
 from tests.servers import Fate, completion, error

@@ -1,6 +1,5 @@
 """The step over trees: the loss and the gradients of TRL's DPOTrainer, whatever is in a batch."""
 
-import contextlib
 import math
 import random
 from itertools import combinations
@@ -17,6 +16,15 @@ from cowest.trees import check, losses, plan, scores, trainer
 from cowest.trees.losses import Objective
 from cowest.trees.plan import Tokens, Tree
 from tests import tiny
+from tests.trl_reference import (
+    adapted,
+    assert_equal,
+    gradients,
+    moved,
+    policy,
+    reference_of,
+    tokenized,
+)
 
 pytestmark = pytest.mark.slow
 
@@ -45,49 +53,6 @@ def pairs(queries: int = 5, prompt: int = 20, draft: int = 12) -> list[tuple[Tok
     return found
 
 
-def adapted(model: Any, targets: str | list[str] = "all-linear", **more: Any) -> Any:
-    """A model with an adapter that is not zero, as SFT leaves it."""
-    import torch
-    from peft import LoraConfig, get_peft_model
-
-    torch.manual_seed(0)
-    shape = {"task_type": "CAUSAL_LM", "r": 4, "lora_alpha": 8, "target_modules": targets, **more}
-    model = get_peft_model(model, LoraConfig(**shape))
-    for name, weight in model.named_parameters():
-        if "lora_B" in name:
-            torch.nn.init.normal_(weight, std=0.05)
-    return model
-
-
-def policy(dropout: float = 0.0) -> Any:
-    """The tiny model with an adapter, and with dropout in both."""
-    from transformers import AutoModelForCausalLM
-
-    base = AutoModelForCausalLM.from_pretrained(
-        tiny.model(), attn_implementation="sdpa", attention_dropout=dropout
-    )
-    return adapted(base, lora_dropout=dropout)
-
-
-def moved(model: Any) -> None:
-    """Takes a model a step away from its reference."""
-    import torch
-
-    torch.manual_seed(1)
-    for name, weight in model.named_parameters():
-        if weight.requires_grad and ".default." in name:
-            weight.data += 0.02 * torch.randn_like(weight)
-
-
-def gradients(model: Any) -> dict[str, Any]:
-    found = {}
-    for name, weight in model.named_parameters():
-        if weight.grad is not None:
-            found[name] = weight.grad.clone()
-    model.zero_grad()
-    return found
-
-
 @pytest.fixture(scope="module")
 def reference_step(tmp_path_factory: pytest.TempPathFactory) -> Any:
     """TRL's trainer with a batch of all pairs: its loss and gradients under an objective."""
@@ -98,13 +63,7 @@ def reference_step(tmp_path_factory: pytest.TempPathFactory) -> Any:
     names = ("prompt_ids", "chosen_ids", "rejected_ids")
     rows = [dict(zip(names, map(list, one), strict=True)) for one in pairs()]
 
-    class Tokenized(trl.DPOTrainer):
-        """Pairs come as tokens."""
-
-        def _prepare_dataset(self, dataset: Any, *_: Any) -> Any:
-            return dataset
-
-    made = Tokenized(
+    made = tokenized(trl.DPOTrainer)(
         model=policy(),
         args=trl.DPOConfig(
             output_dir=str(tmp_path_factory.mktemp("trl")),
@@ -151,19 +110,6 @@ def tree_step(
     return total, gradients(model)
 
 
-def reference_of(model: Any, trees: list[Tree]) -> list[list[float]]:
-    import torch
-
-    alone = SimpleNamespace(
-        process_index=0,
-        num_processes=1,
-        device=torch.device("cpu"),
-        autocast=contextlib.nullcontext,
-    )
-    made = SimpleNamespace(model=model, accelerator=alone, together=False, branches=True)
-    return trainer.reference_of(made, trees)
-
-
 @pytest.fixture(scope="module")
 def tree_policy() -> tuple[Any, list[Tree], list[list[float]]]:
     """The same policy, the pairs as trees, and the reference of these."""
@@ -171,12 +117,6 @@ def tree_policy() -> tuple[Any, list[Tree], list[list[float]]]:
     reference = reference_of(model, trees)
     moved(model)
     return model, trees, reference
-
-
-def assert_equal(one: dict[str, Any], other: dict[str, Any]) -> None:
-    assert one.keys() == other.keys() and len(one) > 20
-    for name, slope in one.items():
-        assert (slope - other[name]).norm() <= 1e-4 * slope.norm(), name
 
 
 @pytest.mark.parametrize("together", [True, False], ids=["segments", "mask"])

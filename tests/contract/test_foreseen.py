@@ -15,7 +15,7 @@ from cowest.domains import domain
 from cowest.forecast import forecast
 from cowest.records import Draft, Feedback, Refinement
 from tests import lines, tiny
-from tests.contract.test_aligning import answers
+from tests.aligning import answers
 from tests.servers import ChatServer, chat_server
 
 pytestmark = pytest.mark.minutes

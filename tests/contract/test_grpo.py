@@ -12,7 +12,7 @@ from cowest.aligning import grpo
 from cowest.aligning.rollouts import Rollout
 from cowest.trees import losses, plan, trainer
 from cowest.trees.plan import Tokens
-from tests.contract.test_dpo_step import assert_equal, gradients, moved, policy
+from tests.trl_reference import assert_equal, gradients, moved, policy
 
 pytestmark = pytest.mark.slow
 

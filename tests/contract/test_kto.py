@@ -12,7 +12,7 @@ from cowest.trees import check, losses, plan, scores, trainer
 from cowest.trees.losses import Objective
 from cowest.trees.plan import Tokens, Tree
 from tests import tiny
-from tests.contract.test_dpo_step import assert_equal, gradients, moved, policy, reference_of
+from tests.trl_reference import assert_equal, gradients, moved, policy, reference_of, tokenized
 
 pytestmark = pytest.mark.slow
 
@@ -86,14 +86,8 @@ def trl_step(trees: list[Tree], tmp_path_factory: pytest.TempPathFactory) -> Any
     import trl
     from transformers import AutoTokenizer
 
-    class Tokenized(trl.KTOTrainer):
-        """Drafts come as tokens."""
-
-        def _prepare_dataset(self, dataset: Any, *_: Any) -> Any:
-            return dataset
-
     rows = rows_of(trees)
-    made = Tokenized(
+    made = tokenized(trl.KTOTrainer)(
         model=policy(),
         args=trl.KTOConfig(
             output_dir=str(tmp_path_factory.mktemp("trl")),

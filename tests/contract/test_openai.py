@@ -6,7 +6,6 @@ import logging
 import sqlite3
 import threading
 import time
-from collections.abc import Iterator
 from contextlib import ExitStack
 from itertools import pairwise
 from pathlib import Path
@@ -22,12 +21,10 @@ from cowest.models.openai import OpenAIConfig
 from cowest.protocols import Completion, Request
 from cowest.records import Message
 from tests import servers
-from tests.endpoints import answers, ask, config
+from tests.endpoints import CANARY, answers, ask, config, faces_of
 from tests.servers import Fate, chat_server, error, listening
 
 pytestmark = pytest.mark.usefixtures("own_store", "no_keys")
-
-CANARY = "sk-canary0123456789"
 
 
 FAULTS = {
@@ -528,14 +525,6 @@ def test_the_environment_of_the_sdk_goes_nowhere(monkeypatch: pytest.MonkeyPatch
     without, own = server.headers
     assert "authorization" not in without and own["authorization"] == "Bearer mine"
     assert CANARY not in str(server.headers)
-
-
-def faces_of(raised: BaseException) -> Iterator[str]:
-    """An error with all that it was raised from or during."""
-    seen: BaseException | None = raised
-    while seen is not None:
-        yield f"{seen!r} {seen}"
-        seen = seen.__cause__ or (None if seen.__suppress_context__ else seen.__context__)
 
 
 def test_the_key_is_sent_and_seen_nowhere_else(

@@ -13,7 +13,7 @@ from cowest.domains import domain
 from cowest.stages import sft
 from cowest.trees import packed, scores, trainer
 from tests import tiny
-from tests.contract.test_dpo_step import assert_equal, gradients, policy
+from tests.trl_reference import assert_equal, gradients, policy
 
 pytestmark = pytest.mark.slow
 

@@ -9,7 +9,7 @@ import pytest
 
 from cowest import report
 from tests.browser import FLAGS, addresses, binary
-from tests.unit.test_report import NASTY, a_turn
+from tests.reports import NASTY, a_turn
 
 TALKING = ["--enable-logging=stderr", "--v=0", "--window-size=1200,3000"]
 

@@ -14,8 +14,8 @@ from cowest import config, io, stages
 from cowest.commands import init
 from cowest.records import EvalReport, PreferencePair
 from tests import lines, tiny
+from tests.examples import EXAMPLES, HELPS, made_tiny, replying
 
-EXAMPLES = lines.ROOT / "examples"
 NAMES = ("multiple-choice", "support-archive")
 TEMPLATES = {
     "dvc.yaml": "dvc.yaml",
@@ -23,8 +23,6 @@ TEMPLATES = {
     ".dvcignore": "dvcignore",
     ".dvc/.gitignore": "dvcgitignore",
 }
-HELPS = r"\s*Notes[^\n]*\n\W*[A-Ma-m]"
-"""A draft that the scripted strong model makes use of: one that begins with such a letter."""
 
 
 def questions(folder: Path) -> list[dict[str, str]]:
@@ -53,38 +51,6 @@ def choosing(folder: Path) -> list[dict[str, Any]]:
         asked = re.escape(row["question"])
         rules.append({"match": rf"(?s){asked}.*{HELPS}", "replies": [row["answer"]]})
     return [*rules, {"match": "", "replies": ["no idea"]}]
-
-
-def replying() -> list[dict[str, Any]]:
-    return [{"match": HELPS, "replies": ["It is damp."]}, {"match": "", "replies": ["Sorry."]}]
-
-
-def judging() -> list[dict[str, Any]]:
-    return [
-        {"match": r"Answer to grade:\nIt is damp\.", "replies": ["9"]},
-        {"match": r"Answer to grade:\n", "replies": ["2"]},
-    ]
-
-
-def made_tiny(params: dict[str, Any], strong: list[dict[str, Any]]) -> None:
-    """Puts tiny and scripted models in place of the example's, and asks nothing of the gates."""
-    policy = {"provider": "hf", "model": str(tiny.model()), "dtype": "float32"}
-    for section in ("sft", "draft", "dpo", "evaluate", "serve"):
-        params[section]["policy"] = policy
-    for section in ("refine", "evaluate", "serve"):
-        params[section]["strong"] = {"provider": "scripted", "rules": strong}
-    for section in ("score", "evaluate"):
-        if params[section]["scorer"]["scorer"] == "judge":
-            judge = {"provider": "scripted", "rules": judging()}
-            params[section]["scorer"] = {"scorer": "judge", "model": judge}
-    params["sft"]["lora"] = {"r": 4, "alpha": 8}
-    for section in ("sft", "dpo"):
-        params[section]["training"] |= {"epochs": 1, "max_length": 128, "batch_size": 16}
-    params["draft"]["sampling"] |= {"temperature": 1.0, "n": 4, "max_tokens": 8}
-    params["pair"]["rule"] |= {"allow_cut": True}
-    params["evaluate"]["drafting"] = {"max_tokens": 8}
-    gates = [{"over": "before", "at_least": -1.0}]
-    params["compare"] |= {"gates": gates, "guards": False, "draws": 1000}
 
 
 @pytest.mark.minutes

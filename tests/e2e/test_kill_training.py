@@ -17,7 +17,7 @@ import yaml
 
 from cowest import config
 from tests import tiny
-from tests.contract.test_aligning import GRPO, answers, make_policy, settings
+from tests.aligning import GRPO, answers, make_policy, settings
 from tests.servers import ChatServer, chat_server
 
 pytestmark = pytest.mark.minutes

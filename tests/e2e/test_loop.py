@@ -16,7 +16,7 @@ import yaml
 from cowest import cli, config, io, stages
 from cowest.records import Query
 from tests import lines, tiny
-from tests.e2e.test_examples import EXAMPLES, made_tiny, replying
+from tests.examples import EXAMPLES, made_tiny, replying
 from tests.service import Server
 
 pytestmark = pytest.mark.minutes

@@ -14,7 +14,7 @@ from cowest.online.log import LogConfig
 from cowest.online.verdicts import KeptVerdict
 from tests import lines, tiny
 from tests.factories import make_interaction
-from tests.unit.test_docs import commands
+from tests.pages import commands
 
 ELSEWHERE = {
     "turn": ("tests/e2e/test_turn.py", 'cowest(project, "turn")'),

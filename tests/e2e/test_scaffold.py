@@ -13,7 +13,7 @@ from cowest import io, stages
 from cowest.cli import main
 from cowest.records import Query
 from tests import tiny
-from tests.unit.test_init import asked, quiz, scaffold
+from tests.scaffolds import asked, quiz, scaffold
 
 
 @pytest.mark.parametrize("kind", ["quiz.csv", "qa.jsonl"])

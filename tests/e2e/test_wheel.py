@@ -15,9 +15,9 @@ import yaml
 
 from cowest.stages import STAGES
 from tests import lines, tiny
+from tests.scaffolds import asked
 from tests.service import Server
-from tests.unit.test_init import asked
-from tests.unit.test_table import write
+from tests.tables import write
 
 PACKAGES = {
     "cowest": "src/cowest",

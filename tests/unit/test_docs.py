@@ -11,19 +11,11 @@ import yaml
 from cowest import cli
 from cowest.stages import STAGES as NAMES
 from tests import lines
+from tests.pages import PAGES, commands
 
-PAGES = sorted(
-    path.relative_to(lines.ROOT)
-    for path in (
-        *lines.ROOT.glob("*.md"),
-        *lines.ROOT.glob("docs/**/*.md"),
-        *lines.ROOT.glob("examples/**/*.md"),
-    )
-)
 STAGES = {name.partition("@")[0] for name in NAMES}
 LINK = re.compile(r"!?\[[^]]*\]\(([^)\s]+)\)")
 PYTHON = re.compile(r"^```python\n(.*?)^```", re.MULTILINE | re.DOTALL)
-COMMAND = re.compile(r"(?:^[ ]*(?:\$ )?|`|&& )(cowest [^`\n]*)", re.MULTILINE)
 
 
 def anchors(page: Path) -> set[str]:
@@ -62,17 +54,6 @@ def test_each_walk_of_a_newcomer_is_short() -> None:
     assert len(walks) == 5
     for walk in walks:
         assert len(walk.split()) < 200, walk[:60]
-
-
-def commands() -> list[tuple[Path, str]]:
-    """Every `cowest ...` of the pages with the page that it stands on."""
-    found = []
-    for page in PAGES:
-        if page.name == "CHANGELOG.md":
-            continue
-        for command in COMMAND.findall((lines.ROOT / page).read_text(encoding="utf-8")):
-            found.append((page, command.partition("  #")[0].strip()))
-    return sorted(set(found))
 
 
 @pytest.mark.parametrize(("page", "command"), commands(), ids=lambda one: str(one)[:60])

@@ -18,7 +18,7 @@ from cowest.expectations import AnySuite, columns, near
 from cowest.expectations.private import Private
 from cowest.expectations.rules import MOST_REMARKS, Remarks, commonest
 from cowest.sametext import unpunctuated
-from tests.unit import test_detectors as private_texts
+from tests import private_texts
 
 ROOT = Path(__file__).parents[2]
 SUITES = get_args(get_args(AnySuite)[0])

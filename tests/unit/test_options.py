@@ -10,7 +10,7 @@ from cowest.cli import main
 from cowest.domains.options import option_of
 from cowest.errors import RecordError
 from cowest.raw.intake import Unfit
-from tests.unit.test_table import QUIZ, everything, load, quiz, write
+from tests.tables import QUIZ, everything, load, quiz, write
 
 LABELLED: dict[str, Any] = {
     "prompt": "{question}\n{choices}",

@@ -23,7 +23,7 @@ from cowest.profiles import Profile
 from cowest.registry.mlflow import RegistryConfig
 from cowest.stages import STAGES, main_of
 from tests import lines
-from tests.unit.test_docs import PAGES
+from tests.pages import PAGES
 
 YAML = re.compile(r"^```yaml\n(.*?)^```", re.MULTILINE | re.DOTALL)
 MODULE = re.compile(r"python -m (cowest_pipelines|cowest_serving) ([^`\n]*)")

@@ -71,6 +71,22 @@ def test_no_test_reaches_into_private_state() -> None:
     assert not found
 
 
+def test_no_test_file_imports_from_another() -> None:
+    """What two of them need lies in a module of `tests/` itself."""
+    found = []
+    for path in (shape.ROOT / "tests").rglob("test_*.py"):
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            if isinstance(node, ast.ImportFrom) and node.module is not None:
+                names = [f"{node.module}.{one.name}" for one in node.names]
+            elif isinstance(node, ast.Import):
+                names = [one.name for one in node.names]
+            else:
+                continue
+            if re.search(r"\btests\.\w+\.test_", " ".join(names)):
+                found.append(f"{path.relative_to(shape.ROOT)}:{node.lineno}")
+    assert not found
+
+
 @pytest.mark.parametrize(
     ("line", "names"),
     [

@@ -14,7 +14,7 @@ from cowest.domains.table import file_of
 from cowest.errors import InputError, RecordError
 from cowest.raw import sources, tables
 from cowest.raw.files import Bad
-from tests.unit.test_table import everything, load, write
+from tests.tables import everything, load, write
 
 
 def read(path: Path, content: bytes) -> list[tuple[int, Any]]:

@@ -2,8 +2,6 @@
 held out is learned.
 """
 
-import csv
-import json
 import re
 from collections import Counter
 from pathlib import Path
@@ -17,19 +15,13 @@ from cowest.domains.mapping import Corpus, Splits, Table
 from cowest.domains.table import Source
 from cowest.errors import ConfigError, ContractError, InputError, RecordError
 from cowest.prompts import Prompts
-from cowest.records import Query
 from cowest.scorers.choice import ChoiceConfig
 from cowest.stages import run
 from cowest.stages.prepare import PrepareConfig
 from tests.lines import ROOT
+from tests.tables import QUIZ, everything, load, quiz, write
 
 PLAIN = {"prompt": "question", "targets": "answer"}
-QUIZ = {
-    "prompt": "{question}\n{choices}",
-    "choices": ["a", "b", "c"],
-    "targets": "answer",
-    "keyed": "letter",
-}
 
 
 def rows(count: int = 40) -> list[dict[str, Any]]:
@@ -43,39 +35,11 @@ def rows(count: int = 40) -> list[dict[str, Any]]:
     ]
 
 
-def quiz(**more: Any) -> dict[str, Any]:
-    return {"question": "Where?", "a": "Oslo", "b": "Rome", "c": "Bonn", "answer": "B", **more}
-
-
-def write(path: Path, found: list[dict[str, Any]]) -> Path:
-    if path.suffix == ".jsonl":
-        path.write_text("".join(json.dumps(row) + "\n" for row in found))
-    elif path.suffix == ".parquet":
-        import pyarrow
-        from pyarrow import parquet
-
-        parquet.write_table(pyarrow.Table.from_pylist(found), path)
-    else:
-        with path.open("w", newline="") as file:
-            writer = csv.DictWriter(file, list(found[0]))
-            writer.writeheader()
-            writer.writerows(found)
-    return path
-
-
-def load(raw: Path, **settings: Any) -> list[Query]:
-    return list(Source(Table.model_validate(settings)).load(raw))
-
-
 def learn(raw: Path, **settings: Any) -> list[tuple[str, str]]:
     return [
         (row.prompt[0].content, row.completion)
         for row in Source(Table.model_validate(settings)).corpus(raw)
     ]
-
-
-def everything(split: str = "train") -> dict[str, Any]:
-    return {"splits": {"shares": {split: 1}}}
 
 
 def test_the_formats_give_the_same_queries(tmp_path: Path) -> None:

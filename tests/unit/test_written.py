@@ -17,7 +17,7 @@ from cowest.domains.written import DEPTH, value_of
 from cowest.errors import RecordError
 from cowest.raw.intake import Intake
 from cowest.records import Query
-from tests.unit.test_table import everything, write
+from tests.tables import everything, write
 
 VALUES = st.recursive(
     st.text() | st.integers() | st.booleans() | st.none(),
