@@ -65,8 +65,9 @@ def trees_of(pairs: Iterable[tuple[Tokens, Tokens, Tokens]]) -> list[Tree]:
     places: dict[Tokens, list[tuple[int, int]]] = {}
     for prompt, chosen, rejected in pairs:
         known = drafts.setdefault(prompt, {})
-        pair = (known.setdefault(chosen, len(known)), known.setdefault(rejected, len(known)))
-        places.setdefault(prompt, []).append(pair)
+        for draft in (chosen, rejected):
+            known.setdefault(draft, len(known))
+        places.setdefault(prompt, []).append((known[chosen], known[rejected]))
     return [Tree(prompt, tuple(drafts[prompt]), tuple(places[prompt])) for prompt in drafts]
 
 
