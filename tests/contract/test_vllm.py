@@ -14,6 +14,8 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import suppress
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 from hypothesis import given
@@ -130,8 +132,8 @@ def test_its_name_is_the_bases_with_the_adapter_and_who_decodes(make: Make, tmp_
     """Settings of the engine are no part of it, and reach the worker."""
     adapter = tiny.make_adapter(tmp_path / "adapter")
     local = HFConfig(model=str(tiny.model()))
-    given = {"context": 256, "rows": 7, "gpu_memory": 0.5, "tensor_parallel": 2, "eager": True}
-    with make(**given, cache=1.5).open() as plain, make().open(adapter=adapter) as adapted:
+    handed = {"context": 256, "rows": 7, "gpu_memory": 0.5, "tensor_parallel": 2, "eager": True}
+    with make(**handed, cache=1.5).open() as plain, make().open(adapter=adapter) as adapted:
         assert plain.name == local.base_name(local.folder()) + "~vllm"
         assert adapted.name != plain.name and adapted.name.endswith("~vllm")
         (first,), (second,) = plain.generate([ask("one")]), adapted.generate([ask("one")])
@@ -140,10 +142,33 @@ def test_its_name_is_the_bases_with_the_adapter_and_who_decodes(make: Make, tmp_
     assert first.text != second.text
     loaded = [line["settings"] for line in fake_vllm.log(tmp_path / "fake") if "pid" in line]
     assert [one["adapter"] for one in loaded] == [None, {"path": str(adapter), "rank": 4}]
-    assert {name: loaded[0][name] for name in given} == given
+    assert {name: loaded[0][name] for name in handed} == handed
     assert loaded[0]["cache"] == 3 * 2**29, "in bytes"
     unset = (None, 256, 0.9, 1, False, None)
-    assert tuple(loaded[1][name] for name in (*given, "cache")) == unset
+    assert tuple(loaded[1][name] for name in (*handed, "cache")) == unset
+
+
+def test_the_engine_is_given_the_settings_by_vllms_names(monkeypatch: pytest.MonkeyPatch) -> None:
+    """In place of vLLM stand names of it that keep what they are given."""
+    kept: dict[str, Any] = {}
+    engine = SimpleNamespace(
+        __version__="0",
+        SamplingParams=None,
+        EngineArgs=kept.update,
+        LLMEngine=SimpleNamespace(from_engine_args=id),
+        exceptions=SimpleNamespace(VLLMClientError=ValueError),
+    )
+    requests = SimpleNamespace(LoRARequest=None)
+    params = SimpleNamespace(RequestOutputKind=SimpleNamespace(FINAL_ONLY=None))
+    for name, module in (("", engine), (".lora.request", requests), (".sampling_params", params)):
+        monkeypatch.setitem(sys.modules, f"vllm{name}", module)
+    shape = {"model": "/m", "dtype": "float32", "context": 64, "rows": 7, "gpu_memory": 0.5}
+    more = {"cache": 2**30, "tensor_parallel": 2, "eager": True, "adapter": None}
+    vllm_worker.VLLMEngine(shape | more)
+    names = ["model", "dtype", "max_model_len", "max_num_seqs", "gpu_memory_utilization"]
+    names += ["kv_cache_memory_bytes", "tensor_parallel_size", "enforce_eager"]
+    assert [kept[name] for name in names] == ["/m", "float32", 64, 7, 0.5, 2**30, 2, True]
+    assert kept["enable_prefix_caching"] and not kept["trust_remote_code"]
 
 
 def test_a_worker_that_dies_leaves_what_was_answered(make: Make, tmp_path: Path) -> None:
