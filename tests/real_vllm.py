@@ -1,6 +1,7 @@
 """vLLM itself, in the environment that `make test-vllm` makes: small, so that it runs on a CPU.
 
-Starting it takes minutes on a busy machine, so tests share what is open, one at a time.
+Starting it takes minutes on a busy machine, so tests share what is open: the tiny model without
+and with an adapter, and the embedded one. Each takes some 2 GB of memory.
 """
 
 import atexit
@@ -24,6 +25,8 @@ from cowest.models.vllm_process import surroundings
 from tests import lines, tiny
 from tests.servers import free_port
 
+EMBEDDED = "smollm2-135m-instruct"
+
 _open = ExitStack()
 _held: dict[str, VLLMModel] = {}
 atexit.register(_open.close)
@@ -35,6 +38,12 @@ def tiny_model() -> Path:
     folder = Path(tempfile.mkdtemp(prefix="cowest-tests-"))
     atexit.register(shutil.rmtree, folder, ignore_errors=True)
     return tiny.make_model(folder / "tiny", heads=2)
+
+
+@functools.cache
+def adapter() -> Path:
+    """An adapter of that model that moves its answers."""
+    return tiny.make_adapter(tiny_model().parent / "adapter", of=tiny_model())
 
 
 def python() -> str:
@@ -52,10 +61,9 @@ def config(model: Path | str, **settings: Any) -> VLLMConfig:
 
 
 def held(wanted: VLLMConfig, adapter: Path | None = None) -> VLLMModel:
-    """The model of these settings, open until another is wanted or the tests end."""
+    """The model of these settings, open until all are let go or the tests end."""
     name = f"{wanted.model_dump_json()} {adapter}"
     if name not in _held:
-        let_go()
         _held[name] = _open.enter_context(wanted.open(adapter=adapter))
     return _held[name]
 

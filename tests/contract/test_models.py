@@ -104,17 +104,29 @@ def vllm() -> Iterator[Subject]:
 
 
 @contextmanager
-def vllm_itself() -> Iterator[Subject]:
+def vllm_itself(model: Path | str = "", adapter: Path | None = None) -> Iterator[Subject]:
     """vLLM itself, where `make test-vllm` made its environment."""
-    config = real_vllm.config(real_vllm.tiny_model())
-    yield Subject(
-        config, window=64 + BLOCK, poison="too long for it " * 400, lent=real_vllm.held(config)
-    )
+    config = real_vllm.config(model or real_vllm.tiny_model())
+    held = real_vllm.held(config, adapter)
+    yield Subject(config, window=64 + BLOCK, poison="too long for it " * 400, lent=held)
 
 
+@contextmanager
+def vllm_adapted() -> Iterator[Subject]:
+    with vllm_itself(adapter=real_vllm.adapter()) as found:
+        yield found
+
+
+@contextmanager
+def vllm_embedded() -> Iterator[Subject]:
+    with vllm_itself(real_vllm.EMBEDDED) as found:
+        yield found
+
+
+ITSELF = [vllm_itself, vllm_adapted, vllm_embedded]
 PROVIDERS = [
     *[scripted, openai, batched, hf, vllm],
-    pytest.param(vllm_itself, marks=pytest.mark.vllm),
+    *[pytest.param(each, marks=pytest.mark.vllm) for each in ITSELF],
 ]
 
 

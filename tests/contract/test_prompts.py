@@ -29,7 +29,7 @@ from tests.servers import Fate, chat_server, error
 
 SHORT = Sampling(max_tokens=8)
 CONTEXT = 512
-"""Tokens that the tiny model reads."""
+"""Tokens that the model reads."""
 THINKING = tiny.CHATML.replace(
     "<|im_start|>assistant\n{% endif",
     "<|im_start|>assistant\n"
@@ -53,8 +53,11 @@ class Subject:
     """Settings with which it takes an adapter."""
     fates: dict[str, list[Fate]] = field(default_factory=dict)
     """Returns the answers to messages, where a test's own server gives them."""
-    lends: bool = False
-    """True where starting takes minutes: what needs settings of its own is left to the others."""
+    lent: Any = None
+    """A model that is open already, where starting takes minutes: what needs settings of its own is
+    left to the others."""
+    folder: Callable[[], Path] = tiny.model
+    """Of the model, whose tokenizer counts."""
 
 
 @contextmanager
@@ -85,14 +88,29 @@ def vllm(folder: Path) -> Iterator[Subject]:
 
 
 @contextmanager
-def vllm_itself(folder: Path) -> Iterator[Subject]:
+def vllm_itself(
+    folder: Path, base: Path | str = "", adapter: Path | None = None
+) -> Iterator[Subject]:
     def sent(model: Any, requests: list[Request]) -> list[Any]:
         return [model.writing.tokens(request) for request in requests]
 
     def config(model: Path | None = None, **more: Any) -> VLLMConfig:
-        return real_vllm.config(model or real_vllm.tiny_model(), **more)
+        return real_vllm.config(model or base or real_vllm.tiny_model(), **more)
 
-    yield Subject(config, sent, lends=True)
+    held = real_vllm.held(config(), adapter)
+    yield Subject(config, sent, lent=held, folder=config().base().folder)
+
+
+@contextmanager
+def vllm_adapted(folder: Path) -> Iterator[Subject]:
+    with vllm_itself(folder, adapter=real_vllm.adapter()) as found:
+        yield found
+
+
+@contextmanager
+def vllm_embedded(folder: Path) -> Iterator[Subject]:
+    with vllm_itself(folder, real_vllm.EMBEDDED) as found:
+        yield found
 
 
 @contextmanager
@@ -119,7 +137,11 @@ def _fate(fates: dict[str, list[Fate]], body: dict[str, Any]) -> Fate:
     return left[0] if left else Fate()
 
 
-PROVIDERS = [hf, vllm, openai, pytest.param(vllm_itself, marks=pytest.mark.vllm)]
+ITSELF = [vllm_itself, vllm_adapted, vllm_embedded]
+PROVIDERS = [
+    *[hf, vllm, openai],
+    *[pytest.param(each, marks=pytest.mark.vllm) for each in ITSELF],
+]
 
 
 @pytest.fixture(params=PROVIDERS)
@@ -133,11 +155,11 @@ def subject(
 
 @contextmanager
 def opened(subject: Subject, **more: Any) -> Iterator[Any]:
-    """The model of the tiny base."""
-    if subject.lends:
+    """The subject's model."""
+    if subject.lent is not None:
         if more:
             pytest.skip("another start of vLLM")
-        yield real_vllm.held(subject.config())
+        yield subject.lent
         return
     with subject.config(**more).open() as model:
         yield model
@@ -162,11 +184,11 @@ def copy_of_the_base(folder: Path, **changed: str) -> Path:
     return folder
 
 
-def longest(room: int) -> str:
+def longest(room: int, folder: Path) -> str:
     """A text whose prompt has as many tokens as there are left beside `room`."""
     from transformers import AutoTokenizer
 
-    tokenizer = AutoTokenizer.from_pretrained(tiny.model())
+    tokenizer = AutoTokenizer.from_pretrained(folder)
     text = "a"
 
     def size(found: str) -> int:
@@ -185,7 +207,7 @@ def longest(room: int) -> str:
 def test_a_prompt_that_just_fits_is_answered_and_one_token_more_fails_alone(
     subject: Subject,
 ) -> None:
-    fits = longest(SHORT.max_tokens)
+    fits = longest(SHORT.max_tokens, subject.folder())
     over = fits + "!?"
     # An endpoint knows its own context, and says so of the row that is over it.
     said = "This model's maximum context length is 512 tokens"

@@ -31,15 +31,13 @@ NEAR = 1e-4
 TOLERANCE = {"float32": 1e-4, "bfloat16": 0.05}
 """Largest mean difference per token of the log-probabilities of equal answers."""
 HALF = "\ufffd"
-EMBEDDED = "smollm2-135m-instruct"
 GREEDY = Sampling(max_tokens=24)
 WARM = Sampling(temperature=1.0, top_p=0.9, max_tokens=12, n=3)
 
 
 @pytest.fixture(scope="module")
-def adapter(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("adapted") / "adapter"
-    return tiny.make_adapter(folder, of=real_vllm.tiny_model())
+def adapter() -> Path:
+    return real_vllm.adapter()
 
 
 def questions(number: int) -> list[str]:
@@ -134,6 +132,19 @@ def test_an_adapter_answers_as_merged_into_its_base(adapter: Path) -> None:
     assert all(gap < NEAR for gap in gaps)
 
 
+def embedded(dtype: Any) -> list[float]:
+    """The gaps where the embedded model's answers differ."""
+    texts = questions(16)
+    name = real_vllm.EMBEDDED
+    config = real_vllm.config(name, dtype=dtype)
+    answers = list(real_vllm.held(config).generate(asked(texts)))
+    return compared(name, HFConfig(model=name, dtype=dtype), texts, answers)
+
+
+def test_the_embedded_model_answers_what_transformers_does() -> None:
+    assert all(gap < NEAR for gap in embedded("float32"))
+
+
 def test_nothing_of_it_is_left_when_it_is_let_go(adapter: Path) -> None:
     """Its processes are gone, and so is all memory that they held."""
     model = real_vllm.held(real_vllm.config(real_vllm.tiny_model()), adapter)
@@ -153,19 +164,6 @@ def _members(group: int) -> list[str]:
         if int(fields[2]) == group and fields[0] != "Z":
             found.append(place.parent.name)
     return found
-
-
-def embedded(dtype: Any) -> list[float]:
-    """The gaps where the embedded model's answers differ."""
-    texts = questions(16)
-    config = real_vllm.config(EMBEDDED, dtype=dtype)
-    answers = list(real_vllm.held(config).generate(asked(texts)))
-    real_vllm.let_go()
-    return compared(EMBEDDED, HFConfig(model=EMBEDDED, dtype=dtype), texts, answers)
-
-
-def test_the_embedded_model_answers_what_transformers_does() -> None:
-    assert all(gap < NEAR for gap in embedded("float32"))
 
 
 def _models(url: str) -> list[str]:
@@ -202,6 +200,7 @@ def test_a_server_holds_an_adapter_by_its_digest_as_long_as_it_is_asked(adapter:
 
 def test_how_far_the_embedded_model_agrees_in_bfloat16_is_reported() -> None:
     gaps = embedded("bfloat16")
+    real_vllm.let_go()
     print("gaps at the first difference:", [round(gap, 4) for gap in sorted(gaps)])
 
 
