@@ -57,6 +57,37 @@ def test_kto_is_one_setting(project: Path) -> None:
     assert "estimated KL" in said
 
 
+def test_grpo_is_one_setting(project: Path) -> None:
+    params = yaml.safe_load(Path("params.yaml").read_text())
+    params["validate"]["pairs"]["min_pairs"] = 0
+    Path("params.yaml").write_text(yaml.safe_dump(params))
+    ask = {
+        "strong": params["refine"]["strong"],
+        "scorer": params["score"]["scorer"],
+        "drafting": params["draft"]["sampling"],
+        "refining": params["refine"]["sampling"],
+        "rule": params["pair"]["rule"],
+    }
+    # So few that training ends after a step or two.
+    grpo = {"dev": 2, "judge_steps": 2, "calls": 80}
+    run(align("grpo", ask=ask, grpo=grpo), "refine", "register")
+    assert list(io.read(Path("data/pairs.jsonl"), PreferencePair)) == []
+    aligned = version.expect(Path("models/challenger")).aligned
+    assert aligned is not None and aligned.align == "grpo"
+    judged = io.read_document(Path("reports/eval.json"), EvalReport)
+    assert {"before", "after"} <= judged.systems.keys()
+    assert io.read_document(Path("reports/decision.json"), Decision).promoted
+    said = page()
+    assert f"Aligned by grpo: {aligned.rows[0]} drafts that were made in training" in said
+    for curve in (
+        "Alignment: estimated KL to the reference",
+        "GRPO: gain of drafts",
+        "GRPO: score on the queries held back",
+        "GRPO: tokens per draft",
+    ):
+        assert curve in said
+
+
 def test_self_asks_the_strong_model_nothing_before_it_is_judged(
     project: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
