@@ -3,7 +3,7 @@
     make bench-serve                                 everything, an hour and a half
     python -m tests.bench.serve --short              the same in 8 minutes
     python -m tests.bench.serve added-20 load        pieces: added-20, added-500, first, load,
-                                                     overload, memory, embedded
+                                                     overload, memory, embedded, taken
 
 Load is open: requests begin at a fixed rate, and a latency counts from the intended begin. Peers
 take turns in short blocks, and each comparison is of blocks of one round, so that other work on the
@@ -24,7 +24,7 @@ from pathlib import Path
 from typing import Any
 
 from tests.bench.calls import DOCS
-from tests.bench.serve_load import Server, Taken, load, started
+from tests.bench.serve_load import Server, Taken, load, of_project, started, until_version
 from tests.bench.serve_servers import PLACES, QUEUE
 
 RATE = 50.0
@@ -234,6 +234,29 @@ def embedded(_: Path, length: Length) -> list[Row]:
     return serving_decoder.rows(times=length.embedded)
 
 
+def taken(folder: Path, length: Length) -> list[Row]:
+    """The time from a decision in the registry to the first answer by its version.
+
+    Each decision comes right after the one before was taken up, which makes the longest wait.
+    """
+    from cowest.online.live import ServeConfig
+    from tests import champions
+
+    watch = ServeConfig.model_fields["watch"].default
+    project = folder / "cowest-taken"
+    project.mkdir()
+    champions.make_project(project, watch=watch)
+    acts = {"promotion": champions.promote, "rollback": champions.roll_back}
+    seconds: dict[str, list[float]] = {name: [] for name in acts}
+    with of_project(project) as server:
+        for _ in range(length.rounds):
+            for name, decide in acts.items():
+                seconds[name].append(until_version(server, decide(project)))
+                print(f"taken {name}: {seconds[name][-1]:.1f} s", flush=True)
+    title = f"from a decision to the first answer by its version, `watch` {watch:g} s, tiny policy"
+    return [row(f"{title}: {name}", found, "s", 30) for name, found in seconds.items()]
+
+
 PIECES = {
     "added-20": added_20,
     "added-500": added_500,
@@ -242,6 +265,7 @@ PIECES = {
     "overload": overload,
     "memory": memory,
     "embedded": embedded,
+    "taken": taken,
 }
 
 

@@ -1,6 +1,7 @@
 """The open load and the servers of `tests.bench.serve`: started, asked, watched and ended."""
 
 import asyncio
+import json
 import os
 import statistics
 import subprocess
@@ -104,16 +105,34 @@ def started(
             place.mkdir(exist_ok=True)
             port = free_port()
             line = command(name, port, f"{base}/{policy}/v1", f"{base}/{strong}/v1", place)
-            log = stack.enter_context((place / "log").open("wb"))
-            process = subprocess.Popen(
-                line, cwd=place, env=_surroundings(name, place), stdout=log, stderr=log
-            )
-            stack.callback(_end, process)
-            servers[name] = Server(name, f"http://127.0.0.1:{port}", process)
+            servers[name] = stack.enter_context(_running(name, line, place, port))
         for server in servers.values():
             path = "/health/liveliness" if server.name == "litellm" else "/readyz"
             _wait(server, path, folder)
         yield servers
+
+
+@contextmanager
+def of_project(project: Path) -> Iterator[Server]:
+    """Starts the service of a project, and ends it."""
+    port = _free()
+    line = [sys.executable, "-m", "cowest_serving", "serve", "--port", str(port)]
+    with _running("cowest", line, project, port) as server:
+        _wait(server, "/readyz", project.parent)
+        yield server
+
+
+@contextmanager
+def _running(name: str, line: list[str], place: Path, port: int) -> Iterator[Server]:
+    """Starts a process in a folder, and ends it."""
+    with (place / "log").open("wb") as log:
+        process = subprocess.Popen(
+            line, cwd=place, env=_surroundings(name, place), stdout=log, stderr=log
+        )
+        try:
+            yield Server(name, f"http://127.0.0.1:{port}", process)
+        finally:
+            _end(process)
 
 
 def _surroundings(name: str, place: Path) -> dict[str, str]:
@@ -161,6 +180,22 @@ def _runner() -> Any:
     except ImportError:
         return asyncio
     return uvloop
+
+
+def until_version(server: Server, number: int) -> float:
+    """Asks until a version answers; the seconds that this takes. Exits if it never does."""
+    began = time.monotonic()
+    body = json.dumps(_body("cowest", number, stream=False)).encode()
+    head = {"content-type": "application/json"}
+    request = urllib.request.Request(f"{server.url}/v1/chat/completions", body, head)
+    while True:
+        with urllib.request.urlopen(request, timeout=PATIENCE) as answer:
+            seconds = time.monotonic() - began
+            if answer.headers["x-cowest-version"] == str(number):
+                return seconds
+        if seconds > 10 * PATIENCE:
+            raise SystemExit(f"version {number} was not taken up in {seconds:.0f} s")
+        time.sleep(0.05)
 
 
 async def _load(server: Server, model: str, rate: float, seconds: float, stream: bool) -> Taken:
