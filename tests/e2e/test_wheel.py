@@ -117,6 +117,16 @@ def test_a_project_needs_no_copy_of_the_repository(installed: Path, tmp_path: Pa
     assert answer["version"] == 1
     assert answer["answer"] in ("Ada", "no idea")
 
+    home = tmp_path / "home"
+    packing = [python, "-m", "cowest_serving", "bento", "--bake"]
+    said = run(project, {**around, "BENTOML_HOME": str(home)}, *packing)
+    (bento,) = (home / "bentos" / "cowest").glob("*/")
+    assert f"cowest:{bento.name}" in said.splitlines()
+    assert {"params.yaml", "models", "version"} <= {path.name for path in (bento / "src").iterdir()}
+    (packed,) = (bento / "env" / "python" / "wheels").iterdir()
+    with zipfile.ZipFile(packed) as archive:
+        assert {"cowest/cli.py", "cowest_serving/server.py"} <= set(archive.namelist())
+
 
 def settle(params: Path) -> None:
     """Tiny models in place of those that `init` names, and gates that ask for nothing."""
