@@ -115,7 +115,7 @@ def started(
 @contextmanager
 def of_project(project: Path) -> Iterator[Server]:
     """Starts the service of a project, and ends it."""
-    port = _free()
+    port = free_port()
     line = [sys.executable, "-m", "cowest_serving", "serve", "--port", str(port)]
     with _running("cowest", line, project, port) as server:
         _wait(server, "/readyz", project.parent)

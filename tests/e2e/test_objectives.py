@@ -77,7 +77,7 @@ def test_grpo_is_one_setting(project: Path) -> None:
     judged = io.read_document(Path("reports/eval.json"), EvalReport)
     assert {"before", "after"} <= judged.systems.keys()
     assert io.read_document(Path("reports/decision.json"), Decision).promoted
-    said = page()
+    said = tiny.page()
     assert f"Aligned by grpo: {aligned.rows[0]} drafts that were made in training" in said
     for curve in (
         "Alignment: estimated KL to the reference",
