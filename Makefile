@@ -90,9 +90,10 @@ demo: announce install
 	@cowest turn $(if $(STRONG),--set models.strong.model=$(STRONG)) $(foreach s,$(SET),--set $(s))
 	@echo && cowest ask --any
 
-# Two files of tests at a time, in their order: the long ones stand before the quick ones.
+# Two files of tests at a time, in their order: the long ones stand before the quick ones. A thread each for
+# the two: the tiny models gain nothing by a second one, which would wait for a core.
 test: check
-	pytest -n 2 --dist loadfile --no-loadscope-reorder tests
+	OMP_NUM_THREADS=1 pytest -n 2 --dist loadfile --no-loadscope-reorder tests
 
 # What to run after every change: unit tests alone, the slow ones left out, property tests with fewer examples.
 test-quick: install

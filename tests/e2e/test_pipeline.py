@@ -45,17 +45,22 @@ def kfp(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def dvc(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A project after `cowest turn`."""
-    folder = tiny.copy_project(tmp_path_factory.mktemp("dvc"))
-    text = (lines.ROOT / "dvc.yaml").read_text()
-    # DVC watches the sources in the project's own tree; the code that runs is this environment's.
-    (folder / "src").mkdir()
-    (folder / "src" / "cowest").symlink_to(lines.ROOT / "src" / "cowest")
-    (folder / "dvc.yaml").write_text(text)
-    shutil.copy(lines.ROOT / ".dvcignore", folder)
+    """A project after `cowest turn`, with a space in its name and in that of its data, whose
+    stages' files are links of DVC.
+    """
+    folder = tiny.copy_project(tmp_path_factory.mktemp("dvc") / "first place")
+    raw = folder / "data" / "raw"
+    (raw / "handbook").rename(raw / "Bob's handbook")
+    values = config.load(folder / "params.yaml")
+    values["turn"]["raw"] = "data/raw/Bob's handbook"
+    (folder / "params.yaml").write_text(yaml.safe_dump(values, sort_keys=False))
+    # The code is this environment's, and no part of the project.
+    pipeline = (lines.ROOT / "dvc.yaml").read_text().replace(", src/cowest]", "]")
+    (folder / "dvc.yaml").write_text(pipeline)
     run(folder, "git", "init", "-q")
     run(folder, sys.executable, "-m", "dvc", "init", "-q")
-    run(folder, "cowest", "turn")
+    run(folder, sys.executable, "-m", "dvc", "config", "cache.type", "symlink")
+    assert "version 1 was promoted" in run(folder, "cowest", "turn")
     return folder
 
 
@@ -144,6 +149,30 @@ def test_all_forms_are_the_same_turn_with_the_same_decision(dvc: Path, kfp: Path
     plain = io.read_document(tiny.turned() / "reports" / "decision.json", Decision)
     assert io.read_document(dvc / "reports" / "decision.json", Decision) == plain
     assert io.read_document(step(kfp, "decision"), Decision) == plain
+
+
+def test_a_project_goes_on_in_another_place(dvc: Path, tmp_path: Path) -> None:
+    """The last test of the project of `cowest turn`: it is gone from its place afterwards."""
+    weights = Path("models", "challenger", "adapter", "adapter_model.safetensors")
+    assert (dvc / weights).is_symlink()
+    second = dvc.with_name("second place")
+    dvc.rename(second)
+    here = tmp_path / "here"
+    here.mkdir()
+    where = ("--params", str(second / "params.yaml"))
+    assert json.loads(run(here, "cowest", "status", "--json", *where))["champion"] == 1
+    answer = json.loads(run(here, "cowest", "ask", "--json", "Where is it made?", *where))
+    assert answer["version"] == 1
+    # Links of DVC are absolute, too: it lays its files out anew.
+    assert not (second / weights).exists()
+    run(second, sys.executable, "-m", "dvc", "checkout", "--relink", "--force")
+    assert run(here, "cowest", "turn", *where).startswith("nothing is new")
+    said = run(here, "cowest", "turn", "--set", "dpo.beta=0.2", *where)
+    assert "version 2 was" in said
+    decisions = json.loads(run(here, "cowest", "status", "--json", *where))["decisions"]
+    assert [one["against"] for one in decisions] == [None, 1]
+    assert not dvc.exists()
+    assert not list(here.iterdir())
 
 
 def test_kfp_takes_the_branch_of_its_gate(kfp: Path) -> None:
