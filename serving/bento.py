@@ -67,6 +67,9 @@ def containerize(tag: str, image: str, arguments: Sequence[str]) -> None:
     # A repository without a commit has no revision.
     if repository is not None and not (head := vcs.ask(repository, "rev-parse", "HEAD")).returncode:
         labels["revision"] = head.stdout.strip()
+        # As infra/images/build.sh says it of the other images.
+        if vcs.git(repository, "status", "--porcelain"):
+            labels["revision"] += "-changed"
     # BentoML (1.4.36 to 1.4.39) finds a bento's Dockerfile below the working folder alone, and lays
     # it out among temporary files: https://github.com/bentoml/BentoML/issues/5566
     with contextlib.chdir(tempfile.gettempdir()):

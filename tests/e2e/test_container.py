@@ -18,12 +18,13 @@ from typing import Any
 
 import pytest
 import yaml
+from packaging.utils import canonicalize_name
 
 from cowest import __version__, io
 from cowest.config import load
 from cowest.online.keys import digest_of, new_key
 from cowest.records import Trial
-from tests import containers, tiny
+from tests import containers, lines, tiny
 from tests.containers import Container
 
 pytestmark = [pytest.mark.docker, pytest.mark.minutes]
@@ -43,7 +44,20 @@ def project(tmp_path_factory: pytest.TempPathFactory) -> Path:
         "drain": 4,
     }
     (folder / "params.yaml").write_text(yaml.safe_dump(params))
+    git(folder, "init", "-q")
+    git(folder, "add", ".")
+    git(folder, "-c", "user.name=team", "-c", "user.email=team@x.org", "commit", "-qm", "data")
     return folder
+
+
+def git(folder: Path, *words: str) -> str:
+    return subprocess.check_output(["git", *words], cwd=folder, text=True).strip()
+
+
+def revision(image: str) -> str:
+    """The label that says of what commit the settings are."""
+    found: str = containers.image_of(image)["Config"]["Labels"]["org.opencontainers.image.revision"]
+    return found
 
 
 def build(project: Path, image: str, *flags: str) -> str:
@@ -119,17 +133,24 @@ def test_it_runs_with_no_rights_and_writes_nowhere_else(served: Container) -> No
         assert quiet in environment.splitlines()
 
 
-def test_what_is_in_it_is_said_and_no_tool_to_build_is_left(served: Container) -> None:
+def test_what_is_in_it_is_said_and_no_tool_to_build_is_left(
+    served: Container, project: Path
+) -> None:
     tools = "for tool in gcc cc c++ g++ make ld as pip uv; do command -v $tool; done; true"
     # Debian's own pip is a stand-in's: the official image of Python has one, too.
     assert set(served.do("sh", "-c", tools).splitlines()) <= {"/usr/bin/pip", "/usr/local/bin/pip"}
     bill = json.loads(served.do("cat", "/opt/cowest/sbom.cdx.json"))
     parts = {part["name"]: part.get("version") for part in bill["components"]}
     assert bill["bomFormat"] == "CycloneDX" and parts["cowest"] == __version__
-    assert {"bentoml", "torch", "transformers"} <= parts.keys()
+    assert {"bentoml", "torch", "transformers", "starlette", "uvicorn"} <= parts.keys()
+    pins = (line.split("==") for line in (lines.ROOT / "constraints.txt").read_text().splitlines())
+    versions = {canonicalize_name(name): version for name, version in pins}
+    for name in parts.keys() - {"cowest", "setuptools"}:
+        assert parts[name].partition("+")[0] == versions[canonicalize_name(name)], name
     found = containers.image_of(IMAGE)
     labels = found["Config"]["Labels"]
     assert labels["org.opencontainers.image.version"] == __version__
+    assert revision(IMAGE) == git(project, "rev-parse", "HEAD")
     assert found["Config"]["User"] == "10001"
     # Neither where packages came from, nor a certificate of whoever built it.
     assert not re.search(r"PIP_|UV_|CERT|find-links", json.dumps(found["Config"]["Env"]))
@@ -152,7 +173,10 @@ def test_without_a_key_it_does_not_start(image: str, tmp_path: Path) -> None:
 def test_an_image_without_a_version_takes_that_of_a_registry(image: str, project: Path) -> None:
     """Settings, registry and models come from outside. (The other image's layers are reused.)"""
     bare = f"{image}-bare"
+    with (project / "params.yaml").open("a") as file:
+        file.write("# not committed\n")
     notes = build(project, bare)
+    assert revision(bare) == git(project, "rev-parse", "HEAD") + "-changed"
     for needed in ("the registry sqlite:", "the policy model", "the strong model"):
         assert needed in notes
     flags = (

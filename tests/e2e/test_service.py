@@ -414,15 +414,3 @@ def test_a_bento_of_a_project_holds_what_answers_and_nothing_else(tmp_path: Path
         answer = live.answer(row.prompt)
     assert (answer.draft, answer.answer, answer.policy) == (row.draft, row.refinement, row.policy)
     assert live.number == 1
-
-
-def test_a_bento_installs_what_is_installed_here() -> None:
-    pinned = set((lines.ROOT / "constraints.txt").read_text().splitlines())
-    text = (lines.ROOT / "serving" / "requirements.txt").read_text()
-    wanted = {line for line in text.splitlines() if not line.startswith(("#", "--"))}
-    (torch,) = (line for line in wanted if line.startswith("torch=="))
-    assert torch.endswith("+cpu"), "PyPI's own build brings 5 GB of CUDA"
-    wanted = {line.removesuffix("+cpu") for line in wanted}
-    assert wanted <= pinned, "serving/requirements.txt: take the versions of constraints.txt"
-    # A bento is installed by `uv pip install -r` alone: only this line says where that build is.
-    assert "\n--find-links https://download.pytorch.org/whl/cpu/torch/\n" in text
