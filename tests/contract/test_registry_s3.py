@@ -76,7 +76,7 @@ def with_what_it_needs(wanted):
 
 requirements, registry, folder = sys.argv[1:]
 lines = Path(requirements).read_text().replace("+cpu", "").splitlines()
-installed = with_what_it_needs([line for line in lines if line[0] not in "#-"])
+installed = with_what_it_needs([line for line in lines if line and line[0] not in "#-"])
 # It has MLflow's client alone, which shares its folder with the rest of MLflow.
 assert "mlflow" not in installed and "pandas" not in installed
 client = {str(file) for file in installed["mlflow-skinny"].files}
