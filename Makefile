@@ -82,7 +82,7 @@ announce:
 	  "  1. the environment, in $(VENV), if it is not there: 3 GiB on disk, most of it downloaded" \
 	  "  2. the models: about 350 MB, checked by SHA-256" \
 	  "  3. the turn: train, draft, refine, score, align, evaluate, decide; no GPU, no key, no paid call" \
-	  "It takes 20 to 60 minutes on two cores, by the CPU. Stop it when you like: the next run" \
+	  "It takes 10 to 60 minutes on two cores, by the CPU. Stop it when you like: the next run" \
 	  "begins at the stage that was cut. Once the turn is decided, make demo takes seconds." ""
 
 demo: announce install
@@ -130,7 +130,7 @@ bench-data: install
 bench-calls: install
 	python -m tests.bench.calls
 
-# What the service takes for a request, beside bare proxies and a gateway: docs/performance.md. About an hour and a half, of
+# What the service takes for a request, beside bare proxies and a gateway: docs/performance.md. About an hour, of
 # which a quiet machine is wanted; SHORT=--short is the form of 8 minutes.
 bench-serve: install
 	cowest fetch

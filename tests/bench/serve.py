@@ -1,6 +1,6 @@
 """Measures a request to the service, beside bare proxies on the same machine at the same time.
 
-    make bench-serve                                 everything, an hour and a half
+    make bench-serve                                 everything, an hour
     python -m tests.bench.serve --short              the same in 8 minutes
     python -m tests.bench.serve added-20 load        pieces: added-20, added-500, first, load,
                                                      overload, memory, embedded, taken
@@ -57,7 +57,7 @@ class Length:
     """Times that the embedded pair answers."""
 
 
-LONG, SHORT = Length(10, 10.0, 20.0, 5), Length(3, 3.0, 1.5, 1)
+LONG, SHORT = Length(5, 10.0, 20.0, 5), Length(3, 3.0, 1.5, 1)
 
 
 def row(
@@ -153,7 +153,7 @@ def highest(folder: Path, length: Length) -> list[Row]:
     asked = [("cowest", ONE), ("bento", ONE), ("starlette", ONE), ("litellm", ONE), ("cowest", TWO)]
     held: dict[tuple[str, str], list[float]] = {each: [] for each in asked}
     with started(["cowest", *PEERS], folder, "fixed-20", "fixed-20") as servers:
-        for _ in range(1 if length is SHORT else 5):
+        for _ in range(1 if length is SHORT else 3):
             for name, model in asked:
                 held[name, model].append(_held(servers[name], model, length.block))
     one = {name: held[name, ONE] for name in PEERS}

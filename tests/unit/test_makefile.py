@@ -76,7 +76,7 @@ def test_no_word_of_cuda_without_a_cuda_build(
 def test_the_demo_says_first_what_it_does_and_only_until_a_turn_was_begun(tmp_path: Path) -> None:
     said = make(tmp_path, TORCH, "demo")
     assert said.startswith("make demo: one turn of the wheel")
-    assert "20 to 60 minutes on two cores" in said
-    assert said.index("20 to 60 minutes") < said.index("pip install\n") < said.index("cowest turn")
+    assert "10 to 60 minutes on two cores" in said
+    assert said.index("10 to 60 minutes") < said.index("pip install\n") < said.index("cowest turn")
     (tmp_path / "mlflow.db").touch()
-    assert "20 to 60 minutes" not in make(tmp_path, TORCH, "demo")
+    assert "10 to 60 minutes" not in make(tmp_path, TORCH, "demo")

@@ -248,6 +248,24 @@ def test_a_refusal_says_why(tmp_path: Path):
     assert "it is worse" in text
 
 
+def test_each_gate_of_a_reason_has_its_line(tmp_path: Path):
+    a_turn(tmp_path)
+    report = io.read_document(tmp_path / "reports/eval.json", EvalReport)
+    first, *_ = report.gates
+    gates = []
+    for name, reason in (("before", "+0.1; asked +0.2"), ("open", "fine"), ("served", "2 of 16")):
+        gates.append(first.model_copy(update={"name": name, "reason": reason}))
+    report = report.model_copy(update={"gates": tuple(gates)})
+    why = "before: +0.1; asked +0.2; served: 2 of 16; aligned by the answers of another"
+    assert words.by_gate(report, why) == [
+        ("before", "+0.1; asked +0.2"),
+        ("served", "2 of 16"),
+        ("", "aligned by the answers of another"),
+    ]
+    assert words.by_gate(report, "promotions are held") == [("", "promotions are held")]
+    assert words.by_gate(None, "it is worse") == [("", "it is worse")]
+
+
 def test_no_difference_is_said_so(tmp_path: Path):
     a_turn(tmp_path)
     whole = io.read_document(tmp_path / "reports/eval.json", EvalReport)

@@ -107,7 +107,7 @@ def _words(found: Contents) -> dict[str, Any]:
     elif report is not None:
         good = report.passed
     verdict, why = words.verdict(report, outcome)
-    told = {"verdict": verdict, "why": why, "good": good, "outcome": outcome}
+    told = {"verdict": verdict, "why": words.by_gate(report, why), "good": good, "outcome": outcome}
     if report is None:
         headline = "This turn has no evaluation yet, so what alignment did is not known."
         return {**told, "headline": headline, "context": []}

@@ -1,7 +1,7 @@
 """The numbers of an evaluation in words: the sentence that matters most comes first."""
 
 from cowest import wear
-from cowest.records import Changes, Comparison, Decision, Estimate, EvalReport
+from cowest.records import Changes, Comparison, Decision, Estimate, EvalReport, GateResult
 
 NAMES = {
     "policy_before": "policy alone, before alignment",
@@ -138,10 +138,25 @@ def verdict(report: EvalReport | None, outcome: Decision | None) -> tuple[str, s
         return _decided(outcome), outcome.reason
     if report is None:
         return "Nothing is decided.", "There is no evaluation to decide by."
-    failed = [f"{gate.name}: {gate.reason}" for gate in report.gates if gate.passed is False]
+    failed = [_of_gate(gate) for gate in report.gates if gate.passed is False]
     if failed:
         return "A gate is not passed; nothing is decided yet.", "; ".join(failed)
     return "Gates passed; nothing is decided yet.", "The decision is taken by `register`."
+
+
+def by_gate(report: EvalReport | None, why: str) -> list[tuple[str, str]]:
+    """Parts a reason into what it says of each gate, by the gate's name; the rest has none."""
+    found = []
+    for gate in report.gates if report is not None else ():
+        said = _of_gate(gate)
+        if why.startswith(said):
+            found.append((gate.name, gate.reason))
+            why = why[len(said) :].removeprefix("; ")
+    return [*found, ("", why)] if why else found
+
+
+def _of_gate(gate: GateResult) -> str:
+    return f"{gate.name}: {gate.reason}"
 
 
 def _decided(outcome: Decision) -> str:
