@@ -166,7 +166,7 @@ def _unlike(values: Floats, value: float, group: NDArray[np.intp]) -> int:
 
 def few(groups: int) -> str:
     """The note where too few groups differ."""
-    return f"no interval: {groups} groups differ, and fewer than {FEWEST} could be chance"
+    return f"no interval: only {groups} groups differ, and fewer than {FEWEST} could be chance"
 
 
 def interval(whole: float, without: Floats, sizes: Floats, alpha: float = ALPHA) -> Ends:

@@ -183,7 +183,7 @@ def _judge_one(gate: Gate, rules: Rules, seen: Evidence, quantity: Quantity) -> 
         return False, f"closed: {closed}", estimate
     value = _end(gate, estimate)
     if value is None:
-        return False, f"closed: no bound to judge by: {estimate.note}", estimate
+        return False, f"closed, as there is {estimate.note}", estimate
     said = _compared(gate, quantity, estimate, value, seen.confidence_in(gate, quantity))
     return gate.bound.met(value), said, estimate
 

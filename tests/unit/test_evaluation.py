@@ -182,7 +182,7 @@ def test_one_group_has_no_interval_and_passes_no_gate():
     assert found.systems["after"].low is None
     assert "one group" in (found.systems["after"].note or "")
     assert found.gates[0].passed is False
-    assert "no bound to judge by" in found.gates[0].reason
+    assert "closed, as there is no interval" in found.gates[0].reason
     assert not found.passed
 
 

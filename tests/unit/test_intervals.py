@@ -92,7 +92,10 @@ def test_fewer_than_five_groups_that_differ_have_no_interval(moved: int) -> None
     found = estimate(difference_of(after, before), [n // 2 for n in range(60)])
     assert (found.low is None) == (moved < 5)
     if moved < 5:
-        assert found.note == f"no interval: {moved} groups differ, and fewer than 5 could be chance"
+        assert (
+            found.note
+            == f"no interval: only {moved} groups differ, and fewer than 5 could be chance"
+        )
 
 
 def test_a_loss_and_a_gain_within_a_group_are_a_difference() -> None:

@@ -244,8 +244,10 @@ def test_a_refusal_says_why(tmp_path: Path):
     decided(a_turn(tmp_path, after=0.0), promoted=False, champion=None, reason="it is worse")
     text = Page(rendered(tmp_path)).text
     assert "Alignment lowered" in text
-    assert "Not promoted: version 3." in text
+    assert "Not promoted: version 3. There is no champion." in text
     assert "it is worse" in text
+    decided(tmp_path, promoted=False, champion=2, reason="it is worse")
+    assert "Not promoted: version 3. Champion is version 2." in Page(rendered(tmp_path)).text
 
 
 def test_each_gate_of_a_reason_has_its_line(tmp_path: Path):
@@ -258,8 +260,8 @@ def test_each_gate_of_a_reason_has_its_line(tmp_path: Path):
     report = report.model_copy(update={"gates": tuple(gates)})
     why = "before: +0.1; asked +0.2; served: 2 of 16; aligned by the answers of another"
     assert words.by_gate(report, why) == [
-        ("before", "+0.1; asked +0.2"),
-        ("served", "2 of 16"),
+        ("before passed", "+0.1; asked +0.2"),
+        ("served passed", "2 of 16"),
         ("", "aligned by the answers of another"),
     ]
     assert words.by_gate(report, "promotions are held") == [("", "promotions are held")]

@@ -80,7 +80,11 @@ def context(report: EvalReport) -> list[str]:
     gap = report.gap_closed
     if gap is not None:
         span = gap.note
-        if gap.low is not None and gap.high is not None:
+        moved = report.comparisons.get("after_minus_before")
+        if moved is not None and moved.low is None:
+            # The share is of that difference, and can't be surer than it.
+            span = "no interval, as for the difference"
+        elif gap.low is not None and gap.high is not None:
             span = f"{SURE} {share(gap.low)} to {share(gap.high)}"
         said.append(
             "Of the gap between the collaboration before alignment and the ideal draft, "
@@ -129,7 +133,18 @@ def general(report: EvalReport) -> str | None:
     for name, one in report.probe.systems.items():
         scores.append(f"{POLICIES[name]} {score(one.score)}")
     asked = f"{report.probe.questions:,} general questions, answered by each policy alone"
-    return f"Of {asked}: {', '.join(scores)}."
+    return f"Of {asked}: {', '.join(scores)}. {_judged(report)}"
+
+
+def _judged(report: EvalReport) -> str:
+    """Says how the gates on general questions ended."""
+    gates = [gate for gate in report.gates if gate.metric == "probe"]
+    if not gates:
+        return "No gate looks at this."
+    if all(gate.passed is None for gate in gates):
+        return "The gate on this compares with the champion, and there is none yet."
+    closed = [gate.name for gate in gates if gate.passed is False]
+    return f"Closed for this: {', '.join(closed)}." if closed else "The gate on this is passed."
 
 
 def verdict(report: EvalReport | None, outcome: Decision | None) -> tuple[str, str]:
@@ -145,12 +160,14 @@ def verdict(report: EvalReport | None, outcome: Decision | None) -> tuple[str, s
 
 
 def by_gate(report: EvalReport | None, why: str) -> list[tuple[str, str]]:
-    """Parts a reason into what it says of each gate, by the gate's name; the rest has none."""
+    """Parts a reason by gate: its name with its outcome, and what is said of it. The rest has no
+    name.
+    """
     found = []
     for gate in report.gates if report is not None else ():
         said = _of_gate(gate)
         if why.startswith(said):
-            found.append((gate.name, gate.reason))
+            found.append((f"{gate.name} {'passed' if gate.passed else 'not passed'}", gate.reason))
             why = why[len(said) :].removeprefix("; ")
     return [*found, ("", why)] if why else found
 
@@ -163,7 +180,9 @@ def _decided(outcome: Decision) -> str:
     if outcome.verdict == "waiting":
         return f"Not promoted yet: version {outcome.version} waits for approval."
     if not outcome.promoted:
-        return f"Not promoted: version {outcome.version}."
+        if outcome.champion is None:
+            return f"Not promoted: version {outcome.version}. There is no champion."
+        return f"Not promoted: version {outcome.version}. Champion is version {outcome.champion}."
     # Another turn may have been decided between this promotion and the writing of the file.
     if outcome.champion != outcome.version:
         return (
