@@ -47,7 +47,7 @@ make_debian() {
   # What this machine's own apt reads.
   mirror=$(apt-get indextargets --format '$(SITE)' 'Created-By: Packages' | head -1)
   mmdebstrap -q --variant=minbase --include=python3.11,python3-pip,python3-venv,ca-certificates \
-    bookworm "$1" "${mirror:-http://deb.debian.org/debian}"
+    bookworm "$1" "${mirror:-http://deb.debian.org/debian}" || sorry "Debian can't be made here"
   docker import --change 'ENV PATH=/usr/local/bin:/usr/bin:/bin:/usr/sbin:/sbin' "$1" cowest-debian >/dev/null
 }
 
@@ -59,7 +59,7 @@ make_bases() {
   trap "rm -rf '$made'" EXIT
   there cowest-debian || make_debian "$made/debian.tar"
   printf '%s\n' 'FROM cowest-debian' 'RUN ln -s /usr/bin/python3.11 /usr/local/bin/python' |
-    docker_build -t "$BASE" - >/dev/null
+    docker_build -t "$BASE" - >/dev/null || sorry "no image can be built here"
 
   # pip's settings as pip itself has them, from its files and the environment.
   local settings="$made/builder" certificates links index extra

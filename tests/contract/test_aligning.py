@@ -157,7 +157,7 @@ def test_grpo_ends_at_its_cpu_time(place: Path, capsys: pytest.CaptureFixture[st
         found = align(place, "few", given)
     said = capsys.readouterr().err
     assert re.search(r"ends after \d+ CPU seconds: dpo.grpo.cpu_seconds allows 0.001", said)
-    assert found.aligned is not None and found.aligned.rows == (6,)
+    assert found.aligned is not None and 1 <= found.aligned.rows[0] <= 6
     assert [row["step"] for row in curves("few")] == [1]
 
 

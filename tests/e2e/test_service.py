@@ -328,7 +328,7 @@ def test_at_its_end_it_says_so_first_and_no_request_is_lost(tmp_path: Path) -> N
     goes_on, stop, seen = threading.Event(), threading.Event(), list[str]()
     with chat_server(otherwise=held_until(goes_on)) as endpoint:
         strong = endpoint_config(endpoint, timeout=600).model_dump(mode="json")
-        project, key = keyed(tmp_path / "project", strong=strong, deadline=600)
+        project, key = keyed(tmp_path / "project", strong=strong, deadline=600, drain=10)
         server = Server(project, tmp_path)
         client = client_of(server, key)
         threads = []
@@ -344,7 +344,9 @@ def test_at_its_end_it_says_so_first_and_no_request_is_lost(tmp_path: Path) -> N
                 assert any(f'"content":"{FIRST}"' in line for line in pieces)
                 for thread in threads:
                     thread.start()
+                ends = time.monotonic() + PATIENCE
                 while len(seen) < 10:
+                    assert time.monotonic() < ends, seen
                     time.sleep(0.01)
                 server.process.terminate()
                 while (ready := server.get("/readyz"))[0] == 200:
@@ -361,7 +363,8 @@ def test_at_its_end_it_says_so_first_and_no_request_is_lost(tmp_path: Path) -> N
             stop.set()
             server.process.kill()
             for thread in threads:
-                thread.join()
+                if thread.ident is not None:
+                    thread.join()
     answered = [one for one in seen if one == "whole"]
     assert len(answered) > before, "it answers while it says that it ends"
     # A new connection is refused, or was not accepted yet when the socket closed.

@@ -1,6 +1,8 @@
 """The desk: a version is lent once it answers, and stays open until all have given it back."""
 
 import asyncio
+import gc
+import weakref
 from collections.abc import AsyncIterator, Coroutine
 from contextlib import asynccontextmanager
 from typing import Any
@@ -121,6 +123,42 @@ def test_a_version_that_is_lent_stays_open_until_it_is_given_back() -> None:
             assert not closing.done() and not versions.closed
         await closing
         assert versions.closed == 1
+
+    run(test())
+
+
+class Weights:
+    """Something that only the garbage collector frees: it holds itself."""
+
+    def __init__(self) -> None:
+        self.itself = self
+
+
+class Holding(Versions):
+    """Versions that hold something while they are open."""
+
+    def __init__(self, *policies: ScriptedConfig) -> None:
+        super().__init__(*policies)
+        self.held: list[weakref.ref[Weights]] = []
+
+    @asynccontextmanager
+    async def policy(self, number: int) -> AsyncIterator[tuple[Prompts, Upstream]]:
+        weights = Weights()
+        self.held.append(weakref.ref(weights))
+        async with super().policy(number) as found:
+            yield found
+
+
+def test_what_lasts_is_not_collected_again_and_what_a_version_held_is() -> None:
+    async def test() -> None:
+        versions = Holding(POLICY, POLICY)
+        desk = Desk(CONFIG.model_copy(update={"watch": 0.01}), versions)
+        while versions.closed < 1 or versions.held[0]() is not None:
+            await asyncio.sleep(0.01)
+        assert versions.held[1]() is not None
+        assert gc.get_freeze_count() > 0
+        await desk.close()
+        assert gc.get_freeze_count() == 0
 
     run(test())
 

@@ -169,6 +169,7 @@ def test_half_of_the_calls_are_half_and_the_rest_makes_no_pair() -> None:
     assert len(found["selected_half"]) > len(found["random_half"])
 
 
+@pytest.mark.slow
 def test_the_log_has_what_the_simulation_of_rules_gives() -> None:
     log = (lines.ROOT / "docs" / "LOG.md").read_text(encoding="utf-8").splitlines()
     found = select_simulation.lines()

@@ -58,7 +58,7 @@ def of(runs: Sequence[Run], names: Sequence[str]) -> dict[str, dict[str, Any]]:
     for arm in names:
         some = [run for run in runs if arm in run["scores"]]
         steps = (*before(arm), *drafting(arm))
-        if not some or not all(step in run["costs"] for run in some for step in steps):
+        if not some or not all(_is_whole(run, step) for run in some for step in steps):
             continue
         row = {"runs": len(some), "right": pool.difference(some, arm)["mean"]}
         for field in ("strong_calls", "strong_tokens", "cpu_seconds"):
@@ -69,6 +69,11 @@ def of(runs: Sequence[Run], names: Sequence[str]) -> dict[str, dict[str, Any]]:
         row["pairs"] = _mean([run["pairs"].get(arm, {"pairs": 0})["pairs"] for run in some])
         found[arm] = row
     return found
+
+
+def _is_whole(run: Run, step: str) -> bool:
+    """True for a step whose cost was noted when it ended."""
+    return "cpu_seconds" in run["costs"].get(step, {})
 
 
 def cut(runs: Sequence[Run]) -> list[str]:

@@ -10,6 +10,7 @@ machine that the folder is taken to. `run.json` at the end holds every score and
 
 import json
 import os
+import shutil
 import sys
 import time
 from collections import Counter
@@ -380,10 +381,17 @@ class Run:
     def _once(self, step: str, name: str, make: Callable[..., object], *how: Any) -> None:
         """Makes a file or folder, where it is not there, and notes the cost of that.
 
-        The CPU time of a step that was cut is lost: `begun` tells it by being above 1.
+        The CPU time of a step that was cut is lost: `begun` tells it by being above 1. A file
+        whose cost was not noted any more is made again.
         """
         if self._at(name).exists():
-            return
+            if "cpu_seconds" in self._costs.get(step, {}):
+                return
+            made = self._at(name)
+            if made.is_dir():
+                shutil.rmtree(made)
+            else:
+                made.unlink()
         begun = self._costs.get(step, {}).get("begun", 0) + 1
         self._costs[step] = {"begun": begun}
         io.write_text(self._at("costs.json"), json.dumps(self._costs, indent=1))

@@ -204,13 +204,13 @@ def meanings(asked: Asked) -> list[str]:
 def uncertain(asked: Asked) -> float:
     """The entropy of the samples."""
     shares = [count / SAMPLES for count in asked.counts.values() if count]
-    return -sum(share * math.log(share) for share in shares)
+    return -math.fsum(share * math.log(share) for share in shares)
 
 
 def spread(asked: Asked) -> float:
     """The mean distance of two drafts."""
     apart = [far(one, another) for one, another in combinations(asked.drafts, 2)]
-    return sum(apart) / len(apart) if apart else 0.0
+    return math.fsum(apart) / len(apart) if apart else 0.0
 
 
 def three(asked: Asked) -> list[str]:
