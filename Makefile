@@ -97,7 +97,7 @@ test: check
 
 # What to run after every change: unit tests alone, the slow ones left out, property tests with fewer examples.
 test-quick: install
-	pytest -q tests/unit -m "not slow" --hypothesis-profile=quick
+	OMP_NUM_THREADS=1 pytest -q -n 2 tests/unit -m "not slow" --hypothesis-profile=quick
 
 # A hosted stage killed at 20 seeded moments; `make test` has the short form.
 kill: install
