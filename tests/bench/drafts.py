@@ -25,6 +25,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from cowest import environment
+from tests.bench.rows import Row, row
 
 ROOT = Path(__file__).resolve().parents[2]
 DOCS = ROOT / "docs"
@@ -47,7 +48,6 @@ class Size(NamedTuple):
 
 
 WHOLE, SHORT = Size(24, 24, 4, 8), Size(8, 16, 2, 8)
-Row = dict[str, Any]
 
 
 def messages(size: Size) -> list[list[dict[str, str]]]:
@@ -207,24 +207,6 @@ def run(way: str, short: bool) -> dict[str, Any]:
         shown = {name: values[name] for name in ("tokens", "cpu", "wall")}
         print(way, what, shown, file=sys.stderr, flush=True)
     return found
-
-
-def row(
-    name: str,
-    value: float,
-    unit: str,
-    better: str,
-    target: float | None = None,
-    peers: Mapping[str, float] | None = None,
-) -> Row:
-    return {
-        "name": name,
-        "value": value,
-        "unit": unit,
-        "better": better,
-        "target": target,
-        "peers": dict(peers or {}),
-    }
 
 
 def rows_of(found: Mapping[str, dict[str, Any]]) -> list[Row]:

@@ -19,12 +19,13 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from itertools import combinations
 from pathlib import Path
 from typing import Any
 
 from cowest import environment
+from tests.bench.rows import Row, row
 
 ROOT = Path(__file__).resolve().parents[2]
 DOCS = ROOT / "docs"
@@ -36,7 +37,6 @@ TARGETS = {2: (3.0, 3.0, 2.5), 4: (13.0, 14.0, 9.0), 8: (35.0, 40.0, 23.0)}
 AT_ONCE = 2
 DEFAULTS, TODAY, TRITON = "TRL's defaults", "TRL, reference kept", "TRL's defaults on a GPU"
 """The second is what CoWest set before; the third scores completions alone, as Triton has it."""
-Row = dict[str, Any]
 Pairs = list[tuple[tuple[int, ...], ...]]
 
 
@@ -250,24 +250,6 @@ def measured(*words: object) -> dict[str, float]:
     found: dict[str, float] = json.loads(done.stdout.splitlines()[-1])
     print(*words, found, file=sys.stderr, flush=True)
     return found
-
-
-def row(
-    name: str,
-    value: float,
-    unit: str,
-    better: str,
-    target: float | None = None,
-    peers: Mapping[str, float] | None = None,
-) -> Row:
-    return {
-        "name": name,
-        "value": value,
-        "unit": unit,
-        "better": better,
-        "target": target,
-        "peers": dict(peers or {}),
-    }
 
 
 def rows_of(number: int) -> list[Row]:

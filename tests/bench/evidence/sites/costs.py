@@ -1,4 +1,5 @@
-"""What each arm takes beside SFT, which all share: before its use, and to draft what is asked.
+"""Adds up the cost of each arm, before its use and to draft what is asked, without SFT, which all
+share.
 
 `refine_train` and `draft_train` are one step for all arms that have the run's feedback. An arm that
 has a part of it is charged that part of the refinements' time and tokens, by its calls; the time of
@@ -99,7 +100,7 @@ def table(found: Mapping[str, Any], names: Mapping[str, str]) -> list[str]:
 
 
 def _took(run: Run, arm: str, steps: Sequence[str], field: str) -> float:
-    """What the steps took in one run; of the refinements, an arm's share by its calls."""
+    """Adds up the cost of steps in one run; of the refinements, an arm's share by its calls."""
     total = 0.0
     for step in steps:
         cost = run["costs"][step]

@@ -1,4 +1,4 @@
-"""Which drafts to ask about first, tried without any model: `refine.select`'s rule was chosen so.
+"""Tries rules for the drafts to ask about first, without any model: so `refine.select` was chosen.
 
     python -m tests.bench.evidence.sites.select_simulation
 
@@ -45,11 +45,11 @@ class Asked:
 
     query: Query
     counts: Mapping[str, int]
-    """How often each draft was sampled, in order; a candidate that was not, 0 times."""
+    """Times that each draft was sampled, in order; 0 for a candidate that was not."""
     helped: Mapping[str, bool]
-    """Whether the strong model is right with a draft."""
+    """True where the strong model is right with a draft."""
     right: Mapping[str, bool]
-    """Whether a draft is right by itself."""
+    """True where a draft is right by itself."""
 
     @property
     def drafts(self) -> list[str]:
