@@ -95,14 +95,17 @@ def _edited(source: str, names: list[str], value: str, said: str) -> str:
                 f"{said}: {path} is the same as {home}: set it there, for all who share it"
             )
     start, end = node.start_mark.index, node.end_mark.index
-    # `{n: 4}` on one line may be replaced by another such value; a section in a block may not.
+    # `{n: 4}` on one line may be replaced by another such value or by null, which leaves it out;
+    # a section in a block may not: its comments would go with it.
+    leaves_out = _parsed(value) is None
     in_one_piece = isinstance(node, yaml.ScalarNode) or (
-        node.flow_style and value.startswith(("{", "["))
+        node.flow_style and (leaves_out or value.startswith(("{", "[")))
     )
     if not in_one_piece:
-        raise ConfigError(
-            f"{said}: {'.'.join(names)} is a whole section: set what is in it, one by one"
+        what_to_do = (
+            "take its lines out of the file" if leaves_out else "set what is in it, one by one"
         )
+        raise ConfigError(f"{said}: {'.'.join(names)} is a whole section: {what_to_do}")
     # A setting that others refer to keeps its anchor: `&seed 7` becomes `&seed 8`.
     anchor = source[start:end].split()[0] + " " if source[start:end].startswith("&") else ""
     # An empty setting has its place right behind the colon.

@@ -38,6 +38,8 @@ def params(tmp_path: Path) -> Path:
         ("draft.sampling.top_p=0.9", "{temperature", "{top_p: 0.9, temperature"),
         ("dpo.epochs=2", "  # how hard\n  beta", "  # how hard\n  epochs: 2\n  beta"),
         ("dpo.limit=[1, 2]", "limit:", "limit: [1, 2]"),
+        ("draft.sampling={n: 8}", "{temperature: 0.8, n: 4}", "{n: 8}"),
+        ("draft.sampling=null", "{temperature: 0.8, n: 4}", "null"),
         ("dpo.beta='a # b'", "beta: 0.1", "beta: 'a # b'"),
     ],
 )
@@ -71,7 +73,8 @@ def test_what_is_so_already_is_not_written(params: Path, assignment: str) -> Non
         ("draft.seed=1", "same as seed"),
         ("nothing.here=1", "no section nothing"),
         ("dpo.beta.deep=1", "dpo.beta is no section"),
-        ("dpo=1", "a whole section"),
+        ("dpo=1", "a whole section: set what is in it"),
+        ("dpo=null", "a whole section: take its lines out"),
         ("dpo.beta", "section.setting=value"),
         ("dpo.beta=[1", "not YAML"),
     ],
