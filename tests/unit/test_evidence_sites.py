@@ -4,6 +4,7 @@ what is claimed of the runs.
 
 import json
 import math
+import shutil
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
@@ -191,8 +192,7 @@ def test_the_gain_that_half_of_the_calls_keeps(tmp_path: Path) -> None:
             "random_half": {"calls": 50},
         }
         run["pairs"]["selected_half"] = {"calls": 50, "calls of all": 100}
-        (tmp_path / name).mkdir()
-        (tmp_path / name / "run.json").write_text(json.dumps(run))
+        (tmp_path / f"{name}.json").write_text(json.dumps(run))
         found = report.saved(tmp_path)
         assert len(found) == number + 1
     for domain in ("sites", "handbook"):
@@ -372,18 +372,17 @@ def test_when_to_prefer_the_router_is_filled_from_the_runs() -> None:
 
 
 def test_the_page_is_made_once_and_then_filled(tmp_path: Path) -> None:
-    docs = tmp_path / "docs"
+    docs, kept = tmp_path / "docs", tmp_path / "kept"
     docs.mkdir()
+    kept.mkdir()
     for seed in (140, 141):
-        folder = tmp_path / f"sites-{seed}"
-        folder.mkdir()
-        (folder / "run.json").write_text(json.dumps(made_run(seed, 0.4)))
-    report.write(tmp_path, docs)
+        (kept / f"sites-{seed}.json").write_text(json.dumps(made_run(seed, 0.4)))
+    report.write(kept, docs)
     page = (docs / "evidence-2.md").read_text()
     assert "2 of 8 runs are made, and nothing is claimed." in page
     assert "| unaligned collaboration | 0.200" in page
     (docs / "evidence-2.md").write_text(page.replace("## Systems", "## A person's words"))
-    report.write(tmp_path, docs)
+    report.write(kept, docs)
     assert "## A person's words" in (docs / "evidence-2.md").read_text()
 
 
@@ -401,6 +400,7 @@ def test_given_settings_come_to_those_of_the_plan() -> None:
 
 def test_what_is_made_is_not_made_again_and_other_settings_are_refused(tmp_path: Path) -> None:
     begun = []
+    folder, kept = tmp_path / "folder", tmp_path / "kept"
 
     def run(name: str, settings: plan.Settings, folder: Path) -> int:
         begun.append(name)
@@ -411,13 +411,15 @@ def test_what_is_made_is_not_made_again_and_other_settings_are_refused(tmp_path:
         (folder / "run.json").write_text(json.dumps(values))
         return 0
 
-    assert program.make(tmp_path, "sites-14", 1, run) == ["sites-143"]
+    assert program.make(folder, kept, "sites-14", 1, run) == ["sites-143"]
     assert begun == list(plan.runs())
-    assert program.make(tmp_path, "sites", 1, run) == ["sites-143"]
+    assert program.make(folder, kept, "sites", 1, run) == ["sites-143"]
     assert begun[8:] == ["sites-143"], "the run that failed goes on, and no other"
-    assert program.make(tmp_path, "select", 1, run) == []
+    assert program.make(folder, kept, "select", 1, run) == []
     assert begun[9:] == list(plan.of_handbook()) == [f"select-{seed}" for seed in range(130, 134)]
-    assert program.make(tmp_path, "select", 1, run) == [] and len(begun) == 13
-    (tmp_path / "sites-140" / "run.json").write_text('{"settings": {"seed": 9}}')
+    assert program.make(folder, kept, "select", 1, run) == [] and len(begun) == 13
+    shutil.rmtree(folder)
+    assert program.make(folder, kept, "select", 1, run) == [] and len(begun) == 13
+    (kept / "sites-140.json").write_text('{"settings": {"seed": 9}}')
     with pytest.raises(SystemExit, match="other settings than the plan's"):
-        program.make(tmp_path, "", 1, run)
+        program.make(folder, kept, "", 1, run)

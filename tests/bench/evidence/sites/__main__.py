@@ -3,8 +3,9 @@
     python -m tests.bench.evidence.sites [--folder .evidence-2] [--jobs 1] [--only sites-140]
 
 A run lies in a folder of its own, and one that is cut goes on at the step that was cut. To go on
-elsewhere, take the folder there. With fewer runs than planned the page says how many there are,
-and claims nothing.
+elsewhere, take the folder there. The numbers of a finished run stay in docs/evidence-2/, by which
+it is known everywhere. With fewer runs than planned the page says how many there are, and claims
+nothing.
 """
 
 import argparse
@@ -18,9 +19,12 @@ from pathlib import Path
 from typing import Any
 
 from cowest.config import Config
+from cowest.io import write_text
 from tests.bench.evidence.sites import plan, report
 
 ROOT = Path(__file__).parents[4]
+KEPT = ROOT / "docs" / "evidence-2"
+"""The numbers of the finished runs, a file each."""
 
 
 def main() -> None:
@@ -32,32 +36,45 @@ def main() -> None:
     asked.add_argument("--report", action="store_true", help="only say what the finished runs show")
     given = asked.parse_args()
     if not given.report:
-        failed = make(given.folder, given.only, given.jobs, process)
+        failed = make(given.folder, KEPT, given.only, given.jobs, process)
         if failed:
             raise SystemExit(f"these runs failed (log.txt in their folder): {', '.join(failed)}")
-    report.write(given.folder, ROOT / "docs")
+    report.write(KEPT, ROOT / "docs")
 
 
-def make(folder: Path, only: str, jobs: int, run: Callable[[str, Any, Path], int]) -> list[str]:
-    """Makes the planned runs that are not finished, and returns the names of those that failed."""
+def make(
+    folder: Path, kept: Path, only: str, jobs: int, run: Callable[[str, Any, Path], int]
+) -> list[str]:
+    """Makes the planned runs whose numbers are not in `kept`, and puts them there.
+
+    Returns the names of the runs that failed.
+    """
     wanted: dict[str, Config] = {}
     planned: dict[str, Config] = {**plan.runs(), **plan.of_handbook()}
     for name, settings in planned.items():
-        if name.startswith(only) and not finished(folder / name, settings):
+        if name.startswith(only) and not finished(kept / f"{name}.json", settings):
             wanted[name] = settings
+
+    def made(name: str) -> int:
+        code = run(name, wanted[name], folder / name)
+        if code == 0:
+            numbers = json.loads((folder / name / "run.json").read_text(encoding="utf-8"))
+            kept.mkdir(exist_ok=True)
+            write_text(kept / f"{name}.json", json.dumps(numbers) + "\n")
+        return code
+
     with ThreadPoolExecutor(jobs) as pool:
-        codes = pool.map(lambda name: run(name, wanted[name], folder / name), wanted)
+        codes = pool.map(made, wanted)
         return [name for name, code in zip(wanted, codes, strict=True) if code]
 
 
-def finished(folder: Path, settings: Config) -> bool:
-    """True for a run that is made by these settings. Raises SystemExit for other ones."""
-    done = folder / "run.json"
+def finished(done: Path, settings: Config) -> bool:
+    """True if a run's numbers are there, made by these settings. Raises SystemExit for others."""
     if not done.exists():
         return False
     made = type(settings).model_validate(json.loads(done.read_text(encoding="utf-8"))["settings"])
     if made != settings:
-        raise SystemExit(f"{folder} was made by other settings than the plan's: move it away")
+        raise SystemExit(f"{done} was made by other settings than the plan's: move it away")
     return True
 
 

@@ -1,7 +1,7 @@
 """Folds the finished runs into docs/evidence-2.json and the tables of docs/evidence-2.md."""
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -47,18 +47,13 @@ ALIGNED_OVER = "aligned over the comparator"
 HEADLINE = "aligned_joined"
 
 
-def write(folder: Path, docs: Path) -> None:
-    """Everything that the finished runs of `folder` allow to be said."""
-    runs = {}
-    for name in plan.runs():
-        done = folder / name / "run.json"
-        if done.exists():
-            runs[name] = json.loads(done.read_text(encoding="utf-8"))
+def write(kept: Path, docs: Path) -> None:
+    """Everything that the runs whose numbers are in `kept` allow to be said."""
+    runs = _read(kept, plan.runs())
     if not runs:
-        raise SystemExit(f"{folder}: no run is finished; there is nothing to fold")
-    found = folded(list(runs.values()), len(plan.SEEDS))
-    found["saved"] = saved(folder)
-    found["runs"] = {name: _about(run) for name, run in runs.items()}
+        raise SystemExit(f"{kept}: no run is finished; there is nothing to fold")
+    found = folded(runs, len(plan.SEEDS))
+    found["saved"] = saved(kept)
     write_text(docs / "evidence-2.json", json.dumps(found, indent=1) + "\n")
     page = docs / "evidence-2.md"
     if not page.exists():
@@ -94,7 +89,7 @@ def folded(runs: Sequence[Run], planned: int) -> dict[str, Any]:
     return found
 
 
-def saved(folder: Path) -> dict[str, Any]:
+def saved(kept: Path) -> dict[str, Any]:
     """The gain that half of the calls keeps, by domain and arm, over the runs that are finished.
 
     The share of the gain of asking about all drafts, with its intervals, and the gain of 100 calls.
@@ -104,18 +99,16 @@ def saved(folder: Path) -> dict[str, Any]:
         "sites": (plan.runs(), "", "aligned_joined"),
         "handbook": (plan.of_handbook(), " greedy", "aligned"),
     }.items():
-        done = [folder / name / "run.json" for name in names]
-        runs = [json.loads(path.read_text(encoding="utf-8")) for path in done if path.exists()]
-        runs = [run for run in runs if f"selected_half{ending}" in run["scores"]]
+        runs = [run for run in _read(kept, names) if f"selected_half{ending}" in run["scores"]]
         if not runs:
             continue
         found[domain] = {"runs": len(runs), "arms": {}}
         for arm in (whole, *SELECTED):
-            kept = pool.gap_closed(runs, f"policy{ending}", arm + ending, whole + ending)
+            share = pool.gap_closed(runs, f"policy{ending}", arm + ending, whole + ending)
             gain = pool.difference(runs, arm + ending, f"policy{ending}")
             calls = sum(_calls(run, arm) for run in runs) / len(runs)
             by_call = round(100 * gain["mean"] / calls, 4)
-            row = {"kept": kept, "gain": gain, "calls": calls, "gain of 100 calls": by_call}
+            row = {"kept": share, "gain": gain, "calls": calls, "gain of 100 calls": by_call}
             found[domain]["arms"][arm] = row
     return found
 
@@ -259,17 +252,17 @@ def _picked(scores: Mapping[str, Sequence[float]], kept: Sequence[int]) -> dict[
     return {name: [values[number] for number in kept] for name, values in scores.items()}
 
 
-def _about(run: Run) -> dict[str, Any]:
-    """Returns the part of a run that is kept beside its scores: all can be counted again."""
-    kept = ("settings", "products", "tags", "scores", "says", "pairs", "agreement")
-    found = {name: run[name] for name in (*kept, "costs")}
-    return found | ({"second": run["second"]} if "second" in run else {})
+def _read(kept: Path, names: Iterable[str]) -> list[Run]:
+    """The runs of these names that are finished."""
+    paths = [kept / f"{name}.json" for name in names]
+    return [json.loads(path.read_text(encoding="utf-8")) for path in paths if path.exists()]
 
 
 ABOUT = " ".join(
     (
         "Planned first ([evidence-plan-2.md](evidence-plan-2.md)), and made by `make evidence-2`.",
-        "All numbers are in [evidence-2.json](evidence-2.json). Means have two intervals (95 %):",
+        "All numbers are in [evidence-2.json](evidence-2.json), the score of each answer in",
+        "[evidence-2/](evidence-2). Means have two intervals (95 %):",
         "the two-stage bootstrap, and after `t` Student's over the runs, which decides.",
     )
 )
