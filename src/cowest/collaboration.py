@@ -150,8 +150,14 @@ def unrefined(groups: Iterable[list[Draft]]) -> Iterator[Refinement]:
 def calls_of(group: Sequence[Refinement]) -> tuple[int, int]:
     """The calls to the strong model behind a query's rows, and those of asking about all drafts."""
     asked = [row for row in group if row.strong != NOBODY]
-    calls = 1 + len(_distinct_drafts(asked)) if asked else 0
-    return calls, 1 + len(_distinct_drafts(group))
+    calls = 1 + len(shown(asked)) if asked else 0
+    return calls, 1 + len(shown(group))
+
+
+def shown(group: Sequence[Draft]) -> list[str]:
+    """The drafts of a query as they are shown, in order, each once, failed ones left out."""
+    shown = map(_shown, group)
+    return list(dict.fromkeys(text for text in shown if text is not None))
 
 
 def score(groups: Iterable[list[Refinement]], scorer: Scorer) -> Iterator[Feedback]:
@@ -399,18 +405,12 @@ def _chosen(
     """Each query with the drafts that are asked about; None where the query is not asked at all."""
     if choice is None:
         for group in groups:
-            yield group, _distinct_drafts(group)
+            yield group, shown(group)
         return
     for block in batched(groups, BLOCK):
-        texts = choice([QueryDrafts(group[0], _distinct_drafts(group)) for group in block])
+        texts = choice([QueryDrafts(group[0], shown(group)) for group in block])
         for group, found in zip(block, texts, strict=True):
             yield group, found or None
-
-
-def _distinct_drafts(group: Sequence[Draft]) -> list[str]:
-    """The drafts of a query as they are shown, in order, each once, failed ones left out."""
-    shown = map(_shown, group)
-    return list(dict.fromkeys(text for text in shown if text is not None))
 
 
 def _distinct_answers(group: list[Refinement]) -> list[str]:

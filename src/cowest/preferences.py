@@ -4,13 +4,13 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from itertools import combinations
 from operator import attrgetter
-from typing import Literal
+from typing import Literal, TypeVar
 
 from pydantic import Field
 
 from cowest.config import Config, digest
 from cowest.prompts import Template
-from cowest.records import NOBODY, Feedback, Message, PreferencePair, Spread, grown
+from cowest.records import NOBODY, Draft, Feedback, Message, PreferencePair, Spread, grown
 from cowest.sametext import spaced
 from cowest.thoughts import without_thoughts
 
@@ -18,6 +18,7 @@ Align = Literal["dpo", "kto", "grpo", "self"]
 """The objective that the policy is aligned by: docs/objectives.md."""
 UNASKED: tuple[Align, ...] = ("self", "grpo")
 """Objectives for which the strong model refines no draft before training."""
+D = TypeVar("D", bound=Draft)
 Two = tuple[Feedback, Feedback]
 """Two drafts of one query, the better first."""
 
@@ -39,8 +40,14 @@ class PairRule(Config):
     """Smallest difference of scores, on the scale of 0 to 1, that makes a pair. Raise it where the
     scorer is noisy."""
     per_query: int | None = Field(default=3, ge=1)
-    """Largest number of pairs per query, chosen by their digest; null for no limit. KTO takes every
+    """Largest number of pairs per query, chosen as `keep` says; null for no limit. KTO takes every
     draft once, and has no such limit."""
+    keep: Literal["lowest", "early"] = Field(
+        default="lowest", exclude_if=lambda how: how == "lowest"
+    )
+    """The pairs that `per_query` keeps. `lowest` keeps those with the lowest digests, so that the
+    order of drafts says nothing. `early` keeps those of the drafts that were made first, so that
+    `refine.select.stop` can tell when further answers would change none of them."""
     thoughts: Literal["drop", "keep"] = "drop"
     """`keep` leaves the thoughts of drafts (`<think>...</think>`) in pairs, for a policy that is to
     learn them. The strong model and the scorer are never shown them."""
@@ -61,16 +68,39 @@ def pairs(
         return []
     if align == "self":
         group = [_by_own_score(row) for row in group]
-    rows = _distinct(group, rule)
+    rows = _with_gain(group, rule)
     if align == "kto":
         return _alone(rows, rule, template)
     found = []
     for chosen, rejected in _candidates(rows, rule):
         found.append(_pair(chosen, rejected, template))
-    # The limit keeps the pairs with the lowest digests, so that neither chance nor the order of
-    # the drafts decides which pairs are learned.
+    # By their digests neither chance nor the order of the drafts decides which pairs are learned.
     found.sort(key=attrgetter("id"))
+    if rule.keep == "early":
+        found.sort(key=lambda pair: sorted(pair.samples, reverse=True))
     return found[: rule.per_query]
+
+
+def asking_order(group: Iterable[Draft], rule: PairRule) -> list[str]:
+    """The drafts of a query that a pair may be made of, as the strong model is shown them.
+
+    They come in the order in which they were made, by which `keep: early` chooses pairs.
+    """
+    rows = [row for row in group if row.failed is None]
+    return list(dict.fromkeys(without_thoughts(row.draft or "") for row in _distinct(rows, rule)))
+
+
+def settled(group: list[Feedback], rule: PairRule) -> bool:
+    """True if answers to further drafts of a query would not change its pairs.
+
+    That is so where `per_query` pairs are made by `keep: early`, since those of later drafts stand
+    behind them. It is so, too, where the strong model has no answer without a draft, since then no
+    draft can be judged.
+    """
+    if all(row.solo_score is None for row in group):
+        return True
+    assert rule.keep == "early" and rule.per_query is not None
+    return len(_candidates(_with_gain(group, rule), rule)) >= rule.per_query
 
 
 def _by_own_score(row: Feedback) -> Feedback:
@@ -119,7 +149,7 @@ class Agreement:
         """Counts the comparisons of one query."""
         if rule is None:
             rule = PairRule()
-        for one, another in combinations(_distinct(group, rule), 2):
+        for one, another in combinations(_with_gain(group, rule), 2):
             if one.draft_score is None or another.draft_score is None:
                 continue
             fed = _sign(_score(one) - _score(another), rule)
@@ -177,17 +207,22 @@ def place(gain: float, bins: int = BINS) -> int:
     return round((within + 1) / 2 * (bins - 1))
 
 
-def _distinct(group: list[Feedback], rule: PairRule) -> list[Feedback]:
+def _with_gain(group: Iterable[Feedback], rule: PairRule) -> list[Feedback]:
     """The rows of a query that a pair may be made of, each draft once whatever its spacing."""
-    rows: dict[str, Feedback] = {}
+    return _distinct((row for row in group if row.gain is not None), rule)
+
+
+def _distinct(group: Iterable[D], rule: PairRule) -> list[D]:
+    """The rows whose drafts a pair may be made of, each draft once whatever its spacing."""
+    rows: dict[str, D] = {}
     for row in group:
         said = without_thoughts(row.draft or "")
-        if row.gain is None or not said.strip():
+        if not said.strip():
             continue
         if row.cut and not rule.allow_cut:
             continue
         if rule.thoughts == "drop" and said != row.draft:
-            row = grown(Feedback, row, draft=said)
+            row = grown(type(row), row, draft=said)
         rows.setdefault(spaced(row.draft or ""), row)
     return list(rows.values())
 

@@ -163,6 +163,7 @@ def agree(settings: Mapping[str, Any], where: str) -> None:
         expect_candidates(draft.candidates, trained.prompts, where)
     _one_objective(settings, where)
     _rounds_draft_alike(draft, settings.get("dpo"), where)
+    _stops_by_the_pairs_rule(settings, where)
     compare = settings.get("compare")
     if compare is not None and evaluate is not None:
         for gate in compare.gates:
@@ -195,6 +196,25 @@ def _one_objective(settings: Mapping[str, Any], where: str) -> None:
             f"{where}: `align: grpo` makes no pairs, and validate.pairs.min_pairs asks for "
             f"{pairs.suite.min_pairs}: set it to 0"
         )
+
+
+def _stops_by_the_pairs_rule(settings: Mapping[str, Any], where: str) -> None:
+    """Raises ConfigError if `refine` would stop by other scores or pairs than are made."""
+    refine = settings.get("refine")
+    if refine is None or refine.select is None or refine.select.stop is None:
+        return
+    stop, score, pair = refine.select.stop, settings.get("score"), settings.get("pair")
+    for name, mine, theirs in (
+        ("scorer", stop.scorer, None if score is None else score.scorer),
+        ("rule", stop.rule, None if pair is None else pair.rule),
+    ):
+        if theirs is not None and mine != theirs:
+            stage = "score" if name == "scorer" else "pair"
+            raise ConfigError(
+                f"{where}: refine.select.stop.{name} is not the same as {stage}.{name}, so that "
+                f"answers would be left out which {stage} needs: write `{name}: &{name} {{...}}` "
+                f"once, and `{name}: *{name}` at the other place"
+            )
 
 
 def _rounds_draft_alike(draft: DraftConfig | None, dpo: DPOConfig | None, where: str) -> None:

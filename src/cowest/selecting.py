@@ -6,6 +6,9 @@ drafts give pairs for the fewest calls: those with three different drafts, since
 makes pairs with both others, then those with four, and so on; two drafts make one pair at most, and
 one draft makes none. Nothing is asked of a model to choose.
 
+`Waves` goes further: it asks about a query's drafts one after another, and stops where its pairs
+are made (`stopping.py`).
+
 The choice is made in each block of queries (`protocols.BLOCK`) for itself, so shards, which are
 whole blocks, choose what one process chooses.
 """
@@ -39,7 +42,7 @@ class Select(Config):
         left = int(self.share * whole(block))
         different = [_different(drafted.drafts) for drafted in block]
         found: list[list[str]] = [[] for _ in block]
-        for number in sorted(range(len(block)), key=lambda at: _order(block[at], different[at])):
+        for number in _best_first(block, different):
             calls = 1 + len(different[number])
             if len(different[number]) > 1 and calls <= left:
                 found[number] = different[number]
@@ -76,16 +79,68 @@ def whole(block: Sequence[QueryDrafts]) -> int:
     return sum(1 + len(drafted.drafts) for drafted in block)
 
 
+class Waves:
+    """A block of queries whose drafts are asked about one after another, until they need no more.
+
+    A query begins with two drafts, and with as many calls set aside as all its drafts would take.
+    Those that it turns out not to need are there for the queries that wait. Each wave depends on
+    the answers to those before it alone, so the number of calls in flight changes nothing.
+    """
+
+    def __init__(
+        self, share: float, block: Sequence[QueryDrafts], orders: Sequence[Sequence[str]]
+    ) -> None:
+        """`orders` has the drafts of each query that are worth asking about, the first ones first.
+
+        At most `share` is made of the calls that asking about all drafts of the block would take.
+        """
+        self.chosen: list[list[str]] = [[] for _ in block]
+        """The drafts of each query that are asked about so far."""
+        self._orders = orders
+        self._left = int(share * whole(block))
+        self._open: list[int] = []
+        self._waiting = [at for at in _best_first(block, orders) if len(orders[at]) > 1]
+
+    def ask_more(self, settled: Sequence[bool]) -> bool:
+        """Chooses the next drafts; False if there are none. `settled` are queries with enough."""
+        still = [number for number in self._open if not self._ended(number, settled[number])]
+        for number in still:
+            self.chosen[number].append(self._orders[number][len(self.chosen[number])])
+        begun = []
+        for number in self._waiting:
+            calls = 1 + len(self._orders[number])
+            if calls <= self._left:
+                self._left -= calls
+                self.chosen[number] += self._orders[number][:2]
+                begun.append(number)
+        self._waiting = [number for number in self._waiting if number not in begun]
+        self._open = still + begun
+        return bool(self._open)
+
+    def _ended(self, number: int, settled: bool) -> bool:
+        """True if a query needs no more drafts; what was set aside for them is free then."""
+        unasked = len(self._orders[number]) - len(self.chosen[number])
+        if settled:
+            self._left += unasked
+        return settled or unasked == 0
+
+
+def _best_first(block: Sequence[QueryDrafts], drafts: Sequence[Sequence[str]]) -> list[int]:
+    """The queries of a block by their places, those whose drafts give pairs for few calls first."""
+
+    def order(number: int) -> tuple[bool, int, str]:
+        count = len(drafts[number])
+        return count < BEST, count, block[number].query.id
+
+    return sorted(range(len(block)), key=order)
+
+
 def _different(drafts: Sequence[str]) -> list[str]:
     """The drafts that say something else than those before them, in order."""
     found: dict[str, str] = {}
     for text in drafts:
         found.setdefault(normalise(text), text)
     return list(found.values())
-
-
-def _order(drafted: QueryDrafts, different: Sequence[str]) -> tuple[bool, int, str]:
-    return len(different) < BEST, len(different), drafted.query.id
 
 
 def _length(query: Query) -> int:

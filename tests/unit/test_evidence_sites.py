@@ -162,12 +162,15 @@ def test_half_of_the_calls_are_half_and_the_rest_makes_no_pair() -> None:
     rule = PairRule(per_query=2)
     every = pairs_of(WAYS["aligned_joined"], groups, rule, Template(), 0)
     found = {}
-    for arm in ("selected_half", "random_half"):
+    for arm in ("selected_half", "stopped_half", "random_half"):
         calls = calls_of(WAYS[arm], groups)
         assert 0.45 * whole < calls <= 0.5 * whole
         found[arm] = pairs_of(WAYS[arm], groups, rule, Template(), 0)
+    for arm in ("selected_half", "random_half"):
         assert {pair.id for pair in found[arm]} < {pair.id for pair in every}
-    assert len(found["selected_half"]) > len(found["random_half"])
+    assert len(found["stopped_half"]) > len(found["selected_half"]) > len(found["random_half"])
+    early = {pair.samples for pair in found["stopped_half"]}
+    assert early == {(0, 1), (0, 2)}, "the first drafts make two pairs"
 
 
 @pytest.mark.slow
@@ -184,6 +187,7 @@ def test_the_gain_that_half_of_the_calls_keeps(tmp_path: Path) -> None:
         scores = dict(run["scores"])
         scores["aligned"] = scores["aligned_joined"]
         scores["selected_half"] = [float(n % 10 < 5) for n in range(40)]
+        scores["stopped_half"] = scores["selected_half"]
         scores["random_half"] = scores["policy"]
         run["scores"] = {key + ending: value for key, value in scores.items()}
         run["pairs"] = {
@@ -191,6 +195,7 @@ def test_the_gain_that_half_of_the_calls_keeps(tmp_path: Path) -> None:
             "aligned": {},
             "random_half": {"calls": 50},
         }
+        run["pairs"]["stopped_half"] = {"calls": 50}
         run["pairs"]["selected_half"] = {"calls": 50, "calls of all": 100}
         (tmp_path / f"{name}.json").write_text(json.dumps(run))
         found = report.saved(tmp_path)

@@ -90,6 +90,20 @@ def test_a_gate_on_classes_needs_a_scorer_that_has_some(project: dict[str, Any])
     preflight.preflight(write(project))
 
 
+def test_refine_stops_by_the_pairs_that_are_made(project: dict[str, Any]) -> None:
+    rule = {"per_query": 2, "keep": "early"}
+    project["pair"]["rule"] = rule
+    stop: dict[str, Any] = {"scorer": project["score"]["scorer"], "rule": rule}
+    project["refine"]["select"] = {"share": 1, "stop": stop}
+    preflight.preflight(write(project))
+    stop["rule"] = {**rule, "per_query": 1}
+    with pytest.raises(ConfigError, match=r"refine.select.stop.rule is not the same as pair.rule"):
+        preflight.preflight(write(project))
+    stop |= {"rule": rule, "scorer": {"scorer": "exact_match"}}
+    with pytest.raises(ConfigError, match=r"stop.scorer is not the same as score.scorer"):
+        preflight.preflight(write(project))
+
+
 def test_general_questions_are_there_before_the_turn(
     project: dict[str, Any], capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -2,7 +2,8 @@
 
 Where the policy is aligned without its answers to these drafts (`align: self`, `align: grpo`), it
 is asked nothing, and the rows go on without answers. With `select` it is asked about a part of the
-drafts, and the rows of the others go on so.
+drafts, and the rows of the others go on so; with `select.stop` answers are scored here too, to tell
+when there are enough.
 """
 
 import sys
@@ -12,18 +13,20 @@ from typing import Self
 
 from pydantic import Field, field_validator, model_validator
 
-from cowest import collaboration, io
+from cowest import collaboration, io, stopping
 from cowest.config import Config, Sampling
 from cowest.domains import DomainPrompts
 from cowest.failures import Failures
 from cowest.models import AnyProvider
-from cowest.models.estimate import announce
+from cowest.models.estimate import Counting, announce
+from cowest.models.openai import OpenAIConfig
 from cowest.ports import In, Out
 from cowest.preferences import UNASKED, Align
 from cowest.progress import watch
 from cowest.protocols import ChatModel
 from cowest.records import Draft, Refinement
-from cowest.selecting import Select
+from cowest.scorers.judge import JudgeConfig
+from cowest.stopping import Selection
 
 
 class RefineConfig(Config):
@@ -37,7 +40,7 @@ class RefineConfig(Config):
     """Decoding of the strong model. `n` must be 1: a draft has one refinement."""
     align: Align = "dpo"
     """The objective, as in `pair` and `dpo`. `self` and `grpo` have nothing asked here."""
-    select: Select | None = Field(default=None, exclude_if=lambda asked: asked is None)
+    select: Selection | None = Field(default=None, exclude_if=lambda asked: asked is None)
     """Choice of the drafts that are asked about, where calls are to be saved; null asks about all.
     Needs `align: dpo`. docs/objectives.md says what is asked first."""
     max_failed: int | None = Field(default=0, ge=0)
@@ -60,6 +63,19 @@ class RefineConfig(Config):
             )
         return self
 
+    @model_validator(mode="after")
+    def _answers_soon(self) -> Self:
+        if self.select is None or self.select.stop is None:
+            return self
+        scorer = self.select.stop.scorer
+        asked = [self.strong, *([scorer.model] if isinstance(scorer, JudgeConfig) else [])]
+        if any(isinstance(model, OpenAIConfig) and model.batch is not None for model in asked):
+            raise ValueError(
+                "select.stop: it waits for some answers before it asks for more, and a batch takes "
+                "hours: leave out `batch` or `stop`"
+            )
+        return self
+
 
 def main(
     drafts: list[In], refinements: Out, config: RefineConfig, shard: io.Shard | None = None
@@ -78,28 +94,48 @@ def main(
         print(f"refine: nobody was asked, as `align: {config.align}` has it", file=sys.stderr)
         return
 
-    choice = None if config.select is None else config.select.choice
+    def drafted() -> Iterator[list[Draft]]:
+        return io.groups(drafts, Draft, shard)
 
     def refined(strong: ChatModel) -> Iterator[Refinement]:
-        groups = io.groups(drafts, Draft, shard)
-        return collaboration.refine(groups, strong, config.prompts, config.sampling, choice)
+        return collaboration.refine(drafted(), strong, config.prompts, config.sampling, choice)
 
+    def write(rows: Iterator[Refinement]) -> None:
+        io.write(refinements, failures.counted(watch(rows, "refine", total)))
+
+    select = config.select
+    stop = None if select is None else select.stop
+    choice = None
+    if select is not None:
+        choice = select.choice if stop is None else select.most
     announce("refine", config.strong, refined)
+    if stop is not None and isinstance(judge := stop.scorer, JudgeConfig):
+        answers = refined(Counting(config.strong))
+        announce(
+            "refine",
+            judge.model,
+            lambda model: collaboration.score(collaboration.by_query(answers), judge.over(model)),
+        )
     with config.strong.open() as strong:
-        io.write(refinements, failures.counted(watch(refined(strong), "refine", total)))
+        if select is None or stop is None:
+            write(refined(strong))
+        else:
+            given = (config.prompts, config.sampling, select.share, stop.rule)
+            with stop.scorer.open() as scorer:
+                write(stopping.refine(drafted(), strong, scorer, *given))
     failures.judge(config.max_failed, earlier)
     if config.select is not None:
         print(f"refine: {_said(refinements, config.select)}", file=sys.stderr)
 
 
-def _said(refinements: Path, select: Select) -> str:
+def _said(refinements: Path, select: Selection) -> str:
     """Says how much of what could have been asked was asked."""
     calls = of = left = queries = 0
     for group in io.groups(refinements, Refinement):
         asked, whole = collaboration.calls_of(group)
         calls, of, queries = calls + asked, of + whole, queries + 1
         left += asked == 0
+    how = "`select.stop`" if select.stop else f"`select.share: {select.share:g}`"
     return (
-        f"{calls} of {of} calls, as `select.share: {select.share:g}` has it; {left} of {queries} "
-        "queries were not asked at all"
+        f"{calls} of {of} calls, as {how} has it; {left} of {queries} queries were not asked at all"
     )

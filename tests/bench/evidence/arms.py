@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from itertools import cycle, islice
 from typing import Any
 
-from cowest import preferences
+from cowest import preferences, stopping
 from cowest.batched import batched
 from cowest.config import digest
 from cowest.preferences import PairRule
@@ -135,6 +135,8 @@ def by_rule(
 
 
 HALF = 0.5
+STOPPED_RULE = PairRule(per_query=2, keep="early")
+"""The rule of params.yaml, by which it can be told when a query's pairs are made."""
 
 
 def selected(groups: list[list[Feedback]], _: int) -> list[list[Feedback]]:
@@ -144,6 +146,17 @@ def selected(groups: list[list[Feedback]], _: int) -> list[list[Feedback]]:
         drafted = [QueryDrafts(group[0], _texts(group)) for group in block]
         chosen = Select(share=HALF).choice(drafted)
         found += [_asked(group, texts) for group, texts in zip(block, chosen, strict=True)]
+    return found
+
+
+def stopped(groups: list[list[Feedback]], _: int) -> list[list[Feedback]]:
+    """Feedback for half of the calls, draft by draft, as `refine.select.stop` asks for it."""
+    waves = [stopping.begun(block, HALF, STOPPED_RULE) for block in batched(groups, BLOCK)]
+    found = [_asked(group, []) for group in groups]
+    known: list[list[Feedback]] | None = None
+    while stopping.ask_more(waves, known, STOPPED_RULE):
+        texts = [chosen for wave in waves for chosen in wave.chosen]
+        found = known = [_asked(*one) for one in zip(groups, texts, strict=True)]
     return found
 
 
@@ -177,6 +190,7 @@ ARMS: Mapping[str, Arm] = {
     "per_query_4": Arm(by_rule(per_query=4)),
     "no_nll": Arm(aligned, nll=0),
     "selected_half": Arm(aligned, asked=selected),
+    "stopped_half": Arm(by_rule(keep="early"), asked=stopped),
     "random_half": Arm(aligned, asked=drawn),
 }
 """The first five are the headline's; the others answer one question each."""

@@ -47,6 +47,7 @@ strong calls."""
 
 SELECTED: Mapping[str, Way] = {
     "selected_half": Way(ARMS["selected_half"]),
+    "stopped_half": Way(ARMS["stopped_half"]),
     "random_half": Way(ARMS["random_half"]),
 }
 """The joined feedback for half of the calls, on four of the runs."""

@@ -20,6 +20,8 @@ HANDBOOK_SEEDS = range(130, 134)
 """Knowledge bases of the handbook for the same question."""
 KEPT = 0.9
 """Share of the gain that half of the calls is to keep."""
+AIMED = ("selected_half", "stopped_half")
+"""The arms that are to keep it: the two rules of `refine.select`."""
 COMPARATORS = FREE
 """Arms without feedback. The best of them by its mean over the runs is the comparator."""
 CLAIMS = (

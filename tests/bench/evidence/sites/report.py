@@ -25,6 +25,7 @@ NAMES = {
     "no_nll": "DPO without the likelihood",
     "kto": "KTO",
     "selected_half": "half of the calls, as `refine.select` chooses",
+    "stopped_half": "half of the calls, draft by draft until the pairs are made",
     "random_half": "half of the calls, on random questions",
     "grpo": "GRPO",
     "everything": "no feedback: all four direct replies",
@@ -201,11 +202,12 @@ def saved_lines(found: Mapping[str, Any]) -> list[str]:
             cells = [f"{domain}, {part['runs']} of {planned} runs", NAMES[arm]]
             cells += [f"{row['calls']:.0f}", cell(row["gain"], "+"), cell(row["kept"])]
             lines.append(f"| {' | '.join(cells)} | {row['gain of 100 calls']:+.3f} |")
-        word = "nothing is claimed yet"
-        if part["runs"] == planned:
-            mean = part["arms"]["selected_half"]["kept"]["mean"]
-            word = f"{'reached' if mean >= plan.KEPT else 'not reached'}"
-        lines.append(f"| {domain} | aim: half of the calls keep {plan.KEPT:.0%} | | | {word} | |")
+        for arm in plan.AIMED:
+            word = "nothing is claimed yet"
+            if part["runs"] == planned:
+                mean = part["arms"][arm]["kept"]["mean"]
+                word = f"{'reached' if mean >= plan.KEPT else 'not reached'}"
+            lines.append(f"| {domain} | aim: {arm} keeps {plan.KEPT:.0%} | | | {word} | |")
     return lines
 
 

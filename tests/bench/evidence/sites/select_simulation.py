@@ -20,7 +20,7 @@ from cowest.batched import batched
 from cowest.domains import invent, invent_sites
 from cowest.protocols import BLOCK
 from cowest.records import Message, Query
-from cowest.selecting import QueryDrafts, Select
+from cowest.selecting import QueryDrafts, Select, Waves
 
 SAMPLES = 6
 MOST_PAIRS = 2
@@ -283,6 +283,21 @@ def select(all_asked: list[Asked], left: float, _: random.Random) -> Chosen:
     return found
 
 
+def stop(all_asked: list[Asked], left: float, _: random.Random) -> Chosen:
+    """The rule of `refine.select.stop`: draft by draft, in blocks as the stage has them."""
+    share = left / sum(asked.calls for asked in all_asked)
+    found: Chosen = []
+    for block in batched(all_asked, BLOCK):
+        drafted = [QueryDrafts(one.query, one.drafts) for one in block]
+        waves = Waves(min(share, 1.0), drafted, [one.drafts for one in block])
+        settled = [False] * len(block)
+        while waves.ask_more(settled):
+            both = zip(block, waves.chosen, strict=True)
+            settled = [pairs(asked, texts) == MOST_PAIRS for asked, texts in both]
+        found += zip(block, waves.chosen, strict=True)
+    return found
+
+
 def everything(asked: Asked) -> Sequence[str]:
     """All drafts."""
     return asked.drafts
@@ -302,6 +317,7 @@ RULES: Mapping[str, Rule] = {
     ),
     "random queries, the three most different drafts": first(lambda _: 0.0, three),
     "**fewest different drafts first, from three on**": select,
+    "**the same order, draft by draft until a query has two pairs** (`stop`)": stop,
     "three drafts, then the others where these tie (two waves)": in_waves(then_the_others),
     "draft by draft until a query has two pairs (up to nine waves), random queries": in_waves(
         one_by_one
@@ -348,7 +364,7 @@ def lines() -> list[str]:
     for name, bases in worlds.items():
         calls = sum(asked.calls for base in bases for asked in base) / len(bases)
         made = sum(pairs(asked, asked.drafts) for base in bases for asked in base) / len(bases)
-        took = [kept(base, in_waves(one_by_one), 1.0, number) for number, base in enumerate(bases)]
+        took = [kept(base, stop, 1.0, number) for number, base in enumerate(bases)]
         assert all(share == 1 for share, _ in took), "draft by draft finds all pairs in the end"
         found.append(
             f"- {name}: {calls:,.0f} calls of asking all, {made:.0f} pairs; draft by draft makes "
