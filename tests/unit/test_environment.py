@@ -198,3 +198,36 @@ def test_threads_that_were_set_stay(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("OMP_NUM_THREADS", "5")
     environment.settle()
     assert os.environ["OMP_NUM_THREADS"] == "5"
+
+
+@pytest.mark.parametrize(
+    ("running", "threads", "policy", "spins"),
+    [
+        ("1/90", "2", "PASSIVE", "3000"),
+        ("2/90", "2", "PASSIVE", None),
+        ("2/90", "1", "PASSIVE", "3000"),
+        ("1/90", "2", "ACTIVE", None),
+        ("1/90", "4", "PASSIVE", None),
+        ("?", "1", "PASSIVE", None),
+    ],
+)
+def test_threads_wait_in_place_where_each_has_a_core(
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    running: str,
+    threads: str,
+    policy: str,
+    spins: str | None,
+) -> None:
+    (tmp_path / "proc").mkdir()
+    (tmp_path / "proc" / "loadavg").write_text(f"0.10 0.20 0.30 {running} 123\n")
+    monkeypatch.setattr(os, "sched_getaffinity", lambda _: {0, 1}, raising=False)
+    monkeypatch.setenv("OMP_NUM_THREADS", threads)
+    monkeypatch.setenv("OMP_WAIT_POLICY", policy)
+    monkeypatch.setenv("GOMP_SPINCOUNT", "")
+    monkeypatch.delenv("GOMP_SPINCOUNT")
+    environment.spin_if_idle(tmp_path)
+    assert os.environ.get("GOMP_SPINCOUNT") == spins
+    monkeypatch.setenv("GOMP_SPINCOUNT", "7")
+    environment.spin_if_idle(tmp_path)
+    assert os.environ["GOMP_SPINCOUNT"] == "7"

@@ -53,6 +53,7 @@ def run(
     """
     # Before the first import of a library that reads the environment.
     environment.settle()
+    environment.spin_if_idle()
     from cowest.ledger import account, store
 
     main = main_of(stage)
