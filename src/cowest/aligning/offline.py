@@ -8,9 +8,9 @@ The reference is the adapter before this training.
 (Rafailov et al. 2023, eq. 7; the second term after Pang et al. 2024, arXiv 2404.19733.
 `trees.losses` has the other losses of pairs, and KTO's.)
 
-Two implementations give the same loss and gradient for pairs. `tree` computes each prompt once per
-step, with all drafts of its pairs as branches; `trl` is TRL's DPOTrainer, which computes two texts
-per pair.
+Two implementations give the same loss and gradient for pairs, and take the same steps. `tree`
+computes each prompt once per step, with all drafts of its pairs as branches; `trl` is TRL's
+DPOTrainer, which computes two texts per pair.
 """
 
 import json
@@ -61,10 +61,15 @@ def train(
     arguments = training.arguments(config.training, config.policy, kept, dtype)
     model, tokenizer = load(config, adapter, dtype)
     arguments["callbacks"] = [training.curves(folder / "curves.jsonl", "dpo")]
-    trainer = _tree_trainer(model, _trees(chat, rows, config), kept, config, **arguments)
+    trees = _trees(chat, rows, config)
+    optimiser = config.training
+    steps = plan.steps(trees, optimiser.batch_size, optimiser.epochs, optimiser.seed)
+    trainer = _tree_trainer(model, trees, steps, kept, config, **arguments)
     if trainer is None:
         pairs = [_example(chat, row) for row in rows]
-        trainer = _trl_trainer(model, tokenizer, pairs, config, **arguments)
+        of_tree = plan.rows_of(tuple(chat.asked(row.prompt)) for row in rows)
+        dealt = [[number for tree in step for number in of_tree[tree]] for step in steps]
+        trainer = _trl_trainer(model, tokenizer, pairs, dealt, config, **arguments)
     trainer.remove_callback(transformers.PrinterCallback)
     checkpoints.train(trainer, kept, config.checkpoint_minutes, "dpo")
     training.check(trainer.state.log_history, "dpo")
@@ -100,6 +105,7 @@ def _trees(chat: Chat, rows: Sequence[PreferencePair], config: DPOConfig) -> lis
 def _tree_trainer(
     model: Any,
     trees: list[Tree],
+    steps: list[tuple[int, ...]],
     kept: Path,
     config: DPOConfig,
     callbacks: list[Any],
@@ -118,7 +124,7 @@ def _tree_trainer(
 
     optimiser = config.training
     shares = []
-    for step in plan.steps(trees, optimiser.batch_size, optimiser.epochs, optimiser.seed):
+    for step in steps:
         count = optimiser.gradient_accumulation * checkpoints.processes()
         shares += plan.shares(trees, step, count)
     del arguments["max_length"]
@@ -164,11 +170,12 @@ def _trl_trainer(
     model: Any,
     tokenizer: Any,
     pairs: list[dict[str, Any]],
+    steps: list[list[int]],
     config: DPOConfig,
     callbacks: list[Any],
     **arguments: Any,
 ) -> Any:
-    """Returns TRL's DPOTrainer."""
+    """Returns TRL's DPOTrainer, which takes the pairs of each step together, by their numbers."""
     if checkpoints.processes() > 1:
         raise ConfigError(
             "dpo: `dpo.step: trl` trains in one process, and several were started: start one "
@@ -178,18 +185,52 @@ def _trl_trainer(
     import datasets
     import trl
 
+    class Stepped(trl.DPOTrainer):  # type: ignore[misc]
+        def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
+            # To the Trainer all epochs are one.
+            done = self.state.global_step / self.state.max_steps
+            self.state.epoch = config.training.epochs * done
+            super().log(logs, start_time)
+
+    at_once = arguments["per_device_train_batch_size"]
     # Given a PeftModel and no peft_config, TRL keeps a frozen copy of the adapter as the
     # reference. The reference never changes, so its log-probabilities are computed once, before
     # training.
-    return trl.DPOTrainer(
+    made = Stepped(
         model=model,
         args=trl.DPOConfig(
-            **arguments, beta=config.beta, precompute_ref_log_probs=True, **_loss(config)
+            **(arguments | OF_SHARES),
+            beta=config.beta,
+            precompute_ref_log_probs=True,
+            precompute_ref_batch_size=at_once,
+            **_loss(config),
         ),
         train_dataset=datasets.Dataset.from_list(pairs),
         processing_class=tokenizer,
         callbacks=callbacks,
     )
+    together = made.data_collator
+    made.train_dataset = _Dealt(made.train_dataset, steps, config.training.gradient_accumulation)
+    made.data_collator = lambda taken: together(taken[0])
+    return made
+
+
+class _Dealt:
+    """Rows of a data set in the parts of steps, each computed at once."""
+
+    def __init__(self, rows: Any, steps: Sequence[Sequence[int]], parts: int) -> None:
+        self._rows = rows
+        self._parts: list[Sequence[int]] = []
+        for step in steps:
+            for part in range(parts):
+                # A step with fewer rows than parts is every part: their mean is the step's.
+                self._parts.append(step if len(step) < parts else step[part::parts])
+
+    def __len__(self) -> int:
+        return len(self._parts)
+
+    def __getitem__(self, number: int) -> list[Any]:
+        return [self._rows[place] for place in self._parts[number]]
 
 
 def _loss(config: DPOConfig) -> dict[str, Any]:

@@ -71,6 +71,17 @@ def trees_of(pairs: Iterable[tuple[Tokens, Tokens, Tokens]]) -> list[Tree]:
     return [Tree(prompt, tuple(drafts[prompt]), tuple(places[prompt])) for prompt in drafts]
 
 
+def rows_of(prompts: Iterable[Tokens]) -> list[list[int]]:
+    """Returns the numbers of the rows of each tree that `trees_of` makes of rows with such prompts.
+
+    A prompt per row, in the order of the rows.
+    """
+    found: dict[Tokens, list[int]] = {}
+    for number, prompt in enumerate(prompts):
+        found.setdefault(prompt, []).append(number)
+    return list(found.values())
+
+
 def trees_of_drafts(rows: Iterable[tuple[Tokens, Tokens, bool]], seed: int) -> list[Tree]:
     """Returns a tree per different prompt, of drafts that helped or did not.
 
