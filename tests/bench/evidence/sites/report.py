@@ -52,7 +52,8 @@ def write(kept: Path, docs: Path) -> None:
     """Everything that the runs whose numbers are in `kept` allow to be said."""
     runs = _read(kept, plan.runs())
     if not runs:
-        raise SystemExit(f"{kept}: no run is finished; there is nothing to fold")
+        print(f"{kept}: no run of sites is finished yet, and the page is made with the first")
+        return
     found = folded(runs, len(plan.SEEDS))
     found["saved"] = saved(kept)
     write_text(docs / "evidence-2.json", json.dumps(found, indent=1) + "\n")
