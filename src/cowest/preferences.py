@@ -1,6 +1,6 @@
 """Feedback becomes preferences: which drafts of a query helped more than which. Pure."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from itertools import combinations
 from operator import attrgetter
@@ -77,8 +77,15 @@ def pairs(
     # By their digests neither chance nor the order of the drafts decides which pairs are learned.
     found.sort(key=attrgetter("id"))
     if rule.keep == "early":
-        found.sort(key=lambda pair: sorted(pair.samples, reverse=True))
+        places = {text: place for place, text in enumerate(asking_order(rows, rule))}
+        found.sort(key=lambda pair: _later_first(pair, places))
     return found[: rule.per_query]
+
+
+def _later_first(pair: PreferencePair, places: Mapping[str, int]) -> list[int]:
+    """The places of a pair's drafts among those of its query, the later one first."""
+    said = [without_thoughts(message.content) for message in (*pair.chosen, *pair.rejected)]
+    return sorted((places[text] for text in said), reverse=True)
 
 
 def asking_order(group: Iterable[Draft], rule: PairRule) -> list[str]:

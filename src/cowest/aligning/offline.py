@@ -16,6 +16,7 @@ DPOTrainer, which computes two texts per pair.
 import json
 import sys
 from collections.abc import Sequence
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -68,7 +69,7 @@ def train(
     if trainer is None:
         pairs = [_example(chat, row) for row in rows]
         of_tree = plan.rows_of(tuple(chat.asked(row.prompt)) for row in rows)
-        dealt = [[number for tree in step for number in of_tree[tree]] for step in steps]
+        dealt = [list(chain.from_iterable(of_tree[tree] for tree in step)) for step in steps]
         trainer = _trl_trainer(model, tokenizer, pairs, dealt, config, **arguments)
     trainer.remove_callback(transformers.PrinterCallback)
     checkpoints.train(trainer, kept, config.checkpoint_minutes, "dpo")
