@@ -146,9 +146,9 @@ def test_samples_alone_or_joined_with_candidates_are_two_sets_of_pairs_and_of_ca
     joined = pairs_of(TRAINED["aligned_joined"], GROUPS, rule, template, 0)
     assert own == []
     assert {pair.candidates[0] for pair in joined} == {"shipped", "made", None}
-    assert calls_of(TRAINED["aligned"], GROUPS) == 3 * (1 + 1)
-    assert calls_of(TRAINED["aligned_joined"], GROUPS) == (1 + 3) + (1 + 2) + (1 + 3)
-    assert calls_of(TRAINED["self_scored"], GROUPS) == 0
+    assert calls_of(TRAINED["aligned"], GROUPS, rule) == 3 * (1 + 1)
+    assert calls_of(TRAINED["aligned_joined"], GROUPS, rule) == (1 + 3) + (1 + 2) + (1 + 3)
+    assert calls_of(TRAINED["self_scored"], GROUPS, rule) == 0
 
 
 def test_half_of_the_calls_are_half_and_the_rest_makes_no_pair() -> None:
@@ -158,12 +158,12 @@ def test_half_of_the_calls_are_half_and_the_rest_makes_no_pair() -> None:
             (None, f"draft {sample}", float(sample == 0)) for sample in range(2 + number % 5)
         ]
         groups.append(group(f"Question {number}?", "Ivy fan", rows))
-    whole = calls_of(WAYS["aligned_joined"], groups)
     rule = PairRule(per_query=2)
+    whole = calls_of(WAYS["aligned_joined"], groups, rule)
     every = pairs_of(WAYS["aligned_joined"], groups, rule, Template(), 0)
     found = {}
     for arm in ("selected_half", "stopped_half", "random_half"):
-        calls = calls_of(WAYS[arm], groups)
+        calls = calls_of(WAYS[arm], groups, rule)
         assert 0.45 * whole < calls <= 0.5 * whole
         found[arm] = pairs_of(WAYS[arm], groups, rule, Template(), 0)
     for arm in ("selected_half", "random_half"):

@@ -5,7 +5,7 @@ controls that lack a part of it.
 import random
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from itertools import cycle, islice
+from itertools import chain, cycle, islice
 from typing import Any
 
 from cowest import preferences, stopping
@@ -34,13 +34,13 @@ class Arm:
     """Of the learning rate, how many times DPO's."""
     nll: float | None = None
     """Weight of the chosen draft's likelihood beside DPO; None for that of params.yaml."""
-    asked: Callable[[list[list[Feedback]], int], list[list[Feedback]]] | None = None
+    asked: Callable[[list[list[Feedback]], PairRule, int], list[list[Feedback]]] | None = None
     """Takes the answers away that it does not ask for; the last argument is the seed. None asks
     about all drafts."""
 
-    def fed(self, groups: list[list[Feedback]], seed: int) -> list[list[Feedback]]:
-        """The feedback that the arm has."""
-        return groups if self.asked is None else self.asked(groups, seed)
+    def fed(self, groups: list[list[Feedback]], rule: PairRule, seed: int) -> list[list[Feedback]]:
+        """The feedback that the arm has; pairs will be made of it by `rule`."""
+        return groups if self.asked is None else self.asked(groups, rule, seed)
 
 
 def aligned(
@@ -135,11 +135,9 @@ def by_rule(
 
 
 HALF = 0.5
-STOPPED_RULE = PairRule(per_query=2, keep="early")
-"""The rule of params.yaml, by which it can be told when a query's pairs are made."""
 
 
-def selected(groups: list[list[Feedback]], _: int) -> list[list[Feedback]]:
+def selected(groups: list[list[Feedback]], _: PairRule, __: int) -> list[list[Feedback]]:
     """Feedback for half of the calls, as `refine.select` chooses them."""
     found = []
     for block in batched(groups, BLOCK):
@@ -149,18 +147,19 @@ def selected(groups: list[list[Feedback]], _: int) -> list[list[Feedback]]:
     return found
 
 
-def stopped(groups: list[list[Feedback]], _: int) -> list[list[Feedback]]:
+def stopped(groups: list[list[Feedback]], rule: PairRule, _: int) -> list[list[Feedback]]:
     """Feedback for half of the calls, draft by draft, as `refine.select.stop` asks for it."""
-    waves = [stopping.begun(block, HALF, STOPPED_RULE) for block in batched(groups, BLOCK)]
+    early = rule.model_copy(update={"keep": "early"})
+    waves = [stopping.begun(block, HALF, early) for block in batched(groups, BLOCK)]
     found = [_asked(group, []) for group in groups]
     known: list[list[Feedback]] | None = None
-    while stopping.ask_more(waves, known, STOPPED_RULE):
-        texts = [chosen for wave in waves for chosen in wave.chosen]
+    while stopping.ask_more(waves, known, early):
+        texts = list(chain.from_iterable(wave.chosen for wave in waves))
         found = known = [_asked(*one) for one in zip(groups, texts, strict=True)]
     return found
 
 
-def drawn(groups: list[list[Feedback]], seed: int) -> list[list[Feedback]]:
+def drawn(groups: list[list[Feedback]], _: PairRule, seed: int) -> list[list[Feedback]]:
     """Feedback for half of the calls, on queries drawn at random."""
     left = HALF * sum(1 + len(_texts(group)) for group in groups)
     chosen = set()

@@ -278,7 +278,7 @@ class _Run:
             rule = parse(PairRule, self._params["pair"]["rule"], "pair.rule")
             groups = list(io.groups(self._at(f"{feedback}.jsonl"), Feedback))
             seed = self._settings.seed
-            fed = ARMS[arm].fed(groups, seed) if arm in ARMS else groups
+            fed = ARMS[arm].fed(groups, rule, seed) if arm in ARMS else groups
             io.write(out, make(fed, rule, self._prompts.draft, seed))
 
         self._once(f"pair_{arm}", f"pairs_{arm}.jsonl", write)
@@ -402,7 +402,9 @@ class _Run:
 
     def _calls(self, arm: Arm) -> int:
         """The strong calls that an arm's feedback needs."""
-        groups = arm.fed(list(io.groups(self._at("feedback.jsonl"), Feedback)), self._settings.seed)
+        rule = parse(PairRule, self._params["pair"]["rule"], "pair.rule")
+        groups = list(io.groups(self._at("feedback.jsonl"), Feedback))
+        groups = arm.fed(groups, rule, self._settings.seed)
         return sum(collaboration.calls_of(group)[0] for group in groups)
 
     def _at(self, name: str) -> Path:

@@ -64,13 +64,13 @@ def pairs_of(
     """The pairs of a way; of the policy's own samples alone, where it takes no candidates."""
     if not way.joined:
         groups = [[row for row in group if row.candidate is None] for group in groups]
-    return way.arm.pairs(way.arm.fed(groups, seed), rule, template, seed)
+    return way.arm.pairs(way.arm.fed(groups, rule, seed), rule, template, seed)
 
 
-def calls_of(way: Way, groups: list[list[Feedback]], seed: int = 0) -> int:
+def calls_of(way: Way, groups: list[list[Feedback]], rule: PairRule, seed: int = 0) -> int:
     """Strong calls that a way's feedback needs: one alone a query, and one a different draft."""
     if not way.arm.calls:
         return 0
     if not way.joined:
         groups = [[row for row in group if row.candidate is None] for group in groups]
-    return sum(collaboration.calls_of(group)[0] for group in way.arm.fed(groups, seed))
+    return sum(collaboration.calls_of(group)[0] for group in way.arm.fed(groups, rule, seed))

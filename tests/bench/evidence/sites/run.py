@@ -79,6 +79,7 @@ class Run:
         self._policy = parse(HFConfig, policy, "models.policy")
         self._strong = parse(HFConfig, strong, "models.strong")
         self._answering = parse(Sampling, params["refine"]["sampling"], "refine.sampling")
+        self._rule = parse(PairRule, params["pair"]["rule"], "pair.rule")
         self._greedy = parse(Sampling, params["evaluate"]["drafting"], "evaluate.drafting")
         costs = self._at("costs.json")
         self._costs: dict[str, Any] = json.loads(costs.read_text()) if costs.exists() else {}
@@ -117,9 +118,8 @@ class Run:
         way, at = WAYS[arm], self._at
 
         def pair(out: Path) -> None:
-            rule = parse(PairRule, self._params["pair"]["rule"], "pair.rule")
             groups = self._groups("train")
-            io.write(out, pairs_of(way, groups, rule, PROMPTS.draft, self._settings.seed))
+            io.write(out, pairs_of(way, groups, self._rule, PROMPTS.draft, self._settings.seed))
 
         self._once(f"pair_{arm}", f"pairs_{arm}.jsonl", pair)
         config = parse(dpo.DPOConfig, self._params["dpo"], "dpo")
@@ -138,7 +138,7 @@ class Run:
 
     def align_on_policy(self) -> None:
         """GRPO, with the calls and the CPU time that the headline arm took."""
-        calls = calls_of(TRAINED["aligned_joined"], self._groups("train"))
+        calls = calls_of(TRAINED["aligned_joined"], self._groups("train"), self._rule)
         steps = ("draft_train", "refine_train", "train_aligned_joined")
         seconds = sum(self._costs[step]["cpu_seconds"] for step in steps)
         given, at = self._params, self._at
@@ -351,14 +351,14 @@ class Run:
         return {name: dict(counter.most_common()) for name, counter in found.items()}
 
     def _pairs(self) -> dict[str, dict[str, int]]:
-        found = {}
+        found, groups = {}, self._groups("train")
         for arm in self._settings.trained:
             rows = list(io.read(self._at(f"pairs_{arm}.jsonl"), PreferencePair))
             found[arm] = {
                 "pairs": len(rows),
                 "queries": len({row.query for row in rows}),
                 "candidates chosen": sum(row.candidates[0] is not None for row in rows),
-                "calls": calls_of(WAYS[arm], self._groups("train"), self._settings.seed),
+                "calls": calls_of(WAYS[arm], groups, self._rule, self._settings.seed),
             }
         return found
 
