@@ -299,6 +299,11 @@ def save(trainer: Any, folder: Path, base: str) -> None:
         path.chmod(0o644)
 
 
+LEFT_OUT = ("train_", "num_tokens")
+"""Rows of the log that are no curves: a training's sums, and TRL's count of tokens, which begins
+anew in a training that goes on after a kill."""
+
+
 def curves(path: Path, stage: str) -> Any:
     """Returns a Trainer callback that appends the curves to `path` and shows the progress.
 
@@ -330,7 +335,7 @@ def curves(path: Path, stage: str) -> Any:
             row: dict[str, Any] = {"stage": stage, "step": self.first + step}
             # Sorted, as a checkpoint has them.
             for name, value in sorted(logs.items()):
-                if isinstance(value, int | float) and not name.startswith("train_"):
+                if isinstance(value, int | float) and not name.startswith(LEFT_OUT):
                     row[name] = value
             # The trainer's last log is a summary of the run, without a loss of its own.
             if "loss" in row and state.is_world_process_zero:

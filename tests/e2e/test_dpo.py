@@ -109,9 +109,18 @@ def answers(folder: Path) -> list[Completion]:
         return list(model.generate(requests))
 
 
+@pytest.mark.parametrize("step", ["tree", "trl"])
 def test_a_killed_training_goes_on_to_the_same_bytes(
-    project: Path, capsys: pytest.CaptureFixture[str]
+    project: Path, capsys: pytest.CaptureFixture[str], step: str
 ) -> None:
+    params = yaml.safe_load((project / "params.yaml").read_text())
+    params["dpo"]["step"] = step
+    (project / "params.yaml").write_text(yaml.safe_dump(params))
+    whole = project / "whole"
+    if step == "trl":
+        whole = project / "by-trl"
+        train(project, whole.name, step=step)
+        capsys.readouterr()
     process = subprocess.Popen(command("killed"), env=tiny.surroundings(), process_group=0)
     until = time.monotonic() + 120
     while not list(project.glob(".cowest/training/*/checkpoint-*.whole")):
@@ -128,11 +137,11 @@ def test_a_killed_training_goes_on_to_the_same_bytes(
         if mark is not None:
             (folder / f"{name}.whole").write_text(mark)
 
-    train(project, "killed", checkpoint_minutes=0)
+    train(project, "killed", checkpoint_minutes=0, step=step)
     said = capsys.readouterr().err
     assert "dpo: training goes on after step " in said
     assert int(said.rpartition(" ")[2]) in range(5, STEPS, 5)
-    assert file_digest(project / "killed") == file_digest(project / "whole")
+    assert file_digest(project / "killed") == file_digest(whole)
 
 
 def test_two_processes_train_the_same_adapter(project: Path) -> None:
