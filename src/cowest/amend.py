@@ -98,6 +98,10 @@ def _edited(source: str, names: list[str], value: str, said: str) -> str:
     # `{n: 4}` on one line may be replaced by another such value or by null, which leaves it out;
     # a section in a block may not: its comments would go with it.
     leaves_out = _parsed(value) is None
+    if leaves_out and node.flow_style and source[start] == "&":
+        raise ConfigError(
+            f"{said}: {'.'.join(names)} is shared by others: take its lines out of the file"
+        )
     in_one_piece = isinstance(node, yaml.ScalarNode) or (
         node.flow_style and (leaves_out or value.startswith(("{", "[")))
     )

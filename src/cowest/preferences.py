@@ -1,6 +1,6 @@
 """Feedback becomes preferences: which drafts of a query helped more than which. Pure."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from dataclasses import dataclass
 from itertools import combinations
 from operator import attrgetter
@@ -77,15 +77,16 @@ def pairs(
     # By their digests neither chance nor the order of the drafts decides which pairs are learned.
     found.sort(key=attrgetter("id"))
     if rule.keep == "early":
-        places = {text: place for place, text in enumerate(asking_order(rows, rule))}
-        found.sort(key=lambda pair: _later_first(pair, places))
+        places = _places(group, rule)
+        found.sort(key=lambda pair: sorted(map(places.__getitem__, pair.samples), reverse=True))
     return found[: rule.per_query]
 
 
-def _later_first(pair: PreferencePair, places: Mapping[str, int]) -> list[int]:
-    """The places of a pair's drafts among those of its query, the later one first."""
-    said = [without_thoughts(message.content) for message in (*pair.chosen, *pair.rejected)]
-    return sorted((places[text] for text in said), reverse=True)
+def _places(group: Iterable[Draft], rule: PairRule) -> dict[int, int]:
+    """The place in `asking_order` of each row of a query, by its sample number."""
+    order = {text: place for place, text in enumerate(asking_order(group, rule))}
+    said = {row.sample: without_thoughts(row.draft or "") for row in group}
+    return {sample: order[text] for sample, text in said.items() if text in order}
 
 
 def asking_order(group: Iterable[Draft], rule: PairRule) -> list[str]:
@@ -102,9 +103,9 @@ def settled(group: list[Feedback], rule: PairRule) -> bool:
 
     That is so where `per_query` pairs are made by `keep: early`, since those of later drafts stand
     behind them. It is so, too, where the strong model has no answer without a draft, since then no
-    draft can be judged.
+    draft can be judged. A judgement that failed settles nothing: `score` may ask again.
     """
-    if all(row.solo_score is None for row in group):
+    if all(row.solo is None for row in group):
         return True
     assert rule.keep == "early" and rule.per_query is not None
     return len(_candidates(_with_gain(group, rule), rule)) >= rule.per_query
@@ -215,12 +216,21 @@ def place(gain: float, bins: int = BINS) -> int:
 
 
 def _with_gain(group: Iterable[Feedback], rule: PairRule) -> list[Feedback]:
-    """The rows of a query that a pair may be made of, each draft once whatever its spacing."""
-    return _distinct((row for row in group if row.gain is not None), rule)
+    """The rows of a query that a pair may be made of, each draft once and as it is learned."""
+    found = []
+    for row in _distinct((row for row in group if row.gain is not None), rule):
+        said = without_thoughts(row.draft or "")
+        drop = rule.thoughts == "drop" and said != row.draft
+        found.append(grown(Feedback, row, draft=said) if drop else row)
+    return found
 
 
 def _distinct(group: Iterable[D], rule: PairRule) -> list[D]:
-    """The rows whose drafts a pair may be made of, each draft once whatever its spacing."""
+    """The rows whose drafts a pair may be made of, each draft once whatever its spacing.
+
+    A draft has its thoughts still: those that are left out are left out once, since what is left
+    may look like another thought.
+    """
     rows: dict[str, D] = {}
     for row in group:
         said = without_thoughts(row.draft or "")
@@ -228,9 +238,7 @@ def _distinct(group: Iterable[D], rule: PairRule) -> list[D]:
             continue
         if row.cut and not rule.allow_cut:
             continue
-        if rule.thoughts == "drop" and said != row.draft:
-            row = grown(type(row), row, draft=said)
-        rows.setdefault(spaced(row.draft or ""), row)
+        rows.setdefault(spaced(said if rule.thoughts == "drop" else row.draft or ""), row)
     return list(rows.values())
 
 

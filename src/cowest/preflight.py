@@ -213,7 +213,7 @@ def _stops_by_the_pairs_rule(settings: Mapping[str, Any], where: str) -> None:
             raise ConfigError(
                 f"{where}: refine.select.stop.{name} is not the same as {stage}.{name}, so that "
                 f"answers would be left out which {stage} needs: write `{name}: &{name} {{...}}` "
-                f"once, and `{name}: *{name}` at the other place"
+                f"at the place that comes first in the file, and `{name}: *{name}` at the other"
             )
 
 

@@ -122,7 +122,11 @@ class _Asked:
     def generate(self, requests: Iterable[Request]) -> Iterator[Completion]:
         """One completion per request, in order. All requests are read before the first."""
         wanted = list(requests)
-        new = {one.messages: one for one in wanted if one.messages not in self._known}
+        new: dict[tuple[Message, ...], Request] = {}
+        for one in wanted:
+            if one.messages not in self._known:
+                # The first of equal requests, since a local model decodes block by block.
+                new.setdefault(one.messages, one)
         for messages, completion in zip(new, self._model.generate(new.values()), strict=True):
             self._known[messages] = completion
         for request in wanted:

@@ -10,7 +10,8 @@ The reference is the adapter before this training.
 
 Two implementations give the same loss and gradient for pairs, and take the same steps. `tree`
 computes each prompt once per step, with all drafts of its pairs as branches; `trl` is TRL's
-DPOTrainer, which computes two texts per pair.
+DPOTrainer, which computes two texts per pair. (With `gradient_accumulation` above 1, TRL averages
+the averages of a step's parts, which are not of equal size.)
 """
 
 import json
@@ -210,6 +211,7 @@ def _trl_trainer(
         processing_class=tokenizer,
         callbacks=callbacks,
     )
+    assert len(made.train_dataset) == len(pairs), "TRL leaves no pair out"
     together = made.data_collator
     made.train_dataset = _Dealt(made.train_dataset, steps, config.training.gradient_accumulation)
     made.data_collator = lambda taken: together(taken[0])

@@ -92,9 +92,11 @@ class DPOConfig(Config):
     other losses 0."""
     step: Literal["tree", "trl"] = "tree"
     """Implementation of a training step. `tree` computes the prompt that the drafts of a query
-    share once; `trl`, TRL's DPOTrainer, gives the same loss and takes longer. Where `tree` can't
-    compute a policy (a recurrent one, or one whose attention window is shorter than prompt and
-    draft), the stage takes `trl`, and says so."""
+    share once; `trl`, TRL's DPOTrainer, gives the same loss in the same steps (but for rounding,
+    and for parts of unequal size with `gradient_accumulation`), and takes longer. All pairs of a
+    query are in one step: set `pair.rule.per_query` where they are too many for memory. Where
+    `tree` can't compute a policy (a recurrent one, or one whose attention window is shorter than
+    prompt and draft), the stage takes `trl`, and says so."""
     checkpoint_minutes: float = Field(default=5.0, ge=0)
     """Minutes between two checkpoints. A stage that was killed goes on from the last one."""
     rounds: int = Field(default=1, ge=1, le=10)

@@ -105,9 +105,8 @@ def main(
 
     select = config.select
     stop = None if select is None else select.stop
-    choice = None
-    if select is not None:
-        choice = select.choice if stop is None else select.most
+    # With `stop` it depends on the answers what is asked: at most all.
+    choice = None if select is None or stop is not None else select.choice
     announce("refine", config.strong, refined)
     if stop is not None and isinstance(judge := stop.scorer, JudgeConfig):
         answers = refined(Counting(config.strong))

@@ -54,6 +54,8 @@ def make(
     for name, settings in planned.items():
         if name.startswith(only) and not finished(kept / f"{name}.json", settings):
             wanted[name] = settings
+            # Left by a run with other settings, it would be taken for this one's.
+            finished(folder / name / "run.json", settings)
 
     def made(name: str) -> int:
         code = run(name, wanted[name], folder / name)
