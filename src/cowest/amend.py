@@ -100,7 +100,8 @@ def _edited(source: str, names: list[str], value: str, said: str) -> str:
     leaves_out = _parsed(value) is None
     if leaves_out and node.flow_style and source[start] == "&":
         raise ConfigError(
-            f"{said}: {'.'.join(names)} is shared by others: take its lines out of the file"
+            f"{said}: {'.'.join(names)} has an anchor, by which others may share it: "
+            "take its lines out of the file"
         )
     in_one_piece = isinstance(node, yaml.ScalarNode) or (
         node.flow_style and (leaves_out or value.startswith(("{", "[")))

@@ -156,8 +156,8 @@ def calls_of(group: Sequence[Refinement]) -> tuple[int, int]:
 
 def shown(group: Sequence[Draft]) -> list[str]:
     """The drafts of a query as they are shown, in order, each once, failed ones left out."""
-    shown = map(_shown, group)
-    return list(dict.fromkeys(text for text in shown if text is not None))
+    texts = map(_shown, group)
+    return list(dict.fromkeys(text for text in texts if text is not None))
 
 
 def score(groups: Iterable[list[Refinement]], scorer: Scorer) -> Iterator[Feedback]:

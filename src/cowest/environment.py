@@ -47,7 +47,7 @@ def settle() -> None:
 
 
 SPINS = "3000"
-"""Turns that a thread waits in place before it sleeps: some tens of microseconds."""
+"""Turns of a loop that a thread waits in place before it sleeps."""
 
 
 def spin_if_idle(root: Path = Path("/")) -> None:

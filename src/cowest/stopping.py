@@ -68,7 +68,7 @@ def refine(
     share: float,
     rule: PairRule,
 ) -> Iterator[Refinement]:
-    """As `collaboration.refine`, and no draft is asked about that would not change its pairs."""
+    """As `collaboration.refine`, but a query is asked about no more once its pairs are made."""
     asked, scored = _Asked(strong), _Scored(scorer)
     for window in batched(groups, WINDOW):
         waves = [begun(block, share, rule) for block in batched(window, BLOCK)]

@@ -74,7 +74,7 @@ def test_what_is_so_already_is_not_written(params: Path, assignment: str) -> Non
         ("nothing.here=1", "no section nothing"),
         ("dpo.beta.deep=1", "dpo.beta is no section"),
         ("dpo=1", "a whole section: set what is in it"),
-        ("models.policy=null", "is shared by others"),
+        ("models.policy=null", "others may share it"),
         ("dpo=null", "a whole section: take its lines out"),
         ("dpo.beta", "section.setting=value"),
         ("dpo.beta=[1", "not YAML"),

@@ -71,9 +71,14 @@ def calls_of(rows: Iterable[Refinement]) -> int:
     return sum(collaboration.calls_of(group)[0] for group in collaboration.by_query(rows))
 
 
-TEXTS = st.lists(
-    st.sampled_from(["a", "b", "b ", "c", "d", "<think>x</think>a", "", "e"]), max_size=8
+THOUGHTS = (
+    "<think>x</think>a",
+    "<think>x</think>analysisFoo bar",
+    "</think>analysisHello",
+    "<|channel|>final<|message|>Use <think>x</think>y",
 )
+"""What is left of the last three looks like a thought again."""
+TEXTS = st.lists(st.sampled_from(["a", "b", "b ", "c", "d", "", "e", *THOUGHTS]), max_size=8)
 RULES = st.builds(
     PairRule,
     rule=st.sampled_from(["all", "sign"]),
