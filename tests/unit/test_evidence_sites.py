@@ -21,7 +21,7 @@ from cowest.records import Feedback, Message, Query
 from tests import lines
 from tests.bench.evidence import pool
 from tests.bench.evidence.sites import __main__ as program
-from tests.bench.evidence.sites import free, plan, report, routers, select_simulation
+from tests.bench.evidence.sites import free, plan, plots, report, routers, select_simulation
 from tests.bench.evidence.sites import run as runs
 from tests.bench.evidence.sites.arms import TRAINED, WAYS, calls_of, pairs_of
 from tests.factories import make_feedback, make_query
@@ -225,6 +225,7 @@ def test_the_gain_that_half_of_the_calls_keeps(tmp_path: Path) -> None:
 def test_what_a_draft_says_has_a_name(text: str, word: str) -> None:
     query = asked("?", ideal=SHIPPED, tags=("shipped", "country", "seen"))
     assert runs.said(text, query) == word
+    assert word in plots.KINDS, "the figure shows it"
 
 
 def made_run(seed: int, gain: float, count: int = 40) -> dict[str, Any]:
@@ -281,6 +282,14 @@ def test_wordings_are_told_apart_and_the_second_model_keeps_its_share() -> None:
         line for line in report.tables(found)["systems"].splitlines() if "SFT on the chosen" in line
     ]
     assert row.split("|")[-2].startswith(" 0.250 [") and row.count("|") == 7
+
+
+def test_what_the_drafts_say_is_counted_over_all_runs() -> None:
+    runs_made = [made_run(140, 0.4), made_run(141, 0.4)]
+    runs_made[0]["says"] = {"table": {"needed": 3, "letter": 1}}
+    runs_made[1]["says"] = {"table": {"needed": 4}}
+    found = report.said(runs_made, ["table", "strong alone"])
+    assert found == {"table": {"needed": 0.875, "letter": 0.125}}
 
 
 def cost(calls: int, cpu: float) -> dict[str, float]:
@@ -386,6 +395,7 @@ def test_the_page_is_made_once_and_then_filled(tmp_path: Path) -> None:
     page = (docs / "evidence-2.md").read_text()
     assert "2 of 8 runs are made, and nothing is claimed." in page
     assert "| unaligned collaboration | 0.200" in page
+    assert "](evidence-2.svg)" in page and (docs / "evidence-2.svg").stat().st_size > 10_000
     (docs / "evidence-2.md").write_text(page.replace("## Systems", "## A person's words"))
     report.write(kept, docs)
     assert "## A person's words" in (docs / "evidence-2.md").read_text()

@@ -71,6 +71,14 @@ def test_no_test_reaches_into_private_state() -> None:
     assert not found
 
 
+def test_no_two_test_files_have_one_name() -> None:
+    """Pytest takes them for one module, and refuses a run of both."""
+    places: dict[str, list[str]] = defaultdict(list)
+    for path in (shape.ROOT / "tests").rglob("test_*.py"):
+        places[path.name].append(path.relative_to(shape.ROOT).as_posix())
+    assert not {name: where for name, where in places.items() if len(where) > 1}
+
+
 def test_no_test_file_imports_from_another() -> None:
     """What two of them need lies in a module of `tests/` itself."""
     found = []

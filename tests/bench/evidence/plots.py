@@ -1,4 +1,4 @@
-"""The figures of docs/evidence.md."""
+"""The figures of docs/evidence.md, and the parts that those of docs/evidence-2.md share."""
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -11,41 +11,51 @@ BLUE, ORANGE, GREY, PALE = "#1f5fa8", "#c2571a", "#555555", "#7fa6d3"
 
 def systems(found: Mapping[str, Any], path: Path) -> None:
     """Every system's share of right answers: each run a dot, all runs the bar with its interval."""
-    plt = _pyplot()
+    plt = pyplot()
     figure, axes = plt.subplots(
         1, 2, figsize=(9.2, 3.9), sharey=True, sharex=True, layout="constrained"
     )
     rows = list(NAMES)
     for axis, mode in zip(axes, ("greedy", "sampled"), strict=True):
-        for place, name in enumerate(reversed(rows)):
-            one = found["systems"][mode][name]
-            colour = (
-                BLUE
-                if name == "aligned"
-                else ORANGE
-                if name.startswith(("self", "shuf", "sft"))
-                else GREY
-            )
-            axis.plot(
-                one["runs"], [place] * len(one["runs"]), "o", ms=4, color=colour, alpha=0.35, mew=0
-            )
-            axis.plot(
-                [one["low"], one["high"]],
-                [place, place],
-                color=colour,
-                lw=2.2,
-                solid_capstyle="butt",
-            )
-            axis.plot([one["mean"]], [place], "|", ms=13, mew=2.4, color=colour)
+        estimates = [found["systems"][mode][name] for name in rows]
+        dots(axis, estimates, [_colour(name) for name in rows])
         axis.set(xlim=(-0.03, 1.03), xlabel="right answers", title=f"{mode} drafts")
         axis.grid(axis="x", color="#e3e3e3", lw=0.7)
     axes[0].set_yticks(range(len(rows)), [NAMES[name] for name in reversed(rows)])
-    _save(figure, path)
+    save(figure, path)
+
+
+def dots(
+    axis: Any,
+    estimates: Sequence[Mapping[str, Any]],
+    colours: Sequence[str],
+    ends: tuple[str, str] = ("low", "high"),
+) -> None:
+    """Draws estimates from the top down: each run a dot, all runs a bar with its interval.
+
+    `ends` names the two ends of the interval; an estimate that has none, as Student's of one run,
+    gets no bar.
+    """
+    low, high = ends
+    for number, (one, colour) in enumerate(zip(estimates, colours, strict=True)):
+        place = len(estimates) - 1 - number
+        dot = {"ms": 4, "color": colour, "alpha": 0.35, "mew": 0}
+        axis.plot(one["runs"], [place] * len(one["runs"]), "o", **dot)
+        if low in one:
+            bar = {"color": colour, "lw": 2.2, "solid_capstyle": "butt"}
+            axis.plot([one[low], one[high]], [place, place], **bar)
+        axis.plot([one["mean"]], [place], "|", ms=13, mew=2.4, color=colour)
+
+
+def _colour(name: str) -> str:
+    if name == "aligned":
+        return BLUE
+    return ORANGE if name.startswith(("self", "shuf", "sft")) else GREY
 
 
 def curves(found: Mapping[str, Any], path: Path) -> None:
     """What the gain depends on: pairs, samples, rounds, and what the policy learnt to say."""
-    plt = _pyplot()
+    plt = pyplot()
     figure, axes = plt.subplots(1, 4, figsize=(11.2, 3.1), sharey=True, layout="constrained")
     said = {
         "pairs": "pairs (from a quarter, half\nand all of the queries)",
@@ -73,7 +83,7 @@ def curves(found: Mapping[str, Any], path: Path) -> None:
             axis.text(0.5, 0.5, "not run", transform=axis.transAxes, ha="center", color=GREY)
     axes[0].set_ylabel("gain over no alignment")
     axes[0].set_ylim(bottom=-0.7)  # room for the legends
-    _save(figure, path)
+    save(figure, path)
 
 
 def _line(
@@ -122,7 +132,8 @@ def _line(
         axis.margins(x=0.15)
 
 
-def _pyplot() -> Any:
+def pyplot() -> Any:
+    """Matplotlib, set up so that equal figures are equal bytes."""
     import matplotlib as mpl
 
     mpl.use("svg")
@@ -138,5 +149,6 @@ def _pyplot() -> Any:
     return plt
 
 
-def _save(figure: Any, path: Path) -> None:
+def save(figure: Any, path: Path) -> None:
+    """Writes a figure without the time of day."""
     figure.savefig(path, metadata={"Date": None}, facecolor="white")

@@ -1,6 +1,7 @@
 """Folds the finished runs into docs/evidence-2.json and the tables of docs/evidence-2.md."""
 
 import json
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -9,7 +10,7 @@ from cowest.io import write_text
 from tests.bench.evidence import pool
 from tests.bench.evidence.pool import Run
 from tests.bench.evidence.report import fill
-from tests.bench.evidence.sites import costs, plan, prefer
+from tests.bench.evidence.sites import costs, plan, plots, prefer
 from tests.bench.evidence.sites.arms import ON_POLICY, SELECTED, TRAINED
 from tests.bench.evidence.tables import cell
 
@@ -61,6 +62,7 @@ def write(kept: Path, docs: Path) -> None:
     if not page.exists():
         write_text(page, PAGE)
     fill(page, tables(found))
+    plots.systems(found, NAMES, docs / "evidence-2.svg")
 
 
 def folded(runs: Sequence[Run], planned: int) -> dict[str, Any]:
@@ -83,6 +85,7 @@ def folded(runs: Sequence[Run], planned: int) -> dict[str, Any]:
         if all("second" in run for run in runs):
             second = [{**run, "scores": run["second"]["scores"]} for run in part]
             found["second"][wording] = {name: pool.difference(second, name) for name in systems}
+    found["says"] = said(runs, systems)
     found["kept"] = kept(runs, systems) if all("second" in run for run in runs) else {}
     found["costs"] = costs.of(runs, [name for name in NAMES if name in costs.arms()])
     found["cut"] = costs.cut(runs)
@@ -161,6 +164,19 @@ def kept(runs: Sequence[Run], systems: Sequence[str]) -> dict[str, dict[str, Any
             }
             both.append({**run, "scores": scores})
         found[name] = pool.gap_closed(both, "none", "kept", "gain")
+    return found
+
+
+def said(runs: Sequence[Run], systems: Sequence[str]) -> dict[str, dict[str, float]]:
+    """Returns the share of each kind among a system's drafts, over all runs."""
+    found = {}
+    for name in systems:
+        counted: Counter[str] = Counter()
+        for run in runs:
+            counted.update(run["says"].get(name, {}))
+        total = counted.total()
+        if total:
+            found[name] = {kind: round(count / total, 4) for kind, count in counted.items()}
     return found
 
 
@@ -269,6 +285,13 @@ ABOUT = " ".join(
         "the two-stage bootstrap, and after `t` Student's over the runs, which decides.",
     )
 )
+FIGURE = " ".join(
+    (
+        "Each run is a dot, and a bar is Student's interval over the runs. Blue trains the policy",
+        "on the collaboration's feedback, orange on other scores; green trains none, and chooses",
+        "by the same feedback among its replies; grey has no feedback.",
+    )
+)
 COSTS = " ".join(
     (
         "Means over runs, beside SFT, which all share, and beside the answers to the held-out",
@@ -296,6 +319,10 @@ PAGE = f"""# The second evidence: what to say depends on the question
 <!-- end -->
 
 ## Systems
+
+![Right answers by wording, and what the drafts say](evidence-2.svg)
+
+{FIGURE}
 
 <!-- systems -->
 <!-- end -->
