@@ -2,17 +2,20 @@
 
 import json
 import re
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from cowest import config, version
+from cowest.aligning import rollouts
 from cowest.errors import BudgetError, ConfigError, CoWestError
 from cowest.ledger import store
 from cowest.ledger.claims import Budget, open_turn
+from cowest.records import Query
 from cowest.stages import dpo
-from tests.aligning import GRPO, answers, make_policy, settings
+from tests.aligning import GRPO, HELD_BACK, answers, make_policy, settings
 from tests.servers import ChatServer, Fate, chat_server, completion
 
 pytestmark = pytest.mark.slow
@@ -150,6 +153,45 @@ def test_grpo_ends_at_its_calls(place: Path, capsys: pytest.CaptureFixture[str])
     assert found.aligned is not None and 0 < found.aligned.rows[0] < 54
 
 
+def test_a_judgement_that_a_stop_left_behind_is_counted_once(
+    place: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The limit leaves just enough for a step more, also to a training that was stopped."""
+    judge = rollouts.Asker.judge
+    stops, used, judged = [True], [], []
+
+    def stopped(self: rollouts.Asker, step: int, queries: Sequence[Query]) -> float:
+        score = judge(self, step, queries)
+        judged.append(step)
+        if step == 6 and stops:
+            stops.clear()
+            used.append(self.calls_unjudged(step))
+            raise ConfigError("stopped")
+        return score
+
+    monkeypatch.setattr(rollouts.Asker, "judge", stopped)
+    with chat_server(otherwise=answers([], [])) as server:
+
+        def limited(calls: int) -> dpo.DPOConfig:
+            grpo = {**GRPO, "calls": calls}
+            return settings(server, align="grpo", grpo=grpo, checkpoint_minutes=0)
+
+        with pytest.raises(ConfigError, match="stopped"):
+            align(place, "none", limited(1000))
+        # The judgement of step 6, a step of two queries with three drafts each, and its judgement.
+        given = limited(used[0] + 2 * HELD_BACK + 2 * (1 + 3) + 2 * HELD_BACK)
+        stops.append(True)
+        with pytest.raises(ConfigError, match="stopped"):
+            align(place, "cut", given)
+        judged.clear()
+        cut = align(place, "cut", given)
+        assert "dpo: training goes on after step 5" in capsys.readouterr().err
+        assert judged == [6, 7], "the step that the limit leaves is taken"
+        monkeypatch.setenv("COWEST_STORE", str(Path("whole.sqlite").absolute()))
+        assert align(place, "whole", given) == cut
+    assert curves("cut") == curves("whole")
+
+
 def test_grpo_ends_at_its_cpu_time(place: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """The first step leaves less than it took, and is judged."""
     with chat_server(otherwise=answers([], [])) as server:
@@ -230,6 +272,45 @@ def test_grpo_that_made_nothing_better_hands_on_the_policy(place: Path) -> None:
     assert same_weights(Path("same"), place / "policy")
 
 
+def batched(judge: bool = False) -> dict[str, Any]:
+    """Feedback of which one model answers in batches."""
+    strong = {"provider": "openai", "model": "m", "base_url": "http://127.0.0.1:1/v1"}
+    if not judge:
+        return {"strong": {**strong, "batch": {}}, "scorer": {"scorer": "contains"}}
+    scorer = {"scorer": "judge", "model": {**strong, "batch": {}}}
+    return {"strong": strong, "scorer": scorer}
+
+
+def test_a_failed_answer_makes_no_checkpoint_better_and_a_judge_is_announced(
+    place: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Of the three queries held back one is right, and the answers to two are refused."""
+    held_back: list[str] = []
+
+    def answer(body: dict[str, Any]) -> Fate:
+        said = body["messages"][-1]["content"]
+        if body["model"] == "judge":
+            return Fate(body=completion("10" if "Porto" in said else "0"))
+        about = [number for number, text in enumerate(held_back) if text in said]
+        if about == [0]:
+            return Fate(body=completion("Porto"))
+        refused = about and "Notes:" in said
+        return Fate(body=completion("", "content_filter") if refused else completion("no idea"))
+
+    with chat_server(otherwise=answer) as server:
+        judge = {"provider": "openai", "model": "judge", "base_url": server.url, "key_env": None}
+        ask = {"scorer": {"scorer": "judge", "model": judge}, "max_failed": None}
+        given = settings(server, align="grpo", grpo={**GRPO, "calls": 30}, ask=ask)
+        dev = rollouts.planned(place / "feedback.jsonl", given).dev
+        held_back += [query.prompt[-1].content for query in dev]
+        align(place, "few", given)
+    said = capsys.readouterr().err
+    assert "is the best: 0.333 on the 3 queries held back, 0.333 before training" in said
+    announced = re.findall(r"dpo: (\d+) calls to (\S+) \(", said)
+    assert [model.partition("@")[0] for _, model in announced] == ["m", "judge"]
+    assert int(announced[1][0]) > int(announced[0][0]), "each draft is judged too"
+
+
 def test_what_an_objective_needs_is_said_before_anything_is_asked() -> None:
     given = {"policy": {"model": "m"}, "training": {"learning_rate": 0.1}}
     for wrong, said in (
@@ -237,6 +318,8 @@ def test_what_an_objective_needs_is_said_before_anything_is_asked() -> None:
         ({"align": "grpo"}, "ask: with more than one round, or `align: grpo`"),
         ({"align": "kto", "loss": "ipo"}, "`align: kto` has a loss of its own"),
         ({"align": "kto", "step": "trl"}, "`align: kto` has a loss of its own"),
+        ({"align": "grpo", "ask": batched()}, "ask: `align: grpo` waits for the answers"),
+        ({"align": "grpo", "ask": batched(judge=True)}, "a batch takes hours: write"),
     ):
         with pytest.raises(ConfigError, match=re.escape(said)):
             config.parse(dpo.DPOConfig, {**given, **wrong}, "dpo")

@@ -26,8 +26,11 @@ from cowest.errors import BudgetError, ConfigError, ContractError
 from cowest.ledger import account
 from cowest.models import audit, hf
 from cowest.models.chat import Chat
-from cowest.models.estimate import announce
+from cowest.models.estimate import Counting, announce
 from cowest.prompts import Prompts
+from cowest.protocols import ChatModel
+from cowest.records import Feedback, Refinement
+from cowest.scorers.judge import JudgeConfig
 from cowest.trees import losses, plan, scores
 from cowest.trees.plan import Share, Tree
 
@@ -57,13 +60,7 @@ def train(
     chat = hf.open_chat(config.policy)
     _check_calls(found, config)
     _check_lengths(found, chat, prompts, config)
-    announce(
-        "dpo",
-        ask.strong,
-        lambda strong: collaboration.refine(
-            asked_at_most(found, config), strong, prompts, ask.refining
-        ),
-    )
+    _announce(found, prompts, config)
     torch.manual_seed(config.training.seed)
     dtype = training.number_format(config.training, config.policy, "dpo")
     arguments = training.arguments(config.training, config.policy, kept, dtype)
@@ -106,6 +103,26 @@ def _as_before(model: Any, before: Sequence[Any]) -> Iterator[None]:
     finally:
         for weight, data in zip(own, now, strict=True):
             weight.data = data
+
+
+def _announce(found: Plan, prompts: Prompts, config: DPOConfig) -> None:
+    """Says what the strong model and a judge will cost at most."""
+    ask = config.asking()
+
+    def refined(strong: ChatModel) -> Iterator[Refinement]:
+        return collaboration.refine(asked_at_most(found, config), strong, prompts, ask.refining)
+
+    announce("dpo", ask.strong, refined)
+    judge = ask.scorer
+    if not isinstance(judge, JudgeConfig):
+        return
+
+    def scored(model: ChatModel) -> Iterator[Feedback]:
+        # The answers to judge are taken to be as long as they may be.
+        answers = refined(Counting(ask.strong))
+        return collaboration.score(collaboration.by_query(answers), judge.over(model))
+
+    announce("dpo", judge.model, scored)
 
 
 def _check_calls(found: Plan, config: DPOConfig) -> None:
@@ -298,11 +315,13 @@ def _judging(made: Any, found: Plan, kept: Path, base: str, config: DPOConfig) -
         def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
             step, most = state.global_step, config.grpo.calls
             made.asker.timed(step)
-            late = self.is_late(step)
-            judged = step % config.grpo.judge_steps == 0 or step == state.max_steps or late
+            last = step == state.max_steps
+            late = not last and self.is_late(step)
+            judged = last or late or step % config.grpo.judge_steps == 0
             # What is due now comes before the next step.
-            used = made.asker.calls(step) + judged * 2 * len(found.dev)
-            over = most is not None and used + found.most(step, config) > most
+            used = made.asker.calls_unjudged(step) + judged * 2 * len(found.dev)
+            next_step = found.most(step, config)
+            over = not last and most is not None and used + next_step > most
             if judged or over:
                 self.judge(step)
             if over or late:

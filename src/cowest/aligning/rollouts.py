@@ -106,6 +106,14 @@ class Asker:
         """Returns the calls to the strong model up to the end of a step, with its judgement."""
         return self._sum("calls", step) + self._sum("judging", step + 1)
 
+    def calls_unjudged(self, step: int) -> int:
+        """Returns the calls up to the end of a step, without its judgement.
+
+        A training that goes on after a kill may find that judgement made, and has to choose as if
+        it were not.
+        """
+        return self._sum("calls", step) + self._sum("judging", step)
+
     def drafts(self, step: int) -> int:
         """Returns the number of drafts that were learned from up to the end of a step."""
         return self._sum("drafts", step)
@@ -123,13 +131,16 @@ class Asker:
         return self._asked["cpu"].get(str(step), 0.0)
 
     def judge(self, step: int, queries: Sequence[Query]) -> float:
-        """Returns the mean score of the collaboration, one greedy draft per query."""
+        """Returns the mean score of the collaboration, one greedy draft per query.
+
+        A query whose draft, refinement or score failed counts as 0: left out, it would make a
+        policy better that often fails.
+        """
         once = {"temperature": 0.0, "n": 1, "seed": None}
         greedy = self._ask.drafting.model_copy(update=once)
         rows = self._fed_back(step, queries, greedy, "judging")
-        reached = [row.score for row in rows if row.failed is None and row.score is not None]
         self._keep()
-        return mean(reached)
+        return mean([0.0 if row.failed is not None else row.score or 0.0 for row in rows])
 
     def rollout(self, step: int, queries: Sequence[Query]) -> Rollout:
         """Returns new drafts of the policy after `step` steps, with their advantages."""

@@ -10,6 +10,7 @@ from cowest.models import AnyProvider
 from cowest.models.hf import HFConfig
 from cowest.preferences import Align, PairRule
 from cowest.scorers import AnyScorer
+from cowest.scorers.judge import answers_in_batches
 from cowest.training import Optimiser
 from cowest.trees.losses import Loss, Objective
 
@@ -133,19 +134,29 @@ class DPOConfig(Config):
             raise ValueError(
                 "rounds: `align: grpo` makes new drafts at every step: leave rounds out"
             )
-        if self.align == "grpo" and self.ask is not None and self.ask.candidates is not None:
-            raise ValueError(
-                "ask.candidates: `align: grpo` drafts by the policy's own prompt alone: leave it "
-                "out"
-            )
-        if self.align == "grpo" and self.ask is not None and self.ask.drafting.n < 2:
-            raise ValueError(
-                "ask.drafting: `align: grpo` compares the drafts of a query: set n to 2 or more"
-            )
+        if self.align == "grpo":
+            self._expect_on_policy(self.asking())
         if self.align == "kto" and (self.loss != "sigmoid" or self.step == "trl"):
             raise ValueError(
                 "`align: kto` has a loss of its own, and is computed by `step: tree`: leave `loss` "
                 "and `step` out"
+            )
+
+    def _expect_on_policy(self, ask: Asking) -> None:
+        """Raises ValueError for feedback that GRPO, which asks at every step, can't use."""
+        if ask.candidates is not None:
+            raise ValueError(
+                "ask.candidates: `align: grpo` drafts by the policy's own prompt alone: leave it "
+                "out"
+            )
+        if ask.drafting.n < 2:
+            raise ValueError(
+                "ask.drafting: `align: grpo` compares the drafts of a query: set n to 2 or more"
+            )
+        if answers_in_batches(ask.strong, ask.scorer):
+            raise ValueError(
+                "ask: `align: grpo` waits for the answers of each step, and a batch takes hours: "
+                "write `{<<: *strong, batch: null}` there"
             )
 
     def objective(self, weights: tuple[float, float] = (1.0, 1.0)) -> Objective:

@@ -15,6 +15,7 @@ from pydantic import field_validator
 from cowest.collaboration import answered
 from cowest.config import Config, Sampling, digest
 from cowest.models import AnyProvider
+from cowest.models.openai import OpenAIConfig
 from cowest.prompts import JudgeTemplate
 from cowest.protocols import BLOCK, ChatModel, Completion, Request, Score, Scorer
 from cowest.records import Query
@@ -50,6 +51,12 @@ class JudgeConfig(Config):
     def over(self, model: ChatModel) -> Scorer:
         """The scorer, with a model that is open already."""
         return Judge(model, self.prompt, self.sampling)
+
+
+def answers_in_batches(strong: AnyProvider, scorer: Config) -> bool:
+    """Returns True if the strong model or a judge answers in batches, which take hours."""
+    asked = [strong, *([scorer.model] if isinstance(scorer, JudgeConfig) else [])]
+    return any(isinstance(model, OpenAIConfig) and model.batch is not None for model in asked)
 
 
 class Judge:

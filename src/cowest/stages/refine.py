@@ -19,13 +19,12 @@ from cowest.domains import DomainPrompts
 from cowest.failures import Failures
 from cowest.models import AnyProvider
 from cowest.models.estimate import Counting, announce
-from cowest.models.openai import OpenAIConfig
 from cowest.ports import In, Out
 from cowest.preferences import UNASKED, Align
 from cowest.progress import watch
 from cowest.protocols import ChatModel
 from cowest.records import Draft, Refinement
-from cowest.scorers.judge import JudgeConfig
+from cowest.scorers.judge import JudgeConfig, answers_in_batches
 from cowest.stopping import Selection
 
 
@@ -67,9 +66,7 @@ class RefineConfig(Config):
     def _answers_soon(self) -> Self:
         if self.select is None or self.select.stop is None:
             return self
-        scorer = self.select.stop.scorer
-        asked = [self.strong, *([scorer.model] if isinstance(scorer, JudgeConfig) else [])]
-        if any(isinstance(model, OpenAIConfig) and model.batch is not None for model in asked):
+        if answers_in_batches(self.strong, self.select.stop.scorer):
             raise ValueError(
                 "select.stop: it waits for some answers before it asks for more, and a batch takes "
                 "hours: leave out `batch` or `stop`"
