@@ -5,7 +5,7 @@ from types import SimpleNamespace
 from typing import Any
 
 from cowest.trees import trainer
-from cowest.trees.plan import Tree
+from cowest.trees.plan import Tokens, Tree
 from tests import tiny
 
 
@@ -63,6 +63,16 @@ def reference_of(model: Any, trees: list[Tree]) -> list[list[float]]:
     )
     made = SimpleNamespace(model=model, accelerator=alone, together=False, branches=True)
     return trainer.reference_of(made, trees)
+
+
+def log_probability(model: Any, prompt: Tokens, draft: Tokens) -> float:
+    """A draft's log-probability after its prompt, of a text that is computed alone."""
+    import torch
+
+    with torch.no_grad():
+        logits = model(torch.tensor([[*prompt, *draft]])).logits[0].log_softmax(-1)
+    places = range(len(prompt) - 1, len(prompt) + len(draft) - 1)
+    return sum(logits[at, token].item() for at, token in zip(places, draft, strict=True))
 
 
 def assert_equal(one: dict[str, Any], other: dict[str, Any]) -> None:

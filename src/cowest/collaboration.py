@@ -376,6 +376,16 @@ def _score_of(text: str | None, by_text: dict[str, Score]) -> Score:
     return by_text[said]
 
 
+def cut(group: Sequence[Draft]) -> frozenset[str]:
+    """The drafts of a query, as they are shown, that were cut at their limit each time."""
+    texts: dict[str, bool] = {}
+    for row in group:
+        text = _shown(row)
+        if text is not None:
+            texts[text] = texts.get(text, True) and row.cut
+    return frozenset(text for text, is_cut in texts.items() if is_cut)
+
+
 def _shown(row: Draft) -> str | None:
     """The draft as the strong model is shown it; None if there is none but thoughts."""
     if row.draft is None:
@@ -408,7 +418,7 @@ def _chosen(
             yield group, shown(group)
         return
     for block in batched(groups, BLOCK):
-        texts = choice([QueryDrafts(group[0], shown(group)) for group in block])
+        texts = choice([QueryDrafts(group[0], shown(group), cut(group)) for group in block])
         for group, found in zip(block, texts, strict=True):
             yield group, found or None
 

@@ -200,10 +200,19 @@ def _one_objective(settings: Mapping[str, Any], where: str) -> None:
 
 def _stops_by_the_pairs_rule(settings: Mapping[str, Any], where: str) -> None:
     """Raises ConfigError if `refine` would stop by other scores or pairs than are made."""
-    refine = settings.get("refine")
-    if refine is None or refine.select is None or refine.select.stop is None:
+    refine, score, pair = (settings.get(name) for name in ("refine", "score", "pair"))
+    if refine is None or refine.select is None:
         return
-    stop, score, pair = refine.select.stop, settings.get("score"), settings.get("pair")
+    stop = refine.select.stop
+    if stop is None:
+        if pair is not None and pair.rule.allow_cut != refine.select.allow_cut:
+            raise ConfigError(
+                f"{where}: refine.select.allow_cut is {_yaml(refine.select.allow_cut)} and "
+                f"pair.rule.allow_cut is {_yaml(pair.rule.allow_cut)}, so drafts would be asked "
+                "about of which no pair is made, or left out that could make one: set both to the "
+                "same"
+            )
+        return
     for name, mine, theirs in (
         ("scorer", stop.scorer, None if score is None else score.scorer),
         ("rule", stop.rule, None if pair is None else pair.rule),
@@ -215,6 +224,10 @@ def _stops_by_the_pairs_rule(settings: Mapping[str, Any], where: str) -> None:
                 f"answers would be left out which {stage} needs: write `{name}: &{name} {{...}}` "
                 f"at the place that comes first in the file, and `{name}: *{name}` at the other"
             )
+
+
+def _yaml(value: bool) -> str:
+    return str(value).lower()
 
 
 def _rounds_draft_alike(draft: DraftConfig | None, dpo: DPOConfig | None, where: str) -> None:

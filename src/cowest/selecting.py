@@ -4,7 +4,8 @@ A query costs one call alone and one per draft, and gives pairs only where its d
 they are worth. So drafts that say the same are asked about once, and the queries come first whose
 drafts give pairs for the fewest calls: those with three different drafts, since the one that helped
 makes pairs with both others, then those with four, and so on; two drafts make one pair at most, and
-one draft makes none. Nothing is asked of a model to choose.
+one draft makes none. Drafts that no pair can be made of (empty, cut at their limit) are not
+counted, and never asked about. Nothing is asked of a model to choose.
 
 `Waves` goes further: it asks about a query's drafts one after another, and stops where its pairs
 are made (`stopping.py`).
@@ -33,6 +34,9 @@ class Select(Config):
     """Largest share of calls to make, in each block of 32 queries, out of those that asking about
     all drafts would take. Lower it where calls are expensive; 1 leaves out only queries that can
     make no pair."""
+    allow_cut: bool = Field(default=False, exclude_if=lambda allowed: not allowed)
+    """Asks about drafts that were cut at their limit, too. Set it as `pair.rule.allow_cut`: a draft
+    that `pair` leaves out is not worth a call."""
 
     def choice(self, block: Sequence["QueryDrafts"]) -> list[list[str]]:
         """The drafts of each query of a block that are asked about; none for most at a low share.
@@ -40,7 +44,7 @@ class Select(Config):
         Queries with equally many drafts come in the order of their ids, which are digests.
         """
         left = int(self.share * whole(block))
-        different = [_different(drafted.drafts) for drafted in block]
+        different = [_different(self._of_use(drafted)) for drafted in block]
         found: list[list[str]] = [[] for _ in block]
         for number in _best_first(block, different):
             calls = 1 + len(different[number])
@@ -48,6 +52,11 @@ class Select(Config):
                 found[number] = different[number]
                 left -= calls
         return found
+
+    def _of_use(self, drafted: "QueryDrafts") -> list[str]:
+        """The drafts that a pair may be made of."""
+        cut = frozenset[str]() if self.allow_cut else drafted.cut
+        return [text for text in drafted.drafts if text.strip() and text not in cut]
 
     def most(self, block: Sequence["QueryDrafts"]) -> list[list[str]]:
         """As `choice`, for drafts that are not there yet: the longest queries, to the last call.
@@ -68,6 +77,8 @@ class QueryDrafts(NamedTuple):
 
     query: Query
     drafts: Sequence[str]
+    cut: frozenset[str] = frozenset()
+    """Those of the drafts that were cut at their limit."""
 
 
 Chooser = Callable[[Sequence[QueryDrafts]], list[list[str]]]

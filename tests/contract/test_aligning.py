@@ -4,6 +4,7 @@ import json
 import re
 from collections.abc import Sequence
 from pathlib import Path
+from statistics import mean, stdev
 from typing import Any
 
 import pytest
@@ -15,7 +16,8 @@ from cowest.ledger import store
 from cowest.ledger.claims import Budget, open_turn
 from cowest.records import Query
 from cowest.stages import dpo
-from tests.aligning import GRPO, HELD_BACK, answers, make_policy, settings
+from tests import tiny
+from tests.aligning import GRPO, HELD_BACK, RIGHT, answers, make_policy, settings
 from tests.servers import ChatServer, Fate, chat_server, completion
 
 pytestmark = pytest.mark.slow
@@ -133,6 +135,40 @@ def test_grpo_learns_from_what_it_drafts_and_a_stop_repeats_no_call(
     assert rows[0]["kl"] == pytest.approx(0, abs=1e-5) and rows[-1]["kl"] > 1e-4
     assert all(row["length"] > 1 for row in rows) and any(row["reward"] for row in rows)
     assert "dev" in rows[0] and "dev" in rows[-1]
+
+
+def test_the_reward_of_grpo_by_hand(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The answer is right where a draft begins with a letter up to M, and else wrong, as alone."""
+    from transformers import AutoTokenizer
+
+    tokenizer = AutoTokenizer.from_pretrained(tiny.model())
+    rollout = rollouts.Asker.rollout
+    made: list[rollouts.Rollout] = []
+
+    def kept(self: rollouts.Asker, step: int, queries: Sequence[Query]) -> rollouts.Rollout:
+        made.append(rollout(self, step, queries))
+        return made[-1]
+
+    monkeypatch.setattr(rollouts.Asker, "rollout", kept)
+    with chat_server(otherwise=answers([], [])) as server:
+        align(place, "few", settings(server, align="grpo", grpo={**GRPO, "calls": 60}))
+    mixed = 0
+    for found in made:
+        rewards: list[float] = []
+        at = 0
+        for tree in found.trees:
+            texts = [tokenizer.decode(draft, skip_special_tokens=True) for draft in tree.drafts]
+            gains = [float(RIGHT.search(f"Notes: {text}") is not None) for text in texts]
+            counts = found.counts[at : at + len(texts)]
+            each = [gain for gain, count in zip(gains, counts, strict=True) for _ in range(count)]
+            spread = stdev(each) + 1e-4 if len(each) > 1 else 1.0
+            expected = [(gain - mean(each)) / spread for gain in gains]
+            assert found.advantages[at : at + len(texts)] == pytest.approx(expected)
+            mixed += len(set(each)) > 1
+            rewards += each
+            at += len(texts)
+        assert found.logged["reward"] == pytest.approx(mean(rewards))
+    assert mixed, "no query had drafts of unlike gains"
 
 
 def test_grpo_ends_at_its_calls(place: Path, capsys: pytest.CaptureFixture[str]) -> None:

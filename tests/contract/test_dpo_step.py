@@ -20,6 +20,7 @@ from tests.trl_reference import (
     adapted,
     assert_equal,
     gradients,
+    log_probability,
     moved,
     policy,
     reference_of,
@@ -182,6 +183,25 @@ def test_losses_by_hand() -> None:
         objective = Objective(name, 0.2, 0.0, 0.1)
         found = losses.of_pairs(objective, *ratios, lengths)
         assert found.item() == pytest.approx(expected, rel=1e-5), name
+
+
+def test_the_loss_of_a_policy_by_hand(tree_policy: Any) -> None:
+    """Each text is computed alone, and DPO and the likelihood of the chosen drafts written out."""
+    model, _, _ = tree_policy
+    trainer.attends_to_branches(model, wanted=False)
+    before = policy()
+    told_apart = likelihood = 0.0
+    tokens = 0
+    for prompt, chosen, rejected in pairs():
+        now = log_probability(model, prompt, chosen)
+        better = now - log_probability(before, prompt, chosen)
+        worse = log_probability(model, prompt, rejected) - log_probability(before, prompt, rejected)
+        told_apart += math.log(1 / (1 + math.exp(-0.3 * (better - worse))))
+        likelihood += now
+        tokens += len(chosen)
+    expected = -told_apart / len(pairs()) - 0.5 * likelihood / tokens
+    found, _ = tree_step(*tree_policy, Objective("sigmoid", 0.3, 0.5, 0.0))
+    assert found == pytest.approx(expected, rel=1e-4)
 
 
 def reason(model: Any, trees: list[Tree], together: bool | None = None) -> str | None:

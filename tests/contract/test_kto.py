@@ -12,7 +12,15 @@ from cowest.trees import check, losses, plan, scores, trainer
 from cowest.trees.losses import Objective
 from cowest.trees.plan import Tokens, Tree
 from tests import tiny
-from tests.trl_reference import assert_equal, gradients, moved, policy, reference_of, tokenized
+from tests.trl_reference import (
+    assert_equal,
+    gradients,
+    log_probability,
+    moved,
+    policy,
+    reference_of,
+    tokenized,
+)
 
 pytestmark = pytest.mark.slow
 
@@ -128,29 +136,22 @@ def test_the_loss_and_every_gradient_are_those_of_trl(
 
 def test_the_loss_by_hand(tree_policy: Any, trees: list[Tree]) -> None:
     """Each text is computed alone, and the formula written out, with the NLL term."""
-    import torch
-
     model, _ = tree_policy
     trainer.attends_to_branches(model, wanted=False)
-
-    def logp(weights: Any, prompt: Tokens, draft: Tokens) -> float:
-        with torch.no_grad():
-            logits = weights(torch.tensor([[*prompt, *draft]])).logits[0].log_softmax(-1)
-        places = range(len(prompt) - 1, len(prompt) + len(draft) - 1)
-        return sum(logits[at, token].item() for at, token in zip(places, draft, strict=True))
-
     before = policy()
     ratios, others, helped_logps, tokens = [], [], [], 0
     for tree in trees:
         for place, helped in tree.alone:
-            now = logp(model, tree.prompt, tree.drafts[place])
-            ratios.append((now - logp(before, tree.prompt, tree.drafts[place]), helped))
+            draft = tree.drafts[place]
+            now = log_probability(model, tree.prompt, draft)
+            ratios.append((now - log_probability(before, tree.prompt, draft), helped))
             if helped:
                 helped_logps.append(now)
-                tokens += len(tree.drafts[place])
+                tokens += len(draft)
         for place in tree.others:
             draft = tree.drafts[place]
-            others.append(logp(model, tree.prompt, draft) - logp(before, tree.prompt, draft))
+            now = log_probability(model, tree.prompt, draft)
+            others.append(now - log_probability(before, tree.prompt, draft))
     point = max(0.0, sum(others) / len(others))
     expected = 0.0
     for ratio, helped in ratios:

@@ -96,6 +96,16 @@ def test_refine_stops_by_the_pairs_that_are_made(project: dict[str, Any]) -> Non
     stop: dict[str, Any] = {"scorer": project["score"]["scorer"], "rule": rule}
     project["refine"]["select"] = {"share": 1, "stop": stop}
     preflight.preflight(write(project))
+    # With `stop` the rule says which drafts are of use; without it, `allow_cut` does.
+    project["pair"]["rule"] = stop["rule"] = {**rule, "allow_cut": True}
+    preflight.preflight(write(project))
+    project["refine"]["select"] = {"share": 0.5}
+    with pytest.raises(ConfigError, match=r"select.allow_cut is false and pair.rule.allow_cut is "):
+        preflight.preflight(write(project))
+    project["refine"]["select"]["allow_cut"] = True
+    preflight.preflight(write(project))
+    project["pair"]["rule"] = rule
+    project["refine"]["select"] = {"share": 1, "stop": stop}
     stop["rule"] = {**rule, "per_query": 1}
     with pytest.raises(ConfigError, match=r"refine.select.stop.rule is not the same as pair.rule"):
         preflight.preflight(write(project))

@@ -307,6 +307,11 @@ def test_the_page_says_whether_the_drafts_own_scores_would_have_done(tmp_path: P
     text = Page(rendered(root)).text
     assert "Of the training queries, feedback decides 6 of 10 comparisons of two drafts" in text
     assert "33% of what feedback decides" in text
+    # A margin that no difference reaches decides nothing, in pairs as on the page.
+    (root / "params.yaml").write_text("pair:\n  rule: {min_margin: 1.5}\n")
+    assert "Was it worth its calls?" not in Page(rendered(root)).text
+    (root / "params.yaml").write_text("pair:\n  rule: {min_margin: much}\n")
+    assert "feedback decides 6 of 10 comparisons" in Page(rendered(root)).text
 
 
 def validated(root: Path, **fields: object) -> None:

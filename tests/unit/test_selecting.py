@@ -83,6 +83,23 @@ def test_drafts_that_say_the_same_are_one_call() -> None:
     assert Select(share=1).choice([drafted(0, "The yes!", "yes")]) == [[]]
 
 
+def test_a_draft_that_no_pair_is_made_of_is_not_asked_about(tmp_path: Path) -> None:
+    """Cut at its limit, or empty; a text that came whole once is of use."""
+    rows = drafts_of(0, "a fact", "guess", "another one", "", "guess")
+    cut = [grown(Draft, row, cut=row.sample in (1, 2)) for row in rows]
+
+    def asked(**more: Any) -> list[str]:
+        refined(cut, tmp_path, "out", 1, select={"share": 1, **more})
+        found = io.read(tmp_path / "out.jsonl", Refinement)
+        return sorted({row.draft or "" for row in found if row.strong != NOBODY})
+
+    assert asked() == ["a fact", "guess"]
+    assert asked(allow_cut=True) == ["a fact", "another one", "guess"]
+    block = [QueryDrafts(rows[0], ["a", "b", "c"], frozenset("bc"))]
+    assert Select(share=1).choice(block) == [[]], "one draft makes no pair"
+    assert "allow_cut" not in Select().model_dump()
+
+
 TEXTS = st.lists(st.sampled_from("abcdefgh"), max_size=6, unique=True)
 
 

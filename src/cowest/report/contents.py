@@ -14,8 +14,9 @@ from typing import Any, ParamSpec, TypeVar
 from pydantic import ValidationError
 
 from cowest import collaboration, io, preferences, version
-from cowest.config import file_digest
-from cowest.errors import CoWestError, InputError
+from cowest.config import file_digest, load, parse
+from cowest.errors import ConfigError, CoWestError, InputError
+from cowest.preferences import PairRule
 from cowest.records import (
     NOBODY,
     Changes,
@@ -252,7 +253,7 @@ def gather(root: Path) -> Contents:
         report=report,
         raw=_known(_raw, root / "data/quarantine.jsonl"),
         contracts={kind: _known(_contract, root, kind) for kind in CONTRACTS},
-        gains=_known(gains, root / "data/feedback.jsonl"),
+        gains=_known(gains, root / "data/feedback.jsonl", _rule(root)),
         pairs=_known(_pairs, root / "data/pairs.jsonl", root / "data/pairs.raw.jsonl"),
         examples=shown,
         curves=_curves(logged),
@@ -297,8 +298,18 @@ def _files(root: Path) -> list[tuple[str, int, str]]:
     return found
 
 
-def gains(path: Path) -> Gains:
-    """Counts the gains, streamed."""
+def _rule(root: Path) -> PairRule:
+    """The rule of the pairs, as params.yaml has it; that of no settings where it can't be read."""
+    try:
+        pair = load(root / "params.yaml").get("pair")
+        rule = pair.get("rule") if isinstance(pair, dict) else None
+        return parse(PairRule, rule or {}, "pair.rule")
+    except ConfigError:
+        return PairRule()
+
+
+def gains(path: Path, rule: PairRule | None = None) -> Gains:
+    """Counts the gains, streamed. By the rule of the pairs it counts what own scores decide."""
     found = Gains()
     for rows in io.groups(path, Feedback):
         found.queries += 1
@@ -322,7 +333,7 @@ def gains(path: Path) -> Gains:
             found.hurt += gain < 0
             found.bins[preferences.place(gain, BINS)] += 1
         found.mixed += len(seen) > 1
-        found.agreement.add(rows)
+        found.agreement.add(rows, rule)
     return found
 
 
