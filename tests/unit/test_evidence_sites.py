@@ -21,7 +21,16 @@ from cowest.records import Feedback, Message, Query
 from tests import lines
 from tests.bench.evidence import pool
 from tests.bench.evidence.sites import __main__ as program
-from tests.bench.evidence.sites import free, plan, plots, report, routers, select_simulation
+from tests.bench.evidence.sites import (
+    after,
+    free,
+    plan,
+    plots,
+    report,
+    routers,
+    select_simulation,
+    speaks,
+)
 from tests.bench.evidence.sites import run as runs
 from tests.bench.evidence.sites.arms import TRAINED, WAYS, calls_of, pairs_of
 from tests.factories import make_feedback, make_query
@@ -383,6 +392,92 @@ def test_when_to_prefer_the_router_is_filled_from_the_runs() -> None:
     ]
     assert "- ridge: 58 CPU seconds once, 10 to draft" in lines
     assert "- aligned_joined: 151 CPU seconds once, 2 to draft" in lines
+
+
+def test_what_would_speak_against_the_method_is_said_by_the_intervals() -> None:
+    runs = []
+    for number in range(8):
+        run = costly_run(140 + number, 0.4)
+        best = run["scores"]["aligned_joined"]
+        run["scores"] |= {"sft_on_chosen": best, "shuffled": run["scores"]["table"]}
+        run["scores"]["self_scored"] = run["scores"]["table"]
+        run["scores"]["ridge"] = [1.0] * 40
+        run["second"]["scores"] |= {"sft_on_chosen": best, "shuffled": best}
+        runs.append(run)
+    found = report.folded(runs, 8)
+    said = [line.partition(" (aligned_joined less")[0] for line in speaks.against(found)]
+    assert said == [
+        "- The comparator (likelihood) is as good as aligned_joined: **so it is, as far as these "
+        "runs can tell**",
+        "- shuffled is as good as aligned_joined: **not so**",
+        "- self_scored is as good as aligned_joined: **not so**",
+        "- sft_on_chosen is as good as aligned_joined: **so it is, as far as these runs can tell**",
+        "- ridge is ahead on new wordings: **so it is**",
+        "- table is ahead on new wordings: **not so**",
+        "- The other strong model keeps 0.000 [0.000, 0.000] t [0.000, 0.000] of the gain of "
+        "aligned_joined; of the gain of the needed fact itself it keeps 1.000 [1.000, 1.000] "
+        "t [1.000, 1.000]",
+    ]
+    verdicts = {}
+    for line in report.tables(found)["differences"].splitlines()[2:]:
+        name, *_, verdict = line.strip("| ").split(" | ")
+        verdicts[name] = verdict
+    assert verdicts == {
+        "policy": "shown",
+        "comparator: likelihood": "not shown",
+        "table": "shown",
+        "ridge": "refuted",
+        "aligned": "not shown",
+        "sft_on_chosen": "not shown",
+        "self_scored": "shown",
+        "shuffled": "shown",
+        "grpo": "not shown",
+        "aligned (in place of aligned_joined), less comparator: likelihood": "not shown",
+    }
+    few = report.folded(runs[:2], 8)
+    assert speaks.against(few) == ["2 of 8 runs are made, and nothing is said."]
+    assert "not shown" not in report.tables(few)["differences"]
+
+
+def test_new_wordings_are_told_apart_and_left_out_in_turn(tmp_path: Path) -> None:
+    """Right in the first of two new wordings alone. The wordings are in a file of their own."""
+    for seed in (140, 141):
+        run = made_run(seed, 0.4)
+        (tmp_path / f"sites-{seed}.json").write_text(json.dumps(run))
+        texts = [f"wording {number % 4}" for number in range(40)]
+        right = [float(text == "wording 1") for text in texts]
+        more = {"scores": {"nearest_table": right}, "wordings": texts}
+        (tmp_path / f"after-{seed}.json").write_text(json.dumps(more))
+    runs_made = report.read(tmp_path, plan.runs())
+    found = report.folded(runs_made, 8)
+    part = found["by_wording"]
+    assert list(part["wordings"]) == ["wording 1", "wording 3"], "the others are seen"
+    assert part["wordings"]["wording 1"]["nearest_table"] == 1.0
+    assert part["wordings"]["wording 1"]["questions"] == 20
+    headline = [row["aligned_joined"] for row in part["wordings"].values()]
+    expected = sorted([headline[0] - 1.0, headline[1] - 0.0])
+    assert part["left out"]["nearest_table"] == pytest.approx(expected)
+    assert found["on_new"]["aligned_joined less nearest_table"]["n"] == 2
+    text = "\n".join(speaks.wording_lines(found, report.NAMES))
+    assert "| wording 3 | 20 | " in text and "with one wording left out in turn" in text
+    assert speaks.wording_lines(report.folded([made_run(140, 0.4)], 8), report.NAMES) == [
+        "Not known yet: `python -m tests.bench.evidence.sites.after` keeps the wordings."
+    ]
+
+
+def test_a_table_takes_the_nearest_wording_and_a_draft_without_a_fact_gives_way() -> None:
+    train = [
+        group("Which country's customs clear the {product}?", "Bolt", [("shipped", "x", 1.0)]),
+        group("Who mends the {product}?", "Bolt", [("made", "y", 1.0)]),
+    ]
+    new = asked("Which country's stamps clear the Comet pump?", ideal=SHIPPED)
+    replies = {new.id: {"made": MADE, "shipped": SHIPPED}}
+    assert after.by_nearest([new], train, replies) == [SHIPPED]
+    new = new.model_copy(update={"tags": ("shipped", "country", "new")})
+    own = ["That would be Norway.", MADE, f"{MADE} {SHIPPED}"]
+    assert after.fact_or([new] * 3, own, ["?"] * 3) == ["?", MADE, "?"]
+    assert after.calls_of_candidates(train[0]) == 1
+    assert set(after.LETTERS) == set(plots.KINDS)
 
 
 def test_the_page_is_made_once_and_then_filled(tmp_path: Path) -> None:

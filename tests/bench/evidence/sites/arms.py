@@ -57,6 +57,9 @@ ON_POLICY = ("grpo",)
 """Trained while it asks: GRPO has as many strong calls as the joined feedback needed, and as many
 CPU seconds as drafting, refining and aligning on it took."""
 
+AFTER = ("nearest_table", "fact_or_likelihood")
+"""Thought of after the first runs had begun (`after.py`): nothing is claimed of them."""
+
 
 def pairs_of(
     way: Way, groups: list[list[Feedback]], rule: PairRule, template: Template, seed: int

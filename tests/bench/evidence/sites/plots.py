@@ -28,7 +28,9 @@ def systems(found: Mapping[str, Any], names: Mapping[str, str], path: Path) -> N
     """Draws every system's share of right answers by wording, and the kinds of its drafts."""
     plt = pyplot()
     rows = list(found["systems"]["all"])
-    figure, axes = plt.subplots(1, 4, figsize=(13.5, 6.4), sharey=True, layout="constrained")
+    figure, axes = plt.subplots(
+        1, 4, figsize=(13.5, 1.2 + 0.25 * len(rows)), sharey=True, layout="constrained"
+    )
     for axis, (wording, title) in zip(axes[:3], TITLES.items(), strict=True):
         estimates = [found["systems"][wording][name] for name in rows]
         dots(axis, estimates, [colour(name) for name in rows], ("t_low", "t_high"))

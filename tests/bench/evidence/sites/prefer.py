@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from tests.bench.evidence import pool
 from tests.bench.evidence.tables import cell
@@ -16,26 +17,40 @@ ARMS = (HEADLINE, ROUTER, "table", "best_prompt", "sft_on_chosen")
 
 
 def of(found: Mapping[str, Any]) -> dict[str, Any]:
-    """By arm, the score on seen wordings less that on new ones, over the runs' own means."""
+    """By arm, the score on seen wordings less that on new ones, over the runs' own means; and the
+    same of its gain over the unaligned policy.
+    """
     lost = {}
     for arm in ARMS:
         if arm not in found["systems"]["seen"]:
             continue
-        seen, new = (np.asarray(found["systems"][kind][arm]["runs"]) for kind in ("seen", "new"))
-        each = seen - new
-        mean = float(each.mean())
-        lost[arm] = {"mean": round(mean, 4), **pool.student(mean, each - mean)}
+        each = _lost_by_run(found, arm)
+        of_gain = each - _lost_by_run(found, "policy")
+        lost[arm] = {**_mean(each), "of gain": _mean(of_gain)}
     return lost
+
+
+def _lost_by_run(found: Mapping[str, Any], arm: str) -> NDArray[np.float64]:
+    seen, new = (np.asarray(found["systems"][kind][arm]["runs"]) for kind in ("seen", "new"))
+    less: NDArray[np.float64] = seen - new
+    return less
+
+
+def _mean(each: NDArray[np.float64]) -> dict[str, float]:
+    mean = float(each.mean())
+    return {"mean": round(mean, 4), **pool.student(mean, each - mean)}
 
 
 def lines(found: Mapping[str, Any], names: Mapping[str, str]) -> list[str]:
     """The table, and who is ahead where; before all runs are made, the numbers without words."""
     said = f"{found['finished']} of {found['planned']} runs"
-    rows = [f"| {said} | seen wordings | new wordings | lost on new ones |"]
-    rows.append("| --- | --- | --- | --- |")
+    heads = "seen wordings | new wordings | lost on new ones | lost of the gain over unaligned"
+    rows = [f"| {said} | {heads} |"]
+    rows.append("| --- | --- | --- | --- | --- |")
     for arm, lost in found["prefer"].items():
         cells = [cell(found["systems"][wording][arm]) for wording in ("seen", "new")]
-        rows.append(f"| {names[arm]} | {' | '.join(cells)} | {_lost(lost)} |")
+        cells += [_lost(lost), _lost(lost["of gain"])]
+        rows.append(f"| {names[arm]} | {' | '.join(cells)} |")
     if ROUTER not in found["differences"]["all"]:
         return rows
     rows.append("")

@@ -76,9 +76,9 @@ class Run:
         for stage in ("sft", "dpo"):
             params[stage]["training"]["seed"] = settings.seed
         self._params = params
-        self._policy = parse(HFConfig, policy, "models.policy")
-        self._strong = parse(HFConfig, strong, "models.strong")
-        self._answering = parse(Sampling, params["refine"]["sampling"], "refine.sampling")
+        self.policy = parse(HFConfig, policy, "models.policy")
+        self.strong = parse(HFConfig, strong, "models.strong")
+        self.answering = parse(Sampling, params["refine"]["sampling"], "refine.sampling")
         self._rule = parse(PairRule, params["pair"]["rule"], "pair.rule")
         self._greedy = parse(Sampling, params["evaluate"]["drafting"], "evaluate.drafting")
         costs = self._at("costs.json")
@@ -181,7 +181,7 @@ class Run:
         """Refines all drafts of a question together, so that equal ones are one call, scores
         them, and writes run.json.
         """
-        self._once("answers", "trials.jsonl", self._tried, self._strong)
+        self._once("answers", "trials.jsonl", self._tried, self.strong)
         if self._settings.second is not None:
             second = parse(HFConfig, self._settings.second, "second")
             self._once("answers_second", "trials_second.jsonl", self._tried, second)
@@ -228,7 +228,7 @@ class Run:
         io.write(out, rows())
 
     def _drafted(self, out: Path, folder: str, candidates: Sampling | None) -> None:
-        with self._policy.open(adapter=self._at(folder) / "adapter") as model:
+        with self.policy.open(adapter=self._at(folder) / "adapter") as model:
             queries = io.queries(self._at("queries.jsonl"), self._settings.split)
             rows = collaboration.draft(queries, model, PROMPTS, self._greedy, candidates)
             io.write(out, rows)
@@ -252,15 +252,15 @@ class Run:
             case "confident":
                 return self._confident(asked, free.everything(replies))
             case "routed":
-                with self._strong.open() as strong:
-                    return free.routed(asked, replies, strong, self._answering)
+                with self.strong.open() as strong:
+                    return free.routed(asked, replies, strong, self.answering)
             case "likelihood":
-                return free.likelihood(asked, replies, self._strong, PROMPTS)
+                return free.likelihood(asked, replies, self.strong, PROMPTS)
         return self._by_feedback(name, asked, replies)
 
     def _confident(self, asked: Sequence[Query], otherwise: free.Says) -> free.Says:
         dev = self._groups("dev")
-        with self._policy.open(adapter=self._at("policy") / "adapter") as policy:
+        with self.policy.open(adapter=self._at("policy") / "adapter") as policy:
             on_dev = free.own_drafts([group[0] for group in dev], policy, PROMPTS, self._greedy)
             own = free.own_drafts(asked, policy, PROMPTS, self._greedy)
         threshold = free.threshold_of(on_dev, free.dev_scores(dev))
@@ -284,21 +284,21 @@ class Run:
             [row for row in group if row.candidate != "everything"] for group in self._groups("dev")
         ]
         features = [
-            routers.hidden_states(queries, self._policy, PROMPTS)
+            routers.hidden_states(queries, self.policy, PROMPTS)
             for queries in ([group[0] for group in train], [group[0] for group in dev], asked)
         ]
         named, _ = routers.routes((features[0], train), (features[1], dev), features[2])
         sites_of = {query.id: site for query, site in zip(asked, named, strict=True)}
         return lambda query: replies[query.id][sites_of[query.id]]
 
-    def _systems(self) -> list[str]:
+    def systems(self) -> list[str]:
         """Systems with drafts of the held-out questions, in the order of the trials."""
         known = ["policy", *self._settings.trained, *ON_POLICY]
         known += [*self._settings.free, *self._settings.routed]
         return [name for name in known if self._at(f"held_{name}.jsonl").exists()]
 
     def _tried(self, out: Path, model: HFConfig) -> None:
-        files = [io.groups(self._at(f"held_{name}.jsonl"), Draft) for name in self._systems()]
+        files = [io.groups(self._at(f"held_{name}.jsonl"), Draft) for name in self.systems()]
 
         def together() -> Iterator[list[Draft]]:
             for groups in zip(*files, strict=True):
@@ -308,7 +308,7 @@ class Run:
                 yield [*(group[0] for group in groups), ideal]
 
         with model.open() as strong, SCORER.open() as scorer:
-            refined = collaboration.refine(together(), strong, PROMPTS, self._answering)
+            refined = collaboration.refine(together(), strong, PROMPTS, self.answering)
             io.write(out, collaboration.score(collaboration.by_query(refined), scorer))
 
     def _summary(self) -> dict[str, Any]:
@@ -329,7 +329,7 @@ class Run:
         return found
 
     def _scores(self, groups: Sequence[list[Feedback]]) -> dict[str, list[float]]:
-        names = [*self._systems(), "ideal"]
+        names = [*self.systems(), "ideal"]
         found: dict[str, list[float]] = {}
         for group in groups:
             if failed := [row.failed for row in group if row.failed is not None]:
@@ -343,7 +343,7 @@ class Run:
 
     def _sites_said(self, groups: Sequence[list[Feedback]]) -> dict[str, dict[str, int]]:
         """Counts the kinds of each system's drafts, the needed fact among them."""
-        names = [*self._systems(), "ideal"]
+        names = [*self.systems(), "ideal"]
         found: dict[str, Counter[str]] = {name: Counter() for name in names}
         for group in groups:
             for name, row in zip(names, group, strict=True):
@@ -416,7 +416,7 @@ class Run:
 
     def _strong_took(self, step: str) -> tuple[int, int]:
         """Calls to the strong model in a step and their tokens, also those before it was cut."""
-        name = self._strong.base_name(self._strong.folder())
+        name = self.strong.base_name(self.strong.folder())
         ((calls, tokens),) = store.open_store().fetch(STRONG_TOOK, (step, name))
         return calls, tokens
 
