@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from itertools import chain, cycle, islice
 from typing import Any
 
-from cowest import collaboration, preferences, stopping
+from cowest import preferences, stopping
 from cowest.batched import batched
 from cowest.config import digest
 from cowest.preferences import PairRule
@@ -137,14 +137,14 @@ def by_rule(
 HALF = 0.5
 
 
-def selected(groups: list[list[Feedback]], rule: PairRule, _: int) -> list[list[Feedback]]:
-    """Feedback for half of the calls, as `refine.select` chooses them."""
+def selected(groups: list[list[Feedback]], _: PairRule, __: int) -> list[list[Feedback]]:
+    """Feedback for half of the calls, as `refine.select` chose them when the runs began: drafts
+    that were cut at their limit were asked about then.
+    """
     found = []
     for block in batched(groups, BLOCK):
-        drafted = []
-        for group in block:
-            drafted.append(QueryDrafts(group[0], _texts(group), collaboration.cut(group)))
-        chosen = Select(share=HALF, allow_cut=rule.allow_cut).choice(drafted)
+        drafted = [QueryDrafts(group[0], _texts(group)) for group in block]
+        chosen = Select(share=HALF).choice(drafted)
         found += [_asked(group, texts) for group, texts in zip(block, chosen, strict=True)]
     return found
 

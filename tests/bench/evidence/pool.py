@@ -9,8 +9,8 @@ facts. (Two-stage bootstrap: Davison & Hinkley 1997, 3.8.)
 
 With few runs that interval is too narrow: in 500 simulations each it held the truth in .82 of cases
 with two runs, .87 with three, .90 with four and .96 with eight, where .95 is meant; Student's held
-it in .94 to .96. So Student's interval of the runs' own means stands beside it, and a claim is one
-that both allow:
+it in .94 to .96. So Student's interval of the runs' own means stands beside it. A claim of the
+first evidence is one that both allow; the second evidence's plan lets Student's decide:
 
     theta +- t(.975, n - 1) s / sqrt(n)
 
