@@ -301,7 +301,8 @@ class _Run:
         rate = arm.rate * config.training.learning_rate
         training = config.training.model_copy(update={"learning_rate": rate})
         nll = config.nll if arm.nll is None else arm.nll
-        # The runs of the plan were trained by TRL's step, and an arm's controls take its rows.
+        # The first plan's runs were trained by TRL's step, and an arm's controls take its rows. It
+        # shuffled single pairs then, and takes the trees' steps now.
         return config.model_copy(update={"training": training, "nll": nll, "step": "trl"})
 
     def _draft(self, out: Path, system: str, sampling: Sampling) -> None:
