@@ -32,8 +32,12 @@ def rollout() -> Rollout:
     return found
 
 
-def tree_step(model: Any, before: Any, parts: int = 1, branches: bool = True) -> Any:
-    """The loss and gradients of the step of a rollout, in so many parts."""
+def tree_step(
+    model: Any, before: Any, parts: int = 1, branches: bool = True, rough: bool = False
+) -> Any:
+    """The loss and gradients of the step of a rollout, in so many parts; `rough` in bfloat16."""
+    import torch
+
     config = SimpleNamespace(
         training=SimpleNamespace(gradient_accumulation=parts),
         grpo=SimpleNamespace(kl=KL),
@@ -48,7 +52,9 @@ def tree_step(model: Any, before: Any, parts: int = 1, branches: bool = True) ->
     trainer.attends_to_branches(model, branches)
     total = 0.0
     for part in range(parts):
-        loss = learner.loss(made, model, part)
+        # As the trainer has it: one autocast around all that a part computes.
+        with torch.autocast("cpu", torch.bfloat16, enabled=rough):
+            loss = learner.loss(made, model, part)
         loss.backward()
         total += loss.item()
     return total, gradients(model), learner.logged()
@@ -91,6 +97,18 @@ def test_the_loss_by_hand(models: Any, parts: int, branches: bool) -> None:
     loss, _, logged = tree_step(model, before, parts, branches)
     assert loss == pytest.approx(expected / tokens, rel=1e-3, abs=1e-5)
     assert logged["kl"] == pytest.approx(divergence / tokens, rel=1e-3)
+
+
+@pytest.mark.parametrize("branches", [True, False])
+def test_bfloat16_learns_at_the_policys_weights(models: Any, branches: bool) -> None:
+    """Autocast keeps copies of weights, and those of the reference are none of the policy's."""
+    model, before = models
+    loss, slopes, logged = tree_step(model, before, branches=branches)
+    rough_loss, rough, told = tree_step(model, before, branches=branches, rough=True)
+    assert told["kl"] == pytest.approx(logged["kl"], rel=0.2) and logged["kl"] > 1e-3
+    assert rough_loss == pytest.approx(loss, abs=0.02)
+    for name, slope in slopes.items():
+        assert (slope - rough[name]).norm() <= 0.1 * slope.norm(), name
 
 
 def test_every_gradient_is_that_of_trl(models: Any, tmp_path: Any) -> None:

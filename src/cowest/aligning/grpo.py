@@ -93,16 +93,24 @@ def train(
 
 @contextmanager
 def _as_before(model: Any, before: Sequence[Any]) -> Iterator[None]:
-    """Puts the reference's weights into the adapter while the block lasts."""
+    """Puts the reference's weights into the adapter while the block lasts.
+
+    Autocast keeps a bfloat16 copy of each weight until its outermost block ends, and does not see
+    that the weight is another. So the copies are dropped wherever the weights change.
+    """
+    import torch
+
     own = [weight for weight in model.parameters() if weight.requires_grad]
     now = [weight.data for weight in own]
     for weight, reference in zip(own, before, strict=True):
         weight.data = reference
+    torch.clear_autocast_cache()
     try:
         yield
     finally:
         for weight, data in zip(own, now, strict=True):
             weight.data = data
+        torch.clear_autocast_cache()
 
 
 def _announce(found: Plan, prompts: Prompts, config: DPOConfig) -> None:
