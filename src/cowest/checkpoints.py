@@ -90,16 +90,32 @@ def kept(rests_on: Any) -> Iterator[Path]:
             yield Path(scratch)
         return
     with lock:
+        # It may be older than a week itself.
+        os.utime(folder)
         _remove_old()
         yield folder
         shutil.rmtree(folder, ignore_errors=True)
 
 
 def _remove_old() -> None:
-    """Removes trainings that were killed and never gone on with."""
+    """Removes trainings that were killed and never gone on with, and leaves those that run."""
     for folder in FOLDER.iterdir():
-        if time.time() - folder.stat().st_mtime > WEEK:
-            shutil.rmtree(folder, ignore_errors=True)
+        try:
+            if time.time() - folder.stat().st_mtime > WEEK and not _is_locked(folder):
+                shutil.rmtree(folder, ignore_errors=True)
+        except OSError:
+            # Another process removed it meanwhile, or it is not ours to remove.
+            continue
+
+
+def _is_locked(folder: Path) -> bool:
+    """True if a process trains in a folder now."""
+    with (folder / "lock").open("a") as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            return True
+    return False
 
 
 def train(trainer: Any, folder: Path, minutes: float, stage: str) -> None:

@@ -206,17 +206,17 @@ def settings_of(params: dict[str, Any]) -> dict[str, Any]:
     count, and not their place), and `models` (an anchor counts where a stage uses it).
     """
     left_out = {*NOT_SETTINGS, "models", "serve", "turn"}
-    return {name: _without(section) for name, section in params.items() if name not in left_out}
+    return {name: of_rows(section) for name, section in params.items() if name not in left_out}
 
 
-def _without(settings: Any) -> Any:
-    """Drops NOT_SETTINGS at any depth."""
+def of_rows(settings: Any) -> Any:
+    """Returns the settings that rows depend on: without NOT_SETTINGS, at any depth."""
     if isinstance(settings, dict):
         return {
-            name: _without(value) for name, value in settings.items() if name not in NOT_SETTINGS
+            name: of_rows(value) for name, value in settings.items() if name not in NOT_SETTINGS
         }
     if isinstance(settings, list):
-        return [_without(value) for value in settings]
+        return [of_rows(value) for value in settings]
     return settings
 
 

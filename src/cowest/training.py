@@ -165,21 +165,19 @@ def arguments(optimiser: Optimiser, model: HFConfig, folder: Path, dtype: str) -
 
 
 def deal(trainer: Any, optimiser: Optimiser) -> None:
-    """Has several processes share each step that one would take.
+    """Has processes, and the parts of `gradient_accumulation`, share each step that one would take.
 
     Left to itself, the library has each process make up batches of its own, of other rows, and
-    fills the last step of an epoch up with rows of its first.
+    fills the last step of an epoch up with rows of its first. Of a batch that the parts don't
+    divide it makes a larger one.
     """
-    count = checkpoints.processes()
-    if count == 1:
+    count, parts = checkpoints.processes(), optimiser.gradient_accumulation
+    if count * parts == 1:
         return
     from accelerate.utils import synchronize_rng_states
     from torch.utils.data import DataLoader
 
-    parts = optimiser.gradient_accumulation
-    rows = math.ceil(optimiser.batch_size / parts)
-    # By it the library draws rows of about the same length for a step.
-    trainer.args.per_device_train_batch_size = rows
+    rows = optimiser.batch_size
     whole = trainer.get_train_dataloader
 
     class Batches:
@@ -189,21 +187,34 @@ def deal(trainer: Any, optimiser: Optimiser) -> None:
             self.sampler = sampler
 
         def __len__(self) -> int:
-            return math.ceil(len(self.sampler) / (rows * parts)) * parts
+            return math.ceil(len(self.sampler) / rows) * parts
 
         def __iter__(self) -> Iterator[list[int]]:
-            # Every process draws the same order.
-            synchronize_rng_states(["torch"])
-            for step in batched(self.sampler, rows * parts):
+            if count > 1:
+                # Every process draws the same order.
+                synchronize_rng_states(["torch"])
+            for step in batched(self.sampler, rows):
                 dealt = shares(step, count * parts)
                 yield from dealt[trainer.args.process_index :: count]
 
     def dataloader() -> Any:
         loader = whole()
-        batches = Batches(trainer._get_train_sampler(loader.dataset))
+        batches = Batches(_sampler(trainer, loader.dataset, rows))
         return DataLoader(loader.dataset, batch_sampler=batches, collate_fn=loader.collate_fn)
 
     trainer.get_train_dataloader = dataloader
+
+
+def _sampler(trainer: Any, rows: Any, batch: int) -> Any:
+    """Returns what draws the rows: of about the same length within a batch."""
+    arguments = trainer.args
+    was = arguments.per_device_train_batch_size, arguments.gradient_accumulation_steps
+    # The library takes their product for the batch.
+    arguments.per_device_train_batch_size, arguments.gradient_accumulation_steps = batch, 1
+    try:
+        return trainer._get_train_sampler(rows)
+    finally:
+        arguments.per_device_train_batch_size, arguments.gradient_accumulation_steps = was
 
 
 def shares(step: list[int], count: int) -> list[list[int]]:
@@ -356,10 +367,29 @@ def _last_step(path: Path) -> int:
     return int(json.loads(last)["step"])
 
 
-def check(losses: list[dict[str, Any]], stage: str) -> None:
-    """Raises ContractError if a loss is not finite: no useless model goes on to evaluation."""
-    for row in losses:
-        if "loss" in row and not math.isfinite(float(row["loss"])):
-            raise ContractError(
-                f"{stage}: the loss is not a finite number: lower {stage}.training.learning_rate"
-            )
+def check(trainer: Any, stage: str) -> None:
+    """Raises ContractError if a loss or a weight is not finite.
+
+    So no useless model goes on to evaluation. Only some steps are logged; the mean loss of all, and
+    the weights after the last, tell of the others.
+    """
+    found = []
+    for row in trainer.state.log_history:
+        for name in ("loss", "train_loss"):
+            if name in row:
+                found.append(float(row[name]))
+    weights = [weight for weight in trainer.model.parameters() if weight.requires_grad]
+    if not all(map(math.isfinite, found)) or not all(map(_is_finite, weights)):
+        raise ContractError(diverged(stage))
+
+
+def diverged(stage: str) -> str:
+    """Returns the words for a training whose loss or weights are not finite."""
+    return (
+        f"{stage}: the loss or a weight is not a finite number: lower "
+        f"{stage}.training.learning_rate"
+    )
+
+
+def _is_finite(weight: Any) -> bool:
+    return bool(weight.isfinite().all())

@@ -2,6 +2,7 @@
 
 import json
 import re
+import shutil
 from collections.abc import Sequence
 from pathlib import Path
 from statistics import mean, stdev
@@ -246,6 +247,38 @@ def test_fewer_calls_than_a_step_takes_are_refused_before_one_is_made(place: Pat
         with pytest.raises(ConfigError, match=r"dpo\.grpo\.calls allows 19.* may take 20"):
             align(place, "none", given)
         assert server.calls == 0
+
+
+def test_a_training_goes_on_under_settings_that_change_no_row_and_under_no_others(
+    place: Path,
+) -> None:
+    """It goes on with more failed rows allowed and at another price; other prompts are another."""
+    stops, servers = [55], []
+    with chat_server(otherwise=answers(servers, stops)) as server:
+        servers.append(server)
+        more: dict[str, Any] = {"align": "grpo", "grpo": GRPO, "checkpoint_minutes": 0}
+        with pytest.raises(CoWestError):
+            align(place, "cut", settings(server, **more))
+        stops.clear()
+        (kept,) = Path(".cowest/training").iterdir()
+        strong = {"provider": "openai", "model": "m", "base_url": server.url, "key_env": None}
+        strong |= {"concurrency": 1, "price": {"prompt": 1.0, "completion": 2.0}}
+        given = settings(server, **more, ask={"max_failed": 5, "strong": strong})
+        align(place, "cut", given)
+        assert not kept.exists(), "it went on in the folder of the first"
+        asked = server.asked()
+        assert sum(asked.values()) - len(asked) <= 1, "an answered call was made again"
+        stops.append(server.calls + 55)
+        other = Path("other").absolute()
+        shutil.copytree(place, other)
+        found = version.expect(other / "policy")
+        refine = found.prompts.refine.model_copy(update={"system": "Be brief."})
+        prompts = found.prompts.model_copy(update={"refine": refine})
+        version.write(other / "policy", base=found.base, prompts=prompts, trained="sft")
+        with pytest.raises(CoWestError):
+            align(other, "cut", settings(server, **more))
+        (anew,) = Path(".cowest/training").iterdir()
+        assert anew != kept
 
 
 def test_the_cpu_time_before_a_stop_counts(place: Path) -> None:

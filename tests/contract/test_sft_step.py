@@ -10,6 +10,7 @@ import pytest
 
 from cowest import config, io, version
 from cowest.domains import domain
+from cowest.errors import ConfigError, ContractError
 from cowest.stages import sft
 from cowest.trees import packed, scores, trainer
 from tests import tiny
@@ -118,7 +119,7 @@ def trained(folder: Path, name: str, settings: sft.SFTConfig) -> dict[str, Any]:
 
 def test_the_stage_gives_what_trl_gives(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     theirs = trained(tmp_path, "trl", settings("trl", tiny.model()))
-    for parts in (1, 2):
+    for parts in (1, 2, 3):
         own = trained(
             tmp_path, "own", settings("packed", tiny.model(), gradient_accumulation=parts)
         )
@@ -129,6 +130,34 @@ def test_the_stage_gives_what_trl_gives(tmp_path: Path, capsys: pytest.CaptureFi
         rows = (tmp_path / name / "curves.jsonl").read_text().splitlines()
         losses.append([json.loads(row)["loss"] for row in rows])
     assert losses[1] == pytest.approx(losses[0], rel=1e-4)
+
+
+def test_a_step_has_its_rows_in_any_number_of_parts(tmp_path: Path) -> None:
+    """Parts that don't divide the batch, and more parts than rows."""
+    steps = {}
+    for batch, parts in ((6, 1), (6, 4), (2, 1), (2, 5)):
+        name = f"{batch}-{parts}"
+        more = {"batch_size": batch, "gradient_accumulation": parts, "epochs": 1}
+        trained(tmp_path, name, settings("packed", tiny.model(), **more))
+        last = (tmp_path / name / "curves.jsonl").read_text().splitlines()[-1]
+        steps[batch, parts] = json.loads(last)["step"]
+    assert steps[6, 4] == steps[6, 1] and steps[2, 5] == steps[2, 1] == 20
+
+
+def test_the_head_is_no_target(tmp_path: Path) -> None:
+    """Its adapter would be learned the wrong way round, and refused where it is used."""
+    for name in ("lm_head", "embed_tokens"):
+        given = settings("packed", tiny.model(), targets=["q_proj", name])
+        with pytest.raises(ConfigError, match=f"sft.lora.targets: {name} stands outside"):
+            trained(tmp_path, "none", given)
+
+
+def test_a_training_that_diverges_is_an_error_at_its_end(tmp_path: Path) -> None:
+    """Between two rows of the log, too."""
+    more = {"learning_rate": 1e30, "batch_size": 10, "epochs": 1}
+    with pytest.raises(ContractError, match=r"sft: the loss or a weight is not a finite number"):
+        trained(tmp_path, "wild", settings("packed", tiny.model(), **more))
+    assert not (tmp_path / "wild").exists()
 
 
 def test_a_recurrent_policy_is_trained_with_padded_rows_and_it_is_said(

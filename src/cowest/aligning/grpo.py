@@ -78,7 +78,7 @@ def train(
                 raise
             account.stopped()
             print(f"dpo: training ends early: {error}", file=sys.stderr)
-        training.check(made.state.log_history, "dpo")
+        training.check(made, "dpo")
     best = json.loads((kept / BEST / "best.json").read_text(encoding="utf-8"))
     shutil.copytree(kept / BEST / "adapter", folder / "adapter")
     print(
@@ -281,7 +281,11 @@ def _trainer(
             if int(inputs["part"]) == 0:
                 self.learner.begin(int(inputs["step"]), self.asker)
             with self.accelerator.autocast():
-                return self.learner.loss(self, model, int(inputs["part"]))
+                loss = self.learner.loss(self, model, int(inputs["part"]))
+            # Looked at each time, since the next step pays for its drafts.
+            if not loss.isfinite():
+                raise ContractError(training.diverged("dpo"))
+            return loss
 
         def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
             if "loss" in logs:

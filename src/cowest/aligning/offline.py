@@ -74,7 +74,7 @@ def train(
         trainer = _trl_trainer(model, tokenizer, pairs, dealt, config, **arguments)
     trainer.remove_callback(transformers.PrinterCallback)
     checkpoints.train(trainer, kept, config.checkpoint_minutes, "dpo")
-    training.check(trainer.state.log_history, "dpo")
+    training.check(trainer, "dpo")
     if checkpoints.is_first():
         training.save(trainer, folder, base)
     trainer.accelerator.end_training()

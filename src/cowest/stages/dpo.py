@@ -46,7 +46,7 @@ def main(pairs: In, feedback: In, policy: In, challenger: Out, config: DPOConfig
     inputs = {"pairs": pairs, "feedback": feedback, "policy": policy}
     if elsewhere(Task("dpo", config, inputs, {"challenger": challenger}), asks_models(config)):
         return
-    rests_on = _rests_on(pairs, feedback, policy / "adapter", base, config)
+    rests_on = _rests_on([policy / "adapter", pairs, feedback], start, base, config)
     # The checkpoints go last, when the challenger is in its place.
     with checkpoints.kept(rests_on) as kept, checkpoints.made(challenger) as folder:
         given = (kept, folder, base, config)
@@ -123,16 +123,22 @@ def _fit(rows: list[PreferencePair], config: DPOConfig) -> None:
         )
 
 
-def _rests_on(
-    pairs: Path, feedback: Path, adapter: Path, base: str, config: DPOConfig
-) -> list[Any]:
-    """Returns all that the challenger's weights follow from."""
+def _rests_on(files: Sequence[Path], start: Version, base: str, config: DPOConfig) -> list[Any]:
+    """Returns all that the challenger's weights follow from.
+
+    Settings that change no row are left out, and so is `ask.max_failed`: a training that stopped
+    because of one of them goes on when it is changed, and pays for nothing again.
+    """
     import peft
     import torch
     import transformers
 
     libraries = [library.__version__ for library in (torch, transformers, peft)]
-    settings = config.model_dump(mode="json", exclude={"checkpoint_minutes"})
-    files = [file_digest(path) for path in (adapter, pairs, feedback)]
-    inputs = [base, *files, settings]
+    left_out: dict[str, Any] = {"checkpoint_minutes": True, "ask": {"max_failed": True}}
+    settings = lineage.of_rows(config.model_dump(mode="json", exclude=left_out))
+    inputs = [base, *map(file_digest, files), settings]
+    if asks_models(config) is not None:
+        # What is asked in training has the prompts of the policy's version, and a model of our own
+        # may be another under the same name.
+        inputs += [start.prompts, lineage.local_models({"ask": settings["ask"]})]
     return ["dpo", *inputs, lineage.code_digest(), libraries, checkpoints.processes()]

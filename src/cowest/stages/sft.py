@@ -155,7 +155,7 @@ def _train(
     checkpoints.expect_all(trainer)
     training.deal(trainer, config.training)
     trainer.train()
-    training.check(trainer.state.log_history, "sft")
+    training.check(trainer, "sft")
     training.save(trainer, folder, base)
     trainer.accelerator.end_training()
 
@@ -255,9 +255,23 @@ def _example(chat: Chat, lesson: Lesson) -> dict[str, Any]:
 
 
 def _known(model: Any, lora: Lora) -> None:
-    """Raises ConfigError for a target that the model has not: PEFT ignores one if another fits."""
+    """Raises ConfigError for a target that the model has not, or that is no layer within it.
+
+    PEFT ignores a name that nothing fits if another name fits something. The embeddings are no
+    targets, and so neither is the head, which a model often shares with them.
+    """
     if isinstance(lora.targets, str):
         return
+    outside = set()
+    for name, module in model.named_modules():
+        if module in (model.get_input_embeddings(), model.get_output_embeddings()):
+            outside.add(name.rpartition(".")[2])
+    found = sorted(outside & set(lora.targets))
+    if found:
+        raise ConfigError(
+            f"sft.lora.targets: {', '.join(found)} stands outside of the layers, and an adapter of "
+            "it can't be trained here: leave it out"
+        )
     names = {name.rpartition(".")[2] for name, _ in model.named_modules()}
     wrong = [target for target in lora.targets if target not in names]
     if wrong:
