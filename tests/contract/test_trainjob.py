@@ -19,7 +19,7 @@ import yaml
 
 from cowest import io, stages, version
 from cowest.config import digest, file_digest, parse
-from cowest.distributed import trainjob
+from cowest.distributed import sent, trainjob
 from cowest.distributed.parcels import Parcels
 from cowest.domains import domain
 from cowest.errors import ConfigError, CoWestError, InputError
@@ -368,3 +368,19 @@ def test_only_files_that_are_what_they_say_are_fetched(tmp_path: Path) -> None:
     place.unlink()
     with pytest.raises(InputError, match="it is not there"):
         store.fetch(parcel, tmp_path / "back")
+
+
+def test_a_result_of_which_a_file_is_gone_is_made_again(tmp_path: Path) -> None:
+    """A bucket's rule may remove an old file that a new result shares."""
+    store = Parcels(f"file://{tmp_path}/store")
+    (tmp_path / "made").mkdir()
+    (tmp_path / "made" / "one.txt").write_text("one")
+    sent.answer(store, "key", {"policy": tmp_path / "made"})
+    assert sent.collect(store, "key", {"policy": tmp_path / "back"})
+    (parcel,) = (tmp_path / "store" / "files").iterdir()
+    parcel.unlink()
+    for _ in range(2):
+        assert not sent.collect(store, "key", {"policy": tmp_path / "other"})
+    assert not (tmp_path / "other").exists()
+    sent.answer(store, "key", {"policy": tmp_path / "made"})
+    assert sent.collect(store, "key", {"policy": tmp_path / "other"})

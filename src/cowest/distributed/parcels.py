@@ -76,6 +76,10 @@ class Parcels:
                     "remove it, and run the stage again"
                 )
 
+    def holds(self, parcel: Parcel) -> bool:
+        """True if every file of a parcel is there; a bucket's rule may have removed old ones."""
+        return all(self._size(f"files/{digest}") is not None for digest in parcel.values())
+
     def read(self, name: str) -> bytes | None:
         """Returns a text; None where there is none."""
         try:
@@ -97,16 +101,20 @@ class Parcels:
     def _send(self, path: Path) -> str:
         digest = file_digest(path)
         place = f"files/{digest}"
-        try:
-            there = self._try("look at", self._system.info, self._at(place))["size"]
-        except FileNotFoundError:
-            there = None
         # A file that was cut short is smaller.
-        if there != path.stat().st_size:
+        if self._size(place) != path.stat().st_size:
             self._make_room(place)
             # By the name of what a link points to: a model's files may be links into a cache.
             self._try("send", self._system.put_file, str(path.resolve()), self._at(place))
         return digest
+
+    def _size(self, place: str) -> int | None:
+        """The bytes of a file; None if it is not there."""
+        try:
+            found: int = self._try("look at", self._system.info, self._at(place))["size"]
+        except FileNotFoundError:
+            return None
+        return found
 
     def _make_room(self, name: str) -> None:
         """Makes the parent folder of a file, in stores that have folders."""

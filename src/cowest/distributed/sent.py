@@ -107,11 +107,17 @@ def error(store: Parcels, key: str) -> CoWestError | None:
 
 
 def collect(store: Parcels, key: str, outputs: Mapping[str, Path]) -> bool:
-    """Fetches a task's outputs, each whole or not at all. False if it is not done."""
+    """Fetches a task's outputs, each whole or not at all. False if it is not done.
+
+    A result of which a file is gone is none: it is forgotten, and the task is to be done again.
+    """
     text = store.read(f"tasks/{key}/done.json")
     if text is None:
         return False
     made = json.loads(text)["outputs"]
+    if not all(store.holds(made[name]) for name in outputs):
+        store.remove(f"tasks/{key}/done.json")
+        return False
     for name, path in outputs.items():
         with replacing_folder(path) as folder:
             store.fetch(made[name], folder)
