@@ -314,10 +314,12 @@ def test_a_copy_under_another_number_is_set_aside(tmp_path: Path, near: float | 
         ask(6, "2. FC Harbour was founded when?"),
         ask(7, "9. Who dredged the inner basin?", split="train"),
         ask(8, "Who dredged the inner basin?"),
+        ask(9, "Q12a: Who built the engine here?", split="train"),
+        ask(10, "Who built the engine here?"),
     ]
     valid, page = run(tmp_path, rows, settings("queries", near=near))
     kept = [Query.model_validate_json(line).prompt for line in valid]
-    assert kept == [rows[place].prompt for place in (2, 3, 4, 5, 6, 8)]
+    assert kept == [rows[place].prompt for place in (2, 3, 4, 5, 6, 8, 10)]
     assert "numbered" in unmet(page)
 
 

@@ -23,6 +23,10 @@ ASKED = "Which mill on the Orla ground rye in winter?"
         "Q8. {}",
         "Q. 8) {}",
         "Q-12: {}",
+        "Q12a: {}",
+        "q 7b) {}",
+        "Q12a:\n{}",
+        "{} (Q12a)",
         "8) {}",
         "8.2) {}",
         "c) {}",
@@ -61,6 +65,8 @@ def test_a_number_before_or_after_a_question_counts_for_nothing(form: str) -> No
         ("{} [8]", "8"),
         ("{} #8", "8"),
         ("{} 8", "8"),
+        ("Q1a. {}", "1a"),
+        ("Problem 8b: {}", "8b"),
     ],
 )
 def test_a_number_that_may_be_asked_about_is_kept_beside_the_question(
@@ -91,6 +97,11 @@ def test_a_number_that_may_be_asked_about_is_kept_beside_the_question(
 )
 def test_a_number_inside_a_question_stays(text: str) -> None:
     assert unnumbered(text) == (text, "")
+
+
+def test_a_number_with_a_letter_is_read_on_a_later_line_too() -> None:
+    found = unnumbered(f"Of the mills:\nQ12a: {ASKED}\nQ1b: {ASKED}")
+    assert found == (f"Of the mills:\n{ASKED}\n{ASKED}", "1b")
 
 
 @given(st.text(st.sampled_from("Q8.():#[] \n?points-questionb")))

@@ -19,6 +19,7 @@ AT_MOST = 5
 EDGE = 80
 """Characters at either end of a line in which numbers are looked for."""
 DIGIT = re.compile(r"\d")
+WHOLE = re.compile(r"\d+")
 
 NUMBER = r"\d{1,4}(?:\.\d{1,3}){0,3}[a-z]?"
 OPEN, CLOSE = r"[(\[{（【]", r"[)\]}）】]"  # noqa: RUF001
@@ -152,6 +153,8 @@ def _kept(found: re.Match[str]) -> list[str]:
         return []
     if groups.get("other"):
         number = groups["number"]
-        is_question = groups["other"].casefold() == "q" and int(number.split(".")[0]) > QUARTERS
+        # The number may be that of a part: 12a, 2.1.
+        whole = int(WHOLE.findall(number)[0])
+        is_question = groups["other"].casefold() == "q" and whole > QUARTERS
         return [] if is_question else [number]
     return [number for number in groups.values() if number is not None]
