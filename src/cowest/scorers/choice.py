@@ -21,8 +21,12 @@ from cowest.scorers.rules import RuleNumber, named, remind
 ANNOUNCED = re.compile(r"\banswer\b(?:\s+choice\b)?(?P<firm>(?:\s+is\b)?\s*[:=]?)", re.IGNORECASE)
 """The words before an answer: `Answer: B`, `The final answer is (B)`, `Answer choice: B`. `firm` is
 empty where `answer` is a word as any other."""
-DENIED = re.compile(r"\s*not\s+(?:option\s+)?\(?([A-Za-z])\b", re.IGNORECASE)
-"""`The answer is not B`."""
+DENIED = re.compile(
+    r"(?i:(?:[a-z]{2,20}\s+){0,2}?not\s+(?:option\s+)?)"
+    r"\(?([A-Zb-z]\b|a(?=\s*(?:[*_)\].:,;]|$))|(?<=(?i:option)\s)a\b)"
+)
+"""`The answer is not B`, or `is surely not B`. The small `a` of `is not a river` is an article: it
+is a letter before a mark, and after `option`."""
 FIELD = re.compile(
     r'"\w*(?:answer|choice)"\s*:\s*(?P<value>"(?:[^"\\]|\\.)*"|[^\s",}]+)?',
     re.IGNORECASE | re.DOTALL,
@@ -219,7 +223,9 @@ class ChoiceReading:
             if place["firm"].strip():
                 firm |= found
                 last = found or last
-                denied |= set(self._numbers(DENIED.findall(text)))
+                # What only goes on to a denial, as a reason may, takes nothing back.
+                if DENIED.match(text):
+                    denied |= set(self._numbers(DENIED.findall(text)))
         if self._rule == 1:
             return every
         # The last announcement counts, if it is beyond doubt which texts are announcements.
