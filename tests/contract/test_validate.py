@@ -180,6 +180,56 @@ def test_a_question_in_two_splits_stops_the_turn_whatever_its_spacing(tmp_path: 
     )
 
 
+BUILT = "Which country built the harbour's first lighthouse?"
+
+
+def quiz(number: int, stem: str, *options: str, **fields: Any) -> Query:
+    """A multiple choice as a table shows it: its options on lines of their own, with letters."""
+    lettered = zip("ABCD", options, strict=False)
+    text = "\n".join([stem, *(f"{letter}. {option}" for letter, option in lettered), "Say why."])
+    return ask(number, text, choices=options, targets=(options[0],), **fields)
+
+
+@pytest.mark.parametrize(
+    ("options", "leaks"),
+    [
+        (("Japan", "CHILE", "norway", "Italy"), True),
+        (("Norway", "Italy", "Chile", "Peru"), False),
+        (("Norway", "Italy", "Chile"), False),
+    ],
+)
+def test_a_question_in_two_splits_is_found_in_whatever_order_its_options_are(
+    tmp_path: Path, options: tuple[str, ...], leaks: bool
+) -> None:
+    rows = [
+        quiz(0, BUILT, "Norway", "Italy", "Chile", "Japan"),
+        quiz(1, BUILT.upper(), *options, split="train"),
+        # Two questions that read like one of their own options.
+        quiz(2, "Italy", "Norway", "Italy", split="train"),
+        quiz(3, "Norway", "Norway", "Italy"),
+    ]
+    config = settings("queries", near=None)
+    if leaks:
+        assert "no question is in two splits" in refused(tmp_path, rows, config)
+    else:
+        assert len(run(tmp_path, rows, config)[0]) == len(rows)
+
+
+def test_a_copy_under_another_number_is_set_aside_in_whatever_order_its_options_are(
+    tmp_path: Path,
+) -> None:
+    rows = [
+        quiz(0, f"Question 4: {BUILT}", "Norway", "Italy", "10 points", split="train"),
+        quiz(1, BUILT, "10 points", "Norway", "Italy"),
+        quiz(2, "Q12. 3 + 4?", "seven", "eight", split="train"),
+        quiz(3, "3 + 4?", "eight", "seven"),
+        quiz(4, "Q12. 3 + 5?", "seven", "eight", split="train"),
+    ]
+    valid, page = run(tmp_path, rows, settings("queries", near=None))
+    assert valid == [rows[place].model_dump_json() for place in (1, 3, 4)]
+    assert "numbered" in unmet(page)
+
+
 def test_a_broken_line_is_named(tmp_path: Path) -> None:
     (tmp_path / "rows.jsonl").write_text(make_query(0).model_dump_json() + "\n{\n")
     with pytest.raises(RecordError, match=r"rows\.jsonl:2 is not a Query"):

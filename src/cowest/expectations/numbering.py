@@ -98,8 +98,11 @@ def may_agree(one: str, other: str) -> bool:
     return not one or not other or one == other
 
 
-def unnumbered(text: str) -> Unnumbered:
-    """The question without numbers before and after it, and without what it is worth."""
+def unnumbered(text: str, options: str = "") -> Unnumbered:
+    """The question without numbers before and after it, and without what it is worth.
+
+    `options` are shown beside the text: their letters count as the question's.
+    """
     if DIGIT.search(text) is None and ")" not in text[:EDGE]:
         return Unnumbered(text, "")
     lines = text.splitlines()
@@ -115,7 +118,7 @@ def unnumbered(text: str) -> Unnumbered:
             after += AFTER_THE_TEXT
         lines[place] = _without(lines[place], before, after, numbers)
     bare = "\n".join(lines)
-    if sum(map(str.isalpha, bare)) < FEWEST:
+    if sum(map(str.isalpha, bare + options)) < FEWEST:
         return Unnumbered(text, "")
     return Unnumbered(bare, " ".join(numbers))
 

@@ -3,6 +3,7 @@
 from collections.abc import Callable, Mapping
 from functools import partial
 from pathlib import Path
+from string import ascii_uppercase
 from typing import Any, Literal
 
 from pydantic import Field, field_validator
@@ -129,7 +130,8 @@ class QuerySuite(Config):
                 "aside", "numbered", high=0,
             ),
             Rule(
-                "leak", "no question is in two splits, whatever its case and spacing",
+                "leak",
+                "no question is in two splits, whatever its case, spacing and order of options",
                 "a held-out question must not be trained on: take it out of one of the splits",
                 "fail", "prompt_splits", high=1,
             ),
@@ -349,9 +351,12 @@ def _commonest(left: Any) -> float | None:
 def _columns(row: Query) -> dict[str, float]:
     """The columns that need nothing but the row. Readers replace those that are 0 at the end."""
     texts = [message.content for message in row.prompt]
-    question = "\0".join([*map(caseless, texts), *row.choices])
-    bare = [unnumbered(text) for text in texts]
-    asked = "\0".join([*(caseless(found.text) for found in bare), *row.choices])
+    # A question is the same in whatever order its options stand.
+    stems = [_stem(text, row.choices) for text in texts]
+    options = sorted(map(caseless, row.choices))
+    question = "\0".join([*map(caseless, stems), *options])
+    bare = [unnumbered(stem, "".join(options)) for stem in stems]
+    asked = "\0".join([*(caseless(found.text) for found in bare), *options])
     numbers = " ".join(found.number for found in bare if found.number)
     place = -1
     # The column has one byte per row.
@@ -374,6 +379,19 @@ def _columns(row: Query) -> dict[str, float]:
         "foreign": 0,
         "unsure": 0,
     }
+
+
+def _stem(text: str, choices: tuple[str, ...]) -> str:
+    """A prompt's text without the lines that show its options."""
+    text = f"\n{text}\n"
+    for letter, choice in zip(ascii_uppercase, choices, strict=False):
+        for shown in (f"\n{letter}. {choice}\n", f"\n{choice}\n"):
+            # Options stand last: a line above them that says the same belongs to the question.
+            before, found, after = text.rpartition(shown)
+            if found:
+                text = f"{before}\n{after}"
+                break
+    return text
 
 
 def _asked(row: Query) -> str:
