@@ -145,6 +145,21 @@ def test_options_that_differ_in_case_alone_are_two(tmp_path: Path) -> None:
         load(unclear, **by_text, **everything())
 
 
+@pytest.mark.parametrize(
+    ("options", "target"),
+    [(("A", "a", "B", "b"), "a"), (("CO", "Co", "b."), "Co"), (("A", "a"), "A")],
+)
+def test_an_option_that_only_another_ones_letter_could_name_is_refused(
+    tmp_path: Path, options: tuple[str, ...], target: str
+) -> None:
+    row = {"question": "Which?", "o": options, "answer": target}
+    settings: dict[str, Any] = {
+        "prompt": "{question}\n{choices}", "choices": "o", "targets": "answer",
+    }  # fmt: skip
+    with pytest.raises(RecordError, match=r"its letter [AB] reads like the option .*: rewrite"):
+        load(write(tmp_path / "t.jsonl", [row]), **settings, **everything())
+
+
 def test_more_like_options_than_letters_are_an_error_and_no_crash(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

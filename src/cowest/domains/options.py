@@ -39,7 +39,17 @@ def option_of(target: str, choices: tuple[str, ...], keyed: Keyed, labels: Seque
             f"the option {choices[number][:40]!r} reads like another one, and only the first "
             f"{len(ascii_uppercase)} have letters to tell them apart"
         )
-    return ascii_uppercase[number]
+    letter = ascii_uppercase[number]
+    for form in FORMS.values():
+        # The scorer takes a target for a text before it takes it for a letter.
+        for choice in choices:
+            if form(choice) == form(letter):
+                raise Unfit(
+                    f"the option {choices[number][:40]!r} reads like another one, and its letter "
+                    f"{letter} reads like the option {choice[:40]!r}: rewrite these options so "
+                    "that each reads otherwise"
+                )
+    return letter
 
 
 def _is_like_another(number: int, forms: Sequence[str]) -> bool:
