@@ -4,7 +4,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from cowest.config import load
+from cowest.config import load, read_yaml
 from cowest.errors import ConfigError
 from cowest.io import write_text
 
@@ -38,7 +38,7 @@ def _value(assignment: str, text: str) -> Any:
     import yaml
 
     try:
-        return yaml.safe_load(text)
+        return read_yaml(text, f"--set {assignment}")
     except yaml.YAMLError:
         raise ConfigError(f"--set {assignment}: the value is not YAML; quote it") from None
 

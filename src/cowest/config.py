@@ -172,6 +172,34 @@ def file_digest(path: Path) -> str:
     return digest(parts)
 
 
+def read_yaml(text: str, where: str) -> Any:
+    """Reads YAML that a person wrote.
+
+    Raises yaml.YAMLError, and ConfigError where a mapping has a key twice: YAML's reader would drop
+    the first one's value without a word.
+    """
+    import yaml
+
+    class Reader(yaml.SafeLoader):
+        # Looked at as it is written: what `<<` takes over may be overridden.
+        def compose_mapping_node(self, anchor: Any) -> Any:
+            node = super().compose_mapping_node(anchor)
+            lines: dict[tuple[str, Any], int] = {}
+            for key, _ in node.value:
+                if isinstance(key, yaml.MappingNode | yaml.SequenceNode) or key.value == "<<":
+                    continue
+                name, line = (key.tag, key.value), key.start_mark.line + 1
+                if name in lines:
+                    raise ConfigError(
+                        f"{where}: {key.value!r} is written twice, in lines {lines[name]} and "
+                        f"{line}, and one of the two would be lost: make them one"
+                    )
+                lines[name] = line
+            return node
+
+    return yaml.load(text, Reader)  # noqa: S506 (a safe one)
+
+
 def load(path: Path) -> dict[str, Any]:
     """Reads params.yaml as a mapping of sections. Raises ConfigError.
 
@@ -180,7 +208,7 @@ def load(path: Path) -> dict[str, Any]:
     import yaml
 
     try:
-        params = yaml.safe_load(path.read_text(encoding="utf-8"))
+        params = read_yaml(path.read_text(encoding="utf-8"), str(path))
     except FileNotFoundError:
         raise ConfigError(
             f"{path}: no such file: run in the project's folder, or name the file with --params"

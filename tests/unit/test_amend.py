@@ -78,6 +78,7 @@ def test_what_is_so_already_is_not_written(params: Path, assignment: str) -> Non
         ("dpo=null", "a whole section: take its lines out"),
         ("dpo.beta", "section.setting=value"),
         ("dpo.beta=[1", "not YAML"),
+        ("draft.sampling={n: 4, n: 8}", "--set .*: 'n' is written twice"),
     ],
 )
 def test_what_cannot_be_set_is_said_and_the_file_stays(

@@ -215,6 +215,27 @@ def test_aliases_of_an_anchor_are_read(tmp_path: Path) -> None:
     assert config.section(config.load(tmp_path / "params.yaml"), "validate@pairs") == {"b": 1}
 
 
+def test_a_key_that_is_written_twice_is_refused_and_a_merged_one_is_not(tmp_path: Path) -> None:
+    path = tmp_path / "params.yaml"
+    path.write_text("pin: {budget: {usd: 5}}\nseed: 7\n'pin': {by: me}\n")
+    with pytest.raises(ConfigError, match=r"params.yaml: 'pin' is written twice, in lines 1 and 3"):
+        config.load(path)
+    path.write_text("a:\n  - {n: 4, n: 4}\n")
+    with pytest.raises(ConfigError, match="'n' is written twice, in lines 2 and 2"):
+        config.load(path)
+    merged = (
+        "b: {deep: {er: &y {<<: &z {n: 1, m: 1}, n: 2}}}\n"
+        "c: {<<: *y, m: 3}\n"
+        "d: {<<: *z, <<: *y, on: 1, 'on': 2}\n"
+    )
+    path.write_text(merged)
+    assert config.load(path) == {
+        "b": {"deep": {"er": {"n": 2, "m": 1}}},
+        "c": {"n": 2, "m": 3},
+        "d": {"n": 2, "m": 1, True: 1, "on": 2},
+    }
+
+
 @pytest.mark.parametrize(
     ("text", "said"),
     [

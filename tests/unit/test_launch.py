@@ -44,6 +44,7 @@ def test_one_process_trains_where_nobody_asked_for_more(monkeypatch: pytest.Monk
         ({"COWEST_NPROC": "4", "WORLD_SIZE": "2", "LOCAL_WORLD_SIZE": "2"}, "torchrun started 2"),
         ({"PET_NNODES": "2"}, "begin the command with `torchrun -m`"),
         ({"COWEST_TRAINJOB": "{store: ["}, "is not YAML"),
+        ({"COWEST_TRAINJOB": "{nodes: 2, nodes: 3}"}, "COWEST_TRAINJOB: 'nodes' is written twice"),
         ({"COWEST_TRAINJOB": "{nodes: 2}"}, "COWEST_TRAINJOB: store"),
         ({"COWEST_TRAINJOB": "{store: 's3://b', node: 2}"}, "COWEST_TRAINJOB: node"),
     ],

@@ -20,7 +20,7 @@ from typing import Any
 import yaml
 from pydantic import Field
 
-from cowest.config import Config, digest, parse
+from cowest.config import Config, digest, parse, read_yaml
 from cowest.distributed import sent
 from cowest.distributed.parcels import Parcels
 from cowest.distributed.task import Task
@@ -71,7 +71,7 @@ def asked() -> TrainJobConfig | None:
     if not text:
         return None
     try:
-        values = yaml.safe_load(text)
+        values = read_yaml(text, "COWEST_TRAINJOB")
     except yaml.YAMLError:
         raise ConfigError(
             "COWEST_TRAINJOB is not YAML: write {store: s3://bucket/path, nodes: 2, processes: 8}"
