@@ -265,6 +265,24 @@ def test_choice_tells_options_apart_that_differ_in_case_or_a_sign() -> None:
     assert score_of(Choice(2), "B", "< 5", choices=limits).value == 0.0
 
 
+@pytest.mark.parametrize(
+    ("answer", "option"),
+    [
+        ("A", 0), ("(A)", 0), ("a.", 0), ("Answer: A", 0), ("B", 1), ("Option C", 2), ("D.", 3),
+        ("A+", 0), ("(A-)", 1), ("Answer: A-", 1), ("B. A-", 1), ('{"answer": "B-"}', 3),
+    ],
+)  # fmt: skip
+def test_a_letter_is_one_beside_options_that_only_look_like_it(answer: str, option: int) -> None:
+    assert parse_choice(answer, ("A+", "A-", "B+", "B-"), 2) == option
+
+
+@pytest.mark.parametrize("answer", ["A", "(A)", "a", "Answer: A", "B", "b."])
+def test_a_letter_that_is_an_option_itself_stays_ambiguous(answer: str) -> None:
+    for groups in (("O", "A", "B", "AB"), ("o.", "(A)", "b", "AB")):
+        said = parse_choice(answer, groups, 2)
+        assert isinstance(said, str) and said.startswith("names "), groups
+
+
 ANSWERS = st.text(max_size=60) | st.sampled_from(
     ["A", "the a", "-5", "no", "not a", "\u6771\u4eac", "Answer: B, no wait, C", "\u200b"]
 )

@@ -150,6 +150,12 @@ class ChoiceReading:
         self._known = []
         for form in FORMS[rule]:
             self._known.append((form, [form(option) for option in choices]))
+        # Letters that are options themselves.
+        self._letters: set[str] = set()
+        for option in choices:
+            own = LETTER.fullmatch(visible(option).strip())
+            if own is not None and not own["rest"].strip():
+                self._letters.add(own[1].upper())
 
     def parse(self, answer: str) -> int | str:
         """The number of the option that an answer names, or the reason why there is none."""
@@ -257,6 +263,9 @@ class ChoiceReading:
         if found is None or not numbers:
             return named
         number, rest = numbers[0], found["rest"].strip()
+        # `A` alone is the letter, though the option `A-` is an A too without its sign.
+        if self._rule == 2 and not rest and found[1].upper() not in self._letters:
+            return {number}
         also = self._alike(rest) if rest else set()
         # `B. London`, where B is London: letter and text agree, even if another option is London.
         if number in also:
