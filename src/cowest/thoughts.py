@@ -24,18 +24,23 @@ MARKS = frozenset(
 )  # fmt: skip
 """Marks that may be control tokens of a tokenizer: a text that lacks them can't be told from an
 answer."""
-CHANNEL = re.compile(r"<\|channel\|>\s*(?P<name>\w+)[^<]*<\|message\|>")
-CHANNEL_END = re.compile(r"<\|(?:end|return|call|start)\|>")
+BEGINS = r"(?<!`)<\|channel\|>"
+CHANNEL = re.compile(rf"{BEGINS}\s*+(?P<name>\w++)[^<]*+(?:<\|constrain\|>[^<]*+)*+<\|message\|>")
+"""The head of a channel, which may say what form its text has. Nothing is read twice, so that a
+text that is made of beginnings takes no longer than any other."""
+ENDS = r"<\|(?:end|return|call|start)\|>"
+CHANNEL_END = re.compile(rf"(?<!`){ENDS}|{ENDS}(?!`)")
+"""An answer may end in backticks of its own, so a mark is spoken of between two of them alone."""
 BARE_ANALYSIS = re.compile(r"\s*analysis(?=[A-Z])")
 BARE_FINAL = "assistantfinal"
-STREAMED_MARK = re.compile(rf"(?P<channel><\|channel\|>)|{TAG.pattern}")
+STREAMED_MARK = re.compile(rf"(?P<channel>{BEGINS})|{TAG.pattern}")
 """The marks that are looked for while a text still comes."""
 STREAMED_MARKS = tuple(mark.lower() for mark in MARKS if mark != "<|message|>")
 
 
 def without_thoughts(text: str) -> str:
     """The text without its thoughts; empty if it holds nothing else, unchanged if it has none."""
-    if "<|channel|>" in text:
+    if re.search(BEGINS, text):
         return _final_channel(text)
     if BARE_ANALYSIS.match(text):
         # A text without the second mark was cut within its thought.
@@ -62,11 +67,10 @@ def without_thoughts(text: str) -> str:
 
 def _final_channel(text: str) -> str:
     """The last text in the channel `final`; empty if there is none."""
-    answer = ""
-    for channel in CHANNEL.finditer(text):
-        if channel["name"] == "final":
-            answer = CHANNEL_END.split(text[channel.end() :], maxsplit=1)[0]
-    return answer.strip()
+    finals = [channel for channel in CHANNEL.finditer(text) if channel["name"] == "final"]
+    if not finals:
+        return ""
+    return CHANNEL_END.split(text[finals[-1].end() :], maxsplit=1)[0].strip()
 
 
 class ThoughtFilter:

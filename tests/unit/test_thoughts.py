@@ -1,5 +1,6 @@
 """A thought is no answer: not scored, not shown, not preferred, and nothing else changes."""
 
+import time
 from collections.abc import Iterable, Iterator
 
 import pytest
@@ -48,6 +49,10 @@ HARMONY = "<|channel|>analysis<|message|>Bern?<|end|><|start|>assistant<|channel
         (HARMONY + "final<|message|>Os", "Os"),
         (HARMONY, ""),
         ("<|channel|>commentary to=functions.f <|constrain|>json<|message|>{}<|call|>", ""),
+        (HARMONY + 'final <|constrain|>json<|message|>{"answer": "A"}', '{"answer": "A"}'),
+        (HARMONY + "final<|message|>It ends at `<|end|>`.<|end|>", "It ends at `<|end|>`."),
+        (HARMONY + "final<|message|>Say `ls`<|return|>", "Say `ls`"),
+        (HARMONY + "final<|end|><|start|>assistant<|channel|>analysis<|message|>Bern", ""),
         ("analysisBern? No.assistantfinalOslo", "Oslo"),
         ("analysisThe user asks for", ""),
     ],
@@ -60,7 +65,9 @@ def test_thoughts_are_left_out(text: str, answer: str) -> None:
     "text",
     [
         "", " \n", "Oslo ", "I think <b>Oslo</b>", "1 < think > 2", "<rethink>", "[think]",
-        "Models write `<think>` before they answer.", "analysis of rock from Oslo", "<think/>",
+        "Models write `<think>` before they answer.", "The mark `<|channel|>` begins a channel.",
+        "`<|channel|>final<|message|>` begins the answer.",
+        "analysis of rock from Oslo", "<think/>",
     ],
 )  # fmt: skip
 def test_other_texts_stay_what_they_are(text: str) -> None:
@@ -214,7 +221,8 @@ def test_what_is_asked_without_thoughts_is_asked_as_before() -> None:
 PIECES = st.lists(
     st.sampled_from(
         ["<think>", "</think>", "[THINK]", "[/THINK]", "<|channel|>", "<|message|>", "<|end|>",
-         "final", "analysis", "assistantfinal", "<", "</", "<thi", "`", " ", "\n", "Oslo", "x", "["]
+         "<|constrain|>", "final", "analysis", "assistantfinal", "<",
+         "</", "<thi", "`", " ", "\n", "Oslo", "x", "["]
     ),
     max_size=12,
 )  # fmt: skip
@@ -239,6 +247,28 @@ def test_a_text_in_pieces_loses_the_same_thoughts(
         assert shown.strip() and ("</think>" in whole or "[/THINK]" in whole or "<|ch" in whole)
     elif shown != expected:
         assert shown.lstrip() == expected and whole[0].isspace()
+
+
+@pytest.mark.parametrize(
+    ("text", "answer"),
+    [
+        ("The mark `<|channel|>` begins.", "The mark `<|channel|>` begins."),
+        ("<|channel|>final <|constrain|>json<|message|>{}", "{}"),
+    ],
+)
+def test_a_channel_comes_in_pieces_too(text: str, answer: str) -> None:
+    unseen = ThoughtFilter()
+    shown = "".join(map(unseen.push, text))
+    assert shown + unseen.end(without_thoughts(text)) == answer and not unseen.late
+    assert shown.startswith("The mark") == text.startswith("The mark")
+
+
+def test_a_text_made_of_beginnings_of_channels_is_read_at_once() -> None:
+    started = time.monotonic()
+    for text in ("<|channel|>" + "a" * 200_000 + "<", "<|channel|>a <|constrain|>" * 20_000):
+        assert without_thoughts(text) == ""
+    assert without_thoughts("<|channel|>final<|message|>" * 20_000) == ""
+    assert time.monotonic() - started < 5  # that it ends at all: minutes, if it looks back
 
 
 def test_a_text_without_marks_is_shown_as_it_comes() -> None:
