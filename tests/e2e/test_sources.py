@@ -355,3 +355,60 @@ def test_a_limit_that_is_none_is_refused(
     (tmp_path / "t.jsonl").write_text("{}\n")
     assert main(["data", "fetch", "t.jsonl", f"--limit={limit}"]) == 1
     assert "--limit" in capsys.readouterr().err and not (tmp_path / "data" / "raw" / "t").exists()
+
+
+@pytest.mark.parametrize(
+    "source",
+    [
+        "https://user:hunter2@host.example/questions.csv",
+        "https://user:hun@ter2@host.example/questions.csv",
+        "HTTPS://hunter2@host.example/",
+        "https:/user:hunter2@host.example/questions.csv",
+        "https://user:hunter2@[host.example/questions.csv",
+        "s3://key:hunter2@bucket/questions.csv",
+        "hf://user:hunter2@host/name",
+        "user:hunter2@host:/questions.csv",
+        "//user:hunter2@host.example/questions.csv",
+    ],
+)
+@pytest.mark.parametrize("name", [[], ["--name", "q"]])
+def test_a_password_is_never_shown(
+    source: str,
+    name: list[str],
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert main(["data", "fetch", source, *name]) == 1
+    shown = "".join(capsys.readouterr())
+    assert "ter2" not in shown and "holds a name or password" in shown and "take it out" in shown
+
+
+@pytest.mark.parametrize(
+    ("source", "said"),
+    [
+        ("https://host.example/at@home/mills.v2.tsv?at=@x", "data/raw/mills.v2 is there"),
+        ("hf://some-body/mills@refs/pr/1", "data/raw/mills is there"),
+        ("there/at@home/mills.csv", "data/raw/mills is there"),
+        ("hf://mills@v1", "data/raw/mills is there"),
+        ("https://[host/mills.csv", "the source is no address"),
+        ("https://host.example", "'' is no name of a data set"),
+    ],
+)
+def test_a_source_gives_the_name(
+    source: str,
+    said: str,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    for name in ("mills", "mills.v2"):
+        (tmp_path / "data" / "raw" / name).mkdir(parents=True)
+        (tmp_path / "data" / "raw" / name / "t.csv").touch()
+    monkeypatch.chdir(tmp_path)
+    assert main(["data", "fetch", source]) == 1
+    assert said in capsys.readouterr().err
+    if "no address" in said:
+        assert main(["data", "fetch", source, "--name", "q"]) == 1
+        assert said in capsys.readouterr().err

@@ -9,11 +9,14 @@ import argparse
 import re
 from math import inf
 from pathlib import Path, PurePosixPath
+from urllib.parse import urlsplit
 
 from cowest.errors import ConfigError
 from cowest.raw import sources
 
 RAW = Path("data/raw")
+PASSWORD = re.compile(r"(?:(?:hf:)?//[^/?#@]*:|(?!hf:)[a-zA-Z][\w+.-]*:/*)[^/?#]*@")
+"""The part of an address that names who asks. After hf:// an @ alone begins a revision."""
 SPLITS = ("train", "dev", "valid", "validation", "test")
 
 
@@ -44,6 +47,7 @@ def main(argv: list[str]) -> int:
         help="hub: which files are train, dev or test; may come again",
     )
     given = parser.parse_args(argv)
+    _refuse_unfit(given.source)
     name = given.name or _name_of(given.source)
     if not re.fullmatch(r"[A-Za-z0-9][\w.-]*", name):
         raise ConfigError(
@@ -71,10 +75,27 @@ def main(argv: list[str]) -> int:
     return 0
 
 
+def _refuse_unfit(source: str) -> None:
+    """Raises ConfigError for an address that is none, or that holds a name or password.
+
+    It is not shown, here or later: secrets may stand in it.
+    """
+    if PASSWORD.match(source):
+        raise ConfigError(
+            "the address holds a name or password before its @, which would end in logs: take it "
+            "out, and fetch from an address that needs none"
+        )
+    try:
+        urlsplit(source)
+    except ValueError as error:
+        raise ConfigError(f"the source is no address ({error}): write its host anew") from None
+
+
 def _name_of(source: str) -> str:
     """The last part of a path or URL, without its ending, revision and query."""
-    address = source.partition("?")[0].partition("@")[0]
-    return PurePosixPath(address.rstrip("/")).stem
+    is_hub = source.startswith("hf://")
+    path = source.partition("@")[0] if is_hub else urlsplit(source).path
+    return PurePosixPath(path.rstrip("/")).stem
 
 
 def _splits(given: list[str]) -> dict[str, str]:
