@@ -278,7 +278,8 @@ async def stream_answer(
         async for piece in pieces:
             if isinstance(piece, Completion):
                 completion = answered(piece)
-                text = unseen.end(completion.text or "")
+                # An answer that was refused half-way has no rest.
+                text = "" if piece.text is None else unseen.end(completion.text or "")
             else:
                 completion = None
                 text = unseen.push(piece)

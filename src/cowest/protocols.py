@@ -84,9 +84,10 @@ class AsyncChatModel(Protocol):
         """Yields the texts of an answer as they come, and its Completion last.
 
         The texts joined are the completion's text, and equal what a ChatModel answers. A request
-        that can't be answered gives a Completion without a text, and no texts before it. Raises
-        UpstreamError where the model is down, late or busy, also between two texts, and
-        BudgetError where the purse is empty. Closing the generator ends the call.
+        that can't be answered gives a Completion without a text. Texts may come before it: a
+        content filter may cut an answer that had begun. Raises UpstreamError where the model is
+        down, late or busy, also between two texts, and BudgetError where the purse is empty.
+        Closing the generator ends the call.
         """
         ...
 

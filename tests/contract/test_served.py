@@ -225,10 +225,8 @@ LATER = {
     "no ending": ([DONE], "broke off its answer: an answer that broke off"),
     "no JSON": ([b"data: {oh\n\n", *streamed(" more")], "broke off its answer: an answer that is"),
     "an error": ([b'data: {"error": {"message": "out of\\u001b memory"}}\n\n'], "out of. memory"),
-    "a poison": ([b'data: {"error": {"code": 400, "message": "no"}}\n\n'], "HTTP 400: no"),
     "a quota": ([b'data: {"error": {"code": "insufficient_quota"}}\n\n'], "the quota is used up"),
     "a failure": (streamed(" more", "error"), "broke off its answer: an answer that broke off"),
-    "a filter": (streamed(" more", "content_filter"), "refused by the provider's content filter"),
     "a tool": (
         [event({"delta": {"tool_calls": [{}]}, "finish_reason": "tool_calls"}), DONE],
         "a call of a tool for an answer",
@@ -253,6 +251,28 @@ def test_what_fails_after_the_first_word_ends_the_call(kind: str) -> None:
             asyncio.run(ask())
         assert server.calls == 1, "it is not asked again"
     assert "".join(given).startswith("The first") and raised.value.__cause__ is None
+
+
+REFUSED_LATER = {
+    "a poison": ([b'data: {"error": {"code": 400, "message": "no"}}\n\n'], "failed"),
+    "a poison that blames the key": (
+        [b'data: {"error": {"code": 400, "message": "invalid api key"}}\n\n'],
+        "failed",
+    ),
+    "a filter": (streamed(" more", "content_filter"), "refused"),
+    "a filter's error": ([b'data: {"error": {"code": "content_filter"}}\n\n'], "refused"),
+}
+
+
+@pytest.mark.parametrize("kind", REFUSED_LATER)
+def test_a_request_that_is_refused_after_the_first_word_ends_without_an_answer(kind: str) -> None:
+    rest, finish = REFUSED_LATER[kind]
+    with chat_server(otherwise=Fate(pieces=[said("The first"), *rest])) as server:
+        ((*texts, completion),) = serve(priced(server), "q")
+        assert server.calls == 1, "it is not asked again"
+    assert "".join(map(str, texts)).startswith("The first")
+    assert isinstance(completion, Completion)
+    assert (completion.text, completion.finish) == (None, finish) and completion.failed
 
 
 def test_what_came_before_an_error_in_the_same_packet_is_given() -> None:

@@ -134,3 +134,38 @@ def test_an_endpoint_that_refuses_is_no_answer_and_a_client_that_leaves_cuts_it(
         response.close()
         connection.close()
         service.wait(lambda: bool(server.cut))
+
+
+@pytest.mark.parametrize(
+    ("rest", "status", "code"),
+    [
+        (streamed(" more", "content_filter"), 400, "content_filter"),
+        ([b'data: {"error": {"code": "content_filter"}}\n\n'], 400, "content_filter"),
+        ([b'data: {"error": {"code": 400, "message": "no"}}\n\n'], 502, "no_answer"),
+    ],
+    ids=["a filter", "a filter's error", "a poison"],
+)
+def test_an_answer_that_is_refused_half_way_is_refused_and_no_outage(
+    rest: list[bytes], status: int, code: str
+) -> None:
+    fate = [GOOD]
+    settings = {"breaker": {"failures": 1}, "degrade": ["strong_alone", "draft_alone"]}
+    with (
+        chat_server(otherwise=lambda _: fate[0]) as server,
+        running(Faulty(POLICY, "policy"), Hosted(priced(server)), **settings) as service,
+    ):
+        fate[0] = Fate(pieces=[said("The first"), *rest])
+        found, headers, refused = post(service.port, asking())
+        assert (found, refused["error"]["code"]) == (status, code)
+        assert status == 400 or headers["x-should-retry"] == "false"
+        *_, last = post(service.port, asking(stream=True))[2]
+        assert last["error"]["code"] == code
+        assert status == 400 or last["cowest"]["retry"] is False
+        asked = server.calls
+        fate[0] = GOOD
+        assert post(service.port, asking())[0] == 200, "the breaker is closed"
+        assert server.calls == asked + 1
+        for row in service.rows[:2]:
+            finish = "refused" if status == 400 else "failed"
+            assert row.answer is None and row.degraded is None and row.finish == finish
+            assert row.answering and row.answering.finish == finish

@@ -241,10 +241,7 @@ class ServedEndpoint:
         return call.attempt
 
     async def _settled(self, call: _Call, answered: Answered) -> Completion:
-        """Settles a call at the cost of its answer, and returns the completion with it.
-
-        Raises UpstreamError for an answer that was refused after some of it was given.
-        """
+        """Settles a call at the cost of its answer, and returns the completion with it."""
         self._let_go(call)
         self._way = call.way
         self._watch.saw("", answered)
@@ -267,8 +264,6 @@ class ServedEndpoint:
         if kept is not None:
             # Whoever asks next finds it. That it can't be kept is no reason to fail an answer.
             await asyncio.wait([written], timeout=call.left)
-        if completion.text is None and call.given:
-            raise self._down(f"broke off its answer: {completion.failed}")
         if usage is None:
             completion = self._estimated(call, completion)
         return replace(completion, usd=usd)
@@ -296,10 +291,9 @@ class ServedEndpoint:
     def _poisoned(self, call: _Call, poison: PoisonError) -> Completion:
         """The completion of a request that the endpoint will not answer, however often asked."""
         self._pay(call, FREE)
-        if call.given:
-            raise self._down(f"broke off its answer: {poison}") from None
         # Such words are about every call, as long as none was answered.
-        if poison.everyone is not None and not self._watch.has_answered:
+        answers = call.given or self._watch.has_answered
+        if poison.everyone is not None and not answers:
             raise self._down(f"refuses every call ({poison}): {poison.everyone}") from None
         return Completion(None, self.name, "failed", str(poison))
 
