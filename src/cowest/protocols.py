@@ -61,6 +61,13 @@ class ChatModel(Protocol):
         ...
 
 
+@dataclass(slots=True)
+class Held:
+    """The time that a served call spent on its purse, which is no lateness of the model."""
+
+    seconds: float = 0.0
+
+
 @dataclass(frozen=True, slots=True)
 class Served:
     """A call that somebody waits for: the request it is part of, who pays, and its deadline."""
@@ -72,6 +79,8 @@ class Served:
     """Time by `time.monotonic()` at which the call is given up."""
     purse: str = ""
     """Name of the key that pays; empty where nobody's budget is kept."""
+    held: Held = field(default_factory=Held, compare=False)
+    """The wait for that purse, to which the model adds."""
 
 
 class AsyncChatModel(Protocol):

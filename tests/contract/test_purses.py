@@ -10,7 +10,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import AsyncGenerator, Sequence
 from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
@@ -40,6 +40,8 @@ from cowest.ledger.purses import (
 )
 from cowest.ledger.store import CallStore, StoredAnswer
 from cowest.models.openai import OpenAIConfig
+from cowest.online.breaker import Breaker, BreakerConfig
+from cowest.online.upstream import Upstream
 from cowest.protocols import Completion, Served
 from tests import servers, stores, tiny
 from tests.endpoints import PRICE, config, parts, priced, serve, short, whole
@@ -205,6 +207,34 @@ def test_what_a_purse_holds_for_others_is_waited_for_no_longer_than_asked(
     assert (round(usd, 4), tokens) == (0.0002, 53)
     with chat_server(otherwise=Fate(pieces=[said("The first"), 20.0])) as server:
         asyncio.run(ask_all())
+
+
+def test_the_wait_for_a_purse_is_no_lateness_of_the_model(kept: CallStore) -> None:
+    set_budget(kept, "ann", Budget(usd=1.5 * most()[0]))
+    breaker = Breaker(BreakerConfig(failures=1), "the model")
+
+    async def ask_both() -> None:
+        async with priced(server, timeout=30).open_async() as model:
+            first = model.stream(short("a"), Served("a", time.monotonic() + 20, "ann"))
+            assert await anext(first) == "The first"
+            ended = asyncio.create_task(_ended(first))
+            upstream = Upstream(model, breaker, patience=2.0)
+            # The purse is held for two of these seconds, and the endpoint has one.
+            with pytest.raises(UpstreamError):
+                await parts(upstream, short("b"), seconds=3, purse="ann")
+            await ended
+
+    script = {"b": [Fate(delay=30)]}
+    late = Fate(pieces=[said("The first"), 2.0, *streamed(" more")])
+    with chat_server(script, otherwise=late) as server:
+        asyncio.run(ask_both())
+        assert server.asked() == {"a": 1, "b": 1}
+    assert not breaker.is_open
+
+
+async def _ended(stream: AsyncGenerator[str | Completion, None]) -> None:
+    async for _ in stream:
+        pass
 
 
 BROKEN = {

@@ -50,6 +50,39 @@ def test_a_client_that_reads_slowly_is_no_fault_of_the_model(
     assert breaker.is_open is open_after
 
 
+class Punctual:
+    """A model that looks at the deadline itself, as an endpoint's does."""
+
+    name = "punctual"
+
+    async def stream(
+        self, request: Request, served: Served
+    ) -> AsyncGenerator[str | Completion, None]:
+        # Not on the loop, whose own timer would be as soon.
+        time.sleep(max(served.until - time.monotonic() - 0.001, 0.0))
+        raise UpstreamError("gave no answer in time")
+        yield ""
+
+
+@pytest.mark.parametrize(
+    ("seconds", "patience", "open_after"),
+    [(-1.0, 0.1, False), (0.2, 5.0, False), (0.4, 0.1, True)],
+)
+def test_a_deadline_of_a_client_in_a_hurry_is_no_fault_of_a_model_that_keeps_it(
+    seconds: float, patience: float, open_after: bool
+) -> None:
+    breaker = Breaker(BreakerConfig(failures=1), "the model")
+    upstream = Upstream(Punctual(), breaker, patience)
+
+    async def read() -> None:
+        async for _ in upstream.stream(ASKED, Served("id", time.monotonic() + seconds)):
+            pass
+
+    with pytest.raises(UpstreamError):
+        asyncio.run(read())
+    assert breaker.is_open is open_after
+
+
 def test_who_leaves_a_call_from_before_does_not_end_the_one_that_tries() -> None:
     now = 100.0
     breaker = Breaker(BreakerConfig(failures=1, seconds=10), "the model", lambda: now)

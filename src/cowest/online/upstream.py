@@ -4,12 +4,16 @@ import asyncio
 import time
 from collections.abc import AsyncGenerator
 from contextlib import aclosing
+from dataclasses import replace
 
 from cowest.errors import CallError, UpstreamError
 from cowest.models.hf_async import AsyncHFModel
 from cowest.online.breaker import Breaker
 from cowest.online.interactions import ServedCall
-from cowest.protocols import AsyncChatModel, Completion, Request, Served
+from cowest.protocols import AsyncChatModel, Completion, Held, Request, Served
+
+EARLY = 0.01
+"""Seconds before the deadline at which a model may see it as passed: timers are not exact."""
 
 
 class LateError(UpstreamError):
@@ -45,6 +49,7 @@ class Upstream:
         trying = self.breaker.begin()
         ended = False
         waited = 0.0
+        served = replace(served, held=Held())
         try:
             async with aclosing(self._model.stream(request, served)) as pieces:
                 while not ended:
@@ -57,14 +62,13 @@ class Upstream:
                     if ended:
                         self.breaker.succeed()
                     yield piece
-        except LateError:
-            # A client that gives a second, or reads its answer slowly until the deadline, may not
-            # have others find the model shut.
-            if waited >= self._patience:
-                self.breaker.fail()
-            raise
         except UpstreamError as error:
-            self.breaker.fail(error.retry_after)
+            # Some models look at the deadline themselves, and say so in their own words.
+            late = isinstance(error, LateError) or time.monotonic() >= served.until - EARLY
+            # A client that gives a second, reads its answer slowly until the deadline, or has spent
+            # its budget, may not have others find the model shut.
+            if not late or waited - served.held.seconds >= self._patience:
+                self.breaker.fail(error.retry_after)
             raise
         except CallError as error:
             # It refuses every call: no key, or no such model. Who asks us can't mend it.

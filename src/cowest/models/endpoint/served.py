@@ -195,10 +195,13 @@ class ServedEndpoint:
             usd = None if self._config.price is None else most.usd
             tokens = most.tokens
         claim = PurseClaim(call.served.purse, usd, tokens)
+        began = time.monotonic()
         try:
             await self._cashier.claim(claim, call.left)
         except TimeoutError:
             raise self._down("was not asked: the call store took no claim in time") from None
+        finally:
+            call.served.held.seconds += time.monotonic() - began
         call.claim = claim
 
     async def _asked(self, call: _Call) -> Attempt:
