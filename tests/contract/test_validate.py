@@ -20,6 +20,7 @@ from cowest.errors import ConfigError, ContractError, RecordError
 from cowest.expectations import engine
 from cowest.expectations.rules import Rule
 from cowest.ports import connect, ports_of
+from cowest.raw.harvested import NAME as HARVEST
 from cowest.records import Feedback, Message, PreferencePair, Query, Validation
 from cowest.report import contents
 from cowest.stages import STAGES
@@ -391,6 +392,24 @@ def test_a_systems_words_make_no_near_copy(tmp_path: Path) -> None:
 
     rows = [query(0, "How high is it?", "train"), query(1, "Who built that?", "test")]
     assert len(run(tmp_path, rows, settings("queries", near=0.7))[0]) == 2
+
+
+@pytest.mark.parametrize("role", ["system", "assistant"])
+def test_a_served_conversation_is_compared_message_by_message(tmp_path: Path, role: Any) -> None:
+    """Whoever gives a verdict can put a held-out question into any message of it."""
+
+    def harvested(number: int, words: str) -> Query:
+        before = (Message(role="user", content="Hello!"), Message(role=role, content=words))
+        prompt = (*before, Message(role="user", content=f"Yes, that one please, by {number}."))
+        return make_query(number, split="train", prompt=prompt, source=f"{HARVEST}:{number}")
+
+    others = [harvested(number, "Answer in one word.") for number in (2, 3)]
+    copy = harvested(1, LONG)
+    valid, page = run(tmp_path, [copy, *others, ask(0, LONG)], settings("queries", near=0.8))
+    assert [Query.model_validate_json(line).source for line in valid][:2] == [
+        row.source for row in others
+    ]
+    assert len(valid) == 3 and "near" in unmet(page)
 
 
 BENCHMARK = [{"question": LONG}, {"question": "How many moons has Mars?"}]

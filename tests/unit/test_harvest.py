@@ -225,11 +225,25 @@ def test_held_out_questions_and_their_near_copies_are_left_out(served: Served) -
     )
     for question in (held, held.upper(), f"  {held[:-1]} ", f"Hello!\n{held}\nThanks."):
         served.answer(question, {"better": "Norway"})
-    served.answer("", {"better": "the map"}, prompt=turns)
-    served.answer("In which country is the Comet pump built?", {"better": "Italy"})
+    above = (
+        Message(role="system", content=held),
+        Message(role="user", content="Answer the question above."),
+    )
+    meant = (
+        Message(role="user", content="Do you mean another question?"),
+        Message(role="assistant", content=held),
+        Message(role="user", content="Yes, that one please."),
+    )
+    for prompt in (turns, above, meant):
+        served.answer("", {"better": "the map"}, prompt=prompt)
+    other = (
+        Message(role="system", content="Answer in one word."),
+        Message(role="user", content="In which country is the Comet pump built?"),
+    )
+    served.answer("", {"better": "Italy"}, prompt=other)
     found = served.harvest(held=[held])
     assert [row.targets for row in found.rows] == [("Italy",)]
-    assert found.left_out == {"it asks a held-out question, or a near copy of one": 5}
+    assert found.left_out == {"it asks a held-out question, or a near copy of one": 7}
 
 
 def test_rows_are_masked_together_with_their_targets(served: Served) -> None:

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Mapping
 from functools import partial
+from operator import itemgetter
 from pathlib import Path
 from string import ascii_uppercase
 from typing import Any, Literal
@@ -29,6 +30,7 @@ from cowest.expectations.rules import (
     share_left,
 )
 from cowest.models.hf import HFConfig
+from cowest.raw.harvested import NAME as HARVEST
 from cowest.records import Query, Split
 from cowest.sametext import caseless, unpunctuated
 
@@ -399,6 +401,17 @@ def _asked(row: Query) -> str:
     return "\n".join(message.content for message in row.prompt if message.role != "system")
 
 
+def _each_asked(row: Query) -> list[str]:
+    """The texts of a row that may each repeat another question.
+
+    Whoever gives a verdict on a served conversation chose its roles, too: a held-out question may
+    stand in any message of it.
+    """
+    if not row.source.startswith(f"{HARVEST}:"):
+        return [_asked(row)]
+    return [_asked(row), *(message.content for message in row.prompt)]
+
+
 def _tokens(policy: HFConfig) -> Reader:
     import tokenizers
 
@@ -443,14 +456,21 @@ def _copies(
         return held[number_of_row][0] > split
 
     def read(start: int, part: list[Query]) -> list[dict[str, float]]:
-        found = []
-        sketches = near.sketches([_asked(row) for row in part])
-        for at, (row, sketch) in enumerate(zip(part, sketches, strict=True), start):
-            alike, other = index.nearest(sketch, partial(is_later, SPLITS.index(row.split)))
+        places, texts = [], []
+        for place, row in enumerate(part):
+            for text in _each_asked(row):
+                places.append(place)
+                texts.append(text)
+        best: list[tuple[float, int | None]] = [(0.0, None)] * len(part)
+        for place, sketch in zip(places, near.sketches(texts), strict=True):
+            split = SPLITS.index(part[place].split)
+            found = index.nearest(sketch, partial(is_later, split))
+            if found[0] > best[place][0]:
+                best[place] = found
+        for at, (alike, other) in enumerate(best, start):
             if other is not None:
                 remarks.say(at, f"{alike:.2f} like {held[other][1]}")
-            found.append({"near": alike})
-        return found
+        return [{"near": alike} for alike, _ in best]
 
     return read
 
@@ -459,7 +479,7 @@ def _benchmarks(known: near.Known, remarks: Remarks) -> Reader:
     def read(start: int, part: list[Query]) -> list[dict[str, float]]:
         found = []
         for at, row in enumerate(part, start):
-            alike, place = known.nearest(_asked(row))
+            alike, place = max(map(known.nearest, _each_asked(row)), key=itemgetter(0))
             if place is not None:
                 remarks.say(at, f"{alike:.2f} like {place}")
             found.append({"benchmark": alike})

@@ -252,9 +252,11 @@ def _refuse(prompt: Sequence[Message], target: str, rules: HarvestRules) -> None
     why = instructs(target)
     if why is not None:
         raise Unfit(f"the answer speaks to its reader: it {why}")
+    texts = [message.content for message in prompt]
     questions = [message.content for message in prompt if message.role == "user"]
-    # A held-out question may have been asked, and answered, earlier in the conversation.
-    for question in ("\n".join(questions), *questions):
+    # A held-out question may have been asked, and answered, earlier in the conversation. Whoever
+    # asks chooses the roles, and can put it into the system's words or into an answer.
+    for question in dict.fromkeys(["\n".join(texts), "\n".join(questions), *texts]):
         if rules.held.nearest(question)[1] is not None:
             raise Unfit("it asks a held-out question, or a near copy of one")
 
