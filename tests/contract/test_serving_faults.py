@@ -372,3 +372,55 @@ def test_a_version_that_does_not_answer_its_probe_is_not_lent() -> None:
         assert (status, said["error"]["code"]) == (503, "not_ready")
         assert "connection refused" in said["error"]["message"] and headers["retry-after"] == "15"
         assert post(server.port, {"question": "q"}, "/ask")[0] == 503
+
+
+async def of_marks(request: Request, served: Served) -> AsyncGenerator[str | Completion, None]:
+    """Answers with the mark that it is asked for, else with the words that it always has."""
+    text = "It is made in the north"
+    if "Which tag" in request.messages[-1].content:
+        text = "The tag is </think>. It ends a thought"
+    for word in text.split(" "):
+        yield f"{word} "
+    yield Completion(f"{text} ", "strong")
+
+
+def texts_in(events: list[Any]) -> list[str]:
+    """The texts of a stream, without empty ones."""
+    found = []
+    for event in events:
+        for choice in event["choices"] if isinstance(event, dict) and "choices" in event else ():
+            found.append(choice["delta"].get("content"))
+    return [text for text in found if text]
+
+
+def test_an_answer_that_speaks_of_a_mark_breaks_its_own_stream_alone() -> None:
+    policy, strong = models()
+    with running(policy, strong) as server:
+        strong.does = of_marks
+
+        def ask(text: str) -> list[Any]:
+            found: list[Any] = post(server.port, asking(text, stream=True))[2]
+            return found
+
+        assert "was a thought" in ask("Which tag ends a thought?")[-1]["error"]["message"]
+        whole = texts_in(ask("Where is it made?"))
+        assert len(whole) > 1 and "".join(whole) == "It is made in the north "
+        # Though some ask for it again and again, the next answer without a mark shows what it is.
+        for _ in range(4):
+            ask("Which tag ends a thought?")
+        assert texts_in(ask("Where is it made?")) == ["It is made in the north "]
+        assert len(texts_in(ask("Where is it made?"))) > 1
+
+
+def test_a_model_that_begins_to_think_is_known_after_two_answers() -> None:
+    async def thinks(request: Request, served: Served) -> AsyncGenerator[str | Completion, None]:
+        text = "Bern? No. </think> It is Oslo"
+        for word in text.split(" "):
+            yield f"{word} "
+        yield Completion(f"{text} ", "strong")
+
+    policy, strong = models()
+    with running(policy, strong) as server:
+        strong.does = thinks
+        found = [post(server.port, asking(stream=True))[2][-1] for _ in range(5)]
+        assert ["error" in last for last in found] == [True, True, False, False, False]

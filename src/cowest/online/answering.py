@@ -17,6 +17,7 @@ from cowest.online.upstream import LateError, TimedCall, Upstream
 from cowest.prompts import Prompts
 from cowest.protocols import Completion, Request, Served
 from cowest.records import Message
+from cowest.thoughts import without_thoughts
 
 Finish = Literal["stop", "length", "refused", "failed"]
 LEFT = "the client left before the answer ended"
@@ -253,15 +254,18 @@ class Answering:
         if not self.asked.streamed:
             yield await collaboration.whole_answer(call, request, served)
             return
+        held = model.begins_in_thought
         try:
-            answer = collaboration.stream_answer(call, request, served, model.opened)
+            answer = collaboration.stream_answer(call, request, served, held)
             async with aclosing(answer) as pieces:
                 async for piece in pieces:
                     yield piece
         except ThoughtShownError:
-            # This answer is lost. From now on its answers are held until their thought ends.
-            model.opened = True
+            # This answer is lost.
+            model.saw(surprise=True)
             raise
+        if call.text is not None:
+            model.saw(surprise=held and without_thoughts(call.text) != call.text)
 
     def _end(self, sample: int, call: ServedCall, completion: Completion) -> AnswerEnded:
         """Notes an answer. Raises RefusalError for a completion without a text."""

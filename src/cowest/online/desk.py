@@ -10,7 +10,7 @@ from collections.abc import AsyncIterator
 from contextlib import aclosing, asynccontextmanager, suppress
 from typing import Any
 
-from cowest.errors import CoWestError
+from cowest.errors import CoWestError, ThoughtShownError
 from cowest.online.answering import Answering, Asked, Opened
 from cowest.online.interactions import new_id
 from cowest.online.live import ServeConfig
@@ -283,9 +283,10 @@ async def probe(opened: Opened, config: ServeConfig) -> None:
             async with aclosing(Answering(asked, opened, strict).events()) as events:
                 async for _ in events:
                     pass
-        except RefusalError:
-            if not opened.strong.opened or attempt == PROBES:
+        except RefusalError as refusal:
+            if not isinstance(refusal.__cause__, ThoughtShownError) or attempt == PROBES:
                 raise
+            opened.strong.opened = True
         else:
             return
 

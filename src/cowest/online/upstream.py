@@ -12,6 +12,8 @@ from cowest.online.breaker import Breaker
 from cowest.online.interactions import ServedCall
 from cowest.protocols import AsyncChatModel, Completion, Held, Request, Served
 
+SURPRISES = 2
+"""Answers in a row that end a thought which they had not begun; after them, answers are held."""
 EARLY = 0.01
 """Seconds before the deadline at which a model may see it as passed: timers are not exact."""
 
@@ -27,10 +29,23 @@ class Upstream:
         """Takes the seconds of waiting after which a late answer counts as the model's failure."""
         self.name = model.name
         self.opened = False
-        """True if the model's prompt opens a thought, so that its answers begin inside one."""
+        """True if the trial question showed that the model's prompt opens a thought."""
+        self._surprises = 0
         self.breaker = breaker
         self._model = model
         self._patience = patience
+
+    @property
+    def begins_in_thought(self) -> bool:
+        """True if an answer is held until a mark ends its thought."""
+        return self.opened or self._surprises >= SURPRISES
+
+    def saw(self, surprise: bool) -> None:
+        """Notes a streamed answer: True if it ended a thought that it had not begun.
+
+        One such answer may only speak of a mark, as somebody asked it to.
+        """
+        self._surprises = self._surprises + 1 if surprise else 0
 
     @property
     def broke(self) -> str | None:
@@ -98,6 +113,8 @@ class TimedCall:
 
     def __init__(self, upstream: Upstream) -> None:
         self.name = upstream.name
+        self.text: str | None = None
+        """The whole answer with its thoughts, once it has ended."""
         self._upstream = upstream
         self._began = time.monotonic()
         self._first: float | None = None
@@ -113,6 +130,8 @@ class TimedCall:
                 self._seconds = time.monotonic() - self._began
                 if self._first is None and isinstance(piece, str):
                     self._first = self._seconds
+                if isinstance(piece, Completion):
+                    self.text = piece.text
                 yield piece
 
     def answered(self, completion: Completion) -> ServedCall:
