@@ -5,7 +5,7 @@ import socket
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack
+from contextlib import ExitStack, contextmanager
 from functools import partial
 
 import httpx
@@ -18,6 +18,8 @@ from tests.serving import Running, asking, post, running
 
 MOST = 10
 """Connections at once."""
+LARGE = 8_000_000
+"""Bytes of a large answer."""
 
 
 class QuickProtocol(IdleProtocol):
@@ -37,8 +39,15 @@ class Crowding(IdleProtocol):
 
 
 async def app(scope: Scope, receive: Receive, send: Send) -> None:
-    """Answers at once, whatever is still to come of the body; /slow takes a second."""
+    """Answers at once, whatever is still to come of the body; /slow takes a second. /whole and
+    /large are more than a connection holds, and /large goes on after that.
+    """
     await send({"type": "http.response.start", "status": 200, "headers": []})
+    if scope["path"] in ("/whole", "/large"):
+        more = scope["path"] == "/large"
+        await send({"type": "http.response.body", "body": b"x" * LARGE, "more_body": more})
+        if not more:
+            return
     if scope["path"] == "/slow":
         for _ in range(10):
             await send({"type": "http.response.body", "body": b"x", "more_body": True})
@@ -46,20 +55,27 @@ async def app(scope: Scope, receive: Receive, send: Send) -> None:
     await send({"type": "http.response.body", "body": b"end"})
 
 
-@pytest.fixture
-def port() -> Iterator[int]:
+@contextmanager
+def serving(protocol: type[IdleProtocol]) -> Iterator[tuple[int, uvicorn.Server]]:
+    """A server of `app`, after its port."""
     server = uvicorn.Server(
-        uvicorn.Config(app, http=QuickProtocol, ws="none", lifespan="off", log_config=None)
+        uvicorn.Config(app, http=protocol, ws="none", lifespan="off", log_config=None)
     )
     listening = socket.create_server(("127.0.0.1", 0))
     thread = threading.Thread(target=server.run, args=([listening],))
     thread.start()
     try:
-        yield listening.getsockname()[1]
+        yield listening.getsockname()[1], server
     finally:
         server.should_exit = True
         thread.join(30)
         listening.close()
+
+
+@pytest.fixture
+def port() -> Iterator[int]:
+    with serving(QuickProtocol) as (found, _):
+        yield found
 
 
 def ends(connection: socket.socket, trickle: Callable[[], None] = lambda: None) -> bytes:
@@ -147,3 +163,33 @@ def test_heads_that_trickle_give_their_places_back() -> None:
             ends(one, partial(one.sendall, b"a"))
         server.wait(lambda: server.connections == 0)
         assert post(server.port, asking())[0] == 200
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("path", "requests"), [("large", 1), ("whole", 1), ("whole", 200)])
+def test_who_reads_nothing_is_cut(path: str, requests: int) -> None:
+    with serving(QuickProtocol) as (port, server), ExitStack() as stack:
+        for _ in range(2):
+            connection = stack.enter_context(socket.socket())
+            connection.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 2048)
+            connection.connect(("127.0.0.1", port))
+            asked = f"GET /{path} HTTP/1.1\r\nHost: x\r\n\r\n".encode()
+            connection.sendall(asked * requests)
+        until = time.monotonic() + 15
+        for opened_now in (True, False):
+            while bool(server.server_state.connections) is not opened_now:
+                assert time.monotonic() < until
+                time.sleep(0.01)
+
+
+@pytest.mark.slow
+def test_who_reads_slowly_gets_all_of_an_answer() -> None:
+    with serving(Crowding) as (port, _), socket.socket() as connection:
+        connection.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 2**16)
+        connection.connect(("127.0.0.1", port))
+        connection.sendall(b"GET /large HTTP/1.1\r\nHost: x\r\n\r\n")
+        found = 0
+        while piece := connection.recv(2**17):
+            found += len(piece)
+            time.sleep(0.05)
+    assert found > LARGE
