@@ -35,6 +35,8 @@ from cowest.scorers.token_f1 import TokenF1Config
 from tests.factories import make_interaction
 
 F1 = TokenF1Config(rule=2)
+MARKED = TokenF1Config(marker="Answer:")
+CHOICE = ChoiceConfig(rule=2)
 JUDGE = JudgeConfig(model=ScriptedConfig(rules=(ScriptRule(replies=("9",)),)))
 GOOD: dict[str, Any] = {"verdict": "good"}
 BAD: dict[str, Any] = {"verdict": "bad"}
@@ -204,6 +206,32 @@ def test_of_one_conversation_the_last_verdict_counts(served: Served) -> None:
     found = served.harvest()
     assert found.rows == []
     assert (found.conflicts, found.left_out[harvest.TAKEN_BACK]) == (2, 1)
+
+
+OPTIONS = "Where is it?\nA. Oslo\nB. Rome"
+
+
+@pytest.mark.parametrize(
+    ("question", "first", "answer", "settings"),
+    [
+        ("Where?", GOOD, "It is south.\nAnswer: **ROME**\nBye", {"scorer": MARKED}),
+        ("Where?", {"better": "Answer: Rome"}, "Answer: ROME", {"scorer": MARKED}),
+        ("Whose?", GOOD, "Ask ada@example.org.", {}),
+        ("Of bob@example.org?", GOOD, "Ask ada@example.org.\nAnswer: no", {"scorer": MARKED}),
+        (OPTIONS, {"better": "Rome"}, "B. Rome.", {"scorer": CHOICE, "choices": True}),
+    ],
+    ids=["marker", "better with its marker", "masked", "masked and marker", "option"],
+)
+def test_a_later_bad_takes_back_a_row_in_whatever_form_it_has_its_answer(
+    served: Served, question: str, first: Given, answer: str, settings: Given
+) -> None:
+    served.answer(question, first, answer=answer)
+    (row,) = served.harvest(**settings).rows
+    served.answer(question, BAD, answer="Lima, or C. Answer: Oslo")
+    assert served.harvest(**settings).rows == [row]
+    served.answer(question, BAD, answer=answer)
+    found = served.harvest(**settings)
+    assert found.rows == [] and found.left_out[harvest.TAKEN_BACK] == 1
 
 
 def test_another_conversation_before_the_same_question_is_another(served: Served) -> None:

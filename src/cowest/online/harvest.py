@@ -9,6 +9,7 @@ several rows about one conversation the last one stays.
 import re
 from collections import Counter
 from collections.abc import Iterable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from string import ascii_uppercase
@@ -57,6 +58,12 @@ class HarvestRules:
     """True if the project's questions show options."""
 
     @property
+    def marker(self) -> str | None:
+        """The marker after which the scorer reads an answer; None if it reads all of it."""
+        found: str | None = getattr(self.scorer, "marker", None)
+        return found
+
+    @property
     def against_approval(self) -> str:
         """The reason why an approved answer can't be a target; empty if it can."""
         if isinstance(self.scorer, OF_ANSWERS):
@@ -88,13 +95,13 @@ class Harvest:
 
 @dataclass(frozen=True, slots=True)
 class _Judged:
-    """A verdict's row, or the reason for none and the answer that it rejects."""
+    """A verdict's row, or the reason for none and the targets that it rejects."""
 
     at: float
     conversation: str
     row: Harvested | None = None
     reason: str = ""
-    rejects: str | None = None
+    rejects: tuple[str, ...] = ()
 
 
 def harvest(
@@ -202,13 +209,27 @@ def _judged(verdict: KeptVerdict, answer: _Answer, rules: HarvestRules) -> _Judg
     else:
         reason = answer.unfit or rules.against_approval
     if not reason:
-        marker = getattr(rules.scorer, "marker", None)
-        target = after(answer.text or "", marker)
+        target = after(answer.text or "", rules.marker)
         return _checked(_row(verdict, answer, target, "approved"), rules)
-    contents = [message.content for message in answer.prompt]
-    shown = masked(contents, rules.detection) or contents
-    rejects = answer.text if verdict.says == "bad" else None
-    return _Judged(verdict.at, asked(with_contents(answer.prompt, shown)), None, reason, rejects)
+    prompt, _ = _masked(answer.prompt, "", rules)
+    rejects: tuple[str, ...] = ()
+    if verdict.says == "bad" and answer.text is not None:
+        rejects = _rejected(answer.prompt, answer.text, rules)
+    return _Judged(verdict.at, asked(prompt), None, reason, rejects)
+
+
+def _rejected(prompt: Sequence[Message], answer: str, rules: HarvestRules) -> tuple[str, ...]:
+    """The targets that rows with this answer have: an approved one is cut at the scorer's marker,
+    and a better one is not.
+    """
+    found = []
+    for said in dict.fromkeys([answer, after(answer, rules.marker)]):
+        shown, target = _masked(prompt, said, rules)
+        found.append(target)
+        if rules.choices:
+            with suppress(Unfit):
+                found.append(_option(shown, target, rules.scorer)[1])
+    return tuple(found)
 
 
 def _row(
@@ -227,9 +248,7 @@ def _row(
 
 def _checked(row: Harvested, rules: HarvestRules) -> _Judged:
     """The row masked, with the options that it shows; or the reason why it can't be used."""
-    texts = [*(message.content for message in row.prompt), row.targets[0]]
-    *contents, target = masked(texts, rules.detection) or texts
-    prompt = with_contents(row.prompt, contents)
+    prompt, target = _masked(row.prompt, row.targets[0], rules)
     name = asked(prompt)
     try:
         _refuse(prompt, target, rules)
@@ -241,6 +260,15 @@ def _checked(row: Harvested, rules: HarvestRules) -> _Judged:
     fields = row.model_dump(exclude={"id", "prompt", "targets", "choices"})
     made = Harvested(prompt=prompt, targets=(target,), choices=choices, **fields)
     return _Judged(row.at, name, made)
+
+
+def _masked(
+    prompt: Sequence[Message], target: str, rules: HarvestRules
+) -> tuple[tuple[Message, ...], str]:
+    """A conversation and its target, masked together."""
+    texts = [*(message.content for message in prompt), target]
+    *contents, target = masked(texts, rules.detection) or texts
+    return with_contents(prompt, contents), target
 
 
 def _refuse(prompt: Sequence[Message], target: str, rules: HarvestRules) -> None:
@@ -304,7 +332,7 @@ def _fold(judged: Sequence[_Judged], found: Harvest) -> None:
             standing[one.conversation] = one.row
             continue
         found.left_out[one.reason] += 1
-        if before is not None and one.rejects is not None and _alike(before, one.rejects):
+        if before is not None and any(_alike(before, target) for target in one.rejects):
             found.left_out[TAKEN_BACK] += 1
             found.conflicts += 1
             del standing[one.conversation]
