@@ -2,9 +2,11 @@
 
 import errno
 import os
+import queue
 import resource
 import stat
 import threading
+import time
 from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -246,6 +248,26 @@ def test_half_a_row_that_can_not_be_taken_back_costs_no_other_row(
     growing.close()
     (path,) = appending.files(tmp_path, "answers")
     assert path.read_bytes().split(b"\n") == [b"first", b"seco", b"third", b""]
+
+
+def test_the_last_answers_are_on_the_disk_within_a_second_or_so(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    synced: queue.Queue[float] = queue.Queue()
+    fsync = os.fsync
+
+    def watched(file: int) -> None:
+        fsync(file)
+        if stat.S_ISREG(os.fstat(file).st_mode):
+            synced.put(time.monotonic())
+
+    with opened(tmp_path) as kept:
+        monkeypatch.setattr(os, "fsync", watched)
+        # The second comes just after the disk has the first, and no other row follows it.
+        for _ in range(2):
+            began = time.monotonic()
+            kept.keep(make_interaction(kept.new_id()))
+            assert synced.get(timeout=30) - began < 3 * log.SYNC
 
 
 def test_a_verdict_is_acknowledged_after_the_disk_has_it(

@@ -73,6 +73,11 @@ class Appending:
         self._torn = False
         self._unsynced = True
 
+    @property
+    def unsynced(self) -> bool:
+        """True if rows were written that the disk may not have."""
+        return self._unsynced
+
     def sync(self) -> None:
         """Waits until the disk has all rows.
 

@@ -189,13 +189,13 @@ class Log:
         try:
             closed = False
             while not closed:
-                answers, verdicts, closed = self._take()
+                answers, verdicts, closed = self._take(self._pause())
                 self._write_answers(answers)
                 self._write_verdicts(verdicts)
                 self._look_after_files(closed)
         finally:
             # Also when a fault of ours ends the thread: nobody waits for a verdict in vain.
-            _, verdicts, closed = self._take(wait=0)
+            _, verdicts, closed = self._take(0)
             if not closed:
                 self._note(
                     failing=RuntimeError(
@@ -205,7 +205,13 @@ class Log:
             for _, kept in verdicts:
                 kept.set_exception(OSError("the log has ended"))
 
-    def _take(self, wait: float = WAIT) -> tuple[list[Interaction], list[Promised], bool]:
+    def _pause(self) -> float:
+        """The seconds until the thread has something to do though no row comes."""
+        if not self._answers.unsynced:
+            return WAIT
+        return max(self._synced + SYNC - time.monotonic(), 0.0)
+
+    def _take(self, wait: float) -> tuple[list[Interaction], list[Promised], bool]:
         """Returns the rows that wait, and whether the log is closed."""
         answers: list[Interaction] = []
         verdicts: list[Promised] = []
@@ -277,7 +283,7 @@ class Log:
         try:
             if not self._has_secret:
                 self._learn_secret()
-            if closed or now - self._synced > SYNC:
+            if closed or now - self._synced >= SYNC:
                 self._synced = now
                 self._answers.sync()
             if closed:
