@@ -182,7 +182,7 @@ def test_addresses_that_are_none_and_methods_that_are_not_allowed(server: Runnin
         {"question": " "},
         {"question": "q", "n": 2},
         b"[]",
-        {"question": "x" * 20_001},
+        {"question": "x" * 100_001},
     ):
         status, _, said = post(server.port, body, "/ask")
         assert status == 400 and isinstance(said["error"], str)

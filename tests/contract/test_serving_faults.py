@@ -364,6 +364,28 @@ def test_bodies_that_are_too_large_or_never_come() -> None:
         assert post(server.port, asking())[0] == 200
 
 
+@pytest.mark.parametrize("path", ["/ask", "/v1/chat/completions"])
+@pytest.mark.parametrize(("messages", "characters"), [(4, 50), (200, 100_000)])
+def test_the_limits_of_the_settings_hold_however_one_asks(
+    path: str, messages: int, characters: int
+) -> None:
+    def status(question: str, count: int = 1) -> tuple[int, str]:
+        said = [{"role": "user", "content": question}] * count
+        body: dict[str, Any] = {"messages": said, "model": "cowest"}
+        if path == "/ask":
+            body = {"messages": said} if count > 1 else {"question": question}
+        found, _, reply = post(server.port, body, path)
+        return found, str(reply.get("error"))
+
+    with running(limits={"messages": messages, "characters": characters}) as server:
+        assert status("x", messages)[0] == 200
+        assert status("x" * characters)[0] == 200
+        found, why = status("x", messages + 1)
+        assert found == 400 and f"more than {messages} messages (serve.limits.messages)" in why
+        found, why = status("x" * (characters + 1))
+        assert found == 400 and "(serve.limits.characters)" in why
+
+
 def test_a_version_that_does_not_answer_its_probe_is_not_lent() -> None:
     policy, strong = models()
     strong.does = serving.down

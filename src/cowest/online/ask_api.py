@@ -8,10 +8,13 @@ from cowest.records import Message, Record
 
 
 class Ask(Record):
-    """The body of a request: a question, or the messages of a conversation that ends with one."""
+    """The body of a request: a question, or the messages of a conversation that ends with one.
 
-    question: str | None = Field(default=None, min_length=1, max_length=20_000)
-    messages: tuple[Message, ...] | None = Field(default=None, min_length=1, max_length=64)
+    The service holds it to `serve.limits`, as every request.
+    """
+
+    question: str | None = Field(default=None, min_length=1)
+    messages: tuple[Message, ...] | None = Field(default=None, min_length=1)
 
     @model_validator(mode="after")
     def _one_question(self) -> Self:

@@ -27,10 +27,13 @@ class AskSpeech:
             prompt = Ask.model_validate(body).prompt
         except ValidationError as error:
             raise RefusalError(400, complaints(error)[:500]) from None
-        characters = sum(len(message.content) for message in prompt)
-        if characters > config.limits.characters:
-            most = config.limits.characters
-            raise RefusalError(400, f"more than {most} characters (serve.limits.characters)")
+        limits = config.limits
+        if len(prompt) > limits.messages:
+            raise RefusalError(400, f"more than {limits.messages} messages (serve.limits.messages)")
+        if sum(len(message.content) for message in prompt) > limits.characters:
+            raise RefusalError(
+                400, f"more than {limits.characters} characters (serve.limits.characters)"
+            )
         asked = Asked(
             id=incoming.id,
             model="cowest",
