@@ -189,7 +189,9 @@ def test_who_reads_slowly_gets_all_of_an_answer() -> None:
         connection.connect(("127.0.0.1", port))
         connection.sendall(b"GET /large HTTP/1.1\r\nHost: x\r\n\r\n")
         found = 0
-        while piece := connection.recv(2**17):
+        piece = connection.recv(2**17)
+        while piece:
             found += len(piece)
             time.sleep(0.05)
+            piece = connection.recv(2**17)
     assert found > LARGE
