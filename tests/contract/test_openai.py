@@ -608,17 +608,31 @@ def test_an_endpoint_that_says_what_no_database_or_file_can_hold_stops_nothing(
     )
 
 
+def escaped(text: str, letters: str) -> bytes:
+    """A text in JSON, where some letters of it are written by their numbers."""
+    for letter in letters:
+        text = text.replace(letter, f"\\u{ord(letter):04X}")
+    return text.replace("/", "\\/").encode()
+
+
+@pytest.mark.parametrize(
+    ("letters", "encoding"), [("", "utf-8"), ("+", "utf-8"), ("s9/", "utf-8"), ("", "utf-16")]
+)
 def test_an_endpoint_that_says_the_key_gets_it_into_nothing(
-    own_store: Path, monkeypatch: pytest.MonkeyPatch
+    letters: str, encoding: str, own_store: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     key = "sk-can/ary+01=23456789"
     monkeypatch.setenv("OPENAI_API_KEY", key)
-    body = servers.completion(f"Your key is {key}.").replace(
-        b"tiny-2026-01-01", key.encode().replace(b"/", b"\\/")
-    )
-    refusal = servers.completion(None, refusal=f"Not with {key}")
+    written = escaped(key, letters)
+
+    def saying(body: bytes) -> bytes:
+        return body.replace(b"KEY", written).decode().encode(encoding)
+
+    body = servers.completion("Your key is KEY.").replace(b"tiny-2026-01-01", b"KEY")
+    refusal = servers.completion(None, refusal="Not with KEY")
     with chat_server(
-        {"refuse": [Fate(body=refusal)]}, otherwise=Fate(body=body, headers={"X-Key": key})
+        {"refuse": [Fate(body=saying(refusal))]},
+        otherwise=Fate(body=saying(body), headers={"X-Key": key}),
     ) as server:
         found = answers(config(server, key_env="OPENAI_API_KEY"), "x", "refuse")
     assert [c.text for c in found] == ["Your key is ***.", None] and found[

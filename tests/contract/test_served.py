@@ -592,6 +592,12 @@ def test_a_model_that_was_closed_asks_nobody() -> None:
 CANARY = "sk-canary/aB3dE5gH7jK9mN1p"
 
 
+def by_number(event: bytes) -> bytes:
+    """An event that says the key in the name of the version, too, with letters by their numbers."""
+    event = event.replace(b"tiny-2026", CANARY.encode())
+    return event.replace(b"sk-canary/", b"\\u0073k-canary\\u002f")
+
+
 def test_the_key_is_sent_and_seen_nowhere_else(
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
@@ -610,6 +616,13 @@ def test_the_key_is_sent_and_seen_nowhere_else(
         "whole": [Fate(body=completion(f"By {CANARY}"))],
         "half": [Fate(pieces=[said(f"By {CANARY[:9]}"), *streamed("")])],
         "refused": [Fate(pieces=[said(None, refusal=f"No: {CANARY}"), *streamed("")])],
+        "refused in pieces": [
+            Fate(pieces=[*(said(None, refusal=part) for part in f"No: {CANARY}"), *streamed("")])
+        ],
+        "escaped": [Fate(pieces=[by_number(each) for each in streamed(CANARY)])],
+        "refused and escaped": [
+            Fate(pieces=[by_number(said(None, refusal=CANARY)), *streamed("")])
+        ],
         "poison": [Fate(400, told, {"X-Key": CANARY})],
         "401": [Fate(401, told)],
         "500": [Fate(500, told)] * 2,
@@ -637,6 +650,7 @@ def test_the_key_is_sent_and_seen_nowhere_else(
     assert {headers["authorization"] for headers in server.headers} == {f"Bearer {CANARY}"}
     assert texts["in pieces"] == "By ***, ***; ***" and texts["in one"] == "By *** and ***"
     assert texts["half"] == f"By {CANARY[:9]}" and len(seen) == len(script)
+    assert texts["escaped"] == "***"
     seen += [caplog.text, *capfd.readouterr()]
     seen += [str(path.read_bytes()) for path in tmp_path.rglob("*") if path.is_file()]
     assert [text for text in seen if CANARY in text or quoted in text] == []

@@ -8,6 +8,7 @@ import re
 from collections.abc import Collection, Mapping
 from dataclasses import replace
 from datetime import UTC
+from functools import lru_cache
 from typing import Any, Literal, NamedTuple, NoReturn
 from urllib.parse import quote
 
@@ -160,9 +161,29 @@ def without(content: bytes, key: str | None) -> bytes:
     """Masks the key in what an endpoint sent: it must get into neither the store nor the data."""
     if not key or len(key) < SECRET:
         return content
-    for form in {key, key.replace("/", "\\/"), quote(key, safe="")}:
+    # JSON is read in these encodings, too.
+    encoding = json.detect_encoding(content)
+    if not encoding.startswith("utf-8"):
+        content = content.decode(encoding, "replace").encode()
+    for form in {key, key.replace("/", "\\/"), json.dumps(key)[1:-1], quote(key, safe="")}:
         content = content.replace(form.encode(), b"***")
+    # JSON may write any letter by its number. Most answers write none so.
+    if b"\\u00" in content:
+        for form in (key, quote(key, safe="")):
+            content = _numbered(form).sub(b"***", content)
     return content
+
+
+@lru_cache
+def _numbered(form: str) -> re.Pattern[bytes]:
+    """Finds a form of the key in JSON, whichever of its letters are written by their numbers."""
+    letters = []
+    for letter in form:
+        plain = re.escape(letter.encode())
+        if letter in '"\\/':
+            plain = rb"\\?" + plain
+        letters.append(rb"(?:%b|\\u(?i:%04x))" % (plain, ord(letter)))
+    return re.compile(b"".join(letters))
 
 
 def refuse(reply: Reply, key: str | None, patience: float, now: float) -> NoReturn:

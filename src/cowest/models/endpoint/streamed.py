@@ -85,8 +85,11 @@ class Streamed:
             raise AgainError("an answer that broke off", None)
         last = self._masking.feed("\ufffd") if self._half else ""
         self._texts += [last, self._masking.end()]
-        refusal, text = "".join(self._refusals), "".join(self._texts)
-        message = {**self._message, "refusal": refusal, "content": text}
+        # The key may come in several events.
+        refusal = with_whole_letters("".join(self._refusals)).encode()
+        refused = without(refusal, self._key).decode("utf-8", "replace")
+        text = "".join(self._texts)
+        message = {**self._message, "refusal": refused, "content": text}
         choice = {
             "message": message,
             "finish_reason": self._finish,
