@@ -10,7 +10,9 @@ import sys
 import threading
 import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -182,6 +184,77 @@ def test_a_slow_call_is_not_made_twice_where_the_budget_has_no_room_for_it() -> 
     assert now().tokens == 10 * server.calls and claims() == 0
 
 
+QUICK = range(10, 40)
+"""Calls after which one that takes a second is late, and is made a second time."""
+
+
+def test_a_slow_answer_is_kept_although_the_second_call_for_it_stops_the_stage() -> None:
+    budget(usd=1)
+    script = {"slow": [Fate(delay=1), error(429, retry_after="999")]}
+    with chat_server(script, otherwise=Fate(delay=0.1)) as server:
+        settings = config(server, concurrency=2, hedge=0.2)
+        with pytest.raises(CallError, match="asks to come back in 999 s"):
+            answers(settings, *QUICK, "slow")
+        assert server.asked()["slow"] == 2
+        assert answers(settings, "slow")[0].text == "answer to slow"
+        assert server.asked()["slow"] == 2, "it was paid for, and is kept"
+    # The one that was refused cost nothing.
+    assert now().usd == pytest.approx((server.calls - 1) * COST) and claims() == 0
+
+
+def test_a_slow_call_is_answered_although_the_second_call_for_it_is_refused() -> None:
+    budget(usd=1)
+    script = {"slow": [Fate(delay=1), error(400, "it is poison")]}
+    with chat_server(script, otherwise=Fate(delay=0.1)) as server:
+        found = answers(config(server, concurrency=2, hedge=0.2), *QUICK, "slow")
+        assert server.asked()["slow"] == 2 and found[-1].text == "answer to slow"
+    assert now().usd == pytest.approx((server.calls - 1) * COST) and claims() == 0
+
+
+def test_a_call_that_is_refused_twice_at_once_fails_with_what_the_provider_said() -> None:
+    budget(usd=1)
+    poison = error(400, "it is poison")
+    script = {"slow": [Fate(poison.status, poison.body, delay=1), poison]}
+    with chat_server(script, otherwise=Fate(delay=0.1)) as server:
+        found = answers(config(server, concurrency=2, hedge=0.2), *QUICK, "slow")
+        assert server.asked()["slow"] == 2 and found[-1].failed == "HTTP 400: it is poison"
+    assert claims() == 0
+
+
+def test_a_second_call_that_waits_for_its_time_when_the_first_is_answered_costs_nothing(
+    stage: Account,
+) -> None:
+    budget(usd=1)
+    script = {"slow": [Fate(delay=1)], "busy": [error(429, retry_after="3")]}
+    with (
+        ThreadPoolExecutor() as pool,
+        chat_server(script, otherwise=Fate(delay=0.1)) as server,
+        config(server, concurrency=4, hedge=0.2).open() as model,
+    ):
+        found = list(model.generate(ask(n) for n in (*QUICK, "slow", "busy")))
+        assert all(c.text for c in found)
+        assert stage.hedged and server.asked()["slow"] == 1
+        budget(usd=now().usd)
+        late = pool.submit(list, model.generate([ask("late")]))
+        with pytest.raises(BudgetError, match="budget is reached"):
+            late.result(timeout=10)
+        assert now().usd == pytest.approx((server.calls - 1) * COST) and claims() == 0
+
+
+def test_a_call_that_waits_for_its_time_when_the_reader_stops_costs_nothing() -> None:
+    budget(usd=1)
+    with chat_server({"1": [error(429, retry_after="30")]}) as server:
+        with config(server, concurrency=1).open() as model:
+            stream = model.generate(ask(n) for n in range(40))
+            next(stream)
+            while server.calls < 2:
+                time.sleep(0.01)
+            time.sleep(0.5)
+            assert claims() == 1, "the next call has its claim, and waits"
+        assert server.calls == 2 and claims() == 0
+    assert now().usd == pytest.approx(COST)
+
+
 def test_a_turn_has_its_own_budget_and_outside_of_a_stage_there_is_none(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
@@ -317,7 +390,7 @@ from tests.contract.test_budget import ask
 settings = OpenAIConfig.model_validate_json(sys.argv[1])
 with store.accounting("refine"), settings.open() as model:
     try:
-        found = list(model.generate(ask(n) for n in range(int(sys.argv[2]), int(sys.argv[3]))))
+        found = list(model.generate(ask(n) for n in range(*map(int, sys.argv[2:]))))
     except CoWestError as error:
         print(type(error).__name__, error)
     else:
@@ -325,10 +398,10 @@ with store.accounting("refine"), settings.open() as model:
 """
 
 
-def child(settings: OpenAIConfig, first: int, last: int) -> subprocess.Popen[str]:
+def child(settings: OpenAIConfig, *numbers: int) -> subprocess.Popen[str]:
     """Another process that asks for a range of answers."""
     surroundings = {**tiny.surroundings(), "COWEST_STORE": os.environ["COWEST_STORE"]}
-    command = [sys.executable, "-c", CHILD, settings.model_dump_json(), str(first), str(last)]
+    command = [sys.executable, "-c", CHILD, settings.model_dump_json(), *map(str, numbers)]
     return subprocess.Popen(command, env=surroundings, stdout=subprocess.PIPE, text=True)
 
 
@@ -351,6 +424,34 @@ def test_processes_that_ask_the_same_make_each_call_once() -> None:
         said = [twin.communicate(timeout=300)[0] for twin in twins]
     assert said == ["answered 60\n"] * 3
     assert server.calls == 60
+
+
+def test_processes_that_lost_a_call_each_do_not_wait_for_each_other() -> None:
+    """Each takes up the other's call before it tries its own again, and has one place for calls."""
+    budget(usd=1)
+    both = threading.Barrier(2)
+    lost: set[str] = set()
+
+    def first_lost(body: dict[str, Any]) -> Fate:
+        text = body["messages"][-1]["content"]
+        if text in lost:
+            return servers.GOOD
+        lost.add(text)
+        both.wait(60)
+        return servers.DROPPED
+
+    with chat_server(otherwise=first_lost) as server:
+        settings = config(server, concurrency=1, backoff=2, timeout=60)
+        twins = [child(settings, 1, 3), child(settings, 2, 0, -1)]
+        try:
+            said = [twin.communicate(timeout=30)[0] for twin in twins]
+        finally:
+            for twin in twins:
+                twin.kill()
+                twin.wait()
+    assert said == ["answered 2\n"] * 2
+    assert server.asked() == {"1": 2, "2": 2}
+    assert now().usd == pytest.approx(4 * COST) and claims() == 0, "the lost calls are counted"
 
 
 def test_a_call_whose_process_was_killed_is_made_by_another_at_once() -> None:

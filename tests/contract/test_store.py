@@ -443,7 +443,7 @@ class Plain:
         return sum(getattr(ask, what) for ask, _ in self.held)
 
     def make(self, moves: list[Move]) -> list[Refused | None]:
-        for kind in (Settled, Released, Left):
+        for kind in (Released, Settled, Left):
             for move in moves:
                 if isinstance(move, kind):
                     self._free(move)
@@ -456,15 +456,16 @@ class Plain:
             self.held = [one for one in self.held if one[0].key != move.answer.key]
             self.answered.add(move.answer.key)
         elif isinstance(move, Released):
-            places = [
-                place
-                for place, (ask, made) in enumerate(self.held)
-                if made and ask.key == move.request.key
-            ]
-            self.held = [one for place, one in enumerate(self.held) if place not in places[-1:]]
+            for place in self._made(move.request.key)[-1:]:
+                del self.held[place]
             self.usd, self.tokens = self.usd + move.usd, self.tokens + move.tokens
         elif isinstance(move, Left):
-            self.held = [(ask, made and ask.key != move.request.key) for ask, made in self.held]
+            for place in self._made(move.request.key)[-1:]:
+                self.held[place] = (self.held[place][0], False)
+
+    def _made(self, key: str) -> list[int]:
+        """The places of the claims whose call somebody makes."""
+        return [place for place, (ask, made) in enumerate(self.held) if made and ask.key == key]
 
     def _claim(self, ask: ClaimRequest) -> Refused | None:
         if ask.key in self.answered:

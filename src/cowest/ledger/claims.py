@@ -72,7 +72,7 @@ class Released:
 
 @dataclass(frozen=True, slots=True)
 class Left:
-    """A call that this process gives up. Its claims still count: it may have been paid for."""
+    """A call that broke off. Its claim still counts, since it may have been paid for."""
 
     request: ClaimRequest
 
@@ -113,6 +113,10 @@ class Spent:
 OPEN = "SELECT COALESCE(SUM(usd), 0), COALESCE(SUM(tokens), 0) FROM claims WHERE turn = ?"
 CLAIM = "INSERT INTO claims (key, owner, turn, usd, tokens) VALUES (?,?,?,?,?)"
 RELEASE = "DELETE FROM claims WHERE id = (SELECT MAX(id) FROM claims WHERE key = ? AND owner = ?)"
+LEAVE = (
+    "UPDATE claims SET owner = 0 "
+    "WHERE id = (SELECT MAX(id) FROM claims WHERE key = ? AND owner = ?)"
+)
 OTHERS = "SELECT DISTINCT key, owner FROM claims WHERE owner NOT IN (0, {}) AND key IN ({{}})"
 OPEN_TURN = (
     "INSERT INTO turns (turn, opened, usd, tokens) VALUES (?,?,?,?) ON CONFLICT (turn) "
@@ -228,9 +232,10 @@ class Claims:
                 case ClaimRequest():
                     requests[place] = move
 
-        # Moves that free some of the budget come first, so that the claims find all of it.
-        self.settle(db, settled)
+        # Moves that free some of the budget come first, so that the claims find all of it. An
+        # answer is charged to each claim on its call, so those that cost nothing go before.
         self._release(db, released)
+        self.settle(db, settled)
         self._leave(db, left)
         results: list[Refused | None] = [None] * len(moves)
         refusals = self.claim(db, list(requests.values()))
@@ -298,10 +303,9 @@ class Claims:
             spend(db, [(self.turn, move.usd, move.tokens) for move in moves])
 
     def _leave(self, db: Db, moves: Sequence[Left]) -> None:
-        """Hands claims to owner 0, which makes no calls: others may make theirs."""
+        """Hands one claim per move to owner 0, which makes no calls: others may make that one."""
         if moves:
-            give = "UPDATE claims SET owner = 0 WHERE key = ? AND owner = ?"
-            db.executemany(give, [(move.request.key, self.owner) for move in moves])
+            db.executemany(LEAVE, [(move.request.key, self.owner) for move in moves])
 
 
 class _Remaining:

@@ -98,13 +98,13 @@ class Till:
         finally:
             self._free()
 
-    def lose(self) -> None:
-        """Leaves a claim open after a call that broke off, since it may have been paid for."""
-        self._free()
+    def lose(self, request: ClaimRequest) -> None:
+        """Leaves a claim open after a call that broke off, since it may have been paid for.
 
-    async def leave(self, request: ClaimRequest) -> None:
-        """Gives a call up, so that others may make it. Its lost claims go on counting."""
-        await asyncio.shield(self._moves.put(Left(request)))
+        Others may make the call: who makes it no more, or not yet again, holds nobody up.
+        """
+        self._moves.put(Left(request))
+        self._free()
 
     async def close(self) -> None:
         """Waits until everything is written."""

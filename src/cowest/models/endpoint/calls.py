@@ -65,7 +65,9 @@ class _Call:
     empty: int = 0
     """Tries that brought an answer without a word."""
     over: bool = False
-    """True once it is answered or given up."""
+    """True once nobody waits for it any more: it is answered, failed or given up."""
+    answered: bool = False
+    """True once it has an answer to keep."""
 
     @property
     def wanted(self) -> bool:
@@ -267,7 +269,7 @@ class OpenAIModel:
             answered = await self._post(call.request)
         except asyncio.CancelledError:
             # The request may have arrived, and be paid for: its claim stays in the budget.
-            self._till.lose()
+            self._till.lose(call.claim)
             raise
         except AgainError as again:
             await self._unclaim(call, again.usage)
@@ -275,21 +277,25 @@ class OpenAIModel:
             await self._again(attempt, again)
         except PoisonError as poison:
             await self._unclaim(call, FREE)
+            call.open -= 1
+            call.under_way -= 1
             self._watch.saw(call.claim.key, poison)
             self._stop_if_hopeless()
-            if not call.over:
-                await self._give_up(call, str(poison))
+            # Another attempt that is under way may still be answered.
+            if not call.over and not call.under_way:
+                self._give_up(call, str(poison))
         except HopelessError as hopeless:
             await self._unclaim(call, hopeless.usage)
             raise stopped(self._config, self._key, str(hopeless)) from None
         else:
             self._pace.answered(attempt.began, time.monotonic())
             self._watch.saw(call.claim.key, answered)
-            if call.over:
+            if call.answered:
                 # Another attempt was quicker. Its settlement counts this one as paid for, too.
-                self._till.lose()
+                self._till.lose(call.claim)
                 return
-            call.over = True
+            # An answer is kept even if the call failed meanwhile: it was paid for.
+            call.answered = call.over = True
             self._end_others(attempt)
             # The next call's claim goes into the transaction that keeps this answer, and that call
             # is made after the commit. So no more than `concurrency` calls are ever unsettled, and
@@ -335,9 +341,14 @@ class OpenAIModel:
             return False
         # A Retry-After holds for every call. It may be prolonged while we sleep, so we look again.
         left = self._resume_at - time.monotonic()
-        while left > 0 and not call.over:
-            await asyncio.sleep(left)
-            left = self._resume_at - time.monotonic()
+        try:
+            while left > 0 and not call.over:
+                await asyncio.sleep(left)
+                left = self._resume_at - time.monotonic()
+        except asyncio.CancelledError:
+            # The call will not be made, and holds no part of the budget.
+            await self._till.release(call.claim, 0.0, 0)
+            raise
         if call.over:
             await self._till.release(call.claim, 0.0, 0)
         return not call.over
@@ -369,7 +380,7 @@ class OpenAIModel:
         None means that nobody knows whether it was paid for: then the claim stays.
         """
         if usage is None:
-            self._till.lose()
+            self._till.lose(call.claim)
         else:
             await self._till.release(call.claim, self._config.cost(*usage) or 0.0, sum(usage))
 
@@ -416,7 +427,7 @@ class OpenAIModel:
             return
         if not again.reached and call.wanted:
             raise stopped(self._config, self._key, f"is out of reach ({again})")
-        await self._give_up(call, f"{again}, at the last of {call.tries} attempts")
+        self._give_up(call, f"{again}, at the last of {call.tries} attempts")
 
     def _retry(self, call: _Call) -> None:
         if not call.over:
@@ -429,8 +440,7 @@ class OpenAIModel:
         if why is not None:
             raise stopped(self._config, self._key, why)
 
-    async def _give_up(self, call: _Call, reason: str) -> None:
-        await self._till.leave(call.claim)
+    def _give_up(self, call: _Call, reason: str) -> None:
         self._finish(call, Completion(None, self.name, "failed", reason))
 
     def _finish(self, call: _Call, completion: Completion) -> None:
