@@ -332,6 +332,20 @@ def test_an_endpoint_that_bills_more_than_a_call_allows_is_reserved_for(kept: Ca
     assert purse("ann").tokens == 2000
 
 
+def test_an_answer_without_a_word_that_bills_more_is_reserved_for(
+    kept: CallStore, capfd: pytest.CaptureFixture[str]
+) -> None:
+    body = json.loads(completion("", reasoning_content="Well, ..."))
+    body["usage"] = {"prompt_tokens": 7, "completion_tokens": 100_000}
+    set_budget(kept, "", Budget(tokens=150_000))
+    with chat_server(otherwise=Fate(body=json.dumps(body).encode())) as server:
+        with pytest.raises(BudgetError, match="budget"):
+            serve(priced(server), "q")
+        assert server.calls == 1
+    assert purse().tokens == 100_007 and purse().held_tokens == 0
+    assert capfd.readouterr().err.count("bills more than its calls allow: 100,007 tokens") == 1
+
+
 def test_with_cache_what_a_turn_was_answered_is_given_and_what_is_new_is_kept() -> None:
     with chat_server() as server:
         settings = priced(server)

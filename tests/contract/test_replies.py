@@ -14,6 +14,7 @@ from cowest.errors import BudgetError, CallError
 from cowest.ledger import store
 from cowest.ledger.claims import overbilled
 from cowest.models.estimate import Counting
+from cowest.models.openai import OpenAIConfig
 from cowest.protocols import Completion
 from tests.batch_server import batch_server
 from tests.endpoints import (
@@ -334,6 +335,33 @@ def test_more_billed_than_allowed_is_said_once_and_reserved_from_then_on(
     assert overbilled(store.open_store(), settings.name)[1] == 207 - most
     with store.accounting(""):
         assert overbilled(store.open_store(), settings.name) == (0.0, 0), "outside of the turn"
+
+
+def test_thoughts_billed_beyond_the_bound_are_said_and_reserved_without_an_answer(
+    capfd: pytest.CaptureFixture[str],
+) -> None:
+    body = json.loads(completion("", reasoning_content="Well, ..."))
+    body["usage"] = {"prompt_tokens": 7, "completion_tokens": 100_000}
+    with chat_server(otherwise=Fate(body=json.dumps(body).encode())) as server:
+        settings = priced(server, concurrency=1)
+        budget(tokens=150_000)
+        with pytest.raises(BudgetError, match=r"the next call may take .* and 100,007 tokens"):
+            short_answers(settings, *range(10, 14))
+        assert server.calls == 1 and now().tokens == 100_007 and claims() == 0
+    assert capfd.readouterr().err.count("bills more than its calls allow: 100,007 tokens") == 1
+    most = sum(settings.most(ask("10", max_tokens=MAX_TOKENS)))
+    assert overbilled(store.open_store(), settings.name)[1] == 100_007 - most
+
+
+def test_a_call_that_waits_for_the_budget_reserves_what_was_billed_meanwhile() -> None:
+    most = sum(OpenAIConfig(model="tiny").most(ask("a", max_tokens=MAX_TOKENS)))
+    with chat_server({"a": [Fate(delay=1)], "b": [billed(most + 20 - 7)]}) as server:
+        settings = priced(server, concurrency=3)
+        # There is room for the third call as it was at first, once the other two are paid.
+        budget(tokens=10 + most + 20 + most)
+        with pytest.raises(BudgetError, match=f"and {most + 20} tokens"):
+            short_answers(settings, "a", "b", "c")
+        assert server.calls == 2 and now().tokens == 10 + most + 20 and claims() == 0
 
 
 def test_what_a_batch_bills_is_reserved_by_the_next(capfd: pytest.CaptureFixture[str]) -> None:

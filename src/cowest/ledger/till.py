@@ -5,7 +5,8 @@ together (`together`).
 """
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import partial
 
 from cowest.errors import BudgetError, CallError
 from cowest.ledger.claims import (
@@ -40,23 +41,25 @@ class Till:
         """Claims of ours that were closed so far."""
         self._freed: asyncio.Event | None = None
 
-    async def claim(self, request: ClaimRequest) -> Completion | None:
+    async def claim(self, reserve: Callable[[], ClaimRequest]) -> Completion | None:
         """Claims a call. None means: call now, then settle, release or lose the claim.
 
-        A completion means that another process got the answer meanwhile. Waits while another
+        `reserve` gives the claim anew at each try: what calls may cost can rise while this one
+        waits. A completion means that another process got the answer meanwhile. Waits while another
         process makes this call. Also waits, when the budget is fully reserved, for our open calls:
         they may cost less than was reserved. Raises BudgetError, and CallError for a call that is
         in a batch.
         """
         while True:
             frees = self._frees
+            request = reserve()
             future = self._moves.put(request)
             try:
                 refused = await asyncio.shield(future)
             except asyncio.CancelledError:
                 # The claim may be in the transaction that is being written. If it is given, nobody
                 # is left to make the call, and it must not hold a part of the budget.
-                future.add_done_callback(lambda done: self._undo(done, request))
+                future.add_done_callback(partial(self._undo, request))
                 raise
             if refused is None:
                 self._held += 1
@@ -130,7 +133,7 @@ class Till:
         found = self._store.get(wanted)
         return [{key: found[key] for key in keys if key in found} for keys in looks]
 
-    def _undo(self, claimed: "asyncio.Future[Refused | None]", request: ClaimRequest) -> None:
+    def _undo(self, request: ClaimRequest, claimed: "asyncio.Future[Refused | None]") -> None:
         if not claimed.cancelled() and claimed.exception() is None and claimed.result() is None:
             self._moves.put(Released(request))
 

@@ -13,6 +13,7 @@ from collections.abc import Iterable, Iterator
 from concurrent.futures import Future, InvalidStateError
 from contextlib import suppress
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 from cowest.errors import BudgetError, CallError, CoWestError
@@ -333,7 +334,7 @@ class OpenAIModel:
     async def _claimed(self, call: _Call) -> bool:
         """Claims a call; False if no call is needed any more. Raises BudgetError and StoreError."""
         try:
-            found = await self._till.claim(self._watch.reserved(call.claim))
+            found = await self._till.claim(partial(self._watch.reserved, call.claim))
         except BudgetError as reached:
             raise over_budget(self._config, str(reached)) from None
         if found is not None:
@@ -381,8 +382,12 @@ class OpenAIModel:
         """
         if usage is None:
             self._till.lose(call.claim)
-        else:
-            await self._till.release(call.claim, self._config.cost(*usage) or 0.0, sum(usage))
+            return
+        usd, tokens = self._config.cost(*usage) or 0.0, sum(usage)
+        over = self._watch.billed(call.claim, usd, tokens)
+        await self._till.release(call.claim, usd, tokens)
+        if over:
+            await asyncio.to_thread(self._watch.remember)
 
     async def _settle(self, claim: ClaimRequest, answered: Answered, seconds: float) -> None:
         """Keeps an answer and its cost. Without a reported usage, the most that it could cost."""

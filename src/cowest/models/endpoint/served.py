@@ -333,8 +333,9 @@ class ServedEndpoint:
         if usage is None:
             self._cashier.lose(call.claim)
         else:
-            usd = self._config.cost(*usage, 0.0) or 0.0
-            self._cashier.settle(call.claim, usd, sum(usage))
+            usd, tokens = self._config.cost(*usage, 0.0) or 0.0, sum(usage)
+            self._watch.billed(call.most, usd, tokens)
+            self._cashier.settle(call.claim, usd, tokens)
         call.claim = None
 
     def _end(self, call: _Call) -> None:
