@@ -2,10 +2,11 @@
 
 Drafts and answers that are not there yet are taken to be as long as they may be, and all of them
 different. Calls that the call store holds are counted off where they are known already: the strong
-model without a draft, or with the ideal one.
+model without a draft, or with the ideal one. Requests are counted as the egress filter sends them.
 """
 
 from collections.abc import Iterable, Iterator
+from functools import partial
 from heapq import nlargest
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -16,7 +17,7 @@ from cowest.aligning import rollouts
 from cowest.aligning.settings import DPOConfig
 from cowest.config import Sampling, parse, section
 from cowest.ledger.claims import Budget
-from cowest.models.estimate import CostEstimate, Counting, longest
+from cowest.models.estimate import CostEstimate, Counting, as_sent, longest
 from cowest.models.hf import HFConfig
 from cowest.models.openai import OpenAIConfig
 from cowest.preferences import UNASKED
@@ -63,14 +64,15 @@ def forecast(params: dict[str, Any], raw: Path, where: str = "params.yaml") -> l
                 yield _drafts(query, samplings, ideal)
 
     own = _samplings(drafting.sampling, drafting.candidates, trained.prompts)
-    first = refining.align not in UNASKED
+    select = refining.select
     refined, scored = _asked(
-        drafts(drafting.split, own, ideal=False) if first else [],
+        drafts(drafting.split, own if select is None else _at_longest(own), ideal=False),
         refining.strong,
         refining.prompts,
         refining.sampling,
         scoring.scorer,
-        None if refining.select is None else refining.select.most,
+        None if select is None else select.most,
+        unasked=refining.align in UNASKED,
     )
     aligning = parse(DPOConfig, section(params, "dpo", where), f"{where}: dpo")
     queries = (query for query in prepared.queries(raw) if query.split == drafting.split)
@@ -194,19 +196,29 @@ def _asked_in_training(
     ask = config.ask
     if ask is None:
         return None, None
-    groups: Iterable[list[Draft]] = []
     if config.align == "grpo":
         groups = rollouts.asked_at_most(rollouts.dealt(list(queries), config), config)
-    elif config.align not in UNASKED:
-        groups = _in_rounds(
-            queries, _samplings(ask.drafting, ask.candidates, prompts), config.rounds - 1
-        )
-    return _asked(groups, ask.strong, prompts, ask.refining, ask.scorer)
+        return _asked(groups, ask.strong, prompts, ask.refining, ask.scorer)
+    samplings = _samplings(ask.drafting, ask.candidates, prompts)
+    return _asked(
+        _in_rounds(queries, samplings, config.rounds - 1),
+        ask.strong,
+        prompts,
+        ask.refining,
+        ask.scorer,
+        unasked=config.align in UNASKED,
+    )
 
 
 def _samplings(own: Sampling, candidates: Sampling | None, prompts: Prompts) -> list[Sampling]:
     """The decoding of a query's drafts: by the policy's own prompt, and by each candidate's."""
     return [own] if candidates is None else [own, *[candidates] * len(prompts.candidates)]
+
+
+def _at_longest(samplings: list[Sampling]) -> list[Sampling]:
+    """The same, all as long as the longest: nobody knows yet which drafts will be chosen."""
+    most = max(sampling.max_tokens for sampling in samplings)
+    return [sampling.model_copy(update={"max_tokens": most}) for sampling in samplings]
 
 
 def _in_rounds(
@@ -233,15 +245,19 @@ def _served(
     if not isinstance(config.policy, HFConfig):
         return None
     counting = Counting(agreement.served)
+    asked = as_sent(agreement.served, counting)
     requests = greedily(queries, prompts, config.drafting)
     # Validation may set any query aside, so the sample is taken to be the longest.
-    for _ in counting.generate(anew(nlargest(agreement.queries, requests, key=_length))):
+    length = partial(_length, agreement.served)
+    for _ in asked.generate(anew(nlargest(agreement.queries, requests, key=length))):
         pass
     return counting.estimate
 
 
-def _length(request: Request) -> int:
-    return sum(len(message.content.encode()) for message in request.messages)
+def _length(config: OpenAIConfig, request: Request) -> int:
+    """The bytes of a request as it is sent; 0 for one that is not sent."""
+    sent = config.egress.shown([message.content for message in request.messages])
+    return sum(len(text.encode()) for text in sent or ())
 
 
 def _asked(
@@ -251,15 +267,23 @@ def _asked(
     sampling: Sampling,
     scorer: AnyScorer,
     choice: Chooser | None = None,
+    unasked: bool = False,
 ) -> tuple[CostEstimate, CostEstimate | None]:
-    """The cost of the calls to the strong model, and to the judge if there is one."""
+    """The cost of the calls to the strong model, and to the judge if there is one.
+
+    With `unasked`, the strong model is asked about no draft, and the judge scores them alone.
+    """
     counting = Counting(strong)
-    rows = collaboration.refine(drafts, counting, prompts, sampling, choice)
+    rows = collaboration.unrefined(drafts)
+    if not unasked:
+        model = as_sent(strong, counting)
+        rows = collaboration.refine(drafts, model, prompts, sampling, choice)
     if not isinstance(scorer, JudgeConfig):
         for _ in rows:
             pass
         return counting.estimate, None
     judge = Counting(scorer.model)
-    for _ in collaboration.score(collaboration.by_query(rows), scorer.over(judge)):
+    judging = scorer.over(as_sent(scorer.model, judge))
+    for _ in collaboration.score(collaboration.by_query(rows), judging):
         pass
     return counting.estimate, judge.estimate

@@ -61,7 +61,8 @@ class Select(Config):
     def most(self, block: Sequence["QueryDrafts"]) -> list[list[str]]:
         """As `choice`, for drafts that are not there yet: the longest queries, to the last call.
 
-        Whatever will be drafted, `choice` takes no more calls than this, and no longer ones.
+        The drafts given are all as long as the longest may be. Then, whatever will be drafted,
+        `choice` takes no more calls than this, and no longer ones.
         """
         left = int(self.share * whole(block))
         found: list[list[str]] = [[] for _ in block]

@@ -8,14 +8,18 @@ from typing import Any
 import pytest
 
 from cowest import config
+from cowest.collaboration import refine
+from cowest.config import parse
 from cowest.domains import domain
 from cowest.forecast import forecast, repeated, table
 from cowest.ledger import store
 from cowest.ledger.claims import Budget
 from cowest.ledger.store import StoredAnswer
+from cowest.models.estimate import Counting, longest
 from cowest.models.openai import OpenAIConfig
 from cowest.protocols import Completion, Request
-from cowest.records import Query
+from cowest.records import Draft, Query, grown
+from cowest.stages.refine import RefineConfig
 from tests import tiny
 from tests.lines import ROOT
 
@@ -64,6 +68,93 @@ def test_a_judge_is_a_line_of_its_own(raw: Path) -> None:
         "solo, drafts and refinements"
     )
     assert found["score"].model.startswith("judge@")
+
+
+JUDGE = {"scorer": "judge", "model": {**STRONG, "model": "judge"}}
+
+
+@pytest.mark.parametrize("align", ["self", "grpo"])
+def test_a_judge_scores_drafts_that_no_strong_model_is_asked_about(raw: Path, align: str) -> None:
+    given = params(refine={"align": align}, score={"scorer": JUDGE})
+    found = dict(forecast(given, raw))
+    assert found["refine"].calls == 0
+    assert found["score"].calls == len(queries(raw, "train")) * 6
+
+
+def test_a_judge_scores_the_drafts_of_later_rounds_without_the_strong_model(raw: Path) -> None:
+    ask = {"strong": STRONG, "scorer": JUDGE, "drafting": {"temperature": 1.0, "n": 4}}
+    dpo = {"align": "self", "rounds": 3, "ask": ask}
+    given = params(refine={"align": "self"}, pair={"align": "self"}, dpo=dpo)
+    found = dict(forecast(given, raw))
+    assert "dpo" not in found, "the strong model is asked nothing"
+    assert found["dpo, judge"].calls == 2 * 4 * len(queries(raw, "train"))
+
+
+def test_the_drafts_that_are_chosen_may_be_the_longest(raw: Path) -> None:
+    prompts = domain("handbook").prompts.model_dump(mode="json")
+    prompts["candidates"] = {"a": {"user": "Say {query}"}, "b": {"user": "Briefly: {query}"}}
+    short, long = config.Sampling(max_tokens=16), config.Sampling(max_tokens=512)
+    given = params(
+        draft={"sampling": short.model_dump(), "candidates": long.model_dump()},
+        sft={"prompts": prompts},
+        refine={"select": {"share": 0.75}},
+    )
+    foreseen = dict(forecast(given, raw))["refine"]
+
+    def drafted(query: Query) -> list[Draft]:
+        """Drafts of which the policy's own is cut, and no use."""
+        return [
+            grown(Draft, query, sample=0, policy="p", draft=longest(short, 0), cut=True),
+            grown(Draft, query, sample=1, policy="p", draft=longest(long, 1)),
+            grown(Draft, query, sample=2, policy="p", draft=longest(long, 2)),
+        ]
+
+    settings = parse(RefineConfig, given["refine"], "refine")
+    assert settings.select is not None
+    made = Counting(settings.strong)
+    groups = map(drafted, queries(raw, "train"))
+    choice = settings.select.choice
+    for _ in refine(groups, made, settings.prompts, settings.sampling, choice):
+        pass
+    assert made.estimate.calls == 3 * len(queries(raw, "train"))
+    assert foreseen.calls >= made.estimate.calls and foreseen.tokens >= made.estimate.tokens
+
+
+def masked(*terms: str) -> dict[str, Any]:
+    return {**STRONG, "egress": {"on_found": "mask", "terms": terms, "detect": ["term"]}}
+
+
+def test_what_is_masked_is_foreseen_as_it_is_sent(raw: Path) -> None:
+    given = params()
+    strong = OpenAIConfig.model_validate(STRONG)
+    prompts, sampling = (
+        domain("handbook").prompts,
+        config.Sampling.model_validate(given["refine"]["sampling"]),
+    )
+    keys = []
+    for query in queries(raw, "train"):
+        keys.append(Request(prompts.solo.render(query.prompt), sampling).key(strong.name))
+    store.open_store().put(
+        [StoredAnswer(key, Completion("known", strong.name), 0.1) for key in keys]
+    )
+    plain = dict(forecast(given, raw))
+    assert plain["refine"].stored == len(keys)
+    given["refine"]["strong"] = given["evaluate"]["strong"] = masked("is", "of", "the")
+    found = dict(forecast(given, raw))
+    assert found["refine"].stored == 0, "what is stored was asked unmasked"
+    assert found["refine"].calls == plain["refine"].calls + len(keys)
+    assert found["evaluate"].tokens > plain["evaluate"].tokens, "placeholders are longer"
+
+
+def test_what_is_not_sent_is_not_foreseen(raw: Path) -> None:
+    refusing = {
+        **STRONG,
+        "egress": {"on_found": "refuse", "terms": ["country"], "detect": ["term"]},
+    }
+    served = {"served": refusing, "queries": 10_000}
+    given = params(evaluate={"agreement": served})
+    plain = len(queries(raw, "test"))
+    assert 0 < dict(forecast(given, raw))["evaluate, served"].calls < plain
 
 
 def test_an_endpoint_that_serves_the_challenger_is_asked_each_time(raw: Path) -> None:

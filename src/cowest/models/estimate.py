@@ -113,6 +113,17 @@ def longest(sampling: Sampling, number: int) -> str:
     return f"{number} ".ljust(sampling.max_tokens * LETTERS, "x")
 
 
+def as_sent(config: Any, counting: Counting) -> ChatModel:
+    """Returns the counting model behind the egress filter that its endpoint has.
+
+    Masks change the calls, and refused ones cost nothing. Raises ConfigError if the terms can't be
+    read, or a library that the detectors need is not installed.
+    """
+    if not isinstance(config, OpenAIConfig):
+        return counting
+    return config.egress.over(counting, outside=False, counted=False)
+
+
 def announce(stage: str, config: Config, steps: Callable[[ChatModel], Iterable[object]]) -> None:
     """Says what a stage's calls will cost at most, and what is left of the turn's budget.
 
@@ -121,8 +132,7 @@ def announce(stage: str, config: Config, steps: Callable[[ChatModel], Iterable[o
     if not isinstance(config, OpenAIConfig):
         return
     counting = Counting(config)
-    # Behind the egress filter, since masks change the calls and refused ones cost nothing.
-    for _ in steps(config.egress.over(counting, outside=False, counted=False)):
+    for _ in steps(as_sent(config, counting)):
         pass
     calls = store.open_store()
     turn = calls.read(calls.turn)
