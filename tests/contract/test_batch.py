@@ -412,6 +412,7 @@ def test_what_leaves_in_a_batch_passes_the_egress_filter() -> None:
         "file:///etc/passwd",
         "http://a:b@127.0.0.1/x",
         "http://[::1/x",
+        "https://x%00y/",
     ],
 )
 def test_a_download_is_not_followed_to_where_no_file_is(place: str) -> None:

@@ -101,6 +101,7 @@ def test_one_that_is_named_may_be_called_and_no_other(allowed: list[str], url: s
 
 def test_what_a_name_leads_to_is_looked_at_unless_it_is_named() -> None:
     assert not leads_astray("localhost") and not leads_astray("no.such.name.invalid")
+    assert not leads_astray("x\0y") and not forbidden("x%00y")
     assert leads_astray("0xA9FEA9FE") and not leads_astray("0xA9FEA9FE", ["169.254.169.254"])
     named = OpenAIConfig(
         model="m", base_url="http://models.example/v1", allow_address=("models.example",)
@@ -144,6 +145,8 @@ def test_redirects_that_are_followed(came_from: str, url: str) -> None:
         ("https://b.invalid:0/y", "is not fetched from"),
         ("https://b.invalid:99999/y", "is no address"),
         ("https://[::1/y", "is no address"),
+        ("https://x%00y/", "is no address"),
+        ("https://b.invalid%0d%0a/y", "is no address"),
         ("https://me@b.invalid/y", "holds a name or password"),
         ("https://:word@b.invalid/y", "holds a name or password"),
         ("https://b.invalid/a b", "holds characters"),

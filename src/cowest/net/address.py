@@ -52,6 +52,9 @@ def objection(url: str, allowed: Collection[str] = ()) -> str | None:
         host, port = parts.hostname or "", parts.port
     except ValueError:
         return "is no address"
+    # No host is called by a line end or a NUL, also where they are written %0A or %00.
+    if not plain_host(host).isprintable():
+        return "is no address"
     if parts.scheme not in ("http", "https") or not host or port == 0:
         return "is not fetched from: only http:// and https:// are"
     # Addresses are shown in logs and error messages, and passwords must not be.
@@ -160,7 +163,7 @@ def host_address(host: str) -> IPv4Address | IPv6Address | None:
     except ValueError:
         try:
             return IPv4Address(socket.inet_aton(host))
-        except (OSError, UnicodeError):
+        except (OSError, ValueError):
             return None
     if isinstance(address, IPv6Address) and address.ipv4_mapped:
         return address.ipv4_mapped
