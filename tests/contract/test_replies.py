@@ -3,6 +3,7 @@ again, and what stops a stage.
 """
 
 import json
+import tracemalloc
 from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
@@ -13,8 +14,10 @@ import pytest
 from cowest.errors import BudgetError, CallError
 from cowest.ledger import store
 from cowest.ledger.claims import overbilled
+from cowest.models.endpoint.responses import AgainError, HopelessError, read
 from cowest.models.estimate import Counting
 from cowest.models.openai import OpenAIConfig
+from cowest.net.client import Reply
 from cowest.protocols import Completion
 from tests.batch_server import batch_server
 from tests.endpoints import (
@@ -268,6 +271,20 @@ def test_a_stream_for_an_answer_stops_at_once(kind: str) -> None:
         asked("single", fate, rows=50, concurrency=2)
     assert calls_before(stop) <= 2
     assert now().usd > 0 and claims() == calls_before(stop), "it may have been paid for"
+
+
+def test_comments_without_end_take_little_memory_and_a_stream_after_many_is_known() -> None:
+    comments = b":\n" * 500_000
+    tracemalloc.start()
+    try:
+        with pytest.raises(AgainError, match="not JSON"):
+            read(Reply(200, {}, comments), "m", None, 1.0, 0.0)
+        assert tracemalloc.get_traced_memory()[1] < 20 * len(comments)
+    finally:
+        tracemalloc.stop()
+    for between in (b"", b"event: message\n"):
+        with pytest.raises(HopelessError, match="streams its answers"):
+            read(Reply(200, {}, comments + between + b"data: {}\n\n"), "m", None, 1.0, 0.0)
 
 
 def test_a_whole_answer_that_is_called_a_stream_is_an_answer() -> None:

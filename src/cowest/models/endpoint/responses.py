@@ -45,6 +45,9 @@ LONGEST_BACKOFF = 30.0
 """Maximum seconds between two attempts if the endpoint names no time."""
 THOUGHTS = ("reasoning_content", "reasoning", "thinking", "reasoning_details")
 """Fields in which providers put a model's thoughts, apart from its answer."""
+STREAM = re.compile(rb"\s*+(?::[^\n]*+\n\s*+)*+(?:event:[^\n]*+\n\s*+)?+data:")
+"""The beginning of a stream. It never goes back over what it has read (*+), since that would take
+100 bytes for each of a body of empty comments."""
 MOST_TOKENS = 2**40
 """Token counts above this are not believed: no call takes as many, and databases end at 2**63."""
 Usage = tuple[int, int]
@@ -353,7 +356,7 @@ def _is_stream(reply: Reply) -> bool:
     if reply.headers.get("content-type", "").lower().startswith("text/event-stream"):
         # Some servers name the wrong type for a whole answer.
         return not reply.content.lstrip().startswith(b"{")
-    return re.match(rb"\s*(:[^\n]*\n\s*)*(event:[^\n]*\n\s*)?data:", reply.content) is not None
+    return STREAM.match(reply.content) is not None
 
 
 def _status_inside(content: bytes) -> int | None:
