@@ -129,7 +129,9 @@ def test_grpo(project: Path) -> None:
 
 def test_half_of_the_calls(project: Path) -> None:
     with chat_server(otherwise=answers([], [])) as server:
-        params = settings(server, {}, refine={"select": {"share": 0.5}})
+        # The tiny model never ends a draft by itself.
+        select = {"share": 0.5, "allow_cut": True}
+        params = settings(server, {}, refine={"select": select})
         params["draft"]["sampling"] = {**DRAFTING, "n": 3}
         expected = foreseen(params, "refine")
         run(params, "draft", "refine")
