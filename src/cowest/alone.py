@@ -32,7 +32,12 @@ def unmeasured(report: EvalReport) -> str:
             "not measured, since compare was given no --agreement: a dvc.yaml that `cowest init` "
             "writes today has it"
         )
-    return "" if report.agreement else "not measured, since evaluate.agreement is null"
+    if report.agreement:
+        return ""
+    return (
+        "not measured, since evaluate.agreement is null, or evaluate.policy is of another provider "
+        "than hf, whose weights can't be looked at"
+    )
 
 
 def rejudged(report: EvalReport, allowed: float | None) -> tuple[GateResult, ...]:

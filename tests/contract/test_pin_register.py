@@ -26,6 +26,7 @@ from cowest.registry.mlflow import RegistryConfig
 from cowest.report import words
 from cowest.report_parts import PolicyAgreement, PolicyForm, Probe, ProbeScore
 from cowest.wear import Looks
+from tests import tiny
 from tests.factories import make_trial
 from tests.registries import PROMPTS, empty_registry, make_pair, make_report, make_version
 
@@ -421,13 +422,17 @@ def probe_of(project: Project, file: Path) -> Probe:
     return Probe(file=digest, questions=1, scorer="contains:2", kinds={}, systems=systems)
 
 
+def local_policy() -> dict[str, Any]:
+    return {"provider": "hf", "model": str(tiny.model())}
+
+
 def the_agreement_was_emptied(project: Project) -> None:
-    evaluates(project, split="test")
+    evaluates(project, policy=local_policy())
     amended(project, agreement=())
 
 
 def what_serves_was_not_compared(project: Project) -> None:
-    evaluates(project, agreement={"served": SERVES})
+    evaluates(project, policy=local_policy(), agreement={"served": SERVES})
     amended(project, agreement=(AGREES,))
 
 
@@ -499,6 +504,21 @@ def test_what_was_measured_as_it_was_asked_is_registered(
     report = io.read_document(project.folder / "eval.json", EvalReport)
     gates = (*report.gates, *agreement_gates(found, None))
     amended(project, agreement=found, gates=gates, probe=probe_of(project, Path("raw/rows.jsonl")))
+    assert project.register().promoted
+
+
+def elsewhere(provider: str) -> dict[str, Any]:
+    """A policy whose weights are not in the process of the stage that drafts."""
+    if provider == "vllm":
+        return {"provider": "vllm", "model": str(tiny.model()), "python": "python3"}
+    server = {"provider": "openai", "model": "small", "base_url": "http://gpu:8000/v1"}
+    return server | {"key_env": None, "adapters_of": local_policy()}
+
+
+@pytest.mark.parametrize("provider", ["vllm", "openai"])
+def test_a_policy_that_drafts_elsewhere_has_no_other_forms(project: Project, provider: str) -> None:
+    evaluates(project, policy=elsewhere(provider))
+    amended(project, agreement=())
     assert project.register().promoted
 
 

@@ -356,8 +356,11 @@ def _as_asked(judged: EvalReport, settings: dict[str, Any], pinned: Turn) -> Non
     if not isinstance(asked, dict):
         return
     forms = asked.get("agreement", {})
+    policy = asked.get("policy")
+    # Only weights in evaluate's own process can be looked at, so other providers have no forms.
+    compared = isinstance(policy, dict) and policy.get("provider") == "hf"
     # Where `compare` was not given the file at all, as by an older dvc.yaml, the report says so.
-    if isinstance(forms, dict) and judged.agreement is not None:
+    if compared and isinstance(forms, dict) and judged.agreement is not None:
         needed = {"adapter", "served"} if forms.get("served") is not None else {"adapter"}
         if not needed <= {one.form for one in judged.agreement}:
             raise ContractError(
