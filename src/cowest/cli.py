@@ -16,7 +16,7 @@ from typing import cast, get_args
 
 from cowest import __version__, config, environment
 from cowest.commands import add_params
-from cowest.errors import CoWestError
+from cowest.errors import ConfigError, CoWestError
 from cowest.ports import config_of, ports_of, takes_shard
 
 COMMANDS = {
@@ -147,7 +147,8 @@ def _stage(stage: str, argv: list[str]) -> int:
     if params.absolute().parent != Path.cwd():
         # Flags are relative to where one stands, and settings to their file.
         given = {name: _absolute(value) for name, value in given.items()}
-        config.enter(params)
+        params = config.enter(params)
+    params = params.absolute()
     # A scheduler ends a step with SIGTERM. As an interruption it lets calls in flight be answered
     # and kept.
     before = signal.signal(signal.SIGTERM, _interrupt)
@@ -155,6 +156,14 @@ def _stage(stage: str, argv: list[str]) -> int:
         stages.run(stage, values, shard, **given)
     finally:
         signal.signal(signal.SIGTERM, before)
+    # DVC reads the settings again when a stage has ended well, and would keep what was made with
+    # the old ones as made with the new ones.
+    if config.section(config.load(params), stage, str(params)) != values:
+        shown = stage.replace("@", ".")
+        raise ConfigError(
+            f"{params}: {shown} was changed while the stage ran, so what it made is not that of "
+            "these settings: run it again"
+        )
     return 0
 
 

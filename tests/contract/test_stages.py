@@ -405,3 +405,32 @@ def function_of(spec: dict[str, Any], task: dict[str, Any]) -> str | None:
         return None
     function: str = container["args"][container["args"].index("--function_to_execute") + 1]
     return function
+
+
+@pytest.mark.parametrize("changed", [True, False])
+def test_a_stage_whose_settings_were_changed_meanwhile_fails(
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    changed: bool,
+) -> None:
+    """DVC reads params.yaml again at a stage's end, and would keep the output with the new ones."""
+
+    class Meant(Config):
+        beta: float = 0.1
+
+    def main(pairs: In, challenger: Out, config: Meant) -> None:
+        section_of = "dpo" if changed else "sft"
+        params.write_text(f"dpo: {{beta: {config.beta}}}\n{section_of}: {{beta: 0.3}}\n")
+        challenger.write_text(f"made with {config.beta}")
+
+    params = tmp_path / "params.yaml"
+    params.write_text("dpo: {beta: 0.2}\n")
+    (tmp_path / "pairs.jsonl").touch()
+    monkeypatch.setattr("cowest.stages.main_of", lambda _: main)
+    paths = ["--pairs", str(tmp_path / "pairs.jsonl"), "--challenger", str(tmp_path / "made")]
+    code = cli.main(["dpo", *paths, "--params", str(params)])
+    assert (tmp_path / "made").read_text() == "made with 0.2"
+    assert code == int(changed)
+    said = capsys.readouterr().err
+    assert ("dpo was changed while the stage ran" in said) == changed
