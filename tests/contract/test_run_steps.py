@@ -23,6 +23,7 @@ from cowest.records import DataSet, Decision, Draft
 from cowest.steps.begin import RunInputs, begin
 from cowest.steps.summary import RunOutcome, summarise
 from tests import stores, tiny
+from tests.registries import empty_registry, make_version
 from tests.servers import chat_server
 
 
@@ -267,6 +268,22 @@ def test_a_webhook_that_refuses_is_a_note_and_its_address_is_shown_nowhere(
         monkeypatch.setenv("HOOK", url)
         (note,) = told(text, tmp_path / "end").notes
         assert note.endswith("it answered with status 404") and len(posted) == 1
+
+
+def test_a_decision_that_came_late_is_told_with_its_reason(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("COWEST_STORE", str(tmp_path / "calls.sqlite"))
+    settings = empty_registry(tmp_path)
+    given: dict[str, Any] = {"promote": True, "against": None, "reason": "better", "tags": {}}
+    for turn in ("aa", "bb"):
+        settings.open().decide(make_version(tmp_path / turn, turn), turn=turn, **given)
+    note_run(open_store(), NotedRun("run-1", "bb", None))
+    text = yaml.safe_dump({"turn": {"raw": "raw"}, "register": {"registry": settings.model_dump()}})
+    found = told(text, tmp_path / "end")
+    assert (found.became, found.version, found.champion) == ("late", 2, 1)
+    assert "judged against no champion, and the champion was version 1" in found.line
+    assert "run the turn again" in found.line
 
 
 def test_the_last_step_tells_what_it_can_where_nothing_can_be_asked(

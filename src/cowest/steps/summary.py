@@ -25,7 +25,7 @@ from cowest.registry.log import champion_of, settled
 from cowest.stages.register import RegisterConfig
 
 T = TypeVar("T")
-Became = Literal["promoted", "refused", "waiting", "nothing new", "failed", "undecided"]
+Became = Literal["promoted", "refused", "waiting", "late", "nothing new", "failed", "undecided"]
 
 
 class RunOutcome(Record):
@@ -33,9 +33,10 @@ class RunOutcome(Record):
 
     run: str
     became: Became
-    """`promoted`, `refused`, `waiting`: the turn was decided so. `nothing new`: it had been decided
-    before. `failed`: a step failed. `undecided`: the run ended well and decided nothing, as where
-    neither branch of the gate was taken."""
+    """`promoted`, `refused`, `waiting`: the turn was decided so. `late`: another version had become
+    champion by then, and the turn is open. `nothing new`: it had been decided before. `failed`: a
+    step failed. `undecided`: the run ended well and decided nothing, as where neither branch of the
+    gate was taken."""
     turn: str | None = None
     """Key of the turn; None if the run ended before its turn was known."""
     version: int | None = None
@@ -55,6 +56,7 @@ class RunOutcome(Record):
             "promoted": f"{of}: version {self.version} was promoted",
             "refused": f"{of}: version {self.version} was refused",
             "waiting": f"{of}: version {self.version} passed, and waits for `cowest approve`",
+            "late": f"{of}: version {self.version} came late",
             "nothing new": f"nothing is new: {of} was decided before on version {self.version}",
             "failed": f"{of} failed",
             "undecided": f"{of} ended and decided nothing",
@@ -83,7 +85,7 @@ def _outcome(run: str, state: str, error: str, params: Path) -> RunOutcome:
     known = _or_note(notes, lambda: find_run(open_store(), run))
     turn = known.turn if known is not None and known.turn else None
     log = _or_note(notes, lambda: _log(params)) or []
-    decided = None if turn is None else settled(log, turn)
+    decided = None if turn is None else settled(log, turn) or _late(log, turn)
     champion = champion_of(log)
     became, reason = _became(state, error, known, decided)
     removed = _or_note(notes, lambda: trainjob.remove_of(run))
@@ -114,9 +116,17 @@ def _became(
         return "undecided", "neither branch of its gate was taken"
     if known is not None and known.decided is not None:
         return "nothing new", f"{decided.verdict}: {decided.reason}"
-    if decided.verdict == "waiting":
-        return "waiting", decided.reason
+    if decided.verdict in ("waiting", "late"):
+        return decided.verdict, decided.reason
     return ("promoted" if decided.promoted else "refused"), decided.reason
+
+
+def _late(log: list[Decision], turn: str) -> Decision | None:
+    """The last decision on a turn that came late; None if there is none."""
+    for decision in reversed(log):
+        if (decision.turn, decision.verdict) == (turn, "late"):
+            return decision
+    return None
 
 
 def _log(params: Path) -> list[Decision]:
