@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
 
 from cowest import io, stages, version
 from cowest.alone import agreement_gates
@@ -159,6 +160,23 @@ def test_a_turn_says_what_is_new_since_its_champion(project: Project) -> None:
 def test_the_decision_is_a_document_of_six_fields(project: Project) -> None:
     key = project.pin().key
     made = project.register()
+def test_names_that_a_tracker_refuses_are_recorded_in_another_form(project: Project) -> None:
+    names = ["what, and why?", "a//b", "../c", "long " * 100, "plain/name"]
+    prompts = {"candidates": {name: {"user": "{query}"} for name in names}}
+    settings = {"sft": {"prompts": prompts}, "/a": 1, "..": 2, "b/": 3}
+    params = project.folder / "params.yaml"
+    params.write_text(yaml.safe_dump(yaml.safe_load(PARAMS) | settings))
+    project.pin()
+    assert project.register().promoted
+    project.new_data("{}\n{}\n")
+    since = project.pin().since
+    assert since is not None and since.settings == {}
+    params.write_text(params.read_text().replace("{query}", "Say {query}"))
+    since = project.pin().since
+    assert since is not None and len(since.settings) == len(names)
+    assert "sft.prompts.candidates.plain/name.user" in since.settings
+
+
     text = (project.folder / "decision.json").read_text()
     assert text == (
         f'{{\n  "turn": "{key}",\n  "version": 1,\n  "promoted": true,\n  "against": null,\n'

@@ -3,25 +3,17 @@
 It is told before money is spent, and on the page of the turn.
 """
 
-import re
 from collections.abc import Mapping, Sequence
 from itertools import islice
 from typing import Any, Literal
 
 from cowest.records import Changes, Decision
-from cowest.registry.tracking import MlflowTracker, recorded
+from cowest.registry.tracking import MlflowTracker, nameable, recorded
 
 DATA = "data/"
 """Tags of a decision that begin with this hold the digest of a raw file."""
 MOST_FILES = 50
 """Raw files whose digests become tags of a decision."""
-UNNAMEABLE = re.compile(r"[^\w. :/-]")
-"""A character that MLflow does not allow in the name of a metric or a tag."""
-
-
-def nameable(name: str) -> str:
-    """The name without characters that MLflow does not allow."""
-    return UNNAMEABLE.sub("_", name)
 
 
 def data_tags(data: Mapping[str, str]) -> dict[str, str]:

@@ -2,6 +2,8 @@
 
 import hashlib
 import json
+import posixpath
+import re
 import sys
 import time
 from collections.abc import Sequence
@@ -22,8 +24,10 @@ COMPLETE = "complete"
 """The tag that is set last; its value is the digest of everything written."""
 METRICS, PARAMS = 1000, 100
 """The most metrics and params that MLflow accepts in one request; the limit for tags is PARAMS."""
-PARAM_LENGTH, TAG_LENGTH = 6000, 8000
-"""The longest values that MLflow accepts, in characters."""
+NAME_LENGTH, PARAM_LENGTH, TAG_LENGTH = 250, 6000, 8000
+"""The longest names, and the longest values, that MLflow accepts, in characters."""
+UNNAMEABLE = re.compile(r"[^\w. :/-]")
+"""A character that MLflow does not allow in the name of a metric, a param or a tag."""
 ABOUT = """\
 A policy that drafts answers for a strong model, and the decisions of {name} on its versions, \
 promoted and refused. The alias `champion` names the one that answers.
@@ -204,9 +208,24 @@ def flat(value: Any, between: str) -> dict[str, Any]:
     return found
 
 
+def nameable(name: str) -> str:
+    """The name in a form that MLflow allows; one that it allows stays as it is."""
+    found = UNNAMEABLE.sub("_", name)
+    # MLflow reads a name as a path, and takes each path in its shortest form alone.
+    if posixpath.normpath(found) != found or found.startswith(("/", "..")) or found == ".":
+        found = f"_{found.replace('/', '_')}"
+    if len(found) > NAME_LENGTH:
+        found = f"{found[: NAME_LENGTH - 9]}_{digest(name)[:8]}"
+    return found
+
+
 def recorded(settings: dict[str, Any]) -> dict[str, str]:
-    """Settings in the form in which a run keeps them: texts by their paths."""
-    return {path: str(value)[:PARAM_LENGTH] for path, value in flat(settings, ".").items()}
+    """Settings in the form in which a run keeps them: texts by their paths.
+
+    People choose some of the names, such as those of candidates among prompts.
+    """
+    found = flat(settings, ".").items()
+    return {nameable(path): str(value)[:PARAM_LENGTH] for path, value in found}
 
 
 def numbers(value: Any, between: str = "/") -> dict[str, float]:

@@ -39,8 +39,8 @@ from cowest.registry.log import champion_of, settled
 from cowest.registry.looks import FILE, TAG, earlier
 from cowest.registry.mlflow import RegistryConfig
 from cowest.registry.mlmodel import settings_of as settings_of_serve
-from cowest.registry.since import data_tags, nameable
-from cowest.registry.tracking import MlflowTracker, numbers
+from cowest.registry.since import data_tags
+from cowest.registry.tracking import MlflowTracker, nameable, numbers
 from cowest.report import description
 from cowest.report.shown import filter_of, sample
 from cowest.wear import Looks
