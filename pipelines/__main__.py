@@ -15,6 +15,7 @@ import os
 import re
 import sys
 import warnings
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, get_args
 
@@ -22,6 +23,7 @@ from cowest import environment, profiles
 from cowest.commands import add_params
 from cowest.config import enter, load, section
 from cowest.errors import ConfigError, CoWestError
+from cowest.passwords import passwords
 from cowest.profiles import Profile, StepName
 from cowest_pipelines import cluster
 
@@ -157,16 +159,24 @@ def compile_to(out: Path, params: Path, profile: Profile) -> None:
 
     from cowest_pipelines.flywheel import flywheel
 
-    uri = _registry(params)
-    # Not Python's URL parser: it refuses some addresses that SQLAlchemy takes, passwords and all.
-    if re.search(r"//[^/@]*:[^/@]+@", uri):
+    if any(passwords(uri) for uri in _registries(load(params))):
         raise ConfigError(
-            f"{params}: the registry's address holds a password, and many can read a compiled "
+            f"{params}: a registry's address holds a password, and many can read a compiled "
             "pipeline: leave it out, and give MLFLOW_TRACKING_USERNAME and "
             "MLFLOW_TRACKING_PASSWORD to the steps as secrets"
         )
     out.parent.mkdir(parents=True, exist_ok=True)
     compiler.Compiler().compile(flywheel(params, profile), str(out))
+
+
+def _registries(settings: Any) -> Iterator[str]:
+    """Yields the addresses of the registries that any section names: the whole text goes in."""
+    if not isinstance(settings, dict):
+        return
+    for name, value in settings.items():
+        if name == "registry" and isinstance(value, dict):
+            yield str(value.get("uri", ""))
+        yield from _registries(value)
 
 
 def _registry(params: Path) -> str:

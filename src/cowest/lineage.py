@@ -20,7 +20,8 @@ from cowest.records import Changes, DataSet, Decision, Record
 NOT_ROWS = (
     "cli.py", "commands/", "online/", "preflight.py", "forecast.py", "profiles.py", "reach.py",
     "steps/", "kubeflow/", "report/", "lineage.py", "registry/", "amend.py", "progress.py",
-    "raw/snapshots.py", "raw/vcs.py", "raw/difference.py", "stages/pin.py", "stages/register.py",
+    "passwords.py", "raw/snapshots.py", "raw/vcs.py", "raw/difference.py", "stages/pin.py",
+    "stages/register.py",
 )  # fmt: skip
 """Parts of the package that no row of a turn depends on: a change there makes no new turn.
 

@@ -12,6 +12,7 @@ from pydantic import AfterValidator, Field, field_validator
 
 from cowest.config import Config, load, parse
 from cowest.errors import ConfigError
+from cowest.passwords import passwords
 
 VARIABLE = re.compile(r"\$\{([A-Z_][A-Z0-9_]*)\}")
 """An environment variable in the name of an image, replaced when the profile is read."""
@@ -188,10 +189,11 @@ class Step(Config):
     @field_validator("env")
     @classmethod
     def _is_no_secret(cls, env: dict[str, str]) -> dict[str, str]:
-        for name in env:
-            if re.search(r"SECRET|TOKEN|PASSWORD|API_KEY", name):
+        for name, value in env.items():
+            if re.search(r"SECRET|TOKEN|PASSWORD|API_KEY", name) or passwords(value):
+                has = "holds a password" if passwords(value) else "looks like a secret"
                 raise ValueError(
-                    f"{name} looks like a secret, and many can read a compiled pipeline: put it "
+                    f"{name} {has}, and many can read a compiled pipeline: put it "
                     "into a Secret of the cluster, and name that Secret under `secrets`"
                 )
         return env

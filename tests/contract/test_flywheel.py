@@ -429,6 +429,36 @@ def test_a_step_that_asks_has_its_key_or_nothing_is_compiled(
     assert said is None or said in capsys.readouterr().err
 
 
+@pytest.mark.parametrize("section", ["pin", "register", "serve"])
+@pytest.mark.parametrize(
+    "address",
+    [
+        "postgresql://u:s3cret@h/db",
+        "postgresql://h/db?user=u&password=s3cret",
+        "postgresql://u:s3/cret@h/db",
+    ],
+)
+def test_a_registry_with_a_password_is_not_compiled(
+    section: str, address: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    values = config.load(ROOT / "params.yaml")
+    values[section]["registry"] = {"uri": address, "name": "handbook"}
+    code, _ = compile_with(tmp_path, values, "shards: 1\n")
+    said = capsys.readouterr().err
+    assert code == 1 and "a registry's address holds a password" in said
+    assert "s3" not in said and not (tmp_path / "out.yaml").exists()
+
+
+def test_a_key_in_the_profile_itself_is_not_compiled(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    profile = "steps: {refine: {env: {STRONG_KEY: sk-canary}}}\n"
+    code, _ = compile_with(tmp_path, aligning("dpo"), profile)
+    said = capsys.readouterr().err
+    assert code == 1 and "writes STRONG_KEY itself into env of refine" in said
+    assert "canary" not in said
+
+
 @pytest.mark.parametrize(
     ("flags", "said"),
     [

@@ -14,7 +14,7 @@ from cowest.protocols import Entry
 from cowest.records import Decision
 from cowest.registry import acts
 from cowest.registry.log import champion_of, find, fold, held, rolled_back, settled, waiting
-from cowest.registry.runs import folder_of, passwords, without_password
+from cowest.registry.runs import folder_of
 from tests import log_of_november
 
 GIVEN = {"yes": "promoted", "no": "refused", "late": "late"}
@@ -359,24 +359,6 @@ def test_code_from_before_agrees_on_who_is_champion() -> None:
         removed += len(rows) < len(log.rows)
     assert acted > 300
     assert removed > 500
-
-
-@pytest.mark.parametrize(
-    ("address", "shown"),
-    [
-        ("postgresql://me:to%20p@db:5/x", "postgresql://me@db:5/x"),
-        (
-            "postgresql://me@db/x?password=to%20p&sslmode=require",
-            "postgresql://me@db/x?sslmode=require",
-        ),
-        ("postgresql:///x?sslmode=a&sslpassword=to+p", "postgresql:///x?sslmode=a"),
-        ("postgresql:///x?password=to+p", "postgresql:///x"),
-        ("sqlite:////projects/a", "sqlite:////projects/a"),
-    ],
-)
-def test_the_place_of_a_registry_is_shown_without_a_password(address: str, shown: str) -> None:
-    assert without_password(address) == shown
-    assert ("to p" in passwords(address)) == (address != shown)
 
 
 @pytest.mark.parametrize(

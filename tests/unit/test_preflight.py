@@ -316,6 +316,24 @@ def test_the_doctor_says_what_is_missing_and_never_a_key(
     assert "cowest fetch gemma3-270m" in said
 
 
+@pytest.mark.parametrize(
+    ("address", "shown"),
+    [
+        ("postgresql://u:s3cret@h/db", "postgresql://u@h/db"),
+        ("postgresql://h/db?user=u&password=s3cret", "postgresql://h/db?user=u"),
+        ("postgresql://u:s3cret/ss@h/db", "postgresql://u@h/db"),
+    ],
+)
+def test_the_doctor_shows_a_registry_without_its_password(
+    project: dict[str, Any], capsys: pytest.CaptureFixture[str], address: str, shown: str
+) -> None:
+    for section in ("pin", "register", "serve"):
+        project[section]["registry"] = {"uri": address, "name": "handbook"}
+    doctor.main(["--params", str(write(project))])
+    said = capsys.readouterr().out
+    assert f"{shown} (not called" in said and "s3cret" not in said
+
+
 def test_the_doctor_outside_a_project(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -22,6 +22,7 @@ from cowest.models import embedded
 from cowest.models.hf import HFConfig
 from cowest.models.openai import OpenAIConfig
 from cowest.models.vllm import VLLMConfig
+from cowest.passwords import without_password
 from cowest.preflight import (
     EXTRAS,
     OF_A_TURN,
@@ -259,7 +260,7 @@ def _registry(config: RegistryConfig) -> Check:
     """Looks at a file."""
     # To call a server takes the import of MLflow, which is heavy; `cowest status` does it.
     if not config.uri.startswith("sqlite:///"):
-        address = config.uri.rpartition("@")[2]
+        address = without_password(config.uri)
         return Check("registry", True, f"{address} (not called: `cowest status` does)")
     path = Path(config.uri.removeprefix("sqlite:///"))
     place, found = path, f"{path}"

@@ -12,7 +12,6 @@ from collections.abc import Mapping
 from copy import deepcopy
 from pathlib import Path
 from typing import Any
-from urllib.parse import urlsplit
 
 import yaml
 
@@ -24,6 +23,7 @@ from cowest.models.hf import HFConfig
 from cowest.models.openai import OpenAIConfig
 from cowest.online import live
 from cowest.online.live import ServeConfig
+from cowest.passwords import passwords
 from cowest.registry import wheel
 from cowest.registry.runs import SQLITE
 
@@ -99,7 +99,7 @@ def lacking(config: ServeConfig) -> list[str]:
 
 def _expect_no_password(config: ServeConfig) -> None:
     """Raises ConfigError if every copy of the image would hold a secret."""
-    if urlsplit(config.registry.uri).password:
+    if passwords(config.registry.uri):
         raise ConfigError(
             "serve.registry.uri holds a password, and everybody with the image could read it: "
             "leave it out and give the container PGPASSWORD, or MLFLOW_TRACKING_PASSWORD for a "

@@ -17,9 +17,10 @@ from contextlib import contextmanager, nullcontext
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING
-from urllib.parse import unquote, unquote_plus, urlsplit, urlunsplit
+from urllib.parse import unquote, urlsplit
 
 from cowest.errors import RegistryError
+from cowest.passwords import passwords, without_password
 
 if TYPE_CHECKING:
     from mlflow.entities import Run
@@ -32,8 +33,6 @@ LOCK = int.from_bytes(b"registry")
 PROBE_SECONDS = 10
 """Time limit for a server's first answer. MLflow itself would retry for minutes before it reports
 that nobody answers."""
-IN_QUERY = re.compile(r"(?:^|&)(?:ssl)?password=([^&]*)", re.IGNORECASE)
-"""A password among the parameters of a database's address, where PostgreSQL takes it too."""
 SQLITE_HEADER = b"SQLite format 3"
 
 
@@ -361,27 +360,6 @@ def _probe(uri: str) -> None:
         raise RegistryError(
             f"nobody answers at {without_password(uri)}: {reason}; is the registry's server up?"
         ) from None
-
-
-def passwords(uri: str) -> list[str]:
-    """The passwords in an address, as they are written there and as they are meant."""
-    parts = urlsplit(uri)
-    found = []
-    for written in (parts.password, *IN_QUERY.findall(parts.query)):
-        if written:
-            found += [written, unquote(written), unquote_plus(written)]
-    return found
-
-
-def without_password(uri: str) -> str:
-    """The address as it may be shown."""
-    before, question, query = uri.partition("?")
-    kept = IN_QUERY.sub("", query).lstrip("&")
-    shown = f"{before}{question if kept else ''}{kept}"
-    parts = urlsplit(shown)
-    if not parts.password:
-        return shown
-    return urlunsplit(parts._replace(netloc=f"{parts.username}@{parts.netloc.rpartition('@')[2]}"))
 
 
 def _hush() -> None:

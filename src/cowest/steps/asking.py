@@ -19,12 +19,20 @@ def expect_keys(profile: Profile, parsed: Mapping[str, Any], where: str) -> None
     """Raises ConfigError for a step that lacks a key which the profile gives only to others.
 
     A key that the profile gives to no step is taken to be in every step's environment, as on this
-    machine. Also raises for several processes in the step `dpo` where it asks models.
+    machine. Also raises for a key that the profile holds itself, and for several processes in the
+    step `dpo` where it asks models.
     """
     problems = []
     given = {name: _variables(profile.step(name)) for name in get_args(StepName)}
     wired = set[str]().union(*given.values())
     for key, steps in sorted(_asking(parsed).items()):
+        plain = [name for name in given if key in profile.step(name).env]
+        if plain:
+            problems.append(
+                f"the profile writes {key} itself into env of {', '.join(plain)}, which is a key "
+                f"by {where}, and many can read a compiled pipeline: put it into a Secret of the "
+                "cluster, and name that Secret under `secrets`"
+            )
         lacking = [name for name in steps if key in wired and key not in given[name]]
         if lacking:
             having = next(name for name, keys in given.items() if key in keys)

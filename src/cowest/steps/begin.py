@@ -6,7 +6,6 @@ If the turn was decided before, it says so and the run ends.
 import contextlib
 import json
 import os
-import re
 import shutil
 import sys
 import tempfile
@@ -22,13 +21,12 @@ from cowest.io import write_document, write_text
 from cowest.ledger.runs import NotedRun, note_run
 from cowest.ledger.store import open_store
 from cowest.lineage import Turn, TurnConfig, turn_of
+from cowest.passwords import passwords
 from cowest.raw import snapshots, vcs
 from cowest.records import DataSet
 from cowest.registry.log import settled
 from cowest.stages.pin import PinConfig
 
-PASSWORD = re.compile(r"//[^/@]*:[^/@]+@")
-"""A password in an address."""
 OF_A_STEP = ("validate", "train", "track", "report")
 """Extras that the image of a turn's steps must have."""
 
@@ -114,7 +112,7 @@ def _lay_out(values: dict[str, Any], given: RunInputs, raw: Path) -> tuple[Path,
     place = raw.absolute() / named.raw.name
     if not given.repository:
         return place, _bring(named, named.rev, place)
-    if PASSWORD.search(given.repository):
+    if passwords(given.repository):
         raise ConfigError(
             "repository: the address holds a password, and many can read a run's inputs: leave "
             "it out, and give git a header by a secret of the profile (docs/kubeflow.md)"
