@@ -70,13 +70,15 @@ def alias(config: RegistryConfig) -> int:
     return int(config.runs().client.get_registered_model(config.name).aliases[ALIAS])
 
 
-def make_version(folder: Path, weights: str = "weights", curves: str = "") -> Path:
+def make_version(
+    folder: Path, weights: str = "weights", curves: str = "", base: str = "base@1"
+) -> Path:
     """A version of the policy whose adapter is a word."""
     (folder / "adapter").mkdir(parents=True, exist_ok=True)
     (folder / "adapter" / "adapter_model.safetensors").write_text(weights)
     if curves:
         (folder / "curves.jsonl").write_text(curves)
-    version.write(folder, base="base@1", prompts=PROMPTS, trained="t")
+    version.write(folder, base=base, prompts=PROMPTS, trained="t")
     return folder
 
 
@@ -87,9 +89,12 @@ def serving() -> Serving:
     return Serving({"policy": model, "strong": model}, (asked,))
 
 
-def make_report(folder: Path, params: Path, *, better: bool = True) -> EvalReport:
+def make_report(
+    folder: Path, params: Path, *, better: bool = True, **judges: str | None
+) -> EvalReport:
     """A report on the versions in policy/, challenger/ and champion/ of a folder, as evaluate and
     compare would make it: after alignment all answers are right and before none, or the other way.
+    `judges` are the names of the strong model and the scorer.
     """
     right = {"before": 0.0, "champion": 0.0, "after": 1.0}
     queries = []
@@ -105,7 +110,7 @@ def make_report(folder: Path, params: Path, *, better: bool = True) -> EvalRepor
             found = version.read(folder / place)
             if found is not None:
                 score = right[system] if better else 1 - right[system]
-                rows.append(make_trial(number, system, score=score, version=found.digest))
+                rows.append(make_trial(number, system, score=score, version=found.digest, **judges))
         queries.append(rows)
     rules = parse(Rules, section(load(params), "compare"), "compare")
     return evaluation.compare(evaluation.gather(queries), rules)

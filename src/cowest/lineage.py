@@ -3,19 +3,24 @@
 Equal digests are the same turn, and a turn is decided once.
 """
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from pydantic import Field, ValidationError
 
 import cowest
 from cowest.config import Config, digest, file_digest, load, parse
 from cowest.errors import ConfigError, InputError
+from cowest.models import AnyProvider
 from cowest.models.hf import HFConfig
-from cowest.models.vllm import VLLMConfig
+from cowest.models.openai import OpenAIConfig
+from cowest.models.scripted import ScriptedConfig, ScriptedModel
+from cowest.models.vllm import MARK, VLLMConfig
 from cowest.raw import snapshots
-from cowest.records import Changes, DataSet, Decision, Record
+from cowest.records import Changes, DataSet, Decision, Record, Split
+from cowest.scorers import AnyScorer
+from cowest.scorers.judge import JudgeConfig
 
 NOT_ROWS = (
     "cli.py", "commands/", "online/", "preflight.py", "forecast.py", "profiles.py", "reach.py",
@@ -85,6 +90,28 @@ class Turn(Record):
     """Digest of what that version's answers follow from (`Version.digest`)."""
     since: Changes | None = None
     """The difference to what that version rests on; None if there is no champion."""
+
+
+class Judging(Config):
+    """The settings of `evaluate` that its rows name."""
+
+    policy: AnyProvider | None = None
+    """The base model that all adapters belong to."""
+    strong: AnyProvider | None = None
+    """The strong model."""
+    scorer: AnyScorer | None = None
+    """The scorer of all systems."""
+    split: Split = "test"
+    """The held-out queries, by default those that `evaluate` takes."""
+
+
+class Names(NamedTuple):
+    """The names of what `evaluate` names; None where the settings give no name, or several."""
+
+    base: str | None
+    strong: str | None
+    scorer: str | None
+    split: str | None
 
 
 def turn_of(
@@ -161,22 +188,76 @@ def local_models(params: dict[str, Any]) -> dict[str, str]:
 
     Raises ModelError for a model that is not there.
     """
-    found = {}
+    return {base.model: base.base_name(base.folder()) for base in _bases(params)}
+
+
+def names_of(params: dict[str, Any], pinned: Turn) -> Names:
+    """Returns the names that rows of this turn have for what `evaluate` names.
+
+    Local models are named by the files that were pinned, which need not be here. Raises
+    ConfigError.
+    """
+    asked = params.get("evaluate") or {}
+    known = {name: asked[name] for name in Judging.model_fields if name in asked}
+    judging = parse(Judging, known, "params.yaml: evaluate")
+    policy: Any = judging.policy
+    if isinstance(policy, OpenAIConfig):
+        policy = policy.adapters_of
+    base = None
+    if isinstance(policy, VLLMConfig):
+        base = _pinned_name(policy.base(), params, pinned)
+    elif isinstance(policy, HFConfig):
+        base = _pinned_name(policy, params, pinned)
+    strong = _name(judging.strong, params, pinned)
+    scorer = _scorer(judging.scorer, params, pinned)
+    return Names(base, strong, scorer, judging.split if asked else None)
+
+
+def _name(provider: AnyProvider | None, params: dict[str, Any], pinned: Turn) -> str | None:
+    """The name of a model without an adapter and without an egress filter."""
+    if isinstance(provider, HFConfig):
+        return _pinned_name(provider, params, pinned)
+    if isinstance(provider, VLLMConfig):
+        base = _pinned_name(provider.base(), params, pinned)
+        return None if base is None else base + MARK
+    if isinstance(provider, ScriptedConfig):
+        return ScriptedModel(provider).name
+    return None if provider is None else provider.name
+
+
+def _scorer(scorer: AnyScorer | None, params: dict[str, Any], pinned: Turn) -> str | None:
+    """The name of a scorer; its judge has no egress filter."""
+    if scorer is None:
+        return None
+    if isinstance(scorer, JudgeConfig):
+        model = _name(scorer.model, params, pinned)
+        return None if model is None else scorer.name(model)
+    with scorer.open() as opened:
+        return opened.name
+
+
+def _pinned_name(base: HFConfig, params: dict[str, Any], pinned: Turn) -> str | None:
+    """The name by content of a local model; None if another section names the same files in
+    another number format or with another template, since one of the two was pinned.
+    """
+    forms = {(one.dtype, one.chat_template) for one in _bases(params) if one.model == base.model}
+    return pinned.models.get(base.model) if len(forms) == 1 else None
+
+
+def _bases(params: dict[str, Any]) -> Iterator[HFConfig]:
+    """Yields each model that stages load from this machine, as `provider: hf` has it."""
     # An anchor of `models` counts where a stage uses it, and what is served makes no rows.
     waiting = [section for name, section in params.items() if name not in ("models", "serve")]
     while waiting:
         value = waiting.pop()
         if isinstance(value, dict) and value.get("provider") == "hf":
-            model = parse(HFConfig, value, "params.yaml")
-            found[model.model] = model.base_name(model.folder())
+            yield parse(HFConfig, value, "params.yaml")
         elif isinstance(value, dict) and value.get("provider") == "vllm":
-            base = parse(VLLMConfig, value, "params.yaml").base()
-            found[base.model] = base.base_name(base.folder())
+            yield parse(VLLMConfig, value, "params.yaml").base()
         elif isinstance(value, dict):
             waiting += value.values()
         elif isinstance(value, list):
             waiting += value
-    return found
 
 
 def data_digests(raw: Path) -> dict[str, str]:

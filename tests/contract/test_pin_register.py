@@ -19,6 +19,8 @@ from cowest.errors import ConfigError, ContractError, CoWestError, InputError
 from cowest.ledger.claims import spend
 from cowest.ledger.store import open_store
 from cowest.lineage import Turn
+from cowest.models.hf import HFConfig
+from cowest.models.openai import OpenAIConfig
 from cowest.prompts import Template
 from cowest.records import Decision, EvalReport, Trial
 from cowest.registry import acts
@@ -26,6 +28,7 @@ from cowest.registry.looks import earlier, of_last
 from cowest.registry.mlflow import RegistryConfig
 from cowest.report import words
 from cowest.report_parts import PolicyAgreement, PolicyForm, Probe, ProbeScore
+from cowest.scorers.judge import JudgeConfig
 from cowest.wear import Looks
 from tests import tiny
 from tests.factories import make_trial
@@ -157,9 +160,6 @@ def test_a_turn_says_what_is_new_since_its_champion(project: Project) -> None:
     )
 
 
-def test_the_decision_is_a_document_of_six_fields(project: Project) -> None:
-    key = project.pin().key
-    made = project.register()
 def test_names_that_a_tracker_refuses_are_recorded_in_another_form(project: Project) -> None:
     names = ["what, and why?", "a//b", "../c", "long " * 100, "plain/name"]
     prompts = {"candidates": {name: {"user": "{query}"} for name in names}}
@@ -177,6 +177,9 @@ def test_names_that_a_tracker_refuses_are_recorded_in_another_form(project: Proj
     assert "sft.prompts.candidates.plain/name.user" in since.settings
 
 
+def test_the_decision_is_a_document_of_six_fields(project: Project) -> None:
+    key = project.pin().key
+    made = project.register()
     text = (project.folder / "decision.json").read_text()
     assert text == (
         f'{{\n  "turn": "{key}",\n  "version": 1,\n  "promoted": true,\n  "against": null,\n'
@@ -468,6 +471,36 @@ def general_questions_were_asked_that_none_named(project: Project) -> None:
     amended(project, probe=probe_of(project, Path("raw/rows.jsonl")))
 
 
+def another_base(project: Project) -> None:
+    evaluates(project, policy=local_policy(), agreement=None)
+
+
+def another_base_behind_a_server(project: Project) -> None:
+    evaluates(project, policy=elsewhere("openai"), agreement=None)
+
+
+def another_strong_model(project: Project) -> None:
+    evaluates(project, strong={"provider": "openai", "model": "big"})
+
+
+def other_files_of_the_strong_model(project: Project) -> None:
+    evaluates(project, strong=local_policy())
+    amended(project, strong="tiny@0123456789ab")
+
+
+def another_scorer(project: Project) -> None:
+    evaluates(project, scorer={"scorer": "exact_match", "rule": 2})
+
+
+def another_judge(project: Project) -> None:
+    evaluates(project, scorer={"scorer": "judge", "model": {"provider": "openai", "model": "big"}})
+    amended(project, scorer="judge:small@api.openai.com/v1:01234567")
+
+
+def another_split(project: Project) -> None:
+    evaluates(project, split="dev")
+
+
 def judged_by_what_was_learned(project: Project) -> None:
     amended(project, split="train")
 
@@ -493,6 +526,13 @@ def judged_by_what_was_learned(project: Project) -> None:
         (no_general_question_was_asked, "other general questions than evaluate.probe names"),
         (other_general_questions_were_asked, "other general questions than evaluate.probe names"),
         (general_questions_were_asked_that_none_named, "other general questions"),
+        (another_base, "evaluate.policy of this turn is .*, and what was judged names base@1"),
+        (another_base_behind_a_server, "evaluate.policy of this turn is "),
+        (another_strong_model, "evaluate.strong of this turn is big@api.openai.com/v1, and what"),
+        (other_files_of_the_strong_model, "what was judged names tiny@0123456789ab: did a model's"),
+        (another_scorer, "evaluate.scorer of this turn is exact_match:2, and what was judged"),
+        (another_judge, "evaluate.scorer of this turn is judge:big@api.openai.com/v1:"),
+        (another_split, "evaluate.split of this turn is dev, and what was judged names test"),
     ],
 )
 def test_what_was_not_judged_is_not_registered(
@@ -515,7 +555,7 @@ def test_what_was_measured_as_it_was_asked_is_registered(
     if forms:
         asked = {"served": SERVES if "served" in forms else None}
     settings = {} if forms is None else {"agreement": asked}
-    evaluates(project, probe={"file": "./rows.jsonl"}, **settings)
+    rests_on_local_models(project, probe={"file": "./rows.jsonl"}, **settings)
     found = None
     if forms is not None:
         found = tuple(AGREES.model_copy(update={"form": form}) for form in forms)
@@ -523,6 +563,25 @@ def test_what_was_measured_as_it_was_asked_is_registered(
     gates = (*report.gates, *agreement_gates(found, None))
     amended(project, agreement=found, gates=gates, probe=probe_of(project, Path("raw/rows.jsonl")))
     assert project.register().promoted
+
+
+def rests_on_local_models(project: Project, **settings: Any) -> None:
+    """Sets `evaluate`, and makes versions and a report as the models that it names would."""
+    egress = {"on_found": "mask"}
+    strong = {"provider": "openai", "model": "big", "egress": egress}
+    scorer = {"scorer": "judge", "model": strong}
+    evaluates(
+        project, **({"policy": local_policy(), "strong": strong, "scorer": scorer} | settings)
+    )
+    base = HFConfig.model_validate(local_policy())
+    names = {"base": base.base_name(base.folder())}
+    make_version(project.folder / "policy", "after sft", **names)
+    make_version(project.folder / "challenger", "after dpo", **names)
+    project.judge()
+    model = OpenAIConfig.model_validate(strong)
+    masked = model.egress.name(model.name)
+    judge = JudgeConfig.model_validate(scorer)
+    amended(project, strong=masked, scorer=judge.name(masked))
 
 
 def elsewhere(provider: str) -> dict[str, Any]:
@@ -535,7 +594,7 @@ def elsewhere(provider: str) -> dict[str, Any]:
 
 @pytest.mark.parametrize("provider", ["vllm", "openai"])
 def test_a_policy_that_drafts_elsewhere_has_no_other_forms(project: Project, provider: str) -> None:
-    evaluates(project, policy=elsewhere(provider))
+    rests_on_local_models(project, policy=elsewhere(provider))
     amended(project, agreement=())
     assert project.register().promoted
 

@@ -36,13 +36,18 @@ import pathlib, sys
 sys.path.append({str(ROOT)!r})
 from cowest import io
 from tests.registries import make_pair, make_report, make_version
+from cowest.config import load
+from cowest.lineage import Turn, names_of
 
-make_version(pathlib.Path("models/policy"), "after sft")
-make_version(pathlib.Path("models/challenger"), "after dpo")
+pinned = io.read_document(pathlib.Path("turn.json"), Turn)
+names = names_of(load(pathlib.Path("params.yaml")), pinned)
+make_version(pathlib.Path("models/policy"), "after sft", base=names.base)
+make_version(pathlib.Path("models/challenger"), "after dpo", base=names.base)
 for name in ("queries", "corpus"):
     pathlib.Path(f"data/{{name}}.jsonl").write_text(f"a row of {{name}}\\n")
 io.write(pathlib.Path("data/pairs.jsonl"), [make_pair()])
-report = make_report(pathlib.Path("models"), pathlib.Path("params.yaml"))
+judges = {{"strong": names.strong, "scorer": names.scorer}}
+report = make_report(pathlib.Path("models"), pathlib.Path("params.yaml"), **judges)
 io.write_document(pathlib.Path("reports/eval.json"), report)
 """
 
@@ -198,6 +203,39 @@ def test_a_wrong_setting_stops_it_before_anything_runs(
 
 
 def test_a_version_is_bound_to_the_data_it_was_made_of(project: Path) -> None:
+FAILS_ONCE = """\
+import pathlib
+with open("runs", "a") as runs:
+    runs.write("one\\n")
+if pathlib.Path("broken").exists():
+    pathlib.Path("broken").unlink()
+    raise SystemExit("no memory left")
+"""
+
+
+def test_other_files_of_a_model_run_every_stage_even_if_turns_are_cut_short(project: Path) -> None:
+    shutil.copytree(tiny.model(), project / "tiny")
+    params = (project / "params.yaml").read_text().replace(str(tiny.model()), "tiny")
+    (project / "params.yaml").write_text(params)
+    (project / "make.py").write_text(FAILS_ONCE + MAKE)
+    assert cowest(project, "turn").returncode == 0
+    config = project / "tiny" / "config.json"
+    config.write_text(config.read_text() + "\n")
+    # One start fails in `pin`, which has taken turn.json away by then, and one in a stage.
+    (project / "looks.json").unlink()
+    (project / "looks.json").mkdir()
+    assert cowest(project, "turn").returncode == 1
+    assert not (project / "turn.json").exists()
+    (project / "looks.json").rmdir()
+    (project / "broken").touch()
+    assert cowest(project, "turn").returncode == 1
+    assert not (project / "broken").exists(), "the stage ran"
+    again = cowest(project, "turn")
+    assert again.returncode == 0, again.stderr
+    assert len((project / "runs").read_text().splitlines()) == 3
+    assert not (project / ".cowest" / "forced").exists(), "nothing is forced any more"
+
+
     def git(*arguments: str) -> str:
         command = ["git", "-c", "user.name=t", "-c", "user.email=t@t", *arguments]
         return subprocess.run(

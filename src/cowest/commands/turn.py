@@ -48,6 +48,8 @@ PAIRS, REPORT = Path("data/pairs.jsonl"), Path("reports/eval.json")
 TRIALS, LOOKS = Path("data/trials.jsonl"), Path("looks.json")
 DECISION, PAGE = Path("reports/decision.json"), Path("reports/index.html")
 LOCK = Path(".cowest/turn.lock")
+FORCED = Path(".cowest/forced")
+"""A note that a model's files changed, and not every stage has run since."""
 PATIENCE = 40
 """Seconds that stages have to stop after an interruption.
 
@@ -158,8 +160,10 @@ def _run_stages(params: dict[str, Any], turn: Turn, force: bool) -> None:
         )
     # What the stages spend counts for this turn, whoever else uses the store.
     os.environ["COWEST_TURN"] = turn.key
-    # Looked at before `pin` writes the turn.json of this turn over that of the last.
-    changed = _models_changed(turn)
+    # Looked at before `pin` writes the turn.json of this turn over that of the last, and noted,
+    # since the next start finds that one if this one is cut short.
+    if _models_changed(turn):
+        write_text(FORCED, f"{turn.key}\n")
     stages.run(
         "pin",
         section(params, "pin"),
@@ -173,7 +177,8 @@ def _run_stages(params: dict[str, Any], turn: Turn, force: bool) -> None:
     since = read_document(TURN, Turn).since
     if since is not None:
         print(words.changes(since))
-    _reproduce(force or changed)
+    _reproduce(force or FORCED.exists())
+    FORCED.unlink(missing_ok=True)
 
 
 @contextmanager

@@ -9,6 +9,7 @@ So equal masked requests are one call, whoever they are about.
 """
 
 import asyncio
+import re
 from collections import Counter, deque
 from collections.abc import AsyncGenerator, Iterable, Iterator, Sequence
 from contextlib import aclosing
@@ -29,6 +30,10 @@ QUICK = 8192
 REMEMBERED, LONGEST_REMEMBERED = 512, 2**15
 """Texts whose findings are remembered, since shots and system messages are in every request; and
 the most characters of such a text."""
+
+
+FILTERED = re.compile(r"~[0-9a-f]{8}(?=:|$)")
+"""The mark of a filter's settings at the end of a model's name, as `EgressConfig.name` makes it."""
 
 
 class EgressConfig(Detection):
@@ -93,6 +98,11 @@ class EgressConfig(Detection):
             ]
         )
         return f"{model}~{settings[:8]}"
+
+
+def unfiltered(name: str) -> str:
+    """Returns the name of a model, or of a judge that asks it, without the filter's settings."""
+    return FILTERED.sub("", name)
 
 
 @dataclass(frozen=True, slots=True)

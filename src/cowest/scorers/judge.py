@@ -52,6 +52,14 @@ class JudgeConfig(Config):
         """The scorer, with a model that is open already."""
         return Judge(model, self.prompt, self.sampling)
 
+    def name(self, model: str) -> str:
+        """The scorer's name in rows, by the name of the model that judges."""
+        return _named(model, self.prompt, self.sampling)
+
+
+def _named(model: str, prompt: JudgeTemplate, sampling: Sampling) -> str:
+    return f"judge:{model}:{digest([prompt, sampling])[:8]}"
+
 
 def answers_in_batches(strong: AnyProvider, scorer: Config) -> bool:
     """Returns True if the strong model or a judge answers in batches, which take hours."""
@@ -63,7 +71,7 @@ class Judge:
     """Asks a model for a grade of each answer."""
 
     def __init__(self, model: ChatModel, prompt: JudgeTemplate, sampling: Sampling) -> None:
-        self.name = f"judge:{model.name}:{digest([prompt, sampling])[:8]}"
+        self.name = _named(model.name, prompt, sampling)
         self._model, self._prompt, self._sampling = model, prompt, sampling
 
     def score(self, answers: Iterable[tuple[Query, str]]) -> Iterator[Score]:

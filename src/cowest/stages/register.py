@@ -20,8 +20,9 @@ from cowest.judging import follows, passed
 from cowest.ledger.account import NAMED_VERSIONS
 from cowest.ledger.claims import is_known, spent, versions_of
 from cowest.ledger.store import open_store
-from cowest.lineage import Turn, is_another, params_digest, settings_of, tags_of
+from cowest.lineage import Turn, is_another, names_of, params_digest, settings_of, tags_of
 from cowest.models.answer_config import AnswerConfig
+from cowest.models.egress import unfiltered
 from cowest.ports import In, Out
 from cowest.probe import ProbeConfig
 from cowest.protocols import Registry, Serving
@@ -99,7 +100,7 @@ def main(
     answering = answering_of(settings, str(params))
     kept = version.expect(challenger)
     _same_versions(judged, {"before": policy, "after": challenger}, pinned)
-    _same_rules(judged, settings, pinned, str(params))
+    _same_rules(judged, kept, settings, pinned, str(params))
     ids = _held_out(judged, pairs, trials, looks)
     registry = config.registry.open()
     _as_pinned(pinned, judged, ids, registry, config)
@@ -322,11 +323,14 @@ def _as_pinned(
     _no_looks_since(pinned, judged, log, ids, config)
 
 
-def _same_rules(judged: EvalReport, settings: dict[str, Any], pinned: Turn, where: str) -> None:
+def _same_rules(
+    judged: EvalReport, kept: version.Version, settings: dict[str, Any], pinned: Turn, where: str
+) -> None:
     """Raises ContractError if the report's gates are not those of the settings, or its verdict does
-    not follow from them, or something was not measured that the settings ask for.
+    not follow from them, or something was not measured as the settings ask for it.
     """
     _as_asked(judged, settings, pinned)
+    _same_names(judged, kept, settings, pinned)
     rules = parse(Rules, section(settings, "compare", where), f"{where}: compare")
     if judged.rules != digest(rules):
         raise ContractError(
@@ -345,6 +349,28 @@ def _same_rules(judged: EvalReport, settings: dict[str, Any], pinned: Turn, wher
             f"the report's verdict does not follow from the gates of {where}: was it changed by "
             "hand? Run compare again"
         )
+
+
+def _same_names(
+    judged: EvalReport, kept: version.Version, settings: dict[str, Any], pinned: Turn
+) -> None:
+    """Raises ContractError if the challenger was made of another base than was pinned, or judged
+    with another strong model, by another scorer or on another split than the settings name.
+    """
+    named = names_of(settings, pinned)
+    for setting, asked, found in (
+        ("policy", named.base, kept.base),
+        ("strong", named.strong, unfiltered(judged.strong)),
+        ("scorer", named.scorer, unfiltered(judged.scorer)),
+        ("split", named.split, judged.split),
+    ):
+        # An old report names no split.
+        if None not in (asked, found) and asked != found:
+            raise ContractError(
+                f"evaluate.{setting} of this turn is {asked}, and what was judged names {found}: "
+                "did a model's files or the settings change while stages ran? Run "
+                "`cowest turn --force`, which runs every stage again"
+            )
 
 
 def _as_asked(judged: EvalReport, settings: dict[str, Any], pinned: Turn) -> None:
