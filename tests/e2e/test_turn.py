@@ -4,6 +4,7 @@ real ones make in minutes.
 
 import fcntl
 import json
+import os
 import re
 import shutil
 import signal
@@ -35,9 +36,9 @@ MAKE = f"""\
 import pathlib, sys
 sys.path.append({str(ROOT)!r})
 from cowest import io
-from tests.registries import make_pair, make_report, make_version
 from cowest.config import load
 from cowest.lineage import Turn, names_of
+from tests.registries import make_pair, make_report, make_version
 
 pinned = io.read_document(pathlib.Path("turn.json"), Turn)
 names = names_of(load(pathlib.Path("params.yaml")), pinned)
@@ -202,7 +203,6 @@ def test_a_wrong_setting_stops_it_before_anything_runs(
     assert not (project / "turn.json").exists()
 
 
-def test_a_version_is_bound_to_the_data_it_was_made_of(project: Path) -> None:
 FAILS_ONCE = """\
 import pathlib
 with open("runs", "a") as runs:
@@ -236,6 +236,7 @@ def test_other_files_of_a_model_run_every_stage_even_if_turns_are_cut_short(proj
     assert not (project / ".cowest" / "forced").exists(), "nothing is forced any more"
 
 
+def test_a_version_is_bound_to_the_data_it_was_made_of(project: Path) -> None:
     def git(*arguments: str) -> str:
         command = ["git", "-c", "user.name=t", "-c", "user.email=t@t", *arguments]
         return subprocess.run(
@@ -300,6 +301,33 @@ def test_data_that_change_under_a_turn_decide_nothing(project: Path) -> None:
     assert changed.returncode == 1
     assert "data/raw/handbook was changed while the turn ran" in changed.stderr
     assert decisions(project) == []
+
+
+def test_killed_it_leaves_the_project_to_its_stage(project: Path) -> None:
+    (project / "make.py").write_text(
+        "import os, time\nopen('pid', 'w').write(str(os.getppid()))\ntime.sleep(300)\n"
+    )
+    process = subprocess.Popen(
+        [sys.executable, "-m", "cowest.cli", "turn"],
+        cwd=project,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+    )
+    for _ in range(1200):
+        if (project / "pid").exists() and (project / "pid").read_text():
+            break
+        time.sleep(0.1)
+    group = os.getpgid(int((project / "pid").read_text()))
+    process.kill()
+    process.wait(timeout=30)
+    pinned = (project / "turn.json").read_bytes()
+    try:
+        second = cowest(project, "turn", "--set", "dpo.beta=0.123")
+    finally:
+        os.killpg(group, signal.SIGKILL)
+    assert second.returncode == 1
+    assert second.stderr.startswith("cowest: another turn runs in "), second.stderr
+    assert (project / "turn.json").read_bytes() == pinned
 
 
 def test_ended_from_outside_it_takes_its_stage_along(project: Path) -> None:

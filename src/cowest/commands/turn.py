@@ -87,11 +87,11 @@ def main(argv: list[str]) -> int:
     )
     given = parser.parse_args(argv)
     _enter(given.params)
-    with _alone():
+    with _alone() as lock:
         if given.dry_run:
             _foresee(given.set)
         else:
-            _turn(given.set, given.force)
+            _turn(given.set, given.force, lock)
     return 0
 
 
@@ -118,7 +118,7 @@ def _foresee(assignments: list[str]) -> None:
     print("\n".join([*notes, foreseen]))
 
 
-def _turn(assignments: list[str], force: bool) -> None:
+def _turn(assignments: list[str], force: bool, lock: int) -> None:
     started = time.monotonic()
     with _amended(assignments) as notes:
         params = _read_settings()
@@ -136,7 +136,7 @@ def _turn(assignments: list[str], force: bool) -> None:
     log = registry.log()
     decided = settled(log, turn.key)
     if decided is None or force:
-        _run_stages(params, turn, force)
+        _run_stages(params, turn, force, lock)
     elif _finished(turn):
         print(nothing_new(decided, log))
         return
@@ -150,7 +150,7 @@ def _turn(assignments: list[str], force: bool) -> None:
     print(_took(time.monotonic() - started))
 
 
-def _run_stages(params: dict[str, Any], turn: Turn, force: bool) -> None:
+def _run_stages(params: dict[str, Any], turn: Turn, force: bool, lock: int) -> None:
     """Pins the turn and runs every stage up to the comparison."""
     raw = _raw(params)
     if turn.raw is not None and turn.raw.kept == "unversioned":
@@ -177,25 +177,29 @@ def _run_stages(params: dict[str, Any], turn: Turn, force: bool) -> None:
     since = read_document(TURN, Turn).since
     if since is not None:
         print(words.changes(since))
-    _reproduce(force or FORCED.exists())
+    _reproduce(force or FORCED.exists(), lock)
     FORCED.unlink(missing_ok=True)
 
 
 @contextmanager
-def _alone() -> Iterator[None]:
-    """Holds the lock of the project. Raises CoWestError if another turn has it."""
-    # The kernel releases this lock when the process ends, however it ends. So a turn that was
-    # killed leaves nothing behind that stops the next one.
+def _alone() -> Iterator[int]:
+    """Holds the lock of the project, and gives its file.
+
+    Raises CoWestError if another turn has it.
+    """
+    # The kernel releases this lock when the process and the DVC that it gave the file to have
+    # ended, however they end. So a turn that was killed leaves nothing behind that stops the next
+    # one, and what still runs for it does stop it.
     LOCK.parent.mkdir(parents=True, exist_ok=True)
     with LOCK.open("a") as lock:
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
             raise CoWestError(
-                f"another turn runs in {Path.cwd()}: wait for it, or end it; "
-                "two would write the same files"
+                f"another turn runs in {Path.cwd()}, or a stage of one that was killed: wait for "
+                "it, or end it; two would write the same files"
             ) from None
-        yield
+        yield lock.fileno()
 
 
 def _foreseen(params: dict[str, Any], where: Path) -> str:
@@ -323,12 +327,12 @@ def _who(champion: int | None) -> str:
     return f"version {champion} is champion" if champion is not None else "there is no champion"
 
 
-def _reproduce(force: bool) -> None:
+def _reproduce(force: bool, lock: int) -> None:
     """Runs `dvc repro` on this terminal. Raises CoWestError that names the stage that failed."""
     arguments = ["repro"]
     if force:
         arguments.append("--force")
-    if _dvc(*arguments) != 0:
+    if _dvc(arguments, lock) != 0:
         stage = _first_unfinished()
         failed = f"stage {stage}" if stage else "dvc repro"
         raise CoWestError(
@@ -344,14 +348,21 @@ def _command(*arguments: str) -> tuple[list[str], dict[str, str]]:
     return [sys.executable, "-m", "dvc", *arguments], os.environ | {"PATH": path}
 
 
-def _dvc(*arguments: str) -> int:
-    """Runs DVC and returns its exit status. Raises KeyboardInterrupt if we were to end."""
+def _dvc(arguments: list[str], lock: int) -> int:
+    """Runs DVC and returns its exit status. Raises KeyboardInterrupt if we were to end.
+
+    DVC holds the project's lock too, since it and its stage live on if we are killed.
+    """
     command, environment = _command(*arguments)
     sys.stdout.flush()
     # A process group of its own, so that an interruption reaches DVC and its stage once, from us,
     # however we are ended.
     process = subprocess.Popen(  # noqa: S603
-        command, env=environment, stdin=subprocess.DEVNULL, process_group=0
+        command,
+        env=environment,
+        stdin=subprocess.DEVNULL,
+        process_group=0,
+        pass_fds=(lock,),
     )
     with _passing_on(process.pid) as ended:
         while True:
