@@ -420,8 +420,8 @@ def test_a_stage_whose_settings_were_changed_meanwhile_fails(
         beta: float = 0.1
 
     def main(pairs: In, challenger: Out, config: Meant) -> None:
-        section_of = "dpo" if changed else "sft"
-        params.write_text(f"dpo: {{beta: {config.beta}}}\n{section_of}: {{beta: 0.3}}\n")
+        now = 0.3 if changed else config.beta
+        params.write_text(f"dpo: {{beta: {now}}}\nsft: {{beta: 0.3}}\n")
         challenger.write_text(f"made with {config.beta}")
 
     params = tmp_path / "params.yaml"

@@ -112,7 +112,7 @@ def test_feedback_for_half_of_the_calls_goes_through_a_turn(
     project: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     params = yaml.safe_load(Path("params.yaml").read_text())
-    params["refine"]["select"] = {"share": 0.5}
+    params["refine"]["select"] = {"share": 0.5, "allow_cut": True}
     Path("params.yaml").write_text(yaml.safe_dump(params))
     preflight(Path("params.yaml"))
     before = contents.gains(Path("data/feedback.jsonl"))

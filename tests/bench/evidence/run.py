@@ -542,7 +542,7 @@ def sft_on_chosen(pairs: Path, policy: Path, out: Path, config: dpo.DPOConfig) -
         )
         trainer.remove_callback(transformers.PrinterCallback)
         trainer.train()
-        training.check(trainer.state.log_history, "sft_on_chosen")
+        training.check(trainer, "sft_on_chosen")
         training.save(trainer, folder, start.base)
         version.write(folder, base=start.base, prompts=start.prompts, trained=start.trained)
 
