@@ -1,4 +1,4 @@
-"""What was thought of after the first runs had begun: nothing is claimed of it.
+"""Adds to a finished run what was thought of after the first runs had begun; claims nothing of it.
 
     python -m tests.bench.evidence.sites.after .evidence-2/sites-140 [...]
 

@@ -1,5 +1,5 @@
-"""What the finished runs say beside the two claims: comparisons without a number to reach, what
-would speak against the method, and how far it goes for new wordings.
+"""Says what the finished runs show beside the two claims: comparisons without a number to reach,
+what would speak against the method, and how far it goes for new wordings.
 """
 
 from collections import defaultdict
