@@ -159,7 +159,7 @@ class ChatServer:
         self.capacity: int | None = None
         """Calls at once; more are refused with a 429."""
         self.busiest = 0
-        """Most calls at once."""
+        """Most calls at once; a call is over before its caller reads its last bytes."""
         self.adapters: dict[str, str] | None = None
         """Folders of the adapters that it holds, by name, as a vLLM server that loads them does."""
         self.unloads = True
@@ -240,6 +240,7 @@ class _Handler(BaseHTTPRequestHandler):
     protocol_version = "HTTP/1.1"
     disable_nagle_algorithm = True
     server: "_Server"
+    counted = False
 
     def do_POST(self) -> None:
         body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
@@ -251,13 +252,23 @@ class _Handler(BaseHTTPRequestHandler):
             self._send(fate, fate.body or b"Success")
             return
         fate = chat.begin(body, headers)
+        self.counted = True
         try:
             time.sleep(fate.delay)
             self._answer(fate, body)
         except (BrokenPipeError, ConnectionResetError):
             self.close_connection = True
         finally:
-            chat.end()
+            self._over()
+
+    def _over(self) -> None:
+        """Counts the call among those at once no longer; called before what ends it is sent.
+
+        Its caller may make the next call as soon as it reads that, before this thread runs again.
+        """
+        if self.counted:
+            self.counted = False
+            self.server.chat.end()
 
     def _answer(self, fate: Fate, body: dict[str, Any]) -> None:
         content = (
@@ -281,6 +292,8 @@ class _Handler(BaseHTTPRequestHandler):
         if fate.cut == 0:
             self.close_connection = True
             return
+        if fate.trickle is None:
+            self._over()
         self.send_response(fate.status)
         for name, value in {
             "Content-Type": "application/json",
@@ -311,6 +324,8 @@ class _Handler(BaseHTTPRequestHandler):
                 self.close_connection = True
                 return
             if isinstance(piece, bytes):
+                if b"[DONE]" in piece:
+                    self._over()
                 self.wfile.write(b"%x\r\n%b\r\n" % (len(piece), piece))
         self.wfile.write(b"0\r\n\r\n")
 
