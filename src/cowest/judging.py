@@ -206,7 +206,7 @@ def _judge_any(gate: Gate, rules: Rules, seen: Evidence, quantities: list[Quanti
     left_out = len(quantities) - len(judged)
     said = f"{len(judged)} slices"
     if left_out:
-        said += f" ({left_out} more have too few groups that differ)"
+        said += f" ({left_out} more have too few groups that differ, or no interval)"
     said += f", worst of all {worst.tag}: {_compared(gate, worst, judged[worst], value)}"
     said = said.replace("its 95 % interval", "its interval, as wide as so many slices ask,")
     return gate.bound.met(value), said, judged[worst]
@@ -216,20 +216,28 @@ def _judge_untold(
     gate: Gate, rules: Rules, seen: Evidence, quantities: list[Quantity]
 ) -> GateVerdict:
     """The verdict of a guard of slices in none of which enough groups differ to tell anything."""
-    large = {}
+    large, told = {}, {}
     for quantity in quantities:
-        estimate = seen.guarded.get(quantity)
-        if estimate is not None and estimate.groups >= rules.min_groups:
-            large[quantity] = estimate
+        estimate = seen.of(gate, quantity)
+        if estimate is None or estimate.groups < rules.min_groups:
+            continue
+        large[quantity] = estimate
+        # Too few groups, or one that has nearly all of the queries, leave no interval.
+        if _end(gate, estimate) is not None:
+            told[quantity] = estimate
     if not large:
         few = f"none of {len(quantities)} slices has {rules.min_groups} groups (compare.min_groups)"
         return False, f"closed: {few}", None
-    worst = _worst(gate, large)
-    value = _end(gate, large[worst])
-    assert value is not None, "so many groups have an interval"
+    if not told:
+        first, estimate = next(iter(large.items()))
+        none = f"none of {len(quantities)} slices has {rules.min_groups} groups and an interval"
+        return False, f"closed: {none}; of {first.tag} there is {estimate.note}", estimate
+    worst = _worst(gate, told)
+    value = _end(gate, told[worst])
+    assert value is not None, "only those with an interval are compared"
     said = f"in none of {len(quantities)} slices do enough groups differ to say that it is worse"
-    said += f", worst of all {worst.tag}: {_compared(gate, worst, large[worst], value)}"
-    return gate.bound.met(value), said, large[worst]
+    said += f", worst of all {worst.tag}: {_compared(gate, worst, told[worst], value)}"
+    return gate.bound.met(value), said, told[worst]
 
 
 def _worst(gate: Gate, estimates: Mapping[Quantity, Estimate | None]) -> Quantity:

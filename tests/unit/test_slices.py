@@ -19,9 +19,10 @@ from tests.factories import make_trial, write_report
 KINDS = ("refund", "damage", "delay")
 
 
-def judged(folder: Path, rows: list[Trial], **gate: Any) -> EvalReport:
+def judged(folder: Path, rows: list[Trial], min_groups: int = 10, **gate: Any) -> EvalReport:
     io.write(folder / "trials.jsonl", rows)
-    settings = {"gates": [{"over": "before", **gate}], "guards": False}
+    gates = [{"over": "before", **gate}]
+    settings = {"gates": gates, "guards": False, "min_groups": min_groups}
     write_report(folder / "trials.jsonl", folder / "eval.json", parse(Rules, settings, "compare"))
     return io.read_document(folder / "eval.json", EvalReport)
 
@@ -112,6 +113,36 @@ def test_a_slice_without_evidence_is_not_passed(tmp_path: Path) -> None:
     for gate in ({"better_by": 0}, {"unless_worse_by": 0}):
         (found,) = judged(tmp_path, rows, slices="kind", **gate).gates
         assert found.passed is False and "2.7% of the rows of the challenger failed" in found.reason
+
+
+@pytest.mark.parametrize(
+    "gate",
+    [
+        {"unless_worse_by": 0.02},
+        {"metric": "right_to_wrong", "unless_worse_by": 0.02},
+        {"metric": "length", "unless_worse_by": 5},
+    ],
+    ids=str,
+)
+def test_slices_that_have_no_interval_close_a_guard_with_the_reason(
+    gate: dict[str, Any], tmp_path: Path
+) -> None:
+    few = [row for row in rows_of(worse="refund", groups=4) if row.tags[0] == "kind: refund"]
+    (found,) = judged(tmp_path, few, min_groups=3, slices="kind", **gate).gates
+    assert found.passed is False
+    assert "none of 1 slices has 3 groups and an interval; of kind: refund" in found.reason
+    # One group has nearly all queries, and half of the others differ.
+    uneven = []
+    for row in rows_of(worse="refund", groups=51):
+        number = int(row.group[1:])
+        if row.tags[0] == "kind: refund":
+            group = f"g{max(0, number - 39)}"
+            score = float(row.system == "before" and (number < 40 or number % 2 == 0))
+            uneven.append(row.model_copy(update={"group": group, "score": score}))
+    (found,) = judged(tmp_path, uneven, slices="kind", **gate).gates
+    assert found.passed is False
+    assert "none of 1 slices has 10 groups and an interval" in found.reason
+    assert "one group has nearly all of the queries" in found.reason
 
 
 def test_a_report_of_slices_is_held_to_its_values(tmp_path: Path) -> None:
