@@ -293,7 +293,7 @@ def compare(
         split=min(scores.splits),
         rules=digest(rules),
         systems=_means(found),
-        comparisons=_comparisons(found, best, queries),
+        comparisons=_comparisons(found, best, queries, values),
         macro_f1=_differences(found, "macro_f1", queries),
         gap_closed=gap_found,
         transitions={name: Transitions(**one) for name, one in _in_order(scores.transitions)},
@@ -378,10 +378,16 @@ def _means(found: Mapping[Quantity, Estimate | None]) -> dict[str, Estimate]:
 
 
 def _comparisons(
-    found: Mapping[Quantity, Estimate | None], best: str, queries: int
+    found: Mapping[Quantity, Estimate | None],
+    best: str,
+    queries: int,
+    values: Mapping[str, Floats],
 ) -> dict[str, Comparison]:
     """The differences of scores by name; that with the best single model stands there twice."""
-    differences = _differences(found, "score", queries)
+    differences = {}
+    for name, one in _differences(found, "score", queries).items():
+        base = values[one.over][~np.isnan(values[one.of] - values[one.over])]
+        differences[name] = one.model_copy(update={"base_mean": round(float(base.mean()), 6)})
     with_best = differences.get(f"after_minus_{best}")
     if with_best is not None:
         differences[f"after_minus_{BEST}"] = with_best

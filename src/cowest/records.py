@@ -259,6 +259,9 @@ class Comparison(Estimate):
     over: str
     left_out: int
     """Queries where one of the two, or both, has no score."""
+    base_mean: float | None = None
+    """The mean score of `over` on these queries, which `mean` is added to; None for another measure
+    than the score, and in a report from before it was recorded."""
 
 
 class Slice(Record):

@@ -12,6 +12,7 @@ import pytest
 from matplotlib.figure import Figure
 
 from cowest import io, report
+from cowest.gates import Rules
 from cowest.ledger.account import Account
 from cowest.ledger.claims import Budget, Spent
 from cowest.records import (
@@ -24,7 +25,7 @@ from cowest.records import (
 from cowest.report import contents, figures, words
 from cowest.report.contents import Missing
 from cowest.report_parts import Choices, Matches
-from tests.factories import make_feedback, make_trial
+from tests.factories import make_feedback, make_trial, write_report
 from tests.reports import NASTY, a_turn
 
 pytestmark = pytest.mark.slow  # matplotlib draws each page anew
@@ -277,6 +278,32 @@ def test_no_difference_is_said_so(tmp_path: Path):
     assert words.headline(
         whole.model_copy(update={"comparisons": {"after_minus_before": difference}})
     ).startswith("Alignment made no difference")
+
+
+def test_the_first_sentence_is_of_the_queries_that_both_answered(tmp_path: Path):
+    """A failed row of `before` would leave its mean to the queries that are easy."""
+    rows = []
+    for number in range(60):
+        score = float(number % 2)
+        lost = {"failed": "refine: timeout", "refinement": None, "score": None}
+        rows.append(make_trial(number, score=min(1.0, score + 0.2)))
+        more = lost if number < 20 and score == 0 else {}
+        rows.append(make_trial(number, "before", **{"score": score, **more}))
+    rules = Rules(gates=(), promote_everything=True, guards=False)
+    io.write(tmp_path / "trials.jsonl", rows)
+    write_report(tmp_path / "trials.jsonl", tmp_path / "eval.json", rules)
+    found = io.read_document(tmp_path / "eval.json", EvalReport)
+    said = words.headline(found)
+    assert "from 0.600 to 0.680 (+0.080, " in said and "on 50 held-out queries" in said
+    named = found.comparisons["after_minus_before"]
+    near = {"low": -0.1, "high": 0.2}
+    for ends, words_of in ((near, "0.600 before, 0.680 after"), ({"low": None}, "scored 0.680, ")):
+        pair = {"after_minus_before": named.model_copy(update=ends)}
+        assert words_of in words.headline(found.model_copy(update={"comparisons": pair}))
+    # A report from before it was recorded.
+    told = json.loads((tmp_path / "eval.json").read_text())
+    del told["comparisons"]["after_minus_before"]["base_mean"]
+    assert "(+0.080, " in words.headline(EvalReport.model_validate(told))
 
 
 def test_gains_are_counted(turn: Path):

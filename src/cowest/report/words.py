@@ -50,8 +50,11 @@ def headline(report: EvalReport) -> str:
             "No held-out query was answered both before and after alignment: what alignment did "
             "is not known."
         )
-    before = score(report.systems["before"].mean)
-    after = score(report.systems["after"].mean)
+    # A query of which one side failed is in a system's own mean, and in no difference.
+    base = found.base_mean
+    if base is None:
+        base = report.systems["before"].mean
+    before, after = score(base), score(base + found.mean)
     of = f"on {found.queries} held-out queries in {found.groups} groups"
     if found.low is None or found.high is None:
         return (
