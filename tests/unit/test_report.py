@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 from matplotlib.figure import Figure
 
-from cowest import io, report
+from cowest import io, report, version
 from cowest.gates import Rules
 from cowest.ledger.account import Account
 from cowest.ledger.claims import Budget, Spent
@@ -20,12 +20,14 @@ from cowest.records import (
     Estimate,
     EvalReport,
     GateResult,
+    Trial,
     Validation,
 )
-from cowest.report import contents, figures, words
+from cowest.report import contents, figures, left, words
 from cowest.report.contents import Missing
 from cowest.report_parts import Choices, Matches
-from tests.factories import make_feedback, make_trial, write_report
+from cowest.wear import Looks
+from tests.factories import PROMPTS, make_feedback, make_trial, write_report
 from tests.reports import NASTY, a_turn
 
 pytestmark = pytest.mark.slow  # matplotlib draws each page anew
@@ -453,23 +455,108 @@ def test_the_command_writes_the_page_of_the_folder(
     assert isinstance(contents.gather(tmp_path).report, Missing)
 
 
-def test_what_another_turn_left_is_not_shown_as_this_ones(tmp_path: Path):
-    """A turn that failed half way leaves the evaluation of the one before it where it was."""
-    root = a_turn(tmp_path)
-    outcome = Decision(
-        turn="a" * 64,
-        version=1,
-        verdict="promoted",
-        against=None,
-        champion=1,
-        reason="it was better",
-    )
-    io.write_document(root / "reports/decision.json", outcome)
-    (root / "turn.json").write_text(json.dumps({"key": "b" * 64}))
+def finished(root: Path, decided_on: str | None, key: str) -> Path:
+    """A project in which a turn came to its end, and the last decision is on `decided_on`."""
+    a_turn(root)
+    judged = {}
+    for system, name in (("before", "policy"), ("after", "challenger")):
+        folder = root / "models" / name
+        (folder / "adapter").mkdir()
+        (folder / "adapter/weights").write_text(name)
+        made = version.write(folder, base="tiny@1", prompts=PROMPTS, trained="t")
+        judged[system] = made.digest
+    (root / "models/champion").mkdir()
+    version.write_none(root / "models/champion")
+    for name in left.LINE:
+        if not (root / name).exists():
+            (root / name).touch()
+    for kind in contents.CONTRACTS:
+        validated(root, kind=kind)
+    report = io.read_document(root / left.REPORT, EvalReport)
+    told = report.model_copy(update={"versions": judged, "wear": 0.0})
+    io.write_document(root / left.REPORT, told)
+    io.write_document(root / "looks.json", Looks())
+    if decided_on is not None:
+        decided(root, turn=decided_on)
+    (root / "turn.json").write_text(json.dumps({"key": key, "champion": None}))
+    return root
+
+
+def hidden(root: Path) -> set[str]:
+    """The parts of the page that are said to be another turn's."""
     found = contents.gather(root)
-    assert isinstance(found.report, Missing) and isinstance(found.examples, Missing)
-    page = report.page(found)
-    assert "Alignment raised" not in page and "of turn aaaaaaaa" in page
+    parts: dict[str, object] = {f"contract of {name}": one for name, one in found.contracts.items()}
+    for name in ("report", "examples", "gains", "pairs", "raw"):
+        parts[name] = getattr(found, name)
+    parts |= dict(found.versions)
+    shown = set()
+    for name, one in parts.items():
+        if isinstance(one, Missing) and "this turn has not come so far" in one.why:
+            shown.add(name)
+    return shown
+
+
+LATER = {"report", "examples", "models/challenger"}
+OF_FEEDBACK = LATER | {"gains", "pairs", "contract of feedback", "contract of pairs"}
+
+
+@pytest.mark.parametrize(
+    ("missing", "expected"),
+    [
+        ("data/drafts.jsonl", OF_FEEDBACK),
+        ("data/refinements.jsonl", OF_FEEDBACK),
+        ("data/feedback.jsonl", LATER | {"pairs", "contract of pairs"}),
+        ("data/trials.jsonl", {"report"}),
+        ("reports/eval.json", set()),
+    ],
+)
+@pytest.mark.parametrize("before", ["a" * 64, None], ids=["decided", "undecided"])
+def test_what_lies_behind_a_stage_that_was_cut_short_is_another_turns(
+    missing: str, expected: set[str], before: str | None, tmp_path: Path
+) -> None:
+    root = finished(tmp_path, before, "b" * 64)
+    (root / missing).unlink()
+    assert hidden(root) == expected
+    found = contents.gather(root)
+    assert ("data/pairs.jsonl" in [name for name, *_ in found.files]) == ("pairs" not in expected)
+    if "models/challenger" in expected:
+        assert found.aligned is None
+        text = Page(report.page(found)).text
+        assert "Alignment raised" not in text and "Aligned by" not in text
+        assert ("the last that was decided is turn aaaaaaaa" in text) == (before is not None)
+    # A decision on this very turn says that all of it is its own.
+    decided(root, turn="b" * 64)
+    (root / "turn.json").write_text(json.dumps({"key": "b" * 64}))
+    assert hidden(root) == set()
+
+
+def test_a_turn_that_is_only_not_decided_is_shown(tmp_path: Path) -> None:
+    """The registry failed at the end of it: what was compared is its own."""
+    root = finished(tmp_path, "a" * 64, "b" * 64)
+    assert hidden(root) == set()
+    assert "Alignment raised" in Page(rendered(root)).text
+
+
+@pytest.mark.parametrize("what", ["champion", "policy", "looks", "old"])
+def test_a_turn_that_has_not_begun_shows_nothing_of_the_one_before(
+    what: str, tmp_path: Path
+) -> None:
+    root = finished(tmp_path, "a" * 64, "b" * 64)
+    if what == "champion":
+        turn = {"key": "b" * 64, "champion": 3, "champion_digest": "c" * 64}
+        (root / "turn.json").write_text(json.dumps(turn))
+    if what == "policy":
+        version.write(root / "models/policy", base="tiny@2", prompts=PROMPTS, trained="t")
+    if what == "looks":
+        # The decision on that turn has looked at the queries since.
+        rows = io.read(root / "data/trials.jsonl", Trial)
+        looks = Looks(decisions=1, uses={row.id: 1 for row in rows})
+        io.write_document(root / "looks.json", looks)
+    if what == "old":
+        found = io.read_document(root / left.REPORT, EvalReport)
+        io.write_document(root / left.REPORT, found.model_copy(update={"versions": {}}))
+    assert hidden(root) >= OF_FEEDBACK
+    assert "Alignment raised" not in Page(rendered(root)).text
 
 
 def test_how_choices_fell_is_shown_where_there_are_choices(tmp_path: Path, html: str):

@@ -3,6 +3,7 @@
 It can be read in light, in dark and on paper.
 
 contents.py       reads the files of a turn; says in words why one can't be read
+left.py           tells them from those that another turn left
 words.py          puts numbers into words
 figures.py        draws pictures as inline SVG
 contracts.py      writes the pages of `validate`

@@ -6,7 +6,7 @@ A part that is not there is a `Missing`, which says in words why.
 import heapq
 import json
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, ParamSpec, TypeVar
@@ -30,6 +30,7 @@ from cowest.records import (
     Trial,
     Validation,
 )
+from cowest.report.left import REPORT, of_another
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -236,26 +237,26 @@ def gather(root: Path) -> Contents:
     A file that can't be read becomes words on the page, never an error.
     """
     turn = _known(_turn, root / "turn.json")
-    logged = {
-        "sft": _known(_curve_rows, root / "models/policy/curves.jsonl"),
-        "dpo": _known(_curve_rows, root / "models/challenger/curves.jsonl"),
-    }
-    # A turn that stops half way leaves the later files of the turn before it where they were.
-    stale = _stale(root / "reports/decision.json", turn)
-    report: EvalReport | Missing
-    shown: Examples | Missing
-    if stale is not None:
-        report, shown, logged["dpo"] = stale, stale, stale
-    else:
-        report = _known(io.read_document, root / "reports/eval.json", EvalReport)
-        shown = _known(examples, root / "data/trials.jsonl")
+    left = {} if isinstance(turn, Missing) else of_another(root, turn)
+
+    def own(name: str, read: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T | Missing:
+        """Reads what rests on a file, unless that is another turn's."""
+        return Missing(left[name]) if name in left else _known(read, *args, **kwargs)
+
+    logged = {}
+    for stage, folder in (("sft", "models/policy"), ("dpo", CHALLENGER)):
+        logged[stage] = own(f"{folder}/version.json", _curve_rows, root / folder / "curves.jsonl")
+    contracts = {}
+    for kind in CONTRACTS:
+        contracts[kind] = own(f"data/{kind}.jsonl", _contract, root, kind)
+    pairs = root / "data/pairs.jsonl", root / "data/pairs.raw.jsonl"
     return Contents(
-        report=report,
-        raw=_known(_raw, root / "data/quarantine.jsonl"),
-        contracts={kind: _known(_contract, root, kind) for kind in CONTRACTS},
-        gains=_known(gains, root / "data/feedback.jsonl", _rule(root)),
-        pairs=_known(_pairs, root / "data/pairs.jsonl", root / "data/pairs.raw.jsonl"),
-        examples=shown,
+        report=own(REPORT, io.read_document, root / REPORT, EvalReport),
+        raw=own("data/quarantine.jsonl", _raw, root / "data/quarantine.jsonl"),
+        contracts=contracts,
+        gains=own("data/feedback.jsonl", gains, root / "data/feedback.jsonl", _rule(root)),
+        pairs=own("data/pairs.jsonl", _pairs, *pairs),
+        examples=own("data/trials.jsonl", examples, root / "data/trials.jsonl"),
         curves=_curves(logged),
         curves_missing=[
             f"{stage}: {rows.why}" for stage, rows in logged.items() if isinstance(rows, Missing)
@@ -264,8 +265,8 @@ def gather(root: Path) -> Contents:
         origin=_of_turn(turn, "raw", DataSet),
         since=_of_turn(turn, "since", Changes),
         outcome=_known(_outcome, root / "reports/decision.json", turn),
-        files=_files(root),
-        versions=[(name, _known(_version, root / name)) for name in VERSIONS],
+        files=_files(root, left),
+        versions=[(name, own(f"{name}/version.json", _version, root / name)) for name in VERSIONS],
     )
 
 
@@ -289,11 +290,11 @@ def _contract(root: Path, kind: str) -> Validation:
     return io.read_document(root / findings, Validation)
 
 
-def _files(root: Path) -> list[tuple[str, int, str]]:
+def _files(root: Path, left: Collection[str]) -> list[tuple[str, int, str]]:
     found = []
     for name in FILES:
         path = root / name
-        if path.is_file():
+        if path.is_file() and name not in left:
             found.append((name, path.stat().st_size, file_digest(path)))
     return found
 
@@ -465,14 +466,6 @@ def _of_turn(turn: dict[str, Any] | Missing, name: str, kind: type[R]) -> R | No
         return kind.model_validate(turn[name])
     except ValidationError:
         return None
-
-
-def _stale(decision: Path, turn: dict[str, Any] | Missing) -> Missing | None:
-    """Says that the last files are of another turn, if the decision is; else None."""
-    decided = _known(io.read_document, decision, Decision)
-    if isinstance(decided, Missing) or isinstance(turn, Missing) or decided.turn == turn.get("key"):
-        return None
-    return Missing(f"this turn has not come so far; what lies there is of turn {decided.turn[:8]}")
 
 
 def _outcome(path: Path, turn: dict[str, Any] | Missing) -> Decision:
