@@ -11,8 +11,8 @@ from typing import Any
 import pytest
 from matplotlib.figure import Figure
 
-from cowest import io, report, version
-from cowest.gates import Rules
+from cowest import evaluation, io, report, version
+from cowest.gates import Gate, Rules
 from cowest.ledger.account import Account
 from cowest.ledger.claims import Budget, Spent
 from cowest.records import (
@@ -89,7 +89,19 @@ def test_slices_and_worn_questions_are_shown(tmp_path: Path) -> None:
     page = rendered(root)
     assert '<th scope="row">refund</th><td>15</td>' in page
     worn = "A held-out query has taken part in 2.5 earlier decisions on average."
-    assert f"{worn} Gates look at wider intervals for it." in page
+    assert worn in page
+    # As where `compare.spend` is 0: all of its gates look at 95 %.
+    assert "wider intervals" not in page
+    scores = evaluation.gather(io.groups(root / "data/trials.jsonl", Trial))
+    for spend, wider in ((0.0, False), (1.0, True)):
+        rules = Rules(gates=(Gate(over="before"),), guards=False, spend=spend)
+        said = words.context(evaluation.compare(scores, rules, wear=2.5))
+        assert (f"{worn} Gates look at wider intervals for it." in said) == wider
+
+
+def test_the_bars_of_gates_are_said_to_be_no_95_percent_intervals(html: str):
+    assert "Bars are the intervals that the gates look at" in html
+    assert "Bars are 95" not in html
 
 
 def test_what_is_new_since_the_champion_is_shown(tmp_path: Path) -> None:

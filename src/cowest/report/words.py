@@ -1,5 +1,7 @@
 """The numbers of an evaluation in words: the sentence that matters most comes first."""
 
+import re
+
 from cowest import wear
 from cowest.records import Changes, Comparison, Decision, Estimate, EvalReport, GateResult
 
@@ -15,6 +17,8 @@ NAMES = {
 }
 FEW_GROUPS = 10
 """Below this many groups, the page says that they are too few: as `compare.min_groups`."""
+WIDER = re.compile(r"end of its (?!95 )[\d.]+ % interval")
+"""The part of a gate's reason that names a wider interval than those of the page."""
 SURE = "95\N{NO-BREAK SPACE}% interval"
 
 
@@ -103,7 +107,8 @@ def context(report: EvalReport) -> list[str]:
         said.append(f"There are only {report.groups} groups: too few for intervals to rely on.")
     worn = wear.said(report.wear)
     if worn is not None:
-        said.append(f"{worn} Gates look at wider intervals for it.")
+        wider = any(WIDER.search(gate.reason) for gate in report.gates)
+        said.append(f"{worn} Gates look at wider intervals for it." if wider else worn)
     for name, count in report.instructs.items():
         rows = "row speaks" if count == 1 else "rows speak"
         said.append(
