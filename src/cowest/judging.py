@@ -266,7 +266,9 @@ def _compared(
         said = f"{mean} of the queries are right with {SAID[quantity.over]} and wrong with {of}"
     else:
         said = f"{of} minus {SAID[quantity.over]}: difference {mean}"
-    end = f"{bound.end} end of its {100 * confidence:.4g} % interval"
+    # Four digits would show all that is nearer to 1 as 100 %.
+    digits = 4 if confidence < 0.9999 else 10
+    end = f"{bound.end} end of its {100 * confidence:.{digits}g} % interval"
     said += (
         f", {end} {shown(metric, value, signed)}, "
         f"asked {bound.relation} {shown(metric, bound.number, signed)}"

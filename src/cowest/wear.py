@@ -7,6 +7,7 @@ gates look at are moved out accordingly (alpha spending).
 """
 
 import gzip
+import math
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
 
@@ -17,6 +18,8 @@ from cowest.records import Record, Trial
 
 ALPHA = 0.05
 """The share of truths that a 95 % interval misses."""
+LEAST = 1e-9
+"""The smallest share that ends may miss: with none at all they would lie at infinity."""
 
 
 class Looks(Record):
@@ -71,9 +74,10 @@ def worn(looks: Looks | None, ids: Iterable[str]) -> float | None:
 def confidence(wear: float | None, spend: float) -> float:
     """The confidence of the intervals whose ends gates look at: 0.95 on queries that are new.
 
-    The share that the ends may miss is divided by (1 + wear)^spend.
+    The share that the ends may miss is divided by (1 + wear)^spend, and is at least LEAST.
     """
-    return float(round(1 - ALPHA / (1 + (wear or 0.0)) ** spend, 6))
+    # The power itself has no float where much is spent.
+    return 1 - max(ALPHA * math.exp(-spend * math.log1p(wear or 0.0)), LEAST)
 
 
 def said(wear: float | None) -> str | None:

@@ -50,6 +50,20 @@ def test_a_guard_is_not_opened_by_wear() -> None:
     assert judged(0.0, guard).value == judged(49.0, guard).value
 
 
+def test_however_much_is_spent_the_ends_are_finite_and_named() -> None:
+    for spend, worn in ((3.0, 46.0), (10.0, 1e9), (400.0, 46.0)):
+        assert 0.95 < wear.confidence(worn, spend) < 1
+        gate = judged(worn, spend=spend)
+        assert gate.estimate is not None
+        assert gate.estimate.low is not None and gate.estimate.low >= -1
+        assert " 99.9" in gate.reason and "100 %" not in gate.reason
+    # More than 1,000 groups have their quantile from the normal distribution.
+    rows = evaluation.gather(queries(1100))
+    rules = Rules(gates=(Gate(over="before"),), guards=False, spend=3.0)
+    (gate,) = evaluation.compare(rows, rules, wear=46.0).gates
+    assert gate.estimate is not None and gate.estimate.low is not None
+
+
 def test_looks_are_counted_by_query_and_what_is_unknown_is_said() -> None:
     sets = {"one": ["a", "b"], "other": ["b", "c"]}
     looks = wear.looks_of(sets, ["one", "one", "other", None, "gone"])
