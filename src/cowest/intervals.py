@@ -86,8 +86,15 @@ def estimates(
     `groups` has the group of each query. Each end of an interval misses the truth with probability
     alpha / 2.
     """
-    _, group = np.unique(np.asarray(groups), return_inverse=True)
+    group = numbered(groups)
     return [_estimate(ratio, group, alpha) for ratio in ratios]
+
+
+def numbered(groups: Sequence[str]) -> NDArray[np.intp]:
+    """The number of each name among all names in alphabetical order."""
+    # An array of names would give each as much room as the longest, and drop a NUL at the end.
+    places = {name: place for place, name in enumerate(sorted(set(groups)))}
+    return np.array([places[name] for name in groups], dtype=np.intp)
 
 
 def _estimate(ratio: Ratio, group: NDArray[np.intp], alpha: float) -> Estimate | None:

@@ -17,7 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cowest.evaluation import Pair, answers_of
-from cowest.intervals import ALPHA, Floats, few, interval
+from cowest.intervals import ALPHA, Floats, few, interval, numbered
 from cowest.protocols import Scorer
 from cowest.records import Estimate, Trial
 from cowest.report_parts import Choices, Matches
@@ -128,7 +128,7 @@ class Tally:
         Only queries that both have answered count; None where there is none. `groups` has the group
         of each query. Where fewer than `fewest` groups differ, there is no interval.
         """
-        _, group = np.unique(np.asarray(groups), return_inverse=True)
+        group = numbered(groups)
         found: dict[Pair, Estimate | None] = {}
         for of, over in pairs:
             found[of, over] = None
