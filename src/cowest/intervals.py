@@ -54,6 +54,9 @@ class Ratio:
     paired: bool = False
     """True for the difference of two systems' scores: where fewer than FEWEST groups have any
     difference, there is no interval."""
+    share: bool = False
+    """True for a share of a difference: where all groups have the same, there is no interval, since
+    nothing bounds the share of another group."""
 
 
 def mean_of(values: Floats, within: tuple[float, float] | None = None) -> Ratio:
@@ -73,9 +76,8 @@ def difference_of(values: Floats, others: Floats) -> Ratio:
 def gap_closed(before: Floats, after: Floats, ideal: Floats) -> Ratio:
     """(after - before) / (ideal - before), each summed over the queries with all three scores."""
     there = ~np.isnan(before + after + ideal)
-    return Ratio(
-        np.nan_to_num(after - before) * there, np.nan_to_num(ideal - before) * there, there
-    )
+    top, bottom = np.nan_to_num(after - before) * there, np.nan_to_num(ideal - before) * there
+    return Ratio(top, bottom, there, share=True)
 
 
 def estimates(
@@ -113,8 +115,9 @@ def _estimate(ratio: Ratio, group: NDArray[np.intp], alpha: float) -> Estimate |
         left = whole - bottoms
         without = np.full(len(sizes), np.nan)
         np.divide(tops.sum() - tops, left, out=without, where=left > 1e-9)
-        low, high, note = interval(mean, without, sizes, alpha)
-        low, high = _possible(ratio, low, high)
+        low, high, note = interval(mean, without, sizes, alpha, ratio.within)
+        if ratio.share and low is not None and low == high:
+            low, high, note = None, None, "no interval: all groups have the same share"
     # Rounded, so that the last bits of another machine's sums do not make another report.
     return Estimate(
         mean=round(mean, 6),
@@ -124,16 +127,6 @@ def _estimate(ratio: Ratio, group: NDArray[np.intp], alpha: float) -> Estimate |
         groups=len(sizes),
         note=note,
     )
-
-
-def _possible(
-    ratio: Ratio, low: float | None, high: float | None
-) -> tuple[float | None, float | None]:
-    """The ends, none of them beyond what the ratio can be."""
-    if ratio.within is None or low is None or high is None:
-        return low, high
-    least, most = ratio.within
-    return max(low, least), min(high, most)
 
 
 Ends = tuple[float | None, float | None, str | None]
@@ -159,8 +152,15 @@ def _ends(ratio: Ratio, group: NDArray[np.intp], alpha: float) -> Ends:
     # any spread is left.
     if differing >= (1 if ratio.paired else FEWEST):
         return None, None, None
-    least, most = ratio.within
-    share = highest_share(differing, int(effective(sizes.astype(np.float64))), alpha / 2)
+    return _of_count(common, differing, sizes.astype(np.float64), alpha, ratio.within)
+
+
+def _of_count(
+    common: float, differing: int, sizes: Floats, alpha: float, within: tuple[float, float]
+) -> Ends:
+    """The interval where all groups but those that differ have one value in common."""
+    least, most = within
+    share = highest_share(differing, int(effective(sizes)), alpha / 2)
     low = common - share * (common - least)
     high = common + share * (most - common)
     return round(low, 6), round(high, 6), None
@@ -176,11 +176,17 @@ def few(groups: int) -> str:
     return f"no interval: only {groups} groups differ, and fewer than {FEWEST} could be chance"
 
 
-def interval(whole: float, without: Floats, sizes: Floats, alpha: float = ALPHA) -> Ends:
+def interval(
+    whole: float,
+    without: Floats,
+    sizes: Floats,
+    alpha: float = ALPHA,
+    within: tuple[float, float] | None = None,
+) -> Ends:
     """The interval of a quantity from its value without each group.
 
     `without` is NaN where the quantity has no value without that group; `sizes` are the queries per
-    group.
+    group. No end lies beyond `within`, the lowest and the highest value that there can be.
     """
     count = len(sizes)
     if count < 2:
@@ -198,6 +204,9 @@ def interval(whole: float, without: Floats, sizes: Floats, alpha: float = ALPHA)
     squares = float((pulls**2).sum())
     error = math.sqrt((count - 1) / count * squares)
     if error < 1e-12:
+        # All groups have one mean, also where their queries differ: a loss and a gain in each.
+        if within is not None:
+            return _of_count(whole, 0, sizes, alpha, within)
         return round(whole, 6), round(whole, 6), None
     skew = float((pulls**3).sum()) / squares**1.5
     reach = student(alpha / 2, freedom)
@@ -205,6 +214,8 @@ def interval(whole: float, without: Floats, sizes: Floats, alpha: float = ALPHA)
     above = max(reach, -_corrected(-reach, skew))
     low = whole - error * min(below, FARTHEST * reach)
     high = whole + error * min(above, FARTHEST * reach)
+    if within is not None:
+        low, high = max(low, within[0]), min(high, within[1])
     return round(low, 6), round(high, 6), None
 
 

@@ -284,6 +284,21 @@ def test_classes_vary_by_group(tmp_path: Path) -> None:
     assert (again.low, again.high) == (alone.low, alone.high)
 
 
+def test_no_end_of_a_difference_of_macro_f1_lies_beyond_what_there_can_be(tmp_path: Path) -> None:
+    asked = [*COLOURS, *COLOURS, *COLOURS, *COLOURS]
+    wrong = [asked[0], *asked[2:], asked[1]]
+    systems = [answered(list(asked), asked, "before"), answered(wrong, asked, "after")]
+    for after_minus_before, of in ((True, systems), (False, systems[::-1])):
+        names = ("before", "after") if after_minus_before else ("after", "before")
+        rows = []
+        for name, system in zip(names, of, strict=True):
+            rows.append([row.model_copy(update={"system": name}) for row in system])
+        found = staged(tmp_path, rows).macro_f1["after_minus_before"]
+        assert found.low is not None and found.high is not None
+        assert -1 <= found.low < found.mean < found.high <= 1
+        assert -1 in (found.low, -found.high)
+
+
 def test_the_best_single_model_is_none_by_macro_f1() -> None:
     wrong = {"gates": [{"over": "best_single", "metric": "macro_f1"}]}
     with pytest.raises(ConfigError, match="name one by macro_f1"):

@@ -1,5 +1,6 @@
 """Intervals: how often their ends miss, and where there is none."""
 
+import tracemalloc
 from typing import Any
 
 import numpy as np
@@ -102,7 +103,43 @@ def test_a_loss_and_a_gain_within_a_group_are_a_difference() -> None:
     before = np.array([0.0, 1.0] * 10)
     after = np.array([1.0, 0.0] * 10)
     found = estimate(difference_of(after, before), [n // 2 for n in range(20)])
-    assert (found.mean, found.low, found.high) == (0.0, 0.0, 0.0)
+    # The groups have no spread, which proves nothing: of 10 such groups, 31 % may differ in truth.
+    assert (found.mean, found.low, found.high) == (0.0, -0.308497, 0.308497)
+
+
+def test_groups_of_one_mean_have_the_interval_of_a_count_though_their_queries_differ() -> None:
+    groups = [n // 2 for n in range(20)]
+    half = estimate(mean_of(np.array([0.0, 1.0] * 10), (0.0, 1.0)), groups)
+    assert (half.mean, half.low, half.high) == (0.5, 0.345751, 0.654249)
+    # Ten means that are equal but for the last bits.
+    thirds = np.array([0.1, 0.2, 0.3] * 10)
+    found = estimate(mean_of(thirds, (0.0, 1.0)), [n // 3 for n in range(30)])
+    assert found.low is not None and found.low < 0.15
+    # Lengths have no bounds, so that there is nothing to count to.
+    lengths = estimate(mean_of(np.array([30.0, 50.0] * 10)), groups)
+    assert (lengths.low, lengths.high) == (40.0, 40.0)
+
+
+def test_a_share_of_the_gap_that_all_groups_have_alike_has_no_interval() -> None:
+    groups = list(range(10))
+    found = estimate(intervals.gap_closed(np.zeros(10), np.ones(10), np.ones(10)), groups)
+    assert (found.mean, found.low, found.high) == (1.0, None, None)
+    assert found.note == "no interval: all groups have the same share"
+
+
+def test_names_of_groups_may_be_long_and_end_in_a_nul() -> None:
+    values = np.array([0.0, 1.0, 0.5, 0.7, 0.2, 0.9])
+    names = ["a", "a\0", "b", "c", "d", "e"]
+    (found,) = intervals.estimates(names, [mean_of(values)])
+    assert found is not None and found.groups == 6
+    tracemalloc.start()
+    try:
+        intervals.numbered(["x" * 50_000, *(f"g{n}" for n in range(2000))])
+        _, most = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert most < 10_000_000, "each name would take as much as the longest: 400 MB"
+    assert intervals.numbered(["b", "a", "c", "a"]).tolist() == [1, 0, 2, 0]
 
 
 def test_where_nearly_all_groups_are_alike_the_ends_are_those_of_a_count() -> None:

@@ -149,7 +149,7 @@ class Tally:
         theirs = other.counts(keys, len(sizes), self._classes)
         whole = float(_macro_f1(ours.sum(axis=0)) - _macro_f1(theirs.sum(axis=0)))
         without = _macro_f1(ours.sum(axis=0) - ours) - _macro_f1(theirs.sum(axis=0) - theirs)
-        low, high, note = interval(whole, without, sizes.astype(np.float64), alpha)
+        low, high, note = interval(whole, without, sizes.astype(np.float64), alpha, (-1.0, 1.0))
         differing = int((ours != theirs).any(axis=(1, 2)).sum())
         if differing < fewest:
             low, high, note = None, None, few(differing)
