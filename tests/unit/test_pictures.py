@@ -37,4 +37,13 @@ def test_a_description_keeps_its_table_and_its_length() -> None:
     said = description.of_version(made, report, {"raw": raw})
     assert len(said) <= description.LONGEST
     assert said.startswith("**Refused**, judged against version 1: xxx")
-    assert "| raw | data/a\\|b  | git at cccccccccccc |  | dddddddddddd |" in said
+    assert "| raw | data/a\\|b | git at cccccccccccc |  | dddddddddddd |" in said
+
+
+def test_what_a_reason_quotes_is_no_markdown_of_the_description() -> None:
+    rows = [[make_trial(number, system) for system in ("before", "after")] for number in range(12)]
+    report = evaluation.compare(evaluation.gather(rows), Rules(gates=(), promote_everything=True))
+    reason = "kind: x\n\n# Safe model\n![](https://evil.example/p.png)"
+    made = Decision(turn="a" * 64, version=2, verdict="refused", against=1, reason=reason)
+    said = description.of_version(made, report, {})
+    assert "kind: x \\# Safe model !\\[\\](https://evil.example/p.png)\n\n" in said

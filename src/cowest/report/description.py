@@ -22,11 +22,11 @@ def of_version(made: Decision, report: EvalReport, data: Mapping[str, DataSet]) 
     against = "no champion" if made.against is None else f"version {made.against}"
     verdict = VERDICTS.get(made.verdict, made.verdict)
     parts = [
-        f"**{verdict}**, judged against {against}: {_clip(made.reason, REASON)}",
+        f"**{verdict}**, judged against {against}: {as_text(_clip(made.reason, REASON))}",
         _plain(headline(report)),
         systems_table(report),
         data_table(data),
-        f"Turn {made.turn[:8]}. Base: {made.tags.get('base', 'unknown')}.",
+        f"Turn {made.turn[:8]}. Base: {as_text(made.tags.get('base', 'unknown'))}.",
     ]
     return _clip("\n\n".join(parts), LONGEST)
 
@@ -52,9 +52,16 @@ def data_table(data: Mapping[str, DataSet], whole: bool = False) -> str:
 
 
 def row(cells: list[str]) -> str:
-    """One row of a table. A path may hold what would end a cell."""
-    shown = [_plain(cell).replace("|", "\\|").replace("\n", " ") for cell in cells]
-    return f"| {' | '.join(shown)} |"
+    """One row of a table."""
+    return f"| {' | '.join(as_text(_plain(cell)) for cell in cells)} |"
+
+
+def as_text(text: str) -> str:
+    """A text as Markdown shows it letter for letter, on one line: it may quote anything."""
+    escaped = text.replace("&", "&amp;").replace("<", "&lt;")
+    for mark in "\\`*_[]|#":
+        escaped = escaped.replace(mark, f"\\{mark}")
+    return " ".join(escaped.split())
 
 
 def _plain(text: str) -> str:

@@ -22,6 +22,7 @@ from cowest.lineage import TurnConfig
 from cowest.net import webhook
 from cowest.records import Decision, Record
 from cowest.registry.log import champion_of, settled
+from cowest.report.description import as_text
 from cowest.stages.register import RegisterConfig
 
 T = TypeVar("T")
@@ -178,15 +179,7 @@ def _markdown(found: RunOutcome) -> str:
         "reason": found.reason,
         "calls": found.spent,
     }
-    lines = [f"## {_plain(found.line)}", "", "| | |", "|---|---|"]
-    lines += [f"| {name} | {_plain(value)} |" for name, value in rows.items() if value]
-    lines += ["", *(f"- {_plain(note)}" for note in found.notes)]
+    lines = [f"## {as_text(found.line)}", "", "| | |", "|---|---|"]
+    lines += [f"| {name} | {as_text(value)} |" for name, value in rows.items() if value]
+    lines += ["", *(f"- {as_text(note)}" for note in found.notes)]
     return "\n".join(lines) + "\n"
-
-
-def _plain(text: str) -> str:
-    """A text as Markdown shows it letter for letter: reasons may quote anything."""
-    escaped = text.replace("&", "&amp;").replace("<", "&lt;")
-    for mark in "\\`*_[]|#":
-        escaped = escaped.replace(mark, f"\\{mark}")
-    return " ".join(escaped.split())
