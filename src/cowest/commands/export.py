@@ -66,7 +66,7 @@ def main(argv: list[str]) -> int:
     log = _log(config.registry)
     chosen = _choose(log, given.version)
     report = _report(config.registry, log, chosen)
-    _export(config, chosen, report, to, given.merged)
+    _export(config, chosen, log, report, to, given.merged)
     print(f"version {chosen.version}: {to}")
     return 0
 
@@ -102,7 +102,12 @@ def _report(config: RegistryConfig, log: Sequence[Decision], chosen: Decision) -
 
 
 def _export(
-    config: ServeConfig, chosen: Decision, report: EvalReport | None, to: Path, merged: bool
+    config: ServeConfig,
+    chosen: Decision,
+    log: Sequence[Decision],
+    report: EvalReport | None,
+    to: Path,
+    merged: bool,
 ) -> None:
     policy = config.policy
     assert isinstance(policy, HFConfig), policy
@@ -117,7 +122,7 @@ def _export(
                 _write_adapter(policy, fetched / "adapter", folder)
             prompts = json.dumps(trained.prompts.model_dump(mode="json"), indent=2)
             write_text(folder / "prompts.json", prompts + "\n")
-            _write_card(config, chosen, trained, report, folder, merged)
+            _write_card(config, chosen, log, trained, report, folder, merged)
 
 
 def _write_adapter(policy: HFConfig, adapter: Path, folder: Path) -> None:
@@ -145,6 +150,7 @@ def _write_merged(policy: HFConfig, adapter: Path, folder: Path) -> None:
 def _write_card(
     config: ServeConfig,
     chosen: Decision,
+    log: Sequence[Decision],
     trained: Version,
     report: EvalReport | None,
     folder: Path,
@@ -161,4 +167,4 @@ def _write_card(
         merged=merged,
     )
     data = data_of(chosen.tags)
-    write_text(folder / "README.md", card.write(about, chosen, trained, report, data))
+    write_text(folder / "README.md", card.write(about, chosen, log, trained, report, data))

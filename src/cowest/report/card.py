@@ -9,17 +9,30 @@ import yaml
 from cowest import __version__
 from cowest.models import embedded
 from cowest.records import Comparison, DataSet, Decision, EvalReport
-from cowest.report.description import VERDICTS, data_table, row, systems_table
+from cowest.registry.log import find
+from cowest.report.description import VERDICTS, as_text, data_table, row, systems_table
 from cowest.report.words import general, interval, signed
 from cowest.version import Version
 
 METHOD = """\
 A small *policy* drafts, and a strong general model reads question and draft and writes the \
-answer. The policy was first trained on the texts of its domain (SFT with LoRA). Then it drafted \
-several times for each training question; the strong model answered with each draft and without \
-one; and preference pairs of drafts that helped more and less aligned it (DPO). Method: Jiao et \
-al., "Synergistic Weak-Strong Collaboration by Aligning Preferences", ACL 2025, arXiv 2504.15188. \
-Made with CoWest {cowest}."""
+answer. The policy was first trained on the texts of its domain (SFT with LoRA). {aligned} After \
+Jiao et al., "Synergistic Weak-Strong Collaboration by Aligning Preferences", ACL 2025, arXiv \
+2504.15188. Made with CoWest {cowest}."""
+FED_BACK = """\
+Then it drafted several times for each training question; the strong model answered with each \
+draft and without one; and"""
+ALIGNED = {
+    "dpo": f"{FED_BACK} preference pairs of drafts that helped more and less aligned it (DPO).",
+    "kto": f"{FED_BACK} drafts that helped and drafts that did not, each alone, aligned it (KTO).",
+    "self": "Then it drafted several times for each training question, and pairs of drafts that "
+    "scored higher and lower by themselves aligned it (DPO); no strong model was asked.",
+    "grpo": "Then it drafted for training questions again and again, and was rewarded for drafts "
+    "with which the strong model answered better than without (GRPO).",
+}
+"""The way in which the policy was aligned, by objective."""
+ACTS = {"rollback": "Brought back", "approval": "Approved"}
+"""The acts of a person that make a version champion, in words."""
 USE = """\
 ```python
 import json
@@ -86,32 +99,36 @@ def base_of(model: str, folder: Path) -> str:
 def write(
     about: About,
     made: Decision,
+    log: Sequence[Decision],
     trained: Version,
     report: EvalReport | None,
     data: Mapping[str, DataSet],
 ) -> str:
-    """The card of a version, by its decision, the report that it was decided by, and its data."""
+    """The card of a version, by its decision in the log, the report that its turn was decided by,
+    and its data.
+    """
     imports, loading = MERGED if about.merged else ADAPTER
     loading = loading.format(base=about.base)
     kind = "The whole model, with the adapter merged into its base."
     if not about.merged:
         kind = f"A PEFT adapter (LoRA) on `{about.base}`."
+    turn = _turn_of(made, log)
     parts = [
         head(about),
         f"# {about.name}",
         kind,
-        METHOD.format(cowest=__version__),
+        METHOD.format(aligned=_aligned(trained), cowest=__version__),
         "## Use",
         USE.format(imports=imports, loading=loading, tokens=about.tokens),
         "## Evaluation",
-        _evaluation(made, report),
+        _evaluation(made, turn, report),
         "## Data and training",
-        _rests_on(made, trained, data),
+        _rests_on(made, turn, trained, data),
         "## Intended use",
         INTENDED,
         "## Licence",
-        f"Of the base model: {about.licence}. It goes on to what is made of it; for the training "
-        "data, ask who gave them.",
+        f"Of the base model: {as_text(about.licence)}. It goes on to what is made of it; for the "
+        "training data, ask who gave them.",
     ]
     return "\n\n".join(parts) + "\n"
 
@@ -132,10 +149,45 @@ def head(about: About) -> str:
     return f"---\n{yaml.safe_dump(values, sort_keys=True)}---"
 
 
-def _evaluation(made: Decision, report: EvalReport | None) -> str:
-    against = "no champion" if made.against is None else f"version {made.against}"
-    verdict = VERDICTS.get(made.verdict, made.verdict)
-    decided = f"{verdict}, judged against {against}: {made.reason}"
+def _turn_of(made: Decision, log: Sequence[Decision]) -> Decision | None:
+    """The decision on the turn that made a version: an act enters an earlier version's files again.
+
+    None if that version is in the registry no longer.
+    """
+    found: Decision | None = made
+    # A log whose tags were changed by hand may name versions in a circle.
+    for _ in log:
+        if found is None or found.of is None:
+            return found
+        found = find(log, found.of)
+    return None
+
+
+def _aligned(trained: Version) -> str:
+    """The way in which the policy was aligned; what was not recorded is one round of DPO."""
+    if trained.aligned is None:
+        return ALIGNED["dpo"]
+    said, rounds = ALIGNED[trained.aligned.align], len(trained.aligned.rows)
+    if rounds > 1:
+        said += f" So it went for {rounds} rounds, each with drafts by the policy of the last."
+    return said
+
+
+def _decided(made: Decision, turn: Decision | None) -> str:
+    """The verdict with its reason, and beside it the act that entered the version again."""
+    said = "The registry has the decision on its turn no longer."
+    if turn is not None:
+        against = "no champion" if turn.against is None else f"version {turn.against}"
+        verdict = VERDICTS.get(turn.verdict, turn.verdict)
+        said = f"{verdict}, judged against {against}: {as_text(turn.reason)}"
+    if made.of is None:
+        return said
+    act = ACTS.get(made.kind, "Entered again")
+    return f"{said}\n\n{act} as version {made.version}: {as_text(made.reason)}"
+
+
+def _evaluation(made: Decision, turn: Decision | None, report: EvalReport | None) -> str:
+    decided = _decided(made, turn)
     if report is None:
         return f"{decided}\n\n{NO_REPORT}"
     split = f" of the split {report.split}" if report.split else ""
@@ -161,16 +213,18 @@ def _changes(comparisons: Mapping[str, Comparison]) -> str:
     return "\n".join(["| paired difference | mean | 95 % interval |", "|---|---|---|", *unique])
 
 
-def _rests_on(made: Decision, trained: Version, data: Mapping[str, DataSet]) -> str:
+def _rests_on(
+    made: Decision, turn: Decision | None, trained: Version, data: Mapping[str, DataSet]
+) -> str:
     known = {
         "base": trained.base,
         "adapter": trained.adapter,
         "version": trained.digest,
-        "turn": made.turn,
+        "turn": "unknown" if turn is None else turn.turn,
         "settings": made.tags.get("params", "unknown"),
         "code": made.tags.get("code", "unknown"),
     }
-    lines = [row([name, f"`{value}`"]) for name, value in known.items()]
+    lines = [row([name, value]) for name, value in known.items()]
     digests = "\n".join(["| what | digest |", "|---|---|", *lines])
     if not data:
         return f"The decision names no data sets.\n\n{digests}"
