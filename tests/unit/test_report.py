@@ -436,6 +436,29 @@ def test_examples_are_of_each_kind_and_in_no_order_of_ours(tmp_path: Path):
     assert gained == sorted(row.id for row in rows[:18:2])[:3]
 
 
+def test_an_example_goes_by_the_mean_of_its_drafts_and_shows_the_first(tmp_path: Path):
+    root = a_turn(tmp_path)
+    rows = []
+    scored = (
+        ([1.0, 0.0, 0.0, 0.0], [0.0, 1.0, 1.0, 0.0]),
+        ([0.1, 0.2, 0.3], [0.3, 0.2, 0.1]),
+        ([0.0], [1.0]),
+    )
+    for number, sides in enumerate(scored):
+        for system, scores in zip(("before", "after"), sides, strict=True):
+            for sample, score in enumerate(scores):
+                rows.append(make_trial(number, system, sample=sample, score=score))
+    io.write(root / "data/trials.jsonl", rows)
+    found = contents.examples(root / "data/trials.jsonl")
+    assert found.counts == {"gained": 2, "lost": 0, "unchanged": 1}
+    (first,) = [one for one in found.shown if one.before.id == rows[0].id]
+    assert (first.kind, first.means) == ("gained", (0.25, 0.5))
+    assert (first.before.sample, first.after.sample) == (0, 0)
+    text = Page(rendered(root)).text
+    assert text.count("mean of all its drafts") == 2
+    assert "mean of all its drafts: 0.250 before, 0.500 after" in text
+
+
 def test_the_ledger_is_added_up(turn: Path):
     ledger = [
         Account("draft", 62.0, 2**30, 960, 0, 12345, 678, 0.0),

@@ -8,6 +8,7 @@ import json
 import math
 from collections.abc import Callable, Collection, Iterator
 from dataclasses import dataclass, field
+from operator import attrgetter
 from pathlib import Path
 from typing import Any, ParamSpec, TypeVar
 
@@ -148,7 +149,10 @@ class Example:
     question: str
     targets: tuple[str, ...]
     before: Trial
+    """The first draft, of several."""
     after: Trial
+    means: tuple[float, float] | None = None
+    """The mean score before and after, where there are several drafts."""
 
 
 @dataclass(slots=True)
@@ -369,7 +373,7 @@ def _pairs(path: Path, raw: Path) -> Pairs:
 
 
 def examples(path: Path) -> Examples:
-    """Chooses queries whose score alignment raised, lowered and left as it was.
+    """Chooses queries whose mean score alignment raised, lowered and left as it was.
 
     The smallest ids are shown, so nobody picks.
     """
@@ -394,17 +398,21 @@ def examples(path: Path) -> Examples:
 
 
 def _example(rows: list[Trial]) -> Example | None:
-    scored = {row.system: row for row in rows if row.failed is None and row.score is not None}
-    before, after = scored.get("before"), scored.get("after")
-    if before is None or after is None or before.score is None or after.score is None:
+    scored: dict[str, list[Trial]] = {"before": [], "after": []}
+    for row in rows:
+        if row.system in scored and row.failed is None and row.score is not None:
+            scored[row.system].append(row)
+    if not all(scored.values()):
         return None
-    kind = "unchanged"
-    if after.score > before.score:
-        kind = "gained"
-    elif after.score < before.score:
-        kind = "lost"
+    means = []
+    for drafts in scored.values():
+        # Rounded, since equal scores in another order have another sum in the last bits.
+        means.append(round(sum(row.score or 0.0 for row in drafts) / len(drafts), 9))
+    kind = {0: "unchanged", 1: "gained", -1: "lost"}[(means[1] > means[0]) - (means[1] < means[0])]
+    before, after = (min(drafts, key=attrgetter("sample")) for drafts in scored.values())
     question = "\n\n".join(message.content for message in before.prompt if message.role != "system")
-    return Example(kind, question, before.targets, before, after)
+    said = (means[0], means[1]) if max(map(len, scored.values())) > 1 else None
+    return Example(kind, question, before.targets, before, after, said)
 
 
 def _curve_rows(path: Path) -> list[dict[str, Any]]:
