@@ -122,6 +122,14 @@ def refused(tmp_path: Path, rows: list[Any], config: ValidateConfig) -> str:
     return str(error.value)
 
 
+def test_the_origin_of_a_row_moves_no_terminal(tmp_path: Path) -> None:
+    source = "a\x1b[2J\nb" + "x" * 500
+    rows = [make_query(number, split="train") for number in range(3)]
+    rows += [make_query(2, split="train", source=source), make_query(4)]
+    said = refused(tmp_path, rows, settings("queries", severity={"repeated": "fail"}))
+    assert said.isprintable() and "(a [2J b" in said and "x" * 400 not in said
+
+
 def test_fit_queries_pass_byte_for_byte(tmp_path: Path) -> None:
     rows = [make_query(0, split="train"), make_query(1, targets=("Österreich",))]
     valid, page = run(tmp_path, rows, QUERIES)

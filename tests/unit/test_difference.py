@@ -186,3 +186,9 @@ def test_demonstrations_are_counted() -> None:
         (0, 0),
     )
     assert "demonstrations" in words.text(found)
+
+
+def test_the_place_of_a_row_moves_no_terminal() -> None:
+    found = between([], [query("a", source="rows\x1b[2J\x07.jsonl:1\n" + "x" * 500)])
+    (line,) = [line for line in words.text(found).splitlines() if "jsonl" in line]
+    assert line.isprintable() and "rows [2J" in line and len(line) < 250

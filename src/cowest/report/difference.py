@@ -130,7 +130,7 @@ def _example(before: Query | None, after: Query | None) -> Iterator[str]:
     row = after or before
     assert row is not None, "one of the two is there"
     longest = LONGEST["text"]
-    yield f"{row.source}: {clip(asked(row), longest)}"
+    yield f"{clip(row.source, longest)}: {clip(asked(row), longest)}"
     for name, old, new in changes(before, after):
         yield f"    {name}: {clip(old, longest)}  ->  {clip(new, longest)}"
 

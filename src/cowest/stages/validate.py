@@ -22,12 +22,15 @@ from cowest.expectations.rules import JudgedRule
 from cowest.ports import In, Out
 from cowest.records import Validation
 from cowest.report import contracts
+from cowest.report.difference import clip
 
 SHOWN = 200
 """Rows that the page shows with the places that they came from. The page has only the line numbers
 of further rows."""
 NAMED = 3
 """Rows that an error names."""
+LONGEST = 300
+"""Characters of a row's place in an error."""
 
 
 class ValidateConfig(Config):
@@ -134,7 +137,8 @@ def _summary(found: Validation) -> str:
 
 def _complaint(judged: JudgedRule, places: dict[int, str]) -> str:
     words = f"expected that {judged.rule.says}: {judged.found}"
-    named = [places[row] for row in judged.rows[:NAMED]]
+    # The origin of a row is data, which could move a terminal's cursor.
+    named = [clip(places[row], LONGEST) for row in judged.rows[:NAMED]]
     if named:
         words += f", {', '.join(named)}"
     if len(judged.rows) > NAMED:
