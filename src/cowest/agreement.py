@@ -133,9 +133,7 @@ def compared(
     judged: Judged, base: HFConfig, adapter: Path, config: AgreementConfig
 ) -> Iterator[PolicyAgreement]:
     """Compares the judged weights with the adapter beside its base, and with what is served."""
-    with hf.beside(base, adapter) as weights:
-        parted = with_weights(weights, judged.said)
-        yield folded("adapter", judged.name, base.dtype, judged.said, parted)
+    yield _with_adapter(judged, base, adapter)
     if judged.endpoint is not None:
         yield judged.endpoint
     served = config.served
@@ -146,6 +144,13 @@ def compared(
         with served.open(adapter=None if whole else adapter) as model:
             parted = with_weights(model.model, judged.said, model.tokens)
             yield folded("served", model.name, dtype, judged.said, parted)
+
+
+def _with_adapter(judged: Judged, base: HFConfig, adapter: Path) -> PolicyAgreement:
+    """Compares with the adapter beside its base, whose weights are let go before others come."""
+    with hf.beside(base, adapter) as weights:
+        parted = with_weights(weights, judged.said)
+    return folded("adapter", judged.name, base.dtype, judged.said, parted)
 
 
 def say(judged: HFModel, requests: Sequence[Request]) -> list[Said]:

@@ -2,7 +2,10 @@
 trained and with what serves it, and the gate is closed where they answer otherwise.
 """
 
+import contextlib
+import gc
 import shutil
+import weakref
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -17,6 +20,7 @@ from cowest.config import load as load_settings
 from cowest.domains.handbook import PROMPTS
 from cowest.errors import ConfigError, ContractError
 from cowest.gates import Gate, Rules
+from cowest.models import hf
 from cowest.models.decoding import HFModel
 from cowest.models.hf import HFConfig, load
 from cowest.models.scripted import ScriptedConfig, ScriptRule
@@ -84,6 +88,34 @@ def test_an_adapter_that_merges_well_passes(settings: dict[str, Any], tmp_path: 
     assert row.largest < 1e-4
     assert gate.passed
     assert "4 of 4 greedy answers are the same" in gate.reason
+
+
+def test_the_adapters_weights_are_let_go_before_the_served_ones_are_loaded(
+    adapter: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = merged(adapter, tmp_path / "merged")
+    with BASE.open(adapter=adapter) as judged:
+        side = judged_side(judged, iter(QUERIES), PROMPTS, GREEDY, AgreementConfig())
+    first: list[weakref.ref[Any]] = []
+    left = []
+    beside, opened = hf.beside, HFConfig.open
+
+    @contextlib.contextmanager
+    def noted(*given: Any) -> Iterator[Any]:
+        with beside(*given) as model:
+            first.append(weakref.ref(model))
+            yield model
+
+    def opening(config: HFConfig, **given: Any) -> Any:
+        gc.collect()
+        left.extend(one() for one in first)
+        return opened(config, **given)
+
+    monkeypatch.setattr(hf, "beside", noted)
+    monkeypatch.setattr(HFConfig, "open", opening)
+    config = AgreementConfig(served=HFConfig(model=str(folder)))
+    assert [row.form for row in compared(side, BASE, adapter, config)] == ["adapter", "served"]
+    assert left == [None]
 
 
 def test_it_samples_the_same_queries_in_any_order(adapter: Path) -> None:
