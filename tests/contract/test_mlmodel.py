@@ -314,6 +314,12 @@ def test_a_sample_is_masked_as_requests_are(tmp_path: Path) -> None:
         rows = sample(found, 5, filter_of({"evaluate": {"strong": strong}}))
         assert {row.prompt[0].content for row in rows} == expected
         assert {row.system for row in rows} == {"after"}
+    # A complaint may quote what was asked.
+    lost = {"failed": "refine: 400: ann@example.com", "refinement": None, "score": None}
+    io.write(tmp_path / "lost.jsonl", [make_trial(1, "after", **lost)])
+    mask = {"provider": "openai", "model": "big", "egress": {"on_found": "mask"}}
+    (row,) = sample(tmp_path / "lost.jsonl", 1, filter_of({"evaluate": {"strong": mask}}))
+    assert row.failed == "refine: 400: [EMAIL_1]"
     assert len(sample(found, 2, filter_of({}))) == 2
     assert sample(found, 2, filter_of({})) == sample(found, 2, filter_of({}))
 

@@ -12,8 +12,8 @@ from cowest.expectations.private import by_field, in_order
 from cowest.models.egress import EgressConfig
 from cowest.records import Trial, with_contents
 
-TEXTS = ("draft", "refinement", "solo", "explanation")
-"""The fields of a trial that models wrote."""
+TEXTS = ("draft", "refinement", "solo", "explanation", "failed")
+"""The fields of a trial that models wrote; an endpoint's complaint may quote what it was asked."""
 
 
 def sample(trials: Path, count: int, egress: EgressConfig) -> list[Trial]:
