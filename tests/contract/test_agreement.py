@@ -97,7 +97,7 @@ def test_the_adapters_weights_are_let_go_before_the_served_ones_are_loaded(
     with BASE.open(adapter=adapter) as judged:
         side = judged_side(judged, iter(QUERIES), PROMPTS, GREEDY, AgreementConfig())
     first: list[weakref.ref[Any]] = []
-    left = []
+    left: list[Any] = []
     beside, opened = hf.beside, HFConfig.open
 
     @contextlib.contextmanager
