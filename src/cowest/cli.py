@@ -8,14 +8,13 @@ import argparse
 import contextlib
 import importlib
 import os
-import signal
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import cast, get_args
 
 from cowest import __version__, config, environment
-from cowest.commands import add_params
+from cowest.commands import add_params, interruptible
 from cowest.errors import ConfigError, CoWestError
 from cowest.ports import config_of, ports_of, takes_shard
 
@@ -85,7 +84,9 @@ def main(argv: list[str] | None = None) -> int:
 
 
 def _complain(words: object) -> None:
-    print(f"cowest: {words}", file=sys.stderr)
+    # The terminal may have closed.
+    with contextlib.suppress(OSError):
+        print(f"cowest: {words}", file=sys.stderr)
 
 
 def _dispatch(argv: list[str]) -> int:
@@ -149,13 +150,9 @@ def _stage(stage: str, argv: list[str]) -> int:
         given = {name: _absolute(value) for name, value in given.items()}
         params = config.enter(params)
     params = params.absolute()
-    # A scheduler ends a step with SIGTERM. As an interruption it lets calls in flight be answered
-    # and kept.
-    before = signal.signal(signal.SIGTERM, _interrupt)
-    try:
+    # An interruption lets calls in flight be answered and kept.
+    with interruptible():
         stages.run(stage, values, shard, **given)
-    finally:
-        signal.signal(signal.SIGTERM, before)
     # DVC reads the settings again when a stage has ended well, and would keep what was made with
     # the old ones as made with the new ones.
     if config.section(config.load(params), stage, str(params)) != values:
@@ -172,10 +169,6 @@ def _absolute(given: str | list[str] | None) -> str | list[str] | None:
     if isinstance(given, list):
         return [str(Path(part).absolute()) for part in given]
     return None if given is None else str(Path(given).absolute())
-
-
-def _interrupt(*_: object) -> None:
-    raise KeyboardInterrupt
 
 
 def _settings(stage: str, main: Callable[..., object]) -> str:

@@ -155,7 +155,7 @@ def test_a_hosted_model_is_not_asked_again(kind: str, drafts: Path, tmp_path: Pa
     assert (folder / "cut.jsonl").read_bytes() == (folder / "whole.jsonl").read_bytes()
 
 
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGHUP])
 def test_a_stage_that_is_told_to_stop_keeps_the_calls_in_flight(
     number: int, drafts: Path, tmp_path: Path
 ) -> None:

@@ -5,16 +5,12 @@ A turn that was decided before says so and ends.
 
 import argparse
 import fcntl
-import json
 import os
 import shutil
-import signal
-import subprocess
-import sys
 import tempfile
 import time
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from dataclasses import replace
 from operator import attrgetter
 from pathlib import Path
@@ -22,7 +18,8 @@ from typing import Any
 
 from cowest import forecast, stages
 from cowest.amend import amend
-from cowest.commands import add_params
+from cowest.commands import add_params, interruptible
+from cowest.commands.reproduce import reproduce
 from cowest.config import enter, load, parse, section
 from cowest.errors import ConfigError, ContractError, CoWestError, InputError
 from cowest.io import read_document, write_text
@@ -50,11 +47,6 @@ DECISION, PAGE = Path("reports/decision.json"), Path("reports/index.html")
 LOCK = Path(".cowest/turn.lock")
 FORCED = Path(".cowest/forced")
 """A note that a model's files changed, and not every stage has run since."""
-PATIENCE = 40
-"""Seconds that stages have to stop after an interruption.
-
-They wait for calls that may have to be paid for.
-"""
 
 
 def main(argv: list[str]) -> int:
@@ -87,7 +79,7 @@ def main(argv: list[str]) -> int:
     )
     given = parser.parse_args(argv)
     _enter(given.params)
-    with _alone() as lock:
+    with interruptible(), _alone() as lock:
         if given.dry_run:
             _foresee(given.set)
         else:
@@ -177,7 +169,7 @@ def _run_stages(params: dict[str, Any], turn: Turn, force: bool, lock: int) -> N
     since = read_document(TURN, Turn).since
     if since is not None:
         print(words.changes(since))
-    _reproduce(force or FORCED.exists(), lock)
+    reproduce(force or FORCED.exists(), lock)
     FORCED.unlink(missing_ok=True)
 
 
@@ -325,102 +317,6 @@ def _to_approve(waiting: Decision) -> str:
 
 def _who(champion: int | None) -> str:
     return f"version {champion} is champion" if champion is not None else "there is no champion"
-
-
-def _reproduce(force: bool, lock: int) -> None:
-    """Runs `dvc repro` on this terminal. Raises CoWestError that names the stage that failed."""
-    arguments = ["repro"]
-    if force:
-        arguments.append("--force")
-    if _dvc(arguments, lock) != 0:
-        stage = _first_unfinished()
-        failed = f"stage {stage}" if stage else "dvc repro"
-        raise CoWestError(
-            f"{failed} failed, for the reason above; what was made before it is whole, and every "
-            "answer is kept: mend it and run `cowest turn` again to go on"
-        )
-
-
-def _command(*arguments: str) -> tuple[list[str], dict[str, str]]:
-    """The command line of this environment's DVC, and the variables that it runs with."""
-    # The stages that DVC starts find their `cowest` by PATH, and it must be this one.
-    path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ.get('PATH', os.defpath)}"
-    return [sys.executable, "-m", "dvc", *arguments], os.environ | {"PATH": path}
-
-
-def _dvc(arguments: list[str], lock: int) -> int:
-    """Runs DVC and returns its exit status. Raises KeyboardInterrupt if we were to end.
-
-    DVC holds the project's lock too, since it and its stage live on if we are killed.
-    """
-    command, environment = _command(*arguments)
-    sys.stdout.flush()
-    # A process group of its own, so that an interruption reaches DVC and its stage once, from us,
-    # however we are ended.
-    process = subprocess.Popen(  # noqa: S603
-        command,
-        env=environment,
-        stdin=subprocess.DEVNULL,
-        process_group=0,
-        pass_fds=(lock,),
-    )
-    with _passing_on(process.pid) as ended:
-        while True:
-            try:
-                code = process.wait(timeout=1)
-                break
-            except subprocess.TimeoutExpired:
-                if ended and time.monotonic() - ended[0] > PATIENCE:
-                    os.killpg(process.pid, signal.SIGKILL)
-    if ended:
-        raise KeyboardInterrupt
-    return code
-
-
-@contextmanager
-def _passing_on(group: int) -> Iterator[list[float]]:
-    """Passes the signals that end us on to a group of processes.
-
-    Gives a list that gets the time of each.
-    """
-    ended: list[float] = []
-
-    def end(number: int, _: object) -> None:
-        ended.append(time.monotonic())
-        with suppress(ProcessLookupError):
-            os.killpg(group, number)
-
-    kept = {}
-    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
-        # `nohup` has us ignore SIGHUP, and that stays so.
-        if signal.getsignal(number) != signal.SIG_IGN:
-            kept[number] = signal.signal(number, end)
-    try:
-        yield ended
-    finally:
-        for number, handler in kept.items():
-            signal.signal(number, handler)
-
-
-def _first_unfinished() -> str | None:
-    """The first stage that DVC would run now."""
-    command, environment = _command("status", "--json")
-    asked = subprocess.run(  # noqa: S603
-        command,
-        env=environment,
-        capture_output=True,
-        encoding="utf-8",
-        errors="replace",
-        check=False,
-    )
-    try:
-        changed = json.loads(asked.stdout)
-    except ValueError:
-        return None
-    for stage in stages.STAGES:
-        if stage in changed:
-            return stage
-    return None
 
 
 def _close(params: dict[str, Any], turn: Turn, registry: RegistryConfig) -> None:
