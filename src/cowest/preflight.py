@@ -33,6 +33,7 @@ from cowest.registry.mlflow import RegistryConfig
 from cowest.scorers.judge import JudgeConfig
 from cowest.stages.draft import DraftConfig
 from cowest.stages.evaluate import EvaluateConfig
+from cowest.stages.pin import PinConfig
 from cowest.stages.refine import RefineConfig
 from cowest.stages.sft import SFTConfig
 
@@ -436,11 +437,13 @@ def check_model(model: Model, settings: Sequence[BaseModel]) -> None:
         # Without its libraries no more can be said of a model; that they are missing is said.
         if not missing_modules("train"):
             _try_chat(model, settings)
-    elif model.key_env and not os.environ.get(model.key_env):
-        raise ConfigError(
-            f"model {model.model!r} at {model.base_url} needs a key in the environment variable "
-            f"{model.key_env}, which is not set: export {model.key_env}=..."
-        )
+    else:
+        model.key()
+        # What is served does not count for the turn.
+        asked = models_of([one for one in settings if not isinstance(one, ServeConfig)])
+        for config in settings:
+            if isinstance(config, PinConfig) and model in asked:
+                model.can_keep(config.budget)
 
 
 def missing_keys(params: Path) -> list[str]:
@@ -453,7 +456,7 @@ def missing_keys(params: Path) -> list[str]:
     return [
         f"note: {key} is not set, and {model} needs it: export it, or no turn will begin"
         for key, model in sorted(asking.items())
-        if not os.environ.get(key)
+        if not os.environ.get(key, "").strip()
     ]
 
 

@@ -3,14 +3,13 @@
 Unlike `preflight`, it calls: endpoints (which costs nothing), and the registry's server.
 """
 
-import os
 import sys
 from collections.abc import Sequence
 
 from pydantic import BaseModel
 
 from cowest.config import digest
-from cowest.errors import CoWestError
+from cowest.errors import CallError, CoWestError
 from cowest.models.openai import OpenAIConfig
 from cowest.preflight import models_of
 from cowest.registry.mlflow import RegistryConfig
@@ -27,8 +26,10 @@ def endpoint_problems(settings: Sequence[BaseModel]) -> list[CoWestError]:
     for model in models_of(settings):
         if not isinstance(model, OpenAIConfig):
             continue
-        # That a key is missing is said by who looks at the settings.
-        if model.key_env and not os.environ.get(model.key_env):
+        try:
+            model.key()
+        except CallError:
+            # That is said by who looks at the settings.
             continue
         try:
             note = model.answers()

@@ -144,7 +144,7 @@ def test_the_whole_list_of_what_is_wrong_is_said_at_once(
         "draft: temprature: unknown setting",
         "no-such-revision",
         "a: http://127.0.0.1:9/v1 does not answer",
-        "NO_SUCH_KEY, which is not set",
+        "NO_SUCH_KEY is not set",
         "nobody answers at http://127.0.0.1:9",
         "COWEST_STORE names a file",
     ):

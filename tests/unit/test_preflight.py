@@ -13,7 +13,14 @@ import yaml
 
 from cowest import cli, preflight, probing
 from cowest.commands import doctor, turn
-from cowest.errors import ConfigError, CoWestError, InputError, ModelError, RegistryError
+from cowest.errors import (
+    CallError,
+    ConfigError,
+    CoWestError,
+    InputError,
+    ModelError,
+    RegistryError,
+)
 from cowest.raw import snapshots
 from tests import fake_vllm, tiny
 from tests.registries import empty_registry
@@ -191,10 +198,12 @@ def test_what_only_serve_needs_is_found_before_the_turn(
     monkeypatch.delenv("SERVING_KEY", raising=False)
     asked = {"provider": "openai", "model": "big", "key_env": "SERVING_KEY"}
     project["serve"] = {**project["serve"], "strong": asked}
-    with pytest.raises(ConfigError, match="SERVING_KEY, which is not set"):
+    with pytest.raises(CallError, match="SERVING_KEY is not set"):
         preflight.preflight(write(project))
     assert doctor.main([]) == 1
-    assert "MISSING  key of big                 SERVING_KEY is not set" in capsys.readouterr().out
+    assert (
+        "MISSING  key of big                 big: SERVING_KEY is not set" in capsys.readouterr().out
+    )
     project["serve"]["strong"] = {"provider": "hf", "model": "elsewhere"}
     with pytest.raises(ModelError, match="elsewhere"):
         preflight.preflight(write(project))
@@ -314,6 +323,48 @@ def test_the_doctor_says_what_is_missing_and_never_a_key(
     assert "sk-secret" not in said
     assert "MISSING  model gemma3-270m" in said
     assert "cowest fetch gemma3-270m" in said
+
+
+@pytest.mark.parametrize(
+    ("key", "more", "said"),
+    [
+        ("sk-one", {}, "the turn has a budget of $20, and the model no price"),
+        (
+            "sk-one",
+            {"price": {"prompt": 1, "completion": 1}, "extra": {"max_tokens": None}},
+            "extra takes max_tokens out",
+        ),
+        (" ", {}, "SOME_KEY is not set"),
+        ("sk-one two", {}, "characters that are in no key"),
+        ("sk-\N{LATIN SMALL LETTER E WITH ACUTE}", {}, "characters that are in no key"),
+    ],
+)
+def test_a_hosted_model_that_would_not_be_opened_is_found_before_the_turn(
+    project: dict[str, Any],
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    key: str,
+    more: dict[str, Any],
+    said: str,
+) -> None:
+    monkeypatch.setenv("SOME_KEY", key)
+    asked = {"provider": "openai", "model": "big", "key_env": "SOME_KEY", **more}
+    project["evaluate"]["strong"] = asked
+    project["pin"]["budget"] = {"usd": 20}
+    with pytest.raises(CoWestError, match=re.escape(said)):
+        preflight.preflight(write(project))
+    assert doctor.main([]) == 1
+    assert "MISSING  key of big                 big: " in capsys.readouterr().out
+
+
+def test_what_only_serve_asks_needs_no_price(
+    project: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("SOME_KEY", "sk-one")
+    asked = {"provider": "openai", "model": "big", "key_env": "SOME_KEY"}
+    project["serve"] = {**project["serve"], "strong": asked}
+    project["pin"]["budget"] = {"usd": 20}
+    preflight.preflight(write(project))
 
 
 @pytest.mark.parametrize(

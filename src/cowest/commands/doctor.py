@@ -215,24 +215,17 @@ def of_project(params: Path, called: bool = False) -> Iterator[Check]:
 
 
 def _model(model: Model, settings: list[Config]) -> Check:
-    if isinstance(model, OpenAIConfig):
-        return _key(model)
+    hosted = isinstance(model, OpenAIConfig)
+    name = f"key of {model.model}" if hosted else f"model {model.model}"
     try:
         check_model(model, settings)
+        if isinstance(model, OpenAIConfig):
+            return Check(name, True, model.key_env or "none needed")
         base = model.base() if isinstance(model, VLLMConfig) else model
-        return Check(f"model {model.model}", True, str(base.folder()))
+        return Check(name, True, str(base.folder()))
     except CoWestError as error:
-        mend = "do as it says, or name another model in params.yaml"
-        return Check(f"model {model.model}", False, str(error), mend)
-
-
-def _key(model: OpenAIConfig) -> Check:
-    name = f"key of {model.model}"
-    if not model.key_env:
-        return Check(name, True, "none needed")
-    if os.environ.get(model.key_env):
-        return Check(name, True, model.key_env)
-    return Check(name, False, f"{model.key_env} is not set", f"export {model.key_env}=...")
+        mend = "do as it says" if hosted else "do as it says, or name another model in params.yaml"
+        return Check(name, False, str(error), mend)
 
 
 def call_store() -> Check:

@@ -21,7 +21,7 @@ from pydantic import model_validator
 from cowest.config import file_digest
 from cowest.errors import CallError, ConfigError, ModelError
 from cowest.ledger import store
-from cowest.ledger.claims import spent
+from cowest.ledger.claims import Budget, spent
 from cowest.models import audit, hf
 from cowest.models.endpoint.settings import Endpoint
 from cowest.models.hf import HFConfig
@@ -58,9 +58,10 @@ class OpenAIConfig(Endpoint):
         called or a budget that can't be kept.
         """
         asked = self._asked_with(adapter)
-        key = self._key()
+        key = self.key()
         host = self._host()
-        self._can_keep_a_budget()
+        calls = store.open_store()
+        self.can_keep(spent(calls, calls.read(calls.turn)).budget)
         # They load aiohttp, which who only reads settings does not need.
         from cowest.models.endpoint.adapters import HeldAdapter
         from cowest.models.endpoint.batch import BatchModel
@@ -101,7 +102,7 @@ class OpenAIConfig(Endpoint):
         once, and a new one is kept there. Raises the same errors as `open`.
         """
         asked = await asyncio.to_thread(self._asked_with, adapter)
-        key = self._key()
+        key = self.key()
         from cowest.models.endpoint.adapters import HeldAdapter
         from cowest.models.endpoint.served import ServedEndpoint
 
@@ -125,7 +126,7 @@ class OpenAIConfig(Endpoint):
         Returns what is to note: it does not list this model. Raises CallError if it does not
         answer or refuses the key, and ConfigError for an address that may not be called.
         """
-        key = self._key()
+        key = self.key()
         self._host()
         from cowest.net.client import Client, Reply, decode
         from cowest.net.connections import LostError
@@ -189,10 +190,8 @@ class OpenAIConfig(Endpoint):
             )
         return host
 
-    def _can_keep_a_budget(self) -> None:
+    def can_keep(self, budget: Budget) -> None:
         """Raises ConfigError if the turn has a budget and a call's cost has no upper bound."""
-        calls = store.open_store()
-        budget = spent(calls, calls.read(calls.turn)).budget
         if budget.usd is None and budget.tokens is None:
             return
         if budget.usd is not None and self.price is None:
@@ -207,8 +206,11 @@ class OpenAIConfig(Endpoint):
                 "it no end: a call could cost anything"
             )
 
-    def _key(self) -> str | None:
-        """The API key from the environment, or None if the endpoint needs none."""
+    def key(self) -> str | None:
+        """The API key from the environment, or None if the endpoint needs none.
+
+        Raises CallError for one that is not set, or that no endpoint takes.
+        """
         if self.key_env is None:
             return None
         key = os.environ.get(self.key_env, "").strip()
