@@ -3,8 +3,10 @@
 import json
 import re
 import shutil
+import sqlite3
 import subprocess
 import sys
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +22,9 @@ from cowest.errors import (
     InputError,
     ModelError,
     RegistryError,
+    StoreError,
 )
+from cowest.ledger.schema import STEPS
 from cowest.raw import snapshots
 from tests import fake_vllm, tiny
 from tests.registries import empty_registry
@@ -578,6 +582,38 @@ def test_a_registry_that_would_stop_the_turn_at_its_end_is_found_before(
     said = capsys.readouterr().out
     assert "MISSING  registry" in said
     assert f"mlflow experiments restore -x {number}" in said
+
+
+@pytest.fixture
+def foreseen(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A project before its first turn, which is the working folder."""
+    tiny.copy_project(tmp_path)
+    (tmp_path / "dvc.yaml").touch()
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("COWEST_STORE", str(tmp_path / "calls.sqlite"))
+    return tmp_path
+
+
+def test_a_dry_run_gives_an_older_call_store_no_new_tables(foreseen: Path) -> None:
+    place = foreseen / "calls.sqlite"
+    with closing(sqlite3.connect(place)) as db:
+        db.executescript(STEPS[0])
+    before = place.read_bytes()
+    with pytest.raises(StoreError, match=r"calls\.sqlite was written by an older CoWest"):
+        turn.main(["--dry-run"])
+    assert place.read_bytes() == before
+
+
+def test_a_dry_run_lays_no_data_out(foreseen: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    git = ["git", "-c", "user.name=t", "-c", "user.email=t@t"]
+    for words in (["init", "-q"], ["add", "data"], ["commit", "-qm", "one"]):
+        subprocess.run([*git, *words], check=True)
+    named = ["turn.rev=HEAD", "turn.path=data/raw/handbook", "turn.raw=data/pinned/handbook"]
+    flags = [f"--set={one}" for one in named]
+    assert turn.main(["--dry-run", *flags]) == 0
+    said = capsys.readouterr().out
+    assert "data: data/raw/handbook at HEAD (" in said and "in all    " in said
+    assert not Path("data/pinned").exists() and not Path(".cowest/laid-out.json").exists()
 
 
 def test_a_file_that_is_no_yaml_is_named_as_it_is_called(

@@ -4,6 +4,8 @@ something is missing.
 
 import json
 import re
+import sqlite3
+from contextlib import closing
 from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
@@ -15,6 +17,7 @@ from cowest import evaluation, io, report, version
 from cowest.gates import Gate, Rules
 from cowest.ledger.account import Account
 from cowest.ledger.claims import Budget, Spent
+from cowest.ledger.schema import STEPS
 from cowest.records import (
     Decision,
     Estimate,
@@ -488,6 +491,22 @@ def test_the_command_writes_the_page_of_the_folder(
     assert capsys.readouterr().out == f"{tmp_path / 'page.html'}\n"
     assert "Alignment raised" in (tmp_path / "page.html").read_text()
     assert isinstance(contents.gather(tmp_path).report, Missing)
+
+
+def test_the_command_gives_an_older_call_store_no_new_tables(
+    turn: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
+):
+    from cowest.commands import report as command
+
+    place = tmp_path / "calls.sqlite"
+    with closing(sqlite3.connect(place)) as db:
+        db.executescript(STEPS[0])
+    before = place.read_bytes()
+    monkeypatch.chdir(turn)
+    monkeypatch.setenv("COWEST_STORE", str(place))
+    assert command.main(["--out", str(tmp_path / "page.html")]) == 0
+    assert "was written by an older CoWest" in capsys.readouterr().err
+    assert place.read_bytes() == before
 
 
 def finished(root: Path, decided_on: str | None, key: str) -> Path:

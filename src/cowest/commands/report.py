@@ -1,12 +1,14 @@
 """Writes the page of the last turn again, from its files."""
 
 import argparse
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 
 from cowest import report
 from cowest.errors import CoWestError, InputError
 from cowest.io import read_document
+from cowest.ledger import store
 from cowest.ledger.claims import Spent, spent
 from cowest.lineage import Turn
 
@@ -27,15 +29,23 @@ def main(argv: list[str]) -> int:
             f"{Path.cwd()} has neither params.yaml nor turn.json: "
             "a report is written in a project's folder"
         )
-    report.write(given.out, ledger=_ledger(), spent=_spent())
+    older = store.older()
+    if older is not None:
+        # To open it gives it new tables, and a page is no reason to.
+        print(
+            f"note: {older} was written by an older CoWest, and the page has no costs: the next "
+            "turn opens it",
+            file=sys.stderr,
+        )
+        report.write(given.out, ledger=[], spent=None)
+    else:
+        report.write(given.out, ledger=_ledger(), spent=_spent())
     print(given.out)
     return 0
 
 
 def _ledger() -> Sequence[report.LedgerLine]:
     """The cost of each stage; nothing if no call store can be read."""
-    from cowest.ledger import store
-
     try:
         return store.open_store().ledger()
     except CoWestError:
@@ -44,8 +54,6 @@ def _ledger() -> Sequence[report.LedgerLine]:
 
 def _spent() -> Spent | None:
     """What the turn's calls cost so far; None if the turn or the call store can't be read."""
-    from cowest.ledger import store
-
     try:
         turn = read_document(Path("turn.json"), Turn)
         return spent(store.open_store(), turn.key)

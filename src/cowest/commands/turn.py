@@ -21,15 +21,15 @@ from cowest.amend import amend
 from cowest.commands import add_params, interruptible
 from cowest.commands.reproduce import reproduce
 from cowest.config import enter, load, parse, section
-from cowest.errors import ConfigError, ContractError, CoWestError, InputError
+from cowest.errors import ConfigError, ContractError, CoWestError, InputError, StoreError
 from cowest.io import read_document, write_text
+from cowest.ledger import store
 from cowest.ledger.claims import spent
-from cowest.ledger.store import open_store
 from cowest.lineage import Turn, TurnConfig, data_digests, turn_of
 from cowest.preflight import missing_keys, preflight, stage_settings
 from cowest.probing import probe_notes
 from cowest.raw import snapshots
-from cowest.records import Decision, Estimate, EvalReport
+from cowest.records import DataSet, Decision, Estimate, EvalReport
 from cowest.registry.acts import fate
 from cowest.registry.log import champion_of, contents, rolled_back, settled
 from cowest.registry.mlflow import RegistryConfig
@@ -90,10 +90,17 @@ def main(argv: list[str]) -> int:
 def _foresee(assignments: list[str]) -> None:
     """Prints what the turn will cost at most. That needs neither keys nor extras.
 
-    Settings are changed in a copy of params.yaml.
+    Settings are changed in a copy of params.yaml, and a version of the data that they name is
+    fetched beside it. Raises StoreError for a call store that reading would change.
     """
     # What is wrong with the file itself is said of the file, not of its copy.
     load(PARAMS)
+    older = store.older()
+    if older is not None:
+        raise StoreError(
+            f"{older} was written by an older CoWest, which refuses it once this one has read it: "
+            "update all that share it and run `cowest turn`, or name a copy of it in COWEST_STORE"
+        )
     with tempfile.TemporaryDirectory(prefix="cowest-") as folder:
         copy = Path(folder) / PARAMS
         shutil.copyfile(PARAMS, copy)
@@ -102,11 +109,12 @@ def _foresee(assignments: list[str]) -> None:
             note = amend(copy, assignment)
             if note is not None:
                 notes.append(note.replace(str(copy), f"with {PARAMS}", 1))
-        params = _read_settings(copy)
-        foreseen = _foreseen(params, copy)
-        notes += missing_keys(copy) + forecast.repeated(params, _raw(params))
+        params = load(copy)
+        raw, version = _fetched(params, Path(folder))
+        foreseen = _foreseen(params, copy, raw, version)
+        notes += missing_keys(copy) + forecast.repeated(params, raw)
         settings, _ = stage_settings(copy)
-        notes += probe_notes(copy, settings)
+        notes += probe_notes(copy, settings, raw)
     print("\n".join([*notes, foreseen]))
 
 
@@ -194,12 +202,28 @@ def _alone() -> Iterator[int]:
         yield lock.fileno()
 
 
-def _foreseen(params: dict[str, Any], where: Path) -> str:
+def _fetched(params: dict[str, Any], folder: Path) -> tuple[Path, DataSet | None]:
+    """The raw data of a turn that is only foreseen, and their version if the settings name one.
+
+    A version that is named comes into `folder`: what lies at its place stays. Raises InputError.
+    """
+    named = parse(TurnConfig, section(params, "turn"), f"{PARAMS}: turn")
+    if named.rev is None:
+        snapshots.pointer_here(named.raw)
+        return named.raw, None
+    found = snapshots.find(named.path or named.raw, named.rev)
+    place = folder / named.raw.name
+    found.fetch(place)
+    version = found.named(place)
+    print(f"data: {version.path} at {named.rev} ({(version.rev or '')[:12]}), laid out nowhere")
+    return place, version
+
+
+def _foreseen(params: dict[str, Any], where: Path, raw: Path, version: DataSet | None) -> str:
     """The most that the turn with the settings in `where` will cost, and its cost so far."""
-    raw = _raw(params)
     budget = parse(PinConfig, section(params, "pin"), f"{PARAMS}: pin").budget
-    key = turn_of(raw, where).key
-    before = replace(spent(open_store(), key), budget=budget)
+    key = turn_of(raw, where, version=version).key
+    before = replace(spent(store.open_store(), key), budget=budget)
     costs = forecast.table(forecast.forecast(params, raw), budget)
     return f"{costs}\nof turn {key[:8]}, {before}"
 
@@ -225,9 +249,9 @@ def _amended(assignments: list[str]) -> Iterator[list[str]]:
         raise
 
 
-def _read_settings(where: Path = PARAMS) -> dict[str, Any]:
+def _read_settings() -> dict[str, Any]:
     """Reads params.yaml and lays out the raw data that it names."""
-    params = load(where)
+    params = load(PARAMS)
     _lay_out(params)
     return params
 
@@ -357,7 +381,7 @@ def _close(params: dict[str, Any], turn: Turn, registry: RegistryConfig) -> None
 
 def _took(seconds: float) -> str:
     """Says how long this run took, and how much memory the largest stage held."""
-    largest = max(open_store().ledger(), key=attrgetter("peak_memory"))
+    largest = max(store.open_store().ledger(), key=attrgetter("peak_memory"))
     minutes, rest = divmod(round(seconds), 60)
     return (
         f"took {minutes}:{rest:02d}; the largest stage, {largest.stage}, "
