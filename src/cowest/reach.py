@@ -3,16 +3,19 @@
 Unlike `preflight`, it calls: endpoints (which costs nothing), and the registry's server.
 """
 
+import importlib.util
+import os
 import sys
 from collections.abc import Sequence
 
 from pydantic import BaseModel
 
 from cowest.config import digest
-from cowest.errors import CallError, CoWestError
+from cowest.errors import CallError, CoWestError, RegistryError
 from cowest.models.openai import OpenAIConfig
 from cowest.preflight import models_of
 from cowest.registry.mlflow import RegistryConfig
+from cowest.registry.runs import folder_of, location_of
 
 
 def problems(settings: Sequence[BaseModel], write: bool = False) -> list[CoWestError]:
@@ -57,6 +60,31 @@ def registry_problems(settings: Sequence[BaseModel], write: bool) -> list[CoWest
             runs = registry.runs()
             if write:
                 runs.writable()
+                _takes_files(registry)
         except CoWestError as error:
             found.append(error)
     return found
+
+
+def _takes_files(registry: RegistryConfig) -> None:
+    """Raises RegistryError if the files of a version could not be put where they belong."""
+    # A server has its own place for them.
+    if registry.uri.startswith(("http://", "https://")):
+        return
+    place = registry.artifacts
+    if place.startswith("s3://") and importlib.util.find_spec("boto3") is None:
+        raise RegistryError(
+            f"the registry's files go to {place}, and boto3 can't be imported: "
+            "pip install 'cowest[s3]'"
+        )
+    folder = folder_of(location_of(place))
+    if folder is None:
+        return
+    there = folder
+    while not there.exists():
+        there = there.parent
+    if not there.is_dir() or not os.access(there, os.W_OK | os.X_OK):
+        raise RegistryError(
+            f"the registry's files go to {folder}, and {there} is no folder that we may write to: "
+            "mend that, or set register.registry.artifacts to another place"
+        )

@@ -1,5 +1,6 @@
 """Before a turn: all that is wrong is said at once, before anything is spent."""
 
+import importlib.util
 import json
 import re
 import shutil
@@ -27,7 +28,7 @@ from cowest.errors import (
 from cowest.ledger.schema import STEPS
 from cowest.raw import snapshots
 from tests import fake_vllm, tiny
-from tests.registries import empty_registry
+from tests.registries import empty_registry, migrated
 
 REFINE = {"user": "{query} {draft}"}
 DEMO = Path(__file__).parents[2] / "params.yaml"
@@ -588,7 +589,7 @@ def test_a_registry_that_would_stop_the_turn_at_its_end_is_found_before(
 def foreseen(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A project before its first turn, which is the working folder."""
     tiny.copy_project(tmp_path)
-    (tmp_path / "dvc.yaml").touch()
+    shutil.copy(DEMO.with_name("dvc.yaml"), tmp_path)
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("COWEST_STORE", str(tmp_path / "calls.sqlite"))
     return tmp_path
@@ -614,6 +615,43 @@ def test_a_dry_run_lays_no_data_out(foreseen: Path, capsys: pytest.CaptureFixtur
     said = capsys.readouterr().out
     assert "data: data/raw/handbook at HEAD (" in said and "in all    " in said
     assert not Path("data/pinned").exists() and not Path(".cowest/laid-out.json").exists()
+
+
+READ_ONLY = """
+CREATE TRIGGER refusing BEFORE INSERT ON experiment_tags
+BEGIN SELECT RAISE(ABORT, 'attempt to write a readonly database'); END
+"""
+
+
+@pytest.mark.parametrize(
+    ("broken", "said"),
+    [
+        ("database", "attempt to write a readonly database"),
+        ("folder", "mlartifacts is no folder that we may write to"),
+        ("library", "pip install 'cowest[s3]'"),
+    ],
+)
+def test_a_registry_that_takes_nothing_stops_the_turn_before_it_runs(
+    foreseen: Path, monkeypatch: pytest.MonkeyPatch, broken: str, said: str
+) -> None:
+    shutil.copy(migrated(), "mlflow.db")
+    words = []
+    if broken == "database":
+        with closing(sqlite3.connect("mlflow.db")) as db:
+            db.execute(READ_ONLY)
+    elif broken == "folder":
+        Path("mlartifacts").touch()
+    else:
+        words = ["--set=pin.registry.artifacts=s3://bucket/here"]
+        found = importlib.util.find_spec
+
+        def without_boto3(name: str, package: str | None = None) -> Any:
+            return None if name == "boto3" else found(name, package)
+
+        monkeypatch.setattr(importlib.util, "find_spec", without_boto3)
+    with pytest.raises(RegistryError, match=re.escape(said)):
+        turn.main(words)
+    assert not Path("turn.json").exists()
 
 
 def test_a_file_that_is_no_yaml_is_named_as_it_is_called(

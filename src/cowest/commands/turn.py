@@ -26,9 +26,10 @@ from cowest.io import read_document, write_text
 from cowest.ledger import store
 from cowest.ledger.claims import spent
 from cowest.lineage import Turn, TurnConfig, data_digests, turn_of
-from cowest.preflight import missing_keys, preflight, stage_settings
+from cowest.preflight import missing_keys, preflight, raise_all, stage_settings
 from cowest.probing import probe_notes
 from cowest.raw import snapshots
+from cowest.reach import registry_problems
 from cowest.records import DataSet, Decision, Estimate, EvalReport
 from cowest.registry.acts import fate
 from cowest.registry.log import champion_of, contents, rolled_back, settled
@@ -126,16 +127,16 @@ def _turn(assignments: list[str], force: bool, lock: int) -> None:
         notes += probe_notes(PARAMS, settings)
     for note in notes:
         print(note)
-    registry_config = parse(
-        RegisterConfig, section(params, "register"), f"{PARAMS}: register"
-    ).registry
-    registry = registry_config.open()
+    registering = parse(RegisterConfig, section(params, "register"), f"{PARAMS}: register")
+    registry = registering.registry.open()
     # Mends the alias too, if the turn before was cut short at its very end.
     champion = registry.champion()
     turn = turn_of(_raw(params), PARAMS, champion)
     log = registry.log()
     decided = settled(log, turn.key)
     if decided is None or force:
+        # Tried by writing, since the decision is written when all has been paid for.
+        raise_all(registry_problems([registering], write=True))
         _run_stages(params, turn, force, lock)
     elif _finished(turn):
         print(nothing_new(decided, log))
@@ -146,7 +147,7 @@ def _turn(assignments: list[str], force: bool, lock: int) -> None:
             "`cowest turn --force` makes its files here"
         )
         return
-    _close(params, turn, registry_config)
+    _close(params, turn, registering.registry)
     print(_took(time.monotonic() - started))
 
 
