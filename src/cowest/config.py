@@ -197,6 +197,15 @@ def read_yaml(text: str, where: str) -> Any:
                 lines[name] = line
             return node
 
+        def construct_object(self, node: Any, deep: bool = False) -> Any:
+            try:
+                return super().construct_object(node, deep)
+            except ValueError as error:
+                # A date such as 2026-31-12 looks like one, and is none.
+                raise yaml.constructor.ConstructorError(
+                    None, None, str(error), node.start_mark
+                ) from None
+
     return yaml.load(text, Reader)  # noqa: S506 (a safe one)
 
 
@@ -215,7 +224,7 @@ def load(path: Path) -> dict[str, Any]:
         ) from None
     except OSError as error:
         raise ConfigError(f"{path} can't be read: {error.strerror}") from None
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
+    except (yaml.YAMLError, UnicodeDecodeError, RecursionError) as error:
         # The text was read before, so the parser has no name for it: the path is said already.
         said = " ".join(str(error).replace('in "<unicode string>", ', "at ").split())
         raise ConfigError(f"{path} is not YAML: {said}") from None

@@ -29,7 +29,7 @@ def probe_problems(
         except CoWestError as error:
             problems.append(error)
         pipeline = params.with_name("dvc.yaml")
-        if pipeline.is_file() and pipeline.read_text(encoding="utf-8").count("--probe ") < 2:
+        if pipeline.is_file() and pipeline.read_bytes().count(b"--probe ") < 2:
             problems.append(
                 ConfigError(
                     f"{pipeline}: evaluate.probe asks general questions, and the commands of "

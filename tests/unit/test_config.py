@@ -241,6 +241,8 @@ def test_a_key_that_is_written_twice_is_refused_and_a_merged_one_is_not(tmp_path
     [
         ("a: [", "is not YAML"),
         ("a: {b: 1}}", "params.yaml is not YAML: .* at line 1, column 10"),
+        ("a:\n  since: 2026-31-12", "params.yaml is not YAML: month must be .* at line 2, column"),
+        ("[" * 5000, "is not YAML"),
         ("- a", "expected a mapping"),
         ("{}", "no section refine$"),
         ("refien: {}", "no section refine: is 'refien' meant to be it"),

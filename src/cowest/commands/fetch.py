@@ -42,7 +42,7 @@ def _named() -> list[str]:
     params = Path("params.yaml")
     if not params.is_file():
         return []
-    text = params.read_text(encoding="utf-8")
+    text = params.read_text(encoding="utf-8", errors="replace")
     # Found by their spelling: settings that are not valid yet name models all the same.
     return [
         name for name in embedded.MODELS if re.search(rf"model: *[\"']?{re.escape(name)}\b", text)
