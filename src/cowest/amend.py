@@ -1,4 +1,7 @@
-"""Changes one setting in params.yaml and no other byte: comments, anchors and layout stay."""
+"""Changes one setting in params.yaml and no other byte: comments, anchors and layout stay.
+
+So do its line ends, its mode, and a link by which it is named.
+"""
 
 from collections.abc import Iterator
 from pathlib import Path
@@ -7,6 +10,7 @@ from typing import Any
 from cowest.config import load, read_yaml
 from cowest.errors import ConfigError
 from cowest.io import write_text
+from cowest.passwords import without_password
 
 
 def amend(path: Path, assignment: str) -> str | None:
@@ -17,30 +21,33 @@ def amend(path: Path, assignment: str) -> str | None:
     """
     key, equals, text = assignment.partition("=")
     names = key.split(".")
+    # A registry's address may hold a password, the one before it too.
+    given = f"--set {without_password(assignment)}"
     if not equals or not all(names):
-        raise ConfigError(f"--set {assignment}: write it as section.setting=value")
-    value, params = _value(assignment, text), load(path)
+        raise ConfigError(f"{given}: write it as section.setting=value")
+    value, params = _value(given, text), load(path)
     missing = object()
     old = _get(params, names, missing)
     if old == value and type(old) is type(value):
         return None
-    source = path.read_text(encoding="utf-8")
-    new = _edited(source, names, _inline(value, text), f"--set {assignment}")
+    # As bytes, since Python would make one kind of line ends of all.
+    source = path.read_bytes().decode("utf-8")
+    new = _edited(source, names, _inline(value, text), given)
     # The edit is one of text, so the result is read again before anything is written.
     if _get(_parsed(new), names, missing) != value:
-        raise ConfigError(f"--set {assignment}: the value does not fit there; edit {path} itself")
-    write_text(path, new)
-    said = f"{path}: {key} is {_inline(value, text)}"
-    return said if old is missing else f"{said} (was {old})"
+        raise ConfigError(f"{given}: the value does not fit there; edit {path} itself")
+    write_text(path.resolve(), new)
+    said = f"{path}: {key} is {without_password(_inline(value, text))}"
+    return said if old is missing else f"{said} (was {without_password(str(old))})"
 
 
-def _value(assignment: str, text: str) -> Any:
+def _value(given: str, text: str) -> Any:
     import yaml
 
     try:
-        return read_yaml(text, f"--set {assignment}")
-    except yaml.YAMLError:
-        raise ConfigError(f"--set {assignment}: the value is not YAML; quote it") from None
+        return read_yaml(text, given)
+    except (yaml.YAMLError, RecursionError):
+        raise ConfigError(f"{given}: the value is not YAML; quote it") from None
 
 
 def _parsed(text: str) -> Any:
@@ -48,7 +55,7 @@ def _parsed(text: str) -> Any:
 
     try:
         return yaml.safe_load(text)
-    except yaml.YAMLError:
+    except (yaml.YAMLError, ValueError, RecursionError):
         return None
 
 
@@ -132,12 +139,13 @@ def _added(source: str, section: Any, line: str) -> str:
         start = section.start_mark.index + source[section.start_mark.index :].index("{") + 1
         return source[:start] + line + source[start:]
     first = section.value[0][0].start_mark
-    between = ", " if section.flow_style else "\n" + " " * first.column
+    line_end = "\r\n" if "\r\n" in source else "\n"
+    between = ", " if section.flow_style else line_end + " " * first.column
     return source[: first.index] + line + between + source[first.index :]
 
 
 def _places(node: Any, index: int, path: tuple[str, ...] = ()) -> Iterator[str]:
-    """Yields the path of each setting whose value begins at this character."""
+    """Yields the path of each setting, and item of a list, whose value begins at this character."""
     import yaml
 
     if node.start_mark.index == index and path:
@@ -147,3 +155,7 @@ def _places(node: Any, index: int, path: tuple[str, ...] = ()) -> Iterator[str]:
             # An alias leads back to its anchor: only what stands behind its key is followed.
             if child.start_mark.index > key.start_mark.index:
                 yield from _places(child, index, (*path, str(key.value)))
+    elif isinstance(node, yaml.SequenceNode):
+        for number, child in enumerate(node.value):
+            if child.start_mark.index >= node.start_mark.index:
+                yield from _places(child, index, (*path, str(number)))

@@ -133,13 +133,13 @@ def read_document(path: Path, kind: type[R]) -> R:
         raise InputError(f"{path} is not a {kind.__name__}: {complaints(error)}") from None
 
 
-def write(path: Path, rows: Iterable[BaseModel]) -> int:
+def write(path: Path, rows: Iterable[BaseModel], mode: int = 0o644) -> int:
     """Writes all rows, one JSON object per line, or leaves the file as it was.
 
-    Returns the number of rows.
+    Returns the number of rows. `mode` is that of a new file.
     """
     count = 0
-    with writing(path) as keep:
+    with writing(path, mode) as keep:
         for row in rows:
             keep(row)
             count += 1
@@ -147,12 +147,12 @@ def write(path: Path, rows: Iterable[BaseModel]) -> int:
 
 
 @contextmanager
-def writing(path: Path) -> Iterator[Callable[[BaseModel], object]]:
+def writing(path: Path, mode: int = 0o644) -> Iterator[Callable[[BaseModel], object]]:
     """Gives a function that writes one row.
 
-    The file is there, whole, when the block ends without an error.
+    The file is there, whole, when the block ends without an error. `mode` is that of a new file.
     """
-    with replacing(path) as temporary, temporary.open("wb", buffering=2**18) as file:
+    with replacing(path, mode) as temporary, temporary.open("wb", buffering=2**18) as file:
 
         def keep(row: BaseModel) -> None:
             file.write(to_json(row) + b"\n")
@@ -172,8 +172,11 @@ def write_document(path: Path, record: BaseModel) -> None:
 
 
 @contextmanager
-def replacing(path: Path) -> Iterator[Path]:
-    """A temporary file that replaces `path` when the block ends without an error."""
+def replacing(path: Path, mode: int = 0o644) -> Iterator[Path]:
+    """A temporary file that replaces `path` when the block ends without an error.
+
+    A file that is there keeps its mode, and a new one gets `mode`.
+    """
     # It lies beside `path`, because a rename is atomic only within one file system.
     path.parent.mkdir(parents=True, exist_ok=True)
     handle, name = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
@@ -182,7 +185,8 @@ def replacing(path: Path) -> Iterator[Path]:
     try:
         yield temporary
         # `mkstemp` makes a file that only this user can read; others read what a stage writes.
-        temporary.chmod(0o644)
+        # DVC takes the right to write away from what it links, and not for us to keep.
+        temporary.chmod(path.stat().st_mode & 0o777 | 0o600 if path.is_file() else mode)
         # The bytes are on disk before the name is: after a power cut the file is whole, old or new.
         with temporary.open("rb") as file:
             os.fsync(file.fileno())

@@ -19,6 +19,8 @@ dpo:
   # how hard
   beta: 0.1  # as in the paper
   limit:
+list: [{name: one}, &one {name: two}]
+listed: *one
 """
 
 
@@ -79,6 +81,8 @@ def test_what_is_so_already_is_not_written(params: Path, assignment: str) -> Non
         ("dpo.beta", "section.setting=value"),
         ("dpo.beta=[1", "not YAML"),
         ("draft.sampling={n: 4, n: 8}", "--set .*: 'n' is written twice"),
+        ("listed.name=x", "listed is the same as list.1: set it there"),
+        ("dpo.limit=2026-31-12", "not YAML"),
     ],
 )
 def test_what_cannot_be_set_is_said_and_the_file_stays(
@@ -87,3 +91,29 @@ def test_what_cannot_be_set_is_said_and_the_file_stays(
     with pytest.raises(ConfigError, match=why):
         amend(params, assignment)
     assert params.read_text() == TEXT
+
+
+def test_line_ends_a_link_and_the_mode_stay(tmp_path: Path) -> None:
+    kept = tmp_path / "kept.yaml"
+    kept.write_bytes(TEXT.replace("\n", "\r\n").encode())
+    kept.chmod(0o600)
+    named = tmp_path / "params.yaml"
+    named.symlink_to(kept)
+    amend(named, "dpo.beta=0.2")
+    amend(named, "dpo.epochs=2")
+    new = TEXT.replace("beta: 0.1 ", "beta: 0.2 ").replace("  beta", "  epochs: 2\n  beta")
+    assert kept.read_bytes() == new.replace("\n", "\r\n").encode()
+    assert named.is_symlink() and kept.stat().st_mode & 0o777 == 0o600
+
+
+def test_no_password_is_said(tmp_path: Path) -> None:
+    path = tmp_path / "params.yaml"
+    path.write_text("registry: {uri: 'postgresql://u:OLD@db/m', name: a}\n")
+    assert amend(path, "registry.uri=postgresql://u:NEW@db/m") == (
+        f"{path}: registry.uri is postgresql://u@db/m (was postgresql://u@db/m)"
+    )
+    assert load(path)["registry"]["uri"] == "postgresql://u:NEW@db/m"
+    with pytest.raises(ConfigError, match=r"--set no\.uri=postgresql://u@db/m: there is no"):
+        amend(path, "no.uri=postgresql://u:NEW@db/m")
+    said = amend(path, "registry={uri: 'postgresql://u:NEWER@db/m', name: a}")
+    assert said is not None and "NEW" not in said

@@ -518,6 +518,7 @@ def test_the_command_writes_beside_the_table_and_says_what_it_took(
         "bad, and no better answer was given": 1,
     }
     assert main(command) == 0
+    assert out.stat().st_mode & 0o777 == 0o600, "as private as the log"
     assert "cowest data add raw" in capsys.readouterr().out
     before = out.read_bytes(), out.stat().st_ino
     assert main(command) == 0

@@ -57,6 +57,15 @@ def test_a_folder_that_fails_leaves_what_was_there(tmp_path: Path) -> None:
     assert [p.name for p in tmp_path.iterdir()] == ["model"]
 
 
+@pytest.mark.parametrize(("before", "after"), [(None, 0o644), (0o600, 0o600), (0o444, 0o644)])
+def test_a_file_keeps_its_mode(tmp_path: Path, before: int | None, after: int) -> None:
+    path = tmp_path / "rows"
+    if before is not None:
+        path.touch(before)
+    io.write_text(path, "new")
+    assert path.stat().st_mode & 0o777 == after
+
+
 def test_a_folder_is_replaced(tmp_path: Path) -> None:
     for text in ("old", "new"):
         with io.replacing_folder(tmp_path / "model") as folder:

@@ -26,6 +26,7 @@ from cowest.errors import (
     StoreError,
 )
 from cowest.ledger.schema import STEPS
+from cowest.models import embedded
 from cowest.raw import snapshots
 from tests import fake_vllm, tiny
 from tests.registries import empty_registry, migrated
@@ -652,6 +653,44 @@ def test_a_registry_that_takes_nothing_stops_the_turn_before_it_runs(
     with pytest.raises(RegistryError, match=re.escape(said)):
         turn.main(words)
     assert not Path("turn.json").exists()
+
+
+@pytest.mark.parametrize("error", [KeyboardInterrupt, ConfigError("too many")])
+def test_settings_are_as_they_were_however_the_check_ends(
+    foreseen: Path, monkeypatch: pytest.MonkeyPatch, error: BaseException
+) -> None:
+    def check(*_: object) -> Any:
+        assert "beta: 0.7" in Path("params.yaml").read_text()
+        raise error
+
+    monkeypatch.setattr(turn, "preflight", check)
+    before = Path("params.yaml").read_bytes().replace(b"\n", b"\r\n")
+    Path("params.yaml").write_bytes(before)
+    with pytest.raises((KeyboardInterrupt, ConfigError)):
+        turn.main(["--set=dpo.beta=0.7"])
+    assert Path("params.yaml").read_bytes() == before
+
+
+@pytest.mark.parametrize(
+    "content",
+    ["turn: {raw: für}".encode("latin-1"), "turn: {}".encode("utf-16"), b"turn: {at: 2026-31-12}"],
+)
+@pytest.mark.parametrize("words", [["turn"], ["turn", "--set=a.b=1"], ["fetch"]])
+def test_settings_that_cannot_be_read_are_a_line(
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    content: bytes,
+    words: list[str],
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(embedded, "MODELS", {})
+    Path("params.yaml").write_bytes(content)
+    Path("dvc.yaml").touch()
+    assert cli.main(words) == (0 if words == ["fetch"] else 1)
+    said = capsys.readouterr().err
+    if words != ["fetch"]:
+        assert said.startswith("cowest: params.yaml is not YAML: ") and said.count("\n") == 1
 
 
 def test_a_file_that_is_no_yaml_is_named_as_it_is_called(

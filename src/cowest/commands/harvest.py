@@ -94,7 +94,8 @@ def main(argv: list[str]) -> int:
     elif found.rows == earlier:
         print(f"\n{out}: as it was" if earlier else "\nnothing to write")
     else:
-        io.write(out, found.rows)
+        # As private as the log that they come from.
+        io.write(out, found.rows, 0o600)
         _print_next(out, project)
     return 0
 

@@ -22,7 +22,7 @@ from cowest.commands import add_params, interruptible
 from cowest.commands.reproduce import reproduce
 from cowest.config import enter, load, parse, section
 from cowest.errors import ConfigError, ContractError, CoWestError, InputError, StoreError
-from cowest.io import read_document, write_text
+from cowest.io import read_document, replacing, write_text
 from cowest.ledger import store
 from cowest.ledger.claims import spent
 from cowest.lineage import Turn, TurnConfig, data_digests, turn_of
@@ -231,11 +231,11 @@ def _foreseen(params: dict[str, Any], where: Path, raw: Path, version: DataSet |
 
 @contextmanager
 def _amended(assignments: list[str]) -> Iterator[list[str]]:
-    """Changes settings in params.yaml, and takes them back if the body raises a CoWestError.
+    """Changes settings in params.yaml, and takes them back if the body ends by any error.
 
     Gives what changed in words.
     """
-    before = PARAMS.read_text(encoding="utf-8")
+    before = PARAMS.read_bytes()
     notes = []
     try:
         for assignment in assignments:
@@ -243,9 +243,12 @@ def _amended(assignments: list[str]) -> Iterator[list[str]]:
             if note is not None:
                 notes.append(note)
         yield notes
-    except CoWestError as error:
-        if assignments and before != PARAMS.read_text(encoding="utf-8"):
-            write_text(PARAMS, before)
+    except BaseException as error:
+        if not assignments or before == PARAMS.read_bytes():
+            raise
+        with replacing(PARAMS.resolve()) as temporary:
+            temporary.write_bytes(before)
+        if isinstance(error, CoWestError):
             raise type(error)(f"{error}. {PARAMS} was left as it was") from None
         raise
 
