@@ -155,6 +155,33 @@ def test_add_writes_over_nothing_that_no_version_has(project: Path, tmp_path: Pa
     assert not plain.with_name("plain.dvc").exists()
 
 
+def test_a_commit_that_git_refuses_leaves_the_version(project: Path, tmp_path: Path) -> None:
+    (tmp_path / "other").mkdir()
+    (tmp_path / "other" / "rows.jsonl").write_text("{}\n")
+    hook = Path(".git/hooks/pre-commit")
+    hook.parent.mkdir(exist_ok=True)
+    hook.write_text("#!/bin/sh\necho no such ticket >&2\nexit 1\n")
+    hook.chmod(0o755)
+    said = "no such ticket. The version of data/raw/fresh is made, and only its commit is missing"
+    with pytest.raises(InputError, match=said):
+        add(tmp_path / "other", name="fresh", message="three")
+    hook.unlink()
+    add(tmp_path / "other", name="fresh", message="three")
+    assert git("log", "-1", "--format=%s") == "three" and not git("status", "--porcelain")
+
+
+def test_a_commit_without_git_is_refused_before_anything_is_made(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "rows.jsonl").write_text("{}\n")
+    (tmp_path / "project").mkdir()
+    monkeypatch.chdir(tmp_path / "project")
+    dvc("init", "-q", "--no-scm")
+    with pytest.raises(CoWestError, match="there is no git repository here"):
+        add(Path("../rows.jsonl"), message="one")
+    assert not Path("data").exists()
+
+
 def test_add_that_fails_leaves_what_was_there(project: Path, tmp_path: Path) -> None:
     (tmp_path / "other").mkdir()
     (tmp_path / "other" / "rows.jsonl").write_text("{}\n")

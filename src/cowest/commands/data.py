@@ -88,7 +88,8 @@ def _parser() -> argparse.ArgumentParser:
 def add(path: Path, name: str | None = None, message: str | None = None) -> None:
     """Copies a data set to data/raw, has DVC keep it, and says what to commit.
 
-    Raises CoWestError, and then everything is as it was.
+    Raises CoWestError, and then everything is as it was. If git refuses the commit alone, the
+    version is made all the same.
     """
     _refuse(path)
     root = vcs.dvc_root(Path())
@@ -100,6 +101,10 @@ def add(path: Path, name: str | None = None, message: str | None = None) -> None
     repository = vcs.top(Path())
     if repository is not None:
         _use_git(root)
+    elif message is not None:
+        raise ConfigError(
+            "--commit: there is no git repository here: `git init` makes one, or leave --commit out"
+        )
     inside = path.resolve().is_relative_to(RAW.resolve()) and path.resolve() != RAW.resolve()
     if inside and name is not None:
         raise ConfigError(
@@ -121,8 +126,14 @@ def add(path: Path, name: str | None = None, message: str | None = None) -> None
     else:
         _put(path, place, root, before)
     _say(place, root, repository, before)
-    if message is not None:
-        _commit(place, repository, message)
+    if message is not None and repository is not None:
+        try:
+            _commit(place, repository, message)
+        except InputError as error:
+            raise InputError(
+                f"{error}. The version of {place} is made, and only its commit is missing: mend "
+                "that, and give the same command again"
+            ) from None
 
 
 def _refuse(path: Path) -> None:
@@ -262,9 +273,7 @@ def rows_of(path: Path) -> int | None:
         return None
 
 
-def _commit(place: Path, repository: Path | None, message: str) -> None:
-    if repository is None:
-        raise ConfigError("--commit: there is no git repository here")
+def _commit(place: Path, repository: Path, message: str) -> None:
     files = []
     for file in (place.with_name(f"{place.name}.dvc"), place.parent / ".gitignore"):
         if file.exists():
