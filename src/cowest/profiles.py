@@ -19,6 +19,14 @@ VARIABLE = re.compile(r"\$\{([A-Z_][A-Z0-9_]*)\}")
 COMMIT = re.compile(r"(?:[\w.]+-)?[0-9a-f]{7,40}")
 """A tag that names a commit, perhaps with a version before it."""
 DIGEST = re.compile(r"sha256:[0-9a-f]{64}")
+SECRET = re.compile(
+    r"^(?!.*_(file|path|dir)$).*(secret|token(?!s|iz)|passw(or)?d|passphrase|credential"
+    r"|connection_?string|(api|account|private)_?key|access_?key(?!_id)|_(key|pwd|pass|pat|sas)$)",
+    re.IGNORECASE,
+)
+"""A name of a variable that holds a secret; not TOKENIZERS_PARALLELISM, or what names a file."""
+PLAIN = re.compile(r"|0|1|true|false|yes|no|on|off|/\S*\.\w+", re.IGNORECASE)
+"""A value that is none, whatever its name says: a switch, or the path of a file that holds it."""
 SPAN = {"s": 1, "m": 60, "h": 3600}
 
 
@@ -190,7 +198,8 @@ class Step(Config):
     @classmethod
     def _is_no_secret(cls, env: dict[str, str]) -> dict[str, str]:
         for name, value in env.items():
-            if re.search(r"SECRET|TOKEN|PASSWORD|API_KEY", name) or passwords(value):
+            named = SECRET.match(name) and not PLAIN.fullmatch(value)
+            if named or passwords(value):
                 has = "holds a password" if passwords(value) else "looks like a secret"
                 raise ValueError(
                     f"{name} {has}, and many can read a compiled pipeline: put it "

@@ -94,5 +94,37 @@ def test_a_slip_is_named(text: str, said: str, tmp_path: Path) -> None:
     assert said in str(error.value)
 
 
+@pytest.mark.parametrize(
+    "name",
+    [
+        "OPENAI_KEY", "openai_api_key", "MYSQL_PWD", "PGPASSWORD", "db_passwd", "SMTP_PASS",
+        "GITHUB_PAT", "AZURE_STORAGE_SAS", "AZURE_CONNECTION_STRING", "hf_token",
+        "AWS_SECRET_ACCESS_KEY", "VAULT_SECRET_ID", "GCP_CREDENTIALS", "ACCOUNTKEY",
+    ],
+)  # fmt: skip
+def test_a_secret_is_known_by_the_name_of_its_variable(name: str, tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match=f"{name} looks like a secret"):
+        read(tmp_path, f"every: {{env: {{{name}: abc123}}}}")
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("TOKENIZERS_PARALLELISM", "false"),
+        ("TOKENIZERS_CACHE", "shared"),
+        ("MAX_TOKENS", "4096"),
+        ("CUDA_VISIBLE_DEVICES", "0"),
+        ("HF_HUB_DISABLE_IMPLICIT_TOKEN", "1"),
+        ("GIT_CONFIG_KEY_0", "http.https://git.example/.extraHeader"),
+        ("AWS_WEB_IDENTITY_TOKEN_FILE", "/var/run/secrets/token"),
+        ("AWS_ACCESS_KEY_ID", "AKIAEXAMPLE"),
+        ("GOOGLE_APPLICATION_CREDENTIALS", "/keys/one.json"),
+        ("BYPASS_CACHE", "shared"),
+    ],
+)
+def test_a_plain_variable_is_taken(name: str, value: str, tmp_path: Path) -> None:
+    assert read(tmp_path, f"every: {{env: {{{name}: '{value}'}}}}").every.env == {name: value}
+
+
 def test_spans_are_seconds() -> None:
     assert [profiles.seconds(span) for span in ("30s", "90m", "12h")] == [30, 5400, 43200]
