@@ -13,7 +13,9 @@ python -m cowest_pipelines status | unschedule --name NAME
 import argparse
 import os
 import re
+import shutil
 import sys
+import tempfile
 import warnings
 from collections.abc import Iterator
 from pathlib import Path
@@ -23,6 +25,7 @@ from cowest import environment, profiles
 from cowest.commands import add_params
 from cowest.config import enter, load, section
 from cowest.errors import ConfigError, CoWestError
+from cowest.io import replacing
 from cowest.passwords import passwords
 from cowest.profiles import Profile, StepName
 from cowest_pipelines import cluster
@@ -41,6 +44,13 @@ def main(argv: list[str] | None = None) -> int:
             given.run(given)
     except CoWestError as error:
         print(f"cowest_pipelines: {error}", file=sys.stderr)
+        return 1
+    except OSError as error:
+        where, what = error.filename or "a file", error.strerror or error
+        print(
+            f"cowest_pipelines: {where}: {what}: is it ours to read and write, and is there room?",
+            file=sys.stderr,
+        )
         return 1
     except KeyboardInterrupt:
         after = "answers are kept, and the next run starts from the first step"
@@ -152,7 +162,7 @@ def _profiles() -> Path:
 
 
 def compile_to(out: Path, params: Path, profile: Profile) -> None:
-    """Writes the pipeline as YAML. Raises ConfigError."""
+    """Writes the pipeline as YAML, whole or not at all. Raises ConfigError."""
     if out.suffix not in (".yaml", ".yml"):
         raise ConfigError(f"--out {out}: name a file that ends in .yaml, as KFP demands")
     from kfp import compiler
@@ -165,8 +175,11 @@ def compile_to(out: Path, params: Path, profile: Profile) -> None:
             "pipeline: leave it out, and give MLFLOW_TRACKING_USERNAME and "
             "MLFLOW_TRACKING_PASSWORD to the steps as secrets"
         )
-    out.parent.mkdir(parents=True, exist_ok=True)
-    compiler.Compiler().compile(flywheel(params, profile), str(out))
+    with replacing(out) as temporary, tempfile.TemporaryDirectory(prefix="cowest.") as folder:
+        # KFP takes no other name than one that ends in .yaml.
+        compiled = Path(folder) / "pipeline.yaml"
+        compiler.Compiler().compile(flywheel(params, profile), str(compiled))
+        shutil.copyfile(compiled, temporary)
 
 
 def _registries(settings: Any) -> Iterator[str]:

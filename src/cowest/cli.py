@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import cast, get_args
 
 from cowest import __version__, config, environment
-from cowest.commands import add_params, interruptible
+from cowest.commands import add_params, interruptible, shown
 from cowest.errors import ConfigError, CoWestError
 from cowest.ports import config_of, ports_of, takes_shard
 
@@ -66,27 +66,57 @@ def main(argv: list[str] | None = None) -> int:
     try:
         # Commands go to the project's folder. Who calls us from Python stays where he stood.
         with contextlib.chdir("."):
-            return _dispatch(argv)
+            return _written(argv)
     except CoWestError as error:
         _complain(error)
-        return 1
+        code = 1
     except BrokenPipeError:
-        # Python flushes the output once more at its end, and would fail there with a traceback.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return 141
+        code = 141
     except OSError as error:
-        where, what = error.filename or "a file", error.strerror or error
+        where, what = error.filename or "a file or the output", error.strerror or error
         _complain(f"{where}: {what}: is it ours to read and write, and is there room?")
-        return 1
+        code = 1
     except KeyboardInterrupt:
         _complain("interrupted; what was answered is kept, run the same command again to go on")
-        return 130
+        code = 130
+    _give_up_output()
+    return code
+
+
+def _written(argv: list[str]) -> int:
+    """Runs a command or stage, and has its output written. Raises OSError if that fails."""
+    try:
+        code = _dispatch(argv)
+    except SystemExit:
+        # So argparse ends after its help.
+        _flush()
+        raise
+    _flush()
+    return code
+
+
+def _flush() -> None:
+    # Python has none where the caller closed it.
+    if sys.stdout is not None:
+        sys.stdout.flush()
+
+
+def _give_up_output() -> None:
+    """Writes what is left of the output, or drops it if that fails.
+
+    Python does it once more at its end, and would fail there with words of its own.
+    """
+    try:
+        _flush()
+    except OSError:
+        with contextlib.suppress(OSError):
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def _complain(words: object) -> None:
     # The terminal may have closed.
     with contextlib.suppress(OSError):
-        print(f"cowest: {words}", file=sys.stderr)
+        print(f"cowest: {shown(str(words))}", file=sys.stderr)
 
 
 def _dispatch(argv: list[str]) -> int:

@@ -480,6 +480,32 @@ def test_a_slip_in_the_flags_is_said(
     assert said in capsys.readouterr().err
 
 
+def test_a_place_that_takes_no_pipeline_is_said(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "file").write_text("mine")
+    given = ["compile", "--out", str(tmp_path / "file" / "out.yaml")]
+    assert main([*given, "--params", str(ROOT / "params.yaml")]) == 1
+    said = capsys.readouterr().err
+    assert said.startswith("cowest_pipelines: ") and str(tmp_path / "file") in said
+
+
+def test_a_pipeline_that_is_cut_short_leaves_the_one_before(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from kfp import compiler
+
+    def half(_: object, __: object, to: str) -> None:
+        Path(to).write_text("half of")
+        raise OSError(28, "No space left on device", to)
+
+    monkeypatch.setattr(compiler.Compiler, "compile", half)
+    out = tmp_path / "out.yaml"
+    out.write_text("whole")
+    assert main(["compile", "--out", str(out), "--params", str(ROOT / "params.yaml")]) == 1
+    assert out.read_text() == "whole"
+
+
 @pytest.mark.parametrize(
     ("became", "said"),
     [

@@ -2,6 +2,7 @@
 spent.
 """
 
+import os
 import subprocess
 import sys
 import time
@@ -308,6 +309,27 @@ def test_the_command_line_says_what_is_wrong_in_a_line(
     assert main(argv) == code
     told = capsys.readouterr().err
     assert said in told and "Traceback" not in told and len(told.strip().splitlines()) == 1
+
+
+@pytest.mark.parametrize("words", ["--help", "--version"])
+def test_an_output_that_cannot_be_written_is_said(words: str) -> None:
+    command = [sys.executable, "-m", "cowest.cli", words]
+    with Path("/dev/full").open("w") as full:
+        done = subprocess.run(command, stdout=full, stderr=subprocess.PIPE, text=True, check=False)
+    assert done.returncode == 1
+    assert done.stderr.startswith("cowest: a file or the output: No space left on device")
+    assert len(done.stderr.splitlines()) == 1
+    reader, writer = os.pipe()
+    os.close(reader)
+    done = subprocess.run(command, stdout=writer, stderr=subprocess.PIPE, text=True, check=False)
+    os.close(writer)
+    assert (done.returncode, done.stderr) == (141, "")
+
+
+def test_without_an_output_it_runs_all_the_same() -> None:
+    command = f"exec {sys.executable} -m cowest.cli --version >&-"
+    done = subprocess.run(["sh", "-c", command], capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stderr) == (0, "")
 
 
 def test_a_missing_input_is_named_with_its_port(

@@ -1,10 +1,19 @@
 """The commands that a person calls: one file each, with `main(argv) -> int | None`."""
 
 import argparse
+import re
 import signal
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+
+COMMANDING = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u2028\u2029\u202a-\u202e\u2066-\u2069]")
+"""A character that a terminal obeys and does not show, or that turns the order of others."""
+
+
+def shown(text: str) -> str:
+    """A text of a model or of somebody else, as it may stand on a terminal."""
+    return COMMANDING.sub("\N{REPLACEMENT CHARACTER}", text.replace("\r\n", "\n"))
 
 
 def add_params(
