@@ -4,7 +4,7 @@ import argparse
 from datetime import datetime
 from pathlib import Path
 
-from cowest.commands import add_params
+from cowest.commands import add_params, shown
 from cowest.config import enter, load, parse, section
 from cowest.errors import ConfigError, RegistryError
 from cowest.protocols import Entry, Registry
@@ -95,5 +95,5 @@ def moment(at: float | None) -> str:
 
 def cut(text: str, width: int) -> str:
     """A text on one line of at most this many characters."""
-    line = " ".join(text.split())
+    line = shown(" ".join(text.split()))
     return line if len(line) <= width else f"{line[: width - 1]}…"

@@ -4,10 +4,14 @@ import argparse
 import json
 import sys
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from cowest import config, io
-from cowest.commands import add_params
+from cowest.commands import add_params, shown
 from cowest.records import Message, Query
+
+if TYPE_CHECKING:
+    from cowest.online.ask_api import Answer
 
 
 def main(argv: list[str]) -> int:
@@ -38,11 +42,14 @@ def main(argv: list[str]) -> int:
         ServeConfig, config.section(params, "serve", str(given.params)), f"{given.params}: serve"
     )
     config.enter(given.params)
-    known = _held_out()
-    asked = given.question
-    if asked is None and known is not None:
-        asked = known.prompt[-1].content
-    if asked is None or not asked.strip():
+    # What was asked in words needs no data, which may not be here or be damaged.
+    known = _held_out() if given.question is None else None
+    prompt: tuple[Message, ...] = ()
+    if known is not None:
+        prompt = known.prompt
+    elif given.question is not None and given.question.strip():
+        prompt = (Message(role="user", content=given.question),)
+    if not prompt:
         print(
             "cowest ask: what? Give a question in quotes "
             "(there is no data/queries.jsonl to take one from)",
@@ -50,17 +57,29 @@ def main(argv: list[str]) -> int:
         )
         return 2
     with open_live(settings, given.version, given.any) as live:
-        answer = live.answer((Message(role="user", content=asked),))
+        answer = live.answer(prompt)
     for line in account.egress():
         print(line, file=sys.stderr)
     if given.json:
         print(json.dumps(answer.model_dump(), indent=2))
         return 0
-    print(f"question  {asked}\ndraft     {answer.draft}\nanswer    {answer.answer}")
-    if known and asked == known.prompt[-1].content:
-        print(f"target    {' | '.join(known.targets)}")
-    print(f"          version {answer.version} drafted, {answer.strong.partition('@')[0]} refined")
+    # A model may say anything, and a terminal does as it is told.
+    print(shown(_told(prompt, answer, known)))
     return 0
+
+
+def _told(prompt: tuple[Message, ...], answer: "Answer", known: Query | None) -> str:
+    """The question, its draft and its answer in words, with the target where it is known."""
+    lines = [
+        f"question  {prompt[-1].content}",
+        f"draft     {answer.draft}",
+        f"answer    {answer.answer}",
+    ]
+    if known is not None:
+        lines.append(f"target    {' | '.join(known.targets)}")
+    strong = answer.strong.partition("@")[0]
+    lines.append(f"          version {answer.version} drafted, {strong} refined")
+    return "\n".join(lines)
 
 
 def _held_out() -> Query | None:

@@ -18,7 +18,7 @@ from typing import Any
 
 from cowest import forecast, stages
 from cowest.amend import amend
-from cowest.commands import add_params, interruptible
+from cowest.commands import add_params, interruptible, shown
 from cowest.commands.reproduce import reproduce
 from cowest.config import enter, load, parse, section
 from cowest.errors import ConfigError, ContractError, CoWestError, InputError, StoreError
@@ -139,11 +139,11 @@ def _turn(assignments: list[str], force: bool, lock: int) -> None:
         raise_all(registry_problems([registering], write=True))
         _run_stages(params, turn, force, lock)
     elif _finished(turn):
-        print(nothing_new(decided, log))
+        print(shown(nothing_new(decided, log)))
         return
     elif not _at_hand(turn):
         print(
-            f"{nothing_new(decided, log)}; it ran elsewhere: "
+            f"{shown(nothing_new(decided, log))}; it ran elsewhere: "
             "`cowest turn --force` makes its files here"
         )
         return
@@ -374,7 +374,8 @@ def _close(params: dict[str, Any], turn: Turn, registry: RegistryConfig) -> None
     outcome, judged = read_document(DECISION, Decision), read_document(REPORT, EvalReport)
     print(f"\n{table(judged)}\n")
     verdict = {"promoted": "was promoted", "waiting": "passed"}.get(outcome.verdict, "was refused")
-    print(f"turn {outcome.turn[:8]}: version {outcome.version} {verdict}: {outcome.reason}")
+    reason = shown(outcome.reason)
+    print(f"turn {outcome.turn[:8]}: version {outcome.version} {verdict}: {reason}")
     if outcome.verdict == "waiting":
         print(_to_approve(outcome))
     print(_who(outcome.champion))
