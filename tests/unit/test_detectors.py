@@ -246,6 +246,55 @@ def test_a_number_on_which_python_stdnum_breaks_off_is_no_finding() -> None:
     assert find("order 427104197406143413 was sent", Detection(detect=("national_id",))) == []
 
 
+PASSWORDS = """
+    password: <P@$$w0rd2024>
+    DB_PASSWORD=<Tr0ub4dor*3>
+    password: <100%Mine> and
+    pwd = '<a(b[c{d1>'
+    **Password**: <hunter22!>
+    **Password:** <hunter22!>
+    postgres://app:<p%40ssw0rd>@db.example.org/x
+    amqp://app:<p$ss(w*rd>@mq.example.org/x
+    My password is: <hunter22!>
+    my password \u2013 <hunter22!> \u2013 is new
+    Das Passwort ist <Sommer2024!>
+    Das neue Passwort lautet: <Sommer2024!>
+    le mot de passe est <Soleil2024!>
+    le mot de passe est : <Soleil2024!>
+    la contraseña es <Verano2024!>
+    la contrasena era <Verano2024!>
+"""
+NO_PASSWORDS = """
+    password: ${PASSWORD_1}; password: $PASSWORD1, pwd={{password1}} password=%PASSWORD1%
+    password: {password1}, password: {cfg.pw!r}, password: ********, password: [SECRET_1]
+    password = os.environ["PASSWORD"], password = read_secret("db", 1), password = config['pw1']
+    $password = $_POST['password1']; $password = $this->password1; password=$(pass show db1)
+    https://x.example/?password=$PASS&user=bob1 and https://x.example/?password=%s&user=%s
+    postgres://app:${PW}@db.example.org/x, postgres://app:$PW@db.example.org/x
+    postgres://app:{pw}@db.example.org/x, postgres://app:%s@db.example.org/x
+    postgres://app:%PASSWORD%@db.example.org/x, postgres://app:<password>@db.example.org/x
+    postgres://app:***@db.example.org/x, postgres://$USER:$PW@db.example.org/x
+    password: **important**, the pass was *really* good, the pass is $120/person
+    password: Optional[str], password: ^(?=.*[A-Z])(?=.*[0-9]), [A-Za-z0-9]{8,16}
+    My password is: forgotten. Reset password - click here. mysql --password -u root1
+    Das Passwort ist abgelaufen, le mot de passe est obligatoire, la contraseña es importante
+    mot de passe est requis; das Kennwort war falsch; password \u2013 required
+"""
+
+
+@pytest.mark.parametrize("row", rows(PASSWORDS))
+def test_a_password_is_found_whatever_signs_it_holds_and_however_it_is_told(row: str) -> None:
+    text = row.replace("<", "").replace(">", "")
+    found = [text[one.start : one.end] for one in find(text, Detection())]
+    assert found == [row[row.index("<") + 1 : row.index(">")]]
+
+
+@pytest.mark.parametrize("text", rows(NO_PASSWORDS))
+def test_what_stands_in_a_passwords_place_is_none(text: str) -> None:
+    found = find(text, Detection(detect=("secret",)))
+    assert [text[one.start : one.end] for one in found] == []
+
+
 @pytest.mark.parametrize(
     "setting", [{"detect": ["mail"]}, {"regions": ["Germany"]}, {"terms": [" "]}, {"term": ["x"]}]
 )

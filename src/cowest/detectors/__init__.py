@@ -29,7 +29,7 @@ Kind = Literal["email", "card", "iban", "national_id", "secret", "phone", "ip", 
 KINDS: tuple[Kind, ...] = get_args(Kind)
 PLACEHOLDER = re.compile(r"\[(?:EMAIL|PHONE|CARD|IBAN|NATIONAL_ID|SECRET|IP|TERM)_\d{1,9}\]")
 
-RULE = 2
+RULE = 3
 """Number of the rules of what is found; it goes up when they find other things."""
 NEEDS = {"phone": "phonenumbers", "card": "stdnum", "iban": "stdnum", "national_id": "stdnum"}
 """The library that checks the numbers of a kind."""

@@ -51,8 +51,9 @@ FILES = re.compile(
     r"\.(?:png|jpe?g|gif|svg|webp|ico|css|js|ts|json|ya?ml|py|html?|md|txt|csv|pdf)$", re.IGNORECASE
 )
 """Endings of files such as icon@2x.png."""
-PASSWORD = re.compile(r"//[^\s/@:]{0,64}:$")
-"""The text before `password@host` in a URL: that is a secret, though it looks like an address."""
+PASSWORD = re.compile(r"//[^\s/@:]{0,64}:$|\w://[^\s/@:]{0,64}:[^\s/@]{1,64}$")
+"""The text before `password@host` in a URL, or before a part of the password: that is a secret,
+though it looks like an address."""
 IPV4 = re.compile(r"(?<![\w.])(?:\d{1,3}\.){3}\d{1,3}(?![\w-]|\.\w)")
 IPV6 = re.compile(r"(?<![\w:.])[0-9A-Fa-f:]{6,39}(?:\.\d{1,3}){0,3}(?![\w:])")
 VERSION = re.compile(
@@ -87,7 +88,7 @@ def _is_somebodys(text: str, match: re.Match[str]) -> bool:
     if match[0].startswith("git@") and text[match.end() : match.end() + 1] in (":", "/"):
         return False
     return not (
-        FILES.search(match[0]) or PASSWORD.search(text, max(0, match.start() - 80), match.start())
+        FILES.search(match[0]) or PASSWORD.search(text, max(0, match.start() - 140), match.start())
     )
 
 

@@ -82,28 +82,44 @@ IN_URL = re.compile(
 NAMED = re.compile(
     # A name that may stand in a longer one (db.user_password): that of a password, or of a key.
     r"(?<![A-Za-z])(?:[A-Za-z0-9]{1,30}[_.-]){0,5}"
-    r"(?:(pass(?:word|wd|phrase|code)?|pwd|passwort|kennwort|contraseña|mot de passe)"
+    r"(?:(pass(?:word|wd|phrase|code)?|pwd|passwort|kennwort|contrase[ñn]a|mot de passe)"
     r"|(?:api|access|auth|secret|private|account|signing|encryption|client|storage|shared)"
     r"[ _.-]?(?:key|token|secret)(?:[ _.-]id)?"
     r"|secret|token|credential)s?"
     # A sign or word that says that the value follows.
-    r"[\"'`\])]{0,2}\s{0,3}(?:=>|:=|==?|:|\bis\b|\bwas\b|\bto\b)\s{0,3}"
+    r"[\"'`\])*]{0,3}\s{0,3}(?:=>|:=|==?|:|(?<=\s)-(?=\s)"
+    r"|\b(?:is|was|to|ist|war|lautet|est|était|es|era)\b(?:\s{0,2}:)?)[*]{0,2}\s{0,3}"
     # The value.
     r"(?:bearer\s|basic\s)?[\"'`]{0,3}([^\s\"'`,;<>]{6,250})",
     re.IGNORECASE,
 )
 """A password or key with its name. Group 1 is the name of a password, group 2 the value."""
-WORDS = ("pass", "pwd", "kennwort", "contraseña", "mot de", "key", "token", "secret", "credential")
+WORDS = ("pass", "pwd", "kennwort", "contrase", "mot de", "key", "token", "secret", "credential")
 """Parts of words, one of which is in every name that NAMED looks for."""
 BEARER = re.compile(
     r"(?<![A-Za-z])(?:bearer|basic)\s{1,3}([A-Za-z0-9._~+/=-]{16,250})", re.IGNORECASE
 )
 WORDLIKE = re.compile(r"[a-z]{8}")
-STANDS_FOR = re.compile(
-    r"[${(\[%*]|x{4}|\.{3}|^(?:your|my|the|an?)[_-]|environ|getenv|https?://|^[\w.]+\(",
+TEMPLATE = re.compile(
+    r"x{4}|\.{3}|\*{3}|^(?:your|my|the|an?)[_-]|environ|getenv|https?://"
+    r"|\$[({]|\{\{|\{[^{}]{0,40}[A-Za-z_][^{}]{0,40}\}|%\(\w{1,40}\)|\(\?"
+    r"|^%[-+.\d]{0,4}[a-z](?!\w)",
     re.IGNORECASE,
 )
-"""Signs of a placeholder in a secret's place: ${KEY}, your_key_here, ***."""
+"""Signs of a placeholder anywhere in a value: your_key_here, ${KEY}, {key}, %(key)s, ***; and of a
+pattern that passwords must match."""
+PLACEHOLDER = re.compile(
+    # $KEY, $USER:$KEY, $row[ and $this-> (which ends at its >), %KEY%, <key>, [key], (key
+    r"(?:\$[a-z_]\w*(?:[^\w$]\$\w+)*(?:[\[{(].*|-)?|%\w+%|<[^<>]*>|\[.*|\([^)]*\)?)"
+    # in the query of a URL
+    r"(?:&\w+=.*)?"
+    # an amount of money
+    r"|[A-Z]{0,3}\$\d[\d.]*(?:k|m|[/-]\w+)?",
+    re.IGNORECASE,
+)
+"""A value that is nothing else. A password may hold the same signs, as in P@$$w0rd and 100%Mine."""
+CALL = re.compile(r"[A-Za-z_][\w.]{0,100}(?:\([^)]{0,200}\)|\[[^\]]{0,200}\]|[(\[](?:[\s\"'`]|$))")
+"""Code that stands in a secret's place: read_key("db"), row[3]."""
 
 
 def secrets(text: str) -> Iterator[Span]:
@@ -126,7 +142,7 @@ def secrets(text: str) -> Iterator[Span]:
         yield from _blocks(text)
     if "://" in text:
         for match in IN_URL.finditer(text):
-            if not STANDS_FOR.search(match[1]):
+            if not _stands_for(match[1]):
                 yield match.span(1)
     lower = text.lower()
     if any(word in lower for word in WORDS):
@@ -151,7 +167,7 @@ def _named(text: str) -> Iterator[Span]:
     """Finds the values of named passwords and keys."""
     for match in NAMED.finditer(text):
         value = match[2].rstrip(".):")
-        if STANDS_FOR.search(value):
+        if _stands_for(value) or CALL.match(text, match.start(2)):
             continue
         # People choose passwords, so these may be short and like words; machines make keys.
         is_secret = _chosen if match[1] else _made
@@ -159,10 +175,16 @@ def _named(text: str) -> Iterator[Span]:
             yield match.start(2), match.start(2) + len(value)
 
 
+def _stands_for(value: str) -> bool:
+    """Says whether a value is a placeholder in a secret's place."""
+    return bool(TEMPLATE.search(value) or PLACEHOLDER.fullmatch(value))
+
+
 def _chosen(value: str) -> bool:
     """Says whether this may be a password that somebody chose: letters with digits or signs."""
     letters = any(c.isalpha() for c in value)
-    return letters and any(c.isdigit() or c in "!@#^&+=~|?" for c in value)
+    # Stars around a word only emphasise it.
+    return letters and any(c.isdigit() or c in "!@#^&+=~|?$%*" for c in value.strip("*"))
 
 
 def _made(value: str) -> bool:
