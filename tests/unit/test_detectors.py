@@ -295,6 +295,42 @@ def test_what_stands_in_a_passwords_place_is_none(text: str) -> None:
     assert [text[one.start : one.end] for one in found] == []
 
 
+TOUCHING = """
+    カード番号は<4111111111111111>です
+    我的身份证号是<360426199101010071>
+    주민등록번호는 <971013-9019902>입니다
+    我的SSN是<219099998>。
+    账号是<DE89370400440532013000>谢谢
+    请发到<jane@example.com>我会在3天内回复
+    请发到<jane@example.com>或<john@example.org>谢谢
+    메일은<jane@example.com>으로 보내세요
+    Пишите на <jane@example.com>и ждите
+    <用户@例子.广告> is one
+    Frau <jürgen@müller.straße> auch
+    令牌<eyJhbGciOiJIUzI1NiJ9.eyJzdWIiOiIxMjM0NTY3ODkwIn0.dozjgNryP4J3jVmNHl0w5N>是
+    服务器<203.0.113.45>的
+"""
+FILES_OR_NOT = """
+    <juan.perez@empresa.com.py>, gracias
+    scrieti la <ion@primaria.md>.
+    icon@2x.md, pkg@1.2.py, lib@v3.md and icon@2x.png
+    Option (a) main.py and icon@styles.css
+"""
+IN_TABLES = """
+    Ann Lee,<4111111111111111>,12/29
+    1,<378282246310005>,2
+    0.25,4111-1111,1
+"""
+
+
+@pytest.mark.parametrize("row", rows(TOUCHING + FILES_OR_NOT + IN_TABLES))
+def test_what_touches_other_words_is_found_alone(row: str) -> None:
+    text = row.replace("<", "").replace(">", "")
+    config = Detection(detect=KINDS)
+    found = [text[one.start : one.end] for one in find(text, config)]
+    assert found == [part.split(">")[0] for part in row.split("<")[1:]]
+
+
 @pytest.mark.parametrize(
     "setting", [{"detect": ["mail"]}, {"regions": ["Germany"]}, {"terms": [" "]}, {"term": ["x"]}]
 )

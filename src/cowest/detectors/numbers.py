@@ -10,18 +10,20 @@ import re
 from collections.abc import Callable, Iterator
 from functools import cache
 
+from cowest.detectors import words
 from cowest.detectors.plain import Span
 
 BEFORE, AFTER = 48, 16
 """Characters before and after a number in which a word may say what the number is."""
 DIGITS = re.compile(r"\d+")
 GROUPS = re.compile(r"(?<!\d)\d+(?:[ .-]\d+)*")
-EDGES, JOINED = re.compile(r"[\w.,+/-]"), re.compile(r"\w|[.,/-]\d")
+EDGES = re.compile(rf"[^\W{words.ALONE}]|[.,+/-]")
+JOINED = re.compile(rf"[^\W{words.ALONE}]|[.,/-]\d")
 """Characters directly before (EDGES) or after (JOINED) a run of digits that make it part of
 something longer, such as a version or a path."""
 CARD = re.compile(
     r"card|credit|debit|visa|amex|maestro|diners|discover|unionpay|jcb|karte|carte|tarjeta"
-    r"|(?<!\w)(?:cc|pan)(?!\w)",
+    rf"|{words.BEFORE}(?:cc|pan){words.AFTER}",
     re.IGNORECASE,
 )
 SHAPES = {(4, 4, 4, 4), (4, 6, 5), (4, 6, 4), (4, 4, 4, 4, 3)}
@@ -41,17 +43,22 @@ ISSUER = re.compile(
 """First digits and length of Visa, Mastercard, American Express, Diners, Discover, JCB, UnionPay
 and Maestro, in this order (ISO/IEC 7812)."""
 PAIR = re.compile(r"[0-9]{2}")
-ACCOUNT = re.compile(r"(?<![^\W_])(?=([A-Za-z]{2}\d{2}(?:[ -]?[A-Za-z0-9]){11,30}))")
-PAN = re.compile(r"(?<!\w)(?:PAN|Pan|pan)(?!\w)")
+LETTER = rf"[^\W_{words.ALONE}]"
+ACCOUNT = re.compile(
+    rf"(?<!{LETTER})(?=([A-Za-z]{{2}}\d{{2}}(?:[ -]?[A-Za-z0-9]){{11,30}})({LETTER})?)"
+)
+"""An account number (group 1), and the letter in which it would break off a word (group 2)."""
+PAN = re.compile(rf"{words.BEFORE}(?:PAN|Pan|pan){words.AFTER}")
 LONGEST = 24
 """Characters of the longest national number as it is written."""
 SHORTEST_ACCOUNT = 15
 """Characters of the shortest account number: Norway's."""
 OF_BANKS = re.compile(
-    r"(?<!\w)(?:sort[ -]?codes?"
+    rf"{words.BEFORE}(?:sort[ -]?codes?"
     r"|(?:account|acct\.?|a/c|routing|transit)[ -](?:no\b\.?|number|nr\b\.?)"
     r"|kontonummer|konto-?nr\.?)"
-    r"(?:\s?[:=#])?(?: is)?\s{0,2}((?:\d{2}[ -]){2}\d{2}|\d{6,12})(?![\w]|[.,-]\d)",
+    r"(?:\s?[:=#])?(?: is)?\s{0,2}((?:\d{2}[ -]){2}\d{2}|\d{6,12})"
+    rf"{words.AFTER}(?![.,-]\d)",
     re.IGNORECASE,
 )
 """A number of a bank or an account (group 1) directly after its name."""
@@ -62,10 +69,11 @@ Most texts have none, and are done with after this one search.
 """
 IDENTITY = re.compile(
     r"social security|social insurance"
-    r"|(?<!\w)(?:ssn|itin|nino|sin|tfn|tin|ird|utr|bsn|cpf|pesel|aadhaar|aadhar|pan|dni|nie|nif|nir"
+    rf"|{words.BEFORE}(?:"
+    r"ssn|itin|nino|sin|tfn|tin|ird|utr|bsn|cpf|pesel|aadhaar|aadhar|pan|dni|nie|nif|nir"
     r"|cnp|egn|pps|ahv|avs|hetu|cpr|rut|cui[lt]|rfc|curp|svnr|sv-nr|oib|amka|emšo|nik|cnic|nric"
-    r"|mykad)(?!\w)"
-    r"|(?<!\w)(?:nhs|tckn|t\.?c\.? kimlik|kimlik no|id (?:no|number|card))(?!\w)"
+    rf"|mykad){words.AFTER}"
+    rf"|{words.BEFORE}(?:nhs|tckn|t\.?c\.? kimlik|kimlik no|id (?:no|number|card)){words.AFTER}"
     r"|national (?:id|insur|reg|ident|n)|insurance n|identi(?:ty|fi|t[àé]|ta|da)|passport"
     r"|tax (?:id|no|n|ref|file|code|payer)|taxpayer|citizen|personal (?:code|n)|steuer-?(?:id|n)"
     r"|ausweis|sozialversicherung|versicherungsn|sécurité|fiscale?|personnummer|personnumer"
@@ -184,10 +192,15 @@ def _is_card(text: str, groups: list[Span]) -> bool:
     digits = re.sub("[ .-]", "", text[start:end])
     if not (ISSUER.fullmatch(digits) and luhn.is_valid(digits)):
         return False
-    if EDGES.search(text[max(0, start - 1) : start]) or JOINED.match(text, end):
-        return False
     # Undivided numbers of other lengths are often something else, and one in ten passes Luhn.
-    return len(shape) > 1 or len(digits) in (15, 16) or named(CARD, text, start, end)
+    is_usual = len(shape) == 1 and len(digits) in (15, 16)
+    before, after = text[max(0, start - 1) : start], text[end : end + 1]
+    # In a table, commas stand around a card number.
+    if not (is_usual and before == ",") and EDGES.search(before):
+        return False
+    if not (is_usual and after == ",") and JOINED.match(text, end):
+        return False
+    return len(shape) > 1 or is_usual or named(CARD, text, start, end)
 
 
 def accounts(text: str) -> Iterator[Span]:
@@ -222,8 +235,7 @@ def _ends(text: str, match: re.Match[str]) -> list[int]:
         if run[place - 1].isalnum() and not run[place].isalnum():
             ends.append(place)
     # The whole match counts only if it does not end in the middle of a word.
-    after = match.end(1)
-    if after >= len(text) or not text[after].isalnum():
+    if not match[2]:
         ends.append(len(run))
     return ends[::-1]
 
@@ -265,7 +277,9 @@ def _national() -> tuple[tuple[re.Pattern[str], str, bool], ...]:
     compiled = []
     for form, module, needs_word in NATIONAL:
         ignored = re.IGNORECASE if needs_word else re.NOFLAG
-        pattern = re.compile(rf"(?<![\w./+-])(?:{form})(?!\w|[./+-]\w)", ignored)
+        pattern = re.compile(
+            rf"{words.BEFORE}(?<![./+-])(?:{form}){words.AFTER}(?![./+-]\w)", ignored
+        )
         compiled.append((pattern, module, needs_word))
     return tuple(compiled)
 
@@ -284,7 +298,7 @@ def _valid(module: str, number: str) -> bool:
         return False
 
 
-def named(words: re.Pattern[str], text: str, start: int, end: int) -> bool:
+def named(names: re.Pattern[str], text: str, start: int, end: int) -> bool:
     """Says whether a word near a number says what the number is."""
-    before = words.search(text, max(0, start - BEFORE), start)
-    return bool(before or words.search(text, end, end + AFTER))
+    before = names.search(text, max(0, start - BEFORE), start)
+    return bool(before or names.search(text, end, end + AFTER))

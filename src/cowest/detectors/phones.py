@@ -5,17 +5,17 @@ from collections.abc import Callable, Iterator
 
 from cowest.detectors.numbers import SIX, named
 from cowest.detectors.plain import Span
-from cowest.detectors.words import ALONE
+from cowest.detectors.words import AFTER, BEFORE
 
 LONGEST_RUN = 80
 """Characters of digits and signs. In a longer run, such as a table of figures, only a number that
 begins with + or 00 counts as a phone number."""
-RUN = re.compile(rf"(?<![^\W{ALONE}])(?<![+(])(?:\+|\()?\d[\d ()./+-]*")
-ABROAD = re.compile(r"(?<![\w+])(?:\+|00(?=[1-9]))[\d ()./-]{7,30}")
+RUN = re.compile(rf"{BEFORE}(?<![+(])(?:\+|\()?\d[\d ()./+-]*")
+ABROAD = re.compile(rf"{BEFORE}(?<!\+)(?:\+|00(?=[1-9]))[\d ()./-]{{7,30}}")
 PHONE = re.compile(
     r"phone|mobil|telefon|téléphone|teléfono"
-    r"|(?<!\w)(?:tel|cell|call|fax|whatsapp|sms|text|ring|dial|appelez|handy|móvil|hotline"
-    r"|ph|pager)(?!\w)",
+    rf"|{BEFORE}(?:tel|cell|call|fax|whatsapp|sms|text|ring|dial|appelez|handy|móvil|hotline"
+    rf"|ph|pager){AFTER}",
     re.IGNORECASE,
 )
 """Words beside a number (numbers.BEFORE, AFTER) of the regions in the settings."""
@@ -69,7 +69,7 @@ def _directly(words: str) -> re.Pattern[str]:
 
     Between the two, few characters may stand and none of another number or sentence.
     """
-    edge = rf"(?<![^\W{ALONE}])(?:{words})(?![^\W{ALONE}])"
+    edge = rf"{BEFORE}(?:{words}){AFTER}"
     return re.compile(rf"{edge}\W?\.?[^\d.,!?\n;$€£¥]{{0,16}}\Z", re.IGNORECASE)
 
 

@@ -5,9 +5,15 @@ import re
 from collections.abc import Iterator
 
 from cowest.detectors.plain import Span
+from cowest.detectors.words import AFTER, ALONE, BEFORE
+
+_FOREIGN = r"[^\W\d_A-Za-z\u00aa-\u024f\u1e00-\u1eff]"
+"""A letter that is not Latin."""
 
 _HOST = (
-    r"(?:(?:[^\W_](?:[\w-]{0,61}[^\W_])?\.){1,8}(?:xn--[A-Za-z0-9-]{2,59}|[^\W\d_]{2,24})(?![\w@])"
+    r"(?:(?:[^\W_](?:[\w-]{0,61}[^\W_])?\.){1,8}"
+    # After an ending of ASCII letters the words may go on in another script without a space.
+    rf"(?:[A-Za-z]{{2,24}}(?={_FOREIGN})|(?:xn--[A-Za-z0-9-]{{2,59}}|[^\W\d_]{{2,24}})(?![\w@]))"
     r"|\[(?:IPv6:)?[0-9A-Fa-f:.]{3,45}\])"
 )
 """A name with a dot in it, or an address in brackets (RFC 5321, 4.1.3)."""
@@ -19,6 +25,8 @@ EMAIL = re.compile(
 )
 FIRST = re.compile(rf"(?<![\w.+-])(?<!\w{_INSIDE}){EMAIL.pattern}")
 """An address that does not begin in the middle of a run."""
+RUN_ON = re.compile(rf"\w*[{ALONE}](?=[A-Za-z0-9.+-]+(?:@|%40))")
+"""Words of a script without spaces that run on into an ASCII mailbox."""
 QUOTED = re.compile(rf'"(?:[^"\\\n]|\\.){{1,64}}"@{_HOST}')
 """A mailbox in quotes."""
 _AT = r"(?:at|arroba|arobase|chiocciola|ät|a)"
@@ -27,7 +35,8 @@ _NAME = r"[\w.+-]{1,64}"
 _LABEL = r"[^\W_](?:[\w-]{0,61}[^\W_])?"
 _ENDING = (
     r"(?:com|org|net|edu|gov|mil|int|info|biz|name|example|io|ai|app|dev|eu|uk|us|ca|de|fr|ch|nl"
-    r"|es|pt|pl|cz|se|dk|fi|br|mx|ar|au|nz|jp|cn|ru|ie|za)(?!\w)"
+    r"|es|pt|pl|cz|se|dk|fi|br|mx|ar|au|nz|jp|cn|ru|ie|za)"
+    rf"{AFTER}"
 )
 SPACED = re.compile(
     # jane [at] example [dot] org, jane(at)example.org: what is in brackets is plain enough.
@@ -48,14 +57,17 @@ SIGNS = (
 )  # fmt: skip
 """One of these is in every such address; most texts have none, and are not searched further."""
 FILES = re.compile(
-    r"\.(?:png|jpe?g|gif|svg|webp|ico|css|js|ts|json|ya?ml|py|html?|md|txt|csv|pdf)$", re.IGNORECASE
+    r"\.(?:png|jpe?g|gif|svg|webp|ico|css|js|ts|json|ya?ml|html?|txt|csv|pdf)$"
+    # Paraguay and Moldova have addresses that end like files.
+    r"|(?:@v?\d+(?:\.\d+)*x?|[\[({<]\s?a\s?[\])}>].*)\.(?:py|md)$",
+    re.IGNORECASE,
 )
 """Endings of files such as icon@2x.png."""
 PASSWORD = re.compile(r"//[^\s/@:]{0,64}:$|\w://[^\s/@:]{0,64}:[^\s/@]{1,64}$")
 """The text before `password@host` in a URL, or before a part of the password: that is a secret,
 though it looks like an address."""
-IPV4 = re.compile(r"(?<![\w.])(?:\d{1,3}\.){3}\d{1,3}(?![\w-]|\.\w)")
-IPV6 = re.compile(r"(?<![\w:.])[0-9A-Fa-f:]{6,39}(?:\.\d{1,3}){0,3}(?![\w:])")
+IPV4 = re.compile(rf"{BEFORE}(?<!\.)(?:\d{{1,3}}\.){{3}}\d{{1,3}}{AFTER}(?!-|\.\w)")
+IPV6 = re.compile(rf"{BEFORE}(?<![:.])[0-9A-Fa-f:]{{6,39}}(?:\.\d{{1,3}}){{0,3}}{AFTER}(?!:)")
 VERSION = re.compile(
     r"(?:version|release|firmware|build|section|chapter|v\.?|ver\.?|§)\s{0,2}$", re.IGNORECASE
 )
@@ -78,7 +90,8 @@ def emails(text: str) -> Iterator[Span]:
         match: re.Match[str] | None = first
         while match is not None:
             if _is_somebodys(text, match):
-                yield match.span()
+                words = RUN_ON.match(text, *match.span())
+                yield words.end() if words else match.start(), match.end()
             # Another address may follow directly, joined by a dash.
             match = EMAIL.match(text, match.end())
 

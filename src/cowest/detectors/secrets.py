@@ -12,6 +12,7 @@ from collections import Counter
 from collections.abc import Iterator
 
 from cowest.detectors.plain import Span
+from cowest.detectors.words import AFTER, BEFORE
 
 FORMS = (
     # OpenAI, Anthropic, DeepSeek and OpenRouter, which begin alike.
@@ -68,11 +69,14 @@ WITHOUT_PREFIX = (
     (".atlasv1.", re.compile(r"(?<![A-Za-z0-9])[A-Za-z0-9]{14}\.atlasv1\.[\w=-]{60,70}")),
 )
 """Forms that don't begin with a sign of their own, each with what must be in the text."""
-FORTY = re.compile(r"(?<![\w/+.=@-])[A-Za-z0-9/+]{40}(?![\w/+=@-])")
+FORTY = re.compile(rf"{BEFORE}(?<![/+.=@-])[A-Za-z0-9/+]{{40}}{AFTER}(?![/+=@-])")
 """As long as the secret access keys of AWS, which have no other form."""
 LONG = re.compile(r"[\w./:+=-]{15}")
 """A run of characters as long as the shortest of the forms."""
-TOKEN = re.compile(r"(?<![\w-])eyJ[\w-]{10,4000}\.eyJ[\w-]{2,8000}(?:\.[\w-]{0,4000})?")
+_PART = "[A-Za-z0-9_-]"
+TOKEN = re.compile(
+    rf"{BEFORE}(?<!-)eyJ{_PART}{{10,4000}}\.eyJ{_PART}{{2,8000}}(?:\.{_PART}{{0,4000}})?"
+)
 """JSON Web Token (RFC 7519)."""
 BLOCK = re.compile(r"-----BEGIN ([A-Z0-9 ]{0,40}PRIVATE KEY(?: BLOCK)?)-----")
 LONGEST_BLOCK = 20_000

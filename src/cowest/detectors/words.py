@@ -11,6 +11,8 @@ ALONE = (
     "\u3400-\u4dbf\u4e00-\u9fff\uac00-\ud7af\uf900-\ufaff"
 )
 """Scripts that don't write the end of a word: each letter counts as a word."""
+BEFORE, AFTER = rf"(?<![^\W{ALONE}])", rf"(?![^\W{ALONE}])"
+"""Patterns of the edges of a word or a number: no letter of another word may touch it there."""
 WORD = re.compile(rf"[{ALONE}]|[^\W_{ALONE}]+|[^\w\s]|_")
 
 
