@@ -15,7 +15,7 @@ from cowest.config import Sampling
 from cowest.errors import ConfigError, ContractError
 from cowest.ledger import store
 from cowest.ledger.account import egress
-from cowest.models.egress import EgressConfig
+from cowest.models.egress import EgressConfig, Filter
 from cowest.models.estimate import Counting
 from cowest.models.openai import OpenAIConfig
 from cowest.protocols import Completion, Request, Served
@@ -102,6 +102,15 @@ def test_shots_and_all_messages_of_a_request_are_masked_alike() -> None:
         "A colleague of [EMAIL_2].",
         "And [EMAIL_2]?",
     ]
+
+
+@pytest.mark.parametrize("on_found", ["mask", "refuse"])
+def test_a_number_that_another_message_names_does_not_leave(on_found: Any) -> None:
+    filter_ = Filter(EgressConfig(on_found=on_found), "tiny")
+    passed = filter_.passed(ask("Hello.", "Your SSN?", "219099998"))
+    assert passed.found == {"national_id": 1}
+    sent = passed.request and [message.content for message in passed.request.messages]
+    assert sent == (["Hello.", "Your SSN?", "[NATIONAL_ID_1]"] if on_found == "mask" else None)
 
 
 def test_a_refused_row_fails_in_its_place_and_no_reason_says_what_was_found() -> None:

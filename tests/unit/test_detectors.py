@@ -2,6 +2,7 @@
 
 import json
 import time
+from functools import partial
 from itertools import pairwise
 from pathlib import Path
 
@@ -10,7 +11,16 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from cowest.config import parse
-from cowest.detectors import KINDS, Detection, Finding, find, mask, mask_all, unmask
+from cowest.detectors import (
+    KINDS,
+    Detection,
+    Finding,
+    find,
+    find_together,
+    mask,
+    mask_all,
+    unmask,
+)
 from cowest.errors import ConfigError
 from tests.private_texts import HEX, POSITIVES
 
@@ -329,6 +339,33 @@ def test_what_touches_other_words_is_found_alone(row: str) -> None:
     config = Detection(detect=KINDS)
     found = [text[one.start : one.end] for one in find(text, config)]
     assert found == [part.split(">")[0] for part in row.split("<")[1:]]
+
+
+@pytest.mark.parametrize(
+    ("texts", "whole"),
+    [
+        (["What is Ann Lee's SSN?", "219099998"], "219099998"),
+        (["What is Ann Lee's SSN?", "", "no", "It is 219099998."], "219099998"),
+        (["219099998", "is my SSN"], "219099998"),
+        (["Your phone?", "4155552671"], "4155552671"),
+        (["Ihr Telefon?", "0521 550 1234"], "0521 550 1234"),
+        (["Your account number?", "73841902"], "73841902"),
+        (["Your password?", "hunter22!"], "hunter22!"),
+        (["mail a@example.org", "and SSN: 219-09-9998"], "a@example.org 219-09-9998"),
+        (["Your SSN" + " and much else" * 9, "219099998"], ""),
+        (["Your SSN?", "1 2 3 4 5 6 7 8 9 " * 9 + "219099998"], ""),
+        (["Any order?", "219099998"], ""),
+        # A key without an end is no part of the next text.
+        (["-----BEGIN PRIVATE KEY-----", "MIIB"], "-----BEGIN PRIVATE KEY-----"),
+    ],
+)
+def test_a_text_says_what_a_number_in_the_next_one_is(texts: list[str], whole: str) -> None:
+    found = find_together(texts, partial(find, config=Detection()))
+    said = []
+    for text, findings in zip(texts, found, strict=True):
+        assert all(one.end <= other.start for one, other in pairwise(findings))
+        said += [text[one.start : one.end] for one in findings]
+    assert " ".join(said) == whole
 
 
 @pytest.mark.parametrize(

@@ -13,7 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from cowest import cli, detectors
-from cowest.detectors import Detection
+from cowest.detectors import Detection, Finding
 from cowest.expectations import AnySuite, columns, near
 from cowest.expectations.private import Private
 from cowest.expectations.rules import MOST_REMARKS, Remarks, commonest
@@ -112,6 +112,13 @@ def test_texts_looked_at_together_say_what_each_says() -> None:
     for line in lines:
         each = [detectors.find(text, config) for text in [*around, line, *around]]
         assert Private(detection=config).found([*around, line, *around]) == each
+
+
+def test_a_number_that_another_text_of_its_row_names_is_found() -> None:
+    texts = ["What is Ann Lee's SSN?", "219099998"]
+    (prompt, (found,)) = Private(detection=Detection(detect=("national_id",))).found(texts)
+    assert (prompt, found) == ([], Finding("national_id", 0, 9))
+    assert Private(personal=None).found(texts) == [[], []]
 
 
 def test_help_is_of_the_rows_that_are_asked_for(capsys: pytest.CaptureFixture[str]) -> None:

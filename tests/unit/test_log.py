@@ -114,6 +114,11 @@ def test_personal_data_is_masked_in_every_text(tmp_path: Path) -> None:
     assert verdicts(tmp_path)[0].better == "Ask [EMAIL_1]"
 
 
+def test_a_number_that_another_text_names_is_masked() -> None:
+    texts = ["What is Ann Lee's SSN?", "", "219099998"]
+    assert masked.masked(texts, Detection()) == [*texts[:2], "[NATIONAL_ID_1]"]
+
+
 def test_masks_that_lengthen_a_better_answer_leave_a_row_that_is_read(tmp_path: Path) -> None:
     with opened(tmp_path, detection=Detection(detect=("term",), terms=("a",))) as kept:
         said = KeptVerdict(id=kept.new_id(), better="a " * 10_000, at=1.0)

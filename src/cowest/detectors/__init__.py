@@ -11,6 +11,7 @@ length.
 
 import importlib.util
 import re
+from bisect import bisect
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from functools import lru_cache
@@ -21,7 +22,7 @@ from pydantic import field_validator
 
 from cowest.config import Config
 from cowest.detectors import numbers, phones, places, secrets, words
-from cowest.detectors.plain import Span, plain
+from cowest.detectors.plain import BETWEEN, Span, plain
 from cowest.errors import ConfigError
 
 Kind = Literal["email", "card", "iban", "national_id", "secret", "phone", "ip", "term"]
@@ -33,6 +34,14 @@ RULE = 3
 """Number of the rules of what is found; it goes up when they find other things."""
 NEEDS = {"phone": "phonenumbers", "card": "stdnum", "iban": "stdnum", "national_id": "stdnum"}
 """The library that checks the numbers of a kind."""
+
+REACH, NEAR = 140, 56
+"""Characters that are looked at on both sides of the place where two texts meet, and those in which
+a finding counts there: what is further away may be cut off."""
+
+FOUR = re.compile(r"\d(?:\D?\d){3}")
+"""A number that another text may say something of has four digits at least; only a password has
+none, and follows a question."""
 
 Finder = Callable[[str], Iterator[Span]]
 """Finds the places of one kind in a text that `plain` has read."""
@@ -113,6 +122,54 @@ def find(text: str, config: Detection) -> list[Finding]:
         return merged
     # Letters moved when the text was read: places go back to where they are in the text itself.
     return [Finding(one.kind, starts[one.start], starts[one.end]) for one in merged]
+
+
+def find_together(
+    texts: Sequence[str], search: Callable[[str], Sequence[Finding]]
+) -> list[list[Finding]]:
+    """Returns the findings in each of the texts that belong together, such as a conversation's.
+
+    A word in one text may say what a number in the next one is: "Your SSN?", "219099998".
+    `search` finds in one text, or remembers what it found there.
+    """
+    found = [list(search(text)) for text in texts]
+    changed = set()
+    for at, one in _where_they_meet(texts, search):
+        if one not in found[at]:
+            found[at].append(one)
+            changed.add(at)
+    for at in changed:
+        found[at] = _merged(found[at])
+    return found
+
+
+def _where_they_meet(
+    texts: Sequence[str], search: Callable[[str], Sequence[Finding]]
+) -> Iterator[tuple[int, Finding]]:
+    """Yields the findings near the places where texts meet, each with the number of its text."""
+    starts = [0]
+    for text in texts:
+        starts.append(starts[-1] + len(text) + len(BETWEEN))
+    joined = BETWEEN.join(texts)
+    for number in range(1, len(texts)):
+        if not texts[number]:
+            continue
+        meet = starts[number]
+        first = max(0, meet - len(BETWEEN) - REACH)
+        if not _may_tell(texts[number - 1][-NEAR:], texts[number][:NEAR]):
+            continue
+        for one in search(joined[first : meet + REACH]):
+            start, end = first + one.start, first + one.end
+            at = bisect(starts, start) - 1
+            if end <= meet - NEAR or start >= meet + NEAR or end > starts[at] + len(texts[at]):
+                continue
+            yield at, Finding(one.kind, start - starts[at], end - starts[at])
+
+
+@lru_cache(maxsize=1024)
+def _may_tell(before: str, after: str) -> bool:
+    """Says whether one of two texts may say what a number, or a password, in the other is."""
+    return bool(FOUR.search(before) or FOUR.search(after) or before.endswith("?"))
 
 
 def mask(text: str, findings: Sequence[Finding]) -> tuple[str, dict[str, str]]:

@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterator
 from functools import cache
 
 from cowest.detectors import words
-from cowest.detectors.plain import Span
+from cowest.detectors.plain import ASKED, Span
 
 BEFORE, AFTER = 48, 16
 """Characters before and after a number in which a word may say what the number is."""
@@ -57,7 +57,8 @@ OF_BANKS = re.compile(
     rf"{words.BEFORE}(?:sort[ -]?codes?"
     r"|(?:account|acct\.?|a/c|routing|transit)[ -](?:no\b\.?|number|nr\b\.?)"
     r"|kontonummer|konto-?nr\.?)"
-    r"(?:\s?[:=#])?(?: is)?\s{0,2}((?:\d{2}[ -]){2}\d{2}|\d{6,12})"
+    rf"(?:\s?[:=#]|{ASKED})?(?: is)?\s{{0,2}}"
+    r"((?:\d{2}[ -]){2}\d{2}|\d{6,12})"
     rf"{words.AFTER}(?![.,-]\d)",
     re.IGNORECASE,
 )

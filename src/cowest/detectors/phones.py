@@ -4,7 +4,7 @@ import re
 from collections.abc import Callable, Iterator
 
 from cowest.detectors.numbers import SIX, named
-from cowest.detectors.plain import Span
+from cowest.detectors.plain import ASKED, Span
 from cowest.detectors.words import AFTER, BEFORE
 
 LONGEST_RUN = 80
@@ -67,10 +67,13 @@ SPOKEN: tuple[tuple[str, tuple[str, ...]], ...] = (
 def _directly(words: str) -> re.Pattern[str]:
     """Returns a pattern that is found where one of the words stands directly before an end.
 
-    Between the two, few characters may stand and none of another number or sentence.
+    Between the two, few characters may stand and none of another number or sentence; a question
+    may end.
     """
     edge = rf"{BEFORE}(?:{words}){AFTER}"
-    return re.compile(rf"{edge}\W?\.?[^\d.,!?\n;$€£¥]{{0,16}}\Z", re.IGNORECASE)
+    return re.compile(
+        rf"{edge}(?:\W?\.?[^\d.,!?\n;$€£¥]{{0,16}}|[^\d.,!?\n;]{{0,16}}{ASKED})\Z", re.IGNORECASE
+    )
 
 
 def finder(regions: tuple[str, ...]) -> Callable[[str], Iterator[Span]]:

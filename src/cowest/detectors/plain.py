@@ -9,6 +9,10 @@ import unicodedata
 
 Span = tuple[int, int]
 """First character, and the first character after the end."""
+BETWEEN = "\n| |\n"
+"""Stands between texts that are searched together. No number and no word reaches across it."""
+ASKED = r"\s?\?\n\| \|\n"
+"""A pattern of the end of a question, whose answer is the next text."""
 INVISIBLE = frozenset(
     "\u00ad\u034f\u061c\u180e\u200b\u200c\u200d\u200e\u200f\u2060\u2061\u2062\u2063\u2064\ufeff"
 )

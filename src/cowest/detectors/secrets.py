@@ -11,7 +11,7 @@ import re
 from collections import Counter
 from collections.abc import Iterator
 
-from cowest.detectors.plain import Span
+from cowest.detectors.plain import ASKED, Span
 from cowest.detectors.words import AFTER, BEFORE
 
 FORMS = (
@@ -92,7 +92,8 @@ NAMED = re.compile(
     r"|secret|token|credential)s?"
     # A sign or word that says that the value follows.
     r"[\"'`\])*]{0,3}\s{0,3}(?:=>|:=|==?|:|(?<=\s)-(?=\s)"
-    r"|\b(?:is|was|to|ist|war|lautet|est|était|es|era)\b(?:\s{0,2}:)?)[*]{0,2}\s{0,3}"
+    r"|\b(?:is|was|to|ist|war|lautet|est|était|es|era)\b(?:\s{0,2}:)?"
+    rf"|{ASKED})[*]{{0,2}}\s{{0,3}}"
     # The value.
     r"(?:bearer\s|basic\s)?[\"'`]{0,3}([^\s\"'`,;<>]{6,250})",
     re.IGNORECASE,

@@ -4,12 +4,14 @@ A finding is named by its kind. The data themselves are shown nowhere.
 """
 
 from collections.abc import Sequence
+from functools import partial
 from itertools import islice
 from typing import Literal, TypeVar
 
 from cowest import detectors
 from cowest.config import Config, digest
 from cowest.detectors import Detection, Finding
+from cowest.detectors.plain import BETWEEN
 from cowest.expectations.rules import Rule, Severity
 from cowest.records import Demonstration, Message, PreferencePair, Query, with_contents
 
@@ -20,8 +22,6 @@ Handling = Literal["report", "mask", "refuse"]
 """report: the page names the rows, which stay as they are; mask: a placeholder such as [EMAIL_1]
 replaces the finding; refuse: the row is set aside."""
 SEVERITIES: dict[Handling, Severity] = {"report": "note", "mask": "note", "refuse": "aside"}
-BETWEEN = "\n| |\n"
-"""Stands between texts that are searched together. No finding can reach across it."""
 SECRET = "secret"  # noqa: S105 (a kind of finding)
 MOST = 1000
 """Findings of a row that are counted."""
@@ -60,8 +60,8 @@ class Private(Config):
         if not detectors.find(BETWEEN.join(texts), self.detection):
             return [[] for _ in texts]
         found = []
-        for text in texts:
-            all_of_it = detectors.find(text, self.detection)
+        search = partial(detectors.find, config=self.detection)
+        for all_of_it in detectors.find_together(texts, search):
             found.append([one for one in all_of_it if self._handling(_rule(one)) is not None])
         return found
 

@@ -14,11 +14,19 @@ from collections import Counter, deque
 from collections.abc import AsyncGenerator, Iterable, Iterator, Sequence
 from contextlib import aclosing
 from dataclasses import dataclass, field, replace
-from functools import lru_cache
+from functools import lru_cache, partial
 from typing import Literal
 
 from cowest.config import digest
-from cowest.detectors import RULE, Detection, Finding, find, mask_all, unmask
+from cowest.detectors import (
+    RULE,
+    Detection,
+    Finding,
+    find,
+    find_together,
+    mask_all,
+    unmask,
+)
 from cowest.detectors.replacing import unmasking
 from cowest.ledger import account
 from cowest.protocols import AsyncChatModel, ChatModel, Completion, Request, Served
@@ -73,7 +81,7 @@ class EgressConfig(Detection):
 
         They are as a request with them would be sent; None if it would not be sent.
         """
-        findings = [find(text, self) if self.detect else [] for text in texts]
+        findings = find_together(texts, partial(find, config=self))
         if self.on_found == "allow" or not any(findings):
             return list(texts)
         if self.on_found == "refuse":
@@ -146,7 +154,7 @@ class Filter:
         """Returns the request as it may be sent, with what was found in it."""
         # The texts that end an answer are sent too, and are a person's own in what is served.
         texts = [message.content for message in request.messages] + list(request.sampling.stop)
-        findings = [self._find(text) for text in texts]
+        findings = find_together(texts, self._find)
         found: Counter[str] = Counter()
         for of_text in findings:
             found.update(finding.kind for finding in of_text)
@@ -160,7 +168,7 @@ class Filter:
         self,
         request: Request,
         texts: list[str],
-        findings: list[tuple[Finding, ...]],
+        findings: list[list[Finding]],
         found: Counter[str],
     ) -> Passed:
         # All texts are masked together, so that one original has one placeholder in all of them: a

@@ -2,7 +2,7 @@
 
 import time
 
-from cowest.detectors import Detection, find, mask_all
+from cowest.detectors import Detection, Finding, find, find_together, mask_all
 from cowest.online.interactions import Interaction, ServedCall
 from cowest.online.verdicts import KeptVerdict
 from cowest.records import with_contents
@@ -52,11 +52,16 @@ def verdict(row: KeptVerdict, detection: Detection) -> KeptVerdict:
 
 def masked(texts: list[str], detection: Detection) -> list[str] | None:
     """Returns texts that belong together with placeholders; None if nothing was found in them."""
-    findings = []
-    for text in texts:
-        findings.append(find(text, detection) if detection.detect and text else [])
+    if not detection.detect:
+        return None
+
+    def search(text: str) -> list[Finding]:
+        found = find(text, detection) if text else []
         # A search may take milliseconds, in which other threads should not wait for their turn.
         time.sleep(0)
+        return found
+
+    findings = find_together(texts, search)
     return mask_all(texts, findings)[0] if any(findings) else None
 
 
