@@ -142,6 +142,15 @@ def visible(text: str) -> str:
     return "".join(parts)
 
 
+def seen(text: str) -> str:
+    """Drops letters that can't be seen, and composes the others; case and punctuation stay.
+
+    Used before the forms above where two texts are only compared (`expectations`, and
+    `domains.harvested`). The name of a group or a split is made of the text as it is.
+    """
+    return UNSEEN.sub("", text) if text.isascii() else unicodedata.normalize("NFC", visible(text))
+
+
 def by_letter(words: str) -> str:
     """Puts spaces around each letter of a script without spaces; its vowel signs stay with it."""
     if NO_SPACES.search(words) is None:

@@ -224,6 +224,21 @@ def test_a_question_in_two_splits_is_found_in_whatever_order_its_options_are(
         assert len(run(tmp_path, rows, config)[0]) == len(rows)
 
 
+def test_a_question_in_two_splits_is_found_in_whatever_form_its_letters_are(tmp_path: Path) -> None:
+    rows = [
+        ask(0, "Où est le premier café de la ville?"),
+        ask(1, "Ou\u0300 est le pre\u00admier cafe\u0301 de\u200b la ville?", split="train"),
+    ]
+    assert "no question is in two splits" in refused(tmp_path, rows, settings("queries", near=None))
+    rows = [
+        ask(2, "Question 4: où est le café?", split="train"),
+        ask(3, "Ou\u0300 est le cafe\u0301?"),
+        ask(4, "Who?", split="train"),
+    ]
+    valid, page = run(tmp_path, rows, settings("queries", near=None))
+    assert valid == [row.model_dump_json() for row in rows[1:]] and "numbered" in unmet(page)
+
+
 def test_a_copy_under_another_number_is_set_aside_in_whatever_order_its_options_are(
     tmp_path: Path,
 ) -> None:
@@ -420,6 +435,22 @@ def test_a_served_conversation_is_compared_message_by_message(tmp_path: Path, ro
     assert len(valid) == 3 and "near" in unmet(page)
 
 
+def test_a_held_out_question_within_a_served_message_is_set_aside(tmp_path: Path) -> None:
+    greeting = (
+        "I hope that you are well, and that the journey was not too long for all of you! " * 3
+    )
+    rows = [
+        ask(0, f"{greeting}{LONG} Thanks.", split="train", source=f"{HARVEST}:1"),
+        ask(1, f"{greeting}{LONG[:-1]} and when? Thanks.", split="train", source=f"{HARVEST}:2"),
+        # Nobody hides anything in rows of one's own.
+        ask(2, f"{greeting}{LONG}", split="train"),
+        ask(3, LONG),
+    ]
+    valid, page = run(tmp_path, rows, settings("queries", near=0.9))
+    assert valid == [row.model_dump_json() for row in rows[1:]]
+    assert "near" in unmet(page) and re.search(r"1\.00 like \S+rows.jsonl:4", page)
+
+
 BENCHMARK = [{"question": LONG}, {"question": "How many moons has Mars?"}]
 
 
@@ -430,6 +461,7 @@ BENCHMARK = [{"question": LONG}, {"question": "How many moons has Mars?"}]
         (LONG.lower().replace(",", ""), True),
         (f"{LONG}\nA. Hull\nB. Kiel\nReply with a letter.", True),
         ("HOW many moons has Mars", True),
+        (f"{LONG[30:]} is not asked here. Good morning, and many thanks in advance! {LONG}", True),
         ("How many moons has the planet Venus?", False),
         ("Which harbour was rebuilt?", False),
     ],

@@ -11,6 +11,7 @@ import yaml
 
 from cowest import io
 from cowest.cli import main
+from cowest.config import key
 from cowest.detectors import Detection
 from cowest.domains.mapping import Table
 from cowest.domains.table import Source
@@ -25,6 +26,7 @@ from cowest.online.verdicts import KeptVerdict
 from cowest.raw.harvested import NAME, Harvested, read_own
 from cowest.raw.intake import Intake
 from cowest.records import Demonstration, Message, Query
+from cowest.sametext import caseless
 from cowest.scorers import AnyScorer
 from cowest.scorers.choice import ChoiceConfig
 from cowest.scorers.contains import ContainsConfig
@@ -274,6 +276,34 @@ def test_held_out_questions_and_their_near_copies_are_left_out(served: Served) -
     assert found.left_out == {"it asks a held-out question, or a near copy of one": 7}
 
 
+GREETING = "I hope that you are well and that the long journey home was not too tiring for you all!"
+SERIES = "In which country is the Phoenix fan of the second series built?"
+FROM_HERE = "凤凰牌风扇的第二个系列是在哪个国家制造的？"  # noqa: RUF001 (Chinese)
+
+
+@pytest.mark.parametrize(
+    ("held", "question", "taken"),
+    [
+        (SERIES, f"Good morning! {SERIES}", False),
+        (SERIES, f"{GREETING}\n{SERIES}\n{GREETING}", False),
+        (SERIES, f"{GREETING} Tell me, {SERIES.lower()} Thank you.", False),
+        (f"Question 7: {SERIES} (2 points)", f"{GREETING} {SERIES}", False),
+        (SERIES, f"{GREETING} " + SERIES.replace("Ph", "P\u00adh\u200b"), False),
+        (FROM_HERE, f"早上好！{FROM_HERE}谢谢", False),  # noqa: RUF001 (Chinese)
+        # Other questions, and words that stand in many.
+        (SERIES, f"{GREETING} " + SERIES.replace("built?", "built and sold?"), True),
+        (SERIES, f"{GREETING} " + SERIES.replace("second", "third"), True),
+        ("Which of the following is true?", f"Which of the following is true? {GREETING}", True),
+        ("Who built it?", f"{GREETING} It is old. Who built it? When?", True),
+    ],
+)  # fmt: skip
+def test_a_held_out_question_among_other_words_is_left_out(
+    served: Served, held: str, question: str, taken: bool
+) -> None:
+    served.answer(question, {"better": "Norway"})
+    assert len(served.harvest(held=[held]).rows) == taken
+
+
 def test_rows_are_masked_together_with_their_targets(served: Served) -> None:
     served.answer("Is ada@example.org or bob@example.org right?", {"better": "bob@example.org is."})
     (row,) = served.harvest().rows
@@ -440,6 +470,22 @@ def test_what_a_table_learns_otherwise_is_not_learned_from_answers(tmp_path: Pat
         io.write(raw / NAME, [make_row("Who made it?", "Ada")])
         rows = list(source.rows(raw, Intake()))
         assert isinstance(rows[-1], Query) and rows[-1].targets == ("Ada",)
+
+
+def test_a_held_out_question_in_another_form_is_left_out_and_groups_keep_their_names(
+    tmp_path: Path,
+) -> None:
+    raw = tmp_path / "raw"
+    table = table_of(raw)
+    with (raw / "rows.jsonl").open("a") as file:
+        file.write(json.dumps({"q": "Où est le café?", "a": "ici", "split": "test"}) + "\n")
+    rows = [make_row("Ou\u0300 est le cafe\u0301?", "ici"), make_row("So\u00adup or fish?", "soup")]
+    io.write(raw / NAME, rows)
+    intake = Intake()
+    found = [row for row in table.rows(raw, intake) if isinstance(row, Query)][41:]
+    assert [row.prompt[0].content for row in found] == ["So\u00adup or fish?"]
+    assert found[0].group == "g" + key(caseless("So\u00adup or fish?"))[:16]
+    assert intake.left_out == {f"a harvested row asks a held-out question ({NAME})": 1}
 
 
 def test_a_broken_harvested_row_is_a_bad_row_of_the_table(tmp_path: Path) -> None:

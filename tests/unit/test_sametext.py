@@ -277,6 +277,11 @@ def test_two_forms_keep_case(text: str, spaced: str, unadorned: str) -> None:
     assert (sametext.spaced(text), sametext.unadorned(text)) == (spaced, unadorned)
 
 
+def test_seen_composes_letters_and_drops_those_that_are_not_seen() -> None:
+    assert sametext.seen("Cafe\u0301 so\u00adup\u200b, \uff21 1\u0000") == "Caf\u00e9 soup, A 1"
+    assert sametext.seen("10\u00b2") == "10\u00b2"
+
+
 @given(st.text(alphabet="aAtThHeEnN. '-5"))
 def test_unadorned_and_normalise_differ_in_case_alone(text: str) -> None:
     assert sametext.unadorned(text).lower() == sametext.normalise(text)

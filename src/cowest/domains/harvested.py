@@ -8,7 +8,7 @@ from cowest.raw.files import Bad
 from cowest.raw.harvested import NAME, Harvested, read
 from cowest.raw.intake import Intake, Unfit, build
 from cowest.records import Demonstration, Message, Query
-from cowest.sametext import caseless
+from cowest.sametext import caseless, seen
 
 
 def beside(raw: Path, path: Path) -> Path | None:
@@ -32,13 +32,12 @@ def rows(
         if isinstance(row, Bad):
             intake.quarantine(path, number, row.reason, row.raw)
             continue
-        name = asked(row.prompt)
-        if name in held:
+        if asked(row.prompt) in held:
             intake.leave_out(f"a harvested row asks a held-out question ({NAME})")
             continue
         source = f"{path.name}:{number}"
         try:
-            query = _query(row, name, source)
+            query = _query(row, source)
         except Unfit as error:
             intake.quarantine(path, number, str(error), row.model_dump_json())
             continue
@@ -51,12 +50,14 @@ def rows(
 
 
 def asked(prompt: Sequence[Message]) -> str:
-    """Names what a conversation asks; a table's own queries of one message have the same name."""
-    return key("\n".join(caseless(message.content) for message in prompt))[:16]
+    """Names what a conversation asks, to compare it with others."""
+    return key("\n".join(caseless(seen(message.content)) for message in prompt))[:16]
 
 
-def _query(row: Harvested, name: str, source: str) -> Query:
+def _query(row: Harvested, source: str) -> Query:
     """The row as a query. Raises Unfit."""
+    # A table's own queries of one message have the same group.
+    name = key("\n".join(caseless(message.content) for message in row.prompt))[:16]
     return build(
         Query,
         group=f"g{name}",

@@ -1,8 +1,9 @@
 """Near copies by MinHash: texts that share most of their runs of five characters (Broder 1997).
 
-Case, white space and punctuation do not count, and neither does a number before or after a text
-(`numbering`). Texts with other different figures or signs are no copies, however similar they are:
-"who built engine 1?" is not "who built engine 11?".
+Case, white space and punctuation do not count, and neither do letters that can't be seen, the form
+of letters, and a number before or after a text (`numbering`). Texts with other different figures
+or signs are no copies, however similar they are: "who built engine 1?" is not "who built engine
+11?".
 
 The similarity is an estimate of the Jaccard index of the two sets of runs. Its standard error is
 0.035 at 0.8 and 0.026 at 0.9. An indexed text takes about 2.5 KB of memory (4 KB for similarities
@@ -14,8 +15,9 @@ from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 from cowest.expectations.columns import number as number_of
+from cowest.expectations.contained import Contained
 from cowest.expectations.numbering import Unnumbered, may_agree, unnumbered
-from cowest.sametext import unpunctuated
+from cowest.sametext import seen, unpunctuated
 
 RUN, HASHES = 5, 128
 FIGURE, LETTER = re.compile(r"[\d+*/=<>^%|]"), re.compile(r"[^\W\d_]")
@@ -50,8 +52,8 @@ def sketches(texts: Sequence[str]) -> list[Sketch]:
 
 
 def bare(text: str) -> Unnumbered:
-    """A text without its number, case, white space and punctuation."""
-    found = unnumbered(text)
+    """A text without its number, case, white space and punctuation, its letters in one form."""
+    found = unnumbered(seen(text))
     return Unnumbered(unpunctuated(found.text), found.number)
 
 
@@ -120,6 +122,7 @@ class Known:
         self._near = None if least is None else Index(least)
         self._numbered: dict[int, int] = {}
         self._asked: dict[int, int] = {}
+        self._contained = Contained()
         self._places: list[str] = []
 
     def add(self, texts: Sequence[tuple[str, str]]) -> None:
@@ -130,6 +133,7 @@ class Known:
             found = bare(text)
             self._numbered[_key(found)] = at
             self._asked[number_of(found.text)] = at
+            self._contained.add(at, text)
         if self._near is not None:
             self._near.add(range(start, start + len(texts)), [text for _, text in texts])
 
@@ -137,13 +141,16 @@ class Known:
         """Returns the similarity and the name of the text that this one repeats; else 0 and None.
 
         The longest line is also looked at by itself, because a prompt may show options or a
-        template beside its question.
+        template beside its question. A text that stands in this one word for word counts too.
         """
         longest = max(text.splitlines(), key=len, default="")
         looked_at = list(dict.fromkeys([text, longest]))
         same = [at for at in map(self._same, looked_at) if at is not None]
         if same:
             return 1.0, self._places[max(same)]
+        part = self._contained.within(text)
+        if part is not None:
+            return 1.0, self._places[part]
         best: tuple[float, int | None] = (0.0, None)
         if self._near is not None:
             for sketch in sketches(looked_at):

@@ -1,8 +1,6 @@
 """Rules for queries, before anything is spent on them."""
 
-from collections.abc import Callable, Mapping
-from functools import partial
-from operator import itemgetter
+from collections.abc import Mapping
 from pathlib import Path
 from string import ascii_uppercase
 from typing import Any, Literal
@@ -14,9 +12,10 @@ from cowest.batched import batched
 from cowest.config import Config
 from cowest.detectors import Finding
 from cowest.errors import ConfigError
-from cowest.expectations import benchmarks, columns, language, near, private
+from cowest.expectations import benchmarks, columns, copies, language, near, private
 from cowest.expectations.benchmarks import Benchmark
 from cowest.expectations.columns import AT_ONCE, SPLITS, Columns, number
+from cowest.expectations.copies import Reader
 from cowest.expectations.numbering import unnumbered
 from cowest.expectations.private import Private
 from cowest.expectations.rules import (
@@ -30,9 +29,8 @@ from cowest.expectations.rules import (
     share_left,
 )
 from cowest.models.hf import HFConfig
-from cowest.raw.harvested import NAME as HARVEST
 from cowest.records import Query, Split
-from cowest.sametext import caseless, unpunctuated
+from cowest.sametext import caseless, seen, unpunctuated
 
 MANY = 30
 """A split needs this many queries for the balance of its classes to be judged."""
@@ -133,7 +131,8 @@ class QuerySuite(Config):
             ),
             Rule(
                 "leak",
-                "no question is in two splits, whatever its case, spacing and order of options",
+                "no question is in two splits, whatever its case, spacing, form of letters and "
+                "order of options",
                 "a held-out question must not be trained on: take it out of one of the splits",
                 "fail", "prompt_splits", high=1,
             ),
@@ -225,7 +224,7 @@ class QuerySuite(Config):
         before_masking: list[Reader] = []
         if self.contamination:
             known = benchmarks.known(self.contamination, against, self.near)
-            before_masking.append(_benchmarks(known, remarks))
+            before_masking.append(copies.of_benchmarks(known, remarks))
         start = 0
         for part in batched(io.read(rows, Query), AT_ONCE):
             found = [self.private.found(private.query_texts(row)) for row in part]
@@ -261,12 +260,12 @@ class QuerySuite(Config):
         """Masks a row on its way out."""
         return self._as_it_goes_out(Query.model_validate_json(line)).model_dump_json().encode()
 
-    def _readers(self, rows: io.Paths, remarks: Remarks) -> "list[Reader]":
+    def _readers(self, rows: io.Paths, remarks: Remarks) -> list[Reader]:
         found: list[Reader] = []
         if self.policy is not None:
             found.append(_tokens(self.policy))
         if self.near is not None:
-            found.append(_copies(rows, self.near, remarks, self._as_it_goes_out))
+            found.append(copies.of_held_out(rows, self.near, remarks, self._as_it_goes_out))
         if self.languages is not None:
             found.append(_languages(self.languages))
         return found
@@ -298,8 +297,6 @@ class QuerySuite(Config):
 
 LENGTHS = {"chars": "characters of a prompt", "tokens": "the policy's tokens of a prompt"}
 """Columns of lengths with their names on the page."""
-Reader = Callable[[int, list[Query]], list[dict[str, float]]]
-"""Derives columns of some adjacent rows, given the number of the first."""
 
 
 def _compared(frame: Any) -> Any:
@@ -354,8 +351,8 @@ def _columns(row: Query) -> dict[str, float]:
     """The columns that need nothing but the row. Readers replace those that are 0 at the end."""
     texts = [message.content for message in row.prompt]
     # A question is the same in whatever order its options stand.
-    stems = [_stem(text, row.choices) for text in texts]
-    options = sorted(map(caseless, row.choices))
+    stems = [seen(_stem(text, row.choices)) for text in texts]
+    options = sorted(caseless(seen(choice)) for choice in row.choices)
     question = "\0".join([*map(caseless, stems), *options])
     bare = [unnumbered(stem, "".join(options)) for stem in stems]
     asked = "\0".join([*(caseless(found.text) for found in bare), *options])
@@ -396,22 +393,6 @@ def _stem(text: str, choices: tuple[str, ...]) -> str:
     return text
 
 
-def _asked(row: Query) -> str:
-    """The question, without the system prompt, which all queries have in common."""
-    return "\n".join(message.content for message in row.prompt if message.role != "system")
-
-
-def _each_asked(row: Query) -> list[str]:
-    """The texts of a row that may each repeat another question.
-
-    Whoever gives a verdict on a served conversation chose its roles, too: a held-out question may
-    stand in any message of it.
-    """
-    if not row.source.startswith(f"{HARVEST}:"):
-        return [_asked(row)]
-    return [_asked(row), *(message.content for message in row.prompt)]
-
-
 def _tokens(policy: HFConfig) -> Reader:
     import tokenizers
 
@@ -434,65 +415,11 @@ def _tokens(policy: HFConfig) -> Reader:
     return read
 
 
-def _copies(
-    rows: io.Paths, least: float, remarks: Remarks, as_it_goes_out: Callable[[Query], Query]
-) -> Reader:
-    """Compares every query with those of later splits: train with dev and test, dev with test.
-
-    So of two copies the one nearer to training is found. Only held-out queries are indexed, and all
-    stream past: most rows are of train, and are never held.
-    """
-    index = near.Index(least)
-    held: dict[int, tuple[int, str]] = {}
-    for part in batched(io.held_out(rows), AT_ONCE):
-        numbers, texts = [], []
-        for place, number_of_row, row in part:
-            held[number_of_row] = (SPLITS.index(row.split), place)
-            numbers.append(number_of_row)
-            texts.append(_asked(as_it_goes_out(row)))
-        index.add(numbers, texts)
-
-    def is_later(split: int, number_of_row: int) -> bool:
-        return held[number_of_row][0] > split
-
-    def read(start: int, part: list[Query]) -> list[dict[str, float]]:
-        places, texts = [], []
-        for place, row in enumerate(part):
-            for text in _each_asked(row):
-                places.append(place)
-                texts.append(text)
-        best: list[tuple[float, int | None]] = [(0.0, None)] * len(part)
-        for place, sketch in zip(places, near.sketches(texts), strict=True):
-            split = SPLITS.index(part[place].split)
-            found = index.nearest(sketch, partial(is_later, split))
-            if found[0] > best[place][0]:
-                best[place] = found
-        for at, (alike, other) in enumerate(best, start):
-            if other is not None:
-                remarks.say(at, f"{alike:.2f} like {held[other][1]}")
-        return [{"near": alike} for alike, _ in best]
-
-    return read
-
-
-def _benchmarks(known: near.Known, remarks: Remarks) -> Reader:
-    def read(start: int, part: list[Query]) -> list[dict[str, float]]:
-        found = []
-        for at, row in enumerate(part, start):
-            alike, place = max(map(known.nearest, _each_asked(row)), key=itemgetter(0))
-            if place is not None:
-                remarks.say(at, f"{alike:.2f} like {place}")
-            found.append({"benchmark": alike})
-        return found
-
-    return read
-
-
 def _languages(expected: tuple[str, ...]) -> Reader:
     verdict = language.reader(expected)
 
     def read(_: int, rows: list[Query]) -> list[dict[str, float]]:
-        verdicts = [verdict(_asked(row)) for row in rows]
+        verdicts = [verdict(copies.asked(row)) for row in rows]
         return [{"foreign": one == "foreign", "unsure": one == "unsure"} for one in verdicts]
 
     return read
