@@ -108,22 +108,35 @@ def query_texts(row: Query) -> list[str]:
 def masked_query(row: Query, found: Sequence[Sequence[Finding]]) -> Query:
     """Returns a query with placeholders for these findings in its texts, one per value.
 
-    It is another query, with a new id. The name of a group with a finding becomes a digest, so that
-    groups stay apart.
+    It is another query, with a new id. The name of a group with a finding becomes a digest, and so
+    does a finding in a tag: placeholders are numbered row by row, and groups and slices must stay
+    apart.
     """
     fields = _of_query(row)
     texts = _masked(fields, found)
-    in_group = any(by_field(fields, found)["group"])
+    found_in = by_field(fields, found)
+    tags = [_digested(tag, its) for tag, its in zip(row.tags, found_in["tags"], strict=True)]
+    in_group = any(found_in["group"])
     return Query(
         prompt=with_contents(row.prompt, texts["prompt"]),
         targets=tuple(texts["targets"]),
         choices=tuple(texts["choices"]),
-        tags=tuple(texts["tags"]),
+        tags=tuple(tags),
         ideal=None if row.ideal is None else texts["ideal"][0],
         group=f"g{digest(row.group)[:16]}" if in_group else row.group,
         split=row.split,
         source=row.source,
     )
+
+
+def _digested(text: str, found: Sequence[Finding]) -> str:
+    """Returns a text with a digest for each of these findings."""
+    parts = []
+    end = 0
+    for one in found:
+        parts.append(f"{text[end : one.start]}{one.kind} {digest(text[one.start : one.end])[:16]}")
+        end = one.end
+    return "".join([*parts, text[end:]])
 
 
 def _of_query(row: Query) -> Texts:
