@@ -174,8 +174,18 @@ def test_a_group_in_two_splits_stops_the_turn(tmp_path: Path) -> None:
         [make_query(0, split="train", group="a"), make_query(1, group="a"), make_query(2)],
         QUERIES,
     )
-    assert "no group is in two splits: not met by 2 of 3 rows" in said
+    assert "no group is in two splits, whatever its case and spacing: not met by 2 of 3" in said
     assert "rows.jsonl:1 (questions.jsonl:1)" in said
+
+
+def test_a_group_under_two_forms_of_its_name_is_one_group(tmp_path: Path) -> None:
+    rows = [
+        make_query(0, split="train", group="Caf\u00e9 pump"),
+        make_query(1, group="cafe\u0301  Pump "),
+        make_query(2, group="Caf\u00e9 pump 2"),
+    ]
+    said = refused(tmp_path, rows, QUERIES)
+    assert "not met by 2 of 3 rows" in said and "rows.jsonl:2 (questions.jsonl:2)" in said
 
 
 def test_a_question_in_two_splits_stops_the_turn_whatever_its_spacing(tmp_path: Path) -> None:
