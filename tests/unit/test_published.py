@@ -201,6 +201,14 @@ def test_an_explanation_is_what_is_left_without_its_verdict(text: Any, left: str
     assert explanation(text, "Gland") == left
 
 
+@pytest.mark.parametrize("verdict", ["Ans", "Ans is", "Ans: option"])
+def test_a_long_gap_in_an_explanation_takes_no_hours(verdict: str) -> None:
+    """A pattern that tries every part of it would take 10^11 steps here."""
+    gap = f"{verdict}{' ' * 500_000}"
+    assert explanation(f"{gap}of what is told here, in a few words", "Gland") is not None
+    assert explanation(f"It is told in a few words. {gap}xyz", "Gland") is not None
+
+
 @pytest.mark.parametrize(
     ("said", "answer"),
     [

@@ -39,6 +39,12 @@ def test_what_python_and_json_write_is_read_back(entries: list[Any]) -> None:
             assert value_of(text) == entries
 
 
+@pytest.mark.parametrize("digits", ["1", "1.", "1e"])
+def test_a_long_number_that_is_none_takes_no_hours(digits: str) -> None:
+    """A pattern that tries every part of it would take 10^11 steps here."""
+    assert value_of(f"[{digits}{'1' * 500_000}a]") is None
+
+
 @given(st.text(st.sampled_from("[](){}'\",:\\ax1.-en \n=dtypcu")))
 def test_any_text_is_a_value_or_none(text: str) -> None:
     assert isinstance(value_of("[" + text + "]"), list | dict | None)

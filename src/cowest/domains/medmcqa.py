@@ -29,13 +29,15 @@ from cowest.scorers.choice import ChoiceConfig
 
 OPTIONS = ("opa", "opb", "opc", "opd")
 VERDICT = re.compile(
-    r"\W*(?:correct\s+)?ans(?:wer)?\b(?:\s+is\b)?\W*(?:option\s+)?\W*"
+    r"\W*(?:correct\s+)?ans(?:wer)?\b(?:\s+is\b)?\W*+(?:option\s++\W*+)?"
     r"(?:[a-d]\b|(?-i:[A-D](?=[A-Z][a-z])))(?:\W*i\.e\.)?[\s.,:;)\]-]*",
     re.IGNORECASE,
 )
 """The verdict that explanations begin with: `Ans. b. `, `Answer- C. `, `Ans: C i.e. `,
 `Ans. CThe ...`."""
-LETTER = re.compile(r"\bans(?:wer)?\b\W*(?:is|will be)?\W*(?:option\s+)?[a-d]\b", re.IGNORECASE)
+LETTER = re.compile(
+    r"\bans(?:wer)?\b\W*+(?:(?:is|will be)\W*+)?(?:option\s++)?[a-d]\b", re.IGNORECASE
+)
 FEW = 5
 """Number of words that an explanation has at least, if it explains anything."""
 
