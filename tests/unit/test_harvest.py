@@ -175,6 +175,12 @@ def test_an_approved_answer_is_a_target_as_its_scorer_reads_it(served: Served) -
     assert found.rows[0].targets == ("Italy",)
 
 
+def test_an_approved_answer_is_read_by_the_rule_of_its_scorer(served: Served) -> None:
+    served.answer("Where?", GOOD, answer="**Answer**:\nOslo")
+    (row,) = served.harvest(scorer=TokenF1Config(marker="Answer:", rule=3)).rows
+    assert row.targets == ("Oslo",)
+
+
 def test_of_several_verdicts_on_one_answer_the_last_counts(served: Served) -> None:
     better = {"better": "Oslo"}
     served.answer("Where is A?", better, better, BAD, BAD)

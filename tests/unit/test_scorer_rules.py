@@ -16,6 +16,7 @@ from cowest.scorers.choice import Choice, ChoiceConfig, rule_of
 from cowest.scorers.choice import parse as parse_choice
 from cowest.scorers.contains import Contains, ContainsAlone, ContainsConfig
 from cowest.scorers.exact_match import ExactMatch, ExactMatchConfig
+from cowest.scorers.marker import after
 from cowest.scorers.squad import SquadEM, SquadF1
 from cowest.scorers.tally import Matching, Tally
 from cowest.scorers.token_f1 import TokenF1, TokenF1Config
@@ -368,13 +369,60 @@ def test_old_settings_keep_their_rule_and_are_told_once(
     assert capsys.readouterr().err == ""
 
 
+@pytest.mark.parametrize(
+    ("answer", "before", "now"),
+    [
+        ("**Answer**: B", "names no option", 1),
+        ("**Answer**: B. London", "names no option", 1),
+        ("It is clear.\n__Answer__ is C, of course", "names no option", 2),
+        ("**Answer**: A\n**Answer**: B", "names no option", 1),
+        ("*Answer*: B, no wait, C", 2, 2),
+        ("**Answer:** B", 1, 1),
+        ("**Final Answer**\nB", 1, 1),
+        ("The answer is B", 1, 1),
+        ("My answer B is a guess.\nAnswer: C", 2, 2),
+        ("**Answer**: none of them", "names no option", "names no option"),
+    ],
+)
+def test_rule_3_of_choice_reads_markdown(answer: str, before: int | str, now: int | str) -> None:
+    assert parse_choice(answer, CITIES, 2) == before
+    assert parse_choice(answer, CITIES, 3) == now
+
+
+@pytest.mark.parametrize(
+    ("answer", "before", "now"),
+    [
+        ("I think so.\nAnswer:\nParis", "", "Paris"),
+        ("Answer: \n\n **Paris**\nAs is known.", "", "Paris"),
+        ("**Answer**: Paris", "**Answer**: Paris", "Paris"),
+        ("Answer: Rome\n**Answer**: Paris", "Rome", "Paris"),
+        ("**Answer:** Paris\nAs is known.", "Paris", "Paris"),
+        ("Answer:", "", ""),
+        ("Paris", "Paris", "Paris"),
+    ],
+)
+def test_rule_3_of_a_marker_reads_markdown_and_the_next_line(
+    answer: str, before: str, now: str
+) -> None:
+    assert [after(answer, "Answer:", rule) for rule in rules.RULES] == [before, before, now]
+    for kind in (ExactMatchConfig, TokenF1Config):
+        with kind(marker="Answer:", rule=3).open() as scorer:
+            assert score_of(scorer, answer, "Paris").value == (now == "Paris")
+
+
+def test_contains_has_no_third_rule() -> None:
+    with pytest.raises(ConfigError, match="rule"):
+        parse_config(ContainsConfig, {"rule": 3}, "test")
+
+
 def test_names_tell_rules_markers_and_candidates_apart() -> None:
     names = [
         Contains().name, ContainsAlone().name, ContainsAlone(("a", "b")).name,
         ContainsAlone(("a",)).name, SquadEM().name, SquadEM("A:").name, TokenF1("A:", 2).name,
     ]  # fmt: skip
     assert len(set(names)) == len(names)
-    assert [rule_of(name) for name in ("choice", "choice:2", "contains")] == [1, 2, None]
+    names = ["choice", "choice:2", "choice:3", "contains"]
+    assert [rule_of(name) for name in names] == [1, 2, 3, None]
 
 
 def test_candidates_need_the_rule_that_looks_at_them() -> None:
@@ -400,3 +448,4 @@ def test_reports_count_by_the_rule_of_their_rows() -> None:
     assert exact("token_f1 after A:", "A: C++", "c") == 0.0
     assert exact("token_f1:2", "Hol\u200blis", "Hollis") == 1.0
     assert exact("exact_match", "Hol\u200blis", "Hollis") == 0.0
+    assert exact("token_f1:3 after A:", "**A**: Hollis", "Hollis") == 1.0

@@ -64,6 +64,12 @@ class HarvestRules:
         return found
 
     @property
+    def rule(self) -> RuleNumber:
+        """The rule by which the scorer reads a marker."""
+        found: RuleNumber = getattr(self.scorer, "rule", 1)
+        return found
+
+    @property
     def against_approval(self) -> str:
         """The reason why an approved answer can't be a target; empty if it can."""
         if isinstance(self.scorer, OF_ANSWERS):
@@ -209,7 +215,7 @@ def _judged(verdict: KeptVerdict, answer: _Answer, rules: HarvestRules) -> _Judg
     else:
         reason = answer.unfit or rules.against_approval
     if not reason:
-        target = after(answer.text or "", rules.marker)
+        target = after(answer.text or "", rules.marker, rules.rule)
         return _checked(_row(verdict, answer, target, "approved"), rules)
     prompt, _ = _masked(answer.prompt, "", rules)
     rejects: tuple[str, ...] = ()
@@ -223,7 +229,7 @@ def _rejected(prompt: Sequence[Message], answer: str, rules: HarvestRules) -> tu
     and a better one is not.
     """
     found = []
-    for said in dict.fromkeys([answer, after(answer, rules.marker)]):
+    for said in dict.fromkeys([answer, after(answer, rules.marker, rules.rule)]):
         shown, target = _masked(prompt, said, rules)
         found.append(target)
         if rules.choices:

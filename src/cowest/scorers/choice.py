@@ -21,6 +21,12 @@ from cowest.scorers.rules import RuleNumber, named, remind
 ANNOUNCED = re.compile(r"\banswer\b(?:\s+choice\b)?(?P<firm>(?:\s+is\b)?\s*[:=]?)", re.IGNORECASE)
 """The words before an answer: `Answer: B`, `The final answer is (B)`, `Answer choice: B`. `firm` is
 empty where `answer` is a word as any other."""
+IN_MARKDOWN = re.compile(
+    r"(?<![^\W_])answer(?![^\W_])(?:\s+choice(?![^\W_]))?"
+    r"(?P<firm>[*_]{0,3}(?:\s+is\b)?\s*[:=]?)",
+    re.IGNORECASE,
+)
+"""The same words as rule 3 reads them: `**Answer**: B` too."""
 DENIED = re.compile(
     r"(?i:(?:[a-z]{2,20}\s+){0,2}?not\s+(?:option\s+)?)"
     r"\(?([A-Zb-z]\b|a(?=\s*(?:[*_)\].:,;]|$))|(?<=(?i:option)\s)a\b)"
@@ -60,6 +66,7 @@ def _in_its_case(text: str) -> str:
 FORMS: dict[RuleNumber, tuple[Callable[[str], str], ...]] = {
     1: (normalise,),
     2: (_as_written, _in_its_case, comparable),
+    3: (_as_written, _in_its_case, comparable),
 }
 """By rule, the forms in which an option is looked for, until one is found. Rule 2 tells `< 5` from
 `> 5`, and `CO` from `Co`."""
@@ -74,8 +81,8 @@ class ChoiceConfig(Config):
     scorer: Literal["choice"] = "choice"
     rule: RuleNumber = 1
     """Rule by which answers are read. 2 follows corrections (`Answer: B, no wait, C`), tells
-    options that differ in case apart, and folds forms of letters and letters that can't be seen; 1
-    is the rule before, and the default for one release."""
+    options that differ in case apart, and folds forms of letters and letters that can't be seen; 3
+    also reads `**Answer**: B`; 1 is the rule before, and the default for one release."""
 
     @contextmanager
     def open(self) -> Iterator[Scorer]:
@@ -221,12 +228,12 @@ class ChoiceReading:
         firm: set[int] = set()
         last: set[int] = set()
         denied: set[int] = set()
-        for place in ANNOUNCED.finditer(answer):
+        for place in (IN_MARKDOWN if self._rule == 3 else ANNOUNCED).finditer(answer):
             lines = answer[place.end() :].strip().splitlines()
             text = lines[0] if lines else ""
             found = self._options(text, announced=True)
             every |= found
-            if place["firm"].strip():
+            if place["firm"].lstrip("*_").strip():
                 firm |= found
                 last = found or last
                 # What only goes on to a denial, as a reason may, takes nothing back.
@@ -264,7 +271,7 @@ class ChoiceReading:
             return named
         number, rest = numbers[0], found["rest"].strip()
         # `A` alone is the letter, though the option `A-` is an A too without its sign.
-        if self._rule == 2 and not rest and found[1].upper() not in self._letters:
+        if self._rule != 1 and not rest and found[1].upper() not in self._letters:
             return {number}
         also = self._alike(rest) if rest else set()
         # `B. London`, where B is London: letter and text agree, even if another option is London.

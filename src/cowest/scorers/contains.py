@@ -10,7 +10,7 @@ from cowest.records import Query
 from cowest.sametext import comparable, normalise
 from cowest.scorers.choice import rights
 from cowest.scorers.mentions import is_affirmed, mentions, name_of, words_of
-from cowest.scorers.rules import RuleNumber, named, remind
+from cowest.scorers.rules import named, remind
 
 
 class ContainsConfig(Config):
@@ -23,7 +23,7 @@ class ContainsConfig(Config):
     """
 
     scorer: Literal["contains"] = "contains"
-    rule: RuleNumber = 1
+    rule: Literal[1, 2] = 1
     """Rule by which answers are read. 2 looks at negations, longer names and other answers, folds
     forms of letters and letters that can't be seen, and takes each letter of a script without
     spaces for a word; 1 is the rule before, and the default for one release."""

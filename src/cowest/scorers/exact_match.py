@@ -22,8 +22,9 @@ class ExactMatchConfig(Config):
 
     rule: RuleNumber = 1
     """Rule by which texts are compared. 2 folds forms of letters and letters that can't be seen,
-    and takes each letter of a script without spaces for a word; 1 is the rule before, and the
-    default for one release."""
+    and takes each letter of a script without spaces for a word; 3 also reads a marker that Markdown
+    parts (`**Answer**:`) and an answer on the line after it; 1 is the rule before, and the default
+    for one release."""
 
     @contextmanager
     def open(self) -> Iterator[Scorer]:
@@ -37,13 +38,13 @@ class ExactMatch:
 
     def __init__(self, marker: str | None = None, rule: RuleNumber = 1) -> None:
         self.name = named(ruled("exact_match", rule), marker)
-        self._marker = marker
+        self._marker, self._rule = marker, rule
         self._form = FORMS[rule]
 
     def score(self, answers: Iterable[tuple[Query, str]]) -> Iterator[Score]:
         """0 or 1 per (query, answer), in order, lazily."""
         for query, answer in answers:
-            yield self._score(query, self._form(after(answer, self._marker)))
+            yield self._score(query, self._form(after(answer, self._marker, self._rule)))
 
     def _score(self, query: Query, words: str) -> Score:
         for target in query.targets:

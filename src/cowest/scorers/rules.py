@@ -1,4 +1,4 @@
-"""The rule by which a scorer reads texts: 2, or 1, which is that of projects begun before.
+"""The rule by which a scorer reads texts: 1, which is that of projects begun before, 2 or 3.
 
 A scorer of rule 1 has its plain name in rows, `contains`; one of rule 2 `contains:2`, since it
 scores otherwise.
@@ -6,12 +6,13 @@ scores otherwise.
 
 import sys
 from collections.abc import Callable
-from typing import Literal
+from typing import Literal, get_args
 
 from cowest.sametext import comparable, normalise
 
-RuleNumber = Literal[1, 2]
-FORMS: dict[RuleNumber, Callable[[str], str]] = {1: normalise, 2: comparable}
+RuleNumber = Literal[1, 2, 3]
+RULES: tuple[RuleNumber, ...] = get_args(RuleNumber)
+FORMS: dict[RuleNumber, Callable[[str], str]] = {1: normalise, 2: comparable, 3: comparable}
 """By rule, the form in which two texts are compared."""
 SAID: set[str] = set()
 """Scorers whose old rule this process has told of."""
@@ -24,9 +25,7 @@ def named(scorer: str, rule: RuleNumber) -> str:
 
 def rule_of(name: str, scorer: str) -> RuleNumber | None:
     """The rule in a name that `named` gave; None if it is the name of another scorer."""
-    if name == named(scorer, 1):
-        return 1
-    return 2 if name == named(scorer, 2) else None
+    return next((rule for rule in RULES if name == named(scorer, rule)), None)
 
 
 def remind(scorer: str, rule: RuleNumber) -> None:

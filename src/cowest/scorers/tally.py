@@ -34,6 +34,8 @@ MEASURED: dict[str, tuple[Measure, Measure]] = {
     "token_f1": (ExactMatch, TokenF1),
     "exact_match:2": (partial(ExactMatch, rule=2), partial(TokenF1, rule=2)),
     "token_f1:2": (partial(ExactMatch, rule=2), partial(TokenF1, rule=2)),
+    "exact_match:3": (partial(ExactMatch, rule=3), partial(TokenF1, rule=3)),
+    "token_f1:3": (partial(ExactMatch, rule=3), partial(TokenF1, rule=3)),
     "squad_em": (SquadEM, SquadF1),
     "squad_f1": (SquadEM, SquadF1),
 }

@@ -23,8 +23,9 @@ class TokenF1Config(Config):
 
     rule: RuleNumber = 1
     """Rule by which texts are compared. 2 folds forms of letters and letters that can't be seen,
-    and takes each letter of a script without spaces for a word; 1 is the rule before, and the
-    default for one release."""
+    and takes each letter of a script without spaces for a word; 3 also reads a marker that Markdown
+    parts (`**Answer**:`) and an answer on the line after it; 1 is the rule before, and the default
+    for one release."""
 
     @contextmanager
     def open(self) -> Iterator[Scorer]:
@@ -38,13 +39,13 @@ class TokenF1:
 
     def __init__(self, marker: str | None = None, rule: RuleNumber = 1) -> None:
         self.name = named(ruled("token_f1", rule), marker)
-        self._marker = marker
+        self._marker, self._rule = marker, rule
         self._form = FORMS[rule]
 
     def score(self, answers: Iterable[tuple[Query, str]]) -> Iterator[Score]:
         """From 0 to 1 per (query, answer), in order, lazily."""
         for query, answer in answers:
-            yield nearest(query, after(answer, self._marker), self._shared)
+            yield nearest(query, after(answer, self._marker, self._rule), self._shared)
 
     def _shared(self, answer: str, target: str) -> float:
         return f1(self._form(answer).split(), self._form(target).split())
