@@ -200,6 +200,13 @@ HOSTILE = {
     "株": 0,
     "-----BEGIN PRIVATE KEY-----": 1,
     "project ": 0,
+    "password: {a": 0,
+    "password is: ": 0,
+    "**password": 0,
+    "a://a:%40": 0,
+    "\u6211a@": 0,
+    "\u6211a@b.": 0,
+    "4\u6211": 0,
 }
 
 
