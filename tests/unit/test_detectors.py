@@ -19,6 +19,7 @@ from cowest.detectors import (
     find_together,
     mask,
     mask_all,
+    places,
     unmask,
 )
 from cowest.errors import ConfigError
@@ -208,6 +209,13 @@ HOSTILE = {
     "\u6211a@b.": 0,
     "4\u6211": 0,
 }
+
+
+@pytest.mark.parametrize("joint", ["-", "\u6211"])
+def test_addresses_in_a_row_are_each_looked_at_once(joint: str) -> None:
+    text = f"a@b.cc{joint}" * 20_000
+    found = [text[start:end] for start, end in places.emails(text)]
+    assert len(found) == 20_000 and {one.strip("-") for one in found} == {"a@b.cc"}
 
 
 @pytest.mark.slow

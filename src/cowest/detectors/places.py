@@ -86,14 +86,13 @@ def emails(text: str) -> Iterator[Span]:
     if '"@' in text:
         for quoted in QUOTED.finditer(text):
             yield quoted.span()
-    for first in FIRST.finditer(text):
-        match: re.Match[str] | None = first
-        while match is not None:
-            if _is_somebodys(text, match):
-                words = RUN_ON.match(text, *match.span())
-                yield words.end() if words else match.start(), match.end()
-            # Another address may follow directly, joined by a dash.
-            match = EMAIL.match(text, match.end())
+    match = FIRST.search(text)
+    while match is not None:
+        if _is_somebodys(text, match):
+            words = RUN_ON.match(text, *match.span())
+            yield words.end() if words else match.start(), match.end()
+        # Another address may follow directly, joined by a dash.
+        match = EMAIL.match(text, match.end()) or FIRST.search(text, match.end())
 
 
 def _is_somebodys(text: str, match: re.Match[str]) -> bool:
