@@ -168,6 +168,56 @@ def test_a_template_that_refuses_is_one_error(
         chat_of(template).asked(messages)
 
 
+TODAY = "{{ strftime_now('%d %b %Y') if strftime_now is defined else 'no day' }}"
+
+
+def today(template: str, folder: Path | None = None) -> str:
+    """Writes a prompt with a template that is given in the settings."""
+    chat = hf.open_chat(HFConfig(model=str(folder or tiny.model()), chat_template=template))
+    from transformers import AutoTokenizer
+
+    return str(AutoTokenizer.from_pretrained(tiny.model()).decode(chat.asked(TRIED)))
+
+
+@pytest.mark.parametrize(
+    ("form", "said"),
+    [
+        ("%d %b %Y", "26 Jul 2024"),
+        ("%B %d, %Y", "July 26, 2024"),
+        ("%A, %Y-%m-%d %H:%M:%S", "Friday, 2024-07-26 00:00:00"),
+    ],
+)
+def test_a_template_is_told_one_date_on_any_day(form: str, said: str) -> None:
+    asks = "\n  {% if strftime_now is defined %}[{{ strftime_now('" + form + "') }}]{% endif %}\n x"
+    assert today(asks + tiny.CHATML).startswith(f"\n[{said}] x<|im_start|>user")
+    assert today("{%- macro day() %}" + TODAY + "{% endmacro %}{{ day() }}") == "26 Jul 2024"
+
+
+def test_calls_of_a_template_that_asks_the_date_are_kept_under_a_name_of_their_own(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What was answered before was asked with the date of its day."""
+    monkeypatch.setenv("COWEST_STORE", str(tmp_path / "calls.sqlite"))
+    dated = HFConfig(model=str(tiny.model()), chat_template=TODAY + tiny.CHATML)
+    with dated.open() as model, HFConfig(model=str(tiny.model())).open() as plain:
+        assert model.name == f"{dated.base_name(dated.folder())}~3"
+        assert "~" not in plain.name
+
+
+@pytest.mark.parametrize(
+    ("template", "said"),
+    [
+        ("{{ strftime_now('%s') }}", r"refuses .*told no time in the form %s.* give another"),
+        ("{{ ['a', 'b'] | random }}", "draws by chance .`random`.*give another"),
+        ("{{ lipsum() }}", "draws by chance"),
+    ],
+)
+def test_a_template_that_would_vary_is_refused(template: str, said: str) -> None:
+    with pytest.raises(ModelError, match=said):
+        today(template + tiny.CHATML)
+    assert "random" in today("random{# | random #}{{ 'random' }}" + tiny.CHATML)
+
+
 def test_several_templates_without_a_default_are_named(tmp_path: Path) -> None:
     from transformers import AutoTokenizer
 

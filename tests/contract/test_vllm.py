@@ -148,6 +148,11 @@ def test_its_name_is_the_bases_with_the_adapter_and_who_decodes(make: Make, tmp_
     assert tuple(loaded[1][name] for name in (*handed, "cache")) == unset
 
 
+def test_calls_of_a_template_that_asks_the_date_have_a_name_of_their_own(make: Make) -> None:
+    with make(chat_template="{{ strftime_now('%Y') }}" + tiny.CHATML).open() as model:
+        assert model.name.endswith("~vllm~3")
+
+
 def test_the_engine_is_given_the_settings_by_vllms_names(monkeypatch: pytest.MonkeyPatch) -> None:
     """In place of vLLM stand names of it that keep what they are given."""
     kept: dict[str, Any] = {}

@@ -11,6 +11,7 @@ from typing import Any
 
 from cowest.errors import ModelError
 from cowest.models.embedded import CHATML
+from cowest.models.template import CLOCK
 from cowest.records import Message
 
 MARK = "cowest"
@@ -34,6 +35,8 @@ class Chat:
         self.control = [token for token in named if len(token) > 1]
         """Texts that the tokenizer reads as control tokens wherever they stand."""
         self._openings = {token[0] for token in self.control}
+        self.dated = CLOCK in tokenizer.get_chat_template()
+        """True if the template asks the time: it was once told that of the day (`template`)."""
 
         settings = {*ends, tokenizer.eos_token_id} - {None}
         self._ending: str | None = self._after_an_answer()

@@ -47,17 +47,20 @@ ENDED = 0.125
 To leave rows out copies the cache of the others, about what a token does.
 """
 SECOND = "~2"
-"""Mark of the second version of this decoder in the name that calls are keyed by.
+"""Mark of the second version of this decoder in the name that calls are keyed by."""
+THIRD = "~3"
+"""Mark of the third version, in place of that of the second.
 
 The call store keeps answers for good, so a decoder that answers otherwise needs another name. The
-first version has no mark, and the second marks only those calls that the first may have answered
-otherwise; all others are found again. The versions are
+first version has no mark, and a later one marks only those calls that those before may have
+answered otherwise; all others are found again. The versions are
 
 1. the one without a mark;
 2. an answer also ends with the token that the chat template ends it with (`Chat.adds_an_end`);
    caches that can't be shared are not (`architecture.shares_its_cache`); stop texts of more bytes
    than the first version looked at are seen (`_outgrows`); marks around thoughts that are control
-   tokens are kept (`thoughts.MARKS`).
+   tokens are kept (`thoughts.MARKS`);
+3. a template that asks the time is told the same on any day (`Chat.dated`).
 """
 
 
@@ -73,7 +76,9 @@ class HFModel:
         self.writing = Writing(name, tokenizer, self.chat, context_of(model.config))
         self._shares = architecture.shares_its_cache(model)
         self._joins = architecture.joins_its_rows(model)
-        if self.chat.adds_an_end or not self._shares or self.writing.keeps_marks:
+        if self.chat.dated:
+            self.writing.name += THIRD
+        elif self.chat.adds_an_end or not self._shares or self.writing.keeps_marks:
             self.writing.name += SECOND
         self.name = self.writing.name
 
@@ -129,7 +134,7 @@ class HFModel:
     def key(self, request: Request) -> str:
         """Returns the key of a call under the name of the decoder that answers it."""
         name = self.name
-        if _outgrows(request.sampling.stop) and not name.endswith(SECOND):
+        if _outgrows(request.sampling.stop) and not name.endswith((SECOND, THIRD)):
             name += SECOND
         return request.key(name)
 

@@ -23,6 +23,7 @@ from cowest.models import architecture, audit, embedded
 from cowest.models.chat import Chat, ends_of
 from cowest.models.decoding import HFModel
 from cowest.models.hf_async import AsyncHFModel
+from cowest.models.template import steady
 from cowest.models.writing import Writing, context_of
 
 IDENTITY = {".json", ".safetensors", ".jinja", ".model", ".txt"}
@@ -137,9 +138,9 @@ def load_tokenizer(config: HFConfig, folder: Path) -> Any:
         tokenizer = transformers.AutoTokenizer.from_pretrained(
             folder, trust_remote_code=False, local_files_only=True
         )
-    if config.chat_template is not None:
-        tokenizer.chat_template = config.chat_template
     template = tokenizer.chat_template
+    if config.chat_template is not None:
+        template = config.chat_template
     if template is None:
         raise ModelError(f"{config.model} has no chat template: give one as `chat_template`")
     if isinstance(template, dict) and "default" not in template:
@@ -147,6 +148,9 @@ def load_tokenizer(config: HFConfig, folder: Path) -> Any:
             f"{config.model} has chat templates named {', '.join(sorted(template))} and no "
             "default: give the text of one as `chat_template`"
         )
+    chosen = template["default"] if isinstance(template, dict) else template
+    # Set on the tokenizer, so that whatever trains with it writes the same.
+    tokenizer.chat_template = steady(chosen, config.model)
     # Some tokenizers have no token for padding. Any will do: padding is masked.
     if tokenizer.pad_token_id is None:
         tokenizer.pad_token = tokenizer.eos_token or tokenizer.convert_ids_to_tokens(0)

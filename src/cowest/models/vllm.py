@@ -27,6 +27,7 @@ from cowest.config import Config, Sampling, file_digest
 from cowest.errors import ConfigError, ModelError
 from cowest.ledger import account, store
 from cowest.models import audit, hf
+from cowest.models.decoding import THIRD
 from cowest.models.hf import HFConfig
 from cowest.models.vllm_process import Worker, WorkerAnswer
 from cowest.models.writing import Growing, Writing
@@ -91,6 +92,8 @@ class VLLMConfig(Config):
             settings = self._settings(folder, adapter)
         interpreter = self.interpreter()
         writing = hf.open_writing(base, name + MARK)
+        if writing.chat.dated:
+            writing.name += THIRD
         writing.context = min(writing.context, self.context or writing.context)
         with Worker(interpreter, settings, self.timeout, self.model) as worker:
             yield VLLMModel(writing, worker, self.rows)
