@@ -159,6 +159,10 @@ def test_an_answer_also_ends_where_the_template_ends_it(
         ("{{ messages[7].content }}", TRIED, r"chat template refuses .* give another as"),
         ("{{ messages[0].content.nothing() }}", TRIED, "chat template refuses"),
         ("{{ messages[0].content + 1 }}", TRIED, "chat template refuses"),
+        ("{{ 1 // 0 }}", TRIED, r"chat template refuses .* \(.*by zero\)"),
+        ("{% for n in range(9999999) %}{% endfor %}", TRIED, r"refuses .* \(.*too big"),
+        ("{% macro f() %}{{ f() }}{% endmacro %}{{ f() }}", TRIED, r"refuses .* \(.*recursion"),
+        ("{% for m in messages %}" * 30 + "{% endfor %}" * 30, TRIED, r"refuses .* \(.*nested"),
     ],
 )
 def test_a_template_that_refuses_is_one_error(

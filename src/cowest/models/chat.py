@@ -18,6 +18,10 @@ MARK = "cowest"
 """Stands for an answer where the template is tried."""
 THOUGHT = "</think>"
 """Ends a thought, in the templates that know thoughts."""
+FAULTS = (
+    TypeError, ValueError, LookupError, AttributeError, ArithmeticError, RuntimeError, SyntaxError
+)  # fmt: skip
+"""Errors of templates that are no errors of Jinja's: some are met in what it makes of them."""
 TRIED = (Message(role="user", content="?"),)
 """A prompt that any template should take."""
 
@@ -133,7 +137,7 @@ class Chat:
                 )
             )
         # A template is a program of the model's maker, and its faults are those of programs.
-        except (jinja2.TemplateError, TypeError, ValueError, LookupError, AttributeError) as error:
+        except (jinja2.TemplateError, *FAULTS) as error:
             reason = " ".join(str(error).split())[:200]
             roles = ", ".join(message["role"] for message in said)
             mend = "give another as `chat_template`"
