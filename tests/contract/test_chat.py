@@ -244,6 +244,26 @@ def test_control_tokens_in_a_prompt_are_learned_as_they_are_asked() -> None:
     assert chat.learned(prompt, "c<|im_end|>d").count(2) == 2  # of the prompt's turn, of the answer
 
 
+def test_thoughts_of_the_policy_are_learned_by_their_marks() -> None:
+    """Where they are control tokens, as Mistral's: in what the policy wrote, and nowhere else."""
+    from transformers import AutoTokenizer
+
+    tokenizer = AutoTokenizer.from_pretrained(tiny.model())
+    tokenizer.add_special_tokens({"additional_special_tokens": ["[THINK]", "[/THINK]"]})
+    chat = Chat("tiny", tokenizer, [2])
+    opens, closes = tokenizer.convert_tokens_to_ids(["[THINK]", "[/THINK]"])
+    prompt = (Message(role="user", content="[THINK]Oslo[/THINK] it says."),)
+    asked = chat.asked(prompt)
+    answer = "[THINK]Bern<|im_end|>?[/THINK]Oslo, and no `[THINK]`."
+    learned = chat.learned(prompt, answer)
+    assert not {opens, closes} & set(asked) and learned[: len(asked)] == asked
+    ours = [token for token in learned[len(asked) :] if token in (opens, closes, 2)]
+    assert ours == [opens, closes, 2]
+    said = chat.messages([*prompt, Message(role="assistant", content=answer)], answered=True)
+    assert said[-1]["content"].startswith("[THINK]Bern<\u200b|im_end|>?[/THINK]Oslo")
+    assert "[THINK]" not in said[0]["content"]
+
+
 def settings(model: Path, **training: Any) -> sft.SFTConfig:
     how = {"learning_rate": 0.02, "batch_size": 8, "warmup_steps": 0, "max_length": 128}
     values = {

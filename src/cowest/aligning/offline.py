@@ -266,6 +266,6 @@ def _example(chat: Chat, row: PreferencePair) -> dict[str, Any]:
     """Returns a pair in TRL's conversational preference format."""
     return {
         "prompt": chat.messages(row.prompt),
-        "chosen": chat.messages(row.chosen),
-        "rejected": chat.messages(row.rejected),
+        "chosen": chat.messages(row.chosen, answered=True),
+        "rejected": chat.messages(row.rejected, answered=True),
     }

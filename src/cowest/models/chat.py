@@ -6,6 +6,7 @@ what is generated, and if no text in it is read as a control token in one place 
 in the other. All of that is settled here, for training, decoding and the pre-flight alike.
 """
 
+import re
 from collections.abc import Iterable, Sequence
 from typing import Any
 
@@ -13,6 +14,7 @@ from cowest.errors import ModelError
 from cowest.models.embedded import CHATML
 from cowest.models.template import CLOCK
 from cowest.records import Message
+from cowest.thoughts import MARKS
 
 MARK = "cowest"
 """Stands for an answer where the template is tried."""
@@ -39,6 +41,9 @@ class Chat:
         self.control = [token for token in named if len(token) > 1]
         """Texts that the tokenizer reads as control tokens wherever they stand."""
         self._openings = {token[0] for token in self.control}
+        marks = [re.escape(token) for token in self.control if token in MARKS]
+        # One in backticks is spoken of, as for all that reads thoughts.
+        self._thoughts = re.compile(f"((?<!`)(?:{'|'.join(marks) or '(?!)'}))")
         self.dated = CLOCK in tokenizer.get_chat_template()
         """True if the template asks the time: it was once told that of the day (`template`)."""
 
@@ -54,17 +59,18 @@ class Chat:
 
     def asked(self, messages: Iterable[Message]) -> list[int]:
         """Returns the tokens of a prompt, up to where the answer begins. Raises ModelError."""
-        return self._tokens(self._written(messages, True))
+        return self._tokens(self._written(self.messages(messages), True))
 
     def learned(self, prompt: Sequence[Message], answer: str) -> list[int]:
         """Returns the tokens of a prompt with its answer, as training reads them.
 
         Raises ModelError if the answer does not begin as it is asked for, or nothing ends it.
         """
-        asked = self._written(prompt, True)
-        whole = self._written([*prompt, Message(role="assistant", content=answer)], False)
+        said = self.messages([*prompt, Message(role="assistant", content=answer)], answered=True)
+        asked = self._written(said[:-1], True)
+        whole = self._written(said, False)
         start, tokens = self._tokens(asked), self._tokens(whole)
-        begun = whole[len(asked) :].lstrip().startswith(self._plain(answer).strip())
+        begun = whole[len(asked) :].lstrip().startswith(said[-1]["content"].strip())
         # A template may drop a thought that stands before an answer: the answer itself is learned.
         begun = begun or THOUGHT in answer
         if tokens[: len(start)] != start or not begun:
@@ -92,11 +98,19 @@ class Chat:
                 f"{self._mend(f'writes {eos} after an answer')}"
             )
 
-    def messages(self, messages: Iterable[Message]) -> list[dict[str, str]]:
-        """Returns messages as templates take them, their control tokens broken up."""
-        return [
-            {"role": message.role, "content": self._plain(message.content)} for message in messages
-        ]
+    def messages(self, messages: Iterable[Message], answered: bool = False) -> list[dict[str, str]]:
+        """Returns messages as templates take them, their control tokens broken up.
+
+        `answered` says that the last one is an answer of the policy. It keeps the marks of its
+        thoughts, which the policy wrote as tokens.
+        """
+        taken = list(messages)
+        said = [{"role": one.role, "content": self._plain(one.content)} for one in taken]
+        if answered:
+            parts = self._thoughts.split(taken[-1].content)
+            parts[::2] = map(self._plain, parts[::2])
+            said[-1]["content"] = "".join(parts)
+        return said
 
     def textual_end(self) -> str | None:
         """Returns what the template ends an answer with, where that is text and no token."""
@@ -125,11 +139,10 @@ class Chat:
             return []
         return [token for token in self.control if token in text]
 
-    def _written(self, messages: Iterable[Message], to_be_answered: bool) -> str:
+    def _written(self, said: list[dict[str, str]], to_be_answered: bool) -> str:
         """Returns a conversation as the template writes it. Raises ModelError."""
         import jinja2
 
-        said = self.messages(messages)
         try:
             return str(
                 self._tokenizer.apply_chat_template(
@@ -156,7 +169,8 @@ class Chat:
     def _after_an_answer(self) -> str | None:
         """Returns what the template writes after an answer; None if that can't be told."""
         try:
-            text = self._written([*TRIED, Message(role="assistant", content=MARK)], False)
+            tried = self.messages([*TRIED, Message(role="assistant", content=MARK)])
+            text = self._written(tried, False)
         except ModelError:
             return None
         _, found, after = text.rpartition(MARK)
