@@ -12,7 +12,7 @@ from typing import Any
 
 from cowest.errors import ModelError
 from cowest.models.embedded import CHATML
-from cowest.models.template import CLOCK
+from cowest.models.template import CLOCK, written
 from cowest.records import Message
 from cowest.thoughts import MARKS
 
@@ -38,13 +38,15 @@ class Chat:
         added = tokenizer.added_tokens_decoder
         special = [token.content for token in added.values() if token.special]
         named: list[str] = list(dict.fromkeys([*tokenizer.all_special_tokens, *special]))
-        self.control = [token for token in named if len(token) > 1]
+        template = tokenizer.get_chat_template()
+        self._markers = _markers(tokenizer, template)
+        self.control = [token for token in [*named, *self._markers] if len(token) > 1]
         """Texts that the tokenizer reads as control tokens wherever they stand."""
         self._openings = {token[0] for token in self.control}
         marks = [re.escape(token) for token in self.control if token in MARKS]
         # One in backticks is spoken of, as for all that reads thoughts.
         self._thoughts = re.compile(f"((?<!`)(?:{'|'.join(marks) or '(?!)'}))")
-        self.dated = CLOCK in tokenizer.get_chat_template()
+        self.dated = CLOCK in template
         """True if the template asks the time: it was once told that of the day (`template`)."""
 
         settings = {*ends, tokenizer.eos_token_id} - {None}
@@ -111,6 +113,11 @@ class Chat:
             parts[::2] = map(self._plain, parts[::2])
             said[-1]["content"] = "".join(parts)
         return said
+
+    def breaks_more_up(self, messages: Iterable[Message]) -> bool:
+        """Says whether texts hold markers (`_markers`) that once began a turn in them."""
+        texts = "\0".join(message.content for message in messages)
+        return any(marker in texts for marker in self._markers)
 
     def textual_end(self) -> str | None:
         """Returns what the template ends an answer with, where that is text and no token."""
@@ -205,6 +212,25 @@ class Chat:
         if {"<|im_start|>", "<|im_end|>"} <= set(self.control):
             mend += f", such as {CHATML!r}"
         return mend
+
+
+def _markers(tokenizer: Any, template: str) -> list[str]:
+    """Returns the tokens that a template writes, and that the tokenizer doesn't call special.
+
+    Some makers add the markers of turns so. Of what else is added, white space and words are
+    ordinary text, and marks of thoughts begin no turn: a policy writes them itself.
+    """
+    text = written(template)
+    listed = getattr(tokenizer, "chat_control_tokens", None) or ()
+    found = []
+    for token in tokenizer.added_tokens_decoder.values():
+        content = token.content
+        ordinary = content.isspace() or content.isalnum() or content in MARKS
+        if token.special or ordinary or len(content) < 2:
+            continue
+        if content in text or content in listed:
+            found.append(content)
+    return found
 
 
 def ends_of(settings: Any) -> list[int | None]:

@@ -60,7 +60,8 @@ answered otherwise; all others are found again. The versions are
    caches that can't be shared are not (`architecture.shares_its_cache`); stop texts of more bytes
    than the first version looked at are seen (`_outgrows`); marks around thoughts that are control
    tokens are kept (`thoughts.MARKS`);
-3. a template that asks the time is told the same on any day (`Chat.dated`).
+3. a template that asks the time is told the same on any day (`Chat.dated`); markers of turns that
+   the tokenizer doesn't call special stay text in messages (`Chat.breaks_more_up`).
 """
 
 
@@ -134,6 +135,8 @@ class HFModel:
     def key(self, request: Request) -> str:
         """Returns the key of a call under the name of the decoder that answers it."""
         name = self.name
+        if self.chat.breaks_more_up(request.messages) and not name.endswith(THIRD):
+            return request.key(name.removesuffix(SECOND) + THIRD)
         if _outgrows(request.sampling.stop) and not name.endswith((SECOND, THIRD)):
             name += SECOND
         return request.key(name)

@@ -211,7 +211,7 @@ class VLLMModel:
 
     def _begin(self, requests: Sequence[Request], answered: store.CallStore) -> list[VLLMCall]:
         """Looks calls up, and sends those that are neither answered nor under way."""
-        keyed = [(request.key(self.name), request) for request in requests]
+        keyed = [(self._key(request), request) for request in requests]
         found = answered.get([key for key, _ in keyed])
         begun, new = [], []
         for key, request in keyed:
@@ -227,6 +227,12 @@ class VLLMModel:
                 self._since = time.monotonic()
             self.worker.ask(new)
         return begun
+
+    def _key(self, request: Request) -> str:
+        """The key of a call, with the mark of one whose prompt became other tokens before."""
+        again = self.writing.chat.breaks_more_up(request.messages)
+        name = self.name
+        return request.key(name + THIRD if again and not name.endswith(THIRD) else name)
 
     def _message(self, asked: VLLMCall, request: Request) -> list[dict[str, Any]]:
         """Returns a call in the worker's form; nothing for a call that exceeds the context."""
