@@ -8,6 +8,7 @@ import pytest
 
 from cowest.config import Sampling
 from cowest.errors import UpstreamError
+from cowest.online.answering import merged
 from cowest.online.breaker import Breaker, BreakerConfig
 from cowest.online.upstream import LateError, Upstream
 from cowest.protocols import Completion, Request, Served
@@ -88,25 +89,43 @@ def test_who_leaves_a_call_from_before_does_not_end_the_one_that_tries() -> None
     breaker = Breaker(BreakerConfig(failures=1, seconds=10), "the model", lambda: now)
     upstream = Upstream(Slow(9.0), breaker, patience=0.1)
 
-    async def read() -> None:
-        async for _ in upstream.stream(ASKED, Served("id", time.monotonic() + 60)):
+    async def read(id: str) -> None:
+        async for _ in upstream.stream(ASKED, Served(id, time.monotonic() + 60)):
             pass
 
     async def leave() -> None:
         nonlocal now
-        before = asyncio.create_task(read())
+        before = asyncio.create_task(read("before"))
         await asyncio.sleep(0)
         breaker.fail()
         now += 11
-        trying = asyncio.create_task(read())
+        trying = asyncio.create_task(read("trying"))
         await asyncio.sleep(0)
         before.cancel()
         await asyncio.gather(before, return_exceptions=True)
         with pytest.raises(UpstreamError, match="is not asked for a while"):
-            await read()
+            await read("another")
         trying.cancel()
         await asyncio.gather(trying, return_exceptions=True)
         # The one that tried is gone, so the next one tries.
-        assert breaker.begin()
+        assert breaker.begin("next")
 
     asyncio.run(leave())
+
+
+def test_a_request_for_several_answers_closes_the_breaker_after_an_outage() -> None:
+    now = 100.0
+    breaker = Breaker(BreakerConfig(failures=1, seconds=10), "the model", lambda: now)
+    upstream = Upstream(Slow(0.0), breaker, patience=0.1)
+
+    async def ask() -> int:
+        served = Served("id", time.monotonic() + 60)
+        ended = 0
+        async for _, piece in merged([upstream.stream(ASKED, served) for _ in range(3)]):
+            ended += isinstance(piece, Completion)
+        return ended
+
+    breaker.fail()
+    now += 11
+    assert asyncio.run(ask()) == 3
+    assert not breaker.is_open

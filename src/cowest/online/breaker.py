@@ -23,8 +23,8 @@ class BreakerConfig(Config):
 class Breaker:
     """Counts a model's failures in a row. For one event loop.
 
-    Closed: all calls are made. Open: no call is made, for some seconds. Half-open: one call is
-    made, and its outcome closes or opens the breaker.
+    Closed: all calls are made. Open: no call is made, for some seconds. Half-open: the calls of one
+    request are made, and the first outcome closes or opens the breaker.
     """
 
     def __init__(
@@ -35,41 +35,48 @@ class Breaker:
         self._clock = clock
         self._failures = 0
         self._until = 0.0
-        self._trying = False
+        self._trying: str | None = None
+        """Id of the request that tries the model."""
+        self._calls = 0
+        """Calls of that request that are under way."""
 
     @property
     def is_open(self) -> bool:
-        """True while the model is not asked, or while one call tries it."""
+        """True while the model is not asked, or while one request tries it."""
         return self._failures >= self._config.failures
 
-    def begin(self) -> bool:
-        """Admits a call, or raises UpstreamError. Returns True for the call that tries the model.
+    def begin(self, request: str) -> bool:
+        """Admits a call of a request, or raises UpstreamError. Returns True if it tries the model.
 
         The caller ends an admitted call by `succeed` or `fail`; one that tries, also by `abandon`.
         """
         if not self.is_open:
             return False
         left = self._until - self._clock()
-        if left > 0 or self._trying:
-            # While a call tries the model, its outcome is awaited for a moment.
+        # A request for several answers makes their calls at once, and needs all of them.
+        if left > 0 or self._trying not in (None, request):
+            # While a request tries the model, its outcome is awaited for a moment.
             raise UpstreamError(
                 f"{self._name} is not asked for a while: {self._failures} calls in a row failed",
                 retry_after=max(left, 1.0),
             )
-        self._trying = True
+        self._calls = self._calls + 1 if self._trying else 1
+        self._trying = request
         return True
 
     def succeed(self) -> None:
         """Notes that the model answered."""
         self._failures = 0
-        self._trying = False
+        self._trying = None
 
     def fail(self, retry_after: float | None = None) -> None:
         """Notes that the model did not answer, and the pause that it asked for, if any."""
         self._failures += 1
-        self._trying = False
+        self._trying = None
         self._until = self._clock() + max(self._config.seconds, retry_after or 0.0)
 
-    def abandon(self) -> None:
-        """Notes that the call that tries ended before the model could answer it."""
-        self._trying = False
+    def abandon(self, request: str) -> None:
+        """Notes that a call of the request that tries ended before the model could answer it."""
+        if self._trying == request:
+            self._calls -= 1
+            self._trying = request if self._calls else None

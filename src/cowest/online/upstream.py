@@ -61,7 +61,7 @@ class Upstream:
         """Yields as the model does. Raises LateError at the deadline, whatever the model does, and
         UpstreamError at once while the breaker is open.
         """
-        trying = self.breaker.begin()
+        trying = self.breaker.begin(served.id)
         ended = False
         waited = 0.0
         served = replace(served, held=Held())
@@ -92,7 +92,7 @@ class Upstream:
         finally:
             # A call that began before the model was left alone says nothing of the one that tries.
             if trying and not ended:
-                self.breaker.abandon()
+                self.breaker.abandon(served.id)
 
 
 async def _next(
