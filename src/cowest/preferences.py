@@ -111,6 +111,19 @@ def settled(group: list[Feedback], rule: PairRule) -> bool:
     return len(_candidates(_with_gain(group, rule), rule)) >= rule.per_query
 
 
+def decimal(difference: float) -> float:
+    """Returns a difference of scores as it is compared with a margin.
+
+    Scores such as a judge's tenths are no binary numbers: 0.3 - 0.2 would be less than 0.1.
+    """
+    return max(difference, round(difference, 9))
+
+
+def reaches(difference: float, margin: float) -> bool:
+    """Says whether a difference of scores is a margin or more."""
+    return decimal(difference) >= margin
+
+
 def _by_own_score(row: Feedback) -> Feedback:
     """A row as if the draft were the final answer, and nobody had been asked."""
     return grown(Feedback, row, score=row.draft_score, solo_score=0.0, strong=NOBODY)
@@ -125,8 +138,9 @@ def _alone(rows: list[Feedback], rule: PairRule, template: Template) -> list[Pre
     found = []
     for row in rows:
         gain = _gain(row)
-        helped = gain >= rule.min_margin
-        if not helped and abs(gain) < rule.min_margin and _score(row) > 1 - rule.min_margin:
+        helped = reaches(gain, rule.min_margin)
+        right = not reaches(1 - _score(row), rule.min_margin)
+        if not reaches(abs(gain), rule.min_margin) and right:
             continue
         found.append(_draft_alone(row, helped, template))
     found.sort(key=attrgetter("id"))
@@ -190,7 +204,7 @@ class Agreement:
 
 def _sign(difference: float, rule: PairRule) -> int:
     """1 or -1 for a difference of the margin at least, 0 for a tie."""
-    if abs(difference) < rule.min_margin:
+    if not reaches(abs(difference), rule.min_margin):
         return 0
     return 1 if difference > 0 else -1
 
@@ -257,7 +271,7 @@ def _wide(rows: list[Feedback], rule: PairRule) -> list[Two]:
     found = []
     for better in rows:
         for worse in rows:
-            if _score(better) - _score(worse) >= rule.min_margin:
+            if reaches(_score(better) - _score(worse), rule.min_margin):
                 found.append((better, worse))
     return found
 

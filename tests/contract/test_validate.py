@@ -318,6 +318,12 @@ def test_an_unfit_pair_is_set_aside(tmp_path: Path, unfit: PreferencePair) -> No
     assert "rows.jsonl:4 (query " in page
 
 
+def test_a_margin_of_tenths_is_not_told_by_its_last_binary_digit(tmp_path: Path) -> None:
+    fit = [make_pair(0, margin=0.3 - 0.2), make_pair(1, margin=0.1)]
+    valid, _ = run(tmp_path, [*fit, make_pair(2, margin=0.09)], settings("pairs", min_margin=0.1))
+    assert valid == [row.model_dump_json() for row in fit]
+
+
 def test_an_error_of_the_engine_is_not_taken_for_the_datas(tmp_path: Path) -> None:
     rule = Rule("there", "it is there", "", "fail", "nowhere", low=1)
     with pytest.raises(RuntimeError, match="could not judge that it is there"):

@@ -11,7 +11,7 @@ from cowest import io
 from cowest.domains import domain
 from cowest.preferences import Agreement, PairRule, pairs
 from cowest.prompts import Template
-from cowest.records import Feedback, PreferencePair
+from cowest.records import Feedback, PreferencePair, grown
 from cowest.stages import pair
 from tests.factories import make_feedback
 
@@ -123,6 +123,30 @@ def test_a_chosen_draft_always_scored_higher(scores: list[float], rule: str) -> 
     for made in pairs(rows(*scores), PairRule(rule=rule, per_query=None), TEMPLATE):  # type: ignore[arg-type]
         assert scores[made.samples[0]] > scores[made.samples[1]]
         assert made.margin == scores[made.samples[0]] - scores[made.samples[1]]
+
+
+TENTHS = [(at, at + 1) for at in range(10)]
+
+
+@pytest.mark.parametrize(("low", "high"), TENTHS)
+def test_a_difference_of_tenths_reaches_a_margin_of_a_tenth(low: int, high: int) -> None:
+    """As binary numbers some of them are less, and 0.3 - 0.2 is one."""
+    rule = PairRule(min_margin=0.1, per_query=None)
+    group = rows(low / 10, high / 10)
+    assert texts(pairs(group, rule, TEMPLATE)) == {("draft 1", "draft 0")}
+    (said,) = pairs(rows(high / 10, solo=low / 10), rule, TEMPLATE, "kto")
+    assert said.chosen
+    found = Agreement()
+    found.add([grown(Feedback, row, draft_score=row.score) for row in group], rule)
+    assert (found.told, found.same) == (1, 1)
+
+
+@pytest.mark.parametrize(("low", "high"), TENTHS)
+def test_a_right_answer_alone_is_told_by_the_margin(low: int, high: int) -> None:
+    """A draft that changed nothing is left out where less than the margin is left to gain."""
+    rule = PairRule(min_margin=1 - low / 10, per_query=None)
+    assert len(pairs(rows(low / 10, solo=low / 10), rule, TEMPLATE, "kto")) == 1
+    assert pairs(rows(high / 10, solo=high / 10), rule, TEMPLATE, "kto") == []
 
 
 @pytest.mark.parametrize("rule", ["all", "best_worst", "sign"])

@@ -15,6 +15,7 @@ from cowest.expectations.columns import Columns, number
 from cowest.expectations.private import Private
 from cowest.expectations.rules import Remarks, Rule, Seen, Severity, graded, share_left
 from cowest.instructions import instructs
+from cowest.preferences import decimal
 from cowest.records import Message, PreferencePair, Query
 from cowest.sametext import unadorned
 
@@ -186,7 +187,7 @@ def _columns(row: PreferencePair) -> dict[str, float]:
         "query": number(row.query),
         "same": _normal(row.chosen) == _normal(row.rejected),
         # A draft alone has none, and a rule is met where there is no number.
-        "margin": row.margin if len(sizes) == 2 else math.nan,
+        "margin": decimal(row.margin) if len(sizes) == 2 else math.nan,
         "chars": longer,
         "least_chars": shorter,
         "length_ratio": max(longer, 1) / max(shorter, 1),
