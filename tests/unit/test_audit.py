@@ -22,6 +22,7 @@ LORA: dict[str, Any] = {
     "auto_mapping": None,
     "base_model_name_or_path": "somewhere/else",
     "modules_to_save": None,
+    "layers_pattern": "",
     "init_lora_weights": True,
     "megatron_core": "megatron.core",
     "loftq_config": {},
@@ -215,6 +216,10 @@ HOSTILE_ADAPTERS = {
     "a pattern": (
         put("adapter_config.json", {**LORA, "target_modules": "(a+)+$"}),
         "should be a list",
+    ),
+    "a pattern of layers": (
+        put("adapter_config.json", {**LORA, "layers_pattern": ["(a+)+$"]}),
+        "sets layers_pattern",
     ),
     "base changed": (
         put("adapter_config.json", {**LORA, "init_lora_weights": "pissa"}),

@@ -45,13 +45,14 @@ NAMES_CODE = {"auto_map", "custom_pipelines", "custom_generate", "trust_remote_c
 LORA = {
     "task_type", "peft_type", "peft_version", "base_model_name_or_path", "revision",
     "inference_mode", "r", "target_modules", "lora_alpha", "lora_dropout", "fan_in_fan_out", "bias",
-    "use_rslora", "use_dora", "init_lora_weights", "layers_to_transform", "layers_pattern",
-    "qalora_group_size", "megatron_core",
+    "use_rslora", "use_dora", "init_lora_weights", "layers_to_transform", "qalora_group_size",
+    "megatron_core",
 }  # fmt: skip
 """Settings that an adapter may have. Any other must be off.
 
 Through others PEFT imports modules by name (`auto_mapping`, `megatron_config`), puts whole layers
-in place of the base's (`modules_to_save`), or multiplies layers (`layer_replication`).
+in place of the base's (`modules_to_save`), multiplies layers (`layer_replication`), or matches a
+regular expression, which may take for ever (`layers_pattern`).
 """
 
 Shapes = dict[str, list[int]]
@@ -397,7 +398,7 @@ def _adapter(config: Any, shapes: Shapes, names: set[str]) -> Iterator[tuple[str
     # release.
     on = []
     for key, value in config.items():
-        if key not in LORA and value not in (None, False, {}, []):
+        if key not in LORA and value not in (None, False, {}, [], ""):
             on.append(key)
     if on:
         said = ", ".join(sorted(on))
