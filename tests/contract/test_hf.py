@@ -18,6 +18,7 @@ from cowest.models import decoding
 from cowest.models.decoding import HFModel
 from cowest.models.hf import HFConfig, load, open_chat
 from cowest.models.sequences import Sequences
+from cowest.models.writing import context_of
 from cowest.protocols import Completion
 from tests import tiny
 from tests.factories import ask
@@ -150,6 +151,23 @@ def test_a_model_with_a_state_decodes_what_transformers_decodes(
             expected = model.tokenizer.decode(out[0, tokens.shape[1] :], skip_special_tokens=True)
             assert found.text == expected.strip()
         assert model.name.endswith("~2")
+
+
+@pytest.mark.parametrize(
+    ("kind", "settings"),
+    [
+        ("Gemma3Config", {"text_config": {"max_position_embeddings": 48}}),
+        ("MptConfig", {"max_seq_len": 48}),
+        ("GPT2Config", {"n_positions": 48}),
+        ("LlamaConfig", {"max_position_embeddings": 48}),
+    ],
+)
+def test_the_context_is_found_by_the_names_that_makers_give_it(
+    kind: str, settings: dict[str, object]
+) -> None:
+    import transformers
+
+    assert context_of(getattr(transformers, kind)(**settings)) == 48
 
 
 @pytest.mark.parametrize(

@@ -197,7 +197,7 @@ def open_writing(config: HFConfig, name: str) -> Writing:
         if (folder / "generation_config.json").is_file():
             settings = transformers.GenerationConfig.from_pretrained(folder, local_files_only=True)
     chat = Chat(config.model, tokenizer, ends_of(settings))
-    return Writing(name, tokenizer, chat, context_of(shape.get_text_config()))
+    return Writing(name, tokenizer, chat, context_of(shape))
 
 
 def _with_adapter(model: Any, adapter: Path) -> Any:

@@ -13,6 +13,8 @@ from cowest.models.chat import Chat
 from cowest.protocols import Completion, Request
 from cowest.thoughts import MARKS
 
+LIMITS = ("max_position_embeddings", "max_seq_len", "n_positions")
+"""Settings that say how many tokens a model reads at most."""
 UNLIMITED = 1 << 30
 """Tokens of context of a model whose settings name no limit."""
 
@@ -137,7 +139,10 @@ class Writing:
 
 def context_of(config: Any) -> int:
     """Returns the tokens that a model reads at most, by its settings (transformers)."""
-    return int(getattr(config, "max_position_embeddings", UNLIMITED))
+    # A model of pictures and texts keeps those of its texts apart.
+    text = config.get_text_config()
+    limits = [getattr(text, name, None) for name in LIMITS]
+    return next((limit for limit in limits if isinstance(limit, int)), UNLIMITED)
 
 
 def _cut(text: str, stop: tuple[str, ...]) -> str:
