@@ -116,6 +116,40 @@ def make_windowed(folder: Path, window: int = 16) -> Path:
     return folder
 
 
+def make_padded(kind: str, folder: Path, window: int = 16) -> Path:
+    """A small model that padding could lead astray: GPT-Neo, whose every other layer sees no more
+    places than the window has; MPT and Bloom, which take no positions.
+    """
+    import torch
+    import transformers
+    from transformers import AutoTokenizer
+
+    torch.manual_seed(0)
+    tokenizer = AutoTokenizer.from_pretrained(model())
+    shape = {"vocab_size": len(tokenizer), "pad_token_id": 0, "bos_token_id": None}
+    ends = {"eos_token_id": 2, "initializer_range": 0.2}
+    if kind == "gpt_neo":
+        settings = transformers.GPTNeoConfig(
+            **shape,
+            **ends,
+            hidden_size=64,
+            num_layers=2,
+            num_heads=4,
+            attention_types=[[["global", "local"], 1]],
+            window_size=window,
+            max_position_embeddings=512,
+        )
+    elif kind == "bloom":
+        settings = transformers.BloomConfig(**shape, **ends, hidden_size=64, n_layer=2, n_head=4)
+    else:
+        settings = transformers.MptConfig(
+            **shape, **ends, d_model=64, n_heads=4, n_layers=2, expansion_ratio=2, max_seq_len=512
+        )
+    transformers.AutoModelForCausalLM.from_config(settings).save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+    return folder
+
+
 def make_recurrent(kind: str, folder: Path) -> Path:
     """A small model that keeps states: convolutions, recurrence alone, recurrence and attention."""
     import torch

@@ -104,14 +104,19 @@ def compare(model: HFModel, requests: Sequence[Request], rows: int = 64) -> None
         assert last.logprob == pytest.approx(expected.logprob, abs=1e-3)
 
 
-def test_calls_join_and_leave_beyond_a_sliding_window(tmp_path: Path) -> None:
+@pytest.mark.parametrize("kind", ["gemma3", "bloom", "gpt_neo", "mpt"])
+def test_calls_join_and_leave_beyond_a_window_or_without_positions(
+    kind: str, tmp_path: Path
+) -> None:
     """The window has 16 tokens; prompts and answers of all lengths outgrow it together."""
     texts = [*TEXTS, *("The Comet pump is made in Oslo. " * count for count in (3, 1, 6))]
     lengths = (3, 20, 9, 14, 2, 30, 5)
     requests = [
         ask(text, Sampling(max_tokens=length)) for text, length in zip(texts, lengths, strict=True)
     ]
-    with HFConfig(model=str(tiny.make_windowed(tmp_path / "windowed"))).open() as model:
+    folder = tmp_path / kind
+    made = tiny.make_windowed(folder) if kind == "gemma3" else tiny.make_padded(kind, folder)
+    with HFConfig(model=str(made)).open() as model:
         compare(model, [*requests, *requests[::-1]])
 
 

@@ -16,6 +16,8 @@ NOT_DECODED = {"recurrent_gemma", "xlstm"}
 """Architectures that keep it inside the model, or take it in shapes of their own."""
 WINDOWS = ("sliding_window", "attention_chunk_size", "window_size")
 """Settings that say how many tokens back attention looks, in some of the layers or in all."""
+COUNT_BY_MASK = {"bloom"}
+"""Architectures that take no positions, and find them by what is masked."""
 NOT_CAST = {"bitsandbytes", "gptq", "hqq", "quark"}
 """Quantised forms whose weights can't be brought to the dtype of the settings."""
 
@@ -69,9 +71,28 @@ def cache_name(kind: type) -> str | None:
 
 def takes_positions(kind: type) -> bool:
     """Says whether a model can be given the positions of tokens; a recurrent one has none."""
-    accepted = _arguments(kind)
-    kinds = {parameter.kind for parameter in accepted.values()}
-    return "position_ids" in accepted or inspect.Parameter.VAR_KEYWORD in kinds
+    # One that takes arguments of any name may leave this one unread.
+    return "position_ids" in _arguments(kind)
+
+
+def window(config: Any) -> int | None:
+    """Returns how many tokens back attention looks at least, by a model's settings; None for all.
+
+    It counts places, padding among them.
+    """
+    text = config.get_text_config()
+    found = [getattr(text, name, None) for name in WINDOWS]
+    return min((size for size in found if isinstance(size, int) and size > 0), default=None)
+
+
+def answered_otherwise(model: Any) -> bool:
+    """Says whether padding changed a model's answers in the second version of the decoder.
+
+    That looked at no window but `sliding_window`, and gave positions to models that don't read
+    them.
+    """
+    known = getattr(model.config.get_text_config(), "sliding_window", None) or None
+    return window(model.config) != known or not (_keeps_states(model) or _knows_positions(model))
 
 
 @lru_cache(maxsize=16)
@@ -84,15 +105,25 @@ def shares_its_cache(model: Any) -> bool:
     """Says whether the cache of one prompt can be continued by several rows.
 
     Attention keeps keys and values per token, which are copied and masked row by row. A recurrent
-    or convolutional layer keeps a state that all tokens went into, padding among them.
+    or convolutional layer keeps a state that all tokens went into, padding among them. A model that
+    takes no positions counts padding too.
     """
+    return _knows_positions(model) and not _keeps_states(model)
+
+
+def _knows_positions(model: Any) -> bool:
+    """Says whether padding leaves the positions of tokens as they are."""
+    return takes_positions(type(model)) or model.config.model_type in COUNT_BY_MASK
+
+
+def _keeps_states(model: Any) -> bool:
+    """Says whether a model keeps something else than keys and values per token."""
     from transformers.cache_utils import DynamicCache, LinearAttentionCacheLayerMixin
 
-    kind = type(model)
-    if model._is_stateful or cache_name(kind) != CACHES[0] or not takes_positions(kind):
-        return False
+    if model._is_stateful or cache_name(type(model)) != CACHES[0]:
+        return True
     layers = DynamicCache(config=model.config).layers
-    return not any(isinstance(layer, LinearAttentionCacheLayerMixin) for layer in layers)
+    return any(isinstance(layer, LinearAttentionCacheLayerMixin) for layer in layers)
 
 
 def is_plain(cache: Any) -> bool:
@@ -125,14 +156,14 @@ def not_branched(model: Any, longest: int) -> str | None:
     `longest` is the tokens of the longest prompt with its answer. A mask that is given is taken as
     it is, so a window would have to be cut into it.
     """
-    if not shares_its_cache(model):
+    if _keeps_states(model):
         return "it keeps a state that all tokens of a row go into"
-    config = model.config.get_text_config()
-    for name in WINDOWS:
-        window = getattr(config, name, None)
-        if isinstance(window, int) and longest > window:
-            return f"its attention looks {window} tokens back, and the longest text has {longest}"
-    if getattr(config, "output_router_logits", False):
+    if not _knows_positions(model):
+        return "it can't be told the positions of tokens"
+    size = window(model.config)
+    if size is not None and longest > size:
+        return f"its attention looks {size} tokens back, and the longest text has {longest}"
+    if getattr(model.config.get_text_config(), "output_router_logits", False):
         return "its loss has a part of its own, for its experts"
     return None
 

@@ -94,8 +94,7 @@ class Batching:
         self._model = model
         self._limit = rows
         self._joins = architecture.joins_its_rows(model.model)
-        config = model.model.config.get_text_config()
-        self._window: int | None = getattr(config, "sliding_window", None)
+        self._window = architecture.window(model.model.config)
         self._prefixes = Prefixes(KEPT)
         # A call goes from `arrived` to `reading`, until its prompt is read, and on to a company.
         # All of these but `arrived` belong to the thread alone.

@@ -8,9 +8,9 @@ has, and the beginning that all prompts share (the shots) is read once for all o
 every sample is a row of its own. A sample's random numbers come from its call's key, so they
 depend on nothing beside it.
 
-An architecture that keeps a state of all that it read, and not keys and values per token, can't
-have its cache shared or padded. Each of its rows reads its whole prompt, and only rows whose
-prompts are equally long are decoded at once.
+An architecture that keeps a state of all that it read, and not keys and values per token, or that
+can't be told positions, can't have its cache shared or padded. Each of its rows reads its whole
+prompt, and only rows whose prompts are equally long are decoded at once.
 """
 
 import math
@@ -61,7 +61,8 @@ answered otherwise; all others are found again. The versions are
    than the first version looked at are seen (`_outgrows`); marks around thoughts that are control
    tokens are kept (`thoughts.MARKS`);
 3. a template that asks the time is told the same on any day (`Chat.dated`); markers of turns that
-   the tokenizer doesn't call special stay text in messages (`Chat.breaks_more_up`).
+   the tokenizer doesn't call special stay text in messages (`Chat.breaks_more_up`); padding changes
+   no answer of models with other windows or without positions (`architecture.answered_otherwise`).
 """
 
 
@@ -77,7 +78,7 @@ class HFModel:
         self.writing = Writing(name, tokenizer, self.chat, context_of(model.config))
         self._shares = architecture.shares_its_cache(model)
         self._joins = architecture.joins_its_rows(model)
-        if self.chat.dated:
+        if self.chat.dated or architecture.answered_otherwise(model):
             self.writing.name += THIRD
         elif self.chat.adds_an_end or not self._shares or self.writing.keeps_marks:
             self.writing.name += SECOND
@@ -249,7 +250,7 @@ class HFModel:
         # A sliding window counts places and not tokens: padding behind a prefix would push the
         # prefix out of it. So where a sequence may outgrow the window nothing is shared, and all
         # padding is on the left, where it leaves every window first.
-        window = getattr(self.model.config.get_text_config(), "sliding_window", None)
+        window = architecture.window(self.model.config)
         outgrown = window and max(map(len, prompts)) + to_come > window
         if outgrown or not self._shares:
             return Prefix([], None)
