@@ -21,6 +21,7 @@ from cowest.config import parse
 from cowest.errors import BudgetError, CallError, ConfigError
 from cowest.ledger import journal, store
 from cowest.ledger.account import Account
+from cowest.models.endpoint.batch_api import BatchApi
 from cowest.models.endpoint.batch_files import outcomes
 from cowest.models.endpoint.settings import BatchConfig
 from cowest.models.estimate import announce
@@ -550,6 +551,32 @@ def test_processes_that_ask_the_same_share_a_batch() -> None:
         said = [twin.communicate(timeout=300)[0].splitlines() for twin in twins]
         assert said == [good(*range(12))] * 3
         assert server.bought == {str(n): 1 for n in range(12)}
+
+
+@BOTH
+@pytest.mark.parametrize("step", ["upload", "create"])
+def test_a_batch_that_others_took_for_never_made_is_not_bought_a_second_time(
+    step: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """They do so where the process that makes it lost its session in the call store."""
+    budget(usd=1)
+    real, lost = getattr(BatchApi, step), []
+
+    def made(api: BatchApi, *given: Any) -> str:
+        done: str = real(api, *given)
+        if not lost:
+            (batch,) = journal.under_way(store.open_store())
+            lost.append(batch)
+            journal.Journal(store.open_store()).end(batch, journal.NEVER_MADE)
+            assert claims() == 0
+        return done
+
+    monkeypatch.setattr(BatchApi, step, made)
+    with batch_server(takes=0.1) as server:
+        assert texts_of(answers(config(server, retries=0), 1, 2)) == good(1, 2)
+        assert server.bought == {"1": 1, "2": 1} and len(server.batches) == 1
+    assert ended() == {"upload": [journal.NEVER_MADE, "completed"], "create": ["completed"]}[step]
+    assert now().usd == pytest.approx(2 * COST) and claims() == 0
 
 
 def test_interrupted_it_leaves_the_batch_and_says_how_to_come_back() -> None:

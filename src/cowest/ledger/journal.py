@@ -10,10 +10,19 @@ may collect it. A call that was settled has no claim any more, and is never sett
 
 import secrets
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
-from cowest.ledger.claims import ClaimRequest, Claims, Refused, Settled, Spent, spend, spent
+from cowest.ledger.claims import (
+    CLAIM,
+    ClaimRequest,
+    Claims,
+    Refused,
+    Settled,
+    Spent,
+    spend,
+    spent,
+)
 from cowest.ledger.database import Db, delete, select
 from cowest.ledger.store import CallStore, StoredAnswer
 
@@ -21,6 +30,7 @@ SELECT = "SELECT number, token, model, maker, at, discount, file, id, ended FROM
 INSERT = (
     "INSERT INTO batches (number, token, model, maker, at, discount, calls) VALUES (?,?,?,?,?,?,?)"
 )
+GOES_ON = "SELECT 1 FROM batches WHERE number = ? AND ended IS NULL"
 STILL_OPEN = "SELECT 1 FROM batches WHERE number = ? AND ended IS NULL AND (id IS NULL OR ? <> ?)"
 # The first braces take the batch's owner, the inner ones are left for the marks of the keys.
 HELD = "SELECT key, turn, usd, tokens FROM claims WHERE owner = {} AND key IN ({{}})"
@@ -99,13 +109,35 @@ class Journal:
 
         return self._store.write(claim)
 
-    def note(self, batch: Batch, **columns: str) -> None:
-        """Writes down a step: the digest of the `input`, then the provider's `file`, then `id`."""
-        names = ", ".join(f"{name} = ?" for name in columns)
-        update = f"UPDATE batches SET {names}, at = ? WHERE number = ?"  # noqa: S608
+    def note(self, batch: Batch, **columns: str) -> bool:
+        """Writes down a step: the digest of the `input`, then the provider's `file`, then `id`.
+
+        False if the batch has ended: another process took this one for dead. Then nothing is
+        written, and others may make its calls.
+        """
+
+        def write(db: Db) -> bool:
+            is_open = db.execute(GOES_ON, (batch.number,)).fetchone() is not None
+            if is_open:
+                _note(db, batch, columns)
+            return is_open
+
+        return self._store.write(write)
+
+    def made(self, batch: Batch, name: str, requests: Sequence[ClaimRequest]) -> None:
+        """Writes down the id of a batch that was made of these calls.
+
+        It goes on, whoever ended it meanwhile as never made: it is paid for. So its calls are
+        claimed again, also those that others make by now.
+        """
 
         def write(db: Db) -> None:
-            db.execute(update, (*columns.values(), time.time(), batch.number))
+            if db.execute(GOES_ON, (batch.number,)).fetchone() is None:
+                turn, owner = self._claims.turn, -batch.number
+                rows = [(one.key, owner, turn, one.usd, one.tokens) for one in requests]
+                db.executemany(CLAIM, rows)
+                db.execute("UPDATE batches SET ended = NULL WHERE number = ?", (batch.number,))
+            _note(db, batch, {"id": name})
 
         self._store.write(write)
 
@@ -223,6 +255,12 @@ class Journal:
         # Nobody knows what these cost, so their claims go on counting.
         delete(db, LOSE.format(owner), lost)
         return seen
+
+
+def _note(db: Db, batch: Batch, columns: Mapping[str, str]) -> None:
+    names = ", ".join(f"{name} = ?" for name in columns)
+    update = f"UPDATE batches SET {names}, at = ? WHERE number = ?"  # noqa: S608
+    db.execute(update, (*columns.values(), time.time(), batch.number))
 
 
 def _settled(

@@ -198,19 +198,25 @@ class BatchModel:
         return inside
 
     def _send(self, batch: Batch, keys: list[str], window: Window) -> None:
-        """Uploads the calls and makes a batch of them. The journal has each step."""
+        """Uploads the calls and makes a batch of them. The journal has each step.
+
+        No batch is made if another process ended it before: that one may make its calls.
+        """
         try:
             with window.written(keys) as (file, size, sha256):
-                self._journal.note(batch, input=sha256)
+                if not self._journal.note(batch, input=sha256):
+                    return
                 name = self._api.upload(file, size)
             # Once the journal has the file's name, a batch of it may exist. A process that finds
             # this row later looks for the batch at the provider before it makes the calls again.
-            self._journal.note(batch, file=name)
+            if not self._journal.note(batch, file=name):
+                return
         except BaseException:
             self._journal.end(batch, NEVER_MADE)
             raise
         metadata = {"cowest": batch.token, "calls": str(len(keys)), "input_sha256": sha256}
-        self._journal.note(batch, id=self._create(batch, name, metadata))
+        made = self._create(batch, name, metadata)
+        self._journal.made(batch, made, [self._watch.reserved(window.claim(key)) for key in keys])
 
     def _create(self, batch: Batch, file: str, metadata: dict[str, str]) -> str:
         """Makes a batch at the provider and returns its id."""
