@@ -19,7 +19,7 @@ import pytest
 
 from cowest.config import parse
 from cowest.errors import BudgetError, CallError, ConfigError
-from cowest.ledger import journal, store
+from cowest.ledger import journal, postgres, store
 from cowest.ledger.account import Account
 from cowest.models.endpoint.batch_api import BatchApi
 from cowest.models.endpoint.batch_files import outcomes
@@ -315,6 +315,18 @@ def test_an_endpoint_out_of_reach_stops_and_what_it_holds_is_found_again() -> No
         assert len(server.batches) == 1
 
 
+def test_a_batch_whose_reply_was_lost_is_found_again_after_a_refusal() -> None:
+    with batch_server(takes=0.2) as server:
+        server.faults["POST /batches"] = [Fault(lost=True), Fault(401)]
+        # It does not stand in the list yet.
+        server.faults["GET /batches"] = [Fault(200, body=b'{"data": []}')]
+        with pytest.raises(CallError, match="the key is not accepted"):
+            answers(config(server), 1, 2)
+        assert ended() == [None]
+        assert texts_of(answers(config(server), 1, 2)) == good(1, 2)
+        assert server.bought == {"1": 1, "2": 1} and len(server.batches) == 1
+
+
 @pytest.mark.parametrize("kind", HTTP)
 def test_a_key_that_is_not_accepted_stops_at_once(kind: str) -> None:
     with batch_server() as server:
@@ -520,8 +532,10 @@ many-th of its kind it is.
 @BOTH
 @pytest.mark.parametrize("moment", MOMENTS)
 def test_killed_at_any_moment_the_batch_is_found_again_and_nothing_bought_twice(
-    moment: str,
+    moment: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    # On PostgreSQL a process without a session may be about to come back.
+    monkeypatch.setattr(postgres, "AWAY", 0.0)
     kind, fault, number = MOMENTS[moment]
     budget(usd=1)
     calls = 8

@@ -220,12 +220,13 @@ class BatchModel:
 
     def _create(self, batch: Batch, file: str, metadata: dict[str, str]) -> str:
         """Makes a batch at the provider and returns its id."""
-        attempt = 0
+        attempt, may_be_made = 0, False
         while True:
             attempt += 1
             try:
                 return self._api.create(file, metadata)
             except AgainError as again:
+                may_be_made = may_be_made or again.reached
                 time.sleep(max(backoff(self._config.backoff, attempt), again.wait or 0.0))
                 # The reply may be lost and the batch made: a second one would be paid for twice.
                 found = self._api.find(batch.token, file, batch.at) if again.reached else None
@@ -236,7 +237,9 @@ class BatchModel:
                         f"makes no batch ({again}, at the last of {attempt} attempts)"
                     ) from None
             except CallError:
-                self._journal.end(batch, NEVER_MADE)
+                # After an attempt that may have made it, who comes next looks for it first.
+                if not may_be_made:
+                    self._journal.end(batch, NEVER_MADE)
                 raise
 
     def _wait(self, numbers: set[int]) -> dict[str, Outcome]:
