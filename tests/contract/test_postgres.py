@@ -6,6 +6,7 @@ import socket
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
+from typing import Any
 
 import pytest
 
@@ -153,6 +154,142 @@ class Wire:
                     client.close(), server.close(), ready.close()
                     return
                 ends[end].sendall(content)
+
+
+def test_who_lost_its_session_lives_on_in_the_eyes_of_others(
+    server: stores.Server, place: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Though it writes nothing: its call goes on."""
+    monkeypatch.setattr(postgres, "BEAT", 0.5)
+    kept, beside = CallStore(place), CallStore(place)
+    with accounting("refine"):
+        claims, other = Claims(kept), Claims(beside)
+        kept.write(lambda db: claims.make(db, [ClaimRequest("a", 0.25, 1)]))
+        time.sleep(1)
+        monkeypatch.setattr(postgres, "AWAY", 1)
+        holders = f"{postgres.HOLDING} AND objid = {claims.owner}"
+
+        def holds() -> bool:
+            return beside.fetch(holders) != []
+
+        assert holds()
+        server.sql(
+            "SELECT pg_terminate_backend(pid) FROM pg_locks WHERE locktype = 'advisory' "
+            f"AND objid = {claims.owner}"
+        )
+        until = time.monotonic() + 3
+        while time.monotonic() < until:
+            refused = beside.write(lambda db: other.make(db, [ClaimRequest("a", 0.25, 1)]))
+            assert refused == [Refused.TAKEN]
+        assert holds(), "another session of it says that it lives"
+
+
+def test_who_does_not_say_that_it_lives_is_gone_after_a_while(
+    server: stores.Server, place: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    later = [0.0]
+
+    class Clock:
+        """Goes ahead as far as it is told to."""
+
+        sleep = staticmethod(time.sleep)
+
+        @staticmethod
+        def monotonic() -> float:
+            return time.monotonic() + later[0]
+
+    monkeypatch.setattr(postgres, "time", Clock)
+    kept = CallStore(place)
+
+    def said(seconds: int) -> int:
+        """The number of a process that last said so that long ago."""
+        insert = f"INSERT INTO owners (at) VALUES (clock_timestamp() - interval '{seconds} s')"
+        return int(kept.write(lambda db: db.execute(f"{insert} RETURNING id").fetchone()[0]))
+
+    lately, before, long_ago = said(5), said(120), said(1200)
+    everyone = {lately, before, long_ago}
+
+    def living() -> set[int]:
+        return kept.read(lambda db: kept.living(db, everyone))
+
+    assert living() == {lately, before}, "the server may have been away until now"
+    later[0] = postgres.AWAY
+    assert living() == {lately}
+    server.sql(f"SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE {OURS}")
+    assert living() == {lately, before}
+
+
+def test_who_ends_is_gone_at_once(place: str) -> None:
+    kept, beside = CallStore(place), CallStore(place)
+    owner = Claims(kept).owner
+    assert beside.read(lambda db: beside.living(db, {owner})) == {owner}
+    kept.close()
+    assert beside.read(lambda db: beside.living(db, {owner})) == set()
+
+
+def test_what_a_role_sets_for_its_sessions_does_not_break_the_store(
+    server: stores.Server, place: str
+) -> None:
+    for setting in ("default_transaction_isolation = 'serializable'", "idle_session_timeout = 300"):
+        server.sql(f"ALTER DATABASE {name(place)} SET {setting}")
+    kept = CallStore(place)
+    backend = kept.fetch("SELECT pg_backend_pid()")
+    levels = [kept.fetch("SHOW transaction_isolation")]
+    levels.append(kept.write(lambda db: db.execute("SHOW transaction_isolation").fetchall()))
+    assert levels == [[("read committed",)]] * 2, "a writer sees what the one before wrote"
+    time.sleep(1)
+    assert kept.fetch("SELECT pg_backend_pid()") == backend, "who calls for a while is not cut off"
+
+
+def test_the_tables_are_made_by_one_who_sees_those_of_others(
+    server: stores.Server, place: str
+) -> None:
+    server.sql(f"ALTER DATABASE {name(place)} SET default_transaction_isolation = 'serializable'")
+    with ThreadPoolExecutor(4) as pool:
+        for kept in pool.map(CallStore, [place] * 4):
+            assert kept.get(["a"]) == {}
+
+
+def test_a_machine_that_is_gone_is_noticed_in_seconds(
+    place: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import psycopg
+
+    made, connect = [], psycopg.connect
+
+    def connected(**given: Any) -> Any:
+        made.append(connect(**given))
+        return made[-1]
+
+    monkeypatch.setattr(psycopg, "connect", connected)
+    kept = CallStore(place)
+    (ours,) = {int(one.info.get_parameters()["tcp_user_timeout"]) for one in made}
+    theirs = kept.fetch("SHOW tcp_user_timeout")
+    # We come back before the server lets go of the lock that says that we live.
+    assert theirs == [("25000",)] and ours + postgres.BEAT * 1000 < 25_000
+
+
+def test_the_patience_with_a_server_begins_when_it_is_found_away(
+    server: stores.Server, place: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    kept = CallStore(place)
+    monkeypatch.setattr(postgres, "PATIENCE", 0.5)
+    tries: list[int] = []
+
+    def slow(db: Db) -> None:
+        tries.append(1)
+        if len(tries) == 1:
+            # As a host that is gone: nothing is heard of it for longer than that.
+            time.sleep(0.7)
+            server.sql(f"SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE {OURS}")
+        kept.keep(db, [answer("a")])
+
+    kept.write(slow)
+    assert len(tries) == 2 and kept.get(["a"]).keys() == {"a"}
+
+
+OURS = "application_name = 'cowest'"
+"""Sessions of call stores."""
 
 
 @pytest.mark.parametrize("when", ["before", "after"])
@@ -328,6 +465,25 @@ def test_who_holds_the_store_too_long_is_said(place: str, monkeypatch: pytest.Mo
     kept.put([answer("a")])
 
 
+def test_an_answer_waits_a_second_time_for_who_holds_the_store(
+    place: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    holder = CallStore(place)
+    monkeypatch.setitem(postgres.SETTINGS, "lock_timeout", "1s")
+    kept, holds = CallStore(place), threading.Event()
+
+    def hold(db: Db) -> None:
+        holds.set()
+        db.execute("SELECT pg_sleep(1.5)")
+
+    with ThreadPoolExecutor(1) as pool:
+        holding = pool.submit(holder.write, hold)
+        assert holds.wait(10)
+        kept.put([answer("a")])
+        holding.result()
+    assert kept.get(["a"]).keys() == {"a"}
+
+
 def test_the_doctor_shows_the_store_without_its_password(
     place: str, server: stores.Server, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -371,9 +527,6 @@ def test_a_process_that_stands_still_in_a_transaction_holds_up_nobody_for_long(
     def stand(db: Db) -> None:
         tries.append(time.monotonic())
         still.keep(db, [answer("mine")])
-        db.execute(
-            "SELECT 1"
-        )  # after a pipeline (`executemany`) alone the server's clock does not run
         time.sleep(4 if len(tries) == 1 else 0)
 
     with ThreadPoolExecutor(1) as pool:

@@ -18,7 +18,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from cowest.errors import StoreError
-from cowest.ledger import store
+from cowest.ledger import postgres, store
 from cowest.ledger.claims import (
     Budget,
     ClaimRequest,
@@ -262,8 +262,10 @@ def make(kept: CallStore, claims: Claims, *moves: Move) -> list[Refused | None]:
 
 
 def test_a_claim_is_held_while_its_process_lives_and_counts_when_it_was_killed(
-    kept: CallStore, place: str
+    kept: CallStore, place: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    # On PostgreSQL a process without a session may be about to come back.
+    monkeypatch.setattr(postgres, "AWAY", 0.0)
     with store.accounting("refine"):
         open_turn(kept, "t", Budget(usd=1))
         claims = Claims(kept)
@@ -376,6 +378,11 @@ def test_closing_one_of_two_stores_of_a_place_leaves_the_other_alive(place: str)
     assert make(second, claims, ClaimRequest("a", 0.5, 10)) == [None]
     second.close()
     wait_until_gone(place, claims.owner)
+
+
+def test_a_process_that_ends_without_closing_is_gone_at_once(kept: CallStore, place: str) -> None:
+    (owner,) = said([child(place, "print(json.dumps(Claims(kept).owner))")])
+    assert kept.read(lambda db: kept.living(db, {owner})) == set()
 
 
 def test_closing_all_stores_has_them_opened_anew(place: str) -> None:

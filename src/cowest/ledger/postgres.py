@@ -6,12 +6,18 @@ or from the address. The tables are in the schema `cowest`.
 A process is known to live by an advisory lock that its session holds. The server lets go of the
 lock when the process ends, and within half a minute when its machine does. (So a pooler in between
 must pool sessions, not transactions.)
+
+A session may be lost, and its process live: the server was started again, or crashed, another took
+its place, or somebody ended the session. So each process says every few seconds that it lives, on a
+new session where the last one was lost. Whoever said so a moment ago lives without a lock, too.
 """
 
+import atexit
 import os
+import threading
 import time
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from itertools import chain
 from typing import TYPE_CHECKING, Any, TypeVar
 from urllib.parse import quote
@@ -30,19 +36,43 @@ CLIENT = {
     "keepalives_idle": 10,
     "keepalives_interval": 5,
     "keepalives_count": 3,
+    # Without it, what was sent to a machine that is gone is waited for as long as the system sends
+    # it again: a quarter of an hour. It is shorter than the server's limit, so that a process whose
+    # connection is cut has a new one before the server lets go of its lock.
+    "tcp_user_timeout": 15_000,
     "application_name": "cowest",
 }
+BEAT = 5.0
+"""Seconds between two words of a process that it lives."""
+AWAY = 15.0
+"""Seconds for which a process without a lock counts as living, after its last word."""
+OUTAGE = 600.0
+"""The same for whoever has just connected: the server may have been away until now."""
 SETTINGS = {
     "search_path": SCHEMA,
     "client_encoding": "UTF8",
+    # Writers take turns, and each must see what the one before wrote, whatever the role's default.
+    "default_transaction_isolation": "read committed",
     "lock_timeout": f"{PATIENCE:.0f}s",
-    # A process that stands still in a transaction holds up all others, so the server ends it.
-    "idle_in_transaction_session_timeout": f"{PATIENCE:.0f}s",
+    # A process that stands still in a transaction holds up all others, so the server ends it, long
+    # before they give up waiting.
+    "idle_in_transaction_session_timeout": f"{PATIENCE / 3:.0f}s",
     # A machine that is gone closes no connection. Its locks must not outlive it for long.
     "tcp_keepalives_idle": "10",
     "tcp_keepalives_interval": "5",
     "tcp_keepalives_count": "3",
 }
+IF_KNOWN = {
+    # Of 14 and later: a session must not end because its process calls for a while.
+    "idle_session_timeout": "0",
+    # Of 12 and later.
+    "tcp_user_timeout": "25s",
+}
+"""Settings that older servers don't have."""
+SET_KNOWN = (
+    "SELECT set_config(name, value, false) FROM pg_settings "
+    "JOIN (VALUES (?, ?), (?, ?)) AS wanted (wish, value) ON name = wish"
+)
 DURABLE = (
     "SELECT set_config('synchronous_commit', 'on', false) "
     "WHERE current_setting('synchronous_commit') = 'off'"
@@ -54,14 +84,9 @@ HOLDING = """
     AND database = (SELECT oid FROM pg_database WHERE datname = current_database())
 """
 """Selects the numbers of the processes whose sessions hold their lock."""
-EXPECTED = f"""
-    SELECT id FROM owners WHERE at < pg_postmaster_start_time()
-    AND pg_postmaster_start_time() > clock_timestamp() - interval '{PATIENCE:.0f} s'
-"""  # noqa: S608
-"""Selects those who were here before the server was started again, a moment ago.
-
-Their locks fell with the server, and they may be about to come back.
-"""
+EXPECTED = "SELECT id FROM owners WHERE at > clock_timestamp() - ? * interval '1 s'"
+"""Selects those who said that they live within so many seconds."""
+LIVES = "UPDATE owners SET at = clock_timestamp() WHERE id = ?"
 NUL, ESCAPE = "\0", "\x1a"
 
 
@@ -75,6 +100,9 @@ class Postgres:
         """Raises ConfigError for a malformed address, StoreError if the server can't be used."""
         self._address, self.place, self._secrets = _understood(url)
         self._number: int | None = None
+        self._writing = threading.Lock()
+        """Held by who uses the session that writes: the one who says that we live does so, too."""
+        self._closed = threading.Event()
         with self._mended("opened"):
             self._writer = self._connected()
             with self._writer.connection.transaction():
@@ -115,8 +143,8 @@ class Postgres:
                 raise
             return sent[-1][1]
 
-        with self._mended("written"):
-            return self._patiently(once)
+        with self._mended("written"), self._writing:
+            return self._insistently(once) if durable else self._patiently(once)
 
     def read(self, work: Work[T]) -> T:
         """See `Database`."""
@@ -138,21 +166,46 @@ class Postgres:
 
             self._number = self.write(enter, durable=True)
             self.write(self._hold, durable=False)
+            threading.Thread(target=self._beat, name="lives", daemon=True).start()
+            # Few close a store. Who ends is to hold up nobody.
+            atexit.register(self.close)
         return self._number
 
     def living(self, db: Db, owners: Collection[int]) -> set[int]:
         """See `Database`."""
         if not owners:
             return set()
-        alive: set[int] = set()
-        for sql in (HOLDING, EXPECTED):
-            alive.update(number for (number,) in db.execute(sql).fetchall())
+        away = OUTAGE if time.monotonic() < self._since + AWAY else AWAY
+        alive = {number for (number,) in db.execute(HOLDING).fetchall()}
+        alive.update(number for (number,) in db.execute(EXPECTED, (away,)).fetchall())
         return alive & set(owners)
 
     def close(self) -> None:
         """See `Database`. The server lets go of the number's lock with the session."""
-        self._reader.connection.close()
-        self._writer.connection.close()
+        import psycopg
+
+        atexit.unregister(self.close)
+        self._closed.set()
+        with self._writing:
+            if self._number is not None:
+                # Nobody has to wait for us. Where the server is away, they do for a moment.
+                with suppress(psycopg.Error):
+                    self._writer.execute("DELETE FROM owners WHERE id = ?", (self._number,))
+            self._reader.connection.close()
+            self._writer.connection.close()
+
+    def _beat(self) -> None:
+        """Says every few seconds that this process lives, until it closes the store."""
+        import psycopg
+
+        while not self._closed.wait(BEAT):
+            # That a session was lost is noticed when it is used, so there is a second try.
+            for _ in range(2):
+                with suppress(psycopg.Error), self._writing:
+                    if not self._closed.is_set():
+                        self._writer = self._live(self._writer)
+                        self._writer.execute(LIVES, (self._number,))
+                    break
 
     def _hold(self, db: Db) -> None:
         # A session may take the place of one that the server has not given up yet. The lock is
@@ -172,19 +225,30 @@ class Postgres:
         import psycopg
 
         connection = psycopg.connect(**self._address, autocommit=True)
+        self._since = time.monotonic()
         _teach(connection)
         session = _Session(connection)
         # As one statement, since a distant server takes its time for each.
         calls = ", ".join(["set_config(?, ?, false)"] * len(SETTINGS))
         session.execute(f"SELECT {calls}", list(chain.from_iterable(SETTINGS.items())))
+        session.execute(SET_KNOWN, list(chain.from_iterable(IF_KNOWN.items())))
         session.execute(DURABLE)
         return session
+
+    def _insistently(self, once: Callable[[], T]) -> T:
+        """Tries as `_patiently` does, twice if others hold the store: answers are paid for."""
+        import psycopg
+
+        try:
+            return self._patiently(once)
+        except psycopg.errors.LockNotAvailable:
+            return self._patiently(once)
 
     def _patiently(self, once: Callable[[], T]) -> T:
         """Tries once, and again while the server is away."""
         import psycopg
 
-        until = time.monotonic() + PATIENCE
+        until = None
         while True:
             try:
                 return once()
@@ -192,6 +256,8 @@ class Postgres:
                 psycopg.OperationalError,
                 psycopg.errors.IdleInTransactionSessionTimeout,
             ) as error:
+                # The time counts from here: a connection that is gone takes long to say so.
+                until = until or time.monotonic() + PATIENCE
                 if not _is_away(error) or time.monotonic() > until:
                     raise
                 time.sleep(0.2)
@@ -240,6 +306,9 @@ class _Session:
     def executemany(self, sql: str, rows: Iterable[Sequence[Any]]) -> None:
         with self.connection.cursor() as cursor:
             cursor.executemany(sql.replace("?", "%s").encode(), rows)
+        # After a pipeline, which that is, the server's clock for those who stand still does not
+        # run. After this it does.
+        self.execute("SELECT 1")
 
     def leave(self) -> None:
         """Leaves a transaction that failed."""
