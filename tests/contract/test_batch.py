@@ -150,6 +150,14 @@ def test_rows_that_fail_are_set_aside_or_asked_again() -> None:
     assert claims() == 0
 
 
+def test_an_error_that_may_have_been_paid_for_stands_for_no_answer_that_is_missing() -> None:
+    budget(usd=1)
+    with batch_server({"late": [error(504)], "lost": [MISSING]}) as server:
+        found = answers(config(server), "late", "lost", "well")
+        assert texts_of(found) == good("late", "lost", "well")
+    assert now().usd == pytest.approx(5 * COST) and claims() == 0
+
+
 def test_a_row_that_says_what_every_call_would_meet_stops_and_the_others_are_kept() -> None:
     with batch_server({"2": [error(404, "no such model")]}) as server:
         with pytest.raises(CallError, match="no such model"):

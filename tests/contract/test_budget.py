@@ -58,6 +58,16 @@ def test_what_is_spent_is_what_the_calls_cost(stage: Account) -> None:
     assert "4 completions asked = 4 answered + 0 set aside" in stage.line()
 
 
+def test_what_a_gateway_gave_up_waiting_for_may_have_been_paid_for() -> None:
+    budget(usd=1)
+    script = {str(status): [error(status)] for status in (408, 502, 504, 520, 524, 527)}
+    free = {str(status): [error(status)] for status in (429, 500, 503, 529)}
+    with chat_server({**script, **free}) as server:
+        answers(config(server), *script, *free)
+        assert server.calls == 20
+    assert now().usd == pytest.approx((10 + len(script)) * COST) and claims() == 0
+
+
 @pytest.mark.parametrize("limit", ["usd", "tokens"])
 def test_calls_at_once_never_overspend_and_what_was_bought_is_kept(limit: str) -> None:
     most = sum(OpenAIConfig(model="m").most(ask(10)))

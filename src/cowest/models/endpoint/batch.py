@@ -369,7 +369,7 @@ class BatchModel:
     def _keep(self, batch: Batch, file: IO[bytes], found: dict[str, Outcome]) -> tuple[int, str]:
         """Keeps the answers in an output file, and adds the outcomes without one to `found`.
 
-        Returns the number of calls that were paid for, and the first error that every call would
+        Returns the number of answers that were paid for, and the first error that every call would
         meet ("" if there is none).
         """
         paid, hopeless = 0, ""
@@ -381,7 +381,7 @@ class BatchModel:
                 if outcome.key in held and outcome.called:
                     account.attempted()
                     self._note(batch, outcome)
-                if outcome.usage != FREE:
+                if outcome.usage != FREE and not outcome.is_error:
                     paid += 1
                 if outcome.completion is None:
                     found[outcome.key] = outcome

@@ -116,6 +116,8 @@ class Outcome(NamedTuple):
     """True for an error that every call would meet."""
     called: bool = True
     """False if the provider never made the call."""
+    is_error: bool = False
+    """True for a response that the provider counts as failed."""
     response: Answered | AgainError | PoisonError | None = None
     """The response, if the line holds one that is about this call."""
 
@@ -173,7 +175,14 @@ def _outcome(line: bytes, config: Endpoint, secret: str | None) -> Outcome | Non
     try:
         answered = read(reply, config.name, secret, config.patience, time.time())
     except AgainError as again:
-        return Outcome(key, again.usage, failed=str(again), again=True, response=again)
+        return Outcome(
+            key,
+            again.usage,
+            failed=str(again),
+            again=True,
+            is_error=status != 200,
+            response=again,
+        )
     except PoisonError as poison:
         return Outcome(key, FREE, failed=str(poison), response=poison)
     except HopelessError as hopeless:

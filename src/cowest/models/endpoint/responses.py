@@ -30,6 +30,8 @@ from cowest.protocols import Completion
 
 AGAIN = {408, 409, 425, 429}
 """Statuses after which the same call may succeed, beside those of 500 and more."""
+MAYBE_PAID = {408, 502, 504, *range(520, 528)}
+"""Statuses of one who gave up waiting, mostly a gateway: the model may have answered, for money."""
 BUSY = {429, 503, 529}
 """Statuses of an endpoint that has too much to do."""
 HOPELESS = {
@@ -208,13 +210,15 @@ def refuse(reply: Reply, key: str | None, patience: float, now: float) -> NoRetu
         why = HOPELESS.get(status, "the quota is used up")
         raise HopelessError(f"refuses every call: {why} ({shown})")
     if status in AGAIN or status >= 500:
+        usage = None if status in MAYBE_PAID else FREE
         wait = retry_after(reply.headers, now)
         if wait is not None and wait > patience:
             raise HopelessError(
                 f"asks to come back in {wait:.0f} s (HTTP {status}), longer than patience "
-                f"({patience:g} s)"
+                f"({patience:g} s)",
+                usage,
             )
-        raise AgainError(shown, FREE, wait, busy=status in BUSY)
+        raise AgainError(shown, usage, wait, busy=status in BUSY)
     advice = mend(complaint)
     if advice is not None:
         raise HopelessError(f"refuses every call ({shown}): {advice}")
