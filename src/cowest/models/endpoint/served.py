@@ -251,6 +251,9 @@ class ServedEndpoint:
         completion = answered.completion
         usd: float | None = None
         usage = answered.usage
+        # A filter may end an answer of which some was given: that was made.
+        if completion.text is None and usage == FREE and call.given:
+            usage = None
         tokens = call.most.tokens
         if usage is not None:
             usd, tokens = self._config.cost(*usage, 0.0), sum(usage)
@@ -267,7 +270,7 @@ class ServedEndpoint:
         if kept is not None:
             # Whoever asks next finds it. That it can't be kept is no reason to fail an answer.
             await asyncio.wait([written], timeout=call.left)
-        if usage is None:
+        if answered.usage is None:
             completion = self._estimated(call, completion)
         return replace(completion, usd=usd)
 
