@@ -243,6 +243,7 @@ BROKEN = {
     "an error in the middle": Fate(
         pieces=[said("The first"), b'data: {"error": {"code": 500, "message": "no"}}\n\n']
     ),
+    "a gateway gave up": error(504),
 }
 
 
@@ -253,6 +254,20 @@ def test_what_broke_off_counts_as_the_most_that_it_can_cost(kind: str) -> None:
     ann = purse("ann")
     assert (ann.usd, ann.tokens, ann.calls) == (0.0, 0, 1)
     assert (ann.held_usd, ann.held_tokens) == most()
+
+
+def test_what_a_filter_ends_in_the_middle_costs_the_most_that_it_can(
+    capfd: pytest.CaptureFixture[str],
+) -> None:
+    filtered = b'data: {"error": {"code": "content_filter", "message": "no"}}\n\n'
+    with chat_server(otherwise=Fate(pieces=[said("The first"), filtered])) as server:
+        ((text, answer),) = serve(priced(server), "q", purse="ann")
+    assert text == "The first"
+    assert isinstance(answer, Completion) and answer.finish == "refused"
+    assert capfd.readouterr().err == "", "it is no endpoint that reports no tokens"
+    ann = purse("ann")
+    assert (ann.usd, ann.tokens) == most() and ann.held_tokens == 0
+    assert answer.usd == ann.usd
 
 
 FREE = {
@@ -509,6 +524,20 @@ def test_purses_are_kept_as_plain_sums_would_keep_them(
         assert day.held_usd == pytest.approx(sum(one.usd or 0 for one in open_now))
         assert day.held_tokens == sum(one.tokens or 0 for one in open_now)
         assert (day.usd, day.tokens) == (pytest.approx(spent[name][0]), spent[name][1])
+
+
+def test_a_claim_that_was_undone_is_not_taken_from_those_of_others(kept: CallStore) -> None:
+    """A claim does not wait for the disk: a power cut, or a crash of the server, may undo it."""
+    lost, held = PurseClaim("ann", 0.5, 7), PurseClaim("ann", 0.25, 5)
+    kept.write(lambda db: make(kept, db, [lost, lost]))
+    kept.write(lambda db: db.execute("DELETE FROM purse_days"))
+    settled = [PurseSettled(lost, 0.125, 3), PurseSettled(lost, made=False)]
+    assert kept.write(lambda db: make(kept, db, [settled[0], held])) == [None, None]
+    ann = purse("ann")
+    assert (ann.usd, ann.tokens, ann.held_usd, ann.held_tokens) == (0.125, 3, 0.25, 5)
+    kept.write(lambda db: make(kept, db, [PurseSettled(held, 0.125, 3), settled[1]]))
+    ann = purse("ann")
+    assert (ann.usd, ann.tokens, ann.held_usd, ann.held_tokens, ann.calls) == (0.25, 6, 0.0, 0, 0)
 
 
 def test_a_claim_that_nobody_waits_for_any_more_is_given_back(kept: CallStore) -> None:

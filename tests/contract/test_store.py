@@ -299,6 +299,25 @@ def test_a_claim_is_held_while_its_process_lives_and_counts_when_it_was_killed(
         assert make(kept, claims, ClaimRequest("a", 0.1, 10)) == [Refused.ANSWERED]
 
 
+def test_a_call_whose_claim_was_undone_counts_all_the_same(kept: CallStore) -> None:
+    """A claim does not wait for the disk: a power cut, or a crash of the server, may undo it."""
+    with store.accounting("refine"):
+        open_turn(kept, "t", Budget(usd=1))
+        claims = Claims(kept)
+        asks = [ClaimRequest(key, 0.125, 10) for key in "abc"]
+        make(kept, claims, *asks)
+        kept.write(lambda db: db.execute("DELETE FROM claims"))
+        make(kept, claims, Settled(answer("a"), 0.0625, 4), Left(asks[1]))
+        make(kept, claims, Released(asks[2], 0.25, 20))
+        now = spent(kept, "t")
+        assert (now.usd, now.tokens) == (0.0625 + 0.125 + 0.25, 4 + 10 + 20)
+        make(kept, claims, Settled(answer("a"), 0.0625, 4), Left(asks[0]))
+        assert spent(kept, "t") == now, "it was answered, and counted, before"
+        make(kept, claims, Settled(answer("b"), 0.0625, 4))
+        assert spent(kept, "t").usd == 0.0625 + 0.0625 + 0.25
+        assert kept.fetch("SELECT COUNT(*) FROM claims") == [(0,)]
+
+
 SPENDS = """
 from cowest.ledger import account
 account.current().stage = "refine"
@@ -451,14 +470,25 @@ class Plain:
 
     def make(self, moves: list[Move]) -> list[Refused | None]:
         for kind in (Released, Settled, Left):
+            if kind is Left:
+                self._hold_again(moves)
             for move in moves:
                 if isinstance(move, kind):
                     self._free(move)
         return [self._claim(move) if isinstance(move, ClaimRequest) else None for move in moves]
 
+    def _hold_again(self, moves: list[Move]) -> None:
+        """Claims what is left and has no claim any more: that one was undone."""
+        for move in moves:
+            if isinstance(move, Left):
+                known = move.request.key in self.answered or self._made(move.request.key)
+                self.held += [] if known else [(move.request, True)]
+
     def _free(self, move: Move) -> None:
         if isinstance(move, Settled):
             claims = sum(ask.key == move.answer.key for ask, _ in self.held)
+            # A call that has none and was not answered: its claim was undone.
+            claims = claims or move.answer.key not in self.answered
             self.usd, self.tokens = self.usd + claims * move.usd, self.tokens + claims * move.tokens
             self.held = [one for one in self.held if one[0].key != move.answer.key]
             self.answered.add(move.answer.key)

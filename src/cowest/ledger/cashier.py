@@ -2,7 +2,7 @@
 
 A call is claimed before it is made, and settled after it, as at the till. Nobody waits for a
 settlement: it is written with the next claims, and at the latest when the cashier is closed. None
-of both waits for the disk: only a power cut may undo them.
+of both waits for the disk: a power cut, or a crash of PostgreSQL, may undo them.
 """
 
 import asyncio

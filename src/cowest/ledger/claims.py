@@ -110,9 +110,15 @@ class Spent:
         )
 
 
+ANSWERED = "SELECT key FROM calls WHERE key IN ({})"
 OPEN = "SELECT COALESCE(SUM(usd), 0), COALESCE(SUM(tokens), 0) FROM claims WHERE turn = ?"
 CLAIM = "INSERT INTO claims (key, owner, turn, usd, tokens) VALUES (?,?,?,?,?)"
 RELEASE = "DELETE FROM claims WHERE id = (SELECT MAX(id) FROM claims WHERE key = ? AND owner = ?)"
+LEAVE_AGAIN = (
+    "INSERT INTO claims (key, owner, turn, usd, tokens) SELECT ?,?,?,?,? "
+    "WHERE NOT EXISTS (SELECT 1 FROM claims WHERE key = ? AND owner = ?) "
+    "AND NOT EXISTS (SELECT 1 FROM calls WHERE key = ?)"
+)
 LEAVE = (
     "UPDATE claims SET owner = 0 "
     "WHERE id = (SELECT MAX(id) FROM claims WHERE key = ? AND owner = ?)"
@@ -250,7 +256,7 @@ class Claims:
         if not requests:
             return []
         keys = [request.key for request in requests]
-        answered = {key for (key,) in select(db, "SELECT key FROM calls WHERE key IN ({})", keys)}
+        answered = {key for (key,) in select(db, ANSWERED, keys)}
         # Owner 0 holds claims that were left behind. They cost, but nobody makes their calls. Our
         # own claims do not count either: a call may be made twice at once (`hedge`).
         others = select(db, OTHERS.format(self.owner), keys)
@@ -286,14 +292,20 @@ class Claims:
         """Keeps answers, and puts the cost of each in place of all claims on its call."""
         if not moves:
             return
-        self._store.keep(db, [move.answer for move in moves])
         paid: dict[str, tuple[float, int]] = {}
         for move in moves:
             # The store keeps the first answer of a call, so the cost of the first one counts.
             paid.setdefault(move.answer.key, (move.usd, move.tokens))
         # Each claim on the call stands for an attempt, and any of them may have cost as much.
         claims = select(db, "SELECT key, turn FROM claims WHERE key IN ({})", paid)
+        # A power cut, or a crash of the server, may have undone a claim. Its call was paid for all
+        # the same, unless the claim was settled with another answer.
+        lost = paid.keys() - {key for key, _ in claims}
+        if lost:
+            lost -= {key for (key,) in select(db, ANSWERED, lost)}
+        self._store.keep(db, [move.answer for move in moves])
         delete(db, "DELETE FROM claims WHERE key IN ({})", paid)
+        claims += [(key, self.turn) for key in sorted(lost)]
         spend(db, [(turn, *paid[key]) for key, turn in claims])
 
     def _release(self, db: Db, moves: Sequence[Released]) -> None:
@@ -304,8 +316,16 @@ class Claims:
 
     def _leave(self, db: Db, moves: Sequence[Left]) -> None:
         """Hands one claim per move to owner 0, which makes no calls: others may make that one."""
-        if moves:
-            db.executemany(LEAVE, [(move.request.key, self.owner) for move in moves])
+        if not moves:
+            return
+        ours = [(move.request.key, self.owner) for move in moves]
+        # A claim that was undone counts again, unless its call was answered.
+        again = []
+        for one in (move.request for move in moves):
+            row = (one.key, self.owner, self.turn, one.usd, one.tokens)
+            again.append((*row, one.key, self.owner, one.key))
+        db.executemany(LEAVE_AGAIN, again)
+        db.executemany(LEAVE, ours)
 
 
 class _Remaining:

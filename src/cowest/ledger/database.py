@@ -55,7 +55,8 @@ class Database(Protocol):
     def write(self, work: Work[T], durable: bool) -> T:
         """Does the work alone among all processes, wholly or not at all.
 
-        Without `durable` a power cut may undo it; the death of this process does not.
+        Without `durable` a power cut, or a crash of PostgreSQL, may undo it; the death of this
+        process does not.
         """
 
     def read(self, work: Work[T]) -> T:

@@ -181,11 +181,13 @@ def make(store: CallStore, db: Db, moves: Sequence[PurseMove]) -> list[Short | N
             _add(added, _change(move))
             if move.answer is not None:
                 answers.append(move.answer)
-    claims = [move for move in moves if isinstance(move, PurseClaim)]
-    days = _days_of(db, claims)
+    days = _days_of(db, [move.claim if isinstance(move, PurseSettled) else move for move in moves])
     for key, change in added.items():
-        if key in days:
-            days[key].add(change)
+        # A power cut, or a crash of the server, may have undone the claim.
+        change.held_usd = max(change.held_usd, -days[key].held_usd)
+        change.held_tokens = max(change.held_tokens, -days[key].held_tokens)
+        change.calls = max(change.calls, -days[key].calls)
+        days[key].add(change)
     results: list[Short | None] = []
     for move in moves:
         short = None

@@ -189,7 +189,8 @@ class CallStore:
     def write(self, work: Work[T], durable: bool = True) -> T:
         """Does the work in one transaction, wholly or not at all, and returns its result.
 
-        Without `durable` a power cut may undo it; the death of this process does not.
+        Without `durable` a power cut, or a crash of PostgreSQL, may undo it; the death of this
+        process does not.
         """
 
         def attempt(db: Db) -> T:

@@ -121,7 +121,7 @@ class Till:
             return self._claims.make(db, moves)
 
         # Only answers wait for the disk, since they were paid for. A claim survives the death of
-        # this process without that; only a power cut may undo it.
+        # this process without that; a power cut, or a crash of PostgreSQL, may undo it.
         durable = any(isinstance(move, Settled) for move in moves)
         return self._store.write(make, durable)
 
