@@ -13,8 +13,10 @@ import pytest
 
 from cowest.config import file_digest, parse
 from cowest.errors import CallError, ConfigError, ModelError
+from cowest.ledger import store
 from cowest.models.hf import HFConfig
 from cowest.models.openai import OpenAIConfig
+from cowest.net.client import Client, Reply
 from tests import endpoints, tiny
 from tests.endpoints import answers, ask, parts, whole
 from tests.servers import chat_server
@@ -85,6 +87,35 @@ def test_a_server_that_never_keeps_it_ends_the_stage(adapter: Path) -> None:
         ):
             list(model.generate([ask("one")]))
         assert server.calls == 1 + 3
+
+
+def test_a_call_holds_nothing_once_its_adapter_is_loaded_no_more(adapter: Path) -> None:
+    with chat_server() as server:
+        server.adapters = {}
+        with config(server).open(adapter=adapter) as model:
+            server.adapters.clear()
+            (adapter / "adapter_config.json").unlink()
+            with pytest.raises(ModelError, match="does not load"):
+                list(model.generate([ask("one")]))
+            # This process goes on, and others would wait for a call that nobody makes.
+            assert endpoints.claims() == 0
+
+
+def test_a_call_that_breaks_off_in_whatever_way_holds_nobody_up(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    async def lost(*_: object) -> Reply:
+        raise MemoryError
+
+    monkeypatch.setattr(Client, "post", lost)
+    with (
+        chat_server() as server,
+        pytest.raises(MemoryError),
+        endpoints.config(server).open() as model,
+    ):
+        list(model.generate([ask("one")]))
+    # The process goes on, and so does its number.
+    assert store.open_store().fetch("SELECT owner FROM claims") == [(0,)]
 
 
 def test_people_who_wait_have_it_loaded_again(adapter: Path) -> None:

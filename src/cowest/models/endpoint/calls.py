@@ -16,7 +16,7 @@ from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
 
-from cowest.errors import BudgetError, CallError, CoWestError
+from cowest.errors import BudgetError, CallError, CoWestError, ModelError
 from cowest.ledger import account, store
 from cowest.ledger.claims import ClaimRequest
 from cowest.ledger.till import Till
@@ -267,11 +267,7 @@ class OpenAIModel:
         if self._config.hedge and self._watch.has_answered:
             late = self._loop.call_later(SLOW * self._pace.median, self._hedge, call)
         try:
-            answered = await self._post(call.request)
-        except asyncio.CancelledError:
-            # The request may have arrived, and be paid for: its claim stays in the budget.
-            self._till.lose(call.claim)
-            raise
+            answered = await self._posted(call)
         except AgainError as again:
             await self._unclaim(call, again.usage)
             call.under_way -= 1
@@ -353,6 +349,21 @@ class OpenAIModel:
         if call.over:
             await self._till.release(call.claim, 0.0, 0)
         return not call.over
+
+    async def _posted(self, call: _Call) -> Answered:
+        """Makes a call as `_post` does, and closes its claim where that says not what it cost."""
+        try:
+            return await self._post(call.request)
+        except (AgainError, PoisonError, HopelessError):
+            raise
+        except ModelError:
+            # The server has let go of the adapter and loads it no more: nothing was answered.
+            await self._unclaim(call, FREE)
+            raise
+        except BaseException:
+            # The request may have arrived, and be paid for: its claim stays in the budget.
+            self._till.lose(call.claim)
+            raise
 
     async def _post(self, request: Request) -> Answered:
         account.attempted()
