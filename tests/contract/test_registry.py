@@ -4,16 +4,21 @@ import os
 import shutil
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Callable
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from urllib.parse import urlsplit
 
 import pytest
+import sqlalchemy
 
 from cowest import version
 from cowest.config import file_digest
 from cowest.errors import RegistryError
 from cowest.protocols import Registry
+from cowest.registry import runs
 from cowest.registry.log import champion_of, settled
 from cowest.registry.mlflow import ALIAS, MlflowRegistry, RegistryConfig
 from cowest.registry.runs import Runs
@@ -322,6 +327,41 @@ def test_the_password_of_an_address_is_never_said() -> None:
     assert "secret" not in str(raised.value)
 
 
+def test_a_server_that_wants_a_name_and_a_password_is_reached() -> None:
+    """It refuses the probe, which brings none; that it answers is enough."""
+    asked = []
+
+    class Handler(BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            asked.append((urlsplit(self.path).path, "Authorization" in self.headers))
+            self.send_error(401)
+
+        do_POST = do_GET
+
+        def log_message(self, format: str, *args: object) -> None:
+            """Quiet."""
+
+    with ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        with pytest.raises(RegistryError, match=r"the registry at http://me@.*401"):
+            Runs(f"http://me:s3cret@127.0.0.1:{server.server_port}/path", "handbook", "any")
+        server.shutdown()
+    assert asked[0] == ("/path/health", False)
+    assert asked[1][1], "MLflow says who we are"
+
+
+@pytest.mark.parametrize(
+    "host",
+    ["127.0.0.1:9", "127.0.0.1", "127.0.0.1:port", "s3cret@127.0.0.1:9", "[::1", "x/s3cret@y"],
+)
+@pytest.mark.parametrize("password", ["s3cret", "s3/cret", "a@s3cret", "s3cret?x", "%s3cret"])
+def test_no_answer_is_one_line_without_the_password(host: str, password: str) -> None:
+    with pytest.raises(RegistryError, match="nobody answers at https://me@") as raised:
+        Runs(f"https://me:{password}@{host}", "handbook", "any")
+    said = str(raised.value)
+    assert not any(part in said for part in ("s3cret", "s3", "cret")) and "\n" not in said
+
+
 OPEN = """
 import sys, time
 from cowest import environment; environment.settle()
@@ -345,6 +385,43 @@ def test_two_processes_that_make_a_database_into_a_registry_at_once(tmp_path: Pa
     assert [(process.communicate(timeout=300)[0], process.returncode) for process in several] == [
         ("0\n", 0)
     ] * 2
+
+
+def test_who_makes_the_tables_too_long_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
+    place = stores.server().database()
+    monkeypatch.setattr(runs, "PATIENCE", 1)
+    engine = sqlalchemy.create_engine(place.replace("postgresql://", runs.POSTGRES))
+    with (
+        engine.begin() as other,
+        pytest.raises(RegistryError, match="for 1 s another process has") as raised,
+    ):
+        other.execute(sqlalchemy.text(f"SELECT pg_advisory_xact_lock({runs.LOCK})"))
+        Runs(place, "handbook", "any")
+    engine.dispose()
+    assert "canary" not in str(raised.value)
+
+
+def test_the_lock_of_who_makes_the_tables_ends_with_its_transaction(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """A pooler may give the session to another then."""
+    place = stores.server().database()
+    engine = sqlalchemy.create_engine(place.replace("postgresql://", runs.POSTGRES))
+    held: list[int] = []
+
+    def count(**_: object) -> None:
+        locks = "SELECT 1 FROM pg_locks WHERE locktype = 'advisory' AND granted"
+        held.append(len(stores.server().sql(locks, database=place.rpartition("/")[2])))
+        raise OSError("it makes no tables")
+
+    monkeypatch.setattr(sqlalchemy, "create_engine", lambda *_, **__: engine)
+    monkeypatch.setattr("mlflow.tracking.MlflowClient", count)
+    with pytest.raises(RegistryError, match="makes no tables"):
+        Runs(place, "handbook", "any")
+    with pytest.raises(OSError, match="makes no tables"):
+        count()
+    assert held == [1, 0], "the connection lives on, in its pool"
+    engine.dispose()
 
 
 def test_a_database_out_of_reach_is_one_line_without_its_password(tmp_path: Path) -> None:

@@ -30,6 +30,10 @@ SQLITE = "sqlite:///"
 POSTGRES = "postgresql+psycopg://"
 LOCK = int.from_bytes(b"registry")
 """Key of the advisory lock under which MLflow's tables are looked for in PostgreSQL, and made."""
+PATIENCE = 300
+"""Seconds to wait for another process that makes MLflow's tables."""
+LOCK_NOT_AVAILABLE = "55P03"
+"""PostgreSQL's code for a lock that was waited for too long."""
 PROBE_SECONDS = 10
 """Time limit for a server's first answer. MLflow itself would retry for minutes before it reports
 that nobody answers."""
@@ -145,11 +149,8 @@ class Runs:
         except _faults() as error:
             text = str(error).strip() or type(error).__name__
             reason = text.splitlines()[0]
-            # Drivers quote the address that they were given, and messages end in logs.
-            for secret in (*passwords(self.uri), os.environ.get("PGPASSWORD")):
-                if secret:
-                    reason = reason.replace(secret, "***")
-            raise RegistryError(f"the registry at {self.place}: {reason[:300]}") from None
+            reason = _masked(reason, self.uri)[:300]
+            raise RegistryError(f"the registry at {self.place}: {reason}") from None
 
     def _expect_file(self) -> None:
         """Raises RegistryError if the SQLite file that was opened is gone; reads one in its place.
@@ -300,17 +301,33 @@ def location_of(artifacts: str) -> str:
 def _alone(uri: str) -> Iterator[None]:
     """Keeps other processes from a PostgreSQL registry's tables while MLflow makes them.
 
-    Raises SQLAlchemyError at once if the server can't be reached; MLflow would retry for minutes.
+    Raises RegistryError if another process holds them too long, and SQLAlchemyError at once if the
+    server can't be reached; MLflow would retry for minutes.
     """
     import sqlalchemy
 
-    # MLflow migrates its tables step by step, and two that migrate at once break each other's. A
-    # session's lock ends with its connection, so a process that is killed leaves none behind.
+    # MLflow migrates its tables step by step, and two that migrate at once break each other's. The
+    # lock ends with its transaction, also behind a pooler that hands a session on after each. So a
+    # process that is killed leaves none behind.
     engine = sqlalchemy.create_engine(
         uri, poolclass=sqlalchemy.NullPool, connect_args={"connect_timeout": PROBE_SECONDS}
     )
     with engine.connect() as connection:
-        connection.execute(sqlalchemy.text(f"SELECT pg_advisory_lock({LOCK})"))
+        for name, value in (
+            ("lock_timeout", f"{PATIENCE}s"),
+            # The transaction stands still while MLflow works on connections of its own.
+            ("idle_in_transaction_session_timeout", "0"),
+        ):
+            connection.execute(sqlalchemy.text(f"SET LOCAL {name} = '{value}'"))
+        try:
+            connection.execute(sqlalchemy.text(f"SELECT pg_advisory_xact_lock({LOCK})"))
+        except sqlalchemy.exc.OperationalError as error:
+            if getattr(error.orig, "sqlstate", None) != LOCK_NOT_AVAILABLE:
+                raise
+            raise RegistryError(
+                f"the registry at {without_password(uri)}: for {PATIENCE} s another process has "
+                "been opening it, or making its tables: let that end and run again"
+            ) from None
         yield
 
 
@@ -347,19 +364,33 @@ def _create(database: Path, artifacts: str) -> None:
 
 def _probe(uri: str) -> None:
     """Raises RegistryError if no server answers. Any answer counts, a refusal too."""
-    place = f"{uri.rstrip('/')}/health"
+    # A name and a password before the host are for MLflow: urllib would take them for the host.
+    bare = re.sub("(?<=://)[^/?#]*@", "", without_password(uri))
+    place = f"{bare.rstrip('/')}/health"
     try:
         # `_connect` probes only addresses of HTTP or HTTPS.
         with urllib.request.urlopen(place, timeout=PROBE_SECONDS):  # noqa: S310
             pass
     except urllib.error.HTTPError:
         pass
-    except (OSError, http.client.HTTPException) as error:
+    except (OSError, ValueError, http.client.HTTPException) as error:
         # A server that is just ending breaks the connection off.
-        reason = getattr(error, "reason", None) or error
+        reason = _masked(str(getattr(error, "reason", None) or error), uri)
         raise RegistryError(
             f"nobody answers at {without_password(uri)}: {reason}; is the registry's server up?"
         ) from None
+
+
+def _masked(text: str, uri: str) -> str:
+    """A text without the passwords of an address and of the environment.
+
+    Drivers quote the address that they were given, and messages end in logs.
+    """
+    # One may be a part of another: the longest comes first, so that no rest of it stays.
+    for secret in sorted((*passwords(uri), os.environ.get("PGPASSWORD") or ""), key=len)[::-1]:
+        if secret:
+            text = text.replace(secret, "***")
+    return text
 
 
 def _hush() -> None:
