@@ -30,8 +30,9 @@ from cowest.protocols import Completion
 
 AGAIN = {408, 409, 425, 429}
 """Statuses after which the same call may succeed, beside those of 500 and more."""
-MAYBE_PAID = {408, 502, 504, *range(520, 528)}
-"""Statuses of one who gave up waiting, mostly a gateway: the model may have answered, for money."""
+MAYBE_PAID = {408, 502, 504, 520, 522, 524, 527}
+"""Statuses of one who gave up waiting, mostly a gateway: the model may have answered, for money.
+Others of Cloudflare's (521, 523, 525, 526) say that the model was never reached."""
 BUSY = {429, 503, 529}
 """Statuses of an endpoint that has too much to do."""
 HOPELESS = {
