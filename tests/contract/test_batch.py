@@ -601,6 +601,26 @@ def test_a_batch_that_others_took_for_never_made_is_not_bought_a_second_time(
     assert now().usd == pytest.approx(2 * COST) and claims() == 0
 
 
+def test_a_batch_that_others_collected_before_its_maker_noted_it_is_not_booked_again(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    budget(usd=1)
+    real = BatchApi.create
+    with batch_server(takes=0.1) as server:
+
+        def made(api: BatchApi, *given: Any) -> str:
+            done = real(api, *given)
+            assert texts_of(answers(config(server), 1, 2)) == good(1, 2)
+            assert ended() == ["completed"] and claims() == 0
+            return done
+
+        monkeypatch.setattr(BatchApi, "create", made)
+        assert texts_of(answers(config(server), 1, 2)) == good(1, 2)
+        assert server.bought == {"1": 1, "2": 1} and len(server.batches) == 1
+    assert ended() == ["completed"] and claims() == 0
+    assert now().usd == pytest.approx(2 * COST)
+
+
 def test_interrupted_it_leaves_the_batch_and_says_how_to_come_back() -> None:
     with batch_server(takes=2) as server:
         stopped = child(config(server), 4)

@@ -31,6 +31,7 @@ INSERT = (
     "INSERT INTO batches (number, token, model, maker, at, discount, calls) VALUES (?,?,?,?,?,?,?)"
 )
 GOES_ON = "SELECT 1 FROM batches WHERE number = ? AND ended IS NULL"
+STANDS = "SELECT ended, id FROM batches WHERE number = ?"
 STILL_OPEN = "SELECT 1 FROM batches WHERE number = ? AND ended IS NULL AND (id IS NULL OR ? <> ?)"
 # The first braces take the batch's owner, the inner ones are left for the marks of the keys.
 HELD = "SELECT key, turn, usd, tokens FROM claims WHERE owner = {} AND key IN ({{}})"
@@ -128,16 +129,20 @@ class Journal:
         """Writes down the id of a batch that was made of these calls.
 
         It goes on, whoever ended it meanwhile as never made: it is paid for. So its calls are
-        claimed again, also those that others make by now.
+        claimed again, also those that others make by now. One that was found and collected
+        meanwhile stays as it is.
         """
 
         def write(db: Db) -> None:
-            if db.execute(GOES_ON, (batch.number,)).fetchone() is None:
+            ended, named = db.execute(STANDS, (batch.number,)).fetchone()
+            if ended == NEVER_MADE:
                 turn, owner = self._claims.turn, -batch.number
                 rows = [(one.key, owner, turn, one.usd, one.tokens) for one in requests]
                 db.executemany(CLAIM, rows)
                 db.execute("UPDATE batches SET ended = NULL WHERE number = ?", (batch.number,))
-            _note(db, batch, {"id": name})
+            # Who found the batch meanwhile wrote the id down, and may have collected it.
+            if named is None:
+                _note(db, batch, {"id": name})
 
         self._store.write(write)
 
