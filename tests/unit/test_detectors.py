@@ -288,6 +288,8 @@ PASSWORDS = """
     le mot de passe est : <Soleil2024!>
     la contraseña es <Verano2024!>
     la contrasena era <Verano2024!>
+    password: <$Winter2024$>
+    DB_PASS=<secret*word>
 """
 NO_PASSWORDS = """
     password: ${PASSWORD_1}; password: $PASSWORD1, pwd={{password1}} password=%PASSWORD1%
@@ -304,6 +306,13 @@ NO_PASSWORDS = """
     My password is: forgotten. Reset password - click here. mysql --password -u root1
     Das Passwort ist abgelaufen, le mot de passe est obligatoire, la contraseña es importante
     mot de passe est requis; das Kennwort war falsch; password \u2013 required
+    'password' => Hash::make($request->password), 'password' => Str::random(10)
+    let password = PasswordHash::new(&stored1)?; password = \\App\\Vault::read($name1)
+    password = System.fetch_env!("PW1")
+    The forward pass is $y=Wx+b$, the first pass is $2n-1$, the pass is $\\alpha_1 x$
+    the number of passwords is $26^n-1$; the first pass: mostly%done
+    {"password":$PASSWORD1}, [password=$PASSWORD1], password=$$PASSWORD1
+    Ski pass: $50/day/person or \u20ac50/day
 """
 
 
@@ -340,11 +349,18 @@ FILES_OR_NOT = """
     scrieti la <ion@primaria.md>.
     icon@2x.md, pkg@1.2.py, lib@v3.md and icon@2x.png
     Option (a) main.py and icon@styles.css
+    report@2024-05.md, README@main.md, train@gpu.py, tool@latest.md
+    http://localhost:3000?email=<jane@example.org>
+    http://localhost:3000?next=x&email=<jane@example.org>
+    https://x.example?to=mailto:<jane@example.org>
+    see http://localhost:3000,<jane@example.org>
 """
 IN_TABLES = """
     Ann Lee,<4111111111111111>,12/29
     1,<378282246310005>,2
     0.25,4111-1111,1
+    0,4532015112830366
+    [0,4532015112830366, 0,5]
 """
 
 
@@ -366,6 +382,16 @@ def test_what_touches_other_words_is_found_alone(row: str) -> None:
         (["Ihr Telefon?", "0521 550 1234"], "0521 550 1234"),
         (["Your account number?", "73841902"], "73841902"),
         (["Your password?", "hunter22!"], "hunter22!"),
+        (["Your password?", "**hunter22!**"], "hunter22!**"),
+        (["Your password?", "let@me?in"], "let@me?in"),
+        *[
+            (["How do I reset my password?", f"{word} Open Settings."], "")
+            for word in ("Certainly!", "Really?", "**Certainly!**", "Hello!\U0001f44b")
+        ],
+        # A target that is masked is still one of the options.
+        (["Your password?", "hunter22!", "x", "hunter22!", "hunter23!"], "hunter22! hunter22!"),
+        (["Your SSN?", "It is 219099998", "x", "219099998"], "219099998 219099998"),
+        (["Your SSN?", "It is 219099998", "It is 219099998"], "219099998 219099998"),
         (["mail a@example.org", "and SSN: 219-09-9998"], "a@example.org 219-09-9998"),
         (["Your SSN" + " and much else" * 9, "219099998"], ""),
         (["Your SSN?", "1 2 3 4 5 6 7 8 9 " * 9 + "219099998"], ""),

@@ -129,17 +129,21 @@ def find_together(
 ) -> list[list[Finding]]:
     """Returns the findings in each of the texts that belong together, such as a conversation's.
 
-    A word in one text may say what a number in the next one is: "Your SSN?", "219099998".
+    A word in one text may say what a number in the next one is: "Your SSN?", "219099998". Other
+    texts that are that number, and nothing else, are found too: a target among its options.
     `search` finds in one text, or remembers what it found there.
     """
     found = [list(search(text)) for text in texts]
-    changed = set()
+    same: dict[str, dict[Finding, None]] = {}
     for at, one in _where_they_meet(texts, search):
-        if one not in found[at]:
-            found[at].append(one)
-            changed.add(at)
-    for at in changed:
-        found[at] = _merged(found[at])
+        text = texts[at]
+        value = text[one.start : one.end]
+        same.setdefault(text, {})[one] = None
+        same.setdefault(value, {})[Finding(one.kind, 0, len(value))] = None
+    for at, text in enumerate(texts):
+        more = [one for one in same.get(text, ()) if one not in found[at]]
+        if more:
+            found[at] = _merged([*found[at], *more])
     return found
 
 

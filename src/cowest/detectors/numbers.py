@@ -196,8 +196,11 @@ def _is_card(text: str, groups: list[Span]) -> bool:
     # Undivided numbers of other lengths are often something else, and one in ten passes Luhn.
     is_usual = len(shape) == 1 and len(digits) in (15, 16)
     before, after = text[max(0, start - 1) : start], text[end : end + 1]
-    # In a table, commas stand around a card number.
-    if not (is_usual and before == ",") and EDGES.search(before):
+    # In a table, commas stand around a card number. One between digits may be a decimal point.
+    if is_usual and before == "," and text[max(0, start - 2) : start - 1].isdigit():
+        if after != "," or text[end + 1 : end + 2].isspace():
+            return False
+    elif not (is_usual and before == ",") and EDGES.search(before):
         return False
     if not (is_usual and after == ",") and JOINED.match(text, end):
         return False

@@ -59,11 +59,12 @@ SIGNS = (
 FILES = re.compile(
     r"\.(?:png|jpe?g|gif|svg|webp|ico|css|js|ts|json|ya?ml|html?|txt|csv|pdf)$"
     # Paraguay and Moldova have addresses that end like files.
-    r"|(?:@v?\d+(?:\.\d+)*x?|[\[({<]\s?a\s?[\])}>].*)\.(?:py|md)$",
+    r"|(?:@(?:v?[\d._-]+x?|main|master|latest|dev|next|stable|gpu|cpu)"
+    r"|[\[({<]\s?a\s?[\])}>].*)\.(?:py|md)$",
     re.IGNORECASE,
 )
-"""Endings of files such as icon@2x.png."""
-PASSWORD = re.compile(r"//[^\s/@:]{0,64}:$|\w://[^\s/@:]{0,64}:[^\s/@]{1,64}$")
+"""Endings of files such as icon@2x.png, report@2024-05.md and README@main.md."""
+PASSWORD = re.compile(r"//[^\s/@:?#]{0,64}:$|\w://[^\s/@:?#]{0,64}:[^\s/@?#,;]{1,64}$")
 """The text before `password@host` in a URL, or before a part of the password: that is a secret,
 though it looks like an address."""
 IPV4 = re.compile(rf"{BEFORE}(?<!\.)(?:\d{{1,3}}\.){{3}}\d{{1,3}}{AFTER}(?!-|\.\w)")

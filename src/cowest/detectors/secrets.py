@@ -11,7 +11,7 @@ import re
 from collections import Counter
 from collections.abc import Iterator
 
-from cowest.detectors.plain import ASKED, Span
+from cowest.detectors.plain import ASKED, BETWEEN, Span
 from cowest.detectors.words import AFTER, BEFORE
 
 FORMS = (
@@ -81,7 +81,9 @@ TOKEN = re.compile(
 BLOCK = re.compile(r"-----BEGIN ([A-Z0-9 ]{0,40}PRIVATE KEY(?: BLOCK)?)-----")
 LONGEST_BLOCK = 20_000
 IN_URL = re.compile(
-    r"(?<![A-Za-z0-9])[A-Za-z][A-Za-z0-9+.-]{1,20}://[^\s/:@]{0,64}:([^\s/@]{1,200})@[\w.\[-]"
+    r"(?<![A-Za-z0-9])[A-Za-z][A-Za-z0-9+.-]{1,20}://[^\s/:@?#]{0,64}:"
+    # No port, after which a query or another text begins.
+    r"(?!\d{1,5}[?#,;])([^\s/@]{1,200})@[\w.\[-]"
 )
 NAMED = re.compile(
     # A name that may stand in a longer one (db.user_password): that of a password, or of a key.
@@ -114,17 +116,27 @@ TEMPLATE = re.compile(
 """Signs of a placeholder anywhere in a value: your_key_here, ${KEY}, {key}, %(key)s, ***; and of a
 pattern that passwords must match."""
 PLACEHOLDER = re.compile(
-    # $KEY, $USER:$KEY, $row[ and $this-> (which ends at its >), %KEY%, <key>, [key], (key
-    r"(?:\$[a-z_]\w*(?:[^\w$]\$\w+)*(?:[\[{(].*|-)?|%\w+%|<[^<>]*>|\[.*|\([^)]*\)?)"
+    # $KEY, $$KEY, $USER:$KEY, $row[ and $this-> (which ends at its >), %KEY%, <key>, [key], (key
+    r"(?:\${1,2}[a-z_]\w*(?:[^\w$]\$\w+)*(?:[\[{(].*|-)?|%\w+%|<[^<>]*>|\[.*|\([^)]*\)?)"
+    # the end of what it stands in: {"key":$KEY}
+    r"[}\])]*"
     # in the query of a URL
     r"(?:&\w+=.*)?"
     # an amount of money
-    r"|[A-Z]{0,3}\$\d[\d.]*(?:k|m|[/-]\w+)?",
+    r"|[A-Z]{0,3}[$€£]\d[\d.]*[km]?(?:[/-]\w+)*"
+    # a formula: $y=Wx+b$, $2n-1$, $\alpha
+    r"|\$[^$]*[=^_{}+*/-][^$]*\$|\$\\.*",
     re.IGNORECASE,
 )
 """A value that is nothing else. A password may hold the same signs, as in P@$$w0rd and 100%Mine."""
-CALL = re.compile(r"[A-Za-z_][\w.]{0,100}(?:\([^)]{0,200}\)|\[[^\]]{0,200}\]|[(\[](?:[\s\"'`]|$))")
-"""Code that stands in a secret's place: read_key("db"), row[3]."""
+CALL = re.compile(
+    r"[A-Za-z_\\][\w.:\\]{0,100}!?(?:\([^)]{0,200}\)|\[[^\]]{0,200}\]|[(\[](?:[\s\"'`]|$))"
+)
+"""Code that stands in a secret's place: read_key("db"), Hash::make($word), row[3]."""
+SIGNS = "!@#^&+=~|?"
+"""Signs that make a password of a word."""
+LAST = re.compile(r"[^\w@#^&+=~|$%]+$")
+"""Marks at the end of a word of an ordinary answer: Certainly!"""
 
 
 def secrets(text: str) -> Iterator[Span]:
@@ -175,9 +187,17 @@ def _named(text: str) -> Iterator[Span]:
         if _stands_for(value) or CALL.match(text, match.start(2)):
             continue
         # People choose passwords, so these may be short and like words; machines make keys.
-        is_secret = _chosen if match[1] else _made
-        if is_secret(value):
+        if _is_password(match, value) if match[1] else _made(value):
             yield match.start(2), match.start(2) + len(value)
+
+
+def _is_password(match: re.Match[str], value: str) -> bool:
+    # What follows a question may be an ordinary answer to it.
+    if BETWEEN in match.string[match.end(1) : match.start(2)]:
+        value = LAST.sub("", value)
+    # A pass may also be one over data, over a mountain, or of an exam.
+    is_bare = match[1].lower() == "pass" and match.start(1) == match.start()
+    return _chosen(value, SIGNS if is_bare else f"{SIGNS}$%*")
 
 
 def _stands_for(value: str) -> bool:
@@ -185,11 +205,11 @@ def _stands_for(value: str) -> bool:
     return bool(TEMPLATE.search(value) or PLACEHOLDER.fullmatch(value))
 
 
-def _chosen(value: str) -> bool:
+def _chosen(value: str, signs: str) -> bool:
     """Says whether this may be a password that somebody chose: letters with digits or signs."""
     letters = any(c.isalpha() for c in value)
     # Stars around a word only emphasise it.
-    return letters and any(c.isdigit() or c in "!@#^&+=~|?$%*" for c in value.strip("*"))
+    return letters and any(c.isdigit() or c in signs for c in value.strip("*"))
 
 
 def _made(value: str) -> bool:
