@@ -174,18 +174,24 @@ def test_a_group_in_two_splits_stops_the_turn(tmp_path: Path) -> None:
         [make_query(0, split="train", group="a"), make_query(1, group="a"), make_query(2)],
         QUERIES,
     )
-    assert "no group is in two splits, whatever its case and spacing: not met by 2 of 3" in said
+    assert "no group is in two splits: not met by 2 of 3" in said
     assert "rows.jsonl:1 (questions.jsonl:1)" in said
 
 
-def test_a_group_under_two_forms_of_its_name_is_one_group(tmp_path: Path) -> None:
+def test_a_group_under_two_forms_of_its_name_is_named(tmp_path: Path) -> None:
     rows = [
         make_query(0, split="train", group="Caf\u00e9 pump"),
         make_query(1, group="cafe\u0301  Pump "),
         make_query(2, group="Caf\u00e9 pump 2"),
+        make_query(3, split="train", group="001A0000Ab"),
+        make_query(4, split="train", group="001A0000AB"),
     ]
-    said = refused(tmp_path, rows, QUERIES)
-    assert "not met by 2 of 3 rows" in said and "rows.jsonl:2 (questions.jsonl:2)" in said
+    # Ids may differ in case alone, so nothing is refused.
+    valid, page = run(tmp_path, rows, QUERIES)
+    assert len(valid) == 5 and "groups_alike" in unmet(page) and "groups" not in unmet(page)
+    wanted = settings("queries", severity={"groups_alike": "fail"})
+    said = refused(tmp_path, rows, wanted)
+    assert "not met by 2 of 5 rows" in said and "rows.jsonl:2 (questions.jsonl:2)" in said
 
 
 def test_a_question_in_two_splits_stops_the_turn_whatever_its_spacing(tmp_path: Path) -> None:
@@ -467,7 +473,17 @@ def test_a_held_out_question_within_a_served_message_is_set_aside(tmp_path: Path
     assert "near" in unmet(page) and re.search(r"1\.00 like \S+rows.jsonl:4", page)
 
 
-BENCHMARK = [{"question": LONG}, {"question": "How many moons has Mars?"}]
+STEMS = (
+    "Which one of the following statements is correct?",
+    "Welche der folgenden Aussagen ist richtig?",
+    "Laquelle des affirmations suivantes est correcte ?",
+    "\u00bfCu\u00e1l de las siguientes afirmaciones es correcta?",
+)
+BENCHMARK = [
+    {"question": LONG},
+    {"question": "How many moons has Mars?"},
+    *({"question": stem} for stem in STEMS),
+]
 
 
 @pytest.mark.parametrize(
@@ -480,6 +496,7 @@ BENCHMARK = [{"question": LONG}, {"question": "How many moons has Mars?"}]
         (f"{LONG[30:]} is not asked here. Good morning, and many thanks in advance! {LONG}", True),
         ("How many moons has the planet Venus?", False),
         ("Which harbour was rebuilt?", False),
+        *((f"{stem}\nA. {LONG[30:-1]}, as all people say.\nB. No", False) for stem in STEMS),
     ],
 )
 def test_a_question_of_a_named_benchmark_is_set_aside(

@@ -217,6 +217,21 @@ def test_a_held_out_question_is_known_without_its_options_and_template(tmp_path:
     assert [row.completion for row in corpus] == ["nobody"]
 
 
+def test_a_stem_with_other_options_is_another_question(tmp_path: Path) -> None:
+    stem = "Which of these northern pumps needs oil?"
+    rows = [{**row, "one": row["a"], "two": "none of these"} for row in PLAIN]
+    of = {"q": stem, "two": "none of these"}
+    long = "the {} pump beside the old gate of the northern works"
+    for name, split in (("red", "test"), ("blue", "train"), ("green", "train")):
+        option = long.format(name)
+        rows.append({**of, "a": option, "one": option, "split": split, "why": f"of {name}"})
+    rows[-1]["why"] = f"not {long.format('red')}"
+    prompt = "{q}\n{choices}"
+    _, corpus = wheel(tmp_path, rows, {}, prompt=prompt, choices=["one", "two"], keyed="text")
+    assert [row.completion for row in corpus][9:] == ["of blue"]
+    assert aside(tmp_path) == {"held_out": 1}
+
+
 def test_severities_of_the_queries_hold_for_the_corpus_and_its_own_go_first(tmp_path: Path) -> None:
     rows = [
         *PLAIN,

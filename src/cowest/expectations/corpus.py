@@ -103,7 +103,7 @@ class CorpusSuite(Config):
                 row = self._masked(row, found)
                 changed.add(at)
             asked = _asked(row)
-            alike, place = held.nearest(asked)
+            alike, place = held.nearest(asked, row.completion)
             if place is not None:
                 remarks.say(at, f"{alike:.2f} like {place}")
             kept.add(
@@ -141,13 +141,15 @@ def known(path: Path, least: float | None) -> tuple[set[int], near.Known]:
     """Returns numbers of the raw rows of the queries of `train`, and the held-out questions.
 
     Of a held-out question all of it is known, and what is left without its options and the lines
-    that all held-out questions have.
+    that all held-out questions have. What shows no options is known with them.
     """
     template = _template(path)
     fit, held = set[int](), near.Known(least)
     at = 0
     for part in batched(io.read(path, Query), AT_ONCE):
         asked, bare = [], []
+        of_asked: list[tuple[str, ...]] = []
+        of_bare: list[tuple[str, ...]] = []
         for row in part:
             at += 1
             if row.split == "train":
@@ -156,10 +158,12 @@ def known(path: Path, least: float | None) -> tuple[set[int], near.Known]:
             place, question = f"{path}:{at}", _asked(row)
             asked.append((place, question))
             without = _bare(row, template)
+            of_asked.append(row.choices if without == question else ())
             if without not in ("", question):
                 bare.append((place, without))
-        held.add(asked)
-        held.add(bare)
+                of_bare.append(row.choices)
+        held.add(asked, of_asked)
+        held.add(bare, of_bare)
     return fit, held
 
 

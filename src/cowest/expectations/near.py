@@ -125,30 +125,34 @@ class Known:
         self._contained = Contained()
         self._places: list[str] = []
 
-    def add(self, texts: Sequence[tuple[str, str]]) -> None:
-        """Adds texts, each after its name."""
+    def add(
+        self, texts: Sequence[tuple[str, str]], options: Sequence[Sequence[str]] | None = None
+    ) -> None:
+        """Adds texts, each after its name; `options` are those that a question does not show."""
         start = len(self._places)
+        hidden = options or [()] * len(texts)
         for at, (place, text) in enumerate(texts, start):
             self._places.append(place)
             found = bare(text)
             self._numbered[_key(found)] = at
             self._asked[number_of(found.text)] = at
-            self._contained.add(at, text)
+            self._contained.add(at, text, hidden[at - start])
         if self._near is not None:
             self._near.add(range(start, start + len(texts)), [text for _, text in texts])
 
-    def nearest(self, text: str) -> tuple[float, str | None]:
+    def nearest(self, text: str, answer: str | None = None) -> tuple[float, str | None]:
         """Returns the similarity and the name of the text that this one repeats; else 0 and None.
 
         The longest line is also looked at by itself, because a prompt may show options or a
-        template beside its question. A text that stands in this one word for word counts too.
+        template beside its question. A text that stands in this one word for word counts too; given
+        the answer, a question whose options are known only if one of them stands in either.
         """
         longest = max(text.splitlines(), key=len, default="")
         looked_at = list(dict.fromkeys([text, longest]))
         same = [at for at in map(self._same, looked_at) if at is not None]
         if same:
             return 1.0, self._places[max(same)]
-        part = self._contained.within(text)
+        part = self._contained.within(text, answer=answer)
         if part is not None:
             return 1.0, self._places[part]
         best: tuple[float, int | None] = (0.0, None)

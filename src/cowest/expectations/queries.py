@@ -117,10 +117,18 @@ class QuerySuite(Config):
                 "fail", "targets", low=1,
             ),
             Rule(
-                "groups", "no group is in two splits, whatever its case and spacing",
+                "groups", "no group is in two splits",
                 "what training learns about a group would be measured on the same group: put the "
-                "whole group into one split, under one name",
+                "whole group into one split",
                 "fail", "group_splits", high=1,
+            ),
+            Rule(
+                "groups_alike",
+                "no group is in another split under a name with other case, spacing or form of "
+                "letters",
+                "if the names mean one group, give it one name, in one split; if they are two (ids "
+                "that differ in case), nothing is wrong",
+                "note", "groups_alike", high=0,
             ),
             Rule(
                 "numbered", "no query differs from one in another split by its number alone",
@@ -207,6 +215,7 @@ class QuerySuite(Config):
             targets="h",
             split="b",
             group="Q",
+            group_alike="Q",
             prompt="Q",
             bare="Q",
             number="Q",
@@ -303,10 +312,12 @@ def _compared(frame: Any) -> Any:
     """The frame with the columns that compare rows, without the digests that they need."""
     repeated = columns.nth(frame["id"])
     groups = columns.splits_of(frame["group"], frame["split"])
+    alike = columns.splits_of(frame["group_alike"], frame["split"])
     prompts = columns.splits_of(frame["prompt"], frame["split"])
-    return frame.drop(columns=["id", "group", "prompt", "bare", "number"]).assign(
+    return frame.drop(columns=["id", "group", "group_alike", "prompt", "bare", "number"]).assign(
         repeated=repeated,
         group_splits=groups,
+        groups_alike=(alike > groups).astype("int8"),
         prompt_splits=prompts,
         numbered=_numbered(frame, prompts),
     )
@@ -366,8 +377,9 @@ def _columns(row: Query) -> dict[str, float]:
         "chars": sum(len(text.strip()) for text in texts),
         "split": SPLITS.index(row.split),
         "targets": min(sum(bool(target.strip()) for target in row.targets), 1000),
-        # `Comet pump` and `comet pump ` are one group, though each may be drawn to its own split.
-        "group": number(caseless(seen(row.group))),
+        "group": number(row.group),
+        # `Comet pump` and `comet pump ` may be one group, each drawn to its own split.
+        "group_alike": number(caseless(seen(row.group))),
         "prompt": number(question),
         "bare": number(asked),
         "number": number(numbers) if numbers else 0,
