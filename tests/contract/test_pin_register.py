@@ -584,6 +584,26 @@ def rests_on_local_models(project: Project, **settings: Any) -> None:
     amended(project, strong=masked, scorer=judge.name(masked))
 
 
+@pytest.mark.parametrize(
+    ("provider", "mark"), [("hf", "~2"), ("hf", "~3"), ("vllm", "~vllm"), ("vllm", "~vllm~3")]
+)
+def test_a_local_model_may_have_the_mark_of_its_decoder(
+    project: Project, provider: str, mark: str
+) -> None:
+    """No setting says whether its template asks the time, or its cache can be shared."""
+    strong = elsewhere(provider) if provider == "vllm" else local_policy()
+    scorer = {"scorer": "judge", "model": strong}
+    rests_on_local_models(project, strong=strong, scorer=scorer)
+    base = HFConfig.model_validate(local_policy())
+    name = base.base_name(base.folder()) + mark
+    judge = JudgeConfig.model_validate(scorer)
+    amended(project, strong=name, scorer=judge.name(name))
+    assert project.register().promoted
+    amended(project, strong=f"tiny@0123456789ab{mark}")
+    with pytest.raises(ContractError, match="of this turn is tiny@"):
+        project.register()
+
+
 def elsewhere(provider: str) -> dict[str, Any]:
     """A policy whose weights are not in the process of the stage that drafts."""
     if provider == "vllm":

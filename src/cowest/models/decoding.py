@@ -14,6 +14,7 @@ prompt, and only rows whose prompts are equally long are decoded at once.
 """
 
 import math
+import re
 import sys
 import time
 from collections.abc import Container, Iterable, Iterator, Sequence
@@ -64,6 +65,12 @@ answered otherwise; all others are found again. The versions are
    the tokenizer doesn't call special stay text in messages (`Chat.breaks_more_up`); padding changes
    no answer of models with other windows or without positions (`architecture.answered_otherwise`).
 """
+MARKED = re.compile(rf"(?:{SECOND}|{THIRD})(?=:|$)")
+
+
+def unmarked(name: str) -> str:
+    """Returns the name of a model, or of a judge that asks it, without the decoder's mark."""
+    return MARKED.sub("", name)
 
 
 class HFModel:

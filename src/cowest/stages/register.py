@@ -22,6 +22,7 @@ from cowest.ledger.claims import is_known, spent, versions_of
 from cowest.ledger.store import open_store
 from cowest.lineage import Turn, is_another, names_of, params_digest, settings_of, tags_of
 from cowest.models.answer_config import AnswerConfig
+from cowest.models.decoding import unmarked
 from cowest.models.egress import unfiltered
 from cowest.ports import In, Out
 from cowest.probe import ProbeConfig
@@ -358,10 +359,11 @@ def _same_names(
     with another strong model, by another scorer or on another split than the settings name.
     """
     named = names_of(settings, pinned)
+    # Settings tell neither what a filter nor what a decoder adds to a name.
     for setting, asked, found in (
         ("policy", named.base, kept.base),
-        ("strong", named.strong, unfiltered(judged.strong)),
-        ("scorer", named.scorer, unfiltered(judged.scorer)),
+        ("strong", named.strong, unmarked(unfiltered(judged.strong))),
+        ("scorer", named.scorer, unmarked(unfiltered(judged.scorer))),
         ("split", named.split, judged.split),
     ):
         # An old report names no split.
