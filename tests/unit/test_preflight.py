@@ -1,5 +1,6 @@
 """Before a turn: all that is wrong is said at once, before anything is spent."""
 
+import hashlib
 import importlib.util
 import json
 import re
@@ -616,6 +617,32 @@ def test_a_dry_run_lays_no_data_out(foreseen: Path, capsys: pytest.CaptureFixtur
     said = capsys.readouterr().out
     assert "data: data/raw/handbook at HEAD (" in said and "in all    " in said
     assert not Path("data/pinned").exists() and not Path(".cowest/laid-out.json").exists()
+
+
+def test_a_dry_run_takes_the_version_that_lies_there(
+    foreseen: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Neither DVC's cache nor its remote has to have it."""
+    raw = Path("data/raw/handbook")
+    rows = []
+    for file in sorted(raw.rglob("*")):
+        if file.is_file():
+            md5 = hashlib.md5(file.read_bytes(), usedforsecurity=False).hexdigest()
+            rows.append({"md5": md5, "relpath": file.relative_to(raw).as_posix()})
+    listing = json.dumps(rows, sort_keys=True).encode()
+    md5 = hashlib.md5(listing, usedforsecurity=False).hexdigest()
+    Path(f"{raw}.dvc").write_text(
+        f"outs: [{{md5: {md5}.dir, hash: md5, path: {raw.name}}}]\n", encoding="utf-8"
+    )
+    git = ["git", "-c", "user.name=t", "-c", "user.email=t@t"]
+    for words in (["init", "-q"], ["add", "-f", f"{raw}.dvc"], ["commit", "-qm", "one"]):
+        subprocess.run([*git, *words], check=True)
+    assert turn.main(["--dry-run", "--set=turn.rev=HEAD", f"--set=turn.raw={raw}"]) == 0
+    said = capsys.readouterr().out
+    assert re.search(rf"data: {raw} at HEAD \(\w{{12}}\), in {raw}\n", said)
+    (raw / "more.jsonl").touch()
+    with pytest.raises(InputError, match="in no DVC project"):
+        turn.main(["--dry-run", "--set=turn.rev=HEAD", f"--set=turn.raw={raw}"])
 
 
 READ_ONLY = """

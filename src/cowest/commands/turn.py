@@ -206,17 +206,23 @@ def _alone() -> Iterator[int]:
 def _fetched(params: dict[str, Any], folder: Path) -> tuple[Path, DataSet | None]:
     """The raw data of a turn that is only foreseen, and their version if the settings name one.
 
-    A version that is named comes into `folder`: what lies at its place stays. Raises InputError.
+    A version that is named comes into `folder`, unless it lies at its place, where all stays as it
+    is. Raises InputError.
     """
     named = parse(TurnConfig, section(params, "turn"), f"{PARAMS}: turn")
     if named.rev is None:
         snapshots.pointer_here(named.raw)
         return named.raw, None
     found = snapshots.find(named.path or named.raw, named.rev)
-    place = folder / named.raw.name
-    found.fetch(place)
+    place, where = folder / named.raw.name, "laid out nowhere"
+    # As when it is laid out: a whole data set is compared with its pointer.
+    whole = found.pointer if found.pointer and found.pointer.tracked == found.path else None
+    if whole and named.raw.exists() and snapshots.matches(named.raw, whole):
+        place, where = named.raw, f"in {named.raw}"
+    else:
+        found.fetch(place)
     version = found.named(place)
-    print(f"data: {version.path} at {named.rev} ({(version.rev or '')[:12]}), laid out nowhere")
+    print(f"data: {version.path} at {named.rev} ({(version.rev or '')[:12]}), {where}")
     return place, version
 
 
