@@ -12,6 +12,8 @@ from pathlib import Path
 
 import pytest
 
+from cowest.commands import interruptible
+
 DVC = """\
 import subprocess, sys
 
@@ -46,9 +48,20 @@ try:
 except KeyboardInterrupt:
     sys.exit(130)
 """
+FIRST = """\
+import ctypes, signal, subprocess, sys
+
+ctypes.CDLL(None).prctl(36, 1)
+turn = subprocess.Popen([sys.executable, *sys.argv[1:]])
+signal.signal(signal.SIGTERM, lambda *_: turn.terminate())
+sys.exit(turn.wait())
+"""
+"""Gets all processes that lost their parent (PR_SET_CHILD_SUBREAPER), and reaps none of them."""
 
 
-def begun(folder: Path, patience: int = 40) -> "subprocess.Popen[bytes]":
+def begun(
+    folder: Path, patience: int = 40, beneath: tuple[str, ...] = ()
+) -> "subprocess.Popen[bytes]":
     """A turn whose stage has begun."""
     (folder / "dvc").mkdir()
     (folder / "dvc" / "__init__.py").touch()
@@ -57,7 +70,7 @@ def begun(folder: Path, patience: int = 40) -> "subprocess.Popen[bytes]":
     (folder / "turn.py").write_text(TURN)
     path = f"{folder}{os.pathsep}{os.environ.get('PYTHONPATH', '')}"
     process = subprocess.Popen(
-        [sys.executable, "turn.py", str(patience)],
+        [sys.executable, *beneath, "turn.py", str(patience)],
         cwd=folder,
         env=os.environ | {"PYTHONPATH": path},
     )
@@ -91,3 +104,28 @@ def test_a_stage_that_does_not_end_is_killed(tmp_path: Path) -> None:
         ["ps", "-o", "args=", "-p", str(stage)], capture_output=True, text=True, check=False
     )
     assert "stage.py" not in listed.stdout
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="needs prctl and /proc")
+def test_a_process_that_ended_and_is_not_reaped_is_not_waited_for(tmp_path: Path) -> None:
+    (tmp_path / "first.py").write_text(FIRST)
+    process = begun(tmp_path, beneath=("first.py",))
+    started = time.monotonic()
+    process.send_signal(signal.SIGTERM)
+    assert process.wait(timeout=60) == 130
+    assert (tmp_path / "settled").exists() and time.monotonic() - started < 30
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP])
+def test_a_second_signal_does_not_cut_short_what_the_first_lets_end(number: int) -> None:
+    """A scheduler may signal a whole group, of which we tell our stage too."""
+    before, settled = signal.getsignal(signal.SIGTERM), False
+    with pytest.raises(KeyboardInterrupt), interruptible():
+        try:
+            os.kill(os.getpid(), signal.SIGTERM)
+            time.sleep(60)
+        finally:
+            os.kill(os.getpid(), number)
+            time.sleep(0.1)
+            settled = True
+    assert settled and signal.getsignal(signal.SIGTERM) == before

@@ -29,15 +29,16 @@ def add_params(
 def interruptible() -> Iterator[None]:
     """Makes SIGTERM and SIGHUP interruptions, as Ctrl-C is one, until the block ends.
 
-    A scheduler ends a step with SIGTERM, and a terminal that closes sends SIGHUP.
+    A scheduler ends a step with SIGTERM, and a terminal that closes sends SIGHUP. Only the first of
+    them interrupts; Ctrl-C always does.
     """
     before = {}
 
     def interrupt(*_: object) -> None:
-        # A terminal and its shell may both say that they close. A second interruption would cut
-        # short what the first one lets end.
-        if signal.SIGHUP in before:
-            signal.signal(signal.SIGHUP, signal.SIG_IGN)
+        # A terminal and its shell may both say that they close, and a scheduler and our turn that
+        # we end. A second interruption would cut short what the first one lets end.
+        for number in before:
+            signal.signal(number, signal.SIG_IGN)
         raise KeyboardInterrupt
 
     for number in (signal.SIGTERM, signal.SIGHUP):

@@ -88,7 +88,7 @@ def _outlive(group: int, since: float) -> None:
 
 
 def _lives(group: int) -> bool:
-    """True if there are processes in a group."""
+    """True if there are processes in a group that have not ended."""
     # In a container we may be the first process, whose children are all that lost their parents.
     with suppress(ChildProcessError):
         while os.waitpid(-group, os.WNOHANG)[0]:
@@ -97,7 +97,23 @@ def _lives(group: int) -> bool:
         os.killpg(group, 0)
     except ProcessLookupError:
         return False
-    return True
+    # The first process of a container may reap nothing, and ended ones stay in the group for ever.
+    states = _states(group)
+    return not states or not states <= {"Z", "X"}
+
+
+def _states(group: int) -> set[str]:
+    """The states of a group's processes, as Linux names them; none where that can't be read."""
+    found = set()
+    for file in Path("/proc").glob("[0-9]*/stat"):
+        # It may end meanwhile.
+        with suppress(OSError):
+            # A process's own name is in brackets, and may hold anything.
+            text = file.read_text(encoding="utf-8", errors="replace")
+            state, _, its_group = text.rpartition(")")[2].split()[:3]
+            if int(its_group) == group:
+                found.add(state)
+    return found
 
 
 @contextmanager
