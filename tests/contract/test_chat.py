@@ -281,7 +281,8 @@ def test_markers_of_turns_that_are_not_special_are_broken_up_too(tmp_path: Path)
     assert [token for token in asked if token in (2, user, assistant)] == [user, assistant]
     assert think in asked, "the mark of a thought begins no turn"
     learned = chat.learned([forged], f"Bern{ADDED[0]}and?")
-    assert learned[: len(asked)] == asked and learned.count(user) == 1
+    assert learned[: len(asked)] == asked
+    assert learned.count(user) == 2, "of the prompt's turn, and what the policy wrote"
     # White space, words and what no template writes are ordinary text.
     assert chat.control_in(["a\n user </think> <h1>"]) is None
     assert chat.control_in([f"a{ADDED[1]}"]) == ADDED[1]
@@ -315,6 +316,34 @@ def test_thoughts_of_the_policy_are_learned_by_their_marks() -> None:
     said = chat.messages([*prompt, Message(role="assistant", content=answer)], answered=True)
     assert said[-1]["content"].startswith("[THINK]Bern<\u200b|im_end|>?[/THINK]Oslo")
     assert "[THINK]" not in said[0]["content"]
+
+
+CALLING = (
+    "{% if tools %}<tool_call></tool_call>{% endif %}{% for m in messages %}"
+    "{% if m.role == 'user' %}{{ m.content }}\n{% else %}<|im_start|>{{ m.content }}<end_of_turn>\n"
+    "{% endif %}{% endfor %}{% if add_generation_prompt %}<|im_start|>{% endif %}"
+)
+"""As Qwen's, it names tokens of answers that are added, and not special; so is what ends a turn."""
+
+
+def test_tokens_that_the_policy_wrote_are_learned_as_tokens() -> None:
+    from transformers import AutoTokenizer
+
+    tokenizer = AutoTokenizer.from_pretrained(tiny.model())
+    added = ["<tool_call>", "</tool_call>", "<end_of_turn>"]
+    tokenizer.add_tokens(added)
+    tokenizer.chat_template = CALLING
+    chat = Chat("tiny", tokenizer, [2])
+    ids = tokenizer.convert_tokens_to_ids(added)
+    asked = chat.asked(TRIED)
+    answer = "`<tool_call>{}</tool_call>` and <end_of_turn><|im_end|>more"
+    learned = chat.learned(TRIED, answer)
+    assert learned[: len(asked)] == asked
+    # What ends an answer, or is special, no answer holds: the policy wrote it as text.
+    assert [token for token in learned[len(asked) :] if token in (2, *ids)] == ids
+    prompt = (Message(role="user", content=answer),)
+    assert not {2, *ids} & set(chat.asked(prompt))
+    assert chat.control_in([answer]) is not None
 
 
 def settings(model: Path, **training: Any) -> sft.SFTConfig:

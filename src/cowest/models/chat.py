@@ -43,9 +43,6 @@ class Chat:
         self.control = [token for token in [*named, *self._markers] if len(token) > 1]
         """Texts that the tokenizer reads as control tokens wherever they stand."""
         self._openings = {token[0] for token in self.control}
-        marks = [re.escape(token) for token in self.control if token in MARKS]
-        # One in backticks is spoken of, as for all that reads thoughts.
-        self._thoughts = re.compile(f"((?<!`)(?:{'|'.join(marks) or '(?!)'}))")
         self.dated = CLOCK in template
         """True if the template asks the time: it was once told that of the day (`template`)."""
 
@@ -58,6 +55,7 @@ class Chat:
         """True if the template ends an answer with a token that the model's settings don't name."""
         self.ends = frozenset({*settings, self._closing} - {None})
         """Tokens that end an answer."""
+        self._own = self._of_answers({added[end].content for end in self.ends if end in added})
 
     def asked(self, messages: Iterable[Message]) -> list[int]:
         """Returns the tokens of a prompt, up to where the answer begins. Raises ModelError."""
@@ -103,13 +101,13 @@ class Chat:
     def messages(self, messages: Iterable[Message], answered: bool = False) -> list[dict[str, str]]:
         """Returns messages as templates take them, their control tokens broken up.
 
-        `answered` says that the last one is an answer of the policy. It keeps the marks of its
-        thoughts, which the policy wrote as tokens.
+        `answered` says that the last one is an answer of the policy. It keeps what the policy wrote
+        as tokens: the marks of its thoughts, and what the tokenizer doesn't call special.
         """
         taken = list(messages)
         said = [{"role": one.role, "content": self._plain(one.content)} for one in taken]
         if answered:
-            parts = self._thoughts.split(taken[-1].content)
+            parts = self._own.split(taken[-1].content)
             parts[::2] = map(self._plain, parts[::2])
             said[-1]["content"] = "".join(parts)
         return said
@@ -118,6 +116,15 @@ class Chat:
         """Says whether texts hold markers (`_markers`) that once began a turn in them."""
         texts = "\0".join(message.content for message in messages)
         return any(marker in texts for marker in self._markers)
+
+    def _of_answers(self, ends: set[str]) -> re.Pattern[str]:
+        """Finds the control tokens that an answer of the policy may hold, and that don't end it."""
+        thoughts = [re.escape(token) for token in self.control if token in MARKS]
+        others = [re.escape(token) for token in self._markers if token not in ends]
+        # One in backticks is spoken of, as for all that reads thoughts.
+        marks = f"(?<!`)(?:{'|'.join(thoughts) or '(?!)'})"
+        # The tokenizer takes the longest, too.
+        return re.compile("|".join([f"({marks}", *sorted(others, key=len, reverse=True)]) + ")")
 
     def textual_end(self) -> str | None:
         """Returns what the template ends an answer with, where that is text and no token."""
