@@ -584,6 +584,15 @@ def test_what_lies_behind_a_stage_that_was_cut_short_is_another_turns(
     assert hidden(root) == set()
 
 
+def test_what_is_not_there_is_left_of_nobody(tmp_path: Path) -> None:
+    """A first turn that was cut short."""
+    root = finished(tmp_path, None, "b" * 64)
+    for name in ("data/feedback.jsonl", "data/trials.jsonl", left.REPORT):
+        (root / name).unlink()
+    assert hidden(root) == {"pairs", "contract of pairs", "models/challenger"}
+    assert "left of another" not in str(contents.gather(root).report)
+
+
 def test_a_turn_that_is_only_not_decided_is_shown(tmp_path: Path) -> None:
     """The registry failed at the end of it: what was compared is its own."""
     root = finished(tmp_path, "a" * 64, "b" * 64)

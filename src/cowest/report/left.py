@@ -47,7 +47,8 @@ def of_another(root: Path, turn: Mapping[str, Any]) -> dict[str, str]:
     why = f"this turn has not come so far; what lies there is left of another{before}"
     for place, name in enumerate(LINE):
         if not (root / name).exists():
-            return dict.fromkeys(LINE[place + 1 :], why)
+            later = [one for one in LINE[place + 1 :] if (root / one).exists()]
+            return dict.fromkeys(later, why)
     # All are there: either the turn has come to its end and is not decided, or it has not begun.
     report = _read(root / REPORT, EvalReport)
     if report is None or _is_of(report, root, turn):
