@@ -25,8 +25,11 @@ SECRET = re.compile(
     re.IGNORECASE,
 )
 """A name of a variable that holds a secret; not TOKENIZERS_PARALLELISM, or what names a file."""
-PLAIN = re.compile(r"|0|1|true|false|yes|no|on|off|/\S*\.\w+", re.IGNORECASE)
-"""A value that is none, whatever its name says: a switch, or the path of a file that holds it."""
+PLAIN = re.compile(
+    r"|0|1|true|false|yes|no|on|off|arn:\S+|/\S*\.\w+|(?-i:(/[a-z0-9._-]+)+/?)", re.IGNORECASE
+)
+"""A value that is none, whatever its name says: a switch, a name in AWS, or the path of a file that
+holds it. A path without capitals needs no ending; a key in base64 may begin with a slash too."""
 SPAN = {"s": 1, "m": 60, "h": 3600}
 
 

@@ -120,10 +120,18 @@ def test_a_secret_is_known_by_the_name_of_its_variable(name: str, tmp_path: Path
         ("AWS_ACCESS_KEY_ID", "AKIAEXAMPLE"),
         ("GOOGLE_APPLICATION_CREDENTIALS", "/keys/one.json"),
         ("BYPASS_CACHE", "shared"),
+        ("S3_KMS_KEY", "arn:aws:kms:eu-central-1:123456789012:key/1234abcd-12ab"),
+        ("SSL_KEY", "/certs/key"),
     ],
 )
 def test_a_plain_variable_is_taken(name: str, value: str, tmp_path: Path) -> None:
     assert read(tmp_path, f"every: {{env: {{{name}: '{value}'}}}}").every.env == {name: value}
+
+
+def test_a_key_that_begins_with_a_slash_is_no_path(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="AWS_SECRET_ACCESS_KEY looks like a secret"):
+        key = "/UtnFEMI/K7MDENG/bPxRfiCYEXAMPLEKEYwJalr"
+        read(tmp_path, f"every: {{env: {{AWS_SECRET_ACCESS_KEY: '{key}'}}}}")
 
 
 def test_spans_are_seconds() -> None:
