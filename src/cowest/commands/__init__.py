@@ -6,6 +6,7 @@ import signal
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 COMMANDING = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u2028\u2029\u202a-\u202e\u2066-\u2069]")
 """A character that a terminal obeys and does not show, or that turns the order of others."""
@@ -32,7 +33,7 @@ def interruptible() -> Iterator[None]:
     A scheduler ends a step with SIGTERM, and a terminal that closes sends SIGHUP. Only the first of
     them interrupts; Ctrl-C always does.
     """
-    before = {}
+    before: dict[signal.Signals, Any] = {}
 
     def interrupt(*_: object) -> None:
         # A terminal and its shell may both say that they close, and a scheduler and our turn that
