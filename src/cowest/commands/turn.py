@@ -10,7 +10,7 @@ import shutil
 import tempfile
 import time
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import replace
 from operator import attrgetter
 from pathlib import Path
@@ -91,18 +91,22 @@ def main(argv: list[str]) -> int:
 def _foresee(assignments: list[str]) -> None:
     """Prints what the turn will cost at most. That needs neither keys nor extras.
 
-    Settings are changed in a copy of params.yaml, and a version of the data that they name is
-    fetched beside it. Raises StoreError for a call store that reading would change.
+    Settings are changed in a copy of params.yaml. A version of the data that they name is fetched
+    beside it, and so is a file of calls that reading would change. Raises StoreError for a database
+    that it would.
     """
     # What is wrong with the file itself is said of the file, not of its copy.
     load(PARAMS)
     older = store.older()
-    if older is not None:
+    if older is not None and "://" in older:
         raise StoreError(
             f"{older} was written by an older CoWest, which refuses it once this one has read it: "
             "update all that share it and run `cowest turn`, or name a copy of it in COWEST_STORE"
         )
-    with tempfile.TemporaryDirectory(prefix="cowest-") as folder:
+    with (
+        tempfile.TemporaryDirectory(prefix="cowest-") as folder,
+        nullcontext() if older is None else store.aside(Path(folder)),
+    ):
         copy = Path(folder) / PARAMS
         shutil.copyfile(PARAMS, copy)
         notes = []

@@ -172,6 +172,19 @@ def is_older(path: Path) -> bool:
         return False
 
 
+def copied(path: Path, to: Path) -> None:
+    """Writes a copy of a store to `to`, and changes nothing in it. Raises StoreError."""
+    try:
+        with (
+            closing(sqlite3.connect(f"{path.as_uri()}?mode=ro", uri=True)) as db,
+            closing(sqlite3.connect(to)) as copy,
+        ):
+            db.backup(copy)
+    except sqlite3.Error as error:
+        said = f"{error}; {_mend(str(error), 'read')}"
+        raise StoreError(f"the call store {path} can't be copied to {to}: {said}") from None
+
+
 def _mend(error: str, done: str) -> str:
     if "malformed" in error or "not a database" in error:
         return (

@@ -99,6 +99,22 @@ def older() -> str | None:
     return postgres.older(place)
 
 
+@contextmanager
+def aside(folder: Path) -> Iterator[None]:
+    """Has `open_store` open a copy of COWEST_STORE's SQLite file, in `folder`, within the block."""
+    from cowest.ledger import sqlite
+
+    place = _named_place()
+    copy = folder / "calls.sqlite"
+    sqlite.copied(Path(place), copy)
+    _named[place] = opened = CallStore(copy)
+    try:
+        yield
+    finally:
+        opened.close()
+        _named.pop(place, None)
+
+
 def _named_place() -> str:
     place = os.environ.get("COWEST_STORE") or ".cowest/calls.sqlite"
     return place if "://" in place else str(Path(place).resolve())
