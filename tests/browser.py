@@ -35,6 +35,7 @@ ITS_OWN = (
     "clients2.google.com",
     "content-autofill.googleapis.com",
     "optimizationguide-pa.googleapis.com",
+    "redirector.gvt1.com",  # a dictionary of its language, for what is typed
     "update.googleapis.com",
 )
 """Hosts that the browser asks by itself, on whatever page."""

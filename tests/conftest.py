@@ -18,6 +18,9 @@ hypothesis.settings.load_profile("untimed")
 # that are to be interrupted could not be.
 if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:
     signal.signal(signal.SIGINT, signal.default_int_handler)
+# So does `nohup` with SIGHUP. A handler of ours is not inherited, and does not end the tests.
+if signal.getsignal(signal.SIGHUP) == signal.SIG_IGN:
+    signal.signal(signal.SIGHUP, lambda *_: None)
 
 
 @pytest.fixture(autouse=True)

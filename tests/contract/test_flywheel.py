@@ -452,11 +452,17 @@ def test_a_registry_with_a_password_is_not_compiled(
 def test_a_key_in_the_profile_itself_is_not_compiled(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    profile = "steps: {refine: {env: {STRONG_KEY: sk-canary}}}\n"
-    code, _ = compile_with(tmp_path, aligning("dpo"), profile)
-    said = capsys.readouterr().err
-    assert code == 1 and "writes STRONG_KEY itself into env of refine" in said
-    assert "canary" not in said
+    values = aligning("dpo")
+    values["refine"]["strong"]["key_env"] = "STRONG"
+    for name, expected in (
+        ("STRONG", "writes STRONG itself into env of refine"),
+        ("STRONG_KEY", "STRONG_KEY looks like a secret"),
+    ):
+        profile = f"steps: {{refine: {{env: {{{name}: sk-canary}}}}}}\n"
+        code, _ = compile_with(tmp_path, values, profile)
+        said = capsys.readouterr().err
+        assert code == 1 and expected in said
+        assert "canary" not in said
 
 
 @pytest.mark.parametrize(
