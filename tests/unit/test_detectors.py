@@ -289,6 +289,9 @@ PASSWORDS = """
     la contraseña es <Verano2024!>
     la contrasena era <Verano2024!>
     password: <$Winter2024$>
+    password: <$Winter-2024$>
+    Password: <Summer2024!(case> sensitive)
+    mysqldump --pass=<my$ecret>
     DB_PASS=<secret*word>
 """
 NO_PASSWORDS = """
@@ -354,12 +357,16 @@ FILES_OR_NOT = """
     http://localhost:3000?next=x&email=<jane@example.org>
     https://x.example?to=mailto:<jane@example.org>
     see http://localhost:3000,<jane@example.org>
+    postgres://bob:<2024#Abc>@db.example.com
+    postgres://bob:<12345?xY>@db.example.com
+    postgres://bob:<ab,cd>@db.example.com
 """
 IN_TABLES = """
     Ann Lee,<4111111111111111>,12/29
     1,<378282246310005>,2
     0.25,4111-1111,1
     0,4532015112830366
+    card 1,<4111111111111111>
     [0,4532015112830366, 0,5]
 """
 

@@ -198,7 +198,8 @@ def _is_card(text: str, groups: list[Span]) -> bool:
     before, after = text[max(0, start - 1) : start], text[end : end + 1]
     # In a table, commas stand around a card number. One between digits may be a decimal point.
     if is_usual and before == "," and text[max(0, start - 2) : start - 1].isdigit():
-        if after != "," or text[end + 1 : end + 2].isspace():
+        alone = after != "," or text[end + 1 : end + 2].isspace()
+        if alone and not named(CARD, text, start, end):
             return False
     elif not (is_usual and before == ",") and EDGES.search(before):
         return False

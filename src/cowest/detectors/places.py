@@ -64,7 +64,11 @@ FILES = re.compile(
     re.IGNORECASE,
 )
 """Endings of files such as icon@2x.png, report@2024-05.md and README@main.md."""
-PASSWORD = re.compile(r"//[^\s/@:?#]{0,64}:$|\w://[^\s/@:?#]{0,64}:[^\s/@?#,;]{1,64}$")
+NO_PORT = r"(?!\d{1,5}(?:\?[^\s@]*=|[,;]))"
+"""A pattern of the place behind a host or a name in a URL: no port, with a query or another text
+behind it, is there."""
+_USER = r"//[^\s/@:?#]{0,64}:"
+PASSWORD = re.compile(rf"{_USER}$|\w:{_USER}{NO_PORT}[^\s/@]{{1,64}}$")
 """The text before `password@host` in a URL, or before a part of the password: that is a secret,
 though it looks like an address."""
 IPV4 = re.compile(rf"{BEFORE}(?<!\.)(?:\d{{1,3}}\.){{3}}\d{{1,3}}{AFTER}(?!-|\.\w)")

@@ -11,6 +11,7 @@ import re
 from collections import Counter
 from collections.abc import Iterator
 
+from cowest.detectors.places import NO_PORT
 from cowest.detectors.plain import ASKED, BETWEEN, Span
 from cowest.detectors.words import AFTER, BEFORE
 
@@ -82,8 +83,7 @@ BLOCK = re.compile(r"-----BEGIN ([A-Z0-9 ]{0,40}PRIVATE KEY(?: BLOCK)?)-----")
 LONGEST_BLOCK = 20_000
 IN_URL = re.compile(
     r"(?<![A-Za-z0-9])[A-Za-z][A-Za-z0-9+.-]{1,20}://[^\s/:@?#]{0,64}:"
-    # No port, after which a query or another text begins.
-    r"(?!\d{1,5}[?#,;])([^\s/@]{1,200})@[\w.\[-]"
+    rf"{NO_PORT}([^\s/@]{{1,200}})@[\w.\[-]"
 )
 NAMED = re.compile(
     # A name that may stand in a longer one (db.user_password): that of a password, or of a key.
@@ -125,12 +125,13 @@ PLACEHOLDER = re.compile(
     # an amount of money
     r"|[A-Z]{0,3}[$€£]\d[\d.]*[km]?(?:[/-]\w+)*"
     # a formula: $y=Wx+b$, $2n-1$, $\alpha
-    r"|\$[^$]*[=^_{}+*/-][^$]*\$|\$\\.*",
+    r"|\$(?!\w*[a-z]{4})[^$]*[=^_{}+*/-][^$]*\$|\$\\.*",
     re.IGNORECASE,
 )
 """A value that is nothing else. A password may hold the same signs, as in P@$$w0rd and 100%Mine."""
 CALL = re.compile(
-    r"[A-Za-z_\\][\w.:\\]{0,100}!?(?:\([^)]{0,200}\)|\[[^\]]{0,200}\]|[(\[](?:[\s\"'`]|$))"
+    r"[A-Za-z_\\][\w.:\\]{0,100}(?:(?<=[a-z_])!)?"
+    r"(?:\([^)]{0,200}\)|\[[^\]]{0,200}\]|[(\[](?:[\s\"'`]|$))"
 )
 """Code that stands in a secret's place: read_key("db"), Hash::make($word), row[3]."""
 SIGNS = "!@#^&+=~|?"
@@ -195,8 +196,9 @@ def _is_password(match: re.Match[str], value: str) -> bool:
     # What follows a question may be an ordinary answer to it.
     if BETWEEN in match.string[match.end(1) : match.start(2)]:
         value = LAST.sub("", value)
-    # A pass may also be one over data, over a mountain, or of an exam.
-    is_bare = match[1].lower() == "pass" and match.start(1) == match.start()
+    # A pass may also be one over data, over a mountain, or of an exam; an option is none of these.
+    is_word = match[1].lower() == "pass" and match.start(1) == match.start()
+    is_bare = is_word and "=" not in match.string[match.end(1) : match.start(2)]
     return _chosen(value, SIGNS if is_bare else f"{SIGNS}$%*")
 
 

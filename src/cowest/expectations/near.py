@@ -145,7 +145,8 @@ class Known:
 
         The longest line is also looked at by itself, because a prompt may show options or a
         template beside its question. A text that stands in this one word for word counts too; given
-        the answer, a question whose options are known only if one of them stands in either.
+        the answer, a question whose options are known only if one of them stands in either, unless
+        it is the longest line.
         """
         longest = max(text.splitlines(), key=len, default="")
         looked_at = list(dict.fromkeys([text, longest]))
