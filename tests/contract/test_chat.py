@@ -200,7 +200,7 @@ def test_a_template_is_told_one_date_on_any_day(form: str, said: str) -> None:
 def test_calls_of_a_template_that_asks_the_date_are_kept_under_a_name_of_their_own(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """What was answered before was asked with the date of its day."""
+    """Earlier answers were asked for with the date of their day."""
     monkeypatch.setenv("COWEST_STORE", str(tmp_path / "calls.sqlite"))
     dated = HFConfig(model=str(tiny.model()), chat_template=TODAY + tiny.CHATML)
     with dated.open() as model, HFConfig(model=str(tiny.model())).open() as plain:
@@ -299,7 +299,7 @@ def test_calls_whose_texts_forged_a_turn_before_are_asked_anew(
 
 
 def test_thoughts_of_the_policy_are_learned_by_their_marks() -> None:
-    """Where they are control tokens, as Mistral's: in what the policy wrote, and nowhere else."""
+    """Marks that are control tokens, as Mistral's, stay whole in what the policy wrote alone."""
     from transformers import AutoTokenizer
 
     tokenizer = AutoTokenizer.from_pretrained(tiny.model())
