@@ -2,6 +2,7 @@
 
 import re
 from collections.abc import Callable, Iterator
+from functools import lru_cache
 
 from cowest.detectors.numbers import SIX, named
 from cowest.detectors.plain import ASKED, Span
@@ -123,10 +124,15 @@ def _phones_in(text: str, start: int, end: int, regions: tuple[str, ...]) -> Ite
         yield start + longest[0], start + longest[1]
 
 
-def _matches(run: str, region: str | None, is_named: bool) -> Iterator[Span]:
-    """Yields the places of a region's numbers in a run of digits and signs."""
+@lru_cache(maxsize=1024)
+def _matches(run: str, region: str | None, is_named: bool) -> tuple[Span, ...]:
+    """Returns the places of a region's numbers in a run of digits and signs.
+
+    They are remembered: a number near the place where two texts meet is searched for again there.
+    """
     from phonenumbers import Leniency, PhoneNumberMatcher, PhoneNumberType, number_type
 
+    places = []
     leniency = Leniency.VALID if is_named else Leniency.STRICT_GROUPING
     for match in PhoneNumberMatcher(run, region, leniency=leniency):
         nobodys = number_type(match.number) in (
@@ -135,7 +141,8 @@ def _matches(run: str, region: str | None, is_named: bool) -> Iterator[Span]:
             PhoneNumberType.UAN,
         )
         if not nobodys and (is_named or not DECIMAL.fullmatch(match.raw_string)):
-            yield match.start, match.end
+            places.append((match.start, match.end))
+    return tuple(places)
 
 
 def _spoken(before: str) -> list[str]:
