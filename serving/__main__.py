@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from cowest import environment
-from cowest.commands import add_params
+from cowest.commands import add_params, settings_help
 from cowest.config import enter, load, parse, section
 from cowest.errors import ConfigError, CoWestError
 from cowest.online.guard import HOW_TO_KEY, is_loopback
@@ -61,7 +61,12 @@ def parser() -> argparse.ArgumentParser:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     commands = parser.add_subparsers(dest="command", required=True)
-    serving = commands.add_parser("serve", help="answer questions over HTTP")
+    serving = commands.add_parser(
+        "serve",
+        help="answer questions over HTTP",
+        epilog=settings_help.settings(ServeConfig, "serve"),
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
     packing = commands.add_parser(
         "bento",
         help="pack what answers, and make an image of it",

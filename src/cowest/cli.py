@@ -9,12 +9,12 @@ import contextlib
 import importlib
 import os
 import sys
-from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import cast, get_args
 
 from cowest import __version__, config, environment
 from cowest.commands import add_params, interruptible, shown
+from cowest.commands.settings_help import settings
 from cowest.errors import ConfigError, CoWestError
 from cowest.ports import config_of, ports_of, takes_shard
 
@@ -51,7 +51,9 @@ commands
 stages, in order (each: `cowest <stage> --help`)
 {stages}
 
-A turn: cowest turn.   Settings: params.yaml.   Where to read first: README.md.
+A turn: cowest turn.   Settings: params.yaml (each stage's --help explains its own; `cowest turn
+--help` those of `turn`; `python -m cowest_serving serve --help` those of `serve`).   Where to read
+first: README.md.
 """
 
 
@@ -149,7 +151,7 @@ def _stage(stage: str, argv: list[str]) -> int:
     parser = argparse.ArgumentParser(
         prog=f"cowest {stage}",
         description=importlib.import_module(main.__module__).__doc__ or "",
-        epilog=_settings(stage, main),
+        epilog=settings(_of_place(stage, config_of(main)), stage.replace("@", ".")),
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     for port in ports:
@@ -201,12 +203,6 @@ def _absolute(given: str | list[str] | None) -> str | list[str] | None:
     return None if given is None else str(Path(given).absolute())
 
 
-def _settings(stage: str, main: Callable[..., object]) -> str:
-    """The settings of a stage with their docstrings, for the stage's --help."""
-    fields = _fields(_of_place(stage, config_of(main)), "")
-    return "\n".join(["settings (in params.yaml):", *fields])
-
-
 def _of_place(stage: str, kind: type[config.Config]) -> type[config.Config]:
     """The settings for one place of a stage that has several: for `validate@pairs` the pairs'."""
     place = stage.partition("@")[2]
@@ -216,21 +212,6 @@ def _of_place(stage: str, kind: type[config.Config]) -> type[config.Config]:
             if named is not None and get_args(named.annotation) == (place,):
                 return cast("type[config.Config]", member)
     return kind
-
-
-def _fields(kind: type[config.Config], path: str) -> Iterator[str]:
-    """Yields one line per setting; those of a section follow it with longer paths."""
-    for name, field in kind.model_fields.items():
-        words = " ".join((field.description or "").split())
-        if isinstance(field.annotation, type) and issubclass(field.annotation, config.Config):
-            yield f"  {path}{name}: {words}" if words else f"  {path}{name}"
-            yield from _fields(field.annotation, f"{path}{name}.")
-            continue
-        default = "required"
-        if not field.is_required():
-            default = f"default {field.get_default(call_default_factory=True)!r}"
-        said = f"{words} " if words else ""
-        yield f"  {path}{name}: {said}({default})"
 
 
 def _shard(text: str) -> tuple[int, int]:

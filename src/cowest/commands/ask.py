@@ -17,7 +17,9 @@ if TYPE_CHECKING:
 def main(argv: list[str]) -> int:
     """Prints the draft and the answer. 0: answered; 2: there is nothing to ask."""
     parser = argparse.ArgumentParser(
-        prog="cowest ask", description="Put one question to the champion and the strong model."
+        prog="cowest ask",
+        description="Put one question to the champion and the strong model.",
+        epilog="Its settings are those of `serve`: `python -m cowest_serving serve --help`.",
     )
     parser.add_argument(
         "question", nargs="?", help="in words; without it, a held-out question of the last turn"

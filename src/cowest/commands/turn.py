@@ -18,7 +18,7 @@ from typing import Any
 
 from cowest import forecast, stages
 from cowest.amend import amend
-from cowest.commands import add_params, interruptible, shown
+from cowest.commands import add_params, interruptible, settings_help, shown
 from cowest.commands.reproduce import reproduce
 from cowest.config import enter, load, parse, section
 from cowest.errors import ConfigError, ContractError, CoWestError, InputError, StoreError
@@ -58,6 +58,7 @@ def main(argv: list[str]) -> int:
     parser = argparse.ArgumentParser(
         prog="cowest turn",
         description=__doc__,
+        epilog=settings_help.settings(TurnConfig, "turn"),
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     add_params(parser, "the project's params.yaml; the turn runs in its folder")
