@@ -259,8 +259,8 @@ def _from_hub(name: str) -> Path:
     except (LocalEntryNotFoundError, HFValidationError):
         raise ModelError(
             f"model {name!r} is no folder, no embedded model, and not in the Hugging Face cache: "
-            f"give a folder, or run `hf download {name} --include '*.safetensors' '*.json' "
-            "'*.jinja' 'tokenizer*'` first (a stage never downloads)"
+            f"give a folder, or run `hf download {name} --include '*.safetensors' --include "
+            "'*.json' --include '*.jinja' --include 'tokenizer*'` first (a stage never downloads)"
         ) from None
 
 
