@@ -67,7 +67,7 @@ def main(argv: list[str]) -> int:
         action="append",
         default=[],
         metavar="KEY=VALUE",
-        help="change a setting in params.yaml first, as in dpo.beta=0.2",
+        help="change a setting in params.yaml first, for good, as in dpo.beta=0.2",
     )
     parser.add_argument(
         "--force",
