@@ -88,7 +88,9 @@ def problems_of(settings: Sequence[Config], extras: Sequence[str]) -> list[CoWes
         if missing:
             names = ", ".join(missing)
             problems.append(
-                ConfigError(f"{names} can't be imported: pip install 'cowest[{extra}]'")
+                ConfigError(
+                    f"{names} can't be imported: install CoWest's extra `{extra}` (README, Install)"
+                )
             )
     problems += registry_problems(settings)
     for model in models_of(settings):

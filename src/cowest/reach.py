@@ -75,7 +75,7 @@ def _takes_files(registry: RegistryConfig) -> None:
     if place.startswith("s3://") and importlib.util.find_spec("boto3") is None:
         raise RegistryError(
             f"the registry's files go to {place}, and boto3 can't be imported: "
-            "pip install 'cowest[s3]'"
+            "install CoWest's extra `s3` (README, Install)"
         )
     folder = folder_of(location_of(place))
     if folder is None:

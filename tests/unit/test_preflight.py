@@ -663,7 +663,7 @@ BEGIN SELECT RAISE(ABORT, 'attempt to write a readonly database'); END
     [
         ("database", "attempt to write a readonly database"),
         ("folder", "mlartifacts is no folder that we may write to"),
-        ("library", "pip install 'cowest[s3]'"),
+        ("library", "install CoWest's extra `s3` (README, Install)"),
     ],
 )
 def test_a_registry_that_takes_nothing_stops_the_turn_before_it_runs(

@@ -126,7 +126,8 @@ def _extra(extra: str) -> Check:
         return Check(f"extra {extra}", True, "installed")
     fit = False if extra in OF_A_TURN else None
     found = f"{', '.join(missing)} not installed"
-    return Check(f"extra {extra}", fit, found, f"pip install 'cowest[{extra}]'")
+    mend = f"install CoWest's extra `{extra}` (README, Install)"
+    return Check(f"extra {extra}", fit, found, mend)
 
 
 def _cores() -> Check:

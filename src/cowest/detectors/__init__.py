@@ -245,7 +245,8 @@ def _finders(config: Detection) -> tuple[tuple[Kind, Finder], ...]:
             missing.add(needed)
     if missing:
         raise ConfigError(
-            f"detect: {', '.join(sorted(missing))} can't be imported: pip install 'cowest[privacy]'"
+            f"detect: {', '.join(sorted(missing))} can't be imported: install CoWest's extra "
+            "`privacy` (README, Install)"
         )
     return tuple((kind, _finder(kind, config)) for kind in dict.fromkeys(config.detect))
 

@@ -38,7 +38,7 @@ class Parcels:
         except ImportError as error:
             raise ConfigError(
                 f"{scheme}:// needs a library that is not installed ({error}): "
-                "for S3, pip install 'cowest[s3]'"
+                "for S3, install CoWest's extra `s3` (README, Install)"
             ) from None
         except ValueError as error:
             raise ConfigError(f"{address}: {error}") from None

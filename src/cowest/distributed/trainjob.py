@@ -148,7 +148,8 @@ def _client(config: TrainJobConfig) -> Any:
         from kubernetes.config import ConfigException
     except ImportError as error:
         raise ConfigError(
-            f"COWEST_TRAINJOB needs {error.name}: pip install 'cowest[trainjob]'"
+            f"COWEST_TRAINJOB needs {error.name}: install CoWest's extra `trainjob` "
+            "(README, Install)"
         ) from None
     where = KubernetesBackendConfig(
         namespace=config.namespace, config_file=os.environ.get("KUBECONFIG")

@@ -385,7 +385,8 @@ def _understood(url: str) -> tuple[dict[str, Any], str, list[str]]:
         from psycopg.conninfo import conninfo_to_dict
     except ImportError:
         raise ConfigError(
-            "COWEST_STORE is a PostgreSQL server, and psycopg is missing: install cowest[postgres]"
+            "COWEST_STORE is a PostgreSQL server, and psycopg is missing: install CoWest's extra "
+            "`postgres` (README, Install)"
         ) from None
     try:
         given = conninfo_to_dict(url)

@@ -112,7 +112,8 @@ def open_traces(config: ServeConfig) -> Traces | None:
         from opentelemetry.exporter.otlp.proto.http.trace_exporter import OTLPSpanExporter
     except ImportError:
         log.warning(
-            "no traces: OpenTelemetry's exporter is not installed: pip install 'cowest[serve]'"
+            "no traces: OpenTelemetry's exporter is not installed: install CoWest's extra `serve` "
+            "(README, Install)"
         )
         return None
     from opentelemetry.sdk.resources import OTELResourceDetector, Resource

@@ -36,7 +36,8 @@ def rows(path: Path, columns: Collection[str] | None) -> Iterator[tuple[int, Row
         from pyarrow import parquet
     except ImportError:
         raise InputError(
-            f"{path}: pyarrow is missing, which reads Parquet: pip install 'cowest[parquet]'"
+            f"{path}: pyarrow is missing, which reads Parquet: install CoWest's extra `parquet` "
+            "(README, Install)"
         ) from None
     try:
         # Without reading ahead, a page of each column is held and not a whole row group.

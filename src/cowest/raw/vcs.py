@@ -158,7 +158,7 @@ def ask_dvc(
     """
     asked = _run([sys.executable, "-m", "dvc", *arguments], root, given)
     if "No module named dvc" in asked.stderr:
-        raise InputError("DVC is not installed: pip install 'cowest[dvc]'")
+        raise InputError("DVC is not installed: install CoWest's extra `dvc` (README, Install)")
     return asked
 
 
@@ -182,7 +182,7 @@ def _run(
 
 HINTS = {
     "dvc_s3|requires dvc-s3|is supported, but requires": (
-        "pip install 'cowest[s3]' for a remote in S3"
+        "for a remote in S3, install CoWest's extra `s3` (README, Install)"
     ),
     "Could not connect|ConnectTimeout|Connection refused|Name or service|Temporary failure": (
         "is the remote's server up, and its address right?"

@@ -142,9 +142,12 @@ class Runs:
         try:
             yield
         except ImportError as error:
-            extras = "track,postgres" if self.uri.startswith(POSTGRES) else "track"
+            extras = "extra `track`"
+            if self.uri.startswith(POSTGRES):
+                extras = "extras `track` and `postgres`"
             raise RegistryError(
-                f"{error}: the registry at {self.place} needs it; install cowest[{extras}]"
+                f"{error}: the registry at {self.place} needs it; install CoWest's {extras} "
+                "(README, Install)"
             ) from None
         except _faults() as error:
             text = str(error).strip() or type(error).__name__
