@@ -147,5 +147,7 @@ def test_commands_of_our_modules_are_understood(page: Path, module: str, words: 
         return
     try:
         PARSERS[module]().parse_args(shlex.split(words))
-    except SystemExit:
-        pytest.fail(f"{page}: `python -m {module} {words}` is not understood")
+    except SystemExit as ended:
+        # So argparse ends after its help.
+        if ended.code != 0:
+            pytest.fail(f"{page}: `python -m {module} {words}` is not understood")
