@@ -85,6 +85,29 @@ def test_commands_exist(page: Path, command: str, capsys: pytest.CaptureFixture[
         assert flag in known, f"{page}: `{command}`: {flag}"
 
 
+@pytest.mark.parametrize("command", [*cli.COMMANDS, "data add", "data fetch", "data diff"])
+def test_each_flag_of_a_command_is_on_a_page(
+    command: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit):
+        cli.main([*command.split(), "--help"])
+    flags = re.findall(r"^  (?:-\w, )?(--[a-z-]+)", capsys.readouterr().out, re.MULTILINE)
+    told = all_pages()
+    assert [flag for flag in flags if flag not in told and flag != "--help"] == []
+
+
+def test_each_variable_of_the_environment_is_on_a_page() -> None:
+    named = set()
+    for place in SOURCES:
+        named |= set(re.findall(r"\b(?:COWEST|KF)_[A-Z_]+\b", text_of(str(place))))
+    told = all_pages()
+    assert sorted(name for name in named if name not in told) == []
+
+
+def all_pages() -> str:
+    return "".join(text_of(str(page)) for page in PAGES if page.name != "CHANGELOG.md")
+
+
 def test_the_straight_line_names_who_reads_each_file() -> None:
     page = (lines.ROOT / "docs" / "architecture.md").read_text(encoding="utf-8")
     table = page.partition("## The straight line\n")[2].split("```")[1]

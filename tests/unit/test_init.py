@@ -93,6 +93,7 @@ def test_questions_and_answers(
         "'split' has none, so its Validation are" in said
         and "35 train, 0 dev, 15 test" in said
         and "which rows belong together" in said
+        and "`cowest fetch` brings the small one that is named there now" in said
     )
     queries, corpus = prepare(tmp_path, params, monkeypatch)
     assert queries[7].targets == ("Ada 7", "Ada") and len(corpus) == 35

@@ -328,6 +328,6 @@ def _say(
         print(f"there already, and left as they are: {', '.join(kept)}")
     enter = "" if out == Path() else f"cd {out}; "
     print(
-        f"\nnext: {enter}read params.yaml, name your models, then `cowest doctor`, `cowest turn "
-        "--dry-run` and `cowest turn`"
+        f"\nnext: {enter}read params.yaml, name your models (`cowest fetch` brings the small one "
+        "that is named there now), then `cowest doctor`, `cowest turn --dry-run` and `cowest turn`"
     )
