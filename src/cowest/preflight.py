@@ -87,11 +87,8 @@ def problems_of(settings: Sequence[Config], extras: Sequence[str]) -> list[CoWes
         missing = missing_modules(extra)
         if missing:
             names = ", ".join(missing)
-            problems.append(
-                ConfigError(
-                    f"{names} can't be imported: install CoWest's extra `{extra}` (README, Install)"
-                )
-            )
+            mend = f"install CoWest's extra `{extra}` (README, Install)"
+            problems.append(ConfigError(f"{names} can't be imported: {mend}"))
     problems += registry_problems(settings)
     for model in models_of(settings):
         try:
