@@ -50,6 +50,7 @@ class _Told:
             yield _line(place, field, [*remark, f"its settings: as {places.pop()}"])
             return
         yield _line(place, field, remark)
+        # Several kinds are told one after the other, each under the setting that chooses it.
         for path, kind in members:
             tag, shown = None, path
             if len(members) > 1:
@@ -85,6 +86,7 @@ def _key(kind: type[Config], default: Any) -> tuple[type[Config], str]:
 
 
 def _line(place: str, field: FieldInfo, remark: list[str]) -> str:
+    """The line of a setting: its path, its docstring, and in brackets its values and default."""
     words = " ".join((field.description or "").split())
     choices = _choices(field.annotation)
     if len(choices) > 1:
