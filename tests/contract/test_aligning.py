@@ -249,6 +249,17 @@ def test_fewer_calls_than_a_step_takes_are_refused_before_one_is_made(place: Pat
         assert server.calls == 0
 
 
+@pytest.mark.parametrize("judge", [False, True])
+def test_a_strong_model_or_a_judge_may_be_decoded_by_vllm(place: Path, judge: bool) -> None:
+    """The training starts: only its limit of calls is too low."""
+    model = {"provider": "vllm", "model": str(tiny.model()), "python": "/opt/vllm/bin/python"}
+    ask = {"scorer": {"scorer": "judge", "model": model}} if judge else {"strong": model}
+    with chat_server() as server:
+        given = settings(server, align="grpo", grpo={**GRPO, "calls": 19}, ask=ask)
+        with pytest.raises(ConfigError, match=r"dpo\.grpo\.calls allows 19"):
+            align(place, "none", given)
+
+
 def test_a_training_goes_on_under_settings_that_change_no_row_and_under_no_others(
     place: Path,
 ) -> None:

@@ -140,5 +140,6 @@ def _rests_on(files: Sequence[Path], start: Version, base: str, config: DPOConfi
     if asks_models(config) is not None:
         # What is asked in training has the prompts of the policy's version, and a model of our own
         # may be another under the same name.
-        inputs += [start.prompts, lineage.local_models({"ask": settings["ask"]})]
+        ask = config.asking().model_dump(mode="json")
+        inputs += [start.prompts, lineage.local_models({"ask": ask})]
     return ["dpo", *inputs, lineage.code_digest(), libraries, checkpoints.processes()]
