@@ -87,7 +87,10 @@ def kept(rests_on: Any) -> Iterator[Path]:
                 f"({error.strerror}): does another start of this stage still train the same?"
             ) from None
         with tempfile.TemporaryDirectory(prefix="cowest-") as scratch:
-            yield Path(scratch)
+            # GRPO names its policy after the folder: under another name no stored call is found.
+            place = Path(scratch, folder.name)
+            place.mkdir()
+            yield place
         return
     with lock:
         # It may be older than a week itself.

@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from cowest import checkpoints
+from cowest.errors import InputError
 
 
 def aged(folder: Path) -> None:
@@ -33,3 +34,17 @@ def test_an_old_training_is_removed_unless_it_goes_on_or_runs(
             assert again == folder and (folder / "checkpoint-5").is_dir(), "a week is no end"
         assert running.is_dir(), "another process trains there"
     assert not left.exists() and not folder.exists() and stray.exists()
+
+
+def test_a_training_keeps_its_name_where_its_folder_is_not_to_be_had(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The policy of GRPO is named after it, and by that name its calls are found again."""
+    monkeypatch.chdir(tmp_path)
+    with checkpoints.kept("own") as first:
+        with checkpoints.kept("own") as second:
+            assert second != first and second.name == first.name and second.is_dir()
+        assert first.is_dir() and not second.exists()
+        monkeypatch.setenv("WORLD_SIZE", "2")
+        with pytest.raises(InputError, match="does another start"), checkpoints.kept("own"):
+            pass
