@@ -41,6 +41,9 @@ NOT_SETTINGS = {
 So a turn that reached its budget goes on when the budget is raised, and one that waits for batches
 can go on without them.
 """
+NAMED = {"candidates", "extra"}
+"""Settings in which people give the names (of prompts, of an endpoint's fields), all of which
+count."""
 DATASET = "dataset/"
 """Tags of data sets begin with this."""
 
@@ -284,19 +287,24 @@ def data_digests(raw: Path) -> dict[str, str]:
 def settings_of(params: dict[str, Any]) -> dict[str, Any]:
     """Returns the settings that rows depend on.
 
-    Left out are NOT_SETTINGS at any depth, `serve` (what is served makes no rows), `turn` (the data
-    count, and not their place), and `models` (an anchor counts where a stage uses it).
+    Left out are NOT_SETTINGS at any depth but in NAMED, `serve` (what is served makes no rows),
+    `turn` (the data count, and not their place), and `models` (an anchor counts where a stage uses
+    it).
     """
     left_out = {*NOT_SETTINGS, "models", "serve", "turn"}
     return {name: of_rows(section) for name, section in params.items() if name not in left_out}
 
 
 def of_rows(settings: Any) -> Any:
-    """Returns the settings that rows depend on: without NOT_SETTINGS, at any depth."""
+    """Returns the settings that rows depend on: without NOT_SETTINGS, at any depth but in NAMED."""
     if isinstance(settings, dict):
-        return {
-            name: of_rows(value) for name, value in settings.items() if name not in NOT_SETTINGS
-        }
+        found = {}
+        for name, value in settings.items():
+            if name in NAMED:
+                found[name] = value
+            elif name not in NOT_SETTINGS:
+                found[name] = of_rows(value)
+        return found
     if isinstance(settings, list):
         return [of_rows(value) for value in settings]
     return settings

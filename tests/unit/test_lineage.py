@@ -5,6 +5,7 @@ from typing import Any
 
 import pytest
 
+from cowest import config
 from cowest.errors import ConfigError, InputError
 from cowest.lineage import (
     NOT_ROWS,
@@ -65,6 +66,35 @@ def test_the_address_of_the_registry_is_no_part_of_a_turn() -> None:
         "registry": {"uri": "http://team"},
     }
     assert params_digest(SETTINGS) == params_digest(moved)
+
+
+def asking(candidate: str, extra: str) -> dict[str, Any]:
+    """Settings in which people named things as they liked."""
+    strong = {"provider": "openai", "model": "m", "price": {"prompt": 1.0}, "traces": 3}
+    return {
+        "sft": {"prompts": {"candidates": {"price": {"user": candidate}, "batch": {"user": "b"}}}},
+        "draft": {"candidates": {"n": 2}},
+        "refine": {"strong": {**strong, "extra": {"registry": extra, "of": [{"python": extra}]}}},
+    }
+
+
+def test_names_that_people_give_are_no_settings() -> None:
+    """A prompt may be called `price`, and what it says counts."""
+    digest = params_digest(asking("a", "b"))
+    assert params_digest(asking("b", "b")) != digest != params_digest(asking("a", "a"))
+    paid = asking("a", "b")
+    paid["refine"]["strong"]["price"] = None
+    assert params_digest(paid) == digest
+
+
+def test_settings_without_such_names_keep_their_digest() -> None:
+    """Registries hold it: a turn that was decided is not made again."""
+    given = asking("a", "b")
+    given["sft"]["prompts"]["candidates"] = {"brief": {"user": "a"}}
+    given["refine"]["strong"]["extra"] = {"top_k": 5, "thinking": {"type": "disabled"}}
+    kept = {**given, "refine": {"strong": dict(given["refine"]["strong"])}}
+    del kept["refine"]["strong"]["price"], kept["refine"]["strong"]["traces"]
+    assert params_digest(given) == config.digest(kept)
 
 
 @pytest.mark.parametrize("value", [float("nan"), {1, 2}, {1: "a", "b": 2}])
