@@ -228,6 +228,20 @@ def test_a_model_that_hands_no_segments_down_has_a_mask(monkeypatch: pytest.Monk
     assert reason(policy(), plan.trees_of(pairs(queries=2)), together=False) is None
 
 
+def test_what_is_no_number_is_a_reason(monkeypatch: pytest.MonkeyPatch) -> None:
+    import torch
+
+    model, trees = policy(), plan.trees_of(pairs(queries=2))
+    with monkeypatch.context() as broken:
+        broken.setattr(scores, "drafts", lambda *_: torch.full((len(pairs()),), math.nan))
+        assert reason(model, trees) == (
+            "log-probabilities of branches are nan nats per token from those alone"
+        )
+    with torch.no_grad():
+        model.get_output_embeddings().weight.fill_(math.nan)
+    assert reason(model, trees) == "the base alone gives no number for its longest text"
+
+
 def gemma(folder: Path, window: int) -> Any:
     """A Gemma 2: every second layer has a window, and logits have a cap."""
     import torch

@@ -1,5 +1,6 @@
 """Looks how a model computes drafts as branches of a row, as it computes them alone."""
 
+import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -27,6 +28,8 @@ def reason_against(made: Any, trees: Sequence[Tree]) -> str | None:
     model.eval()
     tree = longest._replace(drafts=tuple(sorted(longest.drafts)))
     alone = _alone(model, tree)
+    if not all(map(math.isfinite, alone.values())):
+        return "the base alone gives no number for its longest text"
     for together in _ways(model):
         trainer.attends_to_branches(model, together)
         reason = _tried(model, tree, alone, together)
@@ -56,11 +59,12 @@ def _tried(model: Any, tree: Tree, alone: dict[int, float], together: bool) -> s
     except (RuntimeError, TypeError, ValueError, LookupError, AttributeError) as error:
         said = " ".join(str(error).split())[:200]
         return f"it takes no mask that says which tokens a token follows ({said})"
-    worst = 0.0
+    limit = APART[str(model.dtype).removeprefix("torch.")]
     for place, expected in alone.items():
-        worst = max(worst, abs(found[place] - expected) / len(tree.drafts[place]))
-    if not worst <= APART[str(model.dtype).removeprefix("torch.")]:
-        return f"log-probabilities of branches are {worst:.2g} nats per token from those alone"
+        apart = abs(found[place] - expected) / len(tree.drafts[place])
+        # NaN is not above a limit either.
+        if not apart <= limit:
+            return f"log-probabilities of branches are {apart:.2g} nats per token from those alone"
     return None
 
 
