@@ -44,7 +44,7 @@ def drafts() -> list[tuple[Tokens, Tokens, bool]]:
 
 @pytest.fixture(scope="module")
 def trees() -> list[Tree]:
-    return plan.trees_of_drafts(drafts(), seed=3)
+    return plan.trees_of_drafts(drafts(), most=100, seed=3)
 
 
 @pytest.fixture(scope="module")

@@ -112,6 +112,30 @@ def test_every_epoch_has_each_tree_once_in_an_order_of_its_own() -> None:
     assert max(sizes) <= 11 and sum(sizes[:8]) == sum(sizes[8:16]) == 60
 
 
+@pytest.mark.parametrize(("epochs", "expected"), [(1.1, 11), (2.3, 23), (1.05, 11), (0.1, 1)])
+def test_a_fraction_of_an_epoch_has_its_steps_and_none_more(epochs: float, expected: int) -> None:
+    trees = [tree(2, 2) for _ in range(10)]
+    assert len(plan.steps(trees, 1, epochs, 0)) == expected
+
+
+def test_drafts_that_queries_with_one_prompt_judge_differently_all_count() -> None:
+    rows = [((1,), (5,), True), ((1,), (6,), False), ((1,), (5,), False), ((2,), (7, 8), True)]
+    one, other = plan.trees_of_drafts(rows, most=9, seed=0)
+    found = ((0, True), (1, False), (0, False))
+    assert one == Tree((1,), ((5,), (6,), (7, 8)), alone=found, others=(2,))
+    assert other.drafts[0] == (7, 8) and other.alone == ((0, True),)
+    assert one.rows() + other.rows() == len(rows)
+
+
+def test_no_draft_of_another_prompt_makes_a_text_longer_than_any_may_be() -> None:
+    rows = [((1,) * 9, (3,), True), ((2,), (4,) * 8, False)]
+    within, beyond = (plan.trees_of_drafts(rows, most, seed=0) for most in (10, 17))
+    assert max(map(Tree.longest, beyond)) == 17 and beyond[0].others == (1,)
+    assert max(map(Tree.longest, within)) == 10
+    assert within[0] == Tree((1,) * 9, ((3,),), alone=((0, True),))
+    assert within[1] == beyond[1], "what is within the limit stays as it is"
+
+
 def test_a_query_with_more_pairs_than_a_step_is_a_step_alone() -> None:
     every = tuple(combinations(range(8), 2))
     trees = [Tree((number,), tuple((n,) for n in range(8)), every) for number in range(5)]

@@ -101,7 +101,7 @@ def _trees(chat: Chat, rows: Sequence[PreferencePair], config: DPOConfig) -> lis
     if config.align != "kto":
         return plan.trees_of(_tokens(chat, row) for row in rows)
     drafts = (_draft(chat, row) for row in rows)
-    return plan.trees_of_drafts(drafts, config.training.seed)
+    return plan.trees_of_drafts(drafts, config.training.max_length, config.training.seed)
 
 
 def _tree_trainer(

@@ -82,34 +82,38 @@ def rows_of(prompts: Iterable[Tokens]) -> list[list[int]]:
     return list(found.values())
 
 
-def trees_of_drafts(rows: Iterable[tuple[Tokens, Tokens, bool]], seed: int) -> list[Tree]:
+def trees_of_drafts(
+    rows: Iterable[tuple[Tokens, Tokens, bool]], most: int, seed: int
+) -> list[Tree]:
     """Returns a tree per different prompt, of drafts that helped or did not.
 
     A row is the tokens of a prompt and of a draft, and whether the draft helped. Each tree also
-    gets as many drafts of other prompts, drawn by the seed; none if there is one prompt alone.
+    gets as many drafts of other prompts, drawn by the seed, without those that would be longer than
+    `most` tokens after its own prompt; none if there is one prompt alone.
     """
-    alone: dict[Tokens, dict[Tokens, bool]] = {}
+    # Queries with one prompt and different targets may judge the same draft differently.
+    alone: dict[Tokens, list[tuple[Tokens, bool]]] = {}
     for prompt, draft, helped in rows:
-        alone.setdefault(prompt, {})[draft] = helped
+        alone.setdefault(prompt, []).append((draft, helped))
     prompts = list(alone)
     random.Random(seed).shuffle(prompts)  # noqa: S311 - the order of rows is no secret
     drafts: list[tuple[Tokens, Tokens]] = []
     for prompt in prompts:
-        drafts += [(prompt, draft) for draft in alone[prompt]]
+        drafts += [(prompt, draft) for draft, _ in alone[prompt]]
     # Drafts of a prompt stand side by side, so that this many places on there is another's.
-    most = max(map(len, alone.values()), default=0)
+    shift = max(map(len, alone.values()), default=0)
     others: dict[Tokens, list[Tokens]] = {prompt: [] for prompt in prompts}
     for number, (prompt, _) in enumerate(drafts):
-        whose, draft = drafts[(number + most) % len(drafts)]
-        if whose != prompt:
+        whose, draft = drafts[(number + shift) % len(drafts)]
+        if whose != prompt and len(prompt) + len(draft) <= most:
             others[prompt].append(draft)
     found = []
     for prompt, own in alone.items():
-        places = {draft: place for place, draft in enumerate(own)}
-        for draft in others[prompt]:
+        places: dict[Tokens, int] = {}
+        for draft in (*(draft for draft, _ in own), *others[prompt]):
             places.setdefault(draft, len(places))
         elsewhere = tuple(places[draft] for draft in others[prompt])
-        known = tuple(enumerate(own.values()))
+        known = tuple((places[draft], helped) for draft, helped in own)
         found.append(Tree(prompt, tuple(places), alone=known, others=elsewhere))
     return found
 
@@ -142,8 +146,8 @@ def steps(
             rows = trees[number].rows()
             dealt.setdefault(int((counted + rows / 2) // batch_size), []).append(number)
             counted += rows
-        # The last epoch may be a fraction.
-        take = math.ceil(min(epochs - epoch, 1) * len(dealt))
+        # The last epoch may be a fraction, and 1.1 - 1 is a little more than 0.1.
+        take = math.ceil(round(min(epochs - epoch, 1) * len(dealt), 9))
         found += [tuple(step) for step in list(dealt.values())[:take]]
     return found
 
