@@ -180,8 +180,9 @@ def _saving(trainer: Any, folder: Path, minutes: float) -> Any:
         saved = time.monotonic()
 
         def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
-            # Between two rows of the log, the sums of the next row would be lost.
-            if state.global_step % args.logging_steps or state.global_step == state.max_steps:
+            # Between two rows of the log, the sums of the next row would be lost. From its last
+            # step a training would go on, since the Trainer then forgets that it was to end.
+            if state.global_step % args.logging_steps or control.should_training_stop:
                 return
             due = time.monotonic() - self.saved >= 60 * minutes
             if processes() > 1:

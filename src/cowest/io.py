@@ -195,14 +195,24 @@ def replacing(path: Path, mode: int = 0o644) -> Iterator[Path]:
         temporary.unlink(missing_ok=True)
 
 
+def put_back(path: Path) -> None:
+    """Gives a folder its name again if `replacing_folder` was killed between its two renames."""
+    before = _before(path)
+    if before.exists() and not path.exists():
+        before.replace(path)
+
+
+def _before(path: Path) -> Path:
+    """The place of a folder while another takes its name."""
+    return path.with_name(f".{path.name}.before")
+
+
 @contextmanager
 def replacing_folder(path: Path) -> Iterator[Path]:
     """A temporary folder that replaces `path` when the block ends without an error."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    before = path.with_name(f".{path.name}.before")
-    if before.exists() and not path.exists():
-        # A process was killed between the two renames below.
-        before.replace(path)
+    put_back(path)
+    before = _before(path)
     temporary = Path(tempfile.mkdtemp(prefix=f".{path.name}.", dir=path.parent))
     try:
         yield temporary

@@ -24,7 +24,7 @@ class Aligned(Record):
     align: Literal["dpo", "kto", "grpo", "self"]
     """The objective."""
     rows: tuple[int, ...]
-    """Rows of data that each round learned from; of `grpo`, drafts."""
+    """Rows of data that each round learned from; of `grpo`, drafts up to its best checkpoint."""
     strong: tuple[str, ...]
     """Strong models that fed back; empty where the drafts' own scores taught."""
 

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from cowest import config, version
+from cowest import config, training, version
 from cowest.aligning import rollouts
 from cowest.errors import BudgetError, ConfigError, CoWestError
 from cowest.ledger import store
@@ -48,6 +48,13 @@ def align(place: Path, out: str, given: dpo.DPOConfig) -> version.Version:
 
 def curves(out: str) -> list[dict[str, Any]]:
     return [json.loads(line) for line in Path(out, "curves.jsonl").read_text().splitlines()]
+
+
+def best_step(said: str) -> int:
+    """The step of the checkpoint that GRPO took."""
+    found = re.search(r"dpo: the checkpoint after step (\d+) is the best", said)
+    assert found is not None, said
+    return int(found[1])
 
 
 def same_weights(one: Path, other: Path) -> bool:
@@ -129,8 +136,9 @@ def test_grpo_learns_from_what_it_drafts_and_a_stop_repeats_no_call(
     said = capsys.readouterr().err
     assert "dpo: training goes on after step 5" in said
     assert re.search(r"after step \d+ is the best: [\d.]+ on the 3 queries held back", said)
-    # 9 queries, 2 at a step, twice through; a draft that is empty on some CPU is left out.
-    assert found.aligned is not None and 48 <= found.aligned.rows[0] <= 2 * 9 * 3
+    # Two queries a step; a draft that is empty on some CPU is left out.
+    best = best_step(said)
+    assert found.aligned is not None and 4 * best <= found.aligned.rows[0] <= 2 * 3 * best
     rows = curves("cut")
     assert rows[-1]["step"] == 10
     assert rows[0]["kl"] == pytest.approx(0, abs=1e-5) and rows[-1]["kl"] > 1e-4
@@ -184,27 +192,36 @@ def test_grpo_ends_at_its_calls(place: Path, capsys: pytest.CaptureFixture[str])
         assert 0 < server.calls <= 40
         sent = json.dumps(server.bodies)
         assert "[TERM_1]" in sent and TERM not in sent.lower()
-    assert re.search(
-        r"dpo: training ends after \d+ calls: dpo.grpo.calls allows 40", capsys.readouterr().err
-    )
-    assert found.aligned is not None and 0 < found.aligned.rows[0] < 54
+    said = capsys.readouterr().err
+    assert re.search(r"dpo: training ends after \d+ calls: dpo.grpo.calls allows 40", said)
+    assert found.aligned is not None and found.aligned.rows[0] <= 2 * 3 * best_step(said)
+    last = curves("few")[-1]
+    assert last["step"] > 1 and "dev" in last, "the last judgement is in the curves"
+
+
+def worse(step: int) -> float:
+    """The score of a policy that each step makes worse."""
+    return 1 / (1 + step)
 
 
 def test_a_judgement_that_a_stop_left_behind_is_counted_once(
     place: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """The limit leaves just enough for a step more, also to a training that was stopped."""
+    """The limit leaves just enough for a step more, also to a training that was stopped.
+
+    It was stopped where its best checkpoint gives way to a better one.
+    """
     judge = rollouts.Asker.judge
     stops, used, judged = [True], [], []
 
     def stopped(self: rollouts.Asker, step: int, queries: Sequence[Query]) -> float:
-        score = judge(self, step, queries)
+        judge(self, step, queries)
         judged.append(step)
         if step == 6 and stops:
             stops.clear()
             used.append(self.calls_unjudged(step))
             raise ConfigError("stopped")
-        return score
+        return worse(step)
 
     monkeypatch.setattr(rollouts.Asker, "judge", stopped)
     with chat_server(otherwise=answers([], [])) as server:
@@ -215,18 +232,61 @@ def test_a_judgement_that_a_stop_left_behind_is_counted_once(
 
         with pytest.raises(ConfigError, match="stopped"):
             align(place, "none", limited(1000))
+        others = set(Path(".cowest/training").iterdir())
         # The judgement of step 6, a step of two queries with three drafts each, and its judgement.
         given = limited(used[0] + 2 * HELD_BACK + 2 * (1 + 3) + 2 * HELD_BACK)
         stops.append(True)
         with pytest.raises(ConfigError, match="stopped"):
             align(place, "cut", given)
         judged.clear()
+        (kept,) = set(Path(".cowest/training").iterdir()) - others
+        (kept / "best").rename(kept / ".best.before")
         cut = align(place, "cut", given)
-        assert "dpo: training goes on after step 5" in capsys.readouterr().err
+        said = capsys.readouterr().err
+        assert "dpo: training goes on after step 5" in said
+        assert best_step(said) == 0 and same_weights(Path("cut"), place / "policy")
         assert judged == [6, 7], "the step that the limit leaves is taken"
         monkeypatch.setenv("COWEST_STORE", str(Path("whole.sqlite").absolute()))
         assert align(place, "whole", given) == cut
     assert curves("cut") == curves("whole")
+
+
+def test_a_training_that_its_limit_ended_takes_no_step_more_after_a_kill(
+    place: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It is killed before its challenger is written, where a checkpoint is due at its last step."""
+    judge, check = rollouts.Asker.judge, training.check
+    stops, used, judged = [False, True], [], []
+
+    def watched(self: rollouts.Asker, step: int, queries: Sequence[Query]) -> float:
+        judge(self, step, queries)
+        judged.append(step)
+        used.append(self.calls_unjudged(5))
+        return worse(step)
+
+    def killed(made: Any, stage: str) -> None:
+        check(made, stage)
+        if stops and stops.pop(0):
+            raise ConfigError("killed")
+
+    monkeypatch.setattr(rollouts.Asker, "judge", watched)
+    monkeypatch.setattr(training, "check", killed)
+    with chat_server(otherwise=answers([], [])) as server:
+
+        def limited(calls: int) -> dpo.DPOConfig:
+            grpo = {**GRPO, "calls": calls}
+            return settings(server, align="grpo", grpo=grpo, checkpoint_minutes=0)
+
+        align(place, "long", limited(1000))
+        # After five steps, and not after four, too few are left for a step and its judgement.
+        given = limited(used[-1] + 2 * (1 + 3) + 2 * HELD_BACK - 4)
+        with pytest.raises(ConfigError, match="killed"):
+            align(place, "cut", given)
+        assert judged[-1] == 5
+        calls = server.calls
+        found = align(place, "cut", given)
+        assert judged[-1] == 5 and server.calls == calls, "no step more is made or paid for"
+    assert found.aligned is not None and found.aligned.rows == (0,), "the best is from before"
 
 
 def test_grpo_ends_at_its_cpu_time(place: Path, capsys: pytest.CaptureFixture[str]) -> None:

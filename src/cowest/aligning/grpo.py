@@ -54,6 +54,7 @@ def train(
     import torch
     import transformers
 
+    io.put_back(kept / BEST)
     adapter, prompts = policy / "adapter", version.expect(policy).prompts
     audit.audit_adapter(adapter)
     ask, found = config.asking(), planned(feedback, config)
@@ -87,7 +88,7 @@ def train(
         file=sys.stderr,
     )
     made.accelerator.end_training()
-    drafts = made.asker.drafts(made.state.global_step)
+    drafts = made.asker.drafts(best["step"])
     return version.Aligned(align="grpo", rows=(drafts,), strong=(strong.name,))
 
 
@@ -336,6 +337,8 @@ def _judging(made: Any, found: Plan, kept: Path, base: str, config: DPOConfig) -
             over = not last and most is not None and used + next_step > most
             if judged or over:
                 self.judge(step)
+                # The curves have the score at its own step.
+                control.should_log = True
             if over or late:
                 said = f"{made.asker.calls(step)} calls: dpo.grpo.calls allows {most}"
                 if late:
