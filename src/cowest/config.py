@@ -8,9 +8,10 @@ from collections.abc import Iterable
 from functools import lru_cache
 from json.encoder import encode_basestring
 from pathlib import Path
-from typing import Any, Protocol, TypeVar, get_args
+from typing import Annotated, Any, Protocol, TypeVar, get_args
 
 from pydantic import (
+    AfterValidator,
     BaseModel,
     ConfigDict,
     Field,
@@ -71,6 +72,16 @@ class Sampling(Config):
                 f"n={self.n} at temperature 0 would be the same completion {self.n} times: "
                 "raise one or lower the other"
             )
+
+
+def _one_each(sampling: Sampling) -> Sampling:
+    if sampling.n != 1:
+        raise ValueError("n must be 1: a draft has one refinement")
+    return sampling
+
+
+Refining = Annotated[Sampling, AfterValidator(_one_each)]
+"""Decoding of the strong model, one refinement per draft."""
 
 
 class MessageLike(Protocol):

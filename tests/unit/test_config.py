@@ -13,14 +13,17 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from cowest import config
+from cowest.aligning.settings import Asking
 from cowest.cli import main
 from cowest.config import Sampling
 from cowest.errors import ConfigError
+from cowest.models.answer_config import AnswerConfig
 from cowest.models.scripted import ScriptedConfig, ScriptedModel, ScriptRule
 from cowest.prompts import Prompts, Template
 from cowest.records import Message
 from cowest.scorers.judge import JudgeConfig
 from cowest.stages.draft import DraftConfig
+from cowest.stages.evaluate import EvaluateConfig
 from cowest.stages.refine import RefineConfig
 from cowest.training import Optimiser
 from tests.drawn import MESSAGES, TEXT
@@ -56,6 +59,16 @@ def test_a_wrong_setting_is_named_by_its_path(change: dict[str, object], said: s
     with pytest.raises(ConfigError) as error:
         config.parse(RefineConfig, {**REFINE, **change}, "params.yaml: refine")
     assert said in str(error.value) and "params.yaml: refine" in str(error.value)
+
+
+@pytest.mark.parametrize("kind", [Asking, EvaluateConfig, AnswerConfig])
+def test_a_draft_has_one_refinement(kind: type[config.Config]) -> None:
+    model = {"provider": "hf", "model": "m"}
+    given: dict[str, object] = {"refining": {"temperature": 1, "n": 2}, "strong": model}
+    given |= {} if kind is Asking else {"policy": model}
+    given |= {} if kind is AnswerConfig else {"scorer": {"scorer": "contains"}}
+    with pytest.raises(ConfigError, match=r"refining: n must be 1: a draft has one refinement"):
+        config.parse(kind, given, "params.yaml")
 
 
 @pytest.mark.parametrize(

@@ -2,7 +2,7 @@
 
 from pydantic import field_validator
 
-from cowest.config import Config, Sampling
+from cowest.config import Config, Refining, Sampling
 from cowest.models import AnyProvider
 from cowest.models.openai import OpenAIConfig
 from cowest.models.vllm import VLLMConfig
@@ -20,8 +20,9 @@ class AnswerConfig(Config):
     """The strong model, which refines the draft."""
     drafting: Sampling = Sampling(max_tokens=128)
     """Decoding of the policy's draft. Keep it as in `evaluate.drafting`: drafts were judged so."""
-    refining: Sampling = Sampling()
-    """Decoding of the strong model's answer, as far as a request says nothing of it."""
+    refining: Refining = Sampling()
+    """Decoding of the strong model's answer, as far as a request says nothing of it. `n` must be
+    1."""
 
     @field_validator("policy", "strong")
     @classmethod

@@ -11,7 +11,7 @@ from pydantic import Field
 from cowest import collaboration, io, version
 from cowest.agreement import AgreementConfig, Judged, compared, judged_side
 from cowest.batched import batched
-from cowest.config import Config, Sampling, digest
+from cowest.config import Config, Refining, Sampling, digest
 from cowest.errors import ConfigError
 from cowest.failures import Failures
 from cowest.models import AnyProvider
@@ -46,8 +46,8 @@ class EvaluateConfig(Config):
     """The scorer of all systems."""
     drafting: Sampling = Sampling(max_tokens=128)
     """Decoding of the policies. Each of the `n` drafts of a query is refined and scored."""
-    refining: Sampling = Sampling()
-    """Decoding of the strong model."""
+    refining: Refining = Sampling()
+    """Decoding of the strong model. `n` must be 1."""
     split: Split = "test"
     """The held-out queries: test to decide on promotion, dev to choose settings."""
     agreement: AgreementConfig | None = AgreementConfig()

@@ -11,10 +11,10 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Self
 
-from pydantic import Field, field_validator, model_validator
+from pydantic import Field, model_validator
 
 from cowest import collaboration, io, stopping
-from cowest.config import Config, Sampling
+from cowest.config import Config, Refining, Sampling
 from cowest.domains import DomainPrompts
 from cowest.failures import Failures
 from cowest.models import AnyProvider
@@ -35,7 +35,7 @@ class RefineConfig(Config):
     """The strong model, which is never trained."""
     prompts: DomainPrompts
     """Prompts of the strong model, with a draft and without."""
-    sampling: Sampling = Sampling()
+    sampling: Refining = Sampling()
     """Decoding of the strong model. `n` must be 1: a draft has one refinement."""
     align: Align = "dpo"
     """The objective, as in `pair` and `dpo`. `self` and `grpo` have nothing asked here."""
@@ -45,13 +45,6 @@ class RefineConfig(Config):
     max_failed: int | None = Field(default=0, ge=0)
     """Rows that may fail in this stage; null for any number. Failed rows stay in the file, and are
     left out of pairs and comparisons."""
-
-    @field_validator("sampling")
-    @classmethod
-    def _one(cls, sampling: Sampling) -> Sampling:
-        if sampling.n != 1:
-            raise ValueError("n must be 1: a draft has one refinement")
-        return sampling
 
     @model_validator(mode="after")
     def _chooses_for_pairs(self) -> Self:
