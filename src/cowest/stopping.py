@@ -58,6 +58,17 @@ class Selection(Select):
     """Asks about the drafts of a query one after another, and stops where its pairs are made. Null
     asks about all drafts that `share` allows."""
 
+    @model_validator(mode="after")
+    def _one_rule_of_cut_drafts(self) -> Self:
+        if self.stop is None or "allow_cut" not in self.model_fields_set:
+            return self
+        if self.allow_cut != self.stop.rule.allow_cut:
+            raise ValueError(
+                "allow_cut: with `stop`, stop.rule.allow_cut says whether drafts that were cut are "
+                "asked about, and the two differ: leave it out here"
+            )
+        return self
+
 
 def refine(
     groups: Iterable[list[Draft]],

@@ -223,6 +223,17 @@ def test_a_rule_that_can_not_stop_is_refused(rule: dict[str, Any], why: str) -> 
         settings(rule=rule)
 
 
+@pytest.mark.parametrize(("ours", "theirs"), [(True, False), (False, True)])
+def test_two_words_on_drafts_that_were_cut_are_refused(ours: bool, theirs: bool) -> None:
+    """Left out, `allow_cut` is that of the rule."""
+    values = settings(rule={**RULED, "allow_cut": theirs}).model_dump(mode="json")
+    values["select"]["allow_cut"] = theirs
+    parse(refine.RefineConfig, values, "refine")
+    values["select"]["allow_cut"] = ours
+    with pytest.raises(ConfigError, match=r"allow_cut: with `stop`, stop\.rule\.allow_cut says"):
+        parse(refine.RefineConfig, values, "refine")
+
+
 def test_a_batch_is_not_waited_for() -> None:
     strong = {"provider": "openai", "model": "m", "base_url": "http://127.0.0.1:1/v1", "batch": {}}
     values = settings().model_dump(mode="json") | {"strong": strong}
