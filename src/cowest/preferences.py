@@ -56,6 +56,15 @@ class PairRule(Config):
     so the policy would learn to stop there."""
 
 
+def expect_gains(align: Align, rule: PairRule, setting: str) -> None:
+    """Raises ValueError for a rule, of this setting, that needs gains the objective has not."""
+    if align == "self" and rule.rule == "sign":
+        raise ValueError(
+            f"{setting}: `sign` compares with the strong model alone, which `align: self` does not "
+            "ask: choose all or best_worst"
+        )
+
+
 def pairs(
     group: list[Feedback], rule: PairRule, template: Template, align: Align = "dpo"
 ) -> list[PreferencePair]:

@@ -300,13 +300,18 @@ def test_grpo_ends_at_its_cpu_time(place: Path, capsys: pytest.CaptureFixture[st
     assert [row["step"] for row in curves("few")] == [1]
 
 
-def test_fewer_calls_than_a_step_takes_are_refused_before_one_is_made(place: Path) -> None:
+def test_fewer_calls_than_a_step_takes_are_refused_before_one_is_made(
+    place: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     with chat_server() as server:
         # Two queries of three drafts at a step, and three queries held back, judged twice.
-        given = settings(server, align="grpo", grpo={**GRPO, "calls": 19})
+        given = settings(server, align="grpo", grpo={**GRPO, "calls": 19}, beta=0.3)
         with pytest.raises(ConfigError, match=r"dpo\.grpo\.calls allows 19.* may take 20"):
             align(place, "none", given)
         assert server.calls == 0
+    said = capsys.readouterr().err
+    assert "`align: grpo` does not use dpo.beta: dpo.grpo.kl, which is 0.04, keeps" in said
+    assert "dpo.nll" not in said
 
 
 @pytest.mark.parametrize("judge", [False, True])
@@ -412,6 +417,12 @@ def test_grpo_that_made_nothing_better_hands_on_the_policy(place: Path) -> None:
     assert same_weights(Path("same"), place / "policy")
 
 
+def hosted() -> dict[str, Any]:
+    """Feedback of a hosted strong model."""
+    strong = {"provider": "openai", "model": "m", "base_url": "http://127.0.0.1:1/v1"}
+    return {"strong": strong, "scorer": {"scorer": "contains"}}
+
+
 def batched(judge: bool = False) -> dict[str, Any]:
     """Feedback of which one model answers in batches."""
     strong = {"provider": "openai", "model": "m", "base_url": "http://127.0.0.1:1/v1"}
@@ -458,6 +469,15 @@ def test_what_an_objective_needs_is_said_before_anything_is_asked() -> None:
         ({"align": "grpo"}, "ask: with more than one round, or `align: grpo`"),
         ({"align": "kto", "loss": "ipo"}, "`align: kto` has a loss of its own"),
         ({"align": "kto", "step": "trl"}, "`align: kto` has a loss of its own"),
+        ({"align": "grpo", "ask": hosted(), "step": "trl"}, "`align: grpo` has a loss of its own"),
+        (
+            {"align": "grpo", "ask": hosted(), "loss": "robust", "label_smoothing": 0.1},
+            "leave `loss`, `label_smoothing` and `step` out",
+        ),
+        (
+            {"align": "self", "ask": hosted() | {"rule": {"rule": "sign"}}, "rounds": 2},
+            "ask.rule: `sign` compares with the strong model alone",
+        ),
         ({"align": "grpo", "ask": batched()}, "ask: `align: grpo` waits for the answers"),
         ({"align": "grpo", "ask": batched(judge=True)}, "a batch takes hours: write"),
     ):

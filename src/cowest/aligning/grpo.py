@@ -57,6 +57,7 @@ def train(
     io.put_back(kept / BEST)
     adapter, prompts = policy / "adapter", version.expect(policy).prompts
     audit.audit_adapter(adapter)
+    _say_unused(config)
     ask, found = config.asking(), planned(feedback, config)
     chat = hf.open_chat(config.policy)
     _check_calls(found, config)
@@ -112,6 +113,20 @@ def _as_before(model: Any, before: Sequence[Any]) -> Iterator[None]:
         for weight, data in zip(own, now, strict=True):
             weight.data = data
         torch.clear_autocast_cache()
+
+
+def _say_unused(config: DPOConfig) -> None:
+    """Says which weights of DPO's loss are set, and do nothing here.
+
+    They are no error, so that the objective of a project is one setting.
+    """
+    for name in ("beta", "nll"):
+        if getattr(config, name) != DPOConfig.model_fields[name].default:
+            print(
+                f"dpo: `align: grpo` does not use dpo.{name}: dpo.grpo.kl, which is "
+                f"{config.grpo.kl:g}, keeps the policy close to its reference",
+                file=sys.stderr,
+            )
 
 
 def _announce(found: Plan, prompts: Prompts, config: DPOConfig) -> None:

@@ -4,11 +4,11 @@ from typing import Any, Literal
 
 from pydantic import Field
 
-from cowest.config import Config, Sampling
+from cowest.config import Config, Refining, Sampling
 from cowest.expectations.pairs import PairSuite
 from cowest.models import AnyProvider
 from cowest.models.hf import HFConfig
-from cowest.preferences import Align, PairRule
+from cowest.preferences import Align, PairRule, expect_gains
 from cowest.scorers import AnyScorer
 from cowest.scorers.judge import answers_in_batches
 from cowest.training import Optimiser
@@ -27,7 +27,7 @@ class Asking(Config):
     candidates: Sampling | None = Field(default=None, exclude_if=lambda asked: asked is None)
     """Decoding of drafts by the other prompts of the policy, as in `draft`, which later rounds ask
     as the first did. Null where `draft.candidates` is null; `align: grpo` takes none."""
-    refining: Sampling = Sampling()
+    refining: Refining = Sampling()
     """Decoding of the strong model, as in `refine`. `n` must be 1."""
     rule: PairRule = PairRule()
     """The choice of pairs, as in `pair`."""
@@ -37,10 +37,6 @@ class Asking(Config):
     max_failed: int | None = Field(default=0, ge=0)
     """Number of rows of a round, or of drafts of a GRPO step, that may fail before the stage ends
     with an error; null for any number. Raise it if an endpoint refuses single rows."""
-
-    def model_post_init(self, _: Any) -> None:
-        if self.refining.n != 1:
-            raise ValueError("refining: n must be 1: a draft has one refinement")
 
 
 class GRPO(Config):
@@ -78,11 +74,12 @@ class DPOConfig(Config):
     each costs."""
     beta: float = Field(default=0.1, gt=0)
     """Strength of the KL penalty (β): higher keeps the policy closer to its reference. Raise it
-    if drafts get worse in training, lower it if they hardly change."""
+    if drafts get worse in training, lower it if they hardly change. `align: grpo` has `grpo.kl`
+    instead."""
     nll: float = Field(default=1.0, ge=0)
     """Weight of an added NLL loss on the chosen draft (of `kto`: on drafts that helped), averaged
     per token. It keeps that draft likely: DPO alone may make both drafts less likely. 0 turns it
-    off."""
+    off. `align: grpo` has no such loss."""
     loss: Loss = "sigmoid"
     """Loss of a pair: `sigmoid` is DPO; `ipo` stops at a margin, for pairs that training would
     learn by heart; `hinge` learns no more from pairs that are far enough apart; `robust` allows for
@@ -97,7 +94,7 @@ class DPOConfig(Config):
     and for parts of unequal size with `gradient_accumulation`), and takes longer. All pairs of a
     query are in one step: set `pair.rule.per_query` where they are too many for memory. Where
     `tree` can't compute a policy (a recurrent one, or one whose attention window is shorter than
-    prompt and draft), the stage takes `trl`, and says so."""
+    prompt and draft), the stage takes `trl`, and says so. `kto` and `grpo` have `tree` alone."""
     checkpoint_minutes: float = Field(default=5.0, ge=0)
     """Minutes between two checkpoints. A stage that was killed goes on from the last one."""
     rounds: int = Field(default=1, ge=1, le=10)
@@ -130,16 +127,18 @@ class DPOConfig(Config):
                 "ask: with more than one round, or `align: grpo`, training asks the strong model: "
                 "add `ask: {strong: *strong, scorer: *scorer, drafting: {...}}`"
             )
+        if self.rounds > 1:
+            expect_gains(self.align, self.asking().rule, "ask.rule")
         if self.align == "grpo" and self.rounds > 1:
             raise ValueError(
                 "rounds: `align: grpo` makes new drafts at every step: leave rounds out"
             )
         if self.align == "grpo":
             self._expect_on_policy(self.asking())
-        if self.align == "kto" and (self.loss != "sigmoid" or self.step == "trl"):
+        if self.align in ("kto", "grpo") and (self.loss != "sigmoid" or self.step == "trl"):
             raise ValueError(
-                "`align: kto` has a loss of its own, and is computed by `step: tree`: leave `loss` "
-                "and `step` out"
+                f"`align: {self.align}` has a loss of its own, and is computed by `step: tree`: "
+                "leave `loss`, `label_smoothing` and `step` out"
             )
 
     def _expect_on_policy(self, ask: Asking) -> None:

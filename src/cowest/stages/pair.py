@@ -28,11 +28,7 @@ class PairConfig(Config):
 
     @model_validator(mode="after")
     def _has_gains(self) -> Self:
-        if self.align == "self" and self.rule.rule == "sign":
-            raise ValueError(
-                "rule: `sign` compares with the strong model alone, which `align: self` does not "
-                "ask: choose all or best_worst"
-            )
+        preferences.expect_gains(self.align, self.rule, "rule")
         return self
 
 
