@@ -5,6 +5,8 @@ nothing.
 import json
 import os
 import re
+import shutil
+import subprocess
 from collections import Counter
 from pathlib import Path
 from typing import Any
@@ -137,6 +139,26 @@ def test_git_is_kept_from_what_dvc_keeps(tmp_path: Path) -> None:
         "/tmp",
         "/cache",
     ]
+
+
+@pytest.mark.parametrize("name", ["src/cowest/commands/scaffold/gitignore.template", ".gitignore"])
+def test_git_takes_nothing_that_a_killed_stage_leaves(name: str, tmp_path: Path) -> None:
+    """Drafts of held-out queries among it; what says where the data are is taken."""
+    shutil.copy(lines.ROOT / name, tmp_path / ".gitignore")
+    left = [
+        "data/.evaluate.x1/after.jsonl",
+        "data/.trials.jsonl.x1",
+        "data/raw/.handbook.x1/rows.csv",
+        "local_outputs/trials",
+    ]
+    taken = ["data/.gitignore", "data/raw/.gitignore", "data/raw/t.csv", "data/raw/t.csv.dvc"]
+    for path in (*left, *taken):
+        (tmp_path / path).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / path).touch()
+    subprocess.run(["git", "init", "-q"], cwd=tmp_path, check=True)
+    given = ["git", "ls-files", "--others", "--exclude-standard", "data", "local_outputs"]
+    found = subprocess.run(given, cwd=tmp_path, check=True, capture_output=True, text=True)
+    assert found.stdout.split() == taken
 
 
 def test_nothing_is_written_over(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
