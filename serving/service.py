@@ -6,7 +6,8 @@
     python -m cowest_serving bento              (packs it for a container)
 
 POST /v1/chat/completions is OpenAI's, POST /ask takes one question: docs/service.md has both, and
-what they refuse. GET /livez is 200 at once. GET /readyz is 503 with the reason until both models
+what they refuse. GET /livez is 200 at once, and 503 where only a
+new start helps. GET /readyz is 503 with the reason until both models
 have answered, then 200. COWEST_PARAMS names the settings file (params.yaml); its section `serve` is
 read.
 """
@@ -88,6 +89,12 @@ app = make_app(settings, begun=begun)
 @bentoml.asgi_app(app, path="/")
 class CoWest:
     """A small policy drafts, a strong model refines."""
+
+    async def __is_alive__(self) -> bool:
+        reason = app.state.service.dead()
+        if reason is not None:
+            raise HTTPException(503, reason)
+        return True
 
     async def __is_ready__(self) -> bool:
         reason = app.state.service.unready()

@@ -2,9 +2,11 @@
 
 import asyncio
 import gc
+import time
 import weakref
 from collections.abc import AsyncIterator, Coroutine
 from contextlib import asynccontextmanager
+from itertools import pairwise
 from typing import Any
 
 import pytest
@@ -267,13 +269,114 @@ def test_a_strong_model_that_broke_off_is_opened_again() -> None:
     run(test())
 
 
-def test_a_mistake_of_ours_is_said_and_logged(caplog: pytest.LogCaptureFixture) -> None:
+class Unopened(Versions):
+    """Versions beside a strong model that can't be opened at first, for a reason of its own."""
+
+    def __init__(self, times: int) -> None:
+        super().__init__(POLICY)
+        self.tries: list[float] = []
+        self._times = times
+
+    @asynccontextmanager
+    async def strong(self) -> AsyncIterator[Upstream]:
+        self.tries.append(time.monotonic())
+        if len(self.tries) <= self._times:
+            raise RuntimeError("CUDA error: out of memory")
+        async with super().strong() as model:
+            yield model
+
+
+def test_a_strong_model_that_opens_after_errors_of_its_own_answers(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
     async def test() -> None:
-        desk = Desk(CONFIG, Versions())  # nothing left to open: an IndexError
-        await until(
-            desk, "what loads the model broke off: the server's log says why; start it again"
-        )
+        versions = Unopened(3)
+        desk = Desk(CONFIG, versions, retry=0.01)
+        await until(desk, "CUDA error: out of memory")
+        assert desk.alive()
+        await until(desk, None)
+        await desk.close()
+        waits = [after - before for before, after in pairwise(versions.tries)]
+        assert all(wait >= 0.01 * 2**number for number, wait in enumerate(waits)), waits
+
+    run(test())
+    assert "RuntimeError" in caplog.text
+
+
+def test_a_version_that_fails_is_paid_for_ever_more_seldom_and_another_is_tried_at_once() -> None:
+    """A strong model of an endpoint is paid for each time that a version is tried."""
+    mute = ScriptedConfig(rules=(ScriptRule(match="", failed="it is out of order"),))
+
+    class Tried(Versions):
+        def __init__(self) -> None:
+            super().__init__()
+            self.number = 1
+            self.looks = 0
+            self.tries: list[tuple[int, float]] = []
+
+        async def champion(self) -> int:
+            self.looks += 1
+            return self.number
+
+        @asynccontextmanager
+        async def policy(self, number: int) -> AsyncIterator[tuple[Prompts, Upstream]]:
+            self.tries.append((number, time.monotonic()))
+            self.left.append(mute if number == 1 else POLICY)
+            async with super().policy(number) as found:
+                yield found
+
+    async def test() -> None:
+        versions = Tried()
+        desk = Desk(CONFIG, versions, retry=0.01)
+        while len(versions.tries) < 6:
+            await asyncio.sleep(0.001)
+        times = [at for _, at in versions.tries]
+        waits = [after - before for before, after in pairwise(times)]
+        assert all(wait >= 0.01 * 2**number for number, wait in enumerate(waits)), waits
+        assert versions.looks > len(versions.tries), "the registry is looked at all the time"
+        assert "version 1 is not taken up" in (desk.reason() or "")
+        versions.number = 2
+        await until(desk, None)
+        assert versions.tries[-1][0] == 2
+        await desk.close()
+
+    run(test())
+
+
+def test_a_registry_that_breaks_at_the_start_is_said_and_asked_again(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    class Odd(Versions):
+        async def champion(self) -> int:
+            if self.left[0] is None:
+                self.left.pop(0)
+                raise IndexError
+            return 1
+
+    async def test() -> None:
+        desk = Desk(CONFIG, Odd(None, POLICY), retry=0.01)
+        await until(desk, "IndexError")
+        assert desk.alive()
+        await until(desk, None)
         await desk.close()
 
     run(test())
     assert "IndexError" in caplog.text
+
+
+def test_a_desk_that_ended_unasked_is_dead() -> None:
+    class Cancelling(Versions):
+        async def champion(self) -> int:
+            raise asyncio.CancelledError
+
+    async def test() -> None:
+        desk = Desk(CONFIG, Cancelling(POLICY))
+        assert desk.alive()
+        await until(
+            desk, "what loads the model broke off: the server's log says why; start it again"
+        )
+        assert not desk.alive()
+        await desk.close()
+        assert desk.alive(), "it was stopped"
+
+    run(test())

@@ -20,9 +20,10 @@ from cowest.online.upstream import Upstream
 from cowest.records import Message
 
 RETRY = 15.0
-"""Seconds until a version that could not be opened, or did not answer, is tried again."""
+"""Seconds until what could not be opened, or did not answer, is tried again. They are doubled each
+time: to open a model is long work, and to try a hosted one is paid for."""
 LONGEST_RETRY = 300.0
-"""The longest of these pauses, reached while another version answers."""
+"""The longest of these pauses."""
 LOOK = 1.0
 """Seconds between two checks that the models of the version in use still work."""
 PROBES = 2
@@ -78,6 +79,8 @@ class Desk:
         self._reason: str | None = "the model is being loaded"
         self._failed: int | None = None
         """The version that failed last; it is tried again after `_pause`."""
+        self._why: str | None = None
+        """The reason for which it failed."""
         self._again = 0.0
         self._pause = retry
         self._closing = asyncio.Event()
@@ -117,9 +120,13 @@ class Desk:
 
         Another version may answer meanwhile.
         """
-        if self._task.done() and not self._closing.is_set():
+        if not self.alive():
             return "what loads the model broke off: the server's log says why; start it again"
         return self._reason
+
+    def alive(self) -> bool:
+        """False if what takes up versions ended by a mistake of ours, and will take up no more."""
+        return self._closing.is_set() or not self._task.done()
 
     async def close(self) -> None:
         """Waits for the requests under way, and closes the models."""
@@ -134,16 +141,20 @@ class Desk:
         gc.unfreeze()
 
     async def _work(self) -> None:
+        pause = self._retry
         while not self._closing.is_set():
             try:
                 async with self._shelf.strong() as strong:
+                    pause = self._retry
                     try:
                         await self._follow(strong)
                     finally:
                         await self._leave()
-            except (CoWestError, RefusalError) as error:
-                self._say(str(error))
-                await self._wait(self._retry)
+            except Exception as error:  # noqa: BLE001
+                # Whatever a model breaks on, as a GPU without memory, may be over next time.
+                self._say_fault(error)
+                await self._wait(pause)
+                pause = min(2 * pause, LONGEST_RETRY)
 
     async def _follow(self, strong: Upstream) -> None:
         """Takes up the champion, and each next one, until the service is stopped.
@@ -168,28 +179,28 @@ class Desk:
         try:
             self._busy = asyncio.create_task(self._wanted())
             number = await self._busy
-        except Exception as error:
+        except Exception as error:  # noqa: BLE001
             # Whatever a registry breaks on, the version that answers goes on.
-            expected = isinstance(error, CoWestError)
-            if not expected and self._lent is None:
-                raise
-            self._say(str(error), None if expected else error)
+            self._say_fault(error)
             return
-        if self._lent is not None and self._lent.opened.number == number:
-            if self._lent.opened.broke is None:
+        opened = self.opened
+        if opened is not None and opened.number == number:
+            if opened.broke is None:
                 self._say(None)
                 return
-            self._say(self._lent.opened.broke)
-        if number == self._failed and self._lent is not None and time.monotonic() < self._again:
+            if number != self._failed:
+                self._say(opened.broke)
+        if number == self._failed and time.monotonic() < self._again:
+            self._say(self._why)
             return
         self._pause = min(2 * self._pause, LONGEST_RETRY) if number == self._failed else self._retry
         try:
             lent = await self._opened(number, strong)
         except Exception as error:  # noqa: BLE001
             # Whatever a new version breaks on, the one that answers goes on.
-            expected = isinstance(error, CoWestError | RefusalError)
             self._failed, self._again = number, time.monotonic() + self._pause
-            self._say(f"version {number} is not taken up: {error}", None if expected else error)
+            self._why = f"version {number} is not taken up: {_words(error)}"
+            self._say_fault(error, self._why)
             return
         before, self._lent, self._failed = self._lent, lent, None
         if before is not None:
@@ -246,6 +257,11 @@ class Desk:
             log.warning("%s", reason, exc_info=fault)
         self._reason = reason
 
+    def _say_fault(self, error: Exception, reason: str | None = None) -> None:
+        """Keeps an error as the reason. The log has the whole of one that nobody foresaw."""
+        expected = isinstance(error, CoWestError | RefusalError)
+        self._say(reason or _words(error), None if expected else error)
+
     async def _rest(self, opened: Opened) -> None:
         """Waits until it is time to look for another champion, or a model breaks off."""
         watch = self._config.watch
@@ -300,6 +316,11 @@ def settle() -> None:
     gc.unfreeze()
     gc.collect()
     gc.freeze()
+
+
+def _words(error: Exception) -> str:
+    """An error's words, or its name where it has none."""
+    return str(error) or type(error).__name__
 
 
 def _say_why(task: asyncio.Task[None]) -> None:

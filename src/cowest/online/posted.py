@@ -34,6 +34,10 @@ class Service:
         self.admission = Admission(config.concurrency, config.queue)
         self.around = Around(config, self.standing)
 
+    def dead(self) -> str | None:
+        """Says why the process has to be started again; None while it need not be."""
+        return None if self.desk.alive() else self.desk.problem()
+
     def unready(self) -> str | None:
         """Says why no requests should be sent here now; None if they can be."""
         return "the service is ending" if self.around.drain.begun else self.desk.reason()
