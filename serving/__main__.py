@@ -22,13 +22,14 @@ from cowest.online.live import ServeConfig
 
 
 def main() -> None:
-    """Serves or packs. Exits with 0 (after SIGTERM or SIGINT), 1 for a CoWestError, 2 for wrong
-    usage.
+    """Serves or packs. Exits with 0 (the service after SIGTERM or SIGINT), 1 for a CoWestError, 2
+    for wrong usage, 143 where SIGTERM ended the packing.
     """
-    # The first process of a container does not end by a signal that it does not take.
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
     environment.settle()
     given = parser().parse_args()
+    # The first process of a container does not end by a signal that it does not take.
+    status = 0 if given.command == "serve" else 128 + signal.SIGTERM
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(status))
     try:
         settings = _enter(given.params)
         if given.command == "bento":
@@ -97,7 +98,12 @@ def parser() -> argparse.ArgumentParser:
         words = "the settings file (params.yaml); its folder becomes the working folder"
         add_params(command, words, default=os.environ.get("COWEST_PARAMS") or "params.yaml")
     serving.add_argument("--host", default="127.0.0.1", help="address to listen on (127.0.0.1)")
-    serving.add_argument("--port", type=int, default=3000, help="port to listen on (3000)")
+    serving.add_argument(
+        "--port",
+        type=int,
+        default=os.environ.get("COWEST_PORT") or "3000",
+        help="port to listen on (COWEST_PORT, else 3000)",
+    )
     return parser
 
 

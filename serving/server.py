@@ -6,18 +6,21 @@ open, so that new connections wait for an answer that never comes. With one proc
 """
 
 import logging
+import os
 import resource
 import signal
 import socket
 import sys
+from contextlib import suppress
 
 import uvicorn
 
 from cowest.errors import ConfigError, CoWestError
+from cowest.ledger import store
 from cowest.online import request_log
 from cowest.online.live import ServeConfig
 from cowest_serving.idle import SPARE, bounded
-from cowest_serving.service import CoWest
+from cowest_serving.service import guarded
 
 MORE = 10
 """Seconds beyond a request's deadline until a request that does not end is broken off at the end
@@ -34,8 +37,8 @@ def bound(host: str, port: int) -> socket.socket:
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
     try:
         return socket.create_server((host, port), family=family, backlog=BACKLOG)
-    except OSError as error:
-        reason = error.strerror or error
+    except (OSError, OverflowError) as error:
+        reason = getattr(error, "strerror", None) or error
         raise CoWestError(f"can't listen on {host}, port {port}: {reason}") from None
 
 
@@ -43,7 +46,7 @@ def run(listening: socket.socket, config: ServeConfig) -> None:
     """Answers requests until SIGTERM or SIGINT. Raises ConfigError."""
     request_log.begin()
     settings = uvicorn.Config(
-        CoWest.to_asgi(),
+        guarded(),
         # Its heads are bounded (64 KiB). That of the other parser, where it is installed, is not.
         http=bounded(_connections(config)),
         backlog=BACKLOG,
@@ -62,9 +65,38 @@ def run(listening: socket.socket, config: ServeConfig) -> None:
     shown = f"[{host}]" if ":" in host else host
     logging.getLogger("cowest").info("listens on http://%s:%d", shown, port)
     try:
-        uvicorn.Server(settings).run(sockets=[listening])
+        _Server(settings).run(sockets=[listening])
     except KeyboardInterrupt:
         _done()
+
+
+class _Server(uvicorn.Server):
+    """uvicorn's server. When the service has ended, it ends the process."""
+
+    async def serve(self, sockets: list[socket.socket] | None = None) -> None:
+        try:
+            await super().serve(sockets)
+        except (SystemExit, KeyboardInterrupt):
+            self._leave()
+            raise
+        # After Ctrl-C the task is cancelled, which nothing here waits for.
+        self._leave()
+
+    def _leave(self) -> None:
+        """Ends the process with 0, if the service began and has ended well.
+
+        Python itself would wait for threads that nobody can stop: one that loads a model, or looks
+        the champion up in a registry that does not answer.
+        """
+        if not self.started or self.force_exit:
+            # The log is still open where somebody pressed Ctrl-C twice.
+            return
+        with suppress(CoWestError):
+            store.close()
+        logging.shutdown()
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(0)
 
 
 def _connections(config: ServeConfig) -> int:

@@ -127,7 +127,7 @@ class Incoming:
     async def leave(self) -> None:
         """Ends a request whose client left, or does not read."""
         # What lies around this application waits for a status before it lets a request go: without
-        # one, BentoML would hold it for eleven minutes.
+        # one, BentoML would hold it for eleven minutes (under `bentoml serve`).
         if not self.answered:
             await self._send({"type": "http.response.start", "status": 499, "headers": []})
             await self._send({"type": "http.response.body", "body": b""})
