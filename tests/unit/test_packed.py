@@ -8,9 +8,12 @@ import yaml
 
 from cowest.config import parse
 from cowest.errors import ConfigError, RegistryError
+from cowest.models.hf import HFConfig
+from cowest.models.openai import OpenAIConfig
 from cowest.online import live
 from cowest.online.live import ServeConfig
 from cowest.online.packed import lacking, pack
+from tests import tiny
 from tests.registries import make_version
 
 SCRIPTED = {"provider": "scripted", "rules": [{"match": "", "replies": ["x"]}]}
@@ -77,6 +80,47 @@ def test_what_an_image_needs_beside_it_is_said() -> None:
     assert "the policy model folder stays outside" in said(keys=[KEY], policy=local)
     baked = {"number": 3, "folder": "version"}
     assert said(keys=[KEY], registry={"name": "handbook"}, policy=local, baked=baked) == ""
+
+
+def test_a_device_that_the_image_has_no_torch_for_is_said() -> None:
+    local = {"provider": "hf", "model": "folder", "device": "cuda:1"}
+    baked = {"number": 3, "folder": "version"}
+    config = parse(ServeConfig, serve(keys=[KEY], policy=local, baked=baked), "serve")
+    (said,) = lacking(config)
+    assert "runs on cuda:1" in said and "--build-arg TORCH_FIND_LINKS= " in said
+
+
+def test_terms_that_everybody_with_the_image_can_read_are_said() -> None:
+    filtered = {**HOSTED, "egress": {"on_found": "mask", "terms_file": "terms/strong.txt"}}
+    log = {"detection": {"terms_file": "terms/log.txt"}}
+    said = lacking(parse(ServeConfig, serve(keys=[KEY], strong=filtered, log=log), "serve"))
+    assert [one.partition(" is a part of the image")[0] for one in said] == [
+        "serve.strong.egress.terms_file",
+        "serve.log.detection.terms_file",
+    ]
+
+
+def test_a_base_that_a_server_holds_is_baked_in_since_adapters_are_checked_against_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fetch(config: ServeConfig, folder: Path, number: int | None) -> int:
+        folder.mkdir()
+        return 3
+
+    monkeypatch.setattr(live, "fetch", fetch)
+    base = HFConfig(model=str(tiny.model()))
+    hosted = {**HOSTED, "adapters_of": {"provider": "hf", "model": base.model}}
+    config = pack(serve(keys=[KEY], policy=hosted), tmp_path / "image", bake=True)
+    assert isinstance(config.policy, OpenAIConfig) and config.policy.adapters_of is not None
+    carried = config.policy.adapters_of
+    assert carried.model.startswith("models/")
+    monkeypatch.chdir(tmp_path / "image")
+    assert carried.base_name(carried.folder()) == base.base_name(base.folder())
+    (said,) = lacking(config)
+    assert "the server of the policy model (http://127.0.0.1:1/v1) reads the adapter" in said
+    assert "TMPDIR" in said
+    bare = lacking(parse(ServeConfig, serve(keys=[KEY], policy=hosted), "serve"))
+    assert f"the policy model {base.model} stays outside" in bare[0]
 
 
 def test_a_baked_version_is_champion_with_no_registry(tmp_path: Path) -> None:

@@ -30,6 +30,10 @@ from cowest.registry.runs import SQLITE
 DATA = "/data"
 """The container's one persistent folder: the log of answers, and the call store."""
 ROLES = ("policy", "strong")
+READABLE = (
+    "serve.{}.terms_file is a part of the image, and everybody who has the image can read it: give "
+    "the image to nobody who is not to see these terms"
+)
 
 
 def pack(
@@ -54,8 +58,11 @@ def pack(
         provider = getattr(config, role)
         if isinstance(provider, OpenAIConfig) and provider.egress.terms_file is not None:
             _carry_terms(provider.egress.terms_file, settings[role]["egress"], role, folder)
-        if bake:
+        if bake and isinstance(provider, HFConfig):
             _carry_model(provider, settings[role], folder)
+        if bake and isinstance(provider, OpenAIConfig) and provider.adapters_of is not None:
+            # It is loaded by the server alone, but an adapter's base is known by its files.
+            _carry_model(provider.adapters_of, settings[role]["adapters_of"], folder)
     if bake:
         number = live.fetch(config, folder / "version", number)
         settings["baked"] = {"number": number, "folder": "version"}
@@ -81,19 +88,43 @@ def lacking(config: ServeConfig) -> list[str]:
             "serve.keys has no key, and the image does not start without one: `cowest key --name "
             "NAME` makes one"
         )
-    if config.baked is None:
-        if config.registry.uri.startswith(SQLITE):
-            found.append(
-                f"the registry {config.registry.uri} is a file of this machine: put the champion "
-                "into the image (--bake), name a server in serve.registry.uri, or mount the project"
-            )
-        for role in ROLES:
-            provider = getattr(config, role)
-            if isinstance(provider, HFConfig):
-                found.append(
-                    f"the {role} model {provider.model} stays outside: put it into the image "
-                    "(--bake) or mount it where serve names it"
-                )
+    if config.baked is None and config.registry.uri.startswith(SQLITE):
+        found.append(
+            f"the registry {config.registry.uri} is a file of this machine: put the champion "
+            "into the image (--bake), name a server in serve.registry.uri, or mount the project"
+        )
+    for role in ROLES:
+        found += _lacking_for(role, getattr(config, role), config.baked is not None)
+    if config.log.detection.terms_file is not None:
+        found.append(READABLE.format("log.detection"))
+    return found
+
+
+def _lacking_for(role: str, provider: AnyProvider, is_baked: bool) -> list[str]:
+    """Returns what one model needs beside the image."""
+    found = []
+    local = provider
+    if isinstance(provider, OpenAIConfig):
+        local = provider.adapters_of or provider
+        if provider.egress.terms_file is not None:
+            found.append(READABLE.format(f"{role}.egress"))
+    if isinstance(local, HFConfig) and not is_baked:
+        found.append(
+            f"the {role} model {local.model} stays outside: put it into the image (--bake) or "
+            "mount it where serve names it"
+        )
+    if isinstance(provider, OpenAIConfig) and provider.adapters_of is not None:
+        found.append(
+            f"the server of the {role} model ({provider.base_url}) reads the adapter itself: give "
+            "both one folder under the same path, name it to the container with -e TMPDIR=PATH, "
+            "and let both run as one user"
+        )
+    elif isinstance(local, HFConfig) and local.device != "cpu":
+        found.append(
+            f"the {role} model runs on {local.device}, and the image has torch's CPU build: build "
+            "it with --build-arg TORCH_FIND_LINKS= , which takes PyPI's, and start the container "
+            "with its GPU (docker run --gpus all)"
+        )
     return found
 
 
@@ -118,10 +149,8 @@ def _carry_terms(terms: Path, settings: dict[str, Any], name: str, folder: Path)
     settings["terms_file"] = kept.as_posix()
 
 
-def _carry_model(provider: AnyProvider, settings: dict[str, Any], folder: Path) -> None:
+def _carry_model(provider: HFConfig, settings: dict[str, Any], folder: Path) -> None:
     """Copies a local model. Its last name stays, since that is a part of its identity."""
-    if not isinstance(provider, HFConfig):
-        return
     found = provider.folder()
     name = provider.base_name(found)
     # Two models may have one name; equal ones are copied once.
