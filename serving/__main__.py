@@ -83,8 +83,9 @@ def parser() -> argparse.ArgumentParser:
         "--build-arg",
         action="append",
         default=[],
-        metavar="NAME=VALUE",
-        help="an ARG of the Dockerfile, as PIP_INDEX_URL or BASE; may be repeated",
+        metavar="NAME[=VALUE]",
+        help="an ARG of the Dockerfile, as PIP_INDEX_URL or BASE, without a value the "
+        "environment's; may be repeated",
     )
     packing.add_argument(
         "--bake",
@@ -124,13 +125,15 @@ def _build(settings: dict[str, Any], given: argparse.Namespace) -> None:
     from cowest.online import packed
     from cowest_serving import bento
 
+    # Before anything is packed, which takes minutes.
+    docker = bento.docker() if given.image is not None else ""
     bake = given.bake or given.version is not None
     tag, config = bento.build(settings, bake, given.version)
     print(tag, flush=True)
     for sentence in packed.lacking(config):
         print(f"note: {sentence}", file=sys.stderr)
     if given.image is not None:
-        bento.containerize(tag, given.image, given.build_arg)
+        bento.containerize(docker, tag, given.image, given.build_arg)
 
 
 if __name__ == "__main__":

@@ -42,17 +42,30 @@ def build(serve: Mapping[str, Any], bake: bool, number: int | None) -> tuple[str
     return str(made.tag), config
 
 
-def containerize(tag: str, image: str, arguments: Sequence[str]) -> None:
-    """Makes the image of a bento with Docker.
-
-    arguments: NAME=VALUE of the Dockerfile's ARG lines. Raises CoWestError.
-    """
-    docker = shutil.which("docker")
-    if docker is None:
+def docker() -> str:
+    """Returns the command of a Docker engine that answers. Raises CoWestError if there is none."""
+    found = shutil.which("docker")
+    if found is None:
         raise CoWestError(
             "--image needs the command `docker`, and there is none: install a Docker engine, or "
             "leave --image out, which makes the bento alone"
         )
+    asked = [found, "version", "--format", "{{.Server.Version}}"]
+    engine = subprocess.run(asked, capture_output=True, text=True, check=False)  # noqa: S603
+    if engine.returncode:
+        raise CoWestError(
+            f"--image needs a Docker engine, and none answers ({engine.stderr.strip()}): start it, "
+            "or leave --image out, which makes the bento alone"
+        )
+    return found
+
+
+def containerize(docker: str, tag: str, image: str, arguments: Sequence[str]) -> None:
+    """Makes the image of a bento with Docker, which is this command.
+
+    arguments: NAME=VALUE of the Dockerfile's ARG lines, or the NAME of a variable of the
+    environment. Raises CoWestError.
+    """
     # The builder that every engine has, where the other's plugin is missing, as in Debian's.
     asked = [docker, "buildx", "version"]
     plugin = subprocess.run(asked, capture_output=True, check=False)  # noqa: S603
@@ -77,11 +90,26 @@ def containerize(tag: str, image: str, arguments: Sequence[str]) -> None:
             tag,
             backend="docker",
             image_tag=(image,),
-            build_arg=tuple(arguments),
+            build_arg=_in_environment(arguments),
             label=tuple(f"{NAMES}.{name}={value}" for name, value in labels.items()),
         )
     if said is None:
         raise CoWestError(f"bentoml containerize: {image} could not be made: see its log above")
+
+
+def _in_environment(arguments: Sequence[str]) -> tuple[str, ...]:
+    """Puts the values into the environment, from which Docker takes them by their names.
+
+    An index's address may hold a password. On Docker's command line, every user of this machine
+    could read it, and BentoML shows that line where the build fails.
+    """
+    names = []
+    for argument in arguments:
+        name, given, value = argument.partition("=")
+        if given:
+            os.environ[name] = value
+        names.append(name)
+    return tuple(names)
 
 
 def _built(folder: Path, wheel: str) -> bentoml.Bento:
