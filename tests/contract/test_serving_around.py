@@ -4,7 +4,9 @@ a text of a person.
 
 import json
 import logging
+import socket
 import threading
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -305,6 +307,24 @@ def test_spans_of_a_request_its_draft_and_its_answer(
     assert said.keys() >= CONVENTIONS - OF_A_CALL
     assert ("Mordecai" in str(spans)) is bool(content)
     assert BOB not in str(spans)
+
+
+def test_a_collector_that_takes_nothing_holds_the_end_up_for_no_longer_than_said(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(traces, "PATIENCE", 1.0)
+    with socket.create_server(("127.0.0.1", 0)) as listening:
+        place = f"http://127.0.0.1:{listening.getsockname()[1]}"
+        monkeypatch.setenv("OTEL_EXPORTER_OTLP_ENDPOINT", place)
+        given = {"policy": POLICY, "strong": STRONG, "registry": {"name": "none"}}
+        made = traces.open_traces(parse(ServeConfig, given, "serve"))
+        assert made is not None
+        # They are sent in four parts, each with a second of its own.
+        for _ in range(2000):
+            made.add(Visit(method="GET", route="/v1/models", parent=""))
+        began = time.monotonic()
+        made.close()
+        assert time.monotonic() - began < 3
 
 
 def test_spans_name_the_model_that_was_asked_for_and_its_provider() -> None:

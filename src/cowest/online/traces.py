@@ -9,6 +9,7 @@ OTEL_INSTRUMENTATION_GENAI_CAPTURE_MESSAGE_CONTENT is `true`.
 import json
 import logging
 import os
+import threading
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -99,9 +100,11 @@ class Traces:
         span.end(_nanoseconds(began + call.seconds))
 
     def close(self) -> None:
-        """Sends what was not sent yet."""
-        self._provider.force_flush(int(PATIENCE * 1000))
-        self._provider.shutdown()
+        """Sends what was not sent yet, as far as there is time for it."""
+        # OpenTelemetry sends all that waits, however long its collector lets it wait for each part.
+        ending = threading.Thread(target=self._provider.shutdown, name="spans", daemon=True)
+        ending.start()
+        ending.join(PATIENCE)
 
 
 def open_traces(config: ServeConfig) -> Traces | None:
@@ -123,7 +126,8 @@ def open_traces(config: ServeConfig) -> Traces | None:
     # The variables of OpenTelemetry (OTEL_SERVICE_NAME ...) have the last word.
     ours = {"service.name": "cowest", "service.version": __version__}
     resource = Resource.create(ours).merge(OTELResourceDetector().detect())
-    provider = TracerProvider(resource=resource)
+    # At the end of the process it would be waited for once more.
+    provider = TracerProvider(resource=resource, shutdown_on_exit=False)
     provider.add_span_processor(BatchSpanProcessor(OTLPSpanExporter(timeout=PATIENCE)))
     return Traces(provider, config, os.environ.get(CONTENT, "").lower() == "true")
 
