@@ -145,6 +145,10 @@ class Answering:
         asked = self.asked
         rows = []
         for sample, reply in enumerate(self.replies):
+            text, finish = reply.text, reply.finish
+            if self.failed is not None and not asked.streamed and text is not None:
+                # Another answer of the request failed, so the person was shown none.
+                text, finish = None, "failed"
             rows.append(
                 Interaction(
                     id=asked.id,
@@ -156,12 +160,12 @@ class Answering:
                     version=self.version.number,
                     prompt=asked.prompt,
                     draft=self.draft,
-                    answer=reply.text,
+                    answer=text,
                     drafting=self.drafting,
                     answering=reply.call,
                     degraded=self.degraded,
-                    finish=reply.finish,
-                    failed=None if reply.text is not None else self.failed,
+                    finish=finish,
+                    failed=None if text is not None else self.failed,
                 )
             )
         return rows
