@@ -3,6 +3,7 @@
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -10,9 +11,10 @@ import pytest
 from cowest import io
 from cowest.commands import ask, shown
 from cowest.commands.acting import cut
+from cowest.errors import RegistryError
 from cowest.online import live
 from cowest.online.ask_api import Answer
-from cowest.records import Message
+from cowest.records import Decision, Message
 from tests import tiny
 from tests.factories import make_query
 
@@ -73,3 +75,53 @@ def test_a_held_out_query_is_asked_whole(project: Path, capsys: pytest.CaptureFi
     assert ask.main([]) == 0
     assert asked == [prompt]
     assert f"target    {' | '.join(query.targets)}" in capsys.readouterr().out
+
+
+class Decided:
+    """A registry without a champion, and its log."""
+
+    def __init__(self, *verdicts: str) -> None:
+        self._log = []
+        for number, verdict in enumerate(verdicts, 1):
+            tags = {"kind": {"noted": "hold", "waiting": "waiting"}.get(verdict, "turn")}
+            given: dict[str, Any] = {"turn": f"t{number}", "verdict": verdict, "tags": tags}
+            line = Decision(version=number, against=None, reason=f"why {number}", **given)
+            self._log.append(line)
+
+    def begun(self) -> bool:
+        return True
+
+    def open(self) -> "Decided":
+        return self
+
+    def log(self) -> list[Decision]:
+        return self._log
+
+    def champion(self) -> int | None:
+        return None
+
+    def fetch(self, version: int, folder: Path) -> None:
+        pass
+
+
+@pytest.mark.parametrize(
+    ("verdicts", "said"),
+    [
+        (["refused", "noted"], "version 1, which was refused (why 1)"),
+        (["refused", "waiting"], "version 2, which waits for approval (why 2)"),
+        (["refused", "late", "noted"], "version 2, which came late (why 2)"),
+    ],
+)
+def test_with_any_the_last_version_is_taken_and_no_hold(
+    verdicts: list[str], said: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    config: Any = SimpleNamespace(baked=None, registry=Decided(*verdicts))
+    number = live.fetch(config, tmp_path / "version", refused_too=True)
+    assert f"this is {said}" in capsys.readouterr().err
+    assert f"version {number}, " in said
+
+
+def test_with_any_a_hold_alone_is_no_version(tmp_path: Path) -> None:
+    config: Any = SimpleNamespace(baked=None, registry=Decided("noted"))
+    with pytest.raises(RegistryError, match="no version is champion yet"):
+        live.fetch(config, tmp_path / "version", refused_too=True)

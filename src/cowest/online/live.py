@@ -208,13 +208,15 @@ def champion_of(registry: Registry | Baked) -> int:
 
 def _last(registry: Registry | Baked) -> int:
     """Returns the champion's number, or the last version's if there is none yet."""
-    log = registry.log()
-    if registry.champion() is not None or not log:
+    # A hold and a release have a number too, and no version of the policy.
+    turns = [one for one in registry.log() if one.kind in ("turn", "waiting")]
+    if registry.champion() is not None or not turns:
         return champion_of(registry)
-    last = log[-1]
+    last = turns[-1]
+    became = {"waiting": "waits for approval", "late": "came late"}.get(last.verdict, "was refused")
     print(
-        f"no version is champion yet: this is version {last.version}, "
-        f"which was refused ({last.reason})",
+        f"no version is champion yet: this is version {last.version}, which {became} "
+        f"({last.reason})",
         file=sys.stderr,
     )
     return last.version
