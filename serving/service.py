@@ -120,7 +120,7 @@ def guarded() -> Starlette:
     header in no known encoding, with a 500. `bentoml serve` has both.
     """
     made: Starlette = CoWest.to_asgi()
-    order = [one.cls for one in made.user_middleware]
+    order: list[object] = [one.cls for one in made.user_middleware]
     # Starlette makes its stack of these at the first request.
     del made.user_middleware[: order.index(Front)]
     return made
