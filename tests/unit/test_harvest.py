@@ -494,6 +494,29 @@ def test_a_held_out_question_in_another_form_is_left_out_and_groups_keep_their_n
     assert intake.left_out == {f"a harvested row asks a held-out question ({NAME})": 1}
 
 
+def test_a_question_held_out_since_is_found_in_every_part_of_a_conversation(
+    tmp_path: Path,
+) -> None:
+    raw = tmp_path / "raw"
+    table = table_of(raw)
+    question = Message(role="user", content="Where is thing 1?")
+    instruction = Message(role="system", content="You are helpful.")
+    more = Message(role="user", content="Please be brief.")
+    answer = Message(role="assistant", content="In Oslo.")
+    conversations = [
+        (instruction, question),
+        (more, answer, question),
+        (question, answer, more),
+        (Message(role="system", content=question.content), more),
+    ]
+    rows = [make_row("", "Oslo", prompt=prompt) for prompt in conversations]
+    io.write(raw / NAME, [*rows, make_row("", "Oslo", prompt=(instruction, more))])
+    intake = Intake()
+    found = [row for row in table.rows(raw, intake) if isinstance(row, Query)][40:]
+    assert [row.prompt for row in found] == [(instruction, more)]
+    assert intake.left_out == {f"a harvested row asks a held-out question ({NAME})": 4}
+
+
 def test_a_broken_harvested_row_is_a_bad_row_of_the_table(tmp_path: Path) -> None:
     raw = tmp_path / "raw"
     source = table_of(raw)

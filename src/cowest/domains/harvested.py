@@ -1,6 +1,6 @@
 """Harvested rows beside a table: queries of `train`, and what the policy learns of them."""
 
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from cowest.config import key
@@ -21,18 +21,18 @@ def beside(raw: Path, path: Path) -> Path | None:
 
 
 def rows(
-    path: Path, held: Collection[str], intake: Intake, learn: bool
+    path: Path, held: set[str], intake: Intake, learn: bool
 ) -> Iterator[Query | Demonstration]:
     """Yields queries, each followed by its demonstration if `learn`; all are of `train`.
 
-    Nobody may say by a verdict what is held out, and what is right there. A row whose conversation
-    is one of `held` (`asked` of the held-out queries) is left out.
+    Nobody may say by a verdict what is held out, and what is right there. A row that asks one of
+    `held` (`asked` of the held-out queries), in any part of its conversation, is left out.
     """
     for number, row in read(path):
         if isinstance(row, Bad):
             intake.quarantine(path, number, row.reason, row.raw)
             continue
-        if asked(row.prompt) in held:
+        if not held.isdisjoint(_parts(row.prompt)):
             intake.leave_out(f"a harvested row asks a held-out question ({NAME})")
             continue
         source = f"{path.name}:{number}"
@@ -52,6 +52,15 @@ def rows(
 def asked(prompt: Sequence[Message]) -> str:
     """Names what a conversation asks, to compare it with others."""
     return key("\n".join(caseless(seen(message.content)) for message in prompt))[:16]
+
+
+def _parts(prompt: Sequence[Message]) -> list[str]:
+    """`asked` of the whole conversation, of what its user says, and of each message by itself.
+
+    Whoever gives a verdict on a conversation chose its roles, and may have asked before.
+    """
+    of_user = [message for message in prompt if message.role == "user"]
+    return [asked(prompt), asked(of_user), *(asked([message]) for message in prompt)]
 
 
 def _query(row: Harvested, source: str) -> Query:
