@@ -457,7 +457,10 @@ def test_a_served_conversation_is_compared_message_by_message(tmp_path: Path, ro
     assert len(valid) == 3 and "near" in unmet(page)
 
 
-def test_a_held_out_question_within_a_served_message_is_set_aside(tmp_path: Path) -> None:
+@pytest.mark.parametrize("near", [0.9, None])
+def test_a_held_out_question_within_a_served_message_is_set_aside(
+    tmp_path: Path, near: float | None
+) -> None:
     greeting = (
         "I hope that you are well, and that the journey was not too long for all of you! " * 3
     )
@@ -468,7 +471,7 @@ def test_a_held_out_question_within_a_served_message_is_set_aside(tmp_path: Path
         ask(2, f"{greeting}{LONG}", split="train"),
         ask(3, LONG),
     ]
-    valid, page = run(tmp_path, rows, settings("queries", near=0.9))
+    valid, page = run(tmp_path, rows, settings("queries", near=near))
     assert valid == [row.model_dump_json() for row in rows[1:]]
     assert "near" in unmet(page) and re.search(r"1\.00 like \S+rows.jsonl:4", page)
 

@@ -1,7 +1,7 @@
 """Readers of queries that find copies: of held-out queries, and of benchmarks' questions."""
 
 from collections.abc import Callable
-from functools import partial
+from functools import cache, partial
 from operator import itemgetter
 
 from cowest import io
@@ -83,6 +83,36 @@ def of_held_out(
             if other is not None:
                 remarks.say(at, f"{alike:.2f} like {held[other][1]}")
         return [{"near": alike} for alike, _ in best]
+
+    return read
+
+
+def of_served(
+    rows: io.Paths, remarks: Remarks, as_it_goes_out: Callable[[Query], Query]
+) -> Reader:
+    """Compares served conversations alone with held-out queries: the same words, also among others.
+
+    Served conversations are always of train.
+    """
+
+    @cache
+    def held() -> near.Known:
+        # Most files have no such row, and then no held-out query is read for it.
+        found = near.Known(None)
+        for part in batched(io.held_out(rows), AT_ONCE):
+            found.add([(place, asked(as_it_goes_out(row))) for place, _, row in part])
+        return found
+
+    def read(start: int, part: list[Query]) -> list[dict[str, float]]:
+        found = []
+        for at, row in enumerate(part, start):
+            alike, place = 0.0, None
+            if _is_served(row):
+                alike, place = max(map(held().nearest, _each_asked(row)), key=itemgetter(0))
+            if place is not None:
+                remarks.say(at, f"{alike:.2f} like {place}")
+            found.append({"near": alike})
+        return found
 
     return read
 

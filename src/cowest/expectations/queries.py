@@ -57,7 +57,7 @@ class QuerySuite(Config):
     detector is sure are set aside."""
     near: float | None = Field(default=0.9, ge=near.LEAST, le=1)
     """Similarity from which on a query is a near copy of one in another split; null where questions
-    are similar by design."""
+    are similar by design: then served conversations alone are compared, word for word."""
     contamination: tuple[Benchmark, ...] = ()
     """Benchmark files whose questions, and near copies of them, are set aside."""
     private: Private = Private()
@@ -153,6 +153,8 @@ class QuerySuite(Config):
             says = f"a prompt has at most {self.max_tokens} tokens of the policy"
             mend = "shorten it, or raise max_tokens"
             rules.append(Rule("tokens", says, mend, "aside", "tokens", high=self.max_tokens))
+        says = "no served conversation asks what a query of another split asks, word for word"
+        mend = "a held-out question must not be trained on: take the row out of the harvest"
         if self.near is not None:
             says = (
                 "no query is a near copy of one in another split "
@@ -162,7 +164,7 @@ class QuerySuite(Config):
                 "of two copies the one nearer to training is left out; where questions are similar "
                 "by design, set near: null"
             )
-            rules.append(Rule("near", says, mend, "aside", "near", high=0))
+        rules.append(Rule("near", says, mend, "aside", "near", high=0))
         if self.contamination:
             files = ", ".join(str(benchmark.file) for benchmark in self.contamination)
             says = f"no query is a question of {files}"
@@ -275,6 +277,8 @@ class QuerySuite(Config):
             found.append(_tokens(self.policy))
         if self.near is not None:
             found.append(copies.of_held_out(rows, self.near, remarks, self._as_it_goes_out))
+        else:
+            found.append(copies.of_served(rows, remarks, self._as_it_goes_out))
         if self.languages is not None:
             found.append(_languages(self.languages))
         return found
