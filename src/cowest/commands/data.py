@@ -236,8 +236,7 @@ def _say(
         )
         return
     ignore = place.parent / ".gitignore"
-    files = [str(pointer.file.resolve()), str(ignore.resolve())]
-    if vcs.git(repository, "status", "--porcelain", "--", *files):
+    if _to_commit(place, repository):
         print(f"commit  git add {pointer.file} {ignore} && git commit -m 'Data: {place.name}'")
     remote = vcs.ask_dvc(root, "config", "core.remote").stdout.strip()
     if remote:
@@ -273,12 +272,16 @@ def rows_of(path: Path) -> int | None:
         return None
 
 
+def _to_commit(place: Path, repository: Path) -> list[str]:
+    """Lists the files of a version that no commit has as they are now."""
+    files = [place.with_name(f"{place.name}.dvc"), place.parent / ".gitignore"]
+    there = [file.resolve() for file in files if file.exists()]
+    return [str(file) for file in there if not vcs.is_committed(repository, file)]
+
+
 def _commit(place: Path, repository: Path, message: str) -> None:
-    files = []
-    for file in (place.with_name(f"{place.name}.dvc"), place.parent / ".gitignore"):
-        if file.exists():
-            files.append(str(file.resolve()))
-    if not vcs.git(repository, "status", "--porcelain", "--", *files):
+    files = _to_commit(place, repository)
+    if not files:
         print("nothing to commit")
         return
     vcs.git(repository, "add", "--", *files)

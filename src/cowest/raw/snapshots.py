@@ -5,12 +5,10 @@ here and what DVC brings are both verified file by file, because DVC trusts time
 cache. A pointer may have been written by somebody else, so none is trusted either.
 """
 
-import hashlib
 import json
-import re
 import shutil
-import tarfile
 import tempfile
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
@@ -18,9 +16,9 @@ from cowest.config import file_digest
 from cowest.errors import InputError
 from cowest.io import write_text
 from cowest.raw import vcs
+from cowest.raw.listings import MD5, cached, cached_listing, listing_of, md5_of, name_of
 from cowest.records import DataSet
 
-MD5 = re.compile(r"[0-9a-f]{32}")
 POINTER_LENGTH = 64 * 2**10
 SHOWN = 5
 """Number of files that a message names."""
@@ -118,7 +116,7 @@ def version_of(raw: Path) -> DataSet:
     if repository is None or pointer is None:
         return _version_in_git(raw, repository)
     file, tracked = pointer.file, pointer.tracked
-    if vcs.git(repository, "status", "--porcelain", "--", str(_real(file))):
+    if not vcs.is_committed(repository, _real(file)):
         raise InputError(
             f"{file} names a version that no commit holds, so no revision can name it: "
             f"`git add {file} && git commit`, or go back with "
@@ -155,6 +153,7 @@ def _version_in_git(raw: Path, repository: Path | None) -> DataSet:
     if repository is None:
         return found
     place = _real(raw)
+    _refuse_pointers(str(raw), [str(file.relative_to(place)) for file in _data_files(place)])
     listed = vcs.git(repository, "ls-files", "-z", "--full-name", "--", str(place))
     tracked = _data_names(listed.split("\0"), repository, place)
     if not tracked:
@@ -228,20 +227,22 @@ def lay_out(raw: Path, rev: str, path: Path | None = None) -> DataSet:
         if matches(raw, found.pointer):
             return found.named(raw)
         if not _laid_out(raw):
-            raise InputError(_in_the_way(raw, rev))
+            raise InputError(_in_the_way(raw, found))
     raw.parent.mkdir(parents=True, exist_ok=True)
     # Beside its place, so that it comes there whole or not at all, by a rename.
     with tempfile.TemporaryDirectory(prefix=f".{raw.name}.", dir=raw.parent) as folder:
         fetched = Path(folder) / raw.name
         found.fetch(fetched)
-        if raw.exists() and file_digest(raw) != file_digest(fetched):
+        digest = file_digest(fetched)
+        if raw.exists() and file_digest(raw) != digest:
             if not _laid_out(raw):
-                raise InputError(_in_the_way(raw, rev))
+                raise InputError(_in_the_way(raw, found))
             raw.replace(Path(folder) / "before")
         if not raw.exists():
-            fetched.replace(raw)
-            laid_out = _all_laid_out() | {raw.as_posix(): file_digest(raw)}
+            # Recorded first: what came to its place without a record would count as somebody's own.
+            laid_out = _all_laid_out() | {raw.as_posix(): digest}
             write_text(LAID_OUT, json.dumps(laid_out, indent=2) + "\n")
+            fetched.replace(raw)
     return found.named(raw)
 
 
@@ -258,12 +259,16 @@ def _all_laid_out() -> dict[str, str]:
     return found
 
 
-def _in_the_way(raw: Path, rev: str) -> str:
-    return (
-        f"{raw} holds another version than {rev} names, and is not written over: take turn.rev out "
-        "to use what lies there, give turn.raw another place and name this one in turn.path, or go "
-        f"there with `git checkout {rev} -- {raw}.dvc && dvc checkout`"
+def _in_the_way(raw: Path, found: "Found") -> str:
+    said = (
+        f"{raw} holds another version than {found.rev} names, and is not written over: take "
+        "turn.rev out to use what lies there, or give turn.raw another place and name this one in "
+        "turn.path"
     )
+    if found.pointer is not None and found.pointer.tracked == raw:
+        file = found.pointer.file
+        said += f", or go there with `git checkout {found.rev} -- {file} && dvc checkout {file}`"
+    return said
 
 
 @dataclass(frozen=True, slots=True)
@@ -297,11 +302,19 @@ class Found:
         """Writes the version to `to`, where nothing is yet, and verifies it. Raises InputError."""
         with tempfile.TemporaryDirectory(prefix=f".{to.name}.", dir=to.parent) as folder:
             if self.pointer is None:
-                self._unpack(Path(folder)).replace(to)
+                inside = _real(self.path).relative_to(self.repository)
+                vcs.check_out(self.repository, self.commit, inside, Path(folder), self._what)
+                (Path(folder) / inside).replace(to)
                 return
             whole = Path(folder) / self.pointer.tracked.name
             self._download(self.pointer, whole)
-            (whole / _real(self.path).relative_to(_real(self.pointer.tracked))).replace(to)
+            part = whole / _real(self.path).relative_to(_real(self.pointer.tracked))
+            if not part.exists():
+                raise InputError(
+                    f"{self.path} is not tracked at {self.rev} ({self.commit[:12]}): the version "
+                    f"of {self.pointer.tracked} there is without it: is this its path there?"
+                )
+            part.replace(to)
 
     def _download(self, pointer: Pointer, to: Path) -> None:
         """Copies the files from DVC's cache, after DVC has fetched from a remote what it lacks."""
@@ -309,52 +322,26 @@ class Found:
         if root is None:
             raise InputError(f"{pointer.file} lies in no DVC project: `dvc init` makes one")
         cache = vcs.dvc_cache(root)
-        wanted = [pointer.md5, *(_cached_listing(pointer, cache) or {}).values()]
-        if not all(_cached(cache, md5).is_file() for md5 in wanted):
+        wanted = [pointer.md5, *(cached_listing(cache, pointer.md5, pointer.file) or {}).values()]
+        if not all(cached(cache, md5).is_file() for md5 in wanted):
             vcs.fetch(root, pointer.md5, self._what)
         listing: dict[str, str] | None = {"": pointer.md5}
-        if pointer.is_folder and _cached(cache, pointer.md5).is_file():
-            listing = _cached_listing(pointer, cache)
+        if pointer.is_folder and cached(cache, pointer.md5).is_file():
+            listing = cached_listing(cache, pointer.md5, pointer.file)
             to.mkdir()
         if listing is None:
             raise InputError(_damaged(self._what, pointer, "the list of its files"))
         for name, md5 in listing.items():
-            place, cached = to / name, _cached(cache, md5)
+            place, found = to / name, cached(cache, md5)
             place.parent.mkdir(parents=True, exist_ok=True)
-            if not cached.is_file():
+            if not found.is_file():
                 raise InputError(
                     f"{self._what}: {name or to.name} is neither in DVC's cache nor in its remote: "
                     "`dvc push` it from where it is"
                 )
-            shutil.copyfile(cached, place)
-            if _md5(place) != md5:
+            shutil.copyfile(found, place)
+            if md5_of(place) != md5:
                 raise InputError(_damaged(self._what, pointer, name or to.name))
-
-    def _unpack(self, folder: Path) -> Path:
-        """Writes the files that git itself has, and returns the place of the version."""
-        archive, files = folder / "archive.tar", folder / "files"
-        inside = _real(self.path).relative_to(self.repository).as_posix()
-        vcs.git(
-            self.repository, "archive", "--format=tar", f"--output={archive}", self.commit,
-            "--", inside,
-        )  # fmt: skip
-        with tarfile.open(archive) as tar:
-            for member in tar:
-                to = files / member.name
-                if member.isdir():
-                    to.mkdir(parents=True, exist_ok=True)
-                    continue
-                content = tar.extractfile(member) if member.isreg() else None
-                # A commit may hold links to anywhere, and names that climb out of the folder.
-                if content is None or not to.resolve().is_relative_to(files.resolve()):
-                    raise InputError(
-                        f"{self._what}: {member.name!r} is a link or no ordinary file: "
-                        "a version has the files themselves, and nothing was written"
-                    )
-                to.parent.mkdir(parents=True, exist_ok=True)
-                with to.open("wb") as file:
-                    shutil.copyfileobj(content, file)
-        return files / inside
 
 
 def find(path: Path, rev: str) -> Found:
@@ -378,30 +365,38 @@ def find(path: Path, rev: str) -> Found:
             return Found(path, rev, repository, commit, pointer_of(file, text, f"{file} at {rev}"))
     place, listed = _real(path), ""
     if place.is_relative_to(repository):
-        listed = vcs.git(repository, "ls-tree", "--name-only", commit, "--", str(place))
+        listed = vcs.git(
+            repository, "ls-tree", "-r", "-z", "--name-only", commit, "--", str(place)
+        )
     if not listed:
         raise InputError(
             f"{path} is not tracked at {rev} ({commit[:12]}), neither by DVC nor by git: "
             "is this its path there?"
         )
+    _refuse_pointers(f"{path} at {rev}", listed.split("\0"))
     return Found(path, rev, repository, commit, None)
+
+
+def _refuse_pointers(what: str, names: Iterable[str]) -> None:
+    """Raises InputError for files in a folder of data that are pointers to others in it."""
+    pointers = [name for name in names if PurePosixPath(name).suffix == ".dvc"]
+    if pointers:
+        raise InputError(
+            f"{what} has pointers to parts of it ({_shortened(sorted(pointers))}), so neither DVC "
+            "nor git has a version of the whole: `dvc remove` them, and `cowest data add` the "
+            "folder, which keeps it as one version; or name one of its parts"
+        )
 
 
 def matches(path: Path, pointer: Pointer) -> bool:
     """True if these are the bytes that the pointer names; files in `.dvcignore` don't count."""
     if path.is_file() or not pointer.is_folder:
-        return path.is_file() and _md5(path) == pointer.md5
-    listing = _listing(path)
+        return path.is_file() and md5_of(path) == pointer.md5
+    listing = listing_of(path)
     # It takes DVC a second to say what it ignores, so it is asked only if that can matter.
-    if _listed(listing) == pointer.md5:
+    if name_of(listing) == pointer.md5:
         return True
-    return _listed(_without_left_out(listing, pointer)) == pointer.md5
-
-
-def _listing(folder: Path) -> dict[str, str]:
-    """MD5 of each file by its name in the folder."""
-    files = [part for part in folder.rglob("*") if part.is_file()]
-    return {file.relative_to(folder).as_posix(): _md5(file) for file in files}
+    return name_of(_without_left_out(listing, pointer)) == pointer.md5
 
 
 def _without_left_out(listing: dict[str, str], pointer: Pointer) -> dict[str, str]:
@@ -410,27 +405,15 @@ def _without_left_out(listing: dict[str, str], pointer: Pointer) -> dict[str, st
     return {name: md5 for name, md5 in listing.items() if name not in ignored}
 
 
-def _listed(listing: dict[str, str]) -> str:
-    """DVC's name of a folder: the MD5 of its listing as JSON, with `.dir` at its end."""
-    rows = [{"md5": md5, "relpath": name} for name, md5 in sorted(listing.items())]
-    text = json.dumps(rows, sort_keys=True)
-    return hashlib.md5(text.encode(), usedforsecurity=False).hexdigest() + ".dir"
-
-
-def _md5(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, lambda: hashlib.md5(usedforsecurity=False)).hexdigest()
-
-
 def _changed(path: Path, pointer: Pointer) -> str:
     """Says in words how the files differ from what the pointer names."""
     root = vcs.dvc_root(pointer.file.parent)
     before = None
     if root is not None and path.is_dir() and pointer.is_folder:
-        before = _cached_listing(pointer, vcs.dvc_cache(root))
+        before = cached_listing(vcs.dvc_cache(root), pointer.md5, pointer.file)
     if before is None:
         return "its bytes are others"
-    now = _without_left_out(_listing(path), pointer)
+    now = _without_left_out(listing_of(path), pointer)
     both = before.keys() & now.keys()
     kinds = {
         "changed": [name for name in both if now[name] != before[name]],
@@ -455,34 +438,6 @@ def _damaged(what: str, pointer: Pointer, name: str) -> str:
         "DVC's cache or remote: take it out of the cache (`dvc cache dir`; its name is its MD5) "
         "and run again, or `dvc push` it again from where it is whole"
     )
-
-
-def _cached(cache: Path, md5: str) -> Path:
-    return cache / md5[:2] / md5[2:]
-
-
-def _cached_listing(pointer: Pointer, cache: Path) -> dict[str, str] | None:
-    """MD5 of each file of a folder by name, or None if DVC's cache does not have the list whole.
-
-    Raises InputError for a list with a name outside the folder, to which DVC would write.
-    """
-    cached = _cached(cache, pointer.md5)
-    if not pointer.is_folder or not cached.is_file() or f"{_md5(cached)}.dir" != pointer.md5:
-        return None
-    try:
-        entries = json.loads(cached.read_bytes())
-        found = {str(entry["relpath"]): str(entry["md5"]) for entry in entries}
-    except (ValueError, TypeError, KeyError):
-        return None
-    for name, md5 in found.items():
-        path = PurePosixPath(name)
-        inside = not path.is_absolute() and ".." not in path.parts and "\0" not in name
-        if not inside or not MD5.fullmatch(md5):
-            raise InputError(
-                f"{pointer.file} stands for a folder with a file outside of it ({name!r}): "
-                "nothing of it was written"
-            )
-    return found
 
 
 def _last_commit(repository: Path, path: Path) -> str:

@@ -7,8 +7,10 @@ import shlex
 import shutil
 import subprocess
 import sys
-from collections.abc import Sequence
+import tempfile
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from types import MappingProxyType
 
 from cowest.errors import InputError
 
@@ -65,13 +67,22 @@ def git(folder: Path, *arguments: str) -> str:
     return asked.stdout.strip("\n")
 
 
-def ask(folder: Path, *arguments: str) -> "subprocess.CompletedProcess[str]":
-    """Runs git and returns how it ended. Raises InputError if there is no git."""
+def ask(
+    folder: Path,
+    *arguments: str,
+    given: str | None = None,
+    environment: Mapping[str, str] | None = None,
+) -> "subprocess.CompletedProcess[str]":
+    """Runs git with `given` as its input and returns how it ended.
+
+    Raises InputError if there is no git.
+    """
     command = shutil.which("git")
     if command is None:
         raise InputError("git is not installed: apt-get install git")
     # Without the flag a file named `q*.jsonl` would stand for all that match it.
-    return _run([command, "--literal-pathspecs", "-C", str(folder), *arguments], Path())
+    command_line = [command, "--literal-pathspecs", "-C", str(folder), *arguments]
+    return _run(command_line, Path(), given, environment or {})
 
 
 def commit_of(repository: Path, rev: str) -> str:
@@ -123,6 +134,50 @@ def text_at(repository: Path, commit: str, file: Path) -> str | None:
     return asked.stdout if asked.returncode == 0 else None
 
 
+def is_committed(repository: Path, file: Path) -> bool:
+    """True if git has the file, and no change to it waits for a commit."""
+    # `status` alone says nothing of a file that is ignored, nor of new ones where git's settings
+    # hide them.
+    if not git(repository, "ls-files", "--", str(file)):
+        return False
+    return not git(repository, "status", "--porcelain", "--", str(file))
+
+
+def check_out(repository: Path, commit: str, inside: Path, to: Path, what: str) -> None:
+    """Writes what a commit has at the path `inside` a repository, as a checkout would.
+
+    The files come into the empty folder `to`, by their paths in the repository; its index and work
+    tree stay as they are. Raises InputError, which begins with `what`.
+    """
+    names = []
+    listed = git(repository, "ls-tree", "-r", "-z", commit, "--", str(inside))
+    for entry in listed.removesuffix("\0").split("\0"):
+        kind, _, name = entry.partition("\t")
+        # A commit may hold links to anywhere, and of a submodule it has a name alone.
+        if not kind.startswith("100"):
+            raise InputError(
+                f"{what}: {name!r} is a link or no ordinary file: "
+                "a version has the files themselves, and nothing was written"
+            )
+        names.append(name)
+    # Not by `git archive`: attributes (export-ignore, export-subst) leave files out of it, or
+    # change them.
+    with tempfile.TemporaryDirectory(prefix="cowest-") as folder:
+        index = {"GIT_INDEX_FILE": str(Path(folder) / "index")}
+        asked = ask(repository, "read-tree", "--no-sparse-checkout", commit, environment=index)
+        if asked.returncode == 0:
+            asked = ask(
+                repository, f"--work-tree={to.resolve()}", "checkout-index", "-z", "--stdin",
+                given="\0".join(names), environment=index,
+            )  # fmt: skip
+    missing = [name for name in names if not (to / name).is_file()]
+    if asked.returncode or missing:
+        raise InputError(
+            f"{what}: git did not write {', '.join(missing[:5]) or 'all files'}: "
+            f"{' '.join(asked.stderr.split())[-300:] or 'it does not say why'}"
+        )
+
+
 def dvc_root(folder: Path) -> Path | None:
     """The top of the DVC project around a folder."""
     for part in (folder.resolve(), *folder.resolve().parents):
@@ -163,14 +218,17 @@ def ask_dvc(
 
 
 def _run(
-    command: Sequence[str], folder: Path, given: str | None = None
+    command: Sequence[str],
+    folder: Path,
+    given: str | None = None,
+    environment: Mapping[str, str] = MappingProxyType({}),
 ) -> "subprocess.CompletedProcess[str]":
     # Neither may ask for a password on the terminal, nor speak another language than HINTS do.
-    environment = {"DVC_NO_ANALYTICS": "1", "LC_ALL": "C", "GIT_TERMINAL_PROMPT": "0"}
+    ours = {"DVC_NO_ANALYTICS": "1", "LC_ALL": "C", "GIT_TERMINAL_PROMPT": "0"}
     return subprocess.run(  # noqa: S603
         command,
         cwd=folder,
-        env=os.environ | environment,
+        env=os.environ | ours | environment,
         input=given or "",
         capture_output=True,
         text=True,
