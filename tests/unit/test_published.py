@@ -31,6 +31,9 @@ def rows_of(folder: Path, *names: str) -> Path:
         (("train.json", "valid.json", "test.json"), ["test", "dev", "train"]),
         (("dev.jsonl", "answers.jsonl"), [None]),
         (("utterances.jsonl",), [None]),
+        (("train.jsonl", "val.jsonl"), ["dev", "train"]),
+        (("training.jsonl", "Test.jsonl"), ["test", "train"]),
+        (("train-00000-of-00002.json", "train-00001-of-00002.json"), [None, None]),
     ],
 )
 def test_splits_are_as_published_where_there_are_two(
@@ -45,6 +48,13 @@ def test_splits_are_as_published_where_there_are_two(
         ((), "no data set here"),
         (("a.json", "b.json"), "no data set here"),
         (("dev.json", "valid.json", "train.json"), "two files"),
+        (("test.json", "test-00000-of-00001.json", "train.json"), "two files"),
+        (("test-0-of-1.json", "test-0-of-1.jsonl", "train.json"), "two files"),
+        (("train-00000-of-00003.json",), "not all parts"),
+        (("rows-00001-of-00002.json",), "not all parts"),
+        (("train.json", "test-0-of-3.json", "test-2-of-3.json"), "not all parts"),
+        (("train.json", "test-0-of-2.json", "test-1-of-3.json"), "not all parts"),
+        (("train.json", "test-1-of-2.json", "test-01-of-2.json"), "not all parts"),
     ],
 )
 def test_a_folder_that_is_no_data_set_is_refused(
@@ -52,6 +62,14 @@ def test_a_folder_that_is_no_data_set_is_refused(
 ) -> None:
     with pytest.raises(InputError, match=said):
         published.files(rows_of(tmp_path, *names))
+
+
+def test_a_table_that_is_not_read_is_named(tmp_path: Path) -> None:
+    INVENTED["medmcqa"](tmp_path)
+    write_rows(tmp_path / "heldout.jsonl", [{"text": "of another name"}])
+    intake = Intake(0)
+    assert list(domain("medmcqa").load(tmp_path, intake))
+    assert intake.unread == ["heldout.jsonl"]
 
 
 @pytest.mark.parametrize(

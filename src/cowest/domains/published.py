@@ -1,8 +1,8 @@
 """Published data sets: their files and splits, with no query or near copy of one in two splits.
 
-A folder with two or more of train, dev (or valid, validation) and test, as .jsonl, .json or
-.parquet, has its splits as published. One file, by itself or alone in its folder, is split by the
-groups of its rows: a digest of the group says where a row goes.
+A folder with two or more of train (or training), dev (or val, valid, validation) and test (or
+testing), as .jsonl, .json or .parquet, has its splits as published. One file, by itself or alone in
+its folder, is split by the groups of its rows: a digest of the group says where a row goes.
 """
 
 import re
@@ -20,16 +20,22 @@ from cowest.records import Demonstration, Query, Split
 
 NAMES: dict[str, Split] = {
     "test": "test",
+    "testing": "test",
     "dev": "dev",
+    "val": "dev",
     "valid": "dev",
     "validation": "dev",
     "train": "train",
+    "training": "train",
 }
-"""Names of files, and the split that each holds. Held-out splits are read first, and of rows that
-share a text the one read first stays: train gives way to dev, and dev to test."""
+"""Names of files in small letters, and the split that each holds. Held-out splits are read first,
+and of rows that share a text the one read first stays: train gives way to dev, and dev to test."""
 HELD_OUT = ("test", "dev")
 ENDINGS = (".jsonl", ".json", ".parquet")
-PART = re.compile(r"-\d+-of-\d+$")
+PART = re.compile(r"-(\d+)-of-(\d+)$")
+"""The end of a part's name: its number, counted from 0, and the number of all parts."""
+NAMED = 8
+"""Number of files that an error message names."""
 
 
 class Unlabelled(Exception):
@@ -66,7 +72,9 @@ def queries(
     """
     texts: dict[bytes, Split] = {}
     seen: set[bytes] = set()
-    for path, published in files(raw).items():
+    found_files = files(raw)
+    intake.unread += [path.name for path in _tables(raw) if path not in found_files]
+    for path, published in found_files.items():
         last = nth = 0
         for number, found in tables.raw_rows(path, fields):
             if isinstance(found, Bad):
@@ -131,40 +139,67 @@ def files(raw: Path) -> dict[Path, Split | None]:
     """The files of a data set with their splits; None as the split of a file that has no other.
 
     A split may be in parts, `train-00000-of-00002.parquet`, read in the order of their names.
-    Raises InputError if there is no data set.
+    Raises InputError if there is no data set, or a part is missing.
     """
     if raw.is_file():
         return {raw: None}
-    there: list[Path] = []
+    there = _tables(raw)
+    splits: dict[Split, list[Path]] = {}
+    for name, split in NAMES.items():
+        for path in there:
+            if _unparted(path) == name:
+                splits.setdefault(split, []).append(path)
+    for paths in splits.values():
+        _refuse_torn(raw, paths)
+    if len(splits) > 1:
+        found: dict[Path, Split | None] = {}
+        for split, paths in splits.items():
+            found.update(dict.fromkeys(paths, split))
+        return found
+    if splits:
+        return dict.fromkeys(next(iter(splits.values())))
+    if len(there) != 1:
+        raise InputError(
+            f"{raw}: no data set here: expected train, dev and test as {', '.join(ENDINGS)}, or "
+            "one such file"
+        )
+    _refuse_torn(raw, there)
+    return dict.fromkeys(there)
+
+
+def _tables(raw: Path) -> list[Path]:
+    """The tables that lie in a folder, by name; none if there is no folder."""
+    found = []
     if raw.is_dir():
         for path in sorted(raw.iterdir()):
             # A Mac lays a hidden `._train.jsonl` beside `train.jsonl`.
             hidden = path.name.startswith(".")
             if path.is_file() and path.suffix.lower() in ENDINGS and not hidden:
-                there.append(path)
-    named: dict[Path, Split | None] = {}
-    for name, split in NAMES.items():
-        for path in there:
-            if _unparted(path) == name:
-                named[path] = split
-    found = {_unparted(path) + path.suffix.lower() for path in named}
-    if len(found) == 1 or (not named and len(there) == 1):
-        return dict.fromkeys(named or there, None)
-    if not named:
+                found.append(path)
+    return found
+
+
+def _refuse_torn(raw: Path, paths: list[Path]) -> None:
+    """Raises InputError if files of one split are neither one file nor all parts of one."""
+    parts = [part for part in (PART.search(path.stem) for path in paths) if part is not None]
+    names = ", ".join(path.name for path in paths[:NAMED])
+    if len(paths) > NAMED:
+        names += f" and {len(paths) - NAMED} more"
+    wholes = {(_unparted(path), path.suffix.lower()) for path in paths}
+    if len(wholes) > 1 or len(parts) not in (0, len(paths)):
+        raise InputError(f"{raw}: two files for one split: {names}: leave one of them there")
+    numbers = sorted(int(part[1]) for part in parts)
+    counts = {int(part[2]) for part in parts}
+    if parts and (counts != {len(parts)} or numbers != list(range(len(parts)))):
         raise InputError(
-            f"{raw}: no data set here: expected train, dev and test as {', '.join(ENDINGS)}, or "
-            "one such file"
+            f"{raw}: {names}: not all parts of one file, once each, from 0 to one below their "
+            "count: bring those that are missing, or take out what is of another set"
         )
-    if len(set(named.values())) < len(found):
-        raise InputError(
-            f"{raw}: two files for one split: {', '.join(path.name for path in named)}"
-        )
-    return named
 
 
 def _unparted(path: Path) -> str:
-    """The name of a file without its ending and the number of its part."""
-    return PART.sub("", path.stem)
+    """The name of a file in small letters, without its ending and the number of its part."""
+    return PART.sub("", path.stem).casefold()
 
 
 def taught(queries: Iterable[Query], raw: Path, fields: str) -> Iterator[Query | Demonstration]:

@@ -46,6 +46,8 @@ class Intake:
         self.left_out: Counter[str] = Counter()
         self.notes: Counter[str] = Counter()
         """What was read in a way that may not be meant, with the number of rows."""
+        self.unread: list[str] = []
+        """Names of tables that lie among the data and were not read."""
         self._most, self._keep = most, keep
         self._said: list[str] = []
 

@@ -95,5 +95,7 @@ def main(raw: In, queries: Out, corpus: Out, quarantine: Out, config: PrepareCon
         intake.judge()
         intake.close()
     print(f"prepare: {intake.told()}; {asked} queries, {taught} demonstrations", file=sys.stderr)
+    if intake.unread:
+        print(f"prepare: not read, by their names: {', '.join(intake.unread)}", file=sys.stderr)
     for what, count in intake.notes.items():
         print(f"prepare: in {count} rows {what}", file=sys.stderr)
