@@ -5,6 +5,7 @@ A float of 32 or 16 bits is read as the shortest decimal that it stands for (0.1
 """
 
 import struct
+from collections import Counter
 from collections.abc import Callable, Collection, Iterator
 from datetime import datetime
 from math import isfinite
@@ -19,8 +20,13 @@ BATCH = 256
 """Number of rows of a Parquet file that are held at once."""
 ROW_GROUP_LIMIT = 2**30
 """Largest row group of a Parquet file, in bytes once unpacked: more could exhaust the memory."""
+ROW_LIMIT = 2**26
+"""Largest row, in bytes once written out, and the most of a batch that is made Python's at once.
 
-
+A few bytes of a file may say one text of a dictionary, or one number of a list, a million times.
+"""
+ENTRY = 8
+"""Bytes that an entry of a list takes beside its value."""
 AT_ONCE = 2**14
 """Number of time stamps that are looked at at once."""
 WHOLE = 2**24
@@ -40,18 +46,25 @@ def rows(path: Path, columns: Collection[str] | None) -> Iterator[tuple[int, Row
             "(README, Install)"
         ) from None
     try:
-        # Without reading ahead, a page of each column is held and not a whole row group.
-        with parquet.ParquetFile(path, buffer_size=2**16, pre_buffer=False) as file:
-            names = _wanted(file.schema_arrow.names, columns)
-            _refuse_large(path, file.metadata)
+        with parquet.ParquetFile(path) as file:
+            metadata, schema = file.metadata, file.schema_arrow
+            texts = _texts(file.schema)
+        names = _wanted(path, schema.names, columns)
+        _refuse_large(path, metadata)
+        # Without reading ahead, a page of each column is held and not a whole row group. Texts stay
+        # in their dictionaries, each of them once, until they are Python's.
+        with parquet.ParquetFile(
+            path, metadata=metadata, read_dictionary=texts, buffer_size=2**16, pre_buffer=False
+        ) as file:
             changes = _changes(file, names)
             number = 0
             for batch in file.iter_batches(batch_size=BATCH, columns=names, use_threads=False):
-                for row in batch.to_pylist():
-                    number += 1
-                    for name, change in changes.items():
-                        row[name] = change(row[name])
-                    yield number, row
+                for piece in _pieces(path, number, batch):
+                    for row in _written_out(piece, schema).to_pylist():
+                        number += 1
+                        for name, change in changes.items():
+                            row[name] = change(row[name])
+                        yield number, row
     except (
         pyarrow.ArrowException,
         OSError,
@@ -62,6 +75,71 @@ def rows(path: Path, columns: Collection[str] | None) -> Iterator[tuple[int, Row
         raise InputError(
             f"{path} can't be read as Parquet: {' '.join(str(error).split())[:200]}"
         ) from None
+
+
+def _texts(schema: Any) -> list[str]:
+    """Names of the columns that may have a dictionary of texts."""
+    # Of texts inside lists and objects, pyarrow reads no dictionary that ends within a batch.
+    leaves = [schema.column(number) for number in range(len(schema))]
+    return [leaf.path for leaf in leaves if leaf.path == leaf.name]
+
+
+def _pieces(path: Path, before: int, batch: Any) -> Iterator[Any]:
+    """The parts of a batch that each take ROW_LIMIT bytes at most; `before` rows came before it.
+
+    Raises InputError for a row that takes more.
+    """
+    size = sum(_size(column) for column in batch.columns)
+    if size <= ROW_LIMIT:
+        yield batch
+        return
+    if batch.num_rows == 1:
+        raise InputError(
+            f"{path}: row {before + 1} unpacks to {size // 2**20} MiB, over {ROW_LIMIT // 2**20}: "
+            "shorten it, or make several rows of it"
+        )
+    half = batch.num_rows // 2
+    yield from _pieces(path, before, batch.slice(0, half))
+    yield from _pieces(path, before + half, batch.slice(half))
+
+
+def _size(values: Any) -> int:
+    """Bytes that values take once each is written out."""
+    from pyarrow import compute, types
+
+    kind = values.type
+    if types.is_dictionary(kind):
+        lengths = compute.binary_length(values.dictionary)
+        return int(compute.sum(lengths.take(values.indices)).as_py() or 0)
+    if types.is_struct(kind):
+        return sum(_size(part) for part in values.flatten())
+    if types.is_map(kind):
+        values = values.cast(_as_list(kind))
+    if types.is_nested(kind):
+        entries = values.flatten()
+        return ENTRY * len(entries) + _size(entries)
+    return int(values.nbytes)
+
+
+def _as_list(kind: Any) -> Any:
+    import pyarrow
+
+    pair = [pyarrow.field("key", kind.key_type), pyarrow.field("value", kind.item_type)]
+    return pyarrow.list_(pyarrow.struct(pair))
+
+
+def _written_out(piece: Any, schema: Any) -> Any:
+    """The piece with the types that the file says, without dictionaries where that is quicker."""
+    import pyarrow
+
+    columns = []
+    for field, column in zip(piece.schema, piece.columns, strict=True):
+        try:
+            columns.append(column.cast(schema.field(field.name).type))
+        except pyarrow.ArrowNotImplementedError:
+            # The rows are the same, and take longer.
+            columns.append(column)
+    return pyarrow.RecordBatch.from_arrays(columns, piece.schema.names)
 
 
 def _changes(file: Any, names: list[str] | None) -> dict[str, Change]:
@@ -180,16 +258,35 @@ def _refuse_other_bytes(path: Path) -> None:
     raise InputError(f"{path} {'is no Parquet file' if start else 'has no rows'}")
 
 
-def _wanted(names: list[str], columns: Collection[str] | None) -> list[str] | None:
-    """The columns of the file that hold what is asked for; `answers.text` is in `answers`."""
-    if columns is None:
-        return None
-    wanted = []
-    for name in names:
-        inner = f"{name}."
-        if name in columns or any(column.startswith(inner) for column in columns):
-            wanted.append(name)
-    return wanted
+def _wanted(path: Path, names: list[str], columns: Collection[str] | None) -> list[str] | None:
+    """The columns of the file that hold what is asked for; `answers.text` is in `answers`.
+
+    None if all columns are to be read. Raises InputError if one of them is there twice.
+    """
+    wanted = names
+    if columns is not None and all(_is_there(column, names, columns) for column in columns):
+        wanted = []
+        for name in names:
+            inner = f"{name}."
+            if name in columns or any(column.startswith(inner) for column in columns):
+                wanted.append(name)
+    twice = sorted(name for name, count in Counter(wanted).items() if count > 1)
+    if twice:
+        raise InputError(
+            f"{path} has several columns named {', '.join(map(repr, twice))}: give each column a "
+            "name of its own"
+        )
+    return None if wanted is names else wanted
+
+
+def _is_there(column: str, names: list[str], columns: Collection[str]) -> bool:
+    """True for a column that the file has, and for one that may be missing: `note?`.
+
+    Whoever misses any other says which columns there are, and for that needs all of them.
+    """
+    if column.endswith("?") or f"{column}?" in columns:
+        return True
+    return any(column == name or column.startswith(f"{name}.") for name in names)
 
 
 def _refuse_large(path: Path, metadata: Any) -> None:

@@ -1,0 +1,122 @@
+"""Parquet files of a few bytes that say much, and columns that are missing or there twice."""
+
+import tracemalloc
+from pathlib import Path
+from typing import Any
+
+import pyarrow
+import pytest
+from pyarrow import parquet
+
+from cowest.errors import InputError
+from cowest.raw import parquet_rows, tables
+from tests.tables import load, write
+
+TEXT = "x" * 2**17
+
+
+def read(path: Path, *columns: str) -> list[dict[str, Any]]:
+    rows = tables.rows(path, None, None, columns or None)
+    return [row for _, row in tables.sound(path, rows)]
+
+
+def written(path: Path, **columns: Any) -> Path:
+    parquet.write_table(pyarrow.table(columns), path, compression="zstd")
+    return path
+
+
+def test_one_text_for_many_rows_is_not_held_for_all_of_them(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(parquet_rows, "ROW_LIMIT", 2**22)
+    path = written(
+        tmp_path / "t.parquet",
+        q=[TEXT] * 256,
+    )
+    assert path.stat().st_size < 10_000
+    before = pyarrow.total_allocated_bytes()
+    tracemalloc.start()
+    most = count = 0
+    for _, row in tables.rows(path):
+        assert isinstance(row, dict) and row["q"] == TEXT
+        most = max(most, pyarrow.total_allocated_bytes() - before)
+        count += 1
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert count == 256 and most + peak < 4 * 2**22
+
+
+@pytest.mark.parametrize(
+    "value",
+    [
+        [7] * 200_000,
+        [[7]] * 60_000,
+        [None] * 200_000,
+        {"inner": [True] * 200_000},
+        [TEXT] * 20,
+        [{"a": TEXT}] * 20,
+    ],
+)
+def test_a_row_that_would_fill_the_memory_is_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, value: Any
+) -> None:
+    monkeypatch.setattr(parquet_rows, "ROW_LIMIT", 2**20)
+    path = written(tmp_path / "t.parquet", q=["Who?", "Where?"], a=[None, value])
+    assert path.stat().st_size < 30_000
+    with pytest.raises(InputError, match=r"t.parquet: row 2 unpacks to \d+ MiB, over 1: shorten"):
+        read(path)
+    assert read(path, "q") == [{"q": "Who?"}, {"q": "Where?"}]
+
+
+def test_rows_are_as_before_in_however_many_pieces(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rows = [
+        {
+            "q": f"Which {number % 7}?",
+            "list": [f"a{number % 3}", None],
+            "deep": [{"a": ["b"], "n": number}],
+            "raw": b"\x01",
+            "none": None,
+        }
+        for number in range(600)
+    ]
+    more = {
+        "large": pyarrow.array(["a"] * 600, pyarrow.large_string()),
+        "view": pyarrow.array(["a"] * 600, pyarrow.string_view()),
+        "map": pyarrow.array(
+            [[("k", "v")]] * 600, pyarrow.map_(pyarrow.string(), pyarrow.string())
+        ),
+        "kind": pyarrow.array(["a", "b"] * 300).dictionary_encode(),
+    }
+    table = pyarrow.Table.from_pylist(rows)
+    for name, values in more.items():
+        table = table.append_column(name, values)
+    parquet.write_table(table, tmp_path / "t.parquet", row_group_size=250)
+    whole = table.to_pylist()
+    assert read(tmp_path / "t.parquet") == whole
+    monkeypatch.setattr(parquet_rows, "ROW_LIMIT", 300)
+    assert read(tmp_path / "t.parquet") == whole
+
+
+@pytest.mark.parametrize("columns", [(), ("q", "t"), ("q", "t.text"), ("other",)])
+def test_a_column_that_is_there_twice_is_refused(tmp_path: Path, columns: tuple[str, ...]) -> None:
+    values = [pyarrow.array(["Who?"]), pyarrow.array(["a"]), pyarrow.array(["b"])]
+    path = tmp_path / "t.parquet"
+    parquet.write_table(pyarrow.Table.from_arrays(values, ["q", "t", "t"]), path)
+    with pytest.raises(InputError, match=r"t.parquet has several columns named 't': give each"):
+        read(path, *columns)
+    assert read(path, "q") == [{"q": "Who?"}]
+
+
+def test_a_column_that_is_missing_is_said_with_all_that_are_there(tmp_path: Path) -> None:
+    rows = [{"question": "Who?", "answer": "Ada", "topic": "engines"}]
+    for ending in (".parquet", ".csv"):
+        path = write(tmp_path / f"t{ending}", rows)
+        with pytest.raises(
+            InputError,
+            match="no column 'qestion': is it 'question'.*columns are question, answer, topic",
+        ):
+            load(path, prompt="qestion", targets="answer")
+    path = tmp_path / "t.parquet"
+    assert read(path, "question", "note", "note?") == [{"question": "Who?"}], "it may be missing"
