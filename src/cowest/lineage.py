@@ -266,7 +266,7 @@ def _bases(params: dict[str, Any]) -> Iterator[HFConfig]:
 def data_digests(raw: Path) -> dict[str, str]:
     """Returns the digest of each file of a folder by name, or of the one file as `raw`.
 
-    Hidden files are left out. Raises InputError if there is no file.
+    Hidden files are left out. Raises InputError if there is no file, and for a link to a folder.
     """
     if raw.is_file():
         return {"raw": file_digest(raw)}
@@ -277,7 +277,14 @@ def data_digests(raw: Path) -> dict[str, str]:
     digests = {}
     for part in sorted(raw.rglob("*")):
         name = part.relative_to(raw)
-        if part.is_file() and not snapshots.hidden(name):
+        if snapshots.hidden(name):
+            continue
+        if part.is_symlink() and part.is_dir():
+            raise InputError(
+                f"{part} is a link to a folder, of whose files no turn would know the version: "
+                "put the files themselves there"
+            )
+        if part.is_file():
             digests[name.as_posix()] = file_digest(part)
     if not digests:
         raise InputError(f"{raw} has no files: params.yaml names the raw data in turn.raw")

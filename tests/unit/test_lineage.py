@@ -157,6 +157,21 @@ def test_raw_data_that_are_missing_are_said(tmp_path: Path) -> None:
         data_digests(tmp_path / "empty")
 
 
+def test_a_linked_folder_among_the_data_is_refused_since_no_digest_knows_its_files(
+    tmp_path: Path,
+) -> None:
+    raw, other = tmp_path / "raw", tmp_path / "other"
+    raw.mkdir()
+    other.mkdir()
+    (raw / "q.csv").write_text("q,a\n")
+    (raw / ".linked").symlink_to(other)
+    (raw / "file.csv").symlink_to(raw / "q.csv")
+    assert set(data_digests(raw)) == {"q.csv", "file.csv"}
+    (raw / "linked").symlink_to(other)
+    with pytest.raises(InputError, match="raw/linked is a link to a folder.*put the files"):
+        data_digests(raw)
+
+
 def test_tags_say_which_data_a_version_rests_on() -> None:
     raw = DataSet(path="data/raw/a", digest="d" * 64, kept="dvc", rev="r" * 40, md5="m.dir")
     pairs = DataSet(path="data/pairs.jsonl", digest="e" * 64, kept="derived", rows=3)

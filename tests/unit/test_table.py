@@ -249,6 +249,8 @@ def test_a_split_with_no_rows(tmp_path: Path) -> None:
         ({**PLAIN, "splits": {"column": "s", "seed": 3}}, "have no use"),
         ({**PLAIN, "splits": {"values": {"train": ["a"], "test": ["A"]}}}, "named twice"),
         ({**PLAIN, "file": "../other.csv"}, "not inside the raw data"),
+        ({**PLAIN, "file": ".h/q.csv"}, "is hidden, so that no turn would know its version"),
+        ({**PLAIN, "corpus": {"file": "__pycache__/q.csv", "completion": "a"}}, "is hidden"),
         (
             {**PLAIN, "corpus": {"file": "/etc/passwd", "completion": "a"}},
             "not inside the raw data",

@@ -2,7 +2,7 @@
 
 from functools import lru_cache
 from itertools import chain
-from pathlib import PurePosixPath
+from pathlib import Path, PurePosixPath
 from typing import Annotated, Any, Literal, get_args
 
 from pydantic import BeforeValidator, Field, field_validator
@@ -11,6 +11,7 @@ from cowest.config import Config, digest
 from cowest.domains.cells import Lists, needed, possible_columns
 from cowest.raw.files import Row
 from cowest.raw.intake import Unfit
+from cowest.raw.snapshots import hidden
 from cowest.raw.tables import Format
 from cowest.records import Split
 from cowest.sametext import caseless
@@ -216,7 +217,10 @@ class Table(Config):
 
 
 def inside(name: str | None) -> str | None:
-    """Returns the name of a file in the raw folder. Raises ValueError for one outside of it."""
+    """Returns the name of a file in the raw folder.
+
+    Raises ValueError for a file outside of it, and for one that is hidden.
+    """
     if name is None:
         return None
     path = PurePosixPath(name)
@@ -225,4 +229,6 @@ def inside(name: str | None) -> str | None:
         raise ValueError(
             f"file: {name} is not inside the raw data, so that no turn would know its version"
         )
+    if hidden(Path(name)):
+        raise ValueError(f"file: {name} is hidden, so that no turn would know its version")
     return name

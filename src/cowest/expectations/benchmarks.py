@@ -9,6 +9,7 @@ from cowest.errors import InputError, RecordError
 from cowest.expectations import near
 from cowest.expectations.columns import AT_ONCE
 from cowest.raw import tables
+from cowest.raw.snapshots import hidden
 
 
 class Benchmark(Config):
@@ -22,6 +23,8 @@ class Benchmark(Config):
     def model_post_init(self, _: object) -> None:
         if self.file.is_absolute() or ".." in self.file.parts:
             raise ValueError(f"{self.file}: name a file in the raw folder, by its path below that")
+        if hidden(self.file):
+            raise ValueError(f"{self.file} is hidden, so that no turn would know its version")
 
 
 def known(benchmarks: Sequence[Benchmark], raw: Path, least: float | None) -> near.Known:
