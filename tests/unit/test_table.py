@@ -68,6 +68,38 @@ def test_newlines_in_quotes_keep_the_rows_and_their_places(tmp_path: Path) -> No
     assert [row.source for row in found] == ["t.csv:2", "t.csv:7"]
 
 
+def test_a_lone_quote_between_tabs_swallows_no_rows(tmp_path: Path) -> None:
+    path = tmp_path / "t.tsv"
+    path.write_text('question\tanswer\n"Alpha is\tone\nb\ttwo\nsize 5"\tthree\n"d"\tfour\n')
+    with pytest.raises(RecordError, match=r"t.tsv:2: .* set `quotes: none` in prepare.table"):
+        load(path, **PLAIN, **everything())
+    found = load(path, **PLAIN, **everything(), quotes="none")
+    assert [row.targets[0] for row in found] == ["one", "two", "three", "four"]
+    assert [row.prompt[0].content for row in found] == ['"Alpha is', "b", 'size 5"', '"d"']
+    found = load(path, **PLAIN, **everything(), quotes="read")
+    assert [row.targets[0] for row in found] == ["three", "four"]
+    # A field with one of the two is no sign of it.
+    path.write_text('question\tanswer\n"two\nlines"\t"a\ttab"\n')
+    assert len(load(path, **PLAIN, **everything())) == 1
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        (
+            '"Who" is?,Ada',
+            r"not CSV \(.*expected after.*\): in a quoted field a quote is written twi",
+        ),
+        ("Who\ris?,Ada", r"not CSV \(new-line.*\): a carriage return stands in a field without"),
+        ('"Who is?,Ada', r"not CSV \(unexpected end of data\): a quote is not closed"),
+    ],
+)
+def test_what_is_no_csv_is_said_with_its_own_cause(tmp_path: Path, text: str, said: str) -> None:
+    (tmp_path / "t.csv").write_bytes(f"question,answer\n{text}\n".encode())
+    with pytest.raises(RecordError, match=f"t.csv:2: {said}"):
+        load(tmp_path / "t.csv", **PLAIN)
+
+
 def test_line_ends_and_the_mark_of_an_editor_change_no_row(tmp_path: Path) -> None:
     for ending in (".csv", ".jsonl"):
         path = write(tmp_path / f"t{ending}", rows(5))

@@ -9,6 +9,7 @@ from pydantic import BeforeValidator, Field, field_validator
 
 from cowest.config import Config, digest
 from cowest.domains.cells import Lists, needed, possible_columns
+from cowest.raw.csv_rows import Quotes
 from cowest.raw.files import Row
 from cowest.raw.intake import Unfit
 from cowest.raw.snapshots import hidden
@@ -134,6 +135,10 @@ class Table(Config):
     """jsonl, csv or parquet. Needed if the file's ending does not say it."""
     delimiter: str | None = Field(default=None, min_length=1, max_length=1, pattern='^[^"\\r\\n]$')
     """The character between two fields of CSV. By default a comma, or a tab in a .tsv file."""
+    quotes: Quotes | None = None
+    """With CSV: read, if a field that begins with a quote goes on to the next one, or none, if a
+    quote is a letter like any other. By default they are read, and a row between tabs that looks as
+    if a lone quote had swallowed others is bad."""
     prompt: str
     """The question: a column, or a template over columns, as in "{passage}\\n\\n{question}". In a
     template `{choices}` shows the options, one per line, and {{ and }} are braces."""

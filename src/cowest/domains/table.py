@@ -164,7 +164,7 @@ class Source:
         asked = self.table.prompt if given.prompt is None else given.prompt
         columns = possible_columns(asked) | possible_columns(completion)
         # The file is looked at before the first query is read, so that a wrong one stops at once.
-        rows = tables.rows(path, None, self.table.delimiter, columns)
+        rows = tables.rows(path, None, self.table.delimiter, columns, self.table.quotes)
 
         def make(source: str, row: Row) -> Demonstration | None:
             said = filled(row, completion, optional=True)
@@ -184,7 +184,8 @@ class Source:
         unseen = set(table.tags)
         if table.ideal is not None:
             unseen.add(table.ideal)
-        for number, row in tables.rows(path, table.format, table.delimiter, table.columns()):
+        rows = tables.rows(path, table.format, table.delimiter, table.columns(), table.quotes)
+        for number, row in rows:
             if unseen and not isinstance(row, Bad):
                 unseen = {name for name in unseen if not _says(row, name)}
             yield number, row

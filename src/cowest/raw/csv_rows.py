@@ -5,13 +5,27 @@ import re
 from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Literal
 
 from cowest import io
 from cowest.errors import RecordError
 from cowest.raw.files import NUL, Bad, Row, text_lines
 
+Quotes = Literal["read", "none"]
+"""read: a field may stand in quotes, as CSV has it; none: a quote is a letter like any other."""
+HINTS = {
+    "expected after": "in a quoted field a quote is written twice",
+    "unexpected end": "a quote is not closed",
+    "new-line": "a carriage return stands in a field without quotes: quote it, or take it out",
+}
+"""Advice, by a part of the complaint of the csv module that it answers."""
 DELIMITER_LINE = re.compile(r'"?sep=([^"\r\n])"?', re.IGNORECASE)
 """A first line that tells Excel the delimiter, such as `sep=;`. It is no header."""
+SWALLOWED = (
+    "a field in quotes holds a line end and a tab: set `quotes: none` in prepare.table if quotes "
+    "are letters like any other in this file, and `quotes: read` if the field is meant so"
+)
+"""Reason of a bad row."""
 
 
 def delimiter_said(path: Path) -> str | None:
@@ -44,10 +58,13 @@ class _Lines:
         return line + "\n"
 
 
-def rows(path: Path, delimiter: str) -> Iterator[tuple[int, Row | Bad]]:
+def rows(
+    path: Path, delimiter: str, quotes: Quotes | None = None
+) -> Iterator[tuple[int, Row | Bad]]:
     """The rows, each with the number of the line that it begins on; values are texts.
 
-    Rows without any text are passed over. Raises RecordError.
+    Rows without any text are passed over. If `quotes` does not say how quotes are meant, they are
+    read, and a row that looks as if a lone quote had swallowed others is bad. Raises RecordError.
     """
     # The limit of the csv module is one for the whole process, so it is never lowered here. Our
     # own limit, in _Lines, is on the whole row.
@@ -57,22 +74,33 @@ def rows(path: Path, delimiter: str) -> Iterator[tuple[int, Row | Bad]]:
     if delimiter_said(path) is not None:
         next(lines)
         skipped = 1
-    reader = csv.reader(lines, delimiter=delimiter, strict=True)
+    quoting = csv.QUOTE_NONE if quotes == "none" else csv.QUOTE_MINIMAL
+    reader = csv.reader(lines, delimiter=delimiter, strict=True, quoting=quoting)
     header: list[str] = []
     number = 1 + skipped
     try:
         for fields in reader:
             if not header:
                 header = _header(path, number, fields)
+            elif quotes is None and _are_swallowed(fields, delimiter):
+                yield number, Bad(SWALLOWED, delimiter.join(fields))
             elif any(field and not field.isspace() for field in fields):
                 yield number, _row(fields, header, delimiter)
             # A row may span lines: the next one begins after the last line that was read.
             number = reader.line_num + 1 + skipped
             lines.held = 0
     except csv.Error as error:
-        raise RecordError(
-            f"{path}:{number}: not CSV ({error}): in a quoted field a quote is written twice"
-        ) from None
+        hints = [hint for words, hint in HINTS.items() if words in str(error)]
+        said = ": ".join([f"not CSV ({error})", *hints])
+        raise RecordError(f"{path}:{number}: {said}") from None
+
+
+def _are_swallowed(fields: list[str], delimiter: str) -> bool:
+    """True if a field between tabs holds rows itself: a lone quote may have begun it."""
+    # Most files with tabs have no quoting at all, and a field there may begin with a quote.
+    if delimiter != "\t":
+        return False
+    return any("\n" in field and delimiter in field for field in fields)
 
 
 def _row(fields: list[str], header: list[str], delimiter: str) -> Row | Bad:

@@ -37,12 +37,13 @@ def rows(
     form: Format | None = None,
     delimiter: str | None = None,
     columns: Collection[str] | None = None,
+    quotes: csv_rows.Quotes | None = None,
 ) -> Iterator[tuple[int, Row | Bad]]:
     """The rows of a table with their numbers, counted from 1.
 
     The number is that of the line on which a row begins; in Parquet, that of the row. `form` is by
     default what the file's ending says, `delimiter` (of CSV) what a first line `sep=;` says, or
-    else a comma, or a tab in a .tsv file.
+    else a comma, or a tab in a .tsv file; `quotes` is of CSV, too.
     Of Parquet only `columns` are read, if they are given. Values of CSV are texts; the other
     formats have types. Raises InputError for a file that is unfit or has no rows.
     """
@@ -50,7 +51,7 @@ def rows(
     form = form or format_of(path)
     found: Iterator[tuple[int, Row | Bad]]
     if form == "csv":
-        found = csv_rows.rows(path, delimiter or usual_delimiter(path))
+        found = csv_rows.rows(path, delimiter or usual_delimiter(path), quotes)
     elif form == "jsonl":
         found = json_rows(path)
     else:
