@@ -168,3 +168,14 @@ def test_a_path_that_a_version_lacks_is_not_tracked() -> None:
     assert found.kept == "dvc"
     with pytest.raises(InputError, match=r"data/kept/none.jsonl is not tracked at HEAD \(.{12}\)"):
         snapshots.lay_out(Path("data/pinned/x"), "HEAD", Path("data/kept/none.jsonl"))
+
+
+def test_a_repository_without_the_revision_is_said_by_its_address(tmp_path: Path) -> None:
+    here = str(Path.cwd())
+    with pytest.raises(InputError, match=f"^{here} has no revision 'v9': is it pushed"):
+        vcs.clone(here, "v9", tmp_path / "clone")
+    git("branch", "other")
+    assert vcs.clone(here, "other", tmp_path / "branch") == git("rev-parse", "HEAD")
+    git("init", "-q", str(tmp_path / "empty"))
+    with pytest.raises(InputError, match="empty has no commit: is it pushed"):
+        vcs.clone(str(tmp_path / "empty"), None, tmp_path / "none")

@@ -227,7 +227,7 @@ def test_data_come_from_a_git_repository_and_its_dvc_remote_by_revision(
         assert data_digests(tmp_path / "begin" / "raw" / "handbook") == digests, revision
         version = io.read_document(tmp_path / "begin" / "version", DataSet)
         assert version.kept == "dvc" and version.rev and version.md5
-    with pytest.raises(CoWestError, match="'origin/v9' is no revision"):
+    with pytest.raises(CoWestError, match="has no revision 'v9'"):
         started(text, tmp_path / "begin", repository=str(origin), revision="v9")
     with pytest.raises(CoWestError, match="git clone: "):
         started(text, tmp_path / "begin", repository="ext::sh -c true")

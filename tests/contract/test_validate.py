@@ -540,7 +540,7 @@ def test_a_prompt_that_asks_nothing_is_no_copy_of_a_benchmark(tmp_path: Path) ->
     "file", ["/etc/passwd", "../bench.jsonl", "a/../../b.jsonl", ".hidden/b.jsonl"]
 )
 def test_a_benchmark_outside_of_the_raw_data_is_refused(file: str) -> None:
-    with pytest.raises(ConfigError, match="a file in the raw folder|is hidden"):
+    with pytest.raises(ConfigError, match=r"a file in the raw folder|is hidden"):
         parse(ValidateConfig, {"kind": "queries", "contamination": [file]}, "validate.queries")
 
 

@@ -25,6 +25,7 @@ from cowest.stages.prepare import PrepareConfig, main
 Make = Callable[[Path], object]
 GOOD = b'{"q": "Who?", "a": "Ada"}\n'
 CSV = b"q,a\nWho?,Ada\n"
+LFS = b"version https://git-lfs.github.com/spec/v1\noid sha256:4d7a\nsize 12345\n"
 ALL = {"splits": {"shares": {"train": 1}}}
 PLAIN: dict[str, Any] = {"prompt": "q", "targets": "a", **ALL}
 QUIZ: dict[str, Any] = {
@@ -271,6 +272,14 @@ BAD: list[tuple[str, str, Make, dict[str, Any], str]] = [
         PLAIN,
         r"t.parquet can't be read as Parquet",
     ),
+    (
+        "a pointer of Git LFS",
+        "t.csv",
+        holding(LFS),
+        PLAIN,
+        r"t.csv is a pointer of Git LFS.*`git lfs",
+    ),
+    ("Parquet in Git LFS", "t.parquet", holding(LFS), PLAIN, r"t.parquet is a pointer of Git LFS"),
     ("CSV called Parquet", "t.parquet", holding(CSV), PLAIN, r"t.parquet is no Parquet file"),
     (
         "Parquet called CSV",

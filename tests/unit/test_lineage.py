@@ -168,7 +168,7 @@ def test_a_linked_folder_among_the_data_is_refused_since_no_digest_knows_its_fil
     (raw / "file.csv").symlink_to(raw / "q.csv")
     assert set(data_digests(raw)) == {"q.csv", "file.csv"}
     (raw / "linked").symlink_to(other)
-    with pytest.raises(InputError, match="raw/linked is a link to a folder.*put the files"):
+    with pytest.raises(InputError, match=r"raw/linked is a link to a folder.*put the files"):
         data_digests(raw)
 
 

@@ -115,7 +115,7 @@ def test_a_column_that_is_missing_is_said_with_all_that_are_there(tmp_path: Path
         path = write(tmp_path / f"t{ending}", rows)
         with pytest.raises(
             InputError,
-            match="no column 'qestion': is it 'question'.*columns are question, answer, topic",
+            match=r"no column 'qestion': is it 'question'.*columns are question, answer, topic",
         ):
             load(path, prompt="qestion", targets="answer")
     path = tmp_path / "t.parquet"

@@ -172,6 +172,20 @@ def test_three_classes_are_five_with_the_degrees_of_caution_as_one(tmp_path: Pat
     assert became == {("casual", "casual"), ("needs intervention", "needs intervention"), *caution}
 
 
+def test_dialogues_that_no_row_names_are_not_one_group(tmp_path: Path) -> None:
+    rows = [
+        {"context": f"I took cake {word} of mine.", "safety_label": "__casual__"}
+        for word in ("comet", "bramley", "corin")
+    ]
+    groups = []
+    for named in ({}, {"dialogue_id": None}, {"dialogue_id": 0}):
+        write_rows(tmp_path / "rows.json", [{**row, **named} for row in rows])
+        found = domain({"domain": "prosocial", "draft": "direct"}).load(tmp_path)
+        groups.append([row.group for row in found])
+    assert groups[0] == groups[1]
+    assert [len(set(names)) for names in groups] == [3, 3, 1]
+
+
 @pytest.mark.parametrize(
     ("cop", "said"),
     [

@@ -265,6 +265,17 @@ def test_ids_ideals_and_tags(tmp_path: Path) -> None:
         load(write(tmp_path / "t.jsonl", found), **PLAIN, ideal="whye", **everything())
 
 
+def test_a_split_column_without_training_rows_is_said(tmp_path: Path) -> None:
+    path = write(tmp_path / "t.jsonl", [{"question": "q", "answer": "a", "set": "test"}])
+    with pytest.raises(InputError, match=r"no row is of train.*`values`.*prepare.table.splits"):
+        learn(path, **PLAIN, splits={"column": "set"})
+    path = write(
+        tmp_path / "t.jsonl", [{"question": "q", "answer": "a", "set": "train", "why": ""}]
+    )
+    with pytest.raises(InputError, match="no training row has a completion"):
+        learn(path, **PLAIN, splits={"column": "set"}, corpus={"completion": "why"})
+
+
 def test_a_split_with_no_rows(tmp_path: Path) -> None:
     with pytest.raises(ContractError, match=r"no row falls into \w+.* too few values of 'topic'"):
         load(write(tmp_path / "t.jsonl", rows(2)), **PLAIN, group="topic")

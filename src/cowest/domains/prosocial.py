@@ -116,5 +116,6 @@ def _texts(found: Any) -> list[str]:
 def _keys(row: dict[str, Any]) -> list[str]:
     """The group, which is the dialogue if it is known, and the text that other rows may share."""
     words = keywords(row["context"], row["context"])
-    group = f"dialogue {row['dialogue_id']}" if "dialogue_id" in row else words
+    dialogue = row.get("dialogue_id")
+    group = words if dialogue is None else f"dialogue {dialogue}"
     return [group, words]

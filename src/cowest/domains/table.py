@@ -81,16 +81,23 @@ class Source:
         replies: Iterable[Demonstration] = ()
         if corpus is not None:
             replies = self._replies(corpus, intake)
-        learned = 0
+        learned = trained = 0
         for row in chain(self._all_queries(raw, path, intake, learn=corpus is None), replies):
             learned += isinstance(row, Demonstration)
+            trained += isinstance(row, Query) and row.split == "train"
             yield row
         # With bad rows this may be their fault, and the intake has the better message.
-        if not learned and not intake.bad:
+        if learned or intake.bad:
+            return
+        if corpus is None and not trained:
             raise InputError(
-                f"{path}: no training row has a completion: does prepare.table.corpus name the "
-                "right column?"
+                f"{path}: no row is of train, so there is nothing to learn: see `values` (or "
+                "`shares`) in prepare.table.splits"
             )
+        raise InputError(
+            f"{path}: no training row has a completion: does prepare.table.corpus name the right "
+            "column?"
+        )
 
     def load(self, raw: Path, intake: Intake | None = None) -> Iterator[Query]:
         """The rows as queries. Without an intake, a bad row raises RecordError."""

@@ -87,9 +87,7 @@ def of_held_out(
     return read
 
 
-def of_served(
-    rows: io.Paths, remarks: Remarks, as_it_goes_out: Callable[[Query], Query]
-) -> Reader:
+def of_served(rows: io.Paths, remarks: Remarks, as_it_goes_out: Callable[[Query], Query]) -> Reader:
     """Compares served conversations alone with held-out queries: the same words, also among others.
 
     Served conversations are always of train.

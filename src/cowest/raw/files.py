@@ -20,9 +20,12 @@ PACKED = {
     b"\xff\xfe": "UTF-16, not UTF-8",
     b"\xfe\xff": "UTF-16, not UTF-8",
     b"\x00\x05\x16\x07": "AppleDouble: a Mac's notes on another file, without its rows",
+    b"version https://git-lfs": "a pointer of Git LFS without its rows, which `git lfs pull` brings",
     b"\x00\x05\x16\x00": "AppleSingle, in which a Mac packs a file with its notes",
 }
 """First bytes of files that are no text, and the words for them."""
+START = 32
+"""Bytes at the start of a file in which such a mark is looked for."""
 BOM = b"\xef\xbb\xbf"
 """The byte-order mark that some editors write at the start of a UTF-8 file."""
 FIRST_LINES = 2**16
@@ -45,7 +48,7 @@ def text_lines(path: Path) -> Iterator[str]:
     A NUL is passed on. Raises InputError for a file that is packed or in UTF-16, RecordError for a
     line that is not UTF-8.
     """
-    refuse_packed(path, io.beginning(path))
+    refuse_packed(path, io.beginning(path, START))
     for number, line in enumerate(byte_lines(path), 1):
         if number == 1:
             line = line.removeprefix(BOM)

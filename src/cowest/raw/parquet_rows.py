@@ -14,7 +14,7 @@ from typing import Any
 
 from cowest import io
 from cowest.errors import InputError
-from cowest.raw.files import Row, refuse_packed
+from cowest.raw.files import START, Row, refuse_packed
 
 BATCH = 256
 """Number of rows of a Parquet file that are held at once."""
@@ -251,7 +251,7 @@ def _at_midnight(values: Any) -> bool:
 
 
 def _refuse_other_bytes(path: Path) -> None:
-    start = io.beginning(path)
+    start = io.beginning(path, START)
     if start.startswith(b"PAR1"):
         return
     refuse_packed(path, start)

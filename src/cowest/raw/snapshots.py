@@ -365,9 +365,7 @@ def find(path: Path, rev: str) -> Found:
             return Found(path, rev, repository, commit, pointer_of(file, text, f"{file} at {rev}"))
     place, listed = _real(path), ""
     if place.is_relative_to(repository):
-        listed = vcs.git(
-            repository, "ls-tree", "-r", "-z", "--name-only", commit, "--", str(place)
-        )
+        listed = vcs.git(repository, "ls-tree", "-r", "-z", "--name-only", commit, "--", str(place))
     if not listed:
         raise InputError(
             f"{path} is not tracked at {rev} ({commit[:12]}), neither by DVC nor by git: "

@@ -28,7 +28,7 @@ from cowest import io
 from cowest.config import file_digest
 from cowest.errors import ConfigError, InputError
 from cowest.net.download import Web
-from cowest.raw.files import refuse_packed
+from cowest.raw.files import START, refuse_packed
 
 LIMIT = 20 * 2**30
 """Largest data set in bytes, unless another limit is given."""
@@ -243,7 +243,7 @@ def _download(part: Part, path: Path, web: Web, limit: int) -> tuple[int, str]:
     size, digest, start = 0, hashlib.sha256(), b""
     with path.open("wb") as file:
         for piece in web.pieces(part.origin, limit):
-            start = start or piece[:16]
+            start = start or piece[:START]
             file.write(piece)
             digest.update(piece)
             size += len(piece)

@@ -87,16 +87,21 @@ def ask(
 
 def commit_of(repository: Path, rev: str) -> str:
     """Returns the commit that a revision names. Raises InputError."""
-    # A revision comes from a settings file: one that begins with a dash must not become an option.
-    asked = ask(
-        repository, "rev-parse", "--verify", "--quiet", "--end-of-options", f"{rev}^{{commit}}"
-    )
-    if asked.returncode == 0:
-        return asked.stdout.strip()
+    found = _commit_of(repository, rev)
+    if found is not None:
+        return found
     hint = "see `git log`, or `git fetch` it"
     if ask(repository, "rev-parse", "--is-shallow-repository").stdout.strip() == "true":
         hint = "it is a shallow clone: `git fetch --unshallow`"
     raise InputError(f"{rev!r} is no revision of the git repository {repository}: {hint}")
+
+
+def _commit_of(repository: Path, rev: str) -> str | None:
+    # A revision comes from a settings file: one that begins with a dash must not become an option.
+    asked = ask(
+        repository, "rev-parse", "--verify", "--quiet", "--end-of-options", f"{rev}^{{commit}}"
+    )
+    return asked.stdout.strip() if asked.returncode == 0 else None
 
 
 def clone(address: str, rev: str | None, to: Path) -> str:
@@ -118,11 +123,13 @@ def clone(address: str, rev: str | None, to: Path) -> str:
     if asked.returncode:
         words = asked.stderr.strip().splitlines() or ["it failed"]
         raise InputError(f"git clone: {hide(words[-1])}")
-    try:
-        commit = commit_of(to, rev or "HEAD")
-    except InputError:
+    commit = _commit_of(to, rev or "HEAD")
+    if commit is None and rev is not None:
         # A clone has the branches of the other side under the name of the remote.
-        commit = commit_of(to, f"origin/{rev}")
+        commit = _commit_of(to, f"origin/{rev}")
+    if commit is None:
+        lacking = "has no commit" if rev is None else f"has no revision {rev!r}"
+        raise InputError(f"{hide(address)} {lacking}: is it pushed there?")
     git(to, "-c", "core.symlinks=false", "checkout", "--quiet", "--detach", commit)
     return commit
 
