@@ -74,8 +74,12 @@ def rows(
     if delimiter_said(path) is not None:
         next(lines)
         skipped = 1
-    quoting = csv.QUOTE_NONE if quotes == "none" else csv.QUOTE_MINIMAL
-    reader = csv.reader(lines, delimiter=delimiter, strict=True, quoting=quoting)
+    reader = csv.reader(
+        lines,
+        delimiter=delimiter,
+        strict=True,
+        quoting=csv.QUOTE_NONE if quotes == "none" else csv.QUOTE_MINIMAL,
+    )
     header: list[str] = []
     number = 1 + skipped
     try:

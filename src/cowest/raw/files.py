@@ -20,7 +20,7 @@ PACKED = {
     b"\xff\xfe": "UTF-16, not UTF-8",
     b"\xfe\xff": "UTF-16, not UTF-8",
     b"\x00\x05\x16\x07": "AppleDouble: a Mac's notes on another file, without its rows",
-    b"version https://git-lfs": "a pointer of Git LFS without its rows, which `git lfs pull` brings",
+    b"version https://git-lfs": "a pointer of Git LFS, without its rows: run `git lfs pull`",
     b"\x00\x05\x16\x00": "AppleSingle, in which a Mac packs a file with its notes",
 }
 """First bytes of files that are no text, and the words for them."""

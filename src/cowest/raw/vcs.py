@@ -8,9 +8,8 @@ import shutil
 import subprocess
 import sys
 import tempfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from types import MappingProxyType
 
 from cowest.errors import InputError
 
@@ -71,7 +70,7 @@ def ask(
     folder: Path,
     *arguments: str,
     given: str | None = None,
-    environment: Mapping[str, str] | None = None,
+    environment: dict[str, str] | None = None,
 ) -> "subprocess.CompletedProcess[str]":
     """Runs git with `given` as its input and returns how it ended.
 
@@ -82,7 +81,7 @@ def ask(
         raise InputError("git is not installed: apt-get install git")
     # Without the flag a file named `q*.jsonl` would stand for all that match it.
     command_line = [command, "--literal-pathspecs", "-C", str(folder), *arguments]
-    return _run(command_line, Path(), given, environment or {})
+    return _run(command_line, Path(), given, environment)
 
 
 def commit_of(repository: Path, rev: str) -> str:
@@ -228,14 +227,14 @@ def _run(
     command: Sequence[str],
     folder: Path,
     given: str | None = None,
-    environment: Mapping[str, str] = MappingProxyType({}),
+    environment: dict[str, str] | None = None,
 ) -> "subprocess.CompletedProcess[str]":
     # Neither may ask for a password on the terminal, nor speak another language than HINTS do.
     ours = {"DVC_NO_ANALYTICS": "1", "LC_ALL": "C", "GIT_TERMINAL_PROMPT": "0"}
     return subprocess.run(  # noqa: S603
         command,
         cwd=folder,
-        env=os.environ | ours | environment,
+        env=os.environ | ours | (environment or {}),
         input=given or "",
         capture_output=True,
         text=True,
