@@ -8,6 +8,8 @@ from cowest.profiles import Profile, Step, seconds
 
 SHM = "/dev/shm"  # noqa: S108 - a mount, and no temporary file
 """Path of the shared memory in a container."""
+NEVER = 365 * 24 * 3600
+"""Seconds after a step's first try at which Argo ends its retries, where nothing bounds them."""
 
 
 def place(task: Any, name: str, profile: Profile) -> Any:
@@ -31,11 +33,14 @@ def place(task: Any, name: str, profile: Profile) -> Any:
     _storage(task, step)
     _environment(task, step)
     if step.retry is not None and step.retry.times:
+        # Argo kills a retry that runs at this time. What a pod waits for a node counts too, so no
+        # sum of timeouts would do where nobody asks for a bound; KFP's own is an hour.
+        within = NEVER if step.retry.within is None else seconds(step.retry.within)
         task.set_retry(
             step.retry.times,
             backoff_duration=f"{seconds(step.retry.wait)}s",
             backoff_factor=step.retry.factor,
-            backoff_max_duration=f"{seconds(step.retry.within)}s",
+            backoff_max_duration=f"{within}s",
         )
     if step.timeout is not None:
         kubernetes.set_timeout(task, seconds(step.timeout))

@@ -3,12 +3,13 @@
 A profile is a YAML file. It holds no secret, only the names of the cluster's own.
 """
 
+import math
 import os
 import re
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, Self, get_args
 
-from pydantic import AfterValidator, Field, field_validator
+from pydantic import AfterValidator, Field, field_validator, model_validator
 
 from cowest.config import Config, load, parse
 from cowest.errors import ConfigError
@@ -151,10 +152,16 @@ class Retry(Config):
     """Number of retries; 0 for none."""
     wait: Duration = "30s"
     """Time before the first retry, such as 30s."""
-    factor: float = Field(default=2.0, ge=1)
-    """Factor by which each wait is longer than the one before."""
-    within: Duration = "24h"
-    """Time after the first try, such as 24h, beyond which no retry starts."""
+    factor: int = Field(default=2, ge=1)
+    """Factor by which each wait is longer than the one before: a whole number, as Argo reads it."""
+    within: Duration | None = None
+    """Time after the start of the first try, such as 72h, at which a retry that runs is ended, with
+    the time that tries wait for a node; null for none. `times` and `timeout` bound the tries."""
+
+    def longest(self, timeout: str) -> int:
+        """Returns the seconds that all tries and the waits between them may take."""
+        waits = sum(seconds(self.wait) * self.factor**number for number in range(self.times))
+        return (self.times + 1) * seconds(timeout) + waits
 
 
 class Step(Config):
@@ -239,6 +246,22 @@ class Profile(Config):
     """Settings of all steps."""
     steps: dict[StepName, Step] = Field(default={})
     """Settings of single steps, by name. They replace those of `every`."""
+
+    @model_validator(mode="after")
+    def _retries_have_their_time(self) -> Self:
+        for name in get_args(StepName):
+            step = self.step(name)
+            if step.retry is None or step.retry.within is None or step.timeout is None:
+                continue
+            longest = step.retry.longest(step.timeout)
+            if step.retry.times and seconds(step.retry.within) < longest:
+                raise ValueError(
+                    f"the step {name}: retry.within is {step.retry.within}, at which a retry that "
+                    f"runs is ended, and {step.retry.times + 1} tries of {step.timeout} with their "
+                    f"waits take up to {math.ceil(longest / 3600)}h: write that or more, or leave "
+                    "`within` out"
+                )
+        return self
 
     @field_validator("steps")
     @classmethod

@@ -32,8 +32,10 @@ TRAINED = ("sft", "dpo")
 ON_GPU = (*TRAINED, "draft", "evaluate")
 HALF, LONG, TWO_DAYS = 1800, 12 * 3600, 48 * 3600
 BACK_OFF = ("backoffDuration", "backoffFactor", "backoffMaxDuration")
-RETRIES = (2, "30s", 2.0, "86400s")
-"""Retries, the wait before the first, how much longer each is, and the end of all."""
+YEAR = f"{365 * 24 * 3600}s"
+RETRIES = (2, "30s", 2.0, YEAR)
+"""Retries, the wait before the first, how much longer each is, and the end of all: Argo kills a
+retry then, so that no profile of ours has one that a step could meet."""
 SECRETS = {
     "cowest-store": {"address": "COWEST_STORE"},
     "cowest-registry": {
@@ -46,7 +48,7 @@ SECRETS = {
 ALONE: dict[str, Any] = {
     "cpu": (None, None),
     "memory": (None, None),
-    "retry": (1, "1s", 2.0, "86400s"),
+    "retry": (1, "1s", 2.0, YEAR),
     "timeout": None,
     "secrets": {},
     "claims": {},

@@ -84,6 +84,8 @@ def test_an_image_may_come_from_the_environment(
         ("every: {env: {MY_API_KEY: abc}}", "MY_API_KEY looks like a secret"),
         ("every: {secrets: {Store: {a: B}}}", "every.secrets.Store"),
         ("every: {accelerator: {count: 0}}", "every.accelerator.count"),
+        # Argo reads a whole number, and retries nothing where it finds another.
+        ("every: {retry: {times: 2, factor: 1.5}}", "every.retry.factor"),
         ("steps: {draft: {nproc: 2}}", "draft.nproc: only sft and dpo train"),
         ("every: {volumes: {a: {mount: scratch, size: 1Gi}}}", "every.volumes.a.mount"),
     ],
@@ -132,6 +134,25 @@ def test_a_key_that_begins_with_a_slash_is_no_path(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="AWS_SECRET_ACCESS_KEY looks like a secret"):
         key = "/UtnFEMI/K7MDENG/bPxRfiCYEXAMPLEKEYwJalr"
         read(tmp_path, f"every: {{env: {{AWS_SECRET_ACCESS_KEY: '{key}'}}}}")
+
+
+TWO_DAYS = """
+every: {retry: {times: 2, wait: 30s, factor: 2, within: 24h}, timeout: 8h}
+steps: {dpo: {timeout: 48h}}
+"""
+
+
+def test_retries_have_the_time_that_their_tries_may_take(tmp_path: Path) -> None:
+    """Argo ends a retry that runs when `within` is over."""
+    with pytest.raises(ConfigError, match=r"preflight: retry.within is 24h.*3 tries of 8h.*25h"):
+        read(tmp_path, TWO_DAYS)
+    with pytest.raises(ConfigError, match=r"the step dpo: retry.within is 25h.*up to 145h"):
+        read(tmp_path, TWO_DAYS.replace("24h", "25h"))
+    assert read(tmp_path, TWO_DAYS.replace("24h", "145h")).step("dpo").retry is not None
+    # Nothing is known of a step that has no timeout, and one without retries has none to end.
+    read(tmp_path, "every: {retry: {times: 2, within: 1h}}")
+    read(tmp_path, "every: {retry: {times: 0, within: 1h}, timeout: 8h}")
+    assert Retry(times=2).within is None
 
 
 def test_spans_are_seconds() -> None:
