@@ -85,6 +85,10 @@ class Cluster:
     """Everything that was asked: verb, group of the API, resource."""
     down: int = 0
     """Looks that fail before the next is answered."""
+    fails: tuple[str, str] | None = None
+    """Reason and message with which the controller fails every TrainJob, whose pods it deletes."""
+    keeps: bool = False
+    """True: a TrainJob that is deleted stays, as while somebody's finalizer holds it."""
 
     def make(self, job: dict[str, Any]) -> None:
         name = job["metadata"]["name"]
@@ -136,6 +140,11 @@ class Cluster:
 
     def seen(self, name: str) -> dict[str, Any]:
         """A TrainJob with the state that its nodes are in."""
+        if self.fails is not None:
+            reason, message = self.fails
+            failed = _condition("Failed") | {"reason": reason, "message": message}
+            self.jobs[name]["status"] = {"conditions": [failed]}
+            return self.jobs[name]
         ended = [node.poll() for node in self.nodes[name]]
         state = None
         if any(ended):
@@ -148,7 +157,9 @@ class Cluster:
         return job
 
     def pods(self, name: str) -> list[dict[str, Any]]:
-        found = []
+        found: list[dict[str, Any]] = []
+        if self.fails is not None:
+            return found
         for number, node in enumerate(self.nodes.get(name, ())):
             labels = {
                 "jobset.sigs.k8s.io/jobset-name": name,
@@ -204,7 +215,8 @@ def stub(folder: Path) -> Iterator[Cluster]:
             if name not in cluster.jobs:
                 self._answer(404, {"message": f"trainjobs {name} not found"})
                 return
-            cluster.remove(name)
+            if not cluster.keeps:
+                cluster.remove(name)
             self._answer(200, {"status": "Success"})
 
         def _answer(self, status: int, body: Any) -> None:

@@ -184,9 +184,28 @@ def test_fewer_processes_than_asked_for_is_the_error_that_the_step_raises(
 
 def test_a_job_that_fails_shows_the_end_of_its_log(stub: Cluster, project: Path) -> None:
     stub.says = "CUDA error: no device\nexitcode 7"
-    with pytest.raises(CoWestError, match=r"(?s)cowest-sft-\w+ failed; .*CUDA error.*exitcode 7"):
+    with pytest.raises(CoWestError, match=r"(?s)cowest-sft-\w+ failed \(Stub\); .*CUDA.*exitcode 7"):
         specialise()
     assert not stub.jobs and not Path("policy").exists()
+
+
+@pytest.mark.parametrize(
+    ("reason", "said"),
+    [
+        ("DeadlineExceeded", r"has not ended in 30 hours .*give COWEST_TRAINJOB more `hours`"),
+        ("JobSetFailed", r"(?s)failed \(JobSetFailed: as the stub says\); .*\(there is none\)"),
+    ],
+)
+def test_a_job_that_the_cluster_fails_says_why(
+    reason: str, said: str, stub: Cluster, project: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The controller deletes the pods, so that there is no log."""
+    stub.runs = False
+    stub.fails = (reason, "as the stub says")
+    ask(monkeypatch, project, hours=30)
+    with pytest.raises(CoWestError, match=said):
+        specialise()
+    assert not stub.jobs
 
 
 def test_a_job_that_finds_no_nodes_ends_in_time_and_is_removed(
@@ -218,6 +237,37 @@ def test_a_cluster_out_of_reach_for_a_moment_ends_nothing(
     assert stub.down == 0
 
 
+def test_a_retry_that_meets_a_moments_failure_waits_for_the_job_of_the_try_before(
+    stub: Cluster,
+    project: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    ended_by(signal.SIGKILL, stub, project)
+    (name,) = stub.jobs
+    stub.down = 2
+    ask(monkeypatch, project, hours=0.5 / 3600)
+    monkeypatch.setattr(trainjob, "GRACE", 0.5)
+    with pytest.raises(CoWestError, match="check that the cluster has nodes for it"):
+        specialise()
+    said = capsys.readouterr().err
+    assert f"waiting for the TrainJob {name} of an earlier attempt" in said
+    assert "apiserver not ready" in said and len(stub.taken) == 1
+
+
+def test_a_cluster_that_a_retry_can_not_ask_keeps_the_job_of_the_try_before(
+    stub: Cluster, project: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ended_by(signal.SIGKILL, stub, project)
+    (name,) = stub.jobs
+    stub.down = 2
+    monkeypatch.setattr(trainjob, "SILENCE", 0.0)
+    monkeypatch.setattr(trainjob, "PAUSE", 0.0)
+    with pytest.raises(CoWestError, match="could not read the state of the TrainJob"):
+        specialise()
+    assert set(stub.jobs) == {name}
+
+
 def test_a_job_that_somebody_removes_is_said(
     stub: Cluster, project: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -227,8 +277,8 @@ def test_a_job_that_somebody_removes_is_said(
 
     def removed(seconds: float) -> None:
         monkeypatch.setattr(time, "sleep", pause)
-        assert trainjob.remove_of("another-run") == []
-        assert trainjob.remove_of("run-1") == [stub.taken[0]["metadata"]["name"]]
+        assert trainjob.remove_of("another-run") == ([], [])
+        assert trainjob.remove_of("run-1") == ([stub.taken[0]["metadata"]["name"]], [])
 
     monkeypatch.setattr(time, "sleep", removed)
     with pytest.raises(CoWestError, match="somebody removed the TrainJob"):
@@ -269,6 +319,19 @@ def test_the_last_step_of_a_run_removes_the_job_of_a_step_that_was_killed(
     notes = io.read_document(Path("outcome"), RunOutcome).notes
     assert f"trainings that were left on the cluster were removed: {name}" in notes
     assert name in Path("page").read_text()
+
+
+def test_a_job_that_can_not_be_removed_is_a_note_and_no_removal(
+    stub: Cluster, project: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ended_by(signal.SIGKILL, stub, project)
+    (name,) = stub.jobs
+    stub.keeps = True
+    monkeypatch.setattr(trainjob, "GRACE", 0.2)
+    summarise("run-1", "FAILED", "", "{}", "page", "outcome")
+    notes = " ".join(io.read_document(Path("outcome"), RunOutcome).notes)
+    assert f"kubectl delete trainjob {name} -n test" in notes
+    assert "were removed" not in notes
 
 
 def test_what_is_there_already_is_handed_on_without_a_job(stub: Cluster, project: Path) -> None:

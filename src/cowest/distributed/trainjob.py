@@ -97,11 +97,19 @@ def train(task: Task, config: TrainJobConfig) -> None:
     name = f"cowest-{task.stage}-{digest([key, _run()])[:12]}"
     client = _client(config)
     with _ended_politely():
+        # Not inside `try`: a cluster that can't be asked is no reason to remove what trains there.
+        state = _earlier(client, name)
         try:
-            _make(client, name, key, task.stage, store, config)
+            if state is None:
+                _make(client, name, key, task.stage, store, config)
+            else:
+                print(
+                    f"{task.stage}: waiting for the TrainJob {name} of an earlier attempt",
+                    file=sys.stderr,
+                )
             _watch(client, name, key, store, config)
         finally:
-            _remove(client, name)
+            _remove_or_say(client, name)
     if not sent.collect(store, key, task.outputs):
         raise CoWestError(
             f"{task.stage}: the TrainJob {name} completed, but sent nothing back to "
@@ -110,14 +118,15 @@ def train(task: Task, config: TrainJobConfig) -> None:
         )
 
 
-def remove_of(run: str) -> list[str]:
-    """Removes the TrainJobs of a run of the pipeline, or of a turn, and returns their names.
+def remove_of(run: str) -> tuple[list[str], list[str]]:
+    """Removes the TrainJobs of a run of the pipeline, or of a turn.
 
-    If COWEST_TRAINJOB is unset there are none, and nothing is asked. Raises CoWestError.
+    Returns the names of those that are gone, and a sentence for each that is not. If
+    COWEST_TRAINJOB is unset there are none, and nothing is asked. Raises CoWestError.
     """
     config = asked()
     if config is None:
-        return []
+        return [], []
     client = _client(config)
     selector = f"{OF_RUN}={run[:LONGEST]},app.kubernetes.io/managed-by=cowest"
     with _refusals("could not list the TrainJobs of this run"):
@@ -128,10 +137,15 @@ def remove_of(run: str) -> list[str]:
             "trainjobs",
             label_selector=selector,
         )
-    names = [job["metadata"]["name"] for job in found["items"]]
-    for name in names:
-        _remove(client, name)
-    return names
+    gone, left = [], []
+    for job in found["items"]:
+        name = job["metadata"]["name"]
+        failure = _remove(client, name)
+        if failure is None:
+            gone.append(name)
+        else:
+            left.append(failure)
+    return gone, left
 
 
 def _run() -> str:
@@ -166,7 +180,7 @@ def _client(config: TrainJobConfig) -> Any:
 def _make(
     client: Any, name: str, key: str, stage: str, store: Parcels, config: TrainJobConfig
 ) -> None:
-    """Makes the TrainJob, unless one of an earlier attempt is there and has not failed."""
+    """Makes the TrainJob."""
     from kubeflow.trainer import CustomTrainerContainer
     from kubeflow.trainer.options import (
         ActiveDeadlineSeconds,
@@ -191,11 +205,6 @@ def _make(
         TrainerArgs([place, "--processes", str(every)]),
     ]
     trainer = CustomTrainerContainer(image=config.image or "", num_nodes=config.nodes)
-    if _state(client, name) == "Failed":
-        _remove(client, name)
-    if _state(client, name) is not None:
-        print(f"{stage}: waiting for the TrainJob {name} of an earlier attempt", file=sys.stderr)
-        return
     sent.forget_error(store, key)
     unknown = (
         f"the cluster has no training runtime {config.runtime!r}: "
@@ -210,28 +219,45 @@ def _make(
     )
 
 
+def _earlier(client: Any, name: str) -> str | None:
+    """Returns the state of an earlier attempt's TrainJob; None where there is none, or it failed
+    and was removed."""
+    state = _state(client, name)
+    if state == "Failed":
+        _remove_or_say(client, name)
+        state = _state(client, name)
+    return state
+
+
 def _state(client: Any, name: str) -> str | None:
-    """Returns the state of a TrainJob: Created, Running, Complete or Failed; None without one."""
-    try:
-        with _refusals(f"could not read the state of the TrainJob {name}"):
-            return str(client.get_job(name).status)
-    except _GoneError:
-        return None
+    """Returns the state of a TrainJob: Created, Running, Complete or Failed; None without one.
+
+    Waits for a cluster whose API is out of reach, for SILENCE at most.
+    """
+    until = time.monotonic() + SILENCE
+    is_said = False
+    while True:
+        try:
+            with _refusals(f"could not read the state of the TrainJob {name}"):
+                return str(client.get_job(name).status)
+        except _GoneError:
+            return None
+        except CoWestError as error:
+            # An API server may be replaced while a training goes on for hours.
+            if time.monotonic() > until:
+                raise
+            if not is_said:
+                print(f"{error}: trying again for {SILENCE:g} s", file=sys.stderr)
+            is_said = True
+        time.sleep(PAUSE)
 
 
 def _watch(client: Any, name: str, key: str, store: Parcels, config: TrainJobConfig) -> None:
     """Waits until a TrainJob is complete. Raises CoWestError, or the error that it sent."""
-    started = reached = time.monotonic()
+    started = time.monotonic()
     before = ""
     while True:
-        try:
-            state = _state(client, name)
-            reached = time.monotonic()
-        except CoWestError:
-            # An API server may be replaced while a training goes on for hours.
-            if time.monotonic() - reached > SILENCE:
-                raise
-            state = before
+        state = _state(client, name)
         if state is None:
             raise CoWestError(
                 f"somebody removed the TrainJob {name} while it trained: run the step again"
@@ -242,27 +268,66 @@ def _watch(client: Any, name: str, key: str, store: Parcels, config: TrainJobCon
         if state == "Complete":
             return
         if state == "Failed":
-            raise sent.error(store, key) or _failure(client, name)
+            why = _condition(client, name)
+            # The cluster ended its nodes then, and what they say of it is no cause.
+            if why.get("reason") == "DeadlineExceeded":
+                raise _too_long(name, config, "was ended by the cluster")
+            raise sent.error(store, key) or _failure(client, name, why)
         if time.monotonic() - started > config.hours * 3600 + GRACE:
-            raise CoWestError(
-                f"the TrainJob {name} has not ended in {config.hours:g} hours and is {state}: "
-                "check that the cluster has nodes for it, or give COWEST_TRAINJOB more `hours`"
-            )
+            raise _too_long(name, config, f"is {state}")
         time.sleep(PAUSE)
 
 
-def _failure(client: Any, name: str) -> CoWestError:
+def _too_long(name: str, config: TrainJobConfig, state: str) -> CoWestError:
+    return CoWestError(
+        f"the TrainJob {name} has not ended in {config.hours:g} hours and {state}: check that the "
+        "cluster has nodes for it, or give COWEST_TRAINJOB more `hours`"
+    )
+
+
+def _condition(client: Any, name: str) -> dict[str, str]:
+    """Returns the condition in which Kubeflow Trainer says why a TrainJob failed; empty where it
+    can't be read."""
+    try:
+        with _refusals(f"could not read the conditions of the TrainJob {name}"):
+            job = client.backend.custom_api.get_namespaced_custom_object(
+                "trainer.kubeflow.org", "v1alpha1", client.backend.namespace, "trainjobs", name
+            )
+    except CoWestError:
+        return {}
+    for condition in job.get("status", {}).get("conditions", ()):
+        if (condition["type"], condition["status"]) == ("Failed", "True"):
+            found: dict[str, str] = condition
+            return found
+    return {}
+
+
+def _failure(client: Any, name: str, why: dict[str, str]) -> CoWestError:
     """Returns the error for a failed TrainJob, with the end of its first node's log."""
     try:
         last = deque(client.get_job_logs(name), maxlen=LAST)
     except (RuntimeError, TimeoutError):
         last = deque(["(its log can't be read)"])
-    lines = "".join(f"\n  {line}" for line in last)
-    return CoWestError(f"the TrainJob {name} failed; the end of its first node's log:{lines}")
+    lines = "".join(f"\n  {line}" for line in last or ["(there is none)"])
+    said = ": ".join(filter(None, (why.get("reason"), why.get("message"))))
+    return CoWestError(
+        f"the TrainJob {name} failed{f' ({said})' if said else ''}; "
+        f"the end of its first node's log:{lines}"
+    )
 
 
-def _remove(client: Any, name: str) -> None:
-    """Removes a TrainJob with its pods, and waits until it is gone; prints a failure."""
+def _remove_or_say(client: Any, name: str) -> None:
+    """Removes a TrainJob; prints a failure."""
+    failure = _remove(client, name)
+    if failure is not None:
+        print(failure, file=sys.stderr)
+
+
+def _remove(client: Any, name: str) -> str | None:
+    """Removes a TrainJob with its pods, and waits until it is gone.
+
+    Returns a sentence if it is still there; None if it is gone.
+    """
     until = time.monotonic() + GRACE
     why = "it is still being deleted"
     while True:
@@ -270,16 +335,15 @@ def _remove(client: Any, name: str) -> None:
             with _refusals(""):
                 client.delete_job(name)
         except _GoneError:
-            return
+            return None
         except CoWestError as error:
             why = str(error)
         if time.monotonic() > until:
             break
         time.sleep(min(PAUSE, 1.0))
-    print(
+    return (
         f"could not remove the TrainJob {name}: {why}; remove it by hand: "
-        f"kubectl delete trainjob {name} -n {client.backend.namespace}",
-        file=sys.stderr,
+        f"kubectl delete trainjob {name} -n {client.backend.namespace}"
     )
 
 

@@ -89,9 +89,10 @@ def _outcome(run: str, state: str, error: str, params: Path) -> RunOutcome:
     decided = None if turn is None else settled(log, turn) or _late(log, turn)
     champion = champion_of(log)
     became, reason = _became(state, error, known, decided)
-    removed = _or_note(notes, lambda: trainjob.remove_of(run))
+    removed, left = _or_note(notes, lambda: trainjob.remove_of(run)) or ([], [])
     if removed:
         notes.append(f"trainings that were left on the cluster were removed: {', '.join(removed)}")
+    notes += left
     cost = None
     if turn is not None:
         cost = _or_note(notes, lambda: _cost(turn))
