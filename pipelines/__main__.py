@@ -280,6 +280,11 @@ def report(runs: list[Path], root: Path) -> None:
             f"the pipeline ended without its summary; look at the files of its steps in {root}"
         )
     found = read_document(told[0], RunOutcome)
+    if found.became == "unknown":
+        raise CoWestError(
+            "the pipeline ended, and what it decided is not known: "
+            + "; ".join((found.reason, *found.notes, f"its steps' files are in {root}"))
+        )
     if found.became in ("failed", "undecided"):
         raise CoWestError(
             f"the pipeline ended and decided nothing: {found.reason}; its steps' files are "

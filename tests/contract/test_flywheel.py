@@ -520,6 +520,7 @@ def test_a_pipeline_that_is_cut_short_leaves_the_one_before(
         (None, "the pipeline ended without its summary; look at the files of its steps in"),
         ("undecided", "ended and decided nothing: neither branch was taken; its steps' files"),
         ("failed", "ended and decided nothing: neither branch was taken; its steps' files"),
+        ("unknown", "ended, and what it decided is not known: neither branch was taken; its"),
     ],
 )
 def test_a_run_that_kfp_says_ended_well_is_asked_what_became_of_it(

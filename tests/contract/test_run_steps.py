@@ -14,12 +14,13 @@ import pytest
 import yaml
 
 from cowest import config, io, steps
-from cowest.errors import CoWestError
+from cowest.errors import CoWestError, RegistryError
 from cowest.ledger.claims import spent
 from cowest.ledger.runs import NotedRun, find_run, note_run
 from cowest.ledger.store import CallStore, open_store
 from cowest.lineage import Turn, data_digests
 from cowest.records import DataSet, Decision, Draft
+from cowest.registry.mlflow import RegistryConfig
 from cowest.steps.begin import RunInputs, begin
 from cowest.steps.summary import RunOutcome, summarise
 from tests import stores, tiny
@@ -286,9 +287,88 @@ def test_a_decision_that_came_late_is_told_with_its_reason(
     assert "run the turn again" in found.line
 
 
+def registered(folder: Path, **verdicts: bool) -> str:
+    """Settings that name a registry, which has decided on turns so."""
+    settings = empty_registry(folder)
+    for turn, promote in verdicts.items():
+        settings.open().decide(
+            make_version(folder / turn, turn),
+            turn=turn,
+            promote=promote,
+            against=None,
+            reason="better",
+            tags={},
+        )
+    sections = {"turn": {"raw": "raw"}, "register": {"registry": settings.model_dump()}}
+    return yaml.safe_dump(sections)
+
+
+@pytest.mark.parametrize(
+    ("turn", "before", "became"),
+    [
+        ("aa", None, "promoted"),
+        ("bb", None, "refused"),
+        # It came late: the turn is open.
+        ("cc", None, "failed"),
+        # Another run decided it.
+        ("aa", 1, "failed"),
+        ("dd", None, "failed"),
+    ],
+)
+def test_a_decision_holds_though_a_later_step_failed(
+    turn: str, before: int | None, became: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("COWEST_STORE", str(tmp_path / "calls.sqlite"))
+    text = registered(tmp_path, aa=True, bb=False, cc=True)
+    note_run(open_store(), NotedRun("run-1", turn, before))
+    found = told(text, tmp_path / "end", state="FAILED")
+    assert found.became == became and found.champion == 1
+    if became == "failed":
+        assert "Task turn failed." in found.line
+    else:
+        assert f"was {became}: better; a later step failed" in found.line
+        assert "a later step failed: Task turn failed." in found.notes
+
+
+def test_what_can_not_be_read_at_the_end_is_not_known_and_not_undecided(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("cowest.steps.summary.PAUSES", (0.0, 0.0))
+    monkeypatch.setenv("COWEST_STORE", str(tmp_path / "calls.sqlite"))
+    text = registered(tmp_path, aa=True)
+    note_run(open_store(), NotedRun("run-1", "aa", None))
+    tries = 0
+    whole = RegistryConfig.open
+
+    def away(config: RegistryConfig) -> Any:
+        nonlocal tries
+        tries += 1
+        if tries <= gone:
+            raise RegistryError("nobody answers")
+        return whole(config)
+
+    monkeypatch.setattr(RegistryConfig, "open", away)
+    gone = 2
+    found = told(text, tmp_path / "back")
+    assert (found.became, found.known, found.notes) == ("promoted", True, ())
+    tries, gone = 0, 3
+    found = told(text, tmp_path / "gone")
+    assert (found.became, found.known, found.champion) == ("unknown", False, None)
+    assert "decided nothing" not in found.line and "not told: nobody answers" in found.notes
+    page = (tmp_path / "gone" / "page.md").read_text()
+    assert "| champion | not known |" in page and "branch" not in page
+    # The registry answers, and the store does not.
+    tries, gone = 0, 0
+    monkeypatch.setenv("COWEST_STORE", "mysql://host/db")
+    found = told(text, tmp_path / "store")
+    assert (found.became, found.champion) == ("unknown", 1)
+    assert "in its pre-flight" not in (tmp_path / "store" / "page.md").read_text()
+
+
 def test_the_last_step_tells_what_it_can_where_nothing_can_be_asked(
     project: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr("cowest.steps.summary.PAUSES", (0.0,))
     monkeypatch.setenv("COWEST_STORE", "mysql://canary:canary@host/db")
     text = text_with(project, register={"registry": {"name": "a", "uri": "http://127.0.0.1:9"}})
     found = told(text, tmp_path / "end", state="FAILED")

@@ -6,6 +6,7 @@ id: with that it finds the turn in the call store, and asks the registry for the
 
 import os
 import sys
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Literal, TypeVar
@@ -13,7 +14,7 @@ from typing import Any, Literal, TypeVar
 from cowest import environment
 from cowest.config import load, parse, section
 from cowest.distributed import trainjob
-from cowest.errors import CoWestError
+from cowest.errors import ConfigError, CoWestError
 from cowest.io import write_document, write_text
 from cowest.ledger.claims import is_known, spent
 from cowest.ledger.runs import NotedRun, find_run
@@ -26,7 +27,11 @@ from cowest.report.description import as_text
 from cowest.stages.register import RegisterConfig
 
 T = TypeVar("T")
-Became = Literal["promoted", "refused", "waiting", "late", "nothing new", "failed", "undecided"]
+Became = Literal[
+    "promoted", "refused", "waiting", "late", "nothing new", "failed", "undecided", "unknown"
+]
+PAUSES = (1.0, 3.0, 9.0)
+"""Seconds before each further try to read the call store or the registry."""
 
 
 class RunOutcome(Record):
@@ -34,15 +39,19 @@ class RunOutcome(Record):
 
     run: str
     became: Became
-    """`promoted`, `refused`, `waiting`: the turn was decided so. `late`: another version had become
-    champion by then, and the turn is open. `nothing new`: it had been decided before. `failed`: a
-    step failed. `undecided`: the run ended well and decided nothing, as where neither branch of the
-    gate was taken."""
+    """`promoted`, `refused`, `waiting`: the turn was decided so, though a later step may have
+    failed. `late`: another version had become champion by then, and the turn is open. `nothing
+    new`: it had been decided before. `failed`: a step failed, before the turn was decided as far as
+    is known. `undecided`: the run ended well and decided nothing, as where neither branch of the
+    gate was taken. `unknown`: the run ended well, and what it decided could not be read."""
     turn: str | None = None
-    """Key of the turn; None if the run ended before its turn was known."""
+    """Key of the turn; None if the run ended before its turn was known, or if that is not known."""
     version: int | None = None
     """The registry's number for the challenger."""
     champion: int | None = None
+    known: bool = True
+    """False if the call store or the registry could not be read, so that `turn`, `version` and
+    `champion` say nothing where they are None."""
     reason: str = ""
     spent: str = ""
     """The cost of the turn's calls so far, in words."""
@@ -61,6 +70,7 @@ class RunOutcome(Record):
             "nothing new": f"nothing is new: {of} was decided before on version {self.version}",
             "failed": f"{of} failed",
             "undecided": f"{of} ended and decided nothing",
+            "unknown": f"{of} ended, and what it decided is not known",
         }[self.became]
         return f"{said}: {self.reason}" if self.reason else said
 
@@ -83,12 +93,18 @@ def summarise(run: str, state: str, error: str, text: str, page: str, outcome: s
 
 def _outcome(run: str, state: str, error: str, params: Path) -> RunOutcome:
     notes: list[str] = []
-    known = _or_note(notes, lambda: find_run(open_store(), run))
+    # A list, since a run that was never written down is another thing than a store out of reach.
+    found = _or_note(notes, lambda: _patiently(lambda: [find_run(open_store(), run)]))
+    log = _or_note(notes, lambda: _patiently(lambda: _log(params)))
+    known = None if found is None else found[0]
     turn = known.turn if known is not None and known.turn else None
-    log = _or_note(notes, lambda: _log(params)) or []
-    decided = None if turn is None else settled(log, turn) or _late(log, turn)
-    champion = champion_of(log)
-    became, reason = _became(state, error, known, decided)
+    decided = None if turn is None or log is None else settled(log, turn) or _late(log, turn)
+    if state == "SUCCEEDED" and (known is None or log is None):
+        became, reason = "unknown", "the call store or the registry does not say"
+    else:
+        became, reason = _became(state, error, known, decided)
+    if state != "SUCCEEDED" and became != "failed":
+        notes.append(f"a later step failed: {_words(state, error)}")
     removed, left = _or_note(notes, lambda: trainjob.remove_of(run)) or ([], [])
     if removed:
         notes.append(f"trainings that were left on the cluster were removed: {', '.join(removed)}")
@@ -101,7 +117,8 @@ def _outcome(run: str, state: str, error: str, params: Path) -> RunOutcome:
         became=became,
         turn=turn,
         version=None if decided is None else decided.version,
-        champion=champion,
+        champion=None if log is None else champion_of(log),
+        known=found is not None and log is not None,
         reason=reason,
         spent=cost or "",
         notes=tuple(notes),
@@ -111,16 +128,28 @@ def _outcome(run: str, state: str, error: str, params: Path) -> RunOutcome:
 def _became(
     state: str, error: str, known: NotedRun | None, decided: Decision | None
 ) -> tuple[Became, str]:
+    was_decided = known is not None and known.decided is not None
     if state != "SUCCEEDED":
-        ended = " ".join(error.split()) or state.lower()
-        return "failed", f"{ended}: the log of the step that failed says why; answers are kept"
+        # What the registry was told holds, though the page of the turn failed after it.
+        if decided is not None and not was_decided and decided.verdict != "late":
+            return _verdict(decided), f"{decided.reason}; a later step failed"
+        said = "the log of the step that failed says why; answers are kept"
+        return "failed", f"{_words(state, error)}: {said}"
     if decided is None:
         return "undecided", "neither branch of its gate was taken"
-    if known is not None and known.decided is not None:
+    if was_decided:
         return "nothing new", f"{decided.verdict}: {decided.reason}"
+    return _verdict(decided), decided.reason
+
+
+def _verdict(decided: Decision) -> Became:
     if decided.verdict in ("waiting", "late"):
-        return decided.verdict, decided.reason
-    return ("promoted" if decided.promoted else "refused"), decided.reason
+        return decided.verdict
+    return "promoted" if decided.promoted else "refused"
+
+
+def _words(state: str, error: str) -> str:
+    return " ".join(error.split()) or state.lower()
 
 
 def _late(log: list[Decision], turn: str) -> Decision | None:
@@ -139,6 +168,19 @@ def _log(params: Path) -> list[Decision]:
 def _cost(turn: str) -> str:
     store = open_store()
     return str(spent(store, turn)) if is_known(store, turn) else ""
+
+
+def _patiently(read: Callable[[], T]) -> T:
+    """Returns what is read. Tries again for some seconds, as long as a server may need to return;
+    what was decided is told once."""
+    for pause in PAUSES:
+        try:
+            return read()
+        except ConfigError:
+            raise
+        except CoWestError:
+            time.sleep(pause)
+    return read()
 
 
 def _or_note(notes: list[str], read: Callable[[], T]) -> T | None:
@@ -171,10 +213,13 @@ def _told(params: Path, found: RunOutcome) -> RunOutcome:
 
 
 def _markdown(found: RunOutcome) -> str:
-    champion = "none" if found.champion is None else f"version {found.champion}"
+    ended = "the run ended in its pre-flight" if found.known else "it could not be read"
+    champion = f"version {found.champion}"
+    if found.champion is None:
+        champion = "none" if found.known else "not known"
     rows = {
         "run": found.run,
-        "turn": found.turn or "not known: the run ended in its pre-flight",
+        "turn": found.turn or f"not known: {ended}",
         "outcome": found.became,
         "champion": champion,
         "reason": found.reason,
