@@ -384,6 +384,13 @@ def test_later_rounds_are_steps_in_shards_each_by_the_challenger_before(tmp_path
 
 
 EVERY = "every: {secrets: {all: {a: STRONG_KEY, b: TEACHER_KEY}}}\n"
+ON_NODES = """
+every:
+  env: {COWEST_TRAINJOB: "{store: 's3://bucket/jobs'}"}
+  secrets: {all: {a: STRONG_KEY, b: TEACHER_KEY}}
+steps:
+  summary: {memory: 1Gi}
+"""
 STEPS = """
 steps:
   preflight: {secrets: {all: {a: STRONG_KEY, b: TEACHER_KEY}}}
@@ -400,6 +407,17 @@ steps:
         ("grpo", {}, "shards: 1\n", None),
         ("grpo", {}, STEPS, "gives TEACHER_KEY to the step preflight and not to dpo,"),
         ("grpo", {}, EVERY + "steps: {dpo: {nproc: 2}}\n", "step dpo `nproc: 1`"),
+        ("dpo", {"step": "trl"}, EVERY + "steps: {dpo: {nproc: 2}}\n", "`step: trl` trains by TRL"),
+        ("dpo", {"step": "trl"}, ON_NODES, "`step: trl` trains by TRL, and needs a single process"),
+        ("dpo", {"step": "trl"}, ON_NODES + "  dpo: {env: {COWEST_TRAINJOB: ''}}\n", None),
+        ("dpo", {"rounds": 2}, ON_NODES, None),
+        ("dpo", {}, ON_NODES + "  sft: {nproc: 2}\n", "gives the step sft `nproc` and COWEST_TR"),
+        (
+            "dpo",
+            {},
+            ON_NODES + "  dpo: {accelerator: {count: 1}}\n",
+            "gives the step dpo an `accelerator` and COWEST_TRAINJOB, which trains on nodes of",
+        ),
         ("dpo", {"rounds": 2}, STEPS, None),
         (
             "dpo",

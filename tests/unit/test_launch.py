@@ -47,6 +47,10 @@ def test_one_process_trains_where_nobody_asked_for_more(monkeypatch: pytest.Monk
         ({"COWEST_TRAINJOB": "{nodes: 2, nodes: 3}"}, "COWEST_TRAINJOB: 'nodes' is written twice"),
         ({"COWEST_TRAINJOB": "{nodes: 2}"}, "COWEST_TRAINJOB: store"),
         ({"COWEST_TRAINJOB": "{store: 's3://b', node: 2}"}, "COWEST_TRAINJOB: node"),
+        (
+            {"COWEST_TRAINJOB": "{store: 's3://b'}", "COWEST_NPROC": "2"},
+            "dpo: COWEST_NPROC=2 asks .* unset one of them",
+        ),
     ],
     ids=str,
 )
@@ -65,18 +69,30 @@ def test_what_can_not_be_meant_is_refused(
 def test_a_training_that_asks_models_is_one_process(
     variables: dict[str, str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    assert not elsewhere(TASK, alone="dpo.align: grpo")
+    # An empty variable asks for nothing, as where a step unsets what all steps have.
+    monkeypatch.setenv("COWEST_TRAINJOB", "")
+    assert not elsewhere(TASK, alone="grpo asks models")
     for name, value in variables.items():
         monkeypatch.setenv(name, value)
-    with pytest.raises(ConfigError, match="grpo asks models"):
-        elsewhere(TASK, alone="dpo.align: grpo")
+    with pytest.raises(ConfigError, match="grpo asks models, and needs a single process"):
+        elsewhere(TASK, alone="grpo asks models")
 
 
-@pytest.mark.parametrize("setting", [{"align": "grpo"}, {"rounds": 2}], ids=str)
-def test_what_asks_models_is_known_by_its_settings(setting: dict[str, Any]) -> None:
-    plain = DPOConfig.model_construct(align="dpo", rounds=1)
-    assert dpo.asks_models(plain) is None
-    assert next(iter(setting)) in str(dpo.asks_models(plain.model_copy(update=setting)))
+@pytest.mark.parametrize(
+    ("setting", "said"),
+    [
+        ({"align": "grpo"}, "`align: grpo` asks models during training"),
+        ({"rounds": 2}, "`rounds` over 1 asks models during training"),
+        ({"step": "trl"}, "`step: trl` trains by TRL"),
+    ],
+    ids=str,
+)
+def test_what_takes_one_process_is_known_by_its_settings(
+    setting: dict[str, Any], said: str
+) -> None:
+    plain = DPOConfig.model_construct(align="dpo", rounds=1, step="tree")
+    assert dpo.one_process(plain) is None
+    assert said in str(dpo.one_process(plain.model_copy(update=setting)))
 
 
 def test_an_error_is_the_same_in_another_process() -> None:

@@ -17,8 +17,8 @@ def elsewhere(task: Task, alone: str | None = None) -> bool:
     """Returns True if other processes have run the stage, and False if the caller should train.
 
     The caller trains if it is one of those processes, or if nobody asked for more than one. `alone`
-    names a setting with which the stage asks models while it trains; such a stage needs one
-    process, which claims and counts the calls. Raises ConfigError where fewer processes were
+    is a setting for which the stage needs one process, with what it does: one that asks models
+    while it trains claims and counts the calls. Raises ConfigError where fewer processes were
     started than asked for, or might be. Raises what the stage raises in the other processes.
     """
     asked = processes_asked()
@@ -38,6 +38,12 @@ def elsewhere(task: Task, alone: str | None = None) -> bool:
 
     nodes = trainjob.asked()
     if nodes is not None:
+        if asked not in (None, 1):
+            raise ConfigError(
+                f"{task.stage}: COWEST_NPROC={asked} asks for processes on this machine, and "
+                "COWEST_TRAINJOB for nodes of a cluster, whose processes are its `processes`: "
+                "unset one of them"
+            )
         trainjob.train(task, nodes)
         return True
     if asked in (None, 1):
@@ -48,13 +54,14 @@ def elsewhere(task: Task, alone: str | None = None) -> bool:
     return True
 
 
-def _expect_one(setting: str) -> None:
+def _expect_one(reason: str) -> None:
     """Raises ConfigError if several processes were asked for or started."""
     started = int(os.environ.get("WORLD_SIZE", "1"))
-    if started > 1 or processes_asked() not in (None, 1) or "COWEST_TRAINJOB" in os.environ:
+    on_nodes = bool(os.environ.get("COWEST_TRAINJOB"))
+    if started > 1 or processes_asked() not in (None, 1) or on_nodes:
         raise ConfigError(
-            f"{setting} asks models during training, and needs a single process for that: unset "
-            "COWEST_NPROC and COWEST_TRAINJOB for this stage (`nproc: 1` in a profile)"
+            f"{reason}, and needs a single process for that: unset COWEST_NPROC and "
+            "COWEST_TRAINJOB for this stage (`nproc: 1` in a profile)"
         )
 
 

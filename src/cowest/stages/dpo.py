@@ -44,7 +44,7 @@ def main(pairs: In, feedback: In, policy: In, challenger: Out, config: DPOConfig
         return
     _fit(rows, config)
     inputs = {"pairs": pairs, "feedback": feedback, "policy": policy}
-    if elsewhere(Task("dpo", config, inputs, {"challenger": challenger}), asks_models(config)):
+    if elsewhere(Task("dpo", config, inputs, {"challenger": challenger}), one_process(config)):
         return
     rests_on = _rests_on([policy / "adapter", pairs, feedback], start, base, config)
     # The checkpoints go last, when the challenger is in its place.
@@ -84,6 +84,14 @@ def asks_models(config: DPOConfig) -> str | None:
     if config.align == "grpo":
         return "dpo: `align: grpo`"
     return "dpo: `rounds` over 1" if config.rounds > 1 and config.round is None else None
+
+
+def one_process(config: DPOConfig) -> str | None:
+    """Returns the setting for which training is one process, and why; None without one."""
+    asking = asks_models(config)
+    if asking is not None:
+        return f"{asking} asks models during training"
+    return "dpo: `step: trl` trains by TRL" if config.step == "trl" else None
 
 
 def _aligned(
