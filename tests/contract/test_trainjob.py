@@ -17,7 +17,7 @@ from typing import Any
 import pytest
 import yaml
 
-from cowest import io, stages, version
+from cowest import io, lineage, stages, version
 from cowest.config import digest, file_digest, parse
 from cowest.distributed import sent, trainjob
 from cowest.distributed.parcels import Parcels
@@ -431,6 +431,28 @@ def test_only_files_that_are_what_they_say_are_fetched(tmp_path: Path) -> None:
     place.unlink()
     with pytest.raises(InputError, match="it is not there"):
         store.fetch(parcel, tmp_path / "back")
+
+
+@pytest.mark.parametrize("port", ["inputs", "base", "outputs"])
+@pytest.mark.parametrize("name", ["../../../escaped", "/escaped", "..", "a/b", "a\\b"])
+def test_a_task_writes_nowhere_but_in_its_folder(port: str, name: str, tmp_path: Path) -> None:
+    store = Parcels(f"file://{tmp_path}/store")
+    (tmp_path / "one.txt").write_text("one")
+    parcel = store.send(tmp_path / "one.txt")
+    named = f"{tmp_path}{name}" if name.startswith("/") else name
+    task: dict[str, Any] = {
+        "stage": "sft",
+        "config": {"policy": {}},
+        "inputs": {"corpus": parcel},
+        "base": {"tiny": {}},
+        "outputs": ["policy"],
+        "code": lineage.code_digest(),
+    }
+    task[port] = [named] if port == "outputs" else {named: parcel}
+    store.write("tasks/key/task.json", json.dumps(task))
+    with pytest.raises(InputError, match="leads out of its folder: remove the task"):
+        sent.receive(store, "key", tmp_path / "node" / "tasks" / "key")
+    assert not list(tmp_path.rglob("*escaped*")) and not (tmp_path / "node").exists()
 
 
 def test_a_result_of_which_a_file_is_gone_is_made_again(tmp_path: Path) -> None:

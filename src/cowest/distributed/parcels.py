@@ -62,7 +62,7 @@ class Parcels:
     def fetch(self, parcel: Parcel, path: Path) -> None:
         """Fetches a parcel as the file `path`, or into the folder `path`."""
         for name, digest in parcel.items():
-            if not SHA256.fullmatch(digest) or not _stays_below(name):
+            if not SHA256.fullmatch(digest) or not stays_below(name):
                 raise InputError(
                     f"{self.address}: a task there names the file {name!r}, which leads out of its "
                     "folder or has no SHA-256: remove the task, and run the stage again"
@@ -154,7 +154,7 @@ def _errors() -> tuple[type[Exception], ...]:
     return (OSError, BotoCoreError, ClientError)
 
 
-def _stays_below(name: str) -> bool:
+def stays_below(name: str) -> bool:
     """Says whether a name, which others may have written, stays inside its folder."""
     path = PurePosixPath(name)
     return not path.is_absolute() and ".." not in path.parts and "\\" not in name

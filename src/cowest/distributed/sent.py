@@ -15,7 +15,7 @@ from typing import Any
 
 from cowest import lineage
 from cowest.config import digest
-from cowest.distributed.parcels import Parcels
+from cowest.distributed.parcels import Parcels, stays_below
 from cowest.distributed.task import Task, described, error_of
 from cowest.errors import ConfigError, CoWestError, InputError
 from cowest.io import replacing_folder, write_text
@@ -52,7 +52,7 @@ def receive(store: Parcels, key: str, folder: Path) -> tuple[dict[str, Any], dic
     """Fetches a task into a folder; returns its stage, settings and ports.
 
     Processes of one machine that want it at the same time fetch it once. Raises ConfigError if the
-    sender's CoWest is another than this one.
+    sender's CoWest is another than this one, and InputError for names that lead out of the folder.
     """
     text = store.read(f"tasks/{key}/task.json")
     if text is None:
@@ -66,6 +66,12 @@ def receive(store: Parcels, key: str, folder: Path) -> tuple[dict[str, Any], dic
             f"{values['stage']}: the image of the training runtime holds another CoWest than the "
             "step that sent the task: use images of one build"
         )
+    for name in (*values["inputs"], *values["base"], *values["outputs"]):
+        if not stays_below(name) or "/" in name:
+            raise InputError(
+                f"{store.address}/tasks/{key}/task.json names a port or base {name!r}, which leads "
+                "out of its folder: remove the task, and run the stage again"
+            )
     folder.mkdir(parents=True, exist_ok=True)
     with (folder / "lock").open("a") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
