@@ -8,7 +8,7 @@ def split(
     """Names the shards of the queries.
 
     Args:
-        shards: Number of shards, 1 or more.
+        shards: Number of shards, 1 to 1000.
 
     Returns:
         Output: The shards, as 0/3, 1/3 and 2/3.

@@ -149,8 +149,10 @@ def profile_of(given: argparse.Namespace) -> Profile:
     if given.shards is None:
         return found
     # Said of the flag, before any step runs.
-    if not 1 <= given.shards <= 1000:
-        raise ConfigError(f"--shards {given.shards}: give a number from 1 to 1000")
+    if not 1 <= given.shards <= profiles.MOST_SHARDS:
+        raise ConfigError(
+            f"--shards {given.shards}: give a number from 1 to {profiles.MOST_SHARDS}"
+        )
     return found.model_copy(update={"shards": given.shards})
 
 

@@ -13,6 +13,7 @@ from cowest import io
 from cowest.errors import ConfigError, InputError
 from cowest.failures import Failures
 from cowest.io import Shard
+from cowest.profiles import MOST_SHARDS
 from cowest.records import Feedback, Trial
 
 Limits = Mapping[str, int | None]
@@ -20,9 +21,10 @@ Limits = Mapping[str, int | None]
 
 
 def shards(number: int) -> list[str]:
-    """The names of so many shards, in order: `0/3`, `1/3`, `2/3`. Raises ConfigError below 1."""
-    if number < 1:
-        raise ConfigError(f"{number} shards: a turn has 1 or more")
+    """The names of so many shards, in order: `0/3`, `1/3`, `2/3`. Raises ConfigError."""
+    # A run that was started in KFP's own pages is judged here alone.
+    if not 1 <= number <= MOST_SHARDS:
+        raise ConfigError(f"{number} shards: a turn has 1 to {MOST_SHARDS}")
     return [f"{index}/{number}" for index in range(number)]
 
 

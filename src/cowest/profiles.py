@@ -32,6 +32,7 @@ PLAIN = re.compile(
 """A value that is none, whatever its name says: a switch, a name in AWS, or the path of a file that
 holds it. A path without capitals needs no ending; a key in base64 may begin with a slash too."""
 SPAN = {"s": 1, "m": 60, "h": 3600}
+MOST_SHARDS = 1000
 
 
 def _fixed(image: str) -> str:
@@ -237,7 +238,7 @@ class Profile(Config):
     when the pipeline is compiled. null takes the components' own image (COWEST_IMAGE)."""
     pull_secrets: tuple[Name, ...] = ()
     """Secrets of the cluster with which images are pulled, by name."""
-    shards: int = Field(default=1, ge=1, le=1000)
+    shards: int = Field(default=1, ge=1, le=MOST_SHARDS)
     """Number of parts that the queries are cut into. Each part is drafted, refined and scored by
     steps of its own. A run may be given another number."""
     parallel: int | None = Field(default=None, ge=1)

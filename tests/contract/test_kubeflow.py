@@ -124,6 +124,30 @@ def test_a_slip_is_said_before_the_server_is_asked(
     assert stub.calls == []
 
 
+@pytest.mark.parametrize(
+    "given",
+    [
+        "raw=https://u:5ecret-token@git.example/x.git",
+        "https://u:5ecret-token@git.example/x.git",
+        "https://u:5ecret-token@git.example/x?a=b",
+        "nonsense=https://u:5ecret-token@git.example/x.git",
+    ],
+)
+@pytest.mark.parametrize("command", [["submit"], ["schedule", *NIGHT]], ids=["submit", "schedule"])
+def test_a_password_is_refused_before_the_server_is_asked_and_is_not_shown(
+    command: list[str],
+    given: str,
+    stub: Stub,
+    small: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    """Many can read a run's inputs, and the server keeps them."""
+    assert main([command[0], str(small), *command[1:], "--set", given]) == 1
+    said = capsys.readouterr()
+    assert "the address holds a password" in said.err
+    assert "5ecret" not in said.err + said.out and stub.calls == []
+
+
 def test_values_are_read_by_the_type_of_their_parameter(tmp_path: Path) -> None:
     kinds = {
         "shards": {"parameterType": "NUMBER_INTEGER", "defaultValue": 1},
@@ -148,6 +172,10 @@ def test_values_are_read_by_the_type_of_their_parameter(tmp_path: Path) -> None:
     for wrong, said in {
         "shards=2.5": "a whole number is needed",
         "shards=true": "a whole number is needed",
+        "shards=1e999": "a whole number is needed",
+        "shards=0": "--set shards=0: give a number from 1 to 1000",
+        "shards=-3": "give a number from 1 to 1000",
+        "shards=100000": "give a number from 1 to 1000",
         "budget=NaN": "a number is needed",
         "budget=1e999": "a number is needed",
         "force=yes": "true or false",

@@ -113,10 +113,10 @@ def test_force_decides_a_turn_anew_and_other_inputs_reach_the_settings(
     project: Path, tmp_path: Path
 ) -> None:
     text = (project / "params.yaml").read_text()
-    given = {"run": "run-2", "force": True, "budget_usd": "12.5"}
+    given = {"run": "run-2", "force": True, "budget_usd": "1234567.89"}
     assert started(text, tmp_path / "begin", **given)
     taken = config.load(tmp_path / "begin" / "params")
-    assert taken["pin"]["again"] == "run-2" and taken["pin"]["budget"] == {"usd": 12.5}
+    assert taken["pin"]["again"] == "run-2" and taken["pin"]["budget"] == {"usd": 1234567.89}
     known = find_run(open_store(), "run-2")
     decided = io.read_document(project / "reports" / "decision.json", Decision)
     assert known is not None and known.turn != decided.turn and known.decided is None

@@ -12,6 +12,8 @@ from typing import Any
 import yaml
 
 from cowest.errors import ConfigError, InputError
+from cowest.passwords import passwords
+from cowest.profiles import MOST_SHARDS
 
 LARGEST = 32 * 2**20
 """Size, in bytes, of the largest file that KFP takes."""
@@ -55,11 +57,19 @@ class Package:
     def arguments(self, given: Iterable[str]) -> dict[str, Any]:
         """Reads `name=value` by the type of each parameter.
 
-        Raises ConfigError for one that is unknown, unfit, given twice or missing.
+        Raises ConfigError for one that is unknown, unfit, given twice or missing, and for a
+        password, which the server would keep for many to read; it is not shown.
         """
         values: dict[str, Any] = {}
         for text in given:
             name, equals, value = text.partition("=")
+            if passwords(value) or passwords(name):
+                of = f" {name}" if name in self.parameters else ""
+                raise ConfigError(
+                    f"--set{of}: the address holds a password, and many can read a run's inputs: "
+                    "leave it out, and give git a header by a secret of the profile "
+                    "(docs/kubeflow.md)"
+                )
             if not equals:
                 raise ConfigError(f"--set {text}: write name=value")
             if name in values:
@@ -145,9 +155,11 @@ def _value(parameter: Parameter, text: str) -> Any:
         value = None
     if parameter.kind in NUMBERS:
         number = isinstance(value, int | float) and not isinstance(value, bool)
-        whole = number and (parameter.kind == "NUMBER_DOUBLE" or value == int(value))
-        if not number or not math.isfinite(value) or not whole:
+        finite = number and math.isfinite(value)
+        if not finite or (parameter.kind == "NUMBER_INTEGER" and value != int(value)):
             raise ConfigError(f"{wrong}: {NUMBERS[parameter.kind]} is needed")
+        if parameter.name == "shards" and not 1 <= value <= MOST_SHARDS:
+            raise ConfigError(f"{wrong}: give a number from 1 to {MOST_SHARDS}")
         return value
     shape, words = SHAPES.get(parameter.kind, (dict, "a value that can't be given here"))
     if not isinstance(value, shape):

@@ -93,9 +93,9 @@ def _write_settings(text: str, given: RunInputs, params: Path) -> None:
             ) from None
         pinned = section(load(params), "pin", str(params))
         if isinstance(pinned.get("budget"), dict):
-            amend(params, f"pin.budget.usd={usd:g}")
+            amend(params, f"pin.budget.usd={usd!r}")
         else:
-            amend(params, f"pin.budget={{usd: {usd:g}}}")
+            amend(params, f"pin.budget={{usd: {usd!r}}}")
     if given.force:
         amend(params, f"pin.again={json.dumps(given.run)}")
 
