@@ -97,7 +97,10 @@ def _environment(task: Any, step: Step) -> None:
         task.set_env_variable(name, value)
     if step.nproc is not None:
         task.set_env_variable("COWEST_NPROC", str(step.nproc))
+    # A pod whose secret is not there waits for it for ever, and says nothing. The steps name what
+    # they lack; but one without its store would pay for answers that nobody keeps.
     for name, keys in sorted(step.secrets.items()):
-        kubernetes.use_secret_as_env(task, name, dict(keys))
+        optional = "COWEST_STORE" not in keys.values()
+        kubernetes.use_secret_as_env(task, name, dict(keys), optional=optional)
     for name, keys in sorted(step.config_maps.items()):
-        kubernetes.use_config_map_as_env(task, name, dict(keys))
+        kubernetes.use_config_map_as_env(task, name, dict(keys), optional=True)

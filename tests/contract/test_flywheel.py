@@ -72,6 +72,9 @@ FEW: dict[str, dict[str, Any]] = {
     },
 }
 """Steps that ask for less in both profiles of a cluster."""
+STORAGE = yaml.safe_load((ROOT / "infra/kubernetes/storage.yaml").read_text())
+BASE_MODELS = STORAGE["metadata"]["name"]
+"""The volume that the manifests make."""
 BUSY = {"cpu": ("4", "8")}
 ON_CPUS = {**BUSY, "memory": ("12Gi", "16Gi"), "timeout": LONG * 2}
 TRAINS = {"cpu": ("8", "16"), "memory": ("48Gi", "64Gi"), "timeout": TWO_DAYS}
@@ -80,7 +83,7 @@ GIVEN: dict[str, tuple[dict[str, Any], dict[str, dict[str, Any]]]] = {
     "local": (ALONE, {"preflight": {"retry": None}, "summary": {"retry": None}}),
     "cpu": (SHARED, {**FEW, "sft": ON_CPUS, "dpo": ON_CPUS, "draft": BUSY, "evaluate": BUSY}),
     "gpu": (
-        {**SHARED, "claims": {"cowest-models": "/models"}},
+        {**SHARED, "claims": {BASE_MODELS: "/models"}},
         {**FEW, "sft": TRAINS, "dpo": TRAINS, "draft": DRAFTS, "evaluate": DRAFTS},
     ),
 }
@@ -193,6 +196,8 @@ def test_images_are_fixed_and_none_is_latest(profile: str) -> None:
     if profile == "gpu":
         assert images["sft"] == images["dpo"] == IMAGES["COWEST_TRAIN_IMAGE"]
         assert images["draft"] == images["evaluate"] == IMAGES["COWEST_DRAFT_IMAGE"]
+        # It looks whether vLLM is where the settings say.
+        assert images["preflight"] == IMAGES["COWEST_DRAFT_IMAGE"]
 
 
 @pytest.mark.parametrize(("profile", "parallel"), [("local", None), ("cpu", 4), ("gpu", 4)])
@@ -256,6 +261,9 @@ def test_each_step_is_given_what_the_profile_says(profile: str) -> None:
         for one in told.get("secretAsEnv", ()):
             keys = {key["secretKey"]: key["envVar"] for key in one["keyToEnv"]}
             secrets[one["secretName"]] = keys
+            # A pod would wait for a secret that is not there, as the optional webhook's.
+            assert one.get("optional", False) == (one["secretName"] != "cowest-store")
+        assert all(one["optional"] for one in told.get("configMapAsEnv", ()))
         found = {
             "cpu": (resources.get("resourceCpuRequest"), resources.get("resourceCpuLimit")),
             "memory": (
@@ -287,7 +295,7 @@ def test_a_gpu_profile_gives_each_step_what_it_says() -> None:
             assert told["emptyDirMounts"][0]["mountPath"] == "/dev/shm"
         env = {one["name"]: one["value"] for one in container.get("env", [])}
         assert env == ({"COWEST_NPROC": "1"} if name in TRAINED else {})
-        assert ("genericEphemeralVolume" in told) == (name in TRAINED)
+        assert "genericEphemeralVolume" not in told
 
 
 def test_the_project_of_the_text_is_the_one_that_is_compiled() -> None:

@@ -184,7 +184,9 @@ def test_fewer_processes_than_asked_for_is_the_error_that_the_step_raises(
 
 def test_a_job_that_fails_shows_the_end_of_its_log(stub: Cluster, project: Path) -> None:
     stub.says = "CUDA error: no device\nexitcode 7"
-    with pytest.raises(CoWestError, match=r"(?s)cowest-sft-\w+ failed \(Stub\); .*CUDA.*exitcode 7"):
+    with pytest.raises(
+        CoWestError, match=r"(?s)cowest-sft-\w+ failed \(Stub\); .*CUDA.*exitcode 7"
+    ):
         specialise()
     assert not stub.jobs and not Path("policy").exists()
 
