@@ -161,8 +161,11 @@ class Retry(Config):
 
     def longest(self, timeout: str) -> int:
         """Returns the seconds that all tries and the waits between them may take."""
-        waits = sum(seconds(self.wait) * self.factor**number for number in range(self.times))
-        return (self.times + 1) * seconds(timeout) + waits
+        longest, wait = seconds(timeout), seconds(self.wait)
+        for _ in range(self.times):
+            longest += wait + seconds(timeout)
+            wait *= self.factor
+        return longest
 
 
 class Step(Config):

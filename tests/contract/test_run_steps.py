@@ -21,6 +21,8 @@ from cowest.ledger.store import CallStore, open_store
 from cowest.lineage import Turn, data_digests
 from cowest.records import DataSet, Decision, Draft
 from cowest.registry.mlflow import RegistryConfig
+from cowest.stages.pin import PinConfig
+from cowest.steps import begin as begin_step
 from cowest.steps.begin import RunInputs, begin
 from cowest.steps.summary import RunOutcome, summarise
 from tests import stores, tiny
@@ -150,9 +152,32 @@ def test_the_whole_list_of_what_is_wrong_is_said_at_once(
         "COWEST_STORE names a file",
     ):
         assert said.count(part) == 1, part
+    # The registry of `pin` is a file of the project.
+    on_root = project.stat().st_dev == Path("/").stat().st_dev
+    assert ("on the disk of this step's container" in said) == on_root
     found = told((project / "params.yaml").read_text(), tmp_path / "end", state="FAILED")
     assert found.became == "failed" and found.turn is None
     assert found.champion == 1
+
+
+def test_a_registry_on_a_containers_own_disk_is_refused(tmp_path: Path) -> None:
+    """Its decision would go with the step; a volume that is mounted has another device."""
+    mounted = next(path for path in map(Path, ("/dev/shm", "/proc")) if path.is_mount())
+
+    def problems(uri: str, artifacts: Path | str) -> str:
+        config = RegistryConfig(uri=uri, name="handbook", artifacts=str(artifacts))
+        found = begin_step.passing_registries([PinConfig(registry=config)] * 2)
+        return "; ".join(map(str, found))
+
+    on_root = Path("/no-such-folder")
+    said = problems(f"sqlite:///{on_root}/mlflow.db", on_root / "files")
+    assert said.count("the registry's uri is /no-such-folder/mlflow.db, on the disk of this") == 1
+    assert said.count("the registry's artifacts is /no-such-folder/files") == 1
+    said = problems("postgresql://host/registry", on_root)
+    assert "registry's uri" not in said and "registry's artifacts" in said
+    assert problems(f"sqlite:///{mounted}/new/mlflow.db", mounted / "new") == ""
+    assert problems("postgresql://host/registry", "s3://bucket/files") == ""
+    assert problems("https://mlflow.example", on_root) == ""
 
 
 def test_raw_data_that_are_not_there_are_said(project: Path, tmp_path: Path) -> None:

@@ -9,14 +9,17 @@ import os
 import shutil
 import sys
 import tempfile
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from pydantic import BaseModel
+
 from cowest import environment, forecast, preflight, probing, reach
 from cowest.amend import amend
 from cowest.config import load, parse, section
-from cowest.errors import ConfigError, CoWestError, InputError, StoreError
+from cowest.errors import ConfigError, CoWestError, InputError, RegistryError, StoreError
 from cowest.io import write_document, write_text
 from cowest.ledger.runs import NotedRun, note_run
 from cowest.ledger.store import open_store
@@ -25,6 +28,8 @@ from cowest.passwords import passwords
 from cowest.raw import snapshots, vcs
 from cowest.records import DataSet
 from cowest.registry.log import settled
+from cowest.registry.mlflow import SQLITE, RegistryConfig
+from cowest.registry.runs import folder_of, location_of
 from cowest.stages.pin import PinConfig
 
 OF_A_STEP = ("validate", "train", "track", "report")
@@ -68,6 +73,8 @@ def begin(text: str, given: RunInputs, raw: Path, params: Path, version: Path) -
     problems += preflight.problems_of(settings, OF_A_STEP)
     problems += reach.problems(settings, write=True)
     problems += _store_problems(given.run)
+    if "KUBERNETES_SERVICE_HOST" in os.environ:
+        problems += passing_registries(settings)
     if laid_out is not None and not problems:
         problems += _too_dear(values, laid_out[0])
     preflight.raise_all(problems)
@@ -162,6 +169,42 @@ def _store_problems(run: str) -> list[CoWestError]:
     except CoWestError as error:
         found.append(error)
     return found
+
+
+def passing_registries(settings: Sequence[BaseModel]) -> list[CoWestError]:
+    """Returns the registries whose decisions would go with the container that this step runs in.
+
+    A registry in a file has to lie on a volume that the steps share. What lies on the disk of `/`
+    lies on none.
+    """
+    found: dict[str, CoWestError] = {}
+    for config in settings:
+        registry = getattr(config, "registry", None)
+        if not isinstance(registry, RegistryConfig):
+            continue
+        places = []
+        if registry.uri.startswith(SQLITE):
+            places.append(("uri", Path(registry.uri.removeprefix(SQLITE))))
+        folder = folder_of(location_of(registry.artifacts))
+        # A server has its own place for the files.
+        if folder is not None and not registry.uri.startswith(("http://", "https://")):
+            places.append(("artifacts", folder))
+        for setting, place in places:
+            if _on_disk_of_container(place):
+                found[f"{setting}: {place}"] = RegistryError(
+                    f"the registry's {setting} is {place}, on the disk of this step's container, "
+                    f"which goes with it: give `registry.{setting}` the address of a server or "
+                    "bucket, or a place on a volume that the profile mounts in preflight, pin, "
+                    "register, page and summary"
+                )
+    return list(found.values())
+
+
+def _on_disk_of_container(place: Path) -> bool:
+    there = place.absolute()
+    while not there.exists():
+        there = there.parent
+    return there.stat().st_dev == Path("/").stat().st_dev
 
 
 def _too_dear(values: dict[str, Any], raw: Path) -> list[CoWestError]:
