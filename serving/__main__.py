@@ -99,11 +99,12 @@ def parser() -> argparse.ArgumentParser:
         words = "the settings file (params.yaml); its folder becomes the working folder"
         add_params(command, words, default=os.environ.get("COWEST_PARAMS") or "params.yaml")
     serving.add_argument("--host", default="127.0.0.1", help="address to listen on (127.0.0.1)")
+    # Not COWEST_PORT: Kubernetes gives that to the pods beside a Service that is named cowest.
     serving.add_argument(
         "--port",
         type=int,
-        default=os.environ.get("COWEST_PORT") or "3000",
-        help="port to listen on (COWEST_PORT, else 3000)",
+        default=os.environ.get("COWEST_LISTEN") or "3000",
+        help="port to listen on (COWEST_LISTEN, else 3000)",
     )
     return parser
 

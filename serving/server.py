@@ -88,15 +88,20 @@ class _Server(uvicorn.Server):
         Python itself would wait for threads that nobody can stop: one that loads a model, or looks
         the champion up in a registry that does not answer.
         """
-        if not self.started or self.force_exit:
-            # The log is still open where somebody pressed Ctrl-C twice.
+        if not self.started or not self.lifespan.shutdown_event.is_set():
+            # The log is still open, as where somebody pressed Ctrl-C twice.
             return
-        with suppress(CoWestError):
-            store.close()
-        logging.shutdown()
-        sys.stdout.flush()
-        sys.stderr.flush()
-        os._exit(0)
+        # Another signal breaks nothing off here any more.
+        for sent in (signal.SIGTERM, signal.SIGINT):
+            signal.signal(sent, signal.SIG_IGN)
+        try:
+            with suppress(CoWestError):
+                store.close()
+            logging.shutdown()
+            sys.stdout.flush()
+            sys.stderr.flush()
+        finally:
+            os._exit(0)
 
 
 def _connections(config: ServeConfig) -> int:

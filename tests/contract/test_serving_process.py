@@ -111,8 +111,11 @@ def test_a_port_that_is_none_is_one_line() -> None:
 def test_the_environment_names_the_port_which_the_image_asks_too(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
+    monkeypatch.delenv("COWEST_LISTEN", raising=False)
+    # Kubernetes sets it beside a Service of this name.
+    monkeypatch.setenv("COWEST_PORT", "tcp://10.96.0.11:3000")
     assert parser().parse_args(["serve"]).port == 3000
-    monkeypatch.setenv("COWEST_PORT", "8080")
+    monkeypatch.setenv("COWEST_LISTEN", "8080")
     assert parser().parse_args(["serve"]).port == 8080
     assert parser().parse_args(["serve", "--port", "3001"]).port == 3001
 

@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from cowest.config import parse
-from cowest.errors import RegistryError
+from cowest.errors import ModelError, RegistryError
 from cowest.models.scripted import ScriptedConfig, ScriptRule
 from cowest.online.breaker import Breaker
 from cowest.online.desk import Desk
@@ -269,6 +269,39 @@ def test_a_strong_model_that_broke_off_is_opened_again() -> None:
     run(test())
 
 
+def test_a_version_that_failed_is_tried_at_once_beside_a_strong_model_opened_anew() -> None:
+    """It may have failed for want of the memory that the old one held."""
+
+    class Full(Breakable):
+        number = 7
+
+        async def champion(self) -> int:
+            return self.number
+
+        @asynccontextmanager
+        async def policy(self, number: int) -> AsyncIterator[tuple[Prompts, Upstream]]:
+            if number == 8 and len(self.strongs) == 1:
+                raise ModelError("out of memory")
+            async with super().policy(number) as found:
+                yield found
+
+    async def test() -> None:
+        versions = Full(2)
+        # The pause of a version that failed is longer than this test may take.
+        desk = Desk(CONFIG.model_copy(update={"watch": 0.01}), versions, retry=100)
+        await until(desk, None)
+        versions.number = 8
+        while "out of memory" not in (desk.problem() or ""):
+            await asyncio.sleep(0.001)
+        assert desk.reason() is None, "version 7 answers"
+        versions.strongs[0].reason = "it broke off"
+        while desk.opened is None or desk.opened.number != 8:
+            await asyncio.sleep(0.001)
+        await desk.close()
+
+    run(test())
+
+
 class Unopened(Versions):
     """Versions beside a strong model that can't be opened at first, for a reason of its own."""
 
@@ -361,7 +394,7 @@ def test_a_registry_that_breaks_at_the_start_is_said_and_asked_again(
         await desk.close()
 
     run(test())
-    assert "IndexError" in caplog.text
+    assert "Traceback" in caplog.text
 
 
 def test_a_desk_that_ended_unasked_is_dead() -> None:

@@ -51,7 +51,7 @@ def test_the_health_of_the_image_is_asked_at_its_port_and_by_no_proxy(port: int)
     around = {**os.environ, "HTTP_PROXY": nobody, "http_proxy": nobody, "NO_PROXY": ""}
     codes = []
     for asked in (port, free_port()):
-        environment = {**around, "COWEST_PORT": str(asked)}
+        environment = {**around, "COWEST_LISTEN": str(asked)}
         done = subprocess.run(
             [sys.executable, *words], env=environment, capture_output=True, check=False
         )

@@ -21,7 +21,8 @@ from cowest.records import Message
 
 RETRY = 15.0
 """Seconds until what could not be opened, or did not answer, is tried again. They are doubled each
-time: to open a model is long work, and to try a hosted one is paid for."""
+time where another version answers meanwhile, and where a hosted model was tried, which is paid
+for."""
 LONGEST_RETRY = 300.0
 """The longest of these pauses."""
 LOOK = 1.0
@@ -83,13 +84,15 @@ class Desk:
         """The reason for which it failed."""
         self._again = 0.0
         self._pause = retry
+        self._tried = False
+        """True if the version that is being opened has asked the models."""
         self._closing = asyncio.Event()
         self._versions: set[asyncio.Task[None]] = set()
         """One task per open version, replaced ones included."""
         self._busy: asyncio.Task[Any] | None = None
         """The task that reads the registry or opens a version. A stop does not wait for it."""
         self._task = asyncio.create_task(self._work(), name="desk")
-        self._task.add_done_callback(_say_why)
+        self._task.add_done_callback(self._say_why)
 
     @asynccontextmanager
     async def live(self) -> AsyncIterator[Opened]:
@@ -99,7 +102,9 @@ class Desk:
         """
         lent = self._lent
         if lent is None:
-            raise RefusalError(503, self.reason() or "", code="not_ready", retry_after=self._retry)
+            again = self._again - time.monotonic() if self._failed is not None else 0.0
+            wait = max(self._retry, again)
+            raise RefusalError(503, self.reason() or "", code="not_ready", retry_after=wait)
         lent.take()
         try:
             yield lent.opened
@@ -146,6 +151,8 @@ class Desk:
             try:
                 async with self._shelf.strong() as strong:
                     pause = self._retry
+                    # A version may have failed for want of what the old model held.
+                    self._failed = None
                     try:
                         await self._follow(strong)
                     finally:
@@ -186,6 +193,7 @@ class Desk:
         opened = self.opened
         if opened is not None and opened.number == number:
             if opened.broke is None:
+                self._failed = None
                 self._say(None)
                 return
             if number != self._failed:
@@ -194,10 +202,14 @@ class Desk:
             self._say(self._why)
             return
         self._pause = min(2 * self._pause, LONGEST_RETRY) if number == self._failed else self._retry
+        self._tried = False
         try:
             lent = await self._opened(number, strong)
         except Exception as error:  # noqa: BLE001
             # Whatever a new version breaks on, the one that answers goes on.
+            if self._lent is None and not self._tried:
+                # Nothing answers, and nothing was asked that is paid for.
+                self._pause = self._retry
             self._failed, self._again = number, time.monotonic() + self._pause
             self._why = f"version {number} is not taken up: {_words(error)}"
             self._say_fault(error, self._why)
@@ -234,6 +246,7 @@ class Desk:
         async with self._shelf.policy(number) as (prompts, policy):
             opened = Opened(number, prompts, policy, strong)
             # Both models must answer before anybody is let in.
+            self._tried = True
             await probe(opened, self._config)
             lent = Lent(opened)
             ready.set_result(lent)
@@ -261,6 +274,15 @@ class Desk:
         """Keeps an error as the reason. The log has the whole of one that nobody foresaw."""
         expected = isinstance(error, CoWestError | RefusalError)
         self._say(reason or _words(error), None if expected else error)
+
+    def _say_why(self, task: asyncio.Task[None]) -> None:
+        """Logs what ended the desk's task, if nobody asked for its end."""
+        if self._closing.is_set():
+            return
+        if task.cancelled():
+            log.error("what loads the model was cancelled")
+        elif task.exception() is not None:
+            log.error("what loads the model broke off", exc_info=task.exception())
 
     async def _rest(self, opened: Opened) -> None:
         """Waits until it is time to look for another champion, or a model breaks off."""
@@ -321,9 +343,3 @@ def settle() -> None:
 def _words(error: Exception) -> str:
     """An error's words, or its name where it has none."""
     return str(error) or type(error).__name__
-
-
-def _say_why(task: asyncio.Task[None]) -> None:
-    """Logs the error that ended the desk's task."""
-    if not task.cancelled() and task.exception() is not None:
-        log.error("what loads the model broke off", exc_info=task.exception())
