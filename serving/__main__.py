@@ -99,7 +99,7 @@ def parser() -> argparse.ArgumentParser:
         words = "the settings file (params.yaml); its folder becomes the working folder"
         add_params(command, words, default=os.environ.get("COWEST_PARAMS") or "params.yaml")
     serving.add_argument("--host", default="127.0.0.1", help="address to listen on (127.0.0.1)")
-    # Not COWEST_PORT: Kubernetes gives that to the pods beside a Service that is named cowest.
+    # Its name ends in no PORT: beside a Service named cowest, Kubernetes gives that to every pod.
     serving.add_argument(
         "--port",
         type=int,

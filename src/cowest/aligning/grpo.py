@@ -120,13 +120,14 @@ def _say_unused(config: DPOConfig) -> None:
 
     They are no error, so that the objective of a project is one setting.
     """
-    for name in ("beta", "nll"):
+    kl = f"{config.grpo.kl:g}"
+    instead = {
+        "beta": f"dpo.grpo.kl, which is {kl}, keeps the policy close to its reference",
+        "nll": "its drafts have an advantage in place of a chosen one",
+    }
+    for name, words in instead.items():
         if getattr(config, name) != DPOConfig.model_fields[name].default:
-            print(
-                f"dpo: `align: grpo` does not use dpo.{name}: dpo.grpo.kl, which is "
-                f"{config.grpo.kl:g}, keeps the policy close to its reference",
-                file=sys.stderr,
-            )
+            print(f"dpo: `align: grpo` does not use dpo.{name}: {words}", file=sys.stderr)
 
 
 def _announce(found: Plan, prompts: Prompts, config: DPOConfig) -> None:

@@ -23,8 +23,8 @@ class _Told:
     """The lines of one help, and what they have told so far."""
 
     def __init__(self) -> None:
-        self._places: dict[tuple[type[Config], str], str] = {}
-        """The path at which a kind with these defaults was told."""
+        self._places: dict[tuple[type[Config], str], tuple[str, str]] = {}
+        """The path at which a kind with these defaults was told, and that path with its tag."""
 
     def of(
         self, kind: type[Config], path: str, whole: Config | None, tag: str | None = None
@@ -45,9 +45,11 @@ class _Told:
     def _field(self, place: str, field: FieldInfo, default: Any, section: str) -> Iterator[str]:
         members = list(_members(field.annotation, place))
         remark = _remark(field, default, section)
-        places = {self._places.get(_key(kind, default)) for _, kind in members}
-        if members and None not in places and len(places) == 1:
-            yield _line(place, field, [*remark, f"its settings: as {places.pop()}"])
+        places = [self._places.get(_key(kind, default), ("", "")) for _, kind in members]
+        paths = {path for path, _ in places}
+        if len(paths) == 1 and "" not in paths:
+            told = places[0][1] if len(members) == 1 else places[0][0]
+            yield _line(place, field, [*remark, f"its settings: as {told}"])
             return
         yield _line(place, field, remark)
         # Several kinds are told one after the other, each under the setting that chooses it.
@@ -56,9 +58,9 @@ class _Told:
             if len(members) > 1:
                 tag, value = _tag(kind)
                 shown = f"{path} ({tag}: {value})"
-            told = self._places.setdefault(_key(kind, default), path)
+            told_path, told = self._places.setdefault(_key(kind, default), (path, shown))
             whole = default if isinstance(default, kind) else None
-            if told != path:
+            if told_path != path:
                 yield f"  {shown}: as {told}"
                 continue
             if tag is not None:

@@ -15,9 +15,9 @@ class AnswerConfig(Config):
     """
 
     policy: AnyProvider
-    """The base that the version's adapter belongs to."""
+    """The base that the version's adapter belongs to; not `provider: vllm`, and without `batch`."""
     strong: AnyProvider
-    """The strong model, which refines the draft."""
+    """The strong model, which refines the draft; not `provider: vllm`, and without `batch`."""
     drafting: Sampling = Sampling(max_tokens=128)
     """Decoding of the policy's draft. Keep it as in `evaluate.drafting`: drafts were judged so."""
     refining: Refining = Sampling()
