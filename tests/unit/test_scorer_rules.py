@@ -2,21 +2,24 @@
 
 import re
 import string
+import time
 from collections import Counter
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from pydantic import TypeAdapter, ValidationError
 
 from cowest.config import parse as parse_config
 from cowest.errors import ConfigError
 from cowest.sametext import comparable
-from cowest.scorers import rules
+from cowest.scorers import AnyScorer, rules
 from cowest.scorers.choice import Choice, ChoiceConfig, rule_of
 from cowest.scorers.choice import parse as parse_choice
 from cowest.scorers.contains import Contains, ContainsAlone, ContainsConfig
 from cowest.scorers.exact_match import ExactMatch, ExactMatchConfig
 from cowest.scorers.marker import after
+from cowest.scorers.rules import RuleNumber
 from cowest.scorers.squad import SquadEM, SquadF1
 from cowest.scorers.tally import Matching, Tally
 from cowest.scorers.token_f1 import TokenF1, TokenF1Config
@@ -301,6 +304,56 @@ def test_a_target_scores_1_and_exact_is_never_above_the_others(
         assert all(score_of(scorer, target, *targets).value == 1 for scorer in scorers)
 
 
+@pytest.mark.parametrize("rule", rules.RULES)
+@pytest.mark.parametrize(
+    ("value", "option"),
+    [("null", None), ('"None"', 0), ("None", 0), ("[" * 20_000, None), ("1e5", 3), ("tru", None)],
+    ids=["null", "quoted", "a word", "brackets", "a number", "no JSON"],
+)
+def test_an_unquoted_value_chooses_what_it_says(
+    value: str, option: int | None, rule: RuleNumber
+) -> None:
+    said = parse_choice(f'{{"answer": {value}}}', ("None", "[", "100000.0", "1e5"), rule)
+    if value == "1e5" and rule != 3:
+        # As rules 1 and 2 always read it: as Python writes the number.
+        option = 2
+    assert said == ("names no option" if option is None else option)
+
+
+@pytest.mark.parametrize("number", ["0.50", "10.00", "-0.10", "007"])
+def test_rule_3_takes_a_number_as_it_is_written(number: str) -> None:
+    choices = ("0.50", "10.00", "-0.10", "007", "0.5", "10", "7")
+    assert parse_choice(f'{{"answer": {number}}}', choices, 3) == choices.index(number)
+
+
+@pytest.mark.parametrize(
+    "answer",
+    [
+        "\n" * 4_000,
+        "The answer is B. " * 400,
+        "answer " * 800,
+        "Hmm, so. " * 400,
+        "Actually, it is a river.\n\n" * 400,
+        "Italy " * 5_000,
+        "." * 12_000 + "x",
+    ],
+    ids=["newlines", "announced", "answer", "hmm", "actually", "a name", "dots"],
+)
+def test_a_model_that_says_one_thing_until_its_limit_is_read_at_once(answer: str) -> None:
+    began = time.process_time()
+    parse_choice(answer, CITIES, 2)
+    score_of(ContainsAlone(), answer, "Italy")
+    # Read again from each place on, each of them took from 2 to 8 s.
+    assert time.process_time() - began < 1.0
+
+
+def test_a_long_text_is_an_option_where_all_but_the_option_is_no_letter() -> None:
+    for said in ("!" * 900 + "London", "the " * 900 + "London", "London" + " *" * 900):
+        assert parse_choice(f"The answer is {said}", CITIES, 2) == 1
+    words = " ".join(["a long option"] * 90)
+    assert parse_choice(f"Answer: {words}.", (words, words[:-1]), 2) == 0
+
+
 @given(answer=ANSWERS)
 def test_choice_never_breaks(answer: str) -> None:
     assert score_of(Choice(2), answer, "London", choices=CITIES).value in (0, 1)
@@ -408,6 +461,13 @@ def test_rule_3_of_a_marker_reads_markdown_and_the_next_line(
     for kind in (ExactMatchConfig, TokenF1Config):
         with kind(marker="Answer:", rule=3).open() as scorer:
             assert score_of(scorer, answer, "Paris").value == (now == "Paris")
+
+
+@pytest.mark.parametrize("marker", ["", " ", "\n\t"])
+@pytest.mark.parametrize("scorer", ["exact_match", "token_f1", "squad_em", "squad_f1"])
+def test_a_blank_marker_is_refused(scorer: str, marker: str) -> None:
+    with pytest.raises(ValidationError, match="it is blank"):
+        TypeAdapter(AnyScorer).validate_python({"scorer": scorer, "marker": marker})
 
 
 def test_contains_has_no_third_rule() -> None:

@@ -46,13 +46,19 @@ LETTER = re.compile(
 """A letter, the marks that close it (`closed`), and what the answer goes on with (`rest`)."""
 REASON = re.compile(r"\s*(?:because|since|as)\b", re.IGNORECASE)
 """The beginning of a reason for the letter before it."""
-JOINED = r"\s*(?:,\s*(?:and|or)\b|[,;/&+]|\b(?:and|or)\b)\s*"
-MANY = re.compile(rf"[\s*_(\[]*[A-Z](?:{JOINED}[A-Z])+[*_)\].\s]*")
+JOINED = r"(?:,\s*(?:and|or)\b|[,;/&+]|\b(?:and|or)\b)\s*"
+MANY = re.compile(rf"[\s*_(\[]*[A-Z](?:\s*{JOINED}[A-Z])+[*_)\].\s]*")
 """Letters and nothing else: `A, B and D`, `A/C`."""
 ANOTHER = re.compile(rf"(?:{JOINED}|\.\s+)(?:option\s+)?\(?([A-Z])[.):]\s*\w")
 """An option beside the first: `A. Molars and B. Premolars`."""
 SWEEPING = re.compile(r"(?:none|all|both|neither)\b")
 """Begins the words after the letter in `D. None of the above`: no D, if D is something else."""
+NEXT_LINE = re.compile(r"\s*([^\n\r\v\f\x1c-\x1e\x85\u2028\u2029]*)")
+"""The next line that says something, as `str.splitlines` parts lines."""
+BEGINNING = 200
+"""Letters of a long text that are folded first, beside twice those of the longest option."""
+EDGE = 20
+"""Letters that the form of a beginning may have too many because it was cut, and more."""
 
 
 def _as_written(text: str) -> str:
@@ -156,7 +162,9 @@ class ChoiceReading:
         self._choices, self._rule = choices, rule
         self._known = []
         for form in FORMS[rule]:
-            self._known.append((form, [form(option) for option in choices]))
+            options = [form(option) for option in choices]
+            self._known.append((form, options, max(map(len, options), default=0)))
+        self._read: dict[tuple[str, bool], set[int]] = {}
         # Letters that are options themselves.
         self._letters: set[str] = set()
         for option in choices:
@@ -193,7 +201,8 @@ class ChoiceReading:
             return corrected(answer, self._named, self._said_after)
         found: set[int] = set()
         for field in fields:
-            value = corrected(_text(field["value"]), self._of_field, self._said_after)
+            said = _text(field["value"], self._rule)
+            value = corrected(said, self._of_field, self._said_after)
             if value is None:
                 return None
             found |= value
@@ -206,7 +215,7 @@ class ChoiceReading:
 
     def _named(self, answer: str) -> set[int]:
         """The options that an answer names."""
-        fields = [_text(found["value"]) for found in FIELD.finditer(answer)]
+        fields = [_text(found["value"], self._rule) for found in FIELD.finditer(answer)]
         if fields:
             return self._any_of(fields, announced=True)
         whole = self._options(answer, announced=False)
@@ -229,8 +238,8 @@ class ChoiceReading:
         last: set[int] = set()
         denied: set[int] = set()
         for place in (IN_MARKDOWN if self._rule == 3 else ANNOUNCED).finditer(answer):
-            lines = answer[place.end() :].strip().splitlines()
-            text = lines[0] if lines else ""
+            line = NEXT_LINE.match(answer, place.end())
+            text = line[1] if line else ""
             found = self._options(text, announced=True)
             every |= found
             if place["firm"].lstrip("*_").strip():
@@ -248,7 +257,10 @@ class ChoiceReading:
         """The options that any of the texts names."""
         found: set[int] = set()
         for text in texts:
-            found |= self._options(text, announced)
+            # Each `Actually, ...` of an answer has all lines after it read again.
+            if (text, announced) not in self._read:
+                self._read[text, announced] = self._options(text, announced)
+            found |= self._read[text, announced]
         return found
 
     def _options(self, text: str, announced: bool) -> set[int]:
@@ -292,7 +304,13 @@ class ChoiceReading:
 
     def _alike(self, text: str) -> set[int]:
         """The options with the same words; two if the data has them twice."""
-        for form, options in self._known:
+        for form, options, longest in self._known:
+            # A form keeps all letters of a text but articles. So a text whose beginning has more
+            # than any option is none, and need not be folded whole: a line that announces the
+            # answer many times is read from each of its places on.
+            beginning = text[: 2 * longest + BEGINNING]
+            if len(beginning) < len(text) and _letters(form(beginning)) > longest + EDGE:
+                continue
             said = form(text)
             found = {number for number, option in enumerate(options) if option == said}
             if found:
@@ -305,12 +323,22 @@ class ChoiceReading:
         return [known.index(letter.upper()) for letter in letters if letter.upper() in known]
 
 
-def _text(value: str | None) -> str:
-    """The text of a JSON value; empty if it is cut."""
+def _text(value: str | None, rule: RuleNumber) -> str:
+    """The text of a JSON value; empty if it is cut, or null."""
+    if value is None or value == "null":
+        return ""
+    # Rules 1 and 2 read a number as Python writes it: 0.50 is 0.5.
+    if rule == 3 and not value.startswith('"'):
+        return value
     try:
-        return str(json.loads(value or '""', strict=False))
-    except ValueError:
-        return (value or "").strip('"')
+        return str(json.loads(value, strict=False))
+    except (ValueError, RecursionError):
+        # A thousand brackets, one in another, are more than Python reads.
+        return value.strip('"')
+
+
+def _letters(text: str) -> int:
+    return sum(map(str.isalnum, text))
 
 
 def _letter(option: int) -> str:

@@ -7,7 +7,9 @@ that explanations use too, an answer is corrected only if another one follows.
 import re
 from collections.abc import Callable
 
-BOUNDARY = r"(?:^|(?<=[\n.,;:!?\"'(\[)}\u2013\u2014\u2026-]))\s*"
+BOUNDARY = r"(?<!\s)(?:^|(?<=[.,;:!?\"'(\[)}\u2013\u2014\u2026-])|[^\S\n]*+\n)\s*+"
+"""The beginning of a text, a mark or a line's end, with the white space after it. None begins
+within white space: a long run, read from each of its places, would take quadratic time."""
 PLAIN = re.compile(
     rf"{BOUNDARY}(?:(?:oh|but|ah|uh|um|er)[\s,]+)?(?:"
     r"no,?\s+wait\b|correction\b(?=\s*[,:\u2013\u2014-])"

@@ -7,7 +7,7 @@ from typing import Literal
 from cowest.config import Config
 from cowest.protocols import Score, Scorer
 from cowest.records import Query
-from cowest.scorers.marker import after, named
+from cowest.scorers.marker import Marker, after, named
 from cowest.scorers.rules import FORMS, RuleNumber, remind
 from cowest.scorers.rules import named as ruled
 
@@ -16,7 +16,7 @@ class ExactMatchConfig(Config):
     """Scores 1 if the answer is a target, whatever its case, articles and punctuation; else 0."""
 
     scorer: Literal["exact_match"] = "exact_match"
-    marker: str | None = None
+    marker: Marker | None = None
     """The words before the answer, such as `Answer:`. Only the text after their last occurrence, up
     to the end of the line, is scored; an answer without them is scored whole."""
 

@@ -4,11 +4,24 @@ A scorer with a marker has it in its name, `exact_match after Answer:`, since it
 """
 
 import re
+from typing import Annotated
+
+from pydantic import AfterValidator
 
 from cowest.scorers.rules import RuleNumber
 
 AFTER = " after "
 """Stands between a scorer's name and its marker."""
+
+
+def _not_blank(marker: str) -> str:
+    if not marker.strip():
+        raise ValueError("it is blank: name words such as `Answer:`, or leave the setting out")
+    return marker
+
+
+Marker = Annotated[str, AfterValidator(_not_blank)]
+"""Words before an answer. A blank marker stands at the end of any text, before no answer."""
 
 
 def named(scorer: str, marker: str | None) -> str:

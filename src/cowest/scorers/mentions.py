@@ -14,7 +14,7 @@ from typing import NamedTuple
 from cowest.sametext import ARTICLE, by_letter, unadorned, visible
 
 CLAUSE = re.compile(
-    r"[.!?\u2026]+(?=[\s\"'\u201d\u2019)\]]|$)|[,;:](?!\d)|[()\[\]\n\u2014\u3001\u3002]"
+    r"(?<![.!?\u2026])[.!?\u2026]++(?=[\s\"'\u201d\u2019)\]]|$)|[,;:](?!\d)|[()\[\]\n\u2014\u3001\u3002]"
     r"|\s[-\u2013]+\s"
 )
 """Marks that end a clause; those inside a number or an abbreviation don't."""
@@ -149,18 +149,24 @@ def _is_part_of_another(words: Sequence[Word], found: Mention) -> bool:
 def _is_denied_before(words: Sequence[Word], found: Mention) -> bool:
     clause = words[found.start].clause
     start = found.start
-    while start and words[start - 1].clause == clause and words[start - 1].text not in TURNING:
+    first = max(0, start - REACH - 1)
+    while start > first and not _ends(words[start - 1], clause):
         start -= 1
     before = [word.text for word in words[start : found.start]]
     if DENIED_BEFORE.search("".join(before[-2:])) or before[-1:] == ["no"]:
         return True
-    for place in range(max(0, len(before) - REACH - 1), len(before)):
+    for place in range(len(before)):
         after = before[place + 1 : place + 2]
         if before[place] in NEGATIONS and HARMLESS.isdisjoint(after):
             return True
         if (before[place], *after) in TWO_WORD_NEGATIONS:
             return True
     return False
+
+
+def _ends(word: Word, clause: int) -> bool:
+    """True for a word beyond which no negation reaches into a clause."""
+    return word.clause != clause or word.text in TURNING
 
 
 def _is_denied_after(words: Sequence[Word], found: Mention) -> bool:

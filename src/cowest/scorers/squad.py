@@ -14,7 +14,7 @@ from typing import Literal
 from cowest.config import Config
 from cowest.protocols import Score, Scorer
 from cowest.records import Query
-from cowest.scorers.marker import after, named
+from cowest.scorers.marker import Marker, after, named
 from cowest.scorers.token_f1 import f1, nearest
 
 ARTICLES = re.compile(r"\b(a|an|the)\b")
@@ -25,7 +25,7 @@ class SquadEMConfig(Config):
     """Scores 1 if the answer is a target by SQuAD's rule, and 0 otherwise."""
 
     scorer: Literal["squad_em"] = "squad_em"
-    marker: str | None = None
+    marker: Marker | None = None
     """The words before the answer, such as `Answer:`. Only the text after their last occurrence, up
     to the end of the line, is scored; an answer without them is scored whole."""
 
@@ -39,7 +39,7 @@ class SquadF1Config(Config):
     """Scores, from 0 to 1, how many words answer and nearest target share, by SQuAD's rule."""
 
     scorer: Literal["squad_f1"] = "squad_f1"
-    marker: str | None = None
+    marker: Marker | None = None
     """The words before the answer, such as `Answer:`. Only the text after their last occurrence, up
     to the end of the line, is scored; an answer without them is scored whole."""
 

@@ -8,7 +8,7 @@ from typing import Literal
 from cowest.config import Config
 from cowest.protocols import Score, Scorer
 from cowest.records import Query
-from cowest.scorers.marker import after, named
+from cowest.scorers.marker import Marker, after, named
 from cowest.scorers.rules import FORMS, RuleNumber, remind
 from cowest.scorers.rules import named as ruled
 
@@ -17,7 +17,7 @@ class TokenF1Config(Config):
     """Scores, from 0 to 1, how many words the answer shares with the target that is nearest."""
 
     scorer: Literal["token_f1"] = "token_f1"
-    marker: str | None = None
+    marker: Marker | None = None
     """The words before the answer, such as `Answer:`. Only the text after their last occurrence, up
     to the end of the line, is scored; an answer without them is scored whole."""
 
