@@ -181,6 +181,62 @@ def test_an_approved_answer_is_read_by_the_rule_of_its_scorer(served: Served) ->
     assert row.targets == ("Oslo",)
 
 
+@pytest.mark.parametrize("scorer", [MARKED, ExactMatchConfig(marker="Answer:", rule=3)])
+def test_a_better_answer_is_a_target_as_its_scorer_reads_it(
+    served: Served, scorer: AnyScorer
+) -> None:
+    # The page shows the whole reply, in which a person mends what is wrong.
+    better = "It is in the south.\nAnswer: Rome"
+    served.answer("Where is A?", {"verdict": "bad", "better": better}, answer="Answer: Oslo")
+    served.answer("Where is B?", {"better": "Rome"}, answer="Answer: Oslo")
+    served.answer("Where is C?", {"better": "Rome. Answer:"}, answer="Answer: Oslo")
+    found = served.harvest(scorer=scorer)
+    assert pairs(found) == [("Where is A?", "Rome", "better"), ("Where is B?", "Rome", "better")]
+    assert found.left_out == {"the question or the answer is empty": 1}
+    # So is one of an earlier harvest, which took it whole.
+    whole = served.harvest(scorer=F1).rows
+    assert whole[0].targets == (better,)
+    for path in served.folder.glob("*.jsonl"):
+        path.unlink()
+    assert pairs(served.harvest(whole, scorer=scorer)) == pairs(found)
+
+
+@pytest.mark.parametrize(
+    ("verdict", "source"),
+    [
+        ({"verdict": "good", "better": "Ask ADA@example.org in  Rome."}, "approved"),
+        ({"better": "Ask ada@example.org in Rome."}, "approved"),
+        ({"verdict": "bad", "better": "Ask ada@example.org in Rome."}, "bad, and no better"),
+        ({"score": 0.6, "better": "Ask ada@example.org in Rome."}, "neither good nor bad"),
+        ({"verdict": "good", "better": "Ask ada@example.org in Oslo."}, "better"),
+    ],
+    ids=["good", "alone", "bad", "between", "another"],
+)
+@pytest.mark.parametrize("mask", [False, True])
+def test_our_own_answer_sent_as_the_better_one_is_never_learned(
+    served: Served, verdict: Given, source: str, mask: bool
+) -> None:
+    answer, question = "Ask ada@example.org in Rome.", "Whom shall bob@example.org ask?"
+    with LogConfig(folder=served.folder, mask=mask).open() as log:
+        row = make_interaction(log.new_id(), question, answer=answer)
+        log.keep(row)
+        log.keep_verdict(KeptVerdict(id=row.id, at=1.0, **verdict)).result(30)
+    found = served.harvest()
+    assert [row.source for row in found.rows] == [source] * len(found.rows)
+    if not found.rows:
+        (said,) = found.left_out
+        assert "the better answer is our own, unchanged" in said and source in said
+
+
+def test_other_words_before_our_own_answer_make_a_target_that_is_not_learned(
+    served: Served,
+) -> None:
+    better = "It is in the south.\nAnswer: Rome"
+    served.answer("Where is A?", {"verdict": "bad", "better": better}, answer="Hm. Answer: Rome")
+    found = served.harvest(scorer=ExactMatchConfig(marker="Answer:"))
+    assert pairs(found) == [("Where is A?", "Rome", "approved")]
+
+
 def test_of_several_verdicts_on_one_answer_the_last_counts(served: Served) -> None:
     better = {"better": "Oslo"}
     served.answer("Where is A?", better, better, BAD, BAD)
@@ -280,6 +336,16 @@ def test_held_out_questions_and_their_near_copies_are_left_out(served: Served) -
     found = served.harvest(held=[held])
     assert [row.targets for row in found.rows] == [("Italy",)]
     assert found.left_out == {"it asks a held-out question, or a near copy of one": 7}
+
+
+def test_a_held_out_question_in_the_answer_is_left_out(served: Served) -> None:
+    held = "In which country is the Phoenix fan of the second series built?"
+    served.answer("Ask me something.", {"better": f"Question: {held} Norway."})
+    served.answer("And again.", GOOD, answer=held.upper())
+    served.answer("Once more.", {"better": "In which country is the Comet pump built?"})
+    found = served.harvest(held=[held])
+    assert [row.prompt[0].content for row in found.rows] == ["Once more."]
+    assert found.left_out == {"the answer holds a held-out question, or is a near copy of one": 2}
 
 
 GREETING = "I hope that you are well and that the long journey home was not too tiring for you all!"

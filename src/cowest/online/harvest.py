@@ -1,7 +1,8 @@
 """Served answers and verdicts become raw rows: the conversation, and the right answer to it.
 
-The right answer is the person's own. Only where a scorer gives marks for parts of an answer, or a
-model grades it, an answer of ours that was called good is a target too. The log is folded in three
+The right answer is the person's own, as far as the scorer reads it. Only where a scorer gives marks
+for parts of an answer, or a model grades it, an answer of ours that was called good is a target
+too, and one that was sent back unchanged counts as called good. The log is folded in three
 steps: the last verdict on each answer counts, each gives a row or a reason to leave it out, and of
 several rows about one conversation the last one stays.
 """
@@ -15,7 +16,7 @@ from pathlib import Path
 from string import ascii_uppercase
 from typing import Literal
 
-from cowest.detectors import Detection
+from cowest.detectors import PLACEHOLDER, Detection
 from cowest.domains.harvested import asked
 from cowest.domains.options import option_of
 from cowest.expectations.near import Known
@@ -204,37 +205,54 @@ def _unfit(row: Interaction) -> str | None:
 
 def _judged(verdict: KeptVerdict, answer: _Answer, rules: HarvestRules) -> _Judged:
     """The row of a verdict, checked; or the reason for none."""
-    if verdict.better is not None:
-        return _checked(_row(verdict, answer, verdict.better, "better"), rules)
-    if verdict.says == "bad":
+    better, says = verdict.better, verdict.says
+    if better is not None and not _ours(better, answer.text):
+        ours = answer.text is not None and _ours(_read(better, rules), _read(answer.text, rules))
+        # Where all that is learned of it are our words, it is a target and no more.
+        source: Literal["better", "approved"] = "approved" if ours else "better"
+        return _checked(_row(verdict, answer, better, source), rules)
+    if better is not None and verdict.score is None:
+        says = says or "good"
+    if says == "bad":
         reason = "bad, and no better answer was given"
-    elif verdict.says is None:
+    elif says is None:
         reason = "neither good nor bad, and no better answer was given"
     elif answer.text is None:
         reason = answer.unfit or NOT_IN_THE_LOG
     else:
         reason = answer.unfit or rules.against_approval
     if not reason:
-        target = after(answer.text or "", rules.marker, rules.rule)
-        return _checked(_row(verdict, answer, target, "approved"), rules)
+        return _checked(_row(verdict, answer, answer.text or "", "approved"), rules)
+    if better is not None:
+        reason = f"the better answer is our own, unchanged: {reason}"
     prompt, _ = _masked(answer.prompt, "", rules)
     rejects: tuple[str, ...] = ()
-    if verdict.says == "bad" and answer.text is not None:
+    if says == "bad" and answer.text is not None:
         rejects = _rejected(answer.prompt, answer.text, rules)
     return _Judged(verdict.at, asked(prompt), None, reason, rejects)
 
 
+def _read(answer: str, rules: HarvestRules) -> str:
+    """What the scorer reads of an answer."""
+    return after(answer, rules.marker, rules.rule)
+
+
+def _ours(text: str, answer: str | None) -> bool:
+    """True for a text with the words of an answer of ours."""
+    if answer is None:
+        return False
+    # Answer and verdict are masked apart, so one value may have two numbers.
+    one, other = (caseless(PLACEHOLDER.sub("[]", said)) for said in (text, answer))
+    return one == other
+
+
 def _rejected(prompt: Sequence[Message], answer: str, rules: HarvestRules) -> tuple[str, ...]:
-    """The targets that rows with this answer have: an approved one is cut at the scorer's marker,
-    and a better one is not.
-    """
-    found = []
-    for said in dict.fromkeys([answer, after(answer, rules.marker, rules.rule)]):
-        shown, target = _masked(prompt, said, rules)
-        found.append(target)
-        if rules.choices:
-            with suppress(Unfit):
-                found.append(_option(shown, target, rules.scorer)[1])
+    """The targets that rows with this answer have."""
+    shown, target = _masked(prompt, _read(answer, rules), rules)
+    found = [target]
+    if rules.choices:
+        with suppress(Unfit):
+            found.append(_option(shown, target, rules.scorer)[1])
     return tuple(found)
 
 
@@ -253,8 +271,9 @@ def _row(
 
 
 def _checked(row: Harvested, rules: HarvestRules) -> _Judged:
-    """The row masked, with the options that it shows; or the reason why it can't be used."""
-    prompt, target = _masked(row.prompt, row.targets[0], rules)
+    """The row masked, with what the scorer reads of its target and the options that it shows; or
+    the reason why it can't be used."""
+    prompt, target = _masked(row.prompt, _read(row.targets[0], rules), rules)
     name = asked(prompt)
     try:
         _refuse(prompt, target, rules)
@@ -293,6 +312,8 @@ def _refuse(prompt: Sequence[Message], target: str, rules: HarvestRules) -> None
     for question in dict.fromkeys(["\n".join(texts), "\n".join(questions), *texts]):
         if rules.held.nearest(question)[1] is not None:
             raise Unfit("it asks a held-out question, or a near copy of one")
+    if rules.held.nearest(target)[1] is not None:
+        raise Unfit("the answer holds a held-out question, or is a near copy of one")
 
 
 def _option(

@@ -29,8 +29,8 @@ class Harvested(Record):
     choices: tuple[str, ...] = ()
     """The options that the prompt shows, of a multiple choice."""
     source: Literal["better", "approved"]
-    """better: the target is a person's. approved: it is an answer of ours that a person called
-    good, and no more than a target: the policy does not learn to say it."""
+    """better: the target is a person's. approved: its words are an answer of ours, which a person
+    called good or kept, and no more than a target: the policy does not learn to say it."""
     answer: str
     """Id of the answer that the verdict was on."""
     sample: int = Field(ge=0)
