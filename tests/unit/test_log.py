@@ -477,6 +477,39 @@ def test_processes_that_begin_at_once_share_one_secret(tmp_path: Path) -> None:
     assert Ids(found[0]).made(Ids(secret_of(tmp_path / "log")).new())
 
 
+def test_a_folder_without_links_has_a_secret_too(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def link(*_: object) -> None:
+        raise OSError(errno.EOPNOTSUPP, "Operation not supported")
+
+    monkeypatch.setattr("os.link", link)
+    test_processes_that_begin_at_once_share_one_secret(tmp_path)
+    assert (tmp_path / "log" / "secret").stat().st_mode & 0o777 == 0o600
+    with opened(tmp_path / "log") as kept:
+        assert kept.made(kept.new_id())
+
+
+def test_a_secret_that_another_process_is_writing_is_waited_for(tmp_path: Path) -> None:
+    path = tmp_path / "secret"
+    path.touch()
+    late = threading.Timer(0.05, path.write_bytes, [b"s" * 32])
+    late.start()
+    assert secret_of(tmp_path) == b"s" * 32
+    late.join()
+
+
+def test_an_answer_that_is_written_ends_no_alarm_about_the_secret(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    (tmp_path / "secret").write_bytes(b"short")
+    with opened(tmp_path) as kept:
+        kept.keep(make_interaction(kept.new_id()))
+    assert kept.state().answers == 1
+    assert "holds no secret" in (kept.state().failing or "")
+    assert "written again" not in caplog.text
+
+
 def test_half_a_secret_is_none(tmp_path: Path) -> None:
     (tmp_path / "secret").write_bytes(b"short")
     with opened(tmp_path) as kept:

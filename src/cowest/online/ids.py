@@ -11,6 +11,7 @@ import os
 import re
 import secrets
 import time
+from contextlib import suppress
 from pathlib import Path
 
 ID = re.compile(r"chatcmpl-(?P<drawn>[0-9a-f]{20})(?P<signed>[0-9a-f]{12})")
@@ -18,6 +19,10 @@ ID = re.compile(r"chatcmpl-(?P<drawn>[0-9a-f]{20})(?P<signed>[0-9a-f]{12})")
 SECRET = "secret"  # noqa: S105 (the name of a file)
 LENGTH = 32
 """Bytes of a secret."""
+TRIES = 10
+"""Times that a secret is read, a pause apart, while another process may be writing it."""
+PAUSE = 0.02
+"""Seconds between two of them."""
 
 
 class Ids:
@@ -53,26 +58,44 @@ def secret_of(folder: Path) -> bytes:
     path = folder / SECRET
     if not path.exists():
         _make(path)
-    secret = path.read_bytes()
-    if len(secret) != LENGTH:
-        raise OSError(
-            f"{path} holds no secret: remove it (verdicts on earlier answers are then refused)"
-        )
-    return secret
+    for _ in range(TRIES):
+        secret = path.read_bytes()
+        if len(secret) == LENGTH:
+            return secret
+        time.sleep(PAUSE)
+    raise OSError(
+        f"{path} holds no secret: remove it (verdicts on earlier answers are then refused)"
+    )
 
 
 def _make(path: Path) -> None:
     """Writes a secret. Of two processes that do so at once, the first one's stays."""
     path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
     own = path.with_name(f".{SECRET}.{secrets.token_hex(8)}")
-    file = os.open(own, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
     try:
-        os.write(file, secrets.token_bytes(LENGTH))
-        os.fsync(file)
+        _write(own)
         # A link is made in one step, and never over another file.
         os.link(own, path)
     except FileExistsError:
         pass
+    except OSError:
+        if not own.exists():
+            raise
+        # The file system has no links (SMB, exFAT, buckets). A reader may find the file empty.
+        with suppress(FileExistsError):
+            _write(path)
+    finally:
+        own.unlink(missing_ok=True)
+
+
+def _write(path: Path) -> None:
+    """Writes a secret into a new file. Raises OSError, and then leaves no file of its own."""
+    file = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+    try:
+        os.write(file, secrets.token_bytes(LENGTH))
+        os.fsync(file)
+    except OSError:
+        path.unlink()
+        raise
     finally:
         os.close(file)
-        own.unlink()

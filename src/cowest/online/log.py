@@ -319,7 +319,7 @@ class Log:
         refused: int = 0,
         failing: Exception | None = None,
     ) -> None:
-        """Counts; a row that was written ends what was failing."""
+        """Counts; a row that was written ends what was failing, unless no verdict can be kept."""
         with self._changed:
             state = self._state
             said = state.failing
@@ -327,7 +327,7 @@ class Log:
                 said = _words(failing)
                 if state.failing is None:
                     LOGGER.warning("answers go on, and their log can't be written: %s", said)
-            elif answers or verdicts:
+            elif (answers or verdicts) and self._has_secret:
                 if state.failing is not None:
                     LOGGER.warning("the log of answers is written again: %d were lost", state.lost)
                 said = None
