@@ -169,6 +169,32 @@ def test_the_alias_is_mended(registry: Registry, config: RegistryConfig, folder:
     assert alias(config) == 1
 
 
+def test_who_may_not_write_finds_the_champion_all_the_same(
+    registry: Registry,
+    config: RegistryConfig,
+    folder: Make,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    for turn, against in (("aa", None), ("bb", 1)):
+        registry.decide(
+            folder(turn), turn=turn, promote=True, against=against, reason="better", tags={}
+        )
+    # A turn was killed between its version and the alias.
+    config.runs().client.set_registered_model_alias(config.name, ALIAS, "1")
+
+    def refuse(*_: object) -> None:
+        raise PermissionError("Permission denied")
+
+    monkeypatch.setattr("mlflow.MlflowClient.set_registered_model_alias", refuse)
+    monkeypatch.setattr("time.sleep", lambda _: None)
+    reader = config.open()
+    assert [reader.champion(), reader.champion()] == [2, 2]
+    assert capsys.readouterr().err.count("Permission denied") == 1
+    with pytest.raises(RegistryError, match="Permission denied"):
+        reader.decide(folder("cc"), turn="cc", promote=True, against=2, reason="so", tags={})
+
+
 def test_a_version_comes_back_whole(registry: Registry, folder: Make, tmp_path: Path) -> None:
     registry.decide(folder("a"), turn="aa", promote=True, against=None, reason="better", tags={})
     out = tmp_path / "models" / "champion"

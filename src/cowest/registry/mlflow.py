@@ -6,6 +6,7 @@ the log: it is set afterwards, and mended whenever it is found to differ. It can
 since MLflow's aliases have no compare-and-set, and two turns could overwrite each other.
 """
 
+import sys
 import tempfile
 import time
 from collections.abc import Iterator, Sequence
@@ -109,6 +110,8 @@ class MlflowRegistry:
         self._runs = runs
         self._client = runs.client
         self.place = runs.place
+        self._unmended = False
+        """True once it was said that the alias could not be mended."""
 
     def log(self) -> list[Decision]:
         """All decisions, oldest first. Versions that somebody registered by hand are left out."""
@@ -127,9 +130,19 @@ class MlflowRegistry:
                 return
 
     def champion(self) -> int | None:
-        """The version that the log makes champion; mends the alias."""
+        """The version that the log makes champion; mends the alias, or says that it can't."""
         log = self.log()
-        self._mend_alias(log)
+        try:
+            self._mend_alias(log)
+        except RegistryError as error:
+            # Who only serves may have no right to write, and needs none.
+            if not self._unmended:
+                print(
+                    f"registry: the alias `{ALIAS}` was not mended ({error}); the champion is "
+                    "found without it",
+                    file=sys.stderr,
+                )
+            self._unmended = True
         return champion_of(log)
 
     def fetch(self, version: int, folder: Path) -> None:
