@@ -5,6 +5,8 @@ is champion after them, also to a process that knows nothing of them.
 import random
 from collections.abc import Sequence
 from pathlib import Path
+from types import SimpleNamespace
+from typing import cast
 
 import pytest
 
@@ -15,6 +17,8 @@ from cowest.records import Decision
 from cowest.registry import acts
 from cowest.registry.log import champion_of, find, fold, held, rolled_back, settled, waiting
 from cowest.registry.runs import folder_of
+from cowest.registry.since import data_tags, since_champion
+from cowest.registry.tracking import MlflowTracker
 from tests import log_of_november
 
 GIVEN = {"yes": "promoted", "no": "refused", "late": "late"}
@@ -161,6 +165,33 @@ def test_a_turn_that_was_judged_before_a_rollback_is_late(log: Log) -> None:
     made = log.add(judged, "c")
     assert (log.verdict(made), log.digest()) == ("late", "a")
     assert settled(log.now, "x") is None, "it is judged again, against the restored champion"
+
+
+def test_a_turn_that_was_refused_against_what_was_rolled_back_is_late(log: Log) -> None:
+    log.turn("a")
+    log.turn("b")
+    judged = Entry("x", 2, False, "not better", contents=("c",))
+    log.add(acts.rollback(log.now, None, "worse on invoices"))
+    made = log.add(judged, "c")
+    assert (log.verdict(made), log.digest()) == ("late", "a")
+    assert "run the turn again" in log.now[made - 1].reason
+    assert settled(log.now, "x") is None, "it is judged again, against the restored champion"
+    again = log.add(Entry("x", 3, True, "better", contents=("c",)), "c")
+    assert (log.verdict(again), log.digest()) == ("promoted", "c")
+
+
+def test_a_turn_that_was_refused_against_a_champion_that_a_better_one_replaced_is_decided(
+    log: Log,
+) -> None:
+    log.turn("a")
+    judged = Entry("x", 1, False, "not better", contents=("c",))
+    log.turn("b")
+    assert log.verdict(log.add(judged, "c")) == "refused"
+    # What was brought back since is no champion that went.
+    log.add(acts.rollback(log.now, None, "worse on invoices"))
+    log.add(acts.rollback(log.now, 2, "the invoices are mended"))
+    log.turn("d")
+    assert log.verdict(log.add(Entry("y", 2, False, "not better"), "e")) == "refused"
 
 
 def test_a_version_that_waits_is_approved(log: Log) -> None:
@@ -333,6 +364,33 @@ def _act(log: Log, luck: random.Random, seen: Sequence[Decision]) -> tuple[Entry
     against = luck.choice([champion_of(seen), champion_of(seen), luck.choice([None, *known])])
     passed, waits = luck.random() < 0.8, luck.random() < 0.2
     return Entry(turn, against, passed, "so", waits=waits, contents=(content,)), content
+
+
+def test_a_file_without_a_tag_is_neither_added_nor_removed() -> None:
+    names = [f"f{number:03d}" for number in range(60)]
+    then = dict.fromkeys(names, "as it was")
+
+    def since(**now: str | None) -> dict[str, str]:
+        made = Decision(
+            version=1,
+            turn="t",
+            verdict="promoted",
+            against=None,
+            reason="better",
+            digest="d",
+            tags={"code": "c", **data_tags(then)},
+        )
+        data = {name: value for name, value in sorted({**then, **now}.items()) if value}
+        tracker = cast(MlflowTracker, SimpleNamespace(settings=lambda _: None))
+        found = since_champion([made], 1, tracker, data=data, code="c", settings={})
+        assert found is not None
+        return found.data
+
+    assert since() == {}
+    assert since(a="new") == {"a": "added"}
+    assert since(a="new", f049="other") == {"a": "added", "f049": "changed"}
+    assert since(f000=None) == {"f000": "removed"}, "f050 has a tag now, and had none"
+    assert since(f055="other", f059=None, g="new") == {}, "nothing is known of them"
 
 
 def test_code_from_before_agrees_on_who_is_champion() -> None:

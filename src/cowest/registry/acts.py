@@ -41,9 +41,10 @@ def told(entry: Entry, log: Sequence[Decision]) -> dict[str, str]:
     """
     champion = champion_of(log)
     plain = {} if entry.kind == "turn" else {"kind": entry.kind}
-    if not entry.promote:
+    late = champion != entry.against
+    if not entry.promote and not (late and _against_what_went(entry, log)):
         return plain | {"promote": "no", "reason": entry.reason}
-    if champion != entry.against:
+    if late:
         reason = moved(entry.against, champion, entry.kind)
         return plain | {"promote": "late", "reason": reason}
     if entry.kind == "approval":
@@ -55,6 +56,15 @@ def told(entry: Entry, log: Sequence[Decision]) -> dict[str, str]:
         if waits is not None:
             return {"promote": "no", "reason": waits, "kind": "waiting"}
     return plain | {"promote": "yes", "reason": entry.reason}
+
+
+def _against_what_went(entry: Entry, log: Sequence[Decision]) -> bool:
+    """True for a turn whose champion was rolled back: what that refused may be the better one of
+    today's, and is judged again."""
+    judged = find(log, entry.against)
+    if entry.kind != "turn" or judged is None:
+        return False
+    return rolled_back(log, contents(judged)) is not None
 
 
 def _kept_back(entry: Entry, log: Sequence[Decision]) -> str | None:

@@ -5,6 +5,7 @@ It is told before money is spent, and on the page of the turn.
 
 from collections.abc import Mapping, Sequence
 from itertools import islice
+from pathlib import PurePosixPath
 from typing import Any, Literal
 
 from cowest.records import Changes, Decision
@@ -41,7 +42,7 @@ def since_champion(
     then = tracker.settings(decision.turn)
     return Changes(
         version=champion,
-        data=_files(decision.tags, data_tags(data)),
+        data=_files(decision.tags, data),
         settings=None if then is None else _settings(then, recorded(settings)),
         code=decision.tags["code"] != code,
     )
@@ -61,15 +62,19 @@ def _origin(log: Sequence[Decision], version: int | None) -> Decision | None:
 
 
 def _files(
-    then: Mapping[str, str], now: Mapping[str, str]
+    then: Mapping[str, str], data: Mapping[str, str]
 ) -> dict[str, Literal["added", "removed", "changed"]]:
     """The raw files that differ. Past MOST_FILES they have no tags, so nothing is said of them."""
     before = {name: value for name, value in then.items() if name.startswith(DATA)}
+    now = {nameable(DATA + name): value for name, value in data.items()}
+    # Beyond the last of as many tags as there may be, a file may have lain there without one.
+    last = max(map(PurePosixPath, before)) if len(before) == MOST_FILES else None
     found: dict[str, Literal["added", "removed", "changed"]] = {}
-    for name in sorted({*before, *now}):
+    for name in sorted({*before, *data_tags(data)}):
         told = name.removeprefix(DATA)
         if name not in before:
-            found[told] = "added"
+            if last is None or PurePosixPath(name) < last:
+                found[told] = "added"
         elif name not in now:
             found[told] = "removed"
         elif before[name] != now[name]:
