@@ -261,6 +261,10 @@ def test_settings_of_a_project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
     }
     found = mlmodel.settings_of({"serve": {"policy": hub, "strong": hub}, "evaluate": {}})
     assert found == {"policy": hub, "strong": hub}
+    server = {"provider": "openai", "model": "base", "adapters_of": hf}
+    found = mlmodel.settings_of({"serve": {"policy": server, "strong": hub}})
+    assert found is not None
+    assert found["policy"] == {**server, "adapters_of": {**hf, "model": str(tmp_path / "base")}}
     assert mlmodel.settings_of({"compare": {}}) is None
 
 

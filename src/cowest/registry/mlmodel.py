@@ -88,6 +88,10 @@ def _anywhere(provider: Any) -> Any:
     model = found.get("model")
     if found.get("provider", "hf") == "hf" and isinstance(model, str) and Path(model).is_dir():
         found["model"] = str(Path(model).absolute())
+    served = found.get("adapters_of")
+    if served is not None:
+        # The model of a server that swaps adapters, which is local here.
+        found["adapters_of"] = _anywhere(served)
     egress = found.get("egress")
     if isinstance(egress, Mapping) and isinstance(egress.get("terms_file"), str):
         terms = str(Path(egress["terms_file"]).absolute())
