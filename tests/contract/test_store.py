@@ -18,7 +18,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from cowest.errors import StoreError
-from cowest.ledger import postgres, store
+from cowest.ledger import account, postgres, store
 from cowest.ledger.claims import (
     Budget,
     ClaimRequest,
@@ -169,6 +169,25 @@ def test_the_ledger_has_each_stage_as_it_ran_last(place: str) -> None:
         ("score", 2),
         ("refine", 3),
     ]
+
+
+def test_the_ledger_of_a_turn_sums_its_runs_and_no_others(
+    place: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    kept = CallStore(place)
+    runs = [("t", "draft", 0.0), *[("t", "refine", 10.0)] * 8]
+    for turn, stage, cost in (*runs, ("another", "refine", 0.5), ("", "x", 9.0)):
+        monkeypatch.setenv("COWEST_TURN", turn)
+        with account.opened(stage) as counts:
+            counts.cost, counts.seconds, counts.asked = cost, 2.0, 3
+            counts.peak_memory = 7
+            kept.close_account(counts, 1.0)
+    found = [(row.stage, row.cost, row.seconds, row.asked) for row in kept.ledger("t")]
+    assert found == [("draft", 0.0, 2.0, 3), ("refine", 80.0, 16.0, 24)]
+    assert {row.peak_memory for row in kept.ledger("t")} == {7}
+    # Each stage's last run, where an older CoWest wrote down no turn.
+    for unknown in ("", "unknown"):
+        assert [row.cost for row in kept.ledger(unknown)] == [0.0, 0.5, 9.0]
 
 
 def test_a_stage_that_fails_has_no_account_and_the_next_starts_at_nothing(place: str) -> None:

@@ -47,15 +47,23 @@ def main(argv: list[str]) -> int:
 def _ledger() -> Sequence[report.LedgerLine]:
     """The cost of each stage; nothing if no call store can be read."""
     try:
-        return store.open_store().ledger()
+        return store.open_store().ledger(_turn() or "")
     except CoWestError:
         return []
 
 
 def _spent() -> Spent | None:
     """What the turn's calls cost so far; None if the turn or the call store can't be read."""
+    turn = _turn()
     try:
-        turn = read_document(Path("turn.json"), Turn)
-        return spent(store.open_store(), turn.key)
+        return None if turn is None else spent(store.open_store(), turn)
+    except CoWestError:
+        return None
+
+
+def _turn() -> str | None:
+    """The key of the turn; None if it can't be read."""
+    try:
+        return read_document(Path("turn.json"), Turn).key
     except CoWestError:
         return None

@@ -397,7 +397,8 @@ def _close(params: dict[str, Any], turn: Turn, registry: RegistryConfig) -> None
 
 def _took(seconds: float) -> str:
     """Says how long this run took, and how much memory the largest stage held."""
-    largest = max(store.open_store().ledger(), key=attrgetter("peak_memory"))
+    ledger = store.open_store().ledger(os.environ.get("COWEST_TURN", ""))
+    largest = max(ledger, key=attrgetter("peak_memory"))
     minutes, rest = divmod(round(seconds), 60)
     return (
         f"took {minutes}:{rest:02d}; the largest stage, {largest.stage}, "

@@ -15,6 +15,11 @@ from cowest.protocols import Completion, Request
 
 NAMED_VERSIONS = 5
 """Versions of a model that messages name at most: some endpoints report another per answer."""
+SUMMED = (
+    "seconds", "asked", "stored", "prompt_tokens", "completion_tokens", "cost", "requests",
+    "answered", "aside", "attempts", "hedged",
+)  # fmt: skip
+"""Numbers of an account that add up over several runs of its stage."""
 FILTERED = {"allow": "let go", "mask": "masked", "refuse": "kept in"}
 """The words of the account's line for each action of the egress filter."""
 
@@ -48,6 +53,13 @@ class Account:
     """Answers per reported version, per model."""
     filtered: dict[str, Counter[str]] = field(default_factory=dict)
     """Finds of the egress filter, per action: the number of requests, and of finds per kind."""
+
+    def with_run(self, other: "Account") -> "Account":
+        """Returns the sums of two runs of the stage; of memory, the higher of two peaks."""
+        both = Account(self.stage, peak_memory=max(self.peak_memory, other.peak_memory))
+        for name in SUMMED:
+            setattr(both, name, getattr(self, name) + getattr(other, name))
+        return both
 
     def line(self) -> str:
         """Says in one line what became of everything that was asked."""

@@ -135,6 +135,8 @@ STEPS = (
         at REAL NOT NULL,
         decided INTEGER
     )""",
+    # Empty for what ran outside of a turn, or was written by an older CoWest.
+    "ALTER TABLE stages ADD COLUMN turn TEXT NOT NULL DEFAULT ''",
 )
 """Statements for SQLite: each text takes a store to the next version, and is never changed."""
 POSTGRES = (
@@ -240,6 +242,7 @@ POSTGRES = (
         at DOUBLE PRECISION NOT NULL,
         decided BIGINT
     )""",
+    "ALTER TABLE stages ADD COLUMN turn TEXT NOT NULL DEFAULT ''",
 )
 """Statements for PostgreSQL. `rowid` is the order in which rows came, which SQLite has anyhow."""
 SCHEMA = "cowest"

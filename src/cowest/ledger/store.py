@@ -257,7 +257,25 @@ class CallStore:
         row = db.execute("SELECT turn FROM turns ORDER BY opened DESC LIMIT 1").fetchone()
         return str(row[0]) if row else ""
 
-    def ledger(self) -> list[Account]:
+    def ledger(self, turn: str = "") -> list[Account]:
+        """Returns the accounts of a turn's stages, in the order in which they last ran.
+
+        Each is the sum of its runs in the turn: shards, rounds, and what was run again. Without a
+        turn, or where none of its stages is known, it is each stage's last run: who shares the
+        store shares those, but older CoWests wrote down no turn.
+        """
+        rows = self.fetch(
+            f"SELECT {COLUMNS} FROM stages WHERE turn = ? AND turn <> '' ORDER BY rowid",  # noqa: S608
+            (turn,),
+        )
+        found: dict[str, Account] = {}
+        for row in rows:
+            one = Account(*row)
+            before = found.pop(one.stage, None)
+            found[one.stage] = one if before is None else before.with_run(one)
+        return list(found.values()) or self._last_runs()
+
+    def _last_runs(self) -> list[Account]:
         """Returns the account of each stage's last run, in the order of those runs."""
         last = (
             f"SELECT {COLUMNS} FROM stages WHERE rowid IN "  # noqa: S608
@@ -269,14 +287,14 @@ class CallStore:
         """Writes a stage's account into the ledger."""
         values = [getattr(counts, name) for name in COLUMNS.split(", ")]
         marks = ",".join("?" * len(values))
-        insert = f"INSERT INTO stages ({COLUMNS}, started) VALUES ({marks},?)"  # noqa: S608
+        insert = f"INSERT INTO stages ({COLUMNS}, started, turn) VALUES ({marks},?,?)"  # noqa: S608
         reported = []
         for model, versions in counts.versions.items():
             reported += [(model, version) for version in versions]
 
         def write(db: Db) -> None:
-            db.execute(insert, [*values, started])
             turn = self.turn(db)
+            db.execute(insert, [*values, started, turn])
             if turn:
                 db.executemany(REPORTED, [(turn, *names) for names in reported])
 

@@ -51,7 +51,7 @@ def write(page: str, **files: str) -> None:
             link = root / place
             link.parent.mkdir(parents=True, exist_ok=True)
             link.symlink_to(Path(files[name]).absolute())
-        report.write(Path(page), root, ledger=open_store().ledger(), spent=_spent(turn.key))
+        report.write(Path(page), root, ledger=open_store().ledger(turn.key), spent=_spent(turn.key))
     settings = section(load(Path(files["params"])), "register")
     keep(Path(page), turn.key, parse(RegisterConfig, settings, "params.yaml: register").registry)
 
