@@ -264,12 +264,9 @@ class CallStore:
         turn, or where none of its stages is known, it is each stage's last run: who shares the
         store shares those, but older CoWests wrote down no turn.
         """
-        rows = self.fetch(
-            f"SELECT {COLUMNS} FROM stages WHERE turn = ? AND turn <> '' ORDER BY rowid",  # noqa: S608
-            (turn,),
-        )
+        runs = f"SELECT {COLUMNS} FROM stages WHERE turn = ? ORDER BY rowid"  # noqa: S608
         found: dict[str, Account] = {}
-        for row in rows:
+        for row in self.fetch(runs, (turn,)) if turn else ():
             one = Account(*row)
             before = found.pop(one.stage, None)
             found[one.stage] = one if before is None else before.with_run(one)
