@@ -14,8 +14,8 @@ from typing import NamedTuple
 from cowest.sametext import ARTICLE, by_letter, unadorned, visible
 
 CLAUSE = re.compile(
-    r"(?<![.!?\u2026])[.!?\u2026]++(?=[\s\"'\u201d\u2019)\]]|$)|[,;:](?!\d)|[()\[\]\n\u2014\u3001\u3002]"
-    r"|\s[-\u2013]+\s"
+    r"(?<![.!?\u2026])[.!?\u2026]++(?=[\s\"'\u201d\u2019)\]]|$)|[,;:](?!\d)"
+    r"|[()\[\]\n\u2014\u3001\u3002]|\s[-\u2013]+\s"
 )
 """Marks that end a clause; those inside a number or an abbreviation don't."""
 REACH = 5
