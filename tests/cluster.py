@@ -85,6 +85,8 @@ class Cluster:
     """Everything that was asked: verb, group of the API, resource."""
     down: int = 0
     """Looks that fail before the next is answered."""
+    status: int = 503
+    """The status of a look that fails."""
     fails: tuple[str, str] | None = None
     """Reason and message with which the controller fails every TrainJob, whose pods it deletes."""
     keeps: bool = False
@@ -200,7 +202,7 @@ def stub(folder: Path) -> Iterator[Cluster]:
             cluster.asked.add(_right("get", self.path))
             if cluster.down:
                 cluster.down -= 1
-                self._answer(503, {"message": "apiserver not ready"})
+                self._answer(cluster.status, {"message": "apiserver not ready"})
                 return
             self._answer(*_get(cluster, self.path))
 

@@ -270,6 +270,46 @@ def test_a_cluster_that_a_retry_can_not_ask_keeps_the_job_of_the_try_before(
     assert set(stub.jobs) == {name}
 
 
+@pytest.mark.parametrize(
+    ("status", "silence", "said"),
+    [
+        (503, 0.0, "it goes on, and the step waits for it when run again"),
+        # It is no outage, so that nobody waits.
+        (403, 300.0, r"account the rights in infra/trainer/rbac\.yaml; if it trains, it goes on"),
+        (401, 300.0, r"account the rights in infra/trainer/rbac\.yaml; if it trains, it goes on"),
+    ],
+)
+def test_a_job_whose_state_can_not_be_read_is_left_alone(
+    status: int,
+    silence: float,
+    said: str,
+    stub: Cluster,
+    project: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """It may train well: the cluster's API comes back after the step gave it up."""
+    stub.runs = False
+    stub.status = status
+    ask(monkeypatch, project, hours=1 / 3600)
+    monkeypatch.setattr(trainjob, "GRACE", 0.5)
+    monkeypatch.setattr(trainjob, "SILENCE", silence)
+    make = stub.make
+
+    def made(job: dict[str, Any]) -> None:
+        make(job)
+        stub.down = 2
+
+    monkeypatch.setattr(stub, "make", made)
+    with pytest.raises(CoWestError, match=said):
+        specialise()
+    (name,) = stub.jobs
+    # The next attempt finds it.
+    stub.down = 0
+    with pytest.raises(CoWestError, match=f"{name} has not ended in"):
+        specialise()
+    assert len(stub.taken) == 1 and not stub.jobs
+
+
 def test_a_job_that_somebody_removes_is_said(
     stub: Cluster, project: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -84,7 +84,8 @@ def train(task: Task, config: TrainJobConfig) -> None:
 
     If an earlier attempt has trained, its result is fetched; if it still trains, this waits for it.
     Raises the stage's error, and CoWestError if the job fails, is removed, or takes longer than
-    `config.hours`. The TrainJob is removed in every case.
+    `config.hours`. The TrainJob is removed however it ends, unless its state can't be read: it may
+    train well then, and the next attempt or the last step of the run finds it.
     """
     store = Parcels(config.store)
     where = config.model_dump(include={"nodes", "processes", "runtime", "image"})
@@ -97,8 +98,8 @@ def train(task: Task, config: TrainJobConfig) -> None:
     name = f"cowest-{task.stage}-{digest([key, _run()])[:12]}"
     client = _client(config)
     with _ended_politely():
-        # Not inside `try`: a cluster that can't be asked is no reason to remove what trains there.
         state = _earlier(client, name)
+        is_known = True
         try:
             if state is None:
                 _make(client, name, key, task.stage, store, config)
@@ -108,8 +109,13 @@ def train(task: Task, config: TrainJobConfig) -> None:
                     file=sys.stderr,
                 )
             _watch(client, name, key, store, config)
+        except _UnknownStateError:
+            # A cluster that can't be asked is no reason to remove what trains there.
+            is_known = False
+            raise
         finally:
-            _remove_or_say(client, name)
+            if is_known:
+                _remove_or_say(client, name)
     if not sent.collect(store, key, task.outputs):
         raise CoWestError(
             f"{task.stage}: the TrainJob {name} completed, but sent nothing back to "
@@ -232,7 +238,7 @@ def _earlier(client: Any, name: str) -> str | None:
 def _state(client: Any, name: str) -> str | None:
     """Returns the state of a TrainJob: Created, Running, Complete or Failed; None without one.
 
-    Waits for a cluster whose API is out of reach, for SILENCE at most.
+    Waits for a cluster whose API is out of reach, for SILENCE at most. Raises _UnknownStateError.
     """
     until = time.monotonic() + SILENCE
     is_said = False
@@ -243,9 +249,12 @@ def _state(client: Any, name: str) -> str | None:
         except _GoneError:
             return None
         except CoWestError as error:
-            # An API server may be replaced while a training goes on for hours.
-            if time.monotonic() > until:
-                raise
+            # An API server may be replaced while a training goes on for hours. One that refuses
+            # this step goes on refusing it.
+            if isinstance(error, _RefusedError) or time.monotonic() > until:
+                raise _UnknownStateError(
+                    f"{error}; if it trains, it goes on, and the step waits for it when run again"
+                ) from None
             if not is_said:
                 print(f"{error}: trying again for {SILENCE:g} s", file=sys.stderr)
             is_said = True
@@ -336,6 +345,9 @@ def _remove(client: Any, name: str) -> str | None:
                 client.delete_job(name)
         except _GoneError:
             return None
+        except _RefusedError as error:
+            why = str(error)
+            break
         except CoWestError as error:
             why = str(error)
         if time.monotonic() > until:
@@ -349,6 +361,14 @@ def _remove(client: Any, name: str) -> str | None:
 
 class _GoneError(CoWestError):
     """There is no such TrainJob."""
+
+
+class _RefusedError(CoWestError):
+    """The account of this step lacks a right, or is not known."""
+
+
+class _UnknownStateError(CoWestError):
+    """Nobody can say how a TrainJob is."""
 
 
 @contextmanager
@@ -370,7 +390,12 @@ def _refusals(what: str, unknown: str = "there is none") -> Iterator[None]:
         else:
             said = str(cause)
         said = " ".join(said.split())[:500]
-        raise CoWestError(f"{what}: {said}" if what else said) from None
+        said = f"{what}: {said}" if what else said
+        if isinstance(cause, ApiException) and cause.status in (401, 403):
+            raise _RefusedError(
+                f"{said}; give this step's account the rights in infra/trainer/rbac.yaml"
+            ) from None
+        raise CoWestError(said) from None
 
 
 @contextmanager
