@@ -8,6 +8,14 @@ from cowest.profiles import Profile, Step, seconds
 
 SHM = "/dev/shm"  # noqa: S108 - a mount, and no temporary file
 """Path of the shared memory in a container."""
+WAITED_FOR = {
+    "COWEST_STORE",
+    "AWS_ENDPOINT_URL",
+    "AWS_ENDPOINT_URL_S3",
+    "MLFLOW_S3_ENDPOINT_URL",
+}
+"""Variables without which no step may start, since none would miss them: it would pay for answers
+that nobody keeps, or ask public AWS for a bucket that lies elsewhere."""
 NEVER = 365 * 24 * 3600
 """Seconds after a step's first try at which Argo ends its retries, where nothing bounds them."""
 
@@ -98,9 +106,10 @@ def _environment(task: Any, step: Step) -> None:
     if step.nproc is not None:
         task.set_env_variable("COWEST_NPROC", str(step.nproc))
     # A pod whose secret is not there waits for it for ever, and says nothing. The steps name what
-    # they lack; but one without its store would pay for answers that nobody keeps.
+    # they lack, but for WAITED_FOR.
     for name, keys in sorted(step.secrets.items()):
-        optional = "COWEST_STORE" not in keys.values()
+        optional = WAITED_FOR.isdisjoint(keys.values())
         kubernetes.use_secret_as_env(task, name, dict(keys), optional=optional)
     for name, keys in sorted(step.config_maps.items()):
-        kubernetes.use_config_map_as_env(task, name, dict(keys), optional=True)
+        optional = WAITED_FOR.isdisjoint(keys.values())
+        kubernetes.use_config_map_as_env(task, name, dict(keys), optional=optional)
