@@ -32,6 +32,8 @@ Became = Literal[
 ]
 PAUSES = (1.0, 3.0, 9.0)
 """Seconds before each further try to read the call store or the registry."""
+PATIENCE = 60.0
+"""Seconds after the first try after which none begins: one that hangs may take minutes."""
 
 
 class RunOutcome(Record):
@@ -39,7 +41,7 @@ class RunOutcome(Record):
 
     run: str
     became: Became
-    """`promoted`, `refused`, `waiting`: the turn was decided so, though a later step may have
+    """`promoted`, `refused`, `waiting`: the turn was decided so, though a step of this run
     failed. `late`: another version had become champion by then, and the turn is open. `nothing
     new`: it had been decided before. `failed`: a step failed, before the turn was decided as far as
     is known. `undecided`: the run ended well and decided nothing, as where neither branch of the
@@ -50,8 +52,9 @@ class RunOutcome(Record):
     """The registry's number for the challenger."""
     champion: int | None = None
     known: bool = True
-    """False if the call store or the registry could not be read, so that `turn`, `version` and
-    `champion` say nothing where they are None."""
+    """False if the call store or the registry could not be read, or the run ended well and the call
+    store has no row of it: `turn`, `version` and `champion` then say nothing where they are
+    None."""
     reason: str = ""
     spent: str = ""
     """The cost of the turn's calls so far, in words."""
@@ -82,6 +85,9 @@ def summarise(run: str, state: str, error: str, text: str, page: str, outcome: s
     pipeline was compiled. Errors that a person can mend are noted in the record, not raised.
     """
     environment.settle()
+    # MLflow tries a server that is down for minutes, and a step that runs out of time tells nobody.
+    # Whoever reads the registry here tries again.
+    os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "2")
     params = Path(outcome).with_name("params.yaml")
     write_text(params, text)
     found = _outcome(run, state, error, params)
@@ -93,22 +99,27 @@ def summarise(run: str, state: str, error: str, text: str, page: str, outcome: s
 
 def _outcome(run: str, state: str, error: str, params: Path) -> RunOutcome:
     notes: list[str] = []
+    # First, since what trains on costs something, and what is told below may take minutes to read.
+    removed, left = _or_note(notes, lambda: trainjob.remove_of(run)) or ([], [])
+    if removed:
+        notes.append(f"trainings that were left on the cluster were removed: {', '.join(removed)}")
+    notes += left
     # A list, since a run that was never written down is another thing than a store out of reach.
     found = _or_note(notes, lambda: _patiently(lambda: [find_run(open_store(), run)]))
     log = _or_note(notes, lambda: _patiently(lambda: _log(params)))
     known = None if found is None else found[0]
     turn = known.turn if known is not None and known.turn else None
     decided = None if turn is None or log is None else settled(log, turn) or _late(log, turn)
+    became: Became
+    is_lost = state == "SUCCEEDED" and found == [None]
+    if is_lost:
+        notes.append("not told: the call store has no row of this run")
     if state == "SUCCEEDED" and (known is None or log is None):
         became, reason = "unknown", "the call store or the registry does not say"
     else:
         became, reason = _became(state, error, known, decided)
     if state != "SUCCEEDED" and became != "failed":
-        notes.append(f"a later step failed: {_words(state, error)}")
-    removed, left = _or_note(notes, lambda: trainjob.remove_of(run)) or ([], [])
-    if removed:
-        notes.append(f"trainings that were left on the cluster were removed: {', '.join(removed)}")
-    notes += left
+        notes.append(f"a step of this run failed: {_words(state, error)}")
     cost = None
     if turn is not None:
         cost = _or_note(notes, lambda: _cost(turn))
@@ -118,7 +129,7 @@ def _outcome(run: str, state: str, error: str, params: Path) -> RunOutcome:
         turn=turn,
         version=None if decided is None else decided.version,
         champion=None if log is None else champion_of(log),
-        known=found is not None and log is not None,
+        known=found is not None and log is not None and not is_lost,
         reason=reason,
         spent=cost or "",
         notes=tuple(notes),
@@ -130,9 +141,9 @@ def _became(
 ) -> tuple[Became, str]:
     was_decided = known is not None and known.decided is not None
     if state != "SUCCEEDED":
-        # What the registry was told holds, though the page of the turn failed after it.
+        # What the registry was told holds, by this run or by another of the same open turn.
         if decided is not None and not was_decided and decided.verdict != "late":
-            return _verdict(decided), f"{decided.reason}; a later step failed"
+            return _verdict(decided), f"{decided.reason}; a step of this run failed"
         said = "the log of the step that failed says why; answers are kept"
         return "failed", f"{_words(state, error)}: {said}"
     if decided is None:
@@ -173,12 +184,15 @@ def _cost(turn: str) -> str:
 def _patiently(read: Callable[[], T]) -> T:
     """Returns what is read. Tries again for some seconds, as long as a server may need to return;
     what was decided is told once."""
+    until = time.monotonic() + PATIENCE
     for pause in PAUSES:
         try:
             return read()
         except ConfigError:
             raise
         except CoWestError:
+            if time.monotonic() + pause > until:
+                raise
             time.sleep(pause)
     return read()
 
