@@ -253,6 +253,8 @@ def run_here(
     # KFP runs a step in a folder of its own, and all steps must find one call store.
     store = os.environ.get("COWEST_STORE") or ".cowest/calls.sqlite"
     os.environ["COWEST_STORE"] = store if "://" in store else str(Path(store).absolute())
+    # In a pod of a cluster, such as a notebook, the steps would take it for their own.
+    os.environ["COWEST_LOCAL"] = "1"
     warnings.filterwarnings("ignore", module=r"kfp\b.*")
     local.init(runner=runner, pipeline_root=str(root))
     before = set(root.glob(f"{NAME}-*"))

@@ -81,7 +81,8 @@ def _takes_files(registry: RegistryConfig) -> None:
     if folder is None:
         return
     there = folder
-    while not there.exists():
+    # `Path.exists` raises where a folder above may not be entered.
+    while not os.access(there, os.F_OK):
         there = there.parent
     if not there.is_dir() or not os.access(there, os.W_OK | os.X_OK):
         raise RegistryError(

@@ -1,6 +1,7 @@
 """The first and the last step of a run on a cluster: what they find, and what they tell."""
 
 import json
+import os
 import shutil
 import subprocess
 import threading
@@ -13,7 +14,7 @@ from typing import Any
 import pytest
 import yaml
 
-from cowest import config, io, steps
+from cowest import config, io, reach, steps
 from cowest.errors import CoWestError, RegistryError
 from cowest.ledger.claims import spent
 from cowest.ledger.runs import NotedRun, find_run, note_run
@@ -23,6 +24,7 @@ from cowest.records import DataSet, Decision, Draft
 from cowest.registry.mlflow import RegistryConfig
 from cowest.stages.pin import PinConfig
 from cowest.steps import begin as begin_step
+from cowest.steps import summary as summary_step
 from cowest.steps.begin import RunInputs, begin
 from cowest.steps.summary import RunOutcome, summarise
 from tests import stores, tiny
@@ -128,7 +130,7 @@ def test_the_whole_list_of_what_is_wrong_is_said_at_once(
     project: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.delenv("NO_SUCH_KEY", raising=False)
-    monkeypatch.setenv("KUBERNETES_SERVICE_HOST", "10.0.0.1")
+    on_a_cluster(tmp_path, monkeypatch)
     values = config.load(project / "params.yaml")
     down = {"provider": "openai", "model": "a", "base_url": "http://127.0.0.1:9/v1"}
     text = text_with(
@@ -150,25 +152,43 @@ def test_the_whole_list_of_what_is_wrong_is_said_at_once(
         "NO_SUCH_KEY is not set",
         "nobody answers at http://127.0.0.1:9",
         "COWEST_STORE names a file",
+        # That of `pin` is a file of the project.
+        "on the disk of this step's container",
     ):
-        assert said.count(part) == 1, part
-    # The registry of `pin` is a file of the project.
-    on_root = project.stat().st_dev == Path("/").stat().st_dev
-    assert ("on the disk of this step's container" in said) == on_root
+        assert said.count(part) == (2 if part.startswith("on the disk") else 1), part
     found = told((project / "params.yaml").read_text(), tmp_path / "end", state="FAILED")
     assert found.became == "failed" and found.turn is None
     assert found.champion == 1
 
 
-def test_a_registry_on_a_containers_own_disk_is_refused(tmp_path: Path) -> None:
-    """Its decision would go with the step; a volume that is mounted has another device."""
-    mounted = next(path for path in map(Path, ("/dev/shm", "/proc")) if path.is_mount())
+def on_a_cluster(folder: Path, monkeypatch: pytest.MonkeyPatch, *mounts: Path) -> None:
+    """Has a step believe that it runs in a container on a cluster, with these volumes."""
+    monkeypatch.setenv("KUBERNETES_SERVICE_HOST", "10.0.0.1")
+    monkeypatch.delenv("COWEST_LOCAL", raising=False)
+    table = folder / "mounts"
+    lines = []
+    for number, mount in enumerate((Path("/"), *mounts)):
+        # All lie on the disk of the node, as with containerd's native snapshots.
+        point = str(mount).replace(" ", "\\040")
+        lines.append(f"{number} 1 8:1 /somewhere {point} rw,relatime - ext4 /dev/sda1 rw\n")
+    table.write_text("".join(lines))
+    monkeypatch.setattr(begin_step, "MOUNTS", table)
 
-    def problems(uri: str, artifacts: Path | str) -> str:
-        config = RegistryConfig(uri=uri, name="handbook", artifacts=str(artifacts))
-        found = begin_step.passing_registries([PinConfig(registry=config)] * 2)
-        return "; ".join(map(str, found))
 
+def problems(uri: str, artifacts: Path | str) -> str:
+    config = RegistryConfig(uri=uri, name="handbook", artifacts=str(artifacts))
+    found = begin_step.passing_registries([PinConfig(registry=config)] * 2)
+    return "; ".join(map(str, found))
+
+
+def test_a_registry_on_a_containers_own_disk_is_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its decision would go with the step; what is mounted stays, on whatever device it lies."""
+    mounted = tmp_path / "a volume"
+    mounted.mkdir()
+    (tmp_path / "link").symlink_to(mounted)
+    on_a_cluster(tmp_path, monkeypatch, mounted)
     on_root = Path("/no-such-folder")
     said = problems(f"sqlite:///{on_root}/mlflow.db", on_root / "files")
     assert said.count("the registry's uri is /no-such-folder/mlflow.db, on the disk of this") == 1
@@ -176,8 +196,56 @@ def test_a_registry_on_a_containers_own_disk_is_refused(tmp_path: Path) -> None:
     said = problems("postgresql://host/registry", on_root)
     assert "registry's uri" not in said and "registry's artifacts" in said
     assert problems(f"sqlite:///{mounted}/new/mlflow.db", mounted / "new") == ""
+    assert problems(f"sqlite:///{tmp_path}/link/mlflow.db", tmp_path / "link") == ""
+    assert "artifacts" in problems("postgresql://host/registry", tmp_path / "a volume too")
     assert problems("postgresql://host/registry", "s3://bucket/files") == ""
     assert problems("https://mlflow.example", on_root) == ""
+    # Nothing is known of the mounts.
+    monkeypatch.setattr(begin_step, "MOUNTS", tmp_path / "not there")
+    assert problems("postgresql://host/registry", on_root) == ""
+
+
+@pytest.mark.skipif(os.getuid() != 0, reason="only root can become another user")
+def test_a_folder_that_may_not_be_entered_breaks_no_list(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Runs:
+        def writable(self) -> None:
+            """The database takes rows."""
+
+    monkeypatch.setattr(RegistryConfig, "runs", lambda _: Runs())
+    (tmp_path / "closed").mkdir(mode=0o700)
+    place = tmp_path / "closed" / "inner" / "files"
+    registry = RegistryConfig(uri="postgresql://host/registry", artifacts=str(place), name="a")
+    settings = [PinConfig(registry=registry)]
+    reading, writing = os.pipe()
+    child = os.fork()
+    if child == 0:
+        try:
+            os.setuid(54321)
+            found = reach.registry_problems(settings, write=True)
+            found += begin_step.passing_registries(settings)
+            os.write(writing, "; ".join(map(str, found)).encode())
+        finally:
+            os._exit(0)
+    os.close(writing)
+    os.waitpid(child, 0)
+    said = os.read(reading, 4096).decode()
+    os.close(reading)
+    assert f"the registry's files go to {place}, and " in said
+    assert "is no folder that we may write to" in said
+
+
+def test_steps_that_share_a_pod_keep_their_registry_and_store_in_files(
+    project: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As where `local` runs them in a notebook on a cluster."""
+    on_a_cluster(tmp_path, monkeypatch)
+    text = (project / "params.yaml").read_text()
+    with pytest.raises(CoWestError, match="on the disk of this step's container"):
+        started(text, tmp_path / "begin", force=True)
+    monkeypatch.setenv("COWEST_LOCAL", "1")
+    assert started(text, tmp_path / "begin", force=True)
 
 
 def test_raw_data_that_are_not_there_are_said(project: Path, tmp_path: Path) -> None:
@@ -340,7 +408,7 @@ def registered(folder: Path, **verdicts: bool) -> str:
         ("dd", None, "failed"),
     ],
 )
-def test_a_decision_holds_though_a_later_step_failed(
+def test_a_decision_holds_though_a_step_of_the_run_failed(
     turn: str, before: int | None, became: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("COWEST_STORE", str(tmp_path / "calls.sqlite"))
@@ -351,8 +419,8 @@ def test_a_decision_holds_though_a_later_step_failed(
     if became == "failed":
         assert "Task turn failed." in found.line
     else:
-        assert f"was {became}: better; a later step failed" in found.line
-        assert "a later step failed: Task turn failed." in found.notes
+        assert f"was {became}: better; a step of this run failed" in found.line
+        assert "a step of this run failed: Task turn failed." in found.notes
 
 
 def test_what_can_not_be_read_at_the_end_is_not_known_and_not_undecided(
@@ -388,6 +456,42 @@ def test_what_can_not_be_read_at_the_end_is_not_known_and_not_undecided(
     found = told(text, tmp_path / "store")
     assert (found.became, found.champion) == ("unknown", 1)
     assert "in its pre-flight" not in (tmp_path / "store" / "page.md").read_text()
+    # The store answers, and lacks the run.
+    monkeypatch.setenv("COWEST_STORE", str(tmp_path / "other.sqlite"))
+    found = told(text, tmp_path / "lost")
+    assert (found.became, found.known) == ("unknown", False)
+    assert "not told: the call store has no row of this run" in found.notes
+    assert "in its pre-flight" not in (tmp_path / "lost" / "page.md").read_text()
+
+
+def test_a_registry_that_hangs_does_not_take_the_time_of_the_last_step(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The step's own limit would kill it before it told anybody."""
+    monkeypatch.setenv("COWEST_STORE", str(tmp_path / "calls.sqlite"))
+    # Set first, so that it is as before at the end.
+    monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "7")
+    monkeypatch.delenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES")
+    text = registered(tmp_path, aa=True)
+    note_run(open_store(), NotedRun("run-1", "aa", None))
+    now, seen = 0.0, []
+
+    def hang(_: RegistryConfig) -> Any:
+        nonlocal now
+        now += 100.0
+        seen.append(os.environ["MLFLOW_HTTP_REQUEST_MAX_RETRIES"])
+        raise RegistryError("nobody answers")
+
+    def removed(_: str) -> tuple[list[str], list[str]]:
+        seen.append("removed")
+        return ["a-job"], []
+
+    monkeypatch.setattr(RegistryConfig, "open", hang)
+    monkeypatch.setattr(summary_step.trainjob, "remove_of", removed)
+    monkeypatch.setattr(summary_step.time, "monotonic", lambda: now)
+    found = told(text, tmp_path / "end")
+    assert found.became == "unknown" and seen == ["removed", "2"]
+    assert "a-job" in found.notes[0]
 
 
 def test_the_last_step_tells_what_it_can_where_nothing_can_be_asked(

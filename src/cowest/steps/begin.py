@@ -6,6 +6,7 @@ If the turn was decided before, it says so and the run ends.
 import contextlib
 import json
 import os
+import re
 import shutil
 import sys
 import tempfile
@@ -28,10 +29,12 @@ from cowest.passwords import passwords
 from cowest.raw import snapshots, vcs
 from cowest.records import DataSet
 from cowest.registry.log import settled
-from cowest.registry.mlflow import SQLITE, RegistryConfig
-from cowest.registry.runs import folder_of, location_of
+from cowest.registry.mlflow import RegistryConfig
+from cowest.registry.runs import SQLITE, folder_of, location_of
 from cowest.stages.pin import PinConfig
 
+MOUNTS = Path("/proc/self/mountinfo")
+"""Linux' list of what is mounted in this container."""
 OF_A_STEP = ("validate", "train", "track", "report")
 """Extras that the image of a turn's steps must have."""
 
@@ -73,7 +76,7 @@ def begin(text: str, given: RunInputs, raw: Path, params: Path, version: Path) -
     problems += preflight.problems_of(settings, OF_A_STEP)
     problems += reach.problems(settings, write=True)
     problems += _store_problems(given.run)
-    if "KUBERNETES_SERVICE_HOST" in os.environ:
+    if _has_own_container():
         problems += passing_registries(settings)
     if laid_out is not None and not problems:
         problems += _too_dear(values, laid_out[0])
@@ -152,11 +155,19 @@ def _bring(named: TurnConfig, rev: str | None, place: Path) -> DataSet:
     return version
 
 
+def _has_own_container() -> bool:
+    """Returns True if this step runs on a cluster, in a container of its own.
+
+    `local` sets COWEST_LOCAL, as in a notebook on a cluster, where all steps share one.
+    """
+    return "KUBERNETES_SERVICE_HOST" in os.environ and not os.environ.get("COWEST_LOCAL")
+
+
 def _store_problems(run: str) -> list[CoWestError]:
     """Returns what keeps the call store from being used by the steps of this run."""
     found: list[CoWestError] = []
     place = os.environ.get("COWEST_STORE", "")
-    if "KUBERNETES_SERVICE_HOST" in os.environ and "://" not in place:
+    if _has_own_container() and "://" not in place:
         found.append(
             StoreError(
                 "COWEST_STORE names a file, and the steps of a cluster share none: give it the "
@@ -174,8 +185,8 @@ def _store_problems(run: str) -> list[CoWestError]:
 def passing_registries(settings: Sequence[BaseModel]) -> list[CoWestError]:
     """Returns the registries whose decisions would go with the container that this step runs in.
 
-    A registry in a file has to lie on a volume that the steps share. What lies on the disk of `/`
-    lies on none.
+    A registry in a file has to lie on a volume that the steps share. What no other mount than that
+    of `/` holds lies on none.
     """
     found: dict[str, CoWestError] = {}
     for config in settings:
@@ -201,10 +212,23 @@ def passing_registries(settings: Sequence[BaseModel]) -> list[CoWestError]:
 
 
 def _on_disk_of_container(place: Path) -> bool:
-    there = place.absolute()
-    while not there.exists():
-        there = there.parent
-    return there.stat().st_dev == Path("/").stat().st_dev
+    """Returns True if no other mount than that of `/` holds a place.
+
+    Devices do not tell: a volume on the node's disk may have that of `/`.
+    """
+    try:
+        lines = MOUNTS.read_text(errors="surrogateescape").splitlines()
+    except OSError:
+        return False
+    # The fifth field is the mount point, with blanks and backslashes in octal.
+    points = [re.sub(r"\\([0-7]{3})", _character, line.split(" ")[4]) for line in lines]
+    # `resolve` would raise where a folder may not be entered.
+    there = Path(os.path.realpath(place))
+    return not any(point != "/" and there.is_relative_to(point) for point in points)
+
+
+def _character(octal: re.Match[str]) -> str:
+    return chr(int(octal[1], 8))
 
 
 def _too_dear(values: dict[str, Any], raw: Path) -> list[CoWestError]:
