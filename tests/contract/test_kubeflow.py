@@ -130,6 +130,7 @@ def test_a_slip_is_said_before_the_server_is_asked(
         "raw=https://u:5ecret-token@git.example/x.git",
         "https://u:5ecret-token@git.example/x.git",
         "https://u:5ecret-token@git.example/x?a=b",
+        "https://u:5ecret=token@git.example/x.git",
         "nonsense=https://u:5ecret-token@git.example/x.git",
     ],
 )

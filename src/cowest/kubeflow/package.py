@@ -63,8 +63,10 @@ class Package:
         values: dict[str, Any] = {}
         for text in given:
             name, equals, value = text.partition("=")
-            if passwords(value) or passwords(name):
-                of = f" {name}" if name in self.parameters else ""
+            is_known = name in self.parameters
+            # Without the name of a parameter, the first `=` may be one of the password.
+            if passwords(value if is_known else text):
+                of = f" {name}" if is_known else ""
                 raise ConfigError(
                     f"--set{of}: the address holds a password, and many can read a run's inputs: "
                     "leave it out, and give git a header by a secret of the profile "
