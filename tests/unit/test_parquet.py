@@ -8,8 +8,11 @@ import pyarrow
 import pytest
 from pyarrow import parquet
 
+from cowest.domains.mapping import Table
+from cowest.domains.table import Source
 from cowest.errors import InputError
 from cowest.raw import parquet_rows, tables
+from cowest.raw.intake import Intake
 from tests.tables import load, write
 
 TEXT = "x" * 2**17
@@ -25,25 +28,49 @@ def written(path: Path, **columns: Any) -> Path:
     return path
 
 
+def most_held(path: Path) -> int:
+    """Bytes that Arrow holds at most while a file is read."""
+    before = pyarrow.total_allocated_bytes()
+    return max(pyarrow.total_allocated_bytes() - before for _ in tables.rows(path))
+
+
+@pytest.mark.parametrize("value", [TEXT, [TEXT], {"inner": [{"a": TEXT}]}])
 def test_one_text_for_many_rows_is_not_held_for_all_of_them(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, value: Any
 ) -> None:
     monkeypatch.setattr(parquet_rows, "ROW_LIMIT", 2**22)
-    path = written(
-        tmp_path / "t.parquet",
-        q=[TEXT] * 256,
-    )
+    monkeypatch.setattr(parquet_rows, "ROW_GROUP_LIMIT", 2**22)
+    path = written(tmp_path / "t.parquet", q=[value] * 256)
     assert path.stat().st_size < 10_000
-    before = pyarrow.total_allocated_bytes()
     tracemalloc.start()
-    most = count = 0
-    for _, row in tables.rows(path):
-        assert isinstance(row, dict) and row["q"] == TEXT
-        most = max(most, pyarrow.total_allocated_bytes() - before)
-        count += 1
+    most = most_held(path)
     peak = tracemalloc.get_traced_memory()[1]
     tracemalloc.stop()
-    assert count == 256 and most + peak < 4 * 2**22
+    assert most + peak < 4 * 2**22
+    assert read(path) == [{"q": value}] * 256
+
+
+@pytest.mark.parametrize("dictionary", [True, False])
+@pytest.mark.parametrize("kind", [pyarrow.string(), pyarrow.string_view()])
+def test_texts_that_were_read_are_not_held(tmp_path: Path, kind: Any, dictionary: bool) -> None:
+    texts = pyarrow.array([f"{number:08}" * 128 for number in range(20_000)], kind)
+    path = tmp_path / "t.parquet"
+    parquet.write_table(
+        pyarrow.table({"q": texts}), path, row_group_size=10_000, use_dictionary=dictionary
+    )
+    assert most_held(path) < 2**24
+
+
+@pytest.mark.parametrize("kind", [pyarrow.string_view(), pyarrow.list_(pyarrow.string_view())])
+def test_a_row_is_no_larger_than_its_own_texts(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kind: Any
+) -> None:
+    monkeypatch.setattr(parquet_rows, "ROW_LIMIT", 2**20)
+    texts: list[Any] = [f"{number}{TEXT}" for number in range(40)]
+    if kind != pyarrow.string_view():
+        texts = [[text] for text in texts]
+    path = written(tmp_path / "t.parquet", q=pyarrow.array(texts, kind))
+    assert [row["q"] for row in read(path)] == texts
 
 
 @pytest.mark.parametrize(
@@ -107,6 +134,23 @@ def test_a_column_that_is_there_twice_is_refused(tmp_path: Path, columns: tuple[
     with pytest.raises(InputError, match=r"t.parquet has several columns named 't': give each"):
         read(path, *columns)
     assert read(path, "q") == [{"q": "Who?"}]
+
+
+def test_columns_of_a_corpus_with_a_file_of_its_own_are_not_looked_for_in_the_table(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(parquet_rows, "ROW_LIMIT", 2**16)
+    written(tmp_path / "t.parquet", q=["Who?"], a=["Ada"], unused=[TEXT])
+    write(tmp_path / "replies.jsonl", [{"asked": "Where?", "reply": "In Oslo."}])
+    settings = {"prompt": "q", "targets": "a", "splits": {"shares": {"train": 1}}}
+    corpus = {"file": "replies.jsonl", "prompt": "asked", "completion": "reply"}
+    table = Table.model_validate({**settings, "file": "t.parquet", "corpus": corpus})
+    assert len(list(Source(table).rows(tmp_path, Intake()))) == 2
+    # The table may be named as the corpus's file, too; then its columns are the table's.
+    corpus = {"file": "t.parquet", "completion": "unused"}
+    table = Table.model_validate({**settings, "file": "t.parquet", "corpus": corpus})
+    with pytest.raises(InputError, match=r"row 1 unpacks to"):
+        list(Source(table).rows(tmp_path, Intake()))
 
 
 def test_a_column_that_is_missing_is_said_with_all_that_are_there(tmp_path: Path) -> None:

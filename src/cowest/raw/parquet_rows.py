@@ -16,10 +16,13 @@ from cowest import io
 from cowest.errors import InputError
 from cowest.raw.files import START, Row, refuse_packed
 
-BATCH = 256
+BATCH = 64
 """Number of rows of a Parquet file that are held at once."""
 ROW_GROUP_LIMIT = 2**30
-"""Largest row group of a Parquet file, in bytes once unpacked: more could exhaust the memory."""
+"""Largest row group of a Parquet file, in bytes once unpacked: more could exhaust the memory.
+
+The texts of a batch are bounded by it, too, however often its rows say one text of a dictionary.
+"""
 ROW_LIMIT = 2**26
 """Largest row, in bytes once written out, and the most of a batch that is made Python's at once.
 
@@ -46,21 +49,15 @@ def rows(path: Path, columns: Collection[str] | None) -> Iterator[tuple[int, Row
             "(README, Install)"
         ) from None
     try:
-        with parquet.ParquetFile(path) as file:
-            metadata, schema = file.metadata, file.schema_arrow
-            texts = _texts(file.schema)
-        names = _wanted(path, schema.names, columns)
-        _refuse_large(path, metadata)
-        # Without reading ahead, a page of each column is held and not a whole row group. Texts stay
-        # in their dictionaries, each of them once, until they are Python's.
-        with parquet.ParquetFile(
-            path, metadata=metadata, read_dictionary=texts, buffer_size=2**16, pre_buffer=False
-        ) as file:
+        # Without reading ahead, a page of each column is held and not a whole row group.
+        with parquet.ParquetFile(path, buffer_size=2**16, pre_buffer=False) as file:
+            names = _wanted(path, file.schema_arrow.names, columns)
+            _refuse_large(path, file.metadata)
             changes = _changes(file, names)
             number = 0
-            for batch in file.iter_batches(batch_size=BATCH, columns=names, use_threads=False):
+            for batch in _batches(file, names):
                 for piece in _pieces(path, number, batch):
-                    for row in _written_out(piece, schema).to_pylist():
+                    for row in piece.to_pylist():
                         number += 1
                         for name, change in changes.items():
                             row[name] = change(row[name])
@@ -77,11 +74,17 @@ def rows(path: Path, columns: Collection[str] | None) -> Iterator[tuple[int, Row
         ) from None
 
 
-def _texts(schema: Any) -> list[str]:
-    """Names of the columns that may have a dictionary of texts."""
-    # Of texts inside lists and objects, pyarrow reads no dictionary that ends within a batch.
-    leaves = [schema.column(number) for number in range(len(schema))]
-    return [leaf.path for leaf in leaves if leaf.path == leaf.name]
+def _batches(file: Any, names: list[str] | None) -> Iterator[Any]:
+    """The rows in batches, of fewer rows in a larger row group."""
+    for group in range(file.metadata.num_row_groups):
+        # A group says each of its texts once at least, so that none is longer than the group.
+        size = max(file.metadata.row_group(group).total_byte_size, 1)
+        yield from file.iter_batches(
+            batch_size=max(min(ROW_GROUP_LIMIT // size, BATCH), 1),
+            row_groups=[group],
+            columns=names,
+            use_threads=False,
+        )
 
 
 def _pieces(path: Path, before: int, batch: Any) -> Iterator[Any]:
@@ -105,9 +108,13 @@ def _pieces(path: Path, before: int, batch: Any) -> Iterator[Any]:
 
 def _size(values: Any) -> int:
     """Bytes that values take once each is written out."""
+    import pyarrow
     from pyarrow import compute, types
 
     kind = values.type
+    if types.is_string_view(kind) or types.is_binary_view(kind):
+        # Of views, each part of a batch counts the texts of the whole batch.
+        values = values.cast(pyarrow.large_binary())
     if types.is_dictionary(kind):
         lengths = compute.binary_length(values.dictionary)
         return int(compute.sum(lengths.take(values.indices)).as_py() or 0)
@@ -126,20 +133,6 @@ def _as_list(kind: Any) -> Any:
 
     pair = [pyarrow.field("key", kind.key_type), pyarrow.field("value", kind.item_type)]
     return pyarrow.list_(pyarrow.struct(pair))
-
-
-def _written_out(piece: Any, schema: Any) -> Any:
-    """The piece with the types that the file says, without dictionaries where that is quicker."""
-    import pyarrow
-
-    columns = []
-    for field, column in zip(piece.schema, piece.columns, strict=True):
-        try:
-            columns.append(column.cast(schema.field(field.name).type))
-        except pyarrow.ArrowNotImplementedError:
-            # The rows are the same, and take longer.
-            columns.append(column)
-    return pyarrow.RecordBatch.from_arrays(columns, piece.schema.names)
 
 
 def _changes(file: Any, names: list[str] | None) -> dict[str, Change]:
