@@ -203,10 +203,10 @@ class Table(Config):
                 "option: leave one of them out"
             )
 
-    def columns(self) -> set[str]:
-        """Every column of the table that a setting names."""
+    def columns(self, corpus: bool) -> set[str]:
+        """Every column that a setting names; those of the corpus if it is made of this table."""
         templates = [self.prompt, self.ideal]
-        if self.corpus is not None:
+        if corpus and self.corpus is not None:
             templates += [self.corpus.completion, self.corpus.prompt]
         named: set[str] = set()
         for template in templates:

@@ -146,7 +146,8 @@ class Source:
                 return query, None
             return query, self._learned(row, query)
 
-        for query, demonstration in _fitting(path, self._rows(path, intake), make, intake):
+        rows = self._rows(path, intake, table.columns(corpus=learn))
+        for query, demonstration in _fitting(path, rows, make, intake):
             if query is None:
                 intake.leave_out(f"its {table.splits.column!r} is one of splits.leave_out")
                 continue
@@ -182,8 +183,10 @@ class Source:
 
         return _counted(_fitting(path, rows, make, intake), intake)
 
-    def _rows(self, path: Path, intake: Intake) -> Iterator[tuple[int, Row | Bad]]:
-        """The rows of the table.
+    def _rows(
+        self, path: Path, intake: Intake, columns: set[str]
+    ) -> Iterator[tuple[int, Row | Bad]]:
+        """The rows of the table, of these columns.
 
         At the end, raises InputError if a column that may be empty was empty in every row.
         """
@@ -191,7 +194,7 @@ class Source:
         unseen = set(table.tags)
         if table.ideal is not None:
             unseen.add(table.ideal)
-        rows = tables.rows(path, table.format, table.delimiter, table.columns(), table.quotes)
+        rows = tables.rows(path, table.format, table.delimiter, columns, table.quotes)
         for number, row in rows:
             if unseen and not isinstance(row, Bad):
                 unseen = {name for name in unseen if not _says(row, name)}
