@@ -34,6 +34,8 @@ def rows_of(folder: Path, *names: str) -> Path:
         (("train.jsonl", "val.jsonl"), ["dev", "train"]),
         (("training.jsonl", "Test.jsonl"), ["test", "train"]),
         (("train-00000-of-00002.json", "train-00001-of-00002.json"), [None, None]),
+        (("train-1-of-2.jsonl", "train-2-of-2.jsonl"), [None, None]),
+        (("train-1-of-1.jsonl", "test-0-of-1.jsonl"), ["test", "train"]),
     ],
 )
 def test_splits_are_as_published_where_there_are_two(
@@ -50,8 +52,9 @@ def test_splits_are_as_published_where_there_are_two(
         (("dev.json", "valid.json", "train.json"), "two files"),
         (("test.json", "test-00000-of-00001.json", "train.json"), "two files"),
         (("test-0-of-1.json", "test-0-of-1.jsonl", "train.json"), "two files"),
-        (("train-00000-of-00003.json",), "not all parts"),
-        (("rows-00001-of-00002.json",), "not all parts"),
+        (("train-00000-of-00003.json",), "not all parts.*, or rename it, as `train.json`, to"),
+        (("Rows-00001-of-00002.json",), "not all parts.*, or rename it, as `Rows.json`, to use"),
+        (("train-0-of-2.json", "train-2-of-2.json"), "not all parts.* another set$"),
         (("train.json", "test-0-of-3.json", "test-2-of-3.json"), "not all parts"),
         (("train.json", "test-0-of-2.json", "test-1-of-3.json"), "not all parts"),
         (("train.json", "test-1-of-2.json", "test-01-of-2.json"), "not all parts"),

@@ -33,7 +33,7 @@ and of rows that share a text the one read first stays: train gives way to dev, 
 HELD_OUT = ("test", "dev")
 ENDINGS = (".jsonl", ".json", ".parquet")
 PART = re.compile(r"-(\d+)-of-(\d+)$")
-"""The end of a part's name: its number, counted from 0, and the number of all parts."""
+"""The end of a part's name: its number, counted from 0 or 1, and the number of all parts."""
 NAMED = 8
 """Number of files that an error message names."""
 
@@ -190,10 +190,15 @@ def _refuse_torn(raw: Path, paths: list[Path]) -> None:
         raise InputError(f"{raw}: two files for one split: {names}: leave one of them there")
     numbers = sorted(int(part[1]) for part in parts)
     counts = {int(part[2]) for part in parts}
-    if parts and (counts != {len(parts)} or numbers != list(range(len(parts)))):
+    from_0 = list(range(len(parts)))
+    if parts and (counts != {len(parts)} or numbers not in (from_0, [n + 1 for n in from_0])):
+        alone = ""
+        if len(paths) == 1:
+            whole = PART.sub("", paths[0].stem) + paths[0].suffix
+            alone = f", or rename it, as `{whole}`, to use it alone"
         raise InputError(
-            f"{raw}: {names}: not all parts of one file, once each, from 0 to one below their "
-            "count: bring those that are missing, or take out what is of another set"
+            f"{raw}: {names}: not all parts of one file, once each, counted from 0 or 1: bring "
+            f"those that are missing, or take out what is of another set{alone}"
         )
 
 
