@@ -18,6 +18,7 @@ from hypothesis import strategies as st
 
 from cowest import config, io, preflight
 from cowest.cli import main
+from cowest.commands.data import rows_of
 from cowest.commands.scaffold.guess import guess
 from cowest.domains.mapping import Table
 from cowest.errors import ConfigError
@@ -159,6 +160,19 @@ def test_git_takes_nothing_that_a_killed_stage_leaves(name: str, tmp_path: Path)
     given = ["git", "ls-files", "--others", "--exclude-standard", "data", "local_outputs"]
     found = subprocess.run(given, cwd=tmp_path, check=True, capture_output=True, text=True)
     assert found.stdout.split() == taken
+
+
+@pytest.mark.parametrize("sound", [0, 30])
+def test_a_table_between_tabs_with_lines_in_quotes_gives_a_project(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], sound: int
+) -> None:
+    sample = tmp_path / "t.tsv"
+    rows = ["question\tanswer", '"Where is it?\nA:\tOslo"\tA']
+    rows += [f"Where is {number}?\tAnswer {number}" for number in range(sound)]
+    sample.write_text("\n".join(rows) + "\n")
+    assert main(["init", str(sample), "--out", str(tmp_path / "made")]) == 0
+    assert "t.tsv:2: a field in quotes holds a line end and a tab" in capsys.readouterr().out
+    assert rows_of(sample) == sound + 1
 
 
 def test_nothing_is_written_over(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

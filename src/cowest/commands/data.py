@@ -267,7 +267,7 @@ def rows_of(path: Path) -> int | None:
     try:
         if path.suffix.lower() in (".jsonl", ".ndjson"):
             return sum(1 for line in byte_lines(path) if line.strip())
-        return sum(1 for _ in tables.sound(path, tables.rows(path)))
+        return sum(1 for _ in tables.sound(path, tables.rows(path, quotes="read")))
     except CoWestError:
         return None
 

@@ -25,7 +25,7 @@ from cowest.domains.mapping import SHARES, Splits, Table
 from cowest.domains.table import Source
 from cowest.errors import ConfigError, ContractError, RecordError
 from cowest.gates import Rules
-from cowest.raw import files, tables
+from cowest.raw import csv_rows, files, tables
 from cowest.raw.intake import Intake
 from cowest.records import Split
 
@@ -90,8 +90,8 @@ def main(argv: list[str]) -> int:
     raw = Path("data", "raw", name)
     _refuse_to_overwrite(sample, out, raw)
     delimiter = _delimiter(sample)
-    numbered = tables.sound(sample, tables.rows(sample, None, delimiter))
-    rows = [row for _, row in islice(numbered, LOOKED_AT)]
+    # Where each row has a field that may be meant or not, it is taken as meant.
+    rows = _first_rows(sample, delimiter, None) or _first_rows(sample, delimiter, "read")
     made = guess(rows, given.prompt, given.targets)
     file = {"file": sample.name}
     if delimiter is not None:
@@ -135,6 +135,20 @@ def _delimiter(sample: Path) -> str | None:
         if columns > most:
             best, most = mark, columns
     return None if best == usual else best
+
+
+def _first_rows(
+    sample: Path, delimiter: str | None, quotes: csv_rows.Quotes | None
+) -> list[files.Row]:
+    """The rows from which columns are guessed. Raises RecordError for a bad one."""
+    # A row that a lone quote may have swallowed asks for a setting, and there is no project yet in
+    # which to set it: `_tried` says which rows ask.
+    numbered = (
+        (number, row)
+        for number, row in tables.rows(sample, None, delimiter, quotes=quotes)
+        if not isinstance(row, files.Bad) or row.reason != csv_rows.SWALLOWED
+    )
+    return [row for _, row in islice(tables.sound(sample, numbered), LOOKED_AT)]
 
 
 def _columns(header: str, delimiter: str) -> int:
