@@ -20,7 +20,7 @@ from pydantic import (
     model_serializer,
 )
 
-from cowest.errors import ConfigError
+from cowest.errors import ConfigError, InputError
 
 
 class Config(BaseModel):
@@ -169,7 +169,8 @@ def _list(items: Iterable[str]) -> str:
 def file_digest(path: Path) -> str:
     """Hex SHA-256 of a file's bytes, or of a folder's names and bytes.
 
-    Hidden files and bytecode of a folder are left out.
+    Hidden files and bytecode of a folder are left out. Raises InputError for a name that is not
+    UTF-8, of which there is no canonical JSON.
     """
     if path.is_file():
         with path.open("rb") as file:
@@ -180,7 +181,13 @@ def file_digest(path: Path) -> str:
         hidden = any(step.startswith(".") for step in name.parts)
         if part.is_file() and "__pycache__" not in part.parts and not hidden:
             parts[name.as_posix()] = file_digest(part)
-    return digest(parts)
+    try:
+        return digest(parts)
+    except UnicodeEncodeError:
+        bad = [ascii(name) for name in parts if name.encode(errors="ignore").decode() != name]
+        raise InputError(
+            f"{path}: {', '.join(bad[:5])}: no name in UTF-8, as a version needs: rename it"
+        ) from None
 
 
 def read_yaml(text: str, where: str) -> Any:

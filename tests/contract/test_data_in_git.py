@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from cowest.commands import data
 from cowest.config import file_digest
 from cowest.errors import InputError
 from cowest.raw import snapshots, vcs
@@ -80,6 +81,55 @@ def test_line_ends_are_those_of_a_checkout() -> None:
 def test_one_file_is_laid_out() -> None:
     file = snapshots.lay_out(Path("data/pinned/rows.jsonl"), "one", QUIZ / "rows.jsonl")
     assert file.digest == file_digest(QUIZ / "rows.jsonl")
+
+
+def test_a_name_that_is_not_utf8_is_laid_out_or_said() -> None:
+    (QUIZ / os.fsdecode(b".rows\xff.jsonl")).write_text("{}\n")
+    commit("two")
+    assert snapshots.lay_out(LAID_OUT, "two", QUIZ).digest == file_digest(QUIZ)
+    assert (LAID_OUT / os.fsdecode(b".rows\xff.jsonl")).exists()
+    odd = QUIZ / os.fsdecode(b"rows\xff.jsonl")
+    odd.write_text("{}\n")
+    commit("three")
+    said = r": 'rows\\udcff.jsonl': no name in UTF-8, as a version needs: rename it"
+    with pytest.raises(InputError, match=said):
+        snapshots.version_of(QUIZ)
+    with pytest.raises(InputError, match=said):
+        snapshots.lay_out(Path("data/pinned/other"), "three", QUIZ)
+    assert snapshots.lay_out(Path("data/pinned/rows.jsonl"), "three", odd).kept == "git"
+
+
+def test_a_project_in_a_folder_whose_name_is_not_utf8_has_versions(tmp_path: Path) -> None:
+    folder = tmp_path / os.fsdecode(b"project\xff")
+    Path.cwd().rename(folder)
+    os.chdir(folder)
+    assert snapshots.version_of(QUIZ).kept == "git"
+
+
+def test_a_hook_of_git_changes_no_repository(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("GIT_DIR", str(Path(".git").absolute()))
+    monkeypatch.setenv("GIT_INDEX_FILE", str(tmp_path / "index"))
+    monkeypatch.chdir("data")
+    place = QUIZ.relative_to("data")
+    assert snapshots.lay_out(Path("pinned"), "one", place).kept == "git"
+    assert snapshots.version_of(place).kept == "git"
+
+
+def test_what_git_ignores_of_a_version_is_not_added(capsys: pytest.CaptureFixture[str]) -> None:
+    Path(".dvc").mkdir()
+    Path(".dvc/config").write_text("")
+    Path(".gitignore").write_text("/data/raw/.*\n")
+    file = Path("data/raw/other.jsonl")
+    file.write_text("{}\n")
+    data.add(file, message="other")
+    assert f"git add {file}.dvc && git commit" in capsys.readouterr().out
+    assert vcs.is_committed(Path.cwd(), Path(f"{file}.dvc").resolve())
+    assert git("ls-files", "--", "data/raw/.gitignore") == ""
+    said = r"^git add: The following paths are ignored by one .*: data/raw/.gitignore$"
+    with pytest.raises(InputError, match=said):
+        vcs.git(Path.cwd(), "add", "--", "data/raw/.gitignore")
 
 
 def test_a_submodule_is_no_part_of_a_version() -> None:

@@ -30,8 +30,8 @@ def written(path: Path, **columns: Any) -> Path:
 
 def most_held(path: Path) -> int:
     """Bytes that Arrow holds at most while a file is read."""
-    before = pyarrow.total_allocated_bytes()
-    return max(pyarrow.total_allocated_bytes() - before for _ in tables.rows(path))
+    before: int = pyarrow.total_allocated_bytes()
+    return max(int(pyarrow.total_allocated_bytes()) - before for _ in tables.rows(path))
 
 
 @pytest.mark.parametrize("value", [TEXT, [TEXT], {"inner": [{"a": TEXT}]}])

@@ -235,9 +235,9 @@ def _say(
             "`git init` for turns that can name one"
         )
         return
-    ignore = place.parent / ".gitignore"
     if _to_commit(place, repository):
-        print(f"commit  git add {pointer.file} {ignore} && git commit -m 'Data: {place.name}'")
+        files = " ".join(map(str, _in_git(place, repository)))
+        print(f"commit  git add {files} && git commit -m 'Data: {place.name}'")
     remote = vcs.ask_dvc(root, "config", "core.remote").stdout.strip()
     if remote:
         print(f"share   dvc push   (to {remote})")
@@ -274,9 +274,17 @@ def rows_of(path: Path) -> int | None:
 
 def _to_commit(place: Path, repository: Path) -> list[str]:
     """Lists the files of a version that no commit has as they are now."""
-    files = [place.with_name(f"{place.name}.dvc"), place.parent / ".gitignore"]
-    there = [file.resolve() for file in files if file.exists()]
-    return [str(file) for file in there if not vcs.is_committed(repository, file)]
+    files = [file.resolve() for file in _in_git(place, repository)]
+    return [str(file) for file in files if not vcs.is_committed(repository, file)]
+
+
+def _in_git(place: Path, repository: Path) -> list[Path]:
+    """The files of a version that git is to have: its pointer, and what DVC has git ignore."""
+    pointer, ignore = place.with_name(f"{place.name}.dvc"), place.parent / ".gitignore"
+    # git adds no file that it ignores, and in this one nothing is lost.
+    if not ignore.exists() or vcs.is_ignored(repository, ignore.resolve()):
+        return [pointer]
+    return [pointer, ignore]
 
 
 def _commit(place: Path, repository: Path, message: str) -> None:

@@ -57,7 +57,8 @@ def asked(prompt: Sequence[Message]) -> str:
 def _parts(prompt: Sequence[Message]) -> list[str]:
     """`asked` of the whole conversation, of what its user says, and of each message by itself.
 
-    Whoever gives a verdict on a conversation chose its roles, and may have asked before.
+    Whoever gives a verdict on a conversation chose its roles, and may have asked before. A table's
+    own query is one message, so no run of several is compared.
     """
     of_user = [message for message in prompt if message.role == "user"]
     return [asked(prompt), asked(of_user), *(asked([message]) for message in prompt)]

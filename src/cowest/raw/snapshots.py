@@ -426,7 +426,7 @@ def _changed(path: Path, pointer: Pointer) -> str:
 def _shortened(names: list[str]) -> str:
     """Names the first few files, and counts the others."""
     more = len(names) - SHOWN
-    said = ", ".join(names[:SHOWN])
+    said = vcs.printable(", ".join(names[:SHOWN]))
     return f"{said} and {more} more" if more > 0 else said
 
 

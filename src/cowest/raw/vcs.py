@@ -21,6 +21,8 @@ NO_REPOSITORY = r"not a git repository \(or any|must be run in a work tree"
 """git's complaint where there is no repository, or one without a work tree (`clone --bare`)."""
 OTHERS = r"(?:dubious ownership in repository at|unsafe repository \()\s*'(.+?)'"
 """git's complaint about a repository of another user; the group is its place."""
+OF_ANOTHER = ("GIT_DIR", "GIT_WORK_TREE", "GIT_INDEX_FILE", "GIT_PREFIX")
+"""Variables that git sets for its hooks: they name a repository, whatever folder is asked."""
 TOO_SHORT = 6
 """Characters: a shorter value is no secret, and is part of many words."""
 
@@ -53,7 +55,7 @@ def top(folder: Path) -> Path | None:
         )
     raise InputError(
         f"git does not read the repository around {there}, so whether the data are committed can't "
-        f"be told: {said.splitlines()[-1]}"
+        f"be told: {_cause(said)}"
     )
 
 
@@ -61,9 +63,15 @@ def git(folder: Path, *arguments: str) -> str:
     """Runs git in a repository and returns what it prints. Raises InputError in git's words."""
     asked = ask(folder, *arguments)
     if asked.returncode:
-        words = asked.stderr.strip().splitlines() or ["it failed"]
-        raise InputError(f"git {arguments[0]}: {words[-1]}")
+        raise InputError(f"git {arguments[0]}: {_cause(asked.stderr)}")
     return asked.stdout.strip("\n")
+
+
+def _cause(complaint: str) -> str:
+    """The line in which git says why it failed, or all lines, without advice on git's options."""
+    lines = [line.strip() for line in complaint.splitlines() if not line.startswith("hint:")]
+    causes = [line for line in lines if line.startswith(("fatal:", "error:"))]
+    return causes[-1] if causes else " ".join(filter(None, lines))[-300:] or "it failed"
 
 
 def ask(
@@ -120,8 +128,7 @@ def clone(address: str, rev: str | None, to: Path) -> str:
         Path(),
     )  # fmt: skip
     if asked.returncode:
-        words = asked.stderr.strip().splitlines() or ["it failed"]
-        raise InputError(f"git clone: {hide(words[-1])}")
+        raise InputError(f"git clone: {hide(_cause(asked.stderr))}")
     commit = _commit_of(to, rev or "HEAD")
     if commit is None and rev is not None:
         # A clone has the branches of the other side under the name of the remote.
@@ -147,6 +154,13 @@ def is_committed(repository: Path, file: Path) -> bool:
     if not git(repository, "ls-files", "--", str(file)):
         return False
     return not git(repository, "status", "--porcelain", "--", str(file))
+
+
+def is_ignored(repository: Path, file: Path) -> bool:
+    """True if git does not have the file, and would not add it."""
+    # `check-ignore` takes no names that are literal.
+    options = ("--others", "--ignored", "--exclude-standard")
+    return bool(git(repository, "ls-files", *options, "--", str(file)))
 
 
 def check_out(repository: Path, commit: str, inside: Path, to: Path, what: str) -> None:
@@ -179,7 +193,7 @@ def check_out(repository: Path, commit: str, inside: Path, to: Path, what: str) 
     missing = [name for name in names if not (to / name).is_file()]
     if asked.returncode or missing:
         raise InputError(
-            f"{what}: git did not write {', '.join(missing[:5]) or 'all files'}: "
+            f"{what}: git did not write {printable(', '.join(missing[:5])) or 'all files'}: "
             f"{' '.join(asked.stderr.split())[-300:] or 'it does not say why'}"
         )
 
@@ -231,17 +245,24 @@ def _run(
 ) -> "subprocess.CompletedProcess[str]":
     # Neither may ask for a password on the terminal, nor speak another language than HINTS do.
     ours = {"DVC_NO_ANALYTICS": "1", "LC_ALL": "C", "GIT_TERMINAL_PROMPT": "0"}
-    return subprocess.run(  # noqa: S603
+    inherited = {name: value for name, value in os.environ.items() if name not in OF_ANOTHER}
+    done = subprocess.run(  # noqa: S603
         command,
         cwd=folder,
-        env=os.environ | ours | (environment or {}),
-        input=given or "",
+        env=inherited | ours | (environment or {}),
+        input=os.fsencode(given or ""),
         capture_output=True,
-        text=True,
-        encoding="utf-8",
-        errors="replace",
         check=False,
     )
+    # Names of files may be any bytes, and are given as `Path` has them; complaints are for people.
+    said = os.fsdecode(done.stdout)
+    complaint = done.stderr.decode("utf-8", errors="replace")
+    return subprocess.CompletedProcess(command, done.returncode, said, complaint)
+
+
+def printable(names: str) -> str:
+    """Replaces what is not UTF-8 in names of files."""
+    return os.fsencode(names).decode("utf-8", errors="replace")
 
 
 HINTS = {
