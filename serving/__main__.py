@@ -33,7 +33,7 @@ def main() -> None:
     try:
         settings = _enter(given.params)
         if given.command == "bento":
-            _build(settings, given)
+            pack(settings, given)
             return
         config = parse(ServeConfig, settings, "serve")
         expect_keys(config, given.host)
@@ -121,7 +121,7 @@ def _enter(params: Path) -> dict[str, Any]:
     return found
 
 
-def _build(settings: dict[str, Any], given: argparse.Namespace) -> None:
+def pack(settings: dict[str, Any], given: argparse.Namespace) -> None:
     """Packs, and prints the bento's tag; says on stderr what the image will need besides."""
     from cowest.online import packed
     from cowest_serving import bento

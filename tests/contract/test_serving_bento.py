@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from cowest.errors import CoWestError
-from cowest_serving.__main__ import _build
+from cowest_serving.__main__ import pack
 
 pytestmark = pytest.mark.slow
 
@@ -40,7 +40,7 @@ def test_an_engine_that_is_away_is_said_before_anything_is_packed(
     with pytest.raises(
         CoWestError, match="--image needs a Docker engine, and none answers"
     ) as said:
-        _build({}, given)
+        pack({}, given)
     assert AWAY in str(said.value)
 
 
