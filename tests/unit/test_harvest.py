@@ -183,7 +183,7 @@ def test_an_approved_answer_is_read_by_the_rule_of_its_scorer(served: Served) ->
 
 @pytest.mark.parametrize("scorer", [MARKED, ExactMatchConfig(marker="Answer:", rule=3)])
 def test_a_better_answer_is_a_target_as_its_scorer_reads_it(
-    served: Served, scorer: AnyScorer
+    served: Served, scorer: TokenF1Config | ExactMatchConfig
 ) -> None:
     # The page shows the whole reply, in which a person mends what is wrong.
     better = "It is in the south.\nAnswer: Rome"
@@ -192,7 +192,9 @@ def test_a_better_answer_is_a_target_as_its_scorer_reads_it(
     served.answer("Where is C?", {"better": "Rome. Answer:"}, answer="Answer: Oslo")
     found = served.harvest(scorer=scorer)
     assert pairs(found) == [("Where is A?", "Rome", "better"), ("Where is B?", "Rome", "better")]
-    assert found.left_out == {"the question or the answer is empty": 1}
+    line = "" if scorer.rule == 3 else " on its line"
+    reason = f"nothing follows the scorer's marker `Answer:`{line} in the answer"
+    assert found.left_out == {reason: 1}
     # So is one of an earlier harvest, which took it whole.
     whole = served.harvest(scorer=F1).rows
     assert whole[0].targets == (better,)
@@ -204,13 +206,15 @@ def test_a_better_answer_is_a_target_as_its_scorer_reads_it(
 @pytest.mark.parametrize(
     ("verdict", "source"),
     [
-        ({"verdict": "good", "better": "Ask ADA@example.org in  Rome."}, "approved"),
+        ({"verdict": "good", "better": "\nAsk ada@example.org in Rome. \n"}, "approved"),
         ({"better": "Ask ada@example.org in Rome."}, "approved"),
         ({"verdict": "bad", "better": "Ask ada@example.org in Rome."}, "bad, and no better"),
         ({"score": 0.6, "better": "Ask ada@example.org in Rome."}, "neither good nor bad"),
         ({"verdict": "good", "better": "Ask ada@example.org in Oslo."}, "better"),
+        ({"verdict": "bad", "better": "ask ada@example.org in Rome."}, "better"),
+        ({"verdict": "bad", "better": "Ask +49 30 23125 333 in Rome."}, "better"),
     ],
-    ids=["good", "alone", "bad", "between", "another"],
+    ids=["good", "alone", "bad", "between", "another", "case", "another kind"],
 )
 @pytest.mark.parametrize("mask", [False, True])
 def test_our_own_answer_sent_as_the_better_one_is_never_learned(
@@ -222,10 +226,64 @@ def test_our_own_answer_sent_as_the_better_one_is_never_learned(
         log.keep(row)
         log.keep_verdict(KeptVerdict(id=row.id, at=1.0, **verdict)).result(30)
     found = served.harvest()
-    assert [row.source for row in found.rows] == [source] * len(found.rows)
-    if not found.rows:
+    if source in ("approved", "better"):
+        assert [row.source for row in found.rows] == [source]
+    else:
         (said,) = found.left_out
         assert "the better answer is our own, unchanged" in said and source in said
+
+
+def test_a_person_mends_case_and_layout_too(served: Served) -> None:
+    wrong, right = "def f():\nreturn 1", "def f():\n    return 1"
+    served.answer("Write f.", {"verdict": "bad", "better": right}, answer=wrong)
+    served.answer("Write g.", {"better": right}, answer=wrong)
+    # The judge sees what another person called bad.
+    served.answer("Write f.", BAD, answer=wrong)
+    found = served.harvest(scorer=JUDGE)
+    assert pairs(found) == [("Write f.", right, "better"), ("Write g.", right, "better")]
+    served.answer("Write f.", BAD, answer=right)
+    assert pairs(served.harvest(scorer=JUDGE)) == [("Write g.", right, "better")]
+
+
+FAR = "It is far.\nAnswer: Rome"
+
+
+@pytest.mark.parametrize(
+    ("answer", "verdict", "settings", "target"),
+    [
+        (FAR, {"better": "Rome"}, {"scorer": ExactMatchConfig(marker="Answer:")}, "Rome"),
+        (FAR, {"verdict": "bad", "better": "Rome"}, {"scorer": MARKED}, "Rome"),
+        (
+            "Hm.\nAnswer: B",
+            {"better": "So:\nAnswer: B"},
+            {"scorer": ExactMatchConfig(marker="Answer:"), "choices": True},
+            "Rome",
+        ),
+        ("Italy", GOOD, {}, "Italy"),
+        ("Oslo", {"better": "Ask bob@example.org"}, {}, "Ask [EMAIL_2]"),
+    ],
+    ids=["marker", "marker and bad", "option", "good", "masked"],
+)
+def test_a_row_whose_answer_is_gone_stays_beside_its_verdict(
+    served: Served, answer: str, verdict: Given, settings: Given, target: str
+) -> None:
+    question = "Of ada@example.org or bob@example.org?\nA. Oslo\nB. Rome"
+    row = served.answer(question, verdict, answer=answer)
+    found = served.harvest(**settings)
+    assert [one.targets for one in found.rows] == [(target,)]
+    # Verdicts go by age alone, and answers when they fill the disk.
+    for path in served.folder.glob("answers*"):
+        path.unlink()
+    assert served.harvest(found.rows, **settings).rows == found.rows
+    # A later verdict knows our answer by the row alone.
+    source = found.rows[0].source
+    if source == "approved" and "better" in verdict:
+        served.judge(row, **verdict, comment="Again.")
+        (again,) = served.harvest(found.rows, **settings).rows
+        assert (again.targets, again.source) == ((target,), "approved")
+    served.judge(row, better="Oslo, I say")
+    served.judge(row, **BAD)
+    assert len(served.harvest(found.rows, **settings).rows) == 0
 
 
 def test_other_words_before_our_own_answer_make_a_target_that_is_not_learned(

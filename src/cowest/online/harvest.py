@@ -11,7 +11,7 @@ import re
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from contextlib import suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from string import ascii_uppercase
 from typing import Literal
@@ -121,8 +121,19 @@ def harvest(
     """
     found = Harvest()
     last = last_verdicts(folder, since, found)
-    served = _served(folder, last, earlier, found)
-    carried = [row for row in earlier if (row.answer, row.sample) not in last]
+    served = _served(folder, last, found)
+    carried: list[Harvested] = []
+    for row in earlier:
+        name = (row.answer, row.sample)
+        if name in served:
+            continue
+        verdict = last.get(name)
+        if verdict is not None and verdict.at != row.at:
+            served[name] = _left_of(row, rules)
+            continue
+        # The answer is gone, and the row is what this verdict made of it while it was there.
+        last.pop(name, None)
+        carried.append(row)
     found.answers = len(last) + len(carried)
     judged: list[_Judged] = []
     for name, verdict in last.items():
@@ -134,7 +145,7 @@ def harvest(
     for row in carried:
         # What was right before may be near a held-out question now.
         judged.append(_checked(row, rules))
-    _fold(judged, found)
+    _fold(judged, found, rules)
     return found
 
 
@@ -172,25 +183,26 @@ class _Answer:
     version: int
     unfit: str | None = None
     """The reason why a verdict of good makes no target of this answer."""
+    whole: bool = True
+    """False if `text` may be no more than what the scorer read of the answer."""
 
 
-def _served(
-    folder: Path, wanted: Iterable[Key], earlier: Sequence[Harvested], found: Harvest
-) -> dict[Key, _Answer]:
-    """Returns the answers with a verdict; those no longer in the log, as an earlier row has
-    them."""
+def _served(folder: Path, wanted: Iterable[Key], found: Harvest) -> dict[Key, _Answer]:
+    """Returns the answers with a verdict that are still in the log."""
     served: dict[Key, _Answer] = {}
     wanted = set(wanted)
     for row in log.read_answers(folder, found.unread):
         name = (row.id, row.sample)
         if name in wanted:
             served[name] = _Answer(row.prompt, row.answer, row.version, _unfit(row))
-    for old in earlier:
-        name = (old.answer, old.sample)
-        if name in wanted and name not in served:
-            text = old.targets[0] if old.source == "approved" else None
-            served[name] = _Answer(old.prompt, text, old.version)
     return served
+
+
+def _left_of(row: Harvested, rules: HarvestRules) -> _Answer:
+    """An answer of which an earlier row is all that is left."""
+    text = row.targets[0] if row.source == "approved" else None
+    whole = rules.marker is None and not row.choices
+    return _Answer(row.prompt, text, row.version, whole=whole)
 
 
 def _unfit(row: Interaction) -> str | None:
@@ -206,11 +218,12 @@ def _unfit(row: Interaction) -> str | None:
 def _judged(verdict: KeptVerdict, answer: _Answer, rules: HarvestRules) -> _Judged:
     """The row of a verdict, checked; or the reason for none."""
     better, says = verdict.better, verdict.says
-    if better is not None and not _ours(better, answer.text):
-        ours = answer.text is not None and _ours(_read(better, rules), _read(answer.text, rules))
-        # Where all that is learned of it are our words, it is a target and no more.
-        source: Literal["better", "approved"] = "approved" if ours else "better"
-        return _checked(_row(verdict, answer, better, source), rules)
+    if better is not None and not _unchanged(better, answer):
+        judged = _checked(_row(verdict, answer, better, "better"), rules)
+        if judged.row is None or not _reads_ours(judged.row, answer, rules):
+            return judged
+        # All that is learned of it are our words: it is a target and no more.
+        return replace(judged, row=judged.row.model_copy(update={"source": "approved"}))
     if better is not None and verdict.score is None:
         says = says or "good"
     if says == "bad":
@@ -237,13 +250,40 @@ def _read(answer: str, rules: HarvestRules) -> str:
     return after(answer, rules.marker, rules.rule)
 
 
-def _ours(text: str, answer: str | None) -> bool:
-    """True for a text with the words of an answer of ours."""
-    if answer is None:
+def _unchanged(better: str, answer: _Answer) -> bool:
+    """True for an answer of ours that was sent back as it was.
+
+    Case and layout may be what a person mended.
+    """
+    if answer.text is None or not answer.whole:
         return False
-    # Answer and verdict are masked apart, so one value may have two numbers.
-    one, other = (caseless(PLACEHOLDER.sub("[]", said)) for said in (text, answer))
-    return one == other
+    return _unended(_unnumbered(better)) == _unended(_unnumbered(answer.text))
+
+
+def _reads_ours(row: Harvested, answer: _Answer, rules: HarvestRules) -> bool:
+    """True if the target, which is less than the better answer, is what ours is read as."""
+    is_part = rules.marker is not None or bool(row.choices)
+    if answer.text is None or not is_part:
+        return False
+    target = caseless(_unnumbered(row.targets[0]))
+    own = _rejected(answer.prompt, answer.text, rules)
+    return target in [caseless(_unnumbered(text)) for text in own]
+
+
+def _unnumbered(text: str) -> str:
+    """The text with placeholders of their kind alone.
+
+    Answer and verdict are masked apart, so one value may have two numbers.
+    """
+    return PLACEHOLDER.sub(lambda found: found[0].rpartition("_")[0], text)
+
+
+def _unended(text: str) -> str:
+    """The text without white space at the ends of lines, and without empty lines around it.
+
+    Forms in a browser change no more than that.
+    """
+    return "\n".join(line.rstrip() for line in text.splitlines()).strip("\n")
 
 
 def _rejected(prompt: Sequence[Message], answer: str, rules: HarvestRules) -> tuple[str, ...]:
@@ -276,6 +316,9 @@ def _checked(row: Harvested, rules: HarvestRules) -> _Judged:
     prompt, target = _masked(row.prompt, _read(row.targets[0], rules), rules)
     name = asked(prompt)
     try:
+        if row.targets[0].strip() and not target.strip():
+            line = "" if rules.rule == 3 else " on its line"
+            raise Unfit(f"nothing follows the scorer's marker `{rules.marker}`{line} in the answer")
         _refuse(prompt, target, rules)
         choices: tuple[str, ...] = ()
         if rules.choices:
@@ -347,7 +390,7 @@ def options(question: str) -> tuple[str, ...]:
     return tuple(last)
 
 
-def _fold(judged: Sequence[_Judged], found: Harvest) -> None:
+def _fold(judged: Sequence[_Judged], found: Harvest, rules: HarvestRules) -> None:
     """Keeps one row of each conversation, that of its last verdict, in the order of verdicts."""
     standing: dict[str, Harvested] = {}
     for one in sorted(judged, key=lambda one: (one.at, one.conversation, one.reason)):
@@ -355,19 +398,22 @@ def _fold(judged: Sequence[_Judged], found: Harvest) -> None:
         if one.row is not None:
             if before is not None:
                 found.left_out[REPLACED] += 1
-                found.conflicts += not _alike(before, one.row.targets[0])
+                found.conflicts += not _alike(before, one.row.targets[0], rules)
             standing[one.conversation] = one.row
             continue
         found.left_out[one.reason] += 1
-        if before is not None and any(_alike(before, target) for target in one.rejects):
+        if before is not None and any(_alike(before, target, rules) for target in one.rejects):
             found.left_out[TAKEN_BACK] += 1
             found.conflicts += 1
             del standing[one.conversation]
     found.rows = sorted(standing.values(), key=lambda row: (row.at, row.id))
 
 
-def _alike(row: Harvested, answer: str) -> bool:
-    return caseless(row.targets[0]) == caseless(answer)
+def _alike(row: Harvested, answer: str, rules: HarvestRules) -> bool:
+    """True for an answer that the scorer can't tell from the row's target."""
+    # A judge sees case and layout, which may be what a person mended.
+    form = _unended if isinstance(rules.scorer, JudgeConfig) else caseless
+    return form(row.targets[0]) == form(answer)
 
 
 @dataclass
