@@ -137,6 +137,8 @@ def _turn(assignments: list[str], force: bool, lock: int) -> None:
     # Mends the alias too, if the turn before was cut short at its very end.
     champion = registry.champion()
     turn = turn_of(_raw(params), PARAMS, champion)
+    # What stages and `register` take counts for this turn, whoever else uses the store.
+    os.environ["COWEST_TURN"] = turn.key
     log = registry.log()
     decided = settled(log, turn.key)
     if decided is None or force:
@@ -153,7 +155,7 @@ def _turn(assignments: list[str], force: bool, lock: int) -> None:
         )
         return
     _close(params, turn, registering.registry)
-    print(_took(time.monotonic() - started))
+    print(_took(time.monotonic() - started, turn.key))
 
 
 def _run_stages(params: dict[str, Any], turn: Turn, force: bool, lock: int) -> None:
@@ -164,8 +166,6 @@ def _run_stages(params: dict[str, Any], turn: Turn, force: bool, lock: int) -> N
             f"data: no commit holds {raw}, so no revision will name what this turn rests on: "
             f"`cowest data add {raw}` makes a version"
         )
-    # What the stages spend counts for this turn, whoever else uses the store.
-    os.environ["COWEST_TURN"] = turn.key
     # Looked at before `pin` writes the turn.json of this turn over that of the last, and noted,
     # since the next start finds that one if this one is cut short.
     if _models_changed(turn):
@@ -395,9 +395,9 @@ def _close(params: dict[str, Any], turn: Turn, registry: RegistryConfig) -> None
     page.keep(PAGE, turn.key, registry)
 
 
-def _took(seconds: float) -> str:
-    """Says how long this run took, and how much memory the largest stage held."""
-    ledger = store.open_store().ledger(os.environ.get("COWEST_TURN", ""))
+def _took(seconds: float, turn: str) -> str:
+    """Says how long this run took, and how much memory the largest stage of the turn held."""
+    ledger = store.open_store().ledger(turn)
     largest = max(ledger, key=attrgetter("peak_memory"))
     minutes, rest = divmod(round(seconds), 60)
     return (
