@@ -472,6 +472,8 @@ def test_the_ledger_is_added_up(turn: Path):
     assert "1.0 GiB" in text
     assert "0.2500" in text
     assert "12\N{NARROW NO-BREAK SPACE}346" in text
+    assert "over all its runs; what was up to date is not listed" in text
+    assert "the last runs of each stage in the store, whoever ran them" in text
 
 
 def test_one_group_and_a_single_step_still_draw():

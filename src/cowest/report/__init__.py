@@ -32,7 +32,7 @@ MOST_TAGS = 24
 
 
 class LedgerLine(Protocol):
-    """One line of the call store's ledger: time, memory, calls and cost of a stage's last run."""
+    """One line of the call store's ledger: time, memory, calls and cost of a stage in this turn."""
 
     stage: str
     seconds: float
