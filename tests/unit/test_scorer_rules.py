@@ -14,7 +14,7 @@ from cowest.config import parse as parse_config
 from cowest.errors import ConfigError
 from cowest.sametext import comparable
 from cowest.scorers import AnyScorer, rules
-from cowest.scorers.choice import Choice, ChoiceConfig, rule_of
+from cowest.scorers.choice import Choice, ChoiceConfig, ChoiceReading, rule_of
 from cowest.scorers.choice import parse as parse_choice
 from cowest.scorers.contains import Contains, ContainsAlone, ContainsConfig
 from cowest.scorers.exact_match import ExactMatch, ExactMatchConfig
@@ -345,6 +345,29 @@ def test_a_model_that_says_one_thing_until_its_limit_is_read_at_once(answer: str
     score_of(ContainsAlone(), answer, "Italy")
     # Read again from each place on, each of them took from 2 to 8 s.
     assert time.process_time() - began < 1.0
+
+
+@pytest.mark.parametrize("rule", [2, 3])
+def test_announcements_that_are_corrected_again_and_again_are_read_once(
+    rule: RuleNumber, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    read = 0
+    options = ChoiceReading._options
+
+    def counted(reading: ChoiceReading, text: str, announced: bool) -> set[int]:
+        nonlocal read
+        read += 1
+        return options(reading, text, announced)
+
+    monkeypatch.setattr(ChoiceReading, "_options", counted)
+    counts = []
+    for line in ("Actually, the answer is a river.\n", "Actually, the answer is a river. "):
+        for number in (40, 80):
+            read = 0
+            assert parse_choice(line * number, CITIES, rule) == "names no option"
+            counts.append(read)
+    # Twice the text is twice the work, and not four times.
+    assert counts[1] < 2.5 * counts[0] and counts[3] < 2.5 * counts[2]
 
 
 def test_a_long_text_is_an_option_where_all_but_the_option_is_no_letter() -> None:

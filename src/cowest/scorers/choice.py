@@ -165,6 +165,9 @@ class ChoiceReading:
             options = [form(option) for option in choices]
             self._known.append((form, options, max(map(len, options), default=0)))
         self._read: dict[tuple[str, bool], set[int]] = {}
+        self._answer = ""
+        # What announcements in the answer name and deny, by the letters that stand after them.
+        self._after: dict[int, tuple[set[int], set[int]]] = {}
         # Letters that are options themselves.
         self._letters: set[str] = set()
         for option in choices:
@@ -177,7 +180,8 @@ class ChoiceReading:
         if self._rule == 1:
             found: set[int] | None = self._named(answer)
         else:
-            found = self._settled(visible(answer))
+            self._answer, self._after = visible(answer), {}
+            found = self._settled(self._answer)
         if found is None:
             return "takes back what it said"
         if len(found) == 1:
@@ -237,21 +241,32 @@ class ChoiceReading:
         firm: set[int] = set()
         last: set[int] = set()
         denied: set[int] = set()
+        # Each `Actually, ...` has the rest of the answer read, with the announcements in it.
+        read = self._after if self._answer.endswith(answer) else {}
         for place in (IN_MARKDOWN if self._rule == 3 else ANNOUNCED).finditer(answer):
-            line = NEXT_LINE.match(answer, place.end())
-            text = line[1] if line else ""
-            found = self._options(text, announced=True)
+            left = len(answer) - place.end()
+            if left not in read:
+                read[left] = self._announcement(answer, place.end())
+            found, not_these = read[left]
             every |= found
             if place["firm"].lstrip("*_").strip():
                 firm |= found
                 last = found or last
-                # What only goes on to a denial, as a reason may, takes nothing back.
-                if DENIED.match(text):
-                    denied |= set(self._numbers(DENIED.findall(text)))
+                denied |= not_these
         if self._rule == 1:
             return every
         # The last announcement counts, if it is beyond doubt which texts are announcements.
         return (last if every == firm else every) - denied
+
+    def _announcement(self, answer: str, at: int) -> tuple[set[int], set[int]]:
+        """The options that the line at a place names, and those that it denies."""
+        line = NEXT_LINE.match(answer, at)
+        text = line[1] if line else ""
+        denied: set[int] = set()
+        # What only goes on to a denial, as a reason may, takes nothing back.
+        if DENIED.match(text):
+            denied = set(self._numbers(DENIED.findall(text)))
+        return self._options(text, announced=True), denied
 
     def _any_of(self, texts: Iterable[str], announced: bool) -> set[int]:
         """The options that any of the texts names."""
