@@ -490,13 +490,40 @@ def test_a_folder_without_links_has_a_secret_too(
         assert kept.made(kept.new_id())
 
 
-def test_a_secret_that_another_process_is_writing_is_waited_for(tmp_path: Path) -> None:
+def test_a_secret_that_another_process_is_writing_is_waited_for(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # A busy machine may start the other one late.
+    monkeypatch.setattr("cowest.online.ids.TRIES", 1000)
     path = tmp_path / "secret"
     path.touch()
     late = threading.Timer(0.05, path.write_bytes, [b"s" * 32])
     late.start()
     assert secret_of(tmp_path) == b"s" * 32
     late.join()
+
+
+@pytest.mark.parametrize("other", [b"", b"t" * 32], ids=["alone", "beside another"])
+def test_a_secret_that_could_not_be_written_takes_no_other_along(
+    other: bytes, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "log" / "secret"
+
+    def link(*_: object) -> None:
+        raise OSError(errno.EOPNOTSUPP, "Operation not supported")
+
+    def sync(_: int) -> None:
+        if path.exists():
+            if other:
+                path.write_bytes(other)
+            raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr("os.link", link)
+    monkeypatch.setattr("os.fsync", sync)
+    with pytest.raises(OSError, match="No space left"):
+        secret_of(tmp_path / "log")
+    found = [one.read_bytes() for one in (tmp_path / "log").iterdir()]
+    assert found == ([other] if other else [])
 
 
 def test_an_answer_that_is_written_ends_no_alarm_about_the_secret(

@@ -90,12 +90,15 @@ def _make(path: Path) -> None:
 
 def _write(path: Path) -> None:
     """Writes a secret into a new file. Raises OSError, and then leaves no file of its own."""
+    secret = secrets.token_bytes(LENGTH)
     file = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
     try:
-        os.write(file, secrets.token_bytes(LENGTH))
+        os.write(file, secret)
         os.fsync(file)
     except OSError:
-        path.unlink()
+        # Where two can make one file at once, it may hold another's secret by now.
+        if secret.startswith(path.read_bytes()):
+            path.unlink()
         raise
     finally:
         os.close(file)
