@@ -406,6 +406,17 @@ def test_a_held_out_question_in_the_answer_is_left_out(served: Served) -> None:
     assert found.left_out == {"the answer holds a held-out question, or is a near copy of one": 2}
 
 
+@pytest.mark.parametrize("better", ["house", "Which one?", "house\nor\nhut\nor\ninn"])
+def test_an_answer_of_few_words_is_no_copy_of_a_held_out_question(
+    served: Served, better: str
+) -> None:
+    served.answer("What is it?", {"better": better})
+    found = served.harvest(held=["house", "Which one?"])
+    assert [row.targets for row in found.rows] == [(better,)]
+    served.answer("House!", {"better": better})
+    assert len(served.harvest(held=["house", "Which one?"]).rows) == 1
+
+
 GREETING = "I hope that you are well and that the long journey home was not too tiring for you all!"
 SERIES = "In which country is the Phoenix fan of the second series built?"
 FROM_HERE = "凤凰牌风扇的第二个系列是在哪个国家制造的？"  # noqa: RUF001 (Chinese)
@@ -711,7 +722,7 @@ def test_the_command_writes_beside_the_table_and_says_what_it_took(
         "answers with a verdict, or rows of an earlier harvest": 4,
         "rows": 2,
         "a person's better answer": 1,
-        "an answer of ours that was called good": 1,
+        "words of ours that were called good or kept": 1,
         "left out": 2,
         "it asks a held-out question, or a near copy of one": 1,
         "bad, and no better answer was given": 1,

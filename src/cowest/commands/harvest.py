@@ -4,7 +4,9 @@ The service keeps its answers, and the verdicts on them (POST /v1/feedback), in 
 harvest makes raw rows of both, in a file beside the project's table, which `prepare` reads with it
 from then on, without a setting: a conversation, and as its target the person's better answer. An
 answer of ours that somebody called good becomes a target only where the scorer is token_f1 or
-judge; it is marked `source: approved`, and the policy does not learn to say it.
+judge. A better answer of which the scorer reads our own words, after its marker or as an option, is
+one under any scorer, whatever the verdict beside it. Both are marked `source: approved`, and the
+policy does not learn to say them.
 
 Left out, and counted by reason: what asks a held-out question of the table, or nearly; answers that
 speak to their reader; answers called good that were degraded, cut off or failed. Of several
@@ -208,7 +210,7 @@ def _print_found(
     _print_line(found.answers, "answers with a verdict, or rows of an earlier harvest")
     _print_line(len(found.rows), "rows")
     _print_line(sources["better"], "  a person's better answer")
-    _print_line(sources["approved"], "  an answer of ours that was called good")
+    _print_line(sources["approved"], "  words of ours that were called good or kept")
     _print_line(found.left_out.total(), "left out")
     for reason, count in found.left_out.most_common():
         _print_line(count, f"  {reason}")

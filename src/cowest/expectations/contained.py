@@ -101,6 +101,11 @@ class Contained:
         return options is None or any(option in said for option in options)
 
 
+def tells(text: str) -> bool:
+    """True for a text of enough words, and words of its own, that it says where it is from."""
+    return _tells(_words(text)[0])
+
+
 def _words(text: str) -> tuple[list[str], set[int]]:
     """Returns the words of a text, and the numbers of words after which a sentence may end."""
     words: list[str] = []

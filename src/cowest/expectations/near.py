@@ -15,7 +15,7 @@ from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 from cowest.expectations.columns import number as number_of
-from cowest.expectations.contained import Contained
+from cowest.expectations.contained import Contained, tells
 from cowest.expectations.numbering import Unnumbered, may_agree, unnumbered
 from cowest.sametext import seen, unpunctuated
 
@@ -140,16 +140,19 @@ class Known:
         if self._near is not None:
             self._near.add(range(start, start + len(texts)), [text for _, text in texts])
 
-    def nearest(self, text: str, answer: str | None = None) -> tuple[float, str | None]:
+    def nearest(
+        self, text: str, answer: str | None = None, short: bool = True
+    ) -> tuple[float, str | None]:
         """Returns the similarity and the name of the text that this one repeats; else 0 and None.
 
         The longest line is also looked at by itself, because a prompt may show options or a
         template beside its question. A text that stands in this one word for word counts too; given
         the answer, a question whose options are known only if one of them stands in either, unless
-        it is the longest line.
+        it is the longest line. `short`: texts of few words count too. Other texts than questions
+        may have them by chance.
         """
         longest = max(text.splitlines(), key=len, default="")
-        looked_at = list(dict.fromkeys([text, longest]))
+        looked_at = [one for one in dict.fromkeys([text, longest]) if short or tells(one)]
         same = [at for at in map(self._same, looked_at) if at is not None]
         if same:
             return 1.0, self._places[max(same)]
@@ -157,7 +160,7 @@ class Known:
         if part is not None:
             return 1.0, self._places[part]
         best: tuple[float, int | None] = (0.0, None)
-        if self._near is not None:
+        if self._near is not None and looked_at:
             for sketch in sketches(looked_at):
                 found = self._near.nearest(sketch)
                 if found[0] > best[0]:

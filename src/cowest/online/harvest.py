@@ -355,7 +355,8 @@ def _refuse(prompt: Sequence[Message], target: str, rules: HarvestRules) -> None
     for question in dict.fromkeys(["\n".join(texts), "\n".join(questions), *texts]):
         if rules.held.nearest(question)[1] is not None:
             raise Unfit("it asks a held-out question, or a near copy of one")
-    if rules.held.nearest(target)[1] is not None:
+    # An answer of a word or two may be a question's by chance.
+    if rules.held.nearest(target, short=False)[1] is not None:
         raise Unfit("the answer holds a held-out question, or is a near copy of one")
 
 
