@@ -127,8 +127,8 @@ def harvest(
         name = (row.answer, row.sample)
         if name in served:
             continue
-        verdict = last.get(name)
-        if verdict is not None and verdict.at != row.at:
+        given = last.get(name)
+        if given is not None and given.at != row.at:
             served[name] = _left_of(row, rules)
             continue
         # The answer is gone, and the row is what this verdict made of it while it was there.
