@@ -190,6 +190,9 @@ class Log:
             closed = False
             while not closed:
                 answers, verdicts, closed = self._take(self._pause())
+                # Before a row is written, which ends an alarm only where there is a secret.
+                if not self._has_secret:
+                    self._learn_secret()
                 self._write_answers(answers)
                 self._write_verdicts(verdicts)
                 self._look_after_files(closed)
@@ -281,8 +284,6 @@ class Log:
         """Syncs answers now and then, ends files with their day, and removes old ones."""
         now = time.monotonic()
         try:
-            if not self._has_secret:
-                self._learn_secret()
             if closed or now - self._synced >= SYNC:
                 self._synced = now
                 self._answers.sync()
