@@ -352,14 +352,14 @@ def test_announcements_that_are_corrected_again_and_again_are_read_once(
     rule: RuleNumber, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     read = 0
-    options = ChoiceReading._options
+    options = ChoiceReading.options_in
 
     def counted(reading: ChoiceReading, text: str, announced: bool) -> set[int]:
         nonlocal read
         read += 1
         return options(reading, text, announced)
 
-    monkeypatch.setattr(ChoiceReading, "_options", counted)
+    monkeypatch.setattr(ChoiceReading, "options_in", counted)
     counts = []
     for line in ("Actually, the answer is a river.\n", "Actually, the answer is a river. "):
         for number in (40, 80):

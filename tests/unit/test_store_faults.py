@@ -58,9 +58,9 @@ def test_a_torn_write_costs_no_more_than_itself(torn: str, tmp_path: Path) -> No
 def test_a_role_that_may_not_change_the_tables_is_told_who_may() -> None:
     refused = RuntimeError("must be owner of table stages")
     refused.sqlstate = "42501"  # type: ignore[attr-defined]
-    assert "let the role that made them open the store once" in postgres._mend(refused)
+    assert "let the role that made them open the store once" in postgres.remedy(refused)
     denied = RuntimeError("permission denied for table calls")
-    assert "GRANT USAGE" in postgres._mend(denied)
+    assert "GRANT USAGE" in postgres.remedy(denied)
 
 
 def test_a_full_disk_is_one_clear_error_and_keeps_what_was_there(tmp_path: Path) -> None:

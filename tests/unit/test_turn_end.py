@@ -51,7 +51,7 @@ def test_the_end_of_a_turn_counts_for_that_turn_whoever_was_pinned_last(
     }
     for name, value in stands_in.items():
         monkeypatch.setattr(turn, name, value)
-    turn._turn([], force=False, lock=0)
+    turn.go_through([], force=False, lock=0)
     assert [line.stage for line in kept.ledger(OWN)] == ["register"]
     assert [line.stage for line in kept.ledger(OTHER)] == ["train"]
     assert "the largest stage, register," in capsys.readouterr().out

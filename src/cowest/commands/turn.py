@@ -85,7 +85,7 @@ def main(argv: list[str]) -> int:
         if given.dry_run:
             _foresee(given.set)
         else:
-            _turn(given.set, given.force, lock)
+            go_through(given.set, given.force, lock)
     return 0
 
 
@@ -124,7 +124,8 @@ def _foresee(assignments: list[str]) -> None:
     print("\n".join([*notes, foreseen]))
 
 
-def _turn(assignments: list[str], force: bool, lock: int) -> None:
+def go_through(assignments: list[str], force: bool, lock: int) -> None:
+    """Runs a turn whose lock is held, from its pin to its decision and page. Raises CoWestError."""
     started = time.monotonic()
     with _amended(assignments) as notes:
         params = _read_settings()

@@ -274,7 +274,7 @@ class Postgres:
             for secret in self._secrets:
                 said = said.replace(secret, "***")
             raise StoreError(
-                f"the call store {self.place} can't be {done}: {said}; {_mend(error)}"
+                f"the call store {self.place} can't be {done}: {said}; {remedy(error)}"
             ) from None
 
 
@@ -419,7 +419,7 @@ def _secrets(given: Mapping[str, Any]) -> list[str]:
     return sorted(forms, key=len, reverse=True)
 
 
-def _mend(error: Exception) -> str:
+def remedy(error: Exception) -> str:
     """Says what to do about an error of PostgreSQL."""
     code, said = getattr(error, "sqlstate", None) or "", str(error)
     if "must be owner" in said:

@@ -222,18 +222,18 @@ class ChoiceReading:
         fields = [_text(found["value"], self._rule) for found in FIELD.finditer(answer)]
         if fields:
             return self._any_of(fields, announced=True)
-        whole = self._options(answer, announced=False)
+        whole = self.options_in(answer, announced=False)
         if whole:
             return whole
         return self._announced(answer) or self._any_of(answer.strip().splitlines(), announced=False)
 
     def _of_field(self, value: str) -> set[int]:
-        return self._options(value, announced=True)
+        return self.options_in(value, announced=True)
 
     def _said_after(self, correction: str) -> set[int]:
         """The options that a text names right after a correction: `C`, or as any answer does."""
         lines = correction.splitlines()
-        return self._options(lines[0] if lines else "", announced=True) or self._named(correction)
+        return self.options_in(lines[0] if lines else "", announced=True) or self._named(correction)
 
     def _announced(self, answer: str) -> set[int]:
         """The options that are announced."""
@@ -266,7 +266,7 @@ class ChoiceReading:
         # What only goes on to a denial, as a reason may, takes nothing back.
         if DENIED.match(text):
             denied = set(self._numbers(DENIED.findall(text)))
-        return self._options(text, announced=True), denied
+        return self.options_in(text, announced=True), denied
 
     def _any_of(self, texts: Iterable[str], announced: bool) -> set[int]:
         """The options that any of the texts names."""
@@ -274,11 +274,11 @@ class ChoiceReading:
         for text in texts:
             # Each `Actually, ...` of an answer has all lines after it read again.
             if (text, announced) not in self._read:
-                self._read[text, announced] = self._options(text, announced)
+                self._read[text, announced] = self.options_in(text, announced)
             found |= self._read[text, announced]
         return found
 
-    def _options(self, text: str, announced: bool) -> set[int]:
+    def options_in(self, text: str, announced: bool) -> set[int]:
         """The options that a text names by its words or by a letter.
 
         `announced`: the text follows `answer is` or stands in a field, so more may follow the
