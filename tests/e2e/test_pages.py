@@ -19,6 +19,7 @@ from tests.pages import commands
 ELSEWHERE = {
     "turn": ("tests/e2e/test_turn.py", 'cowest(project, "turn")'),
     "ask": ("tests/e2e/test_leaks.py", '["ask", '),
+    "doctor": ("tests/unit/test_preflight.py", 'doctor.main(["--reach"])'),
     # The downloads that succeed are the demo's, which CI runs; a test has those that fail.
     "fetch": ("Makefile", "@cowest fetch "),
     "key": ("tests/unit/test_guard.py", '["key", "--name", "alice"'),
