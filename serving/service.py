@@ -6,10 +6,9 @@
     python -m cowest_serving bento              (packs it for a container)
 
 POST /v1/chat/completions is OpenAI's, POST /ask takes one question: docs/service.md has both, and
-what they refuse. GET /livez is 200 at once, and 503 where only a
-new start helps. GET /readyz is 503 with the reason until both models
-have answered, then 200. COWEST_PARAMS names the settings file (params.yaml); its section `serve` is
-read.
+what they refuse. GET /livez is 200 at once, and 503 where only a new start helps. GET /readyz is
+503 with the reason until both models have answered, then 200. COWEST_PARAMS names the settings file
+(params.yaml); its section `serve` is read.
 """
 
 import logging

@@ -33,6 +33,7 @@ PLAIN = re.compile(
 holds it. A path without capitals needs no ending; a key in base64 may begin with a slash too."""
 SPAN = {"s": 1, "m": 60, "h": 3600}
 MOST_SHARDS = 1000
+"""Largest number of parts into which the queries of a turn are cut."""
 
 
 def _fixed(image: str) -> str:

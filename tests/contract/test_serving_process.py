@@ -37,7 +37,7 @@ SETTINGS = {
 
 
 class Watched(Around):
-    """What lies around an answer, with the requests that ended."""
+    """Keeps the requests that ended."""
 
     def __init__(self) -> None:
         super().__init__(parse(ServeConfig, SETTINGS, "serve"), Standing)

@@ -434,6 +434,12 @@ def test_what_would_speak_against_the_method_is_said_by_the_intervals() -> None:
         "grpo": "not shown",
         "aligned (in place of aligned_joined), less comparator: likelihood": "not shown",
     }
+    # Four of the runs of `sites` have half of the calls, and these are all there are to be.
+    less = {"mean": 0.0, "low": -0.1, "high": 0.1, "t_low": -0.1, "t_high": 0.1}
+    for runs_made, says in ((4, "as far as these runs can tell"), (2, "nothing is said")):
+        whole = runs_made == report.planned_of("sites")
+        found["saved"] = {"sites": {"less_random": {"selected_half": less}, "whole": whole}}
+        assert says in speaks.against(found)[-1]
     few = report.folded(runs[:2], 8)
     assert speaks.against(few) == ["2 of 8 runs are made, and nothing is said."]
     assert "not shown" not in report.tables(few)["differences"]

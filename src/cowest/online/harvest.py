@@ -246,7 +246,7 @@ def _judged(verdict: KeptVerdict, answer: _Answer, rules: HarvestRules) -> _Judg
 
 
 def _read(answer: str, rules: HarvestRules) -> str:
-    """What the scorer reads of an answer."""
+    """Returns the part of an answer that the scorer reads."""
     return after(answer, rules.marker, rules.rule)
 
 

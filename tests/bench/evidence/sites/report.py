@@ -116,7 +116,8 @@ def saved(kept: Path) -> dict[str, Any]:
         runs = [run for run in read(kept, names) if f"selected_half{ending}" in run["scores"]]
         if not runs:
             continue
-        found[domain] = {"runs": len(runs), "whole": len(runs) == len(names), "arms": {}}
+        planned = planned_of(domain)
+        found[domain] = {"runs": len(runs), "whole": len(runs) == planned, "arms": {}}
         found[domain]["less_random"] = {
             arm: pool.difference(runs, arm + ending, f"random_half{ending}") for arm in plan.AIMED
         }
@@ -233,11 +234,16 @@ def tables(found: Mapping[str, Any]) -> dict[str, str]:
     }
 
 
+def planned_of(domain: str) -> int:
+    """The planned number of a domain's runs with half of the calls; `sites` has more without."""
+    return len(plan.SELECTED_SEEDS if domain == "sites" else plan.HANDBOOK_SEEDS)
+
+
 def saved_lines(found: Mapping[str, Any]) -> list[str]:
     lines = ["| domain | arm | calls | gain | share of the gain of all calls | gain of 100 calls |"]
     lines.append("| --- | --- | --- | --- | --- | --- |")
     for domain, part in found.items():
-        planned = len(plan.SELECTED_SEEDS if domain == "sites" else plan.HANDBOOK_SEEDS)
+        planned = planned_of(domain)
         for arm, row in part["arms"].items():
             cells = [f"{domain}, {part['runs']} of {planned} runs", NAMES[arm]]
             cells += [f"{row['calls']:.0f}", cell(row["gain"], "+"), cell(row["kept"])]

@@ -146,5 +146,6 @@ def _random(domain: str, name: str, less: Mapping[str, Any], whole: bool) -> str
         word(less), "so it does, as far as these runs can tell"
     )
     line = f"- {domain}: random_half keeps as much as {name}"
-    said = f": **{verdict}**" if whole else ""
-    return f"{line}{said} ({name} less random_half {cell(less, '+')})"
+    if not whole:
+        verdict = "nothing is said, since not all of its runs are made"
+    return f"{line}: **{verdict}** ({name} less random_half {cell(less, '+')})"
