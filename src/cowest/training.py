@@ -17,6 +17,7 @@ from cowest.config import Config
 from cowest.errors import ConfigError, ContractError
 from cowest.models.chat import Chat
 from cowest.models.hf import HFConfig
+from cowest.models.writing import Writing
 from cowest.progress import Bar
 from cowest.records import Message
 
@@ -250,22 +251,30 @@ class Lesson(NamedTuple):
     answer: str
 
 
-def check_lessons(chat: Chat, lessons: Sequence[Lesson], most: int, stage: str) -> None:
+def check_lessons(base: Writing, lessons: Sequence[Lesson], most: int, stage: str) -> None:
     """Raises an error for what could not be learned as it is asked later; called before training.
 
     A ModelError speaks of the model's chat template, a ContractError of rows. Rows of more than
-    `most` tokens are refused too: TRL would cut them without a word.
+    `most` tokens are refused too: TRL would cut them without a word. So are rows of more than the
+    model reads: it has no positions for them, or none that it is ever asked with.
     """
+    limit = min(most, base.context)
     long = []
     for lesson in lessons:
-        size = len(chat.learned(lesson.prompt, lesson.answer))
-        if size > most:
+        size = len(base.chat.learned(lesson.prompt, lesson.answer))
+        if size > limit:
             long.append((size, lesson.name))
     if long:
         size, name = max(long, key=itemgetter(0))
+        which = f"{stage}: {len(long)} of {len(lessons)} rows have more than {limit} tokens"
+        longest = f"(the longest, {name}, has {size})"
+        if limit < most:
+            raise ContractError(
+                f"{which}, which is all that the model reads {longest}: leave such rows out, or "
+                "name a model with a longer context"
+            )
         raise ContractError(
-            f"{stage}: {len(long)} of {len(lessons)} rows have more than {most} tokens "
-            f"and would be cut (the longest, {name}, has {size}): "
+            f"{which} and would be cut {longest}: "
             f"raise {stage}.training.max_length, or leave such rows out"
         )
 

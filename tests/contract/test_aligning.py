@@ -12,13 +12,13 @@ import pytest
 
 from cowest import config, training, version
 from cowest.aligning import rollouts
-from cowest.errors import BudgetError, ConfigError, CoWestError
+from cowest.errors import BudgetError, ConfigError, ContractError, CoWestError
 from cowest.ledger import store
 from cowest.ledger.claims import Budget, open_turn
 from cowest.records import Query
 from cowest.stages import dpo
 from tests import tiny
-from tests.aligning import GRPO, HELD_BACK, RIGHT, answers, make_policy, settings
+from tests.aligning import GRPO, HELD_BACK, RIGHT, TRAINING, answers, make_policy, settings
 from tests.servers import ChatServer, Fate, chat_server, completion
 
 pytestmark = pytest.mark.slow
@@ -312,6 +312,25 @@ def test_fewer_calls_than_a_step_takes_are_refused_before_one_is_made(
     said = capsys.readouterr().err
     assert "`align: grpo` does not use dpo.beta: dpo.grpo.kl, which is 0.04, keeps" in said
     assert "dpo.nll" not in said
+
+
+@pytest.mark.parametrize(
+    ("trained", "drafted", "said"),
+    [
+        (96, 90, r"dpo\.training\.max_length leaves 6 .*: raise max_length or lower max_tokens"),
+        (600, 500, r"the model's context leaves 12 beside dpo\.ask\.drafting\.max_tokens: lower"),
+    ],
+)
+def test_drafts_longer_than_what_is_trained_or_read_are_refused_before_one_is_made(
+    place: Path, trained: int, drafted: int, said: str
+) -> None:
+    with chat_server() as server:
+        ask = {"drafting": {"temperature": 1.0, "n": 3, "max_tokens": drafted}}
+        training = {**TRAINING, "max_length": trained}
+        given = settings(server, align="grpo", grpo=GRPO, ask=ask, training=training)
+        with pytest.raises(ContractError, match=said):
+            align(place, "none", given)
+        assert server.calls == 0
 
 
 @pytest.mark.parametrize("judge", [False, True])

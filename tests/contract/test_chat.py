@@ -1,5 +1,6 @@
 """Chat templates of local models: what is learned is what is asked, or it is refused beforehand."""
 
+import json
 import re
 import shutil
 from pathlib import Path
@@ -373,6 +374,7 @@ def towns(*texts: str) -> list[Demonstration]:
 
 
 def learn(folder: Path, rows: list[Demonstration], settings: sft.SFTConfig) -> Path:
+    folder.mkdir(exist_ok=True)
     io.write(folder / "corpus.jsonl", rows)
     version.write_none(folder / "start")
     sft.main(folder / "corpus.jsonl", folder / "start", folder / "policy", settings)
@@ -384,6 +386,28 @@ def test_sft_refuses_control_tokens_in_the_corpus(tmp_path: Path) -> None:
     with pytest.raises(ContractError, match=r"1 of 3 rows .*towns\.jsonl:2 holds '<\|im_end\|>'"):
         learn(tmp_path, rows, settings(tiny.model()))
     assert not (tmp_path / "policy").exists()
+
+
+def reading(folder: Path, tokens: int) -> Path:
+    """The tiny model, which says that it reads so many tokens."""
+    shutil.copytree(tiny.model(), folder)
+    shape = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps({**shape, "max_position_embeddings": tokens}))
+    return folder
+
+
+def test_a_row_that_would_be_cut_or_that_the_model_cannot_read_is_refused(tmp_path: Path) -> None:
+    rows = towns("Ost", "West, where the longest of all rows is found, and no other is", "Nord")
+    chat = hf.open_chat(HFConfig(model=str(tiny.model())))
+    size = len(chat.learned(rows[1].prompt, rows[1].completion))
+    cut = rf"1 of 3 rows have more than {size - 1} tokens and would be cut \(the longest, "
+    with pytest.raises(ContractError, match=cut + r"towns\.jsonl:2, .* sft\.training\.max_length"):
+        learn(tmp_path / "a", rows, settings(tiny.model(), max_length=size - 1))
+    short = reading(tmp_path / "short", size - 1)
+    unread = rf"1 of 3 rows have more than {size - 1} tokens, which is all that the model reads"
+    with pytest.raises(ContractError, match=unread + r".*leave such rows out"):
+        learn(tmp_path / "b", rows, settings(short, max_length=size))
+    assert learn(tmp_path / "c", rows, settings(tiny.model(), max_length=size)).is_dir()
 
 
 def test_sft_and_dpo_refuse_a_template_before_they_train(tmp_path: Path) -> None:

@@ -27,6 +27,7 @@ from cowest.ledger import account
 from cowest.models import audit, hf
 from cowest.models.chat import Chat
 from cowest.models.estimate import Counting, announce
+from cowest.models.writing import Writing
 from cowest.prompts import Prompts
 from cowest.protocols import ChatModel
 from cowest.records import Feedback, Refinement
@@ -59,9 +60,10 @@ def train(
     audit.audit_adapter(adapter)
     _say_unused(config)
     ask, found = config.asking(), planned(feedback, config)
-    chat = hf.open_chat(config.policy)
+    writing = hf.open_base(config.policy)
+    chat = writing.chat
     _check_calls(found, config)
-    _check_lengths(found, chat, prompts, config)
+    _check_lengths(found, writing, prompts, config)
     _announce(found, prompts, config)
     torch.manual_seed(config.training.seed)
     dtype = training.number_format(config.training, config.policy, "dpo")
@@ -161,17 +163,23 @@ def _check_calls(found: Plan, config: DPOConfig) -> None:
         )
 
 
-def _check_lengths(found: Plan, chat: Chat, prompts: Prompts, config: DPOConfig) -> None:
-    """Raises ContractError for a prompt that with its longest draft exceeds the trained length."""
-    most = config.training.max_length - config.asking().drafting.max_tokens
+def _check_lengths(found: Plan, base: Writing, prompts: Prompts, config: DPOConfig) -> None:
+    """Raises ContractError for a prompt that with its longest draft exceeds the trained length.
+
+    So does one that exceeds what the model reads.
+    """
+    limit, limiting = config.training.max_length, "dpo.training.max_length"
+    raised = "raise max_length or "
+    if base.context < limit:
+        limit, limiting, raised = base.context, "the model's context", ""
+    most = limit - config.asking().drafting.max_tokens
     for step in found.steps:
         for query in step:
-            size = len(chat.asked(prompts.draft.render(query.prompt)))
+            size = len(base.chat.asked(prompts.draft.render(query.prompt)))
             if size > most:
                 raise ContractError(
-                    f"dpo: query {query.id} has a prompt of {size} tokens, and "
-                    f"dpo.training.max_length leaves {most} beside dpo.ask.drafting.max_tokens: "
-                    "raise max_length or lower max_tokens"
+                    f"dpo: query {query.id} has a prompt of {size} tokens, and {limiting} leaves "
+                    f"{most} beside dpo.ask.drafting.max_tokens: {raised}lower max_tokens"
                 )
 
 

@@ -26,6 +26,7 @@ from cowest.aligning.settings import DPOConfig
 from cowest.errors import ConfigError
 from cowest.models import audit, hf
 from cowest.models.chat import Chat
+from cowest.models.writing import Writing
 from cowest.records import Message, PreferencePair
 from cowest.training import Lesson
 from cowest.trees import losses, plan
@@ -56,14 +57,15 @@ def train(
 
     audit.audit_adapter(adapter)
     # Checked before the weights are loaded, which may take minutes.
-    chat = hf.open_chat(config.policy)
-    training.check_lessons(chat, _lessons(rows), config.training.max_length, "dpo")
+    writing = hf.open_base(config.policy)
+    chat = writing.chat
+    training.check_lessons(writing, _lessons(rows), config.training.max_length, "dpo")
     torch.manual_seed(config.training.seed)
     dtype = training.number_format(config.training, config.policy, "dpo")
     arguments = training.arguments(config.training, config.policy, kept, dtype)
     model, tokenizer = load(config, adapter, dtype)
     arguments["callbacks"] = [training.curves(folder / "curves.jsonl", "dpo")]
-    trees = _trees(chat, rows, config)
+    trees = _trees(writing, rows, config)
     optimiser = config.training
     steps = plan.steps(trees, optimiser.batch_size, optimiser.epochs, optimiser.seed)
     trainer = _tree_trainer(model, trees, steps, kept, config, **arguments)
@@ -97,11 +99,12 @@ def _lessons(rows: Sequence[PreferencePair]) -> list[Lesson]:
     return lessons
 
 
-def _trees(chat: Chat, rows: Sequence[PreferencePair], config: DPOConfig) -> list[Tree]:
+def _trees(base: Writing, rows: Sequence[PreferencePair], config: DPOConfig) -> list[Tree]:
     if config.align != "kto":
-        return plan.trees_of(_tokens(chat, row) for row in rows)
-    drafts = (_draft(chat, row) for row in rows)
-    return plan.trees_of_drafts(drafts, config.training.max_length, config.training.seed)
+        return plan.trees_of(_tokens(base.chat, row) for row in rows)
+    drafts = (_draft(base.chat, row) for row in rows)
+    most = min(config.training.max_length, base.context)
+    return plan.trees_of_drafts(drafts, most, config.training.seed)
 
 
 def _tree_trainer(

@@ -172,12 +172,17 @@ def _uncollected() -> Iterator[None]:
 
 
 def open_chat(config: HFConfig) -> Chat:
-    """Loads what a base makes of conversations, without its weights.
+    """Loads what a base makes of conversations, without its weights. Raises ModelError."""
+    return open_base(config).chat
+
+
+def open_base(config: HFConfig) -> Writing:
+    """Loads what makes tokens and texts of a base's, without its weights.
 
     Raises ModelError, also for a base whose weights would not load or can't be decoded.
     """
     architecture.check(config.folder())
-    return open_writing(config, config.model).chat
+    return open_writing(config, config.model)
 
 
 def open_writing(config: HFConfig, name: str) -> Writing:

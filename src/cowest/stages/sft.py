@@ -131,10 +131,11 @@ def _train(
     import transformers
 
     # Checked before the weights are loaded, which may take minutes.
-    chat = hf.open_chat(config.policy)
+    writing = hf.open_base(config.policy)
+    chat = writing.chat
     lessons = [_lesson(row, config) for row in corpus]
     training.refuse_control(chat, lessons, "sft")
-    training.check_lessons(chat, lessons, config.training.max_length, "sft")
+    training.check_lessons(writing, lessons, config.training.max_length, "sft")
     if chat.textual_end() is not None:
         _say(
             f"the chat template ends an answer with {chat.textual_end()!r} and no token: drafts "
