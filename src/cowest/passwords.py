@@ -9,6 +9,8 @@ from urllib.parse import unquote, unquote_plus
 
 NAMED = re.compile(r"://(?P<user>[^:/@]*):(?P<password>[^@]*(?:@[^@?]*(?=@))*)@")
 """A password before a host. One with an @ in it ends at the last, so that none of it is shown."""
+TOKEN = re.compile(r"(?:(?<=http://)|(?<=https://))(?=[^@\d]*\d)[\w.~%-]{20,}@")
+"""A user without a password who is as long as a token, which servers of git take for a user."""
 PORT = re.compile(r"(?!postgres)[\w+.-]+://[^:/@]*:\d*[/?#]")
 """A port, whatever follows it: only a database's password may have a slash."""
 PARAMETERS = ("password", "sslpassword")
@@ -34,6 +36,10 @@ def _parted(address: str) -> tuple[str, list[str]]:
     """The address without passwords, and the passwords."""
     found = []
     start, rest = "", address
+    token = TOKEN.search(address)
+    if token is not None:
+        found.append(token[0][:-1])
+        address = rest = address[: token.start()] + address[token.end() :]
     named = None if PORT.match(address) else NAMED.search(address)
     if named is not None:
         found.append(named["password"])

@@ -21,6 +21,8 @@ HELD = {
     "postgresql://me:s3cret%20p@db:5/x": "postgresql://me@db:5/x",
     "postgresql:///x?sslmode=a&sslpassword=s3cret+p": "postgresql:///x?sslmode=a",
     "https://u:s3cret@h/x": "https://u@h/x",
+    "https://ghp_s3cret0123456789abcdef@h/x.git": "https://h/x.git",
+    "git+https://ghp_s3cret0123456789abcdef@h:1/x": "git+https://h:1/x",
 }
 """Addresses with the password s3cret, and without it."""
 FREE = (
@@ -31,6 +33,10 @@ FREE = (
     "ssh://git@h:22/x@y",
     "ssh://h:22/x@y",
     "git@h:team/x",
+    "https://a-team-of-ours@h/_git/x",
+    "https://a-team-of-ours-with-a-long-name@h1/_git/x",
+    "https://h/a-long-name-with-a-digit-1@x",
+    "postgresql://a_long_user_with_the_digit_1@h/x",
 )
 
 
