@@ -223,6 +223,13 @@ BAD: list[tuple[str, str, Make, dict[str, Any], str]] = [
         r"is no JSON",
     ),
     (
+        "a key twice",
+        "t.jsonl",
+        holding(b'{"q": "Who?", "a": "x", "q": "When?"}\n'),
+        PLAIN,
+        r"t.jsonl:1: not JSON.*'q' stands twice in an object",
+    ),
+    (
         "infinity",
         "t.jsonl",
         holding(b'{"q": "Who?", "a": -Infinity}\n'),

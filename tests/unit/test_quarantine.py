@@ -30,6 +30,7 @@ BAD = [
     b'{"q": "\\ud800", "a": "b"}',
     b"[" * 100_000,
     b'{"q": "Who?", "a": NaN}',
+    b'{"q": "Who?", "a": "b", "m": {"n": 1, "n": 2}}',
 ]
 
 
@@ -78,7 +79,7 @@ def test_bad_rows_keep_their_place_and_the_sum_holds(
     ]
     aside = [fate for fate in fates if fate.fate == "quarantined"]
     assert [fate.source for fate in aside] == [
-        f"t.jsonl:{number}" for number in (2, 3, 5, 7, 9, 10, 11)
+        f"t.jsonl:{number}" for number in (2, 3, 5, 7, 9, 10, 11, 12)
     ]
     assert all(fate.reason and fate.raw is not None and len(fate.raw) <= 500 for fate in aside)
     assert (
@@ -88,7 +89,7 @@ def test_bad_rows_keep_their_place_and_the_sum_holds(
     )
     assert [fate.rows for fate in fates if fate.fate == "used"] == [4]
     assert (
-        "11 raw rows = 4 used + 0 left out + 7 quarantined; 4 queries, 4 demonstrations"
+        "12 raw rows = 4 used + 0 left out + 8 quarantined; 4 queries, 4 demonstrations"
         in capsys.readouterr().err
     )
     shown = contents.gather(tmp_path).raw
@@ -96,7 +97,7 @@ def test_bad_rows_keep_their_place_and_the_sum_holds(
         shown.used,
         shown.quarantined,
         len(shown.shown),
-    ) == (4, 7, 7)
+    ) == (4, 8, 8)
 
 
 @pytest.mark.parametrize(

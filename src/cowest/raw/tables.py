@@ -8,6 +8,7 @@ raises InputError, or RecordError with the line. No bytes lead to any other erro
 
 import json
 import re
+from collections import Counter
 from collections.abc import Collection, Iterable, Iterator
 from pathlib import Path
 from typing import Any, Literal, TypeVar, get_args
@@ -179,7 +180,17 @@ def _no_number(name: str) -> None:
     raise ValueError(f"{name} is no JSON; null says that there is none")
 
 
-_JSON = json.JSONDecoder(parse_constant=_no_number)
+def _object(pairs: list[tuple[str, Any]]) -> Row:
+    """The object of its keys and values. Raises ValueError for a key that stands twice."""
+    row = dict(pairs)
+    if len(row) < len(pairs):
+        counts = Counter(name for name, _ in pairs)
+        twice = next(name for name, count in counts.items() if count > 1)
+        raise ValueError(f"{twice[:100]!r} stands twice in an object, and one value would be lost")
+    return row
+
+
+_JSON = json.JSONDecoder(parse_constant=_no_number, object_pairs_hook=_object)
 
 
 def _decoded(line: str) -> Any:
