@@ -229,6 +229,26 @@ def test_an_error_reaches_those_who_wait_and_nobody_else(watched: Watched) -> No
     assert served(watched.model, beside)[-1].text == 400 * "a"
 
 
+def test_a_lost_device_ends_the_thread_and_all_who_wait(watched: Watched) -> None:
+    """No call after such an error is answered, so that a new start is what helps."""
+    error = RuntimeError("CUDA error: an illegal memory access was encountered\nmore of it")
+
+    def fail(*_: object) -> None:
+        raise error
+
+    async def in_turn(model: AsyncHFModel) -> None:
+        await pieces(model, ask(SHORT))
+        assert model.broke is None
+        watched.model.model.register_forward_hook(fail)
+        for said in ("RuntimeError: CUDA error: an illegal memory access", "broke off"):
+            with pytest.raises(UpstreamError, match=said) as caught:
+                await pieces(model, ask("What?"), seconds=9)
+        assert model.broke is not None and "broke off (RuntimeError)" in model.broke
+        assert "illegal" not in str(caught.value), "the reason has no word of an error"
+
+    served(watched.model, in_turn)
+
+
 def test_an_error_while_tokens_are_decoded_ends_these_answers_alone(watched: Watched) -> None:
     (expected,) = watched.model.generate([ask(SHORT)])
     failing = True

@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from cowest.config import parse
-from cowest.errors import ModelError, RegistryError
+from cowest.errors import ModelError, RegistryError, UpstreamError
 from cowest.models.scripted import ScriptedConfig, ScriptRule
 from cowest.online.breaker import Breaker
 from cowest.online.desk import Desk
@@ -395,6 +395,51 @@ def test_a_registry_that_breaks_at_the_start_is_said_and_asked_again(
 
     run(test())
     assert "Traceback" in caplog.text
+
+
+ASSERT = "CUDA error: device-side assert triggered\nCUDA kernel errors might be reported later"
+
+
+class Lost(Breakable):
+    """Versions whose GPU is lost once the first has broken off, until a test says otherwise."""
+
+    error: Exception | None = None
+
+    @asynccontextmanager
+    async def policy(self, number: int) -> AsyncIterator[tuple[Prompts, Upstream]]:
+        if self.policies and self.error is not None:
+            raise self.error
+        async with super().policy(number) as opened:
+            yield opened
+
+
+def test_a_gpu_that_is_lost_asks_for_a_new_start(caplog: pytest.LogCaptureFixture) -> None:
+    async def test() -> None:
+        versions = Lost(9)
+        desk = Desk(CONFIG, versions, retry=0.001)
+        await until(desk, None)
+        # What a server says of a GPU of its own is no news of ours.
+        versions.error = UpstreamError(f"the endpoint answered 500: {ASSERT}")
+        versions.policies[0].reason = "it broke off"
+        while "not taken up" not in (desk.problem() or ""):
+            await asyncio.sleep(0.001)
+        assert desk.alive()
+        versions.error = RuntimeError(ASSERT)
+        while desk.alive():
+            await asyncio.sleep(0.001)
+        assert (desk.problem() or "").startswith(
+            "the GPU is lost to this process, so start it again: CUDA error: device-side assert"
+        )
+        await asyncio.sleep(0.02)
+        versions.error = None
+        while not desk.alive():
+            await asyncio.sleep(0.001)
+        assert desk.problem() is None
+        await desk.close()
+
+    run(test())
+    lost = [one.message for one in caplog.records if one.message.startswith("the GPU is lost")]
+    assert len(lost) == 1, "it is said once, however often it is tried"
 
 
 def test_a_desk_that_ended_unasked_is_dead() -> None:

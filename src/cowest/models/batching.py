@@ -21,6 +21,7 @@ from cowest.config import Sampling
 from cowest.errors import CoWestError, UpstreamError
 from cowest.models import architecture
 from cowest.models.decoding import HFModel, logprobs
+from cowest.models.device import is_lost
 from cowest.models.drawing import drawn, uniform
 from cowest.models.pieces import Pieces
 from cowest.models.prefixes import Prefixes
@@ -337,14 +338,20 @@ class Batching:
 
     @contextmanager
     def _told(self, calls: list[Call]) -> Iterator[None]:
-        """Ends calls with the error that they meet; the thread goes on for the others."""
+        """Ends calls with the error that they meet; the thread goes on for the others.
+
+        It does not where the device is lost.
+        """
         try:
             yield
         # Libraries raise errors of all classes: out of memory, a bad index, and a tokenizer's
         # panic, which is no Exception. No signal ends this thread by an error.
-        except BaseException as error:  # noqa: BLE001
+        except BaseException as error:
             for call in calls:
                 self._end(call, self._failed(error))
+            if is_lost(error):
+                # No further call can be answered by this thread.
+                raise
 
     def _failed(self, error: BaseException) -> CoWestError:
         if isinstance(error, CoWestError):

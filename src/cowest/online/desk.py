@@ -11,6 +11,7 @@ from contextlib import aclosing, asynccontextmanager, suppress
 from typing import Any
 
 from cowest.errors import CoWestError, ThoughtShownError
+from cowest.models.device import is_lost
 from cowest.online.answering import Answering, Asked, Opened
 from cowest.online.interactions import new_id
 from cowest.online.live import ServeConfig
@@ -86,6 +87,8 @@ class Desk:
         self._pause = retry
         self._tried = False
         """True if the version that is being opened has asked the models."""
+        self._lost: str | None = None
+        """The reason why a model can be opened by a new process alone; None while this one can."""
         self._closing = asyncio.Event()
         self._versions: set[asyncio.Task[None]] = set()
         """One task per open version, replaced ones included."""
@@ -125,13 +128,18 @@ class Desk:
 
         Another version may answer meanwhile.
         """
+        if self._lost is not None:
+            return self._lost
         if not self.alive():
             return "what loads the model broke off: the server's log says why; start it again"
         return self._reason
 
     def alive(self) -> bool:
-        """False if what takes up versions ended by a mistake of ours, and will take up no more."""
-        return self._closing.is_set() or not self._task.done()
+        """False if only a new start of the process helps.
+
+        So it is where what takes up versions ended by a mistake of ours, or the GPU is lost.
+        """
+        return self._closing.is_set() or (self._lost is None and not self._task.done())
 
     async def close(self) -> None:
         """Waits for the requests under way, and closes the models."""
@@ -269,9 +277,16 @@ class Desk:
         if reason is not None and reason != self._reason:
             log.warning("%s", reason, exc_info=fault)
         self._reason = reason
+        if reason is None:
+            self._lost = None
 
     def _say_fault(self, error: Exception, reason: str | None = None) -> None:
         """Keeps an error as the reason. The log has the whole of one that nobody foresaw."""
+        if is_lost(error):
+            lost = f"the GPU is lost to this process, so start it again: {_words(error)}"
+            if lost != self._lost:
+                log.error("%s", lost)
+            self._lost = lost
         expected = isinstance(error, CoWestError | RefusalError)
         self._say(reason or _words(error), None if expected else error)
 
