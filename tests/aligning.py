@@ -30,10 +30,10 @@ RIGHT = re.compile(r"^Notes: \W*[A-Ma-m]", re.MULTILINE)
 """The beginning of a draft that helps."""
 
 
-def make_policy(folder: Path) -> Path:
+def make_policy(folder: Path, model: Path | None = None) -> Path:
     """A policy, its queries with feedback on two drafts, and the pairs of these."""
-    settings = HFConfig(model=str(tiny.model()))
-    tiny.make_adapter(folder / "policy" / "adapter")
+    settings = HFConfig(model=str(model or tiny.model()))
+    tiny.make_adapter(folder / "policy" / "adapter", of=model)
     prompts = domain("handbook").prompts
     base = settings.base_name(settings.folder())
     version.write(folder / "policy", base=base, prompts=prompts, trained="sft")

@@ -116,9 +116,10 @@ def make_windowed(folder: Path, window: int = 16) -> Path:
     return folder
 
 
-def make_padded(kind: str, folder: Path, window: int = 16) -> Path:
+def make_padded(kind: str, folder: Path, window: int = 16, positions: int = 512) -> Path:
     """A small model that padding could lead astray: GPT-Neo, whose every other layer sees no more
-    places than the window has; MPT and Bloom, which take no positions.
+    places than the window has, and which has learned so many positions; MPT and Bloom, which take
+    none.
     """
     import torch
     import transformers
@@ -137,7 +138,7 @@ def make_padded(kind: str, folder: Path, window: int = 16) -> Path:
             num_heads=4,
             attention_types=[[["global", "local"], 1]],
             window_size=window,
-            max_position_embeddings=512,
+            max_position_embeddings=positions,
         )
     elif kind == "bloom":
         settings = transformers.BloomConfig(**shape, **ends, hidden_size=64, n_layer=2, n_head=4)

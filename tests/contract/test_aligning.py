@@ -3,19 +3,23 @@
 import json
 import re
 import shutil
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
+from contextlib import nullcontext
 from pathlib import Path
 from statistics import mean, stdev
 from typing import Any
 
 import pytest
 
-from cowest import config, training, version
+from cowest import config, io, training, version
 from cowest.aligning import rollouts
+from cowest.aligning.rounds import queries_of
 from cowest.errors import BudgetError, ConfigError, ContractError, CoWestError
 from cowest.ledger import store
 from cowest.ledger.claims import Budget, open_turn
-from cowest.records import Query
+from cowest.models import hf
+from cowest.models.hf import HFConfig
+from cowest.records import PreferencePair, Query
 from cowest.stages import dpo
 from tests import tiny
 from tests.aligning import GRPO, HELD_BACK, RIGHT, TRAINING, answers, make_policy, settings
@@ -331,6 +335,61 @@ def test_drafts_longer_than_what_is_trained_or_read_are_refused_before_one_is_ma
         with pytest.raises(ContractError, match=said):
             align(place, "none", given)
         assert server.calls == 0
+
+
+def sizes(rows: Iterable[PreferencePair]) -> list[int]:
+    """The number of tokens of each row's longest side, by the tiny model's tokenizer."""
+    chat = hf.open_chat(HFConfig(model=str(tiny.model())))
+    found = []
+    for row in rows:
+        sides = filter(None, (row.chosen, row.rejected))
+        found.append(max(len(chat.learned(row.prompt, side[-1].content)) for side in sides))
+    return found
+
+
+def on_positions(folder: Path, positions: int) -> tuple[Path, dict[str, Any]]:
+    """A policy on a model that learned so many positions, and the setting that names it."""
+    model = tiny.make_padded("gpt_neo", folder / "neo", window=256, positions=positions)
+    return make_policy(folder / "made", model), {"model": str(model)}
+
+
+@pytest.mark.parametrize("align_by", ["dpo", "kto"])
+def test_rows_that_reach_beyond_the_models_positions_are_left_out(
+    place: Path, align_by: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A draft that filled the context has its end where such a model has no position."""
+    rows = list(io.read(place / "pairs.jsonl", PreferencePair))
+    if align_by == "kto":
+        for number, row in enumerate(rows):
+            side = "rejected" if number % 2 else "chosen"
+            rows[number] = row.model_copy(update={side: ()})
+    found = sizes(rows)
+    most = max(found) - 1
+    long = sum(size > most for size in found)
+    for folder, positions in ((tmp_path / "some", most), (tmp_path / "all", min(found) - 1)):
+        made, policy = on_positions(folder, positions)
+        io.write(made / "pairs.jsonl", rows)
+        refused = pytest.raises(ContractError, match="none is left to learn from")
+        with chat_server() as server, refused if positions < most else nullcontext():
+            align(made, f"out-{folder.name}", settings(server, align=align_by, policy=policy))
+    said = capsys.readouterr().err
+    assert f"{long} of {len(rows)} rows have more than {most} tokens with their ends" in said
+    assert Path("out-some").exists() and not Path("out-all").exists()
+
+
+def test_grpo_leaves_out_drafts_that_reach_beyond_the_models_positions(
+    place: Path, tmp_path: Path
+) -> None:
+    chat = hf.open_chat(HFConfig(model=str(tiny.model())))
+    draft = version.expect(place / "policy").prompts.draft
+    asked = [
+        len(chat.asked(draft.render(one.prompt))) for one in queries_of(place / "feedback.jsonl")
+    ]
+    made, policy = on_positions(tmp_path, max(asked) + 10)
+    with chat_server(otherwise=answers([], [])) as server:
+        given = settings(server, align="grpo", grpo={**GRPO, "calls": 40}, policy=policy)
+        found = align(made, "out", given)
+    assert found.aligned is not None
 
 
 @pytest.mark.parametrize("judge", [False, True])

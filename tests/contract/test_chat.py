@@ -410,6 +410,14 @@ def test_a_row_that_would_be_cut_or_that_the_model_cannot_read_is_refused(tmp_pa
     assert learn(tmp_path / "c", rows, settings(tiny.model(), max_length=size)).is_dir()
 
 
+def test_rows_as_long_as_the_learned_positions_of_a_model_are_trained(tmp_path: Path) -> None:
+    rows = towns("Ost", "West", "Nord")
+    chat = hf.open_chat(HFConfig(model=str(tiny.model())))
+    most = max(len(chat.learned(row.prompt, row.completion)) for row in rows)
+    model = tiny.make_padded("gpt_neo", tmp_path / "neo", window=256, positions=most)
+    assert learn(tmp_path / "made", rows, settings(model)).is_dir()
+
+
 def test_sft_and_dpo_refuse_a_template_before_they_train(tmp_path: Path) -> None:
     policy = {
         "provider": "hf",

@@ -158,6 +158,16 @@ def test_a_model_with_a_state_decodes_what_transformers_decodes(
         assert model.name.endswith("~2")
 
 
+def stretched(kind: str, factor: float) -> dict[str, object]:
+    """Positions of a model that was trained with 12 tokens, and reads more."""
+    return {
+        "rope_type": kind,
+        "rope_theta": 10_000.0,
+        "factor": factor,
+        "original_max_position_embeddings": 12,
+    }
+
+
 @pytest.mark.parametrize(
     ("kind", "settings"),
     [
@@ -165,6 +175,9 @@ def test_a_model_with_a_state_decodes_what_transformers_decodes(
         ("MptConfig", {"max_seq_len": 48}),
         ("GPT2Config", {"n_positions": 48}),
         ("LlamaConfig", {"max_position_embeddings": 48}),
+        # Positions that are stretched, from a limit that the settings leave as it was, or not.
+        ("Qwen2Config", {"max_position_embeddings": 12, "rope_parameters": stretched("yarn", 4)}),
+        ("LlamaConfig", {"max_position_embeddings": 48, "rope_parameters": stretched("yarn", 2)}),
     ],
 )
 def test_the_context_is_found_by_the_names_that_makers_give_it(
@@ -173,6 +186,13 @@ def test_the_context_is_found_by_the_names_that_makers_give_it(
     import transformers
 
     assert context_of(getattr(transformers, kind)(**settings)) == 48
+
+
+def test_a_context_that_is_no_number_of_tokens_is_no_limit() -> None:
+    import transformers
+
+    for wrong in (0, -1):
+        assert context_of(transformers.LlamaConfig(max_position_embeddings=wrong)) > 1_000_000
 
 
 @pytest.mark.parametrize(

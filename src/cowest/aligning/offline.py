@@ -23,7 +23,7 @@ from typing import Any
 
 from cowest import checkpoints, io, training
 from cowest.aligning.settings import DPOConfig
-from cowest.errors import ConfigError
+from cowest.errors import ConfigError, ContractError
 from cowest.models import audit, hf
 from cowest.models.chat import Chat
 from cowest.models.writing import Writing
@@ -59,6 +59,7 @@ def train(
     # Checked before the weights are loaded, which may take minutes.
     writing = hf.open_base(config.policy)
     chat = writing.chat
+    rows = _readable(writing, rows)
     training.check_lessons(writing, _lessons(rows), config.training.max_length, "dpo")
     torch.manual_seed(config.training.seed)
     dtype = training.number_format(config.training, config.policy, "dpo")
@@ -88,6 +89,28 @@ def load(config: DPOConfig, adapter: Path, dtype: str) -> tuple[Any, Any]:
 
     model, tokenizer = hf.load(config.policy, dtype)
     return PeftModel.from_pretrained(model, adapter, is_trainable=True), tokenizer
+
+
+def _readable(base: Writing, rows: Sequence[PreferencePair]) -> list[PreferencePair]:
+    """Leaves out rows of more tokens than the model reads, and says so.
+
+    A draft that filled the context has its end beyond it. Raises ContractError if none is left.
+    """
+    kept = []
+    for row in rows:
+        sizes = [len(base.chat.learned(one.prompt, one.answer)) for one in _lessons([row])]
+        if max(sizes) <= base.context:
+            kept.append(row)
+    left_out = len(rows) - len(kept)
+    said = f"{left_out} of {len(rows)} rows have more than {base.context} tokens with their ends"
+    if not kept:
+        raise ContractError(
+            f"dpo: {said}, which is all that the model reads, so none is left to learn from: name "
+            "a model with a longer context, or lower draft.sampling.max_tokens"
+        )
+    if left_out and checkpoints.is_first():
+        print(f"dpo: {said}, which is all that the model reads: left out", file=sys.stderr)
+    return kept
 
 
 def _lessons(rows: Sequence[PreferencePair]) -> list[Lesson]:

@@ -89,7 +89,7 @@ class Asker:
         self._prompts, self._config, self._ask = prompts, config, config.asking()
         base = config.policy.base_name(config.policy.folder())
         self._name = f"{base}+grpo-{kept.name[:12]}"
-        self._chat = hf.open_chat(config.policy)
+        self._base = hf.open_base(config.policy)
         self.since = time.process_time()
         """The process's CPU time when the step that is trained began."""
         self._place = kept / "asked.json"
@@ -148,17 +148,20 @@ class Asker:
         found = Rollout([], [], [], {})
         gains: list[float] = []
         lengths: list[int] = []
-        chat = self._chat
+        chat = self._base.chat
         for group in by_query(rows):
-            learned = [row for row in group if self._is_learned(row)]
             prompt = tuple(chat.asked(self._prompts.draft.render(group[0].prompt)))
             drafts = []
-            for row in learned:
-                gains.append(row.gain or 0.0)
+            own = []
+            for row in filter(self._is_learned, group):
                 whole = chat.learned(self._prompts.draft.render(row.prompt), row.draft or "")
-                drafts.append(tuple(whole[len(prompt) :]))
+                # One that filled the context has its end beyond it, where the model reads nothing.
+                if len(whole) <= self._base.context:
+                    drafts.append(tuple(whole[len(prompt) :]))
+                    own.append(row.gain or 0.0)
+            gains += own
             lengths += map(len, drafts)
-            found.add(prompt, drafts, [row.gain or 0.0 for row in learned])
+            found.add(prompt, drafts, own)
         self._asked["drafts"][str(step)] = len(gains)
         self._keep()
         logged = {"reward": mean(gains), "length": mean(lengths)}

@@ -142,7 +142,13 @@ def context_of(config: Any) -> int:
     # A model of pictures and texts keeps those of its texts apart.
     text = config.get_text_config()
     limits = [getattr(text, name, None) for name in LIMITS]
-    return next((limit for limit in limits if isinstance(limit, int)), UNLIMITED)
+    limit = next((one for one in limits if isinstance(one, int) and one > 0), UNLIMITED)
+    # Positions that are stretched: some settings name the length before that as the limit.
+    rope = getattr(text, "rope_parameters", None) or {}
+    factor, before = rope.get("factor"), rope.get("original_max_position_embeddings")
+    if isinstance(factor, int | float) and isinstance(before, int) and 1 < factor < UNLIMITED:
+        limit = max(limit, int(factor * before))
+    return limit
 
 
 def _cut(text: str, stop: tuple[str, ...]) -> str:

@@ -16,9 +16,9 @@ def reason_against(made: Any, trees: Sequence[Tree]) -> str | None:
     """Says why trees can't be computed with a trainer's model; None if they can.
 
     What an architecture makes of a mask can't be read from its settings, so it is tried: with the
-    longest tree, of which the drafts that stand first and last are also computed alone. A trainer
-    is left as it works: attention by segments if the model hands them down to its layers, else by
-    a mask.
+    longest tree, of which the drafts that stand first and last are also computed alone, and beside
+    it the one that takes the most tokens. A trainer is left as it works: attention by segments if
+    the model hands them down to its layers, else by a mask.
     """
     model = made.model
     longest = max(trees, key=Tree.longest)
@@ -27,12 +27,14 @@ def reason_against(made: Any, trees: Sequence[Tree]) -> str | None:
         return reason
     model.eval()
     tree = longest._replace(drafts=tuple(sorted(longest.drafts)))
+    # Some models (GPT-Neo) have a mask of their own, of no more places than a text may have.
+    tried = [tree, max(trees, key=Tree.size)]
     alone = _alone(model, tree)
     if not all(map(math.isfinite, alone.values())):
         return "the base alone gives no number for its longest text"
     for together in _ways(model):
         trainer.attends_to_branches(model, together)
-        reason = _tried(model, tree, alone, together)
+        reason = _tried(model, tried, alone, together)
         if reason is None:
             made.together = together
             return None
@@ -45,14 +47,19 @@ def _ways(model: Any) -> tuple[bool, ...]:
     return (True, False) if architecture.attention(kind) == "sdpa" else (False,)
 
 
-def _tried(model: Any, tree: Tree, alone: dict[int, float], together: bool) -> str | None:
-    """Says what is wrong with the branches that a model computes; None if nothing is."""
+def _tried(
+    model: Any, trees: Sequence[Tree], alone: dict[int, float], together: bool
+) -> str | None:
+    """Says what is wrong with the branches that a model computes; None if nothing is.
+
+    `alone` is of the first tree.
+    """
     import torch
     from accelerate.utils import send_to_device
 
     try:
         with torch.no_grad():
-            inputs = send_to_device(trainer.tensors([tree], together), model.device)
+            inputs = send_to_device(trainer.tensors(trees, together), model.device)
             found = scores.drafts(model, model.get_output_embeddings(), inputs).tolist()
     except torch.OutOfMemoryError:
         raise
@@ -61,7 +68,7 @@ def _tried(model: Any, tree: Tree, alone: dict[int, float], together: bool) -> s
         return f"it takes no mask that says which tokens a token follows ({said})"
     limit = APART[str(model.dtype).removeprefix("torch.")]
     for place, expected in alone.items():
-        apart = abs(found[place] - expected) / len(tree.drafts[place])
+        apart = abs(found[place] - expected) / len(trees[0].drafts[place])
         # NaN is not above a limit either.
         if not apart <= limit:
             return f"log-probabilities of branches are {apart:.2g} nats per token from those alone"

@@ -19,8 +19,10 @@ def reason_against(made: Any, texts: Sequence[Tree]) -> str | None:
     """Says why a trainer's model can't compute several texts in one row; None if it can."""
     longest = max(texts, key=Tree.longest)
     (answer,) = longest.drafts
-    # Another answer after the same prompt shows whether the two see each other.
-    tried = longest._replace(drafts=tuple({answer, (*answer[::-1], answer[0])}))
+    # Another answer after the same prompt shows whether the two see each other. It is no longer,
+    # since the model may have no positions for more.
+    other = answer[:0:-1] or 2 * answer
+    tried = longest._replace(drafts=(answer, other))
     reason = check.reason_against(made, [tried])
     if reason is None and not made.together:
         reason = "its attention takes no several texts in one row"
