@@ -9,8 +9,10 @@ from urllib.parse import unquote, unquote_plus
 
 NAMED = re.compile(r"://(?P<user>[^:/@]*):(?P<password>[^@]*(?:@[^@?]*(?=@))*)@")
 """A password before a host. One with an @ in it ends at the last, so that none of it is shown."""
-TOKEN = re.compile(r"(?:(?<=http://)|(?<=https://))(?=[^@\d]*\d)[\w.~%-]{20,}@")
-"""A user without a password who is as long as a token, which servers of git take for a user."""
+TOKEN = re.compile(
+    r"(?i)(?:(?<=http://)|(?<=https://))(?=[^@\d]*\d)(?P<user>[\w.~-]{20,})(?::(?P<rest>[^@/?#]*))?@"
+)
+"""A user as long as a token, which servers of git take for one, with any password or none."""
 PORT = re.compile(r"(?!postgres)[\w+.-]+://[^:/@]*:\d*[/?#]")
 """A port, whatever follows it: only a database's password may have a slash."""
 PARAMETERS = ("password", "sslpassword")
@@ -35,11 +37,10 @@ def without_password(address: str) -> str:
 def _parted(address: str) -> tuple[str, list[str]]:
     """The address without passwords, and the passwords."""
     found = []
-    start, rest = "", address
-    token = TOKEN.search(address)
-    if token is not None:
-        found.append(token[0][:-1])
-        address = rest = address[: token.start()] + address[token.end() :]
+    start = ""
+    for token in TOKEN.finditer(address):
+        found += [token["user"], token["rest"] or ""]
+    address = rest = TOKEN.sub("", address)
     named = None if PORT.match(address) else NAMED.search(address)
     if named is not None:
         found.append(named["password"])

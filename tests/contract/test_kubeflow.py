@@ -132,6 +132,7 @@ def test_a_slip_is_said_before_the_server_is_asked(
         "https://u:5ecret-token@git.example/x?a=b",
         "https://u:5ecret=token@git.example/x.git",
         "nonsense=https://u:5ecret-token@git.example/x.git",
+        "nonsense=https://ghp_5ecret0123456789abcdef@git.example/x.git",
     ],
 )
 @pytest.mark.parametrize("command", [["submit"], ["schedule", *NIGHT]], ids=["submit", "schedule"])

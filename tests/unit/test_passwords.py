@@ -23,6 +23,7 @@ HELD = {
     "https://u:s3cret@h/x": "https://u@h/x",
     "https://ghp_s3cret0123456789abcdef@h/x.git": "https://h/x.git",
     "git+https://ghp_s3cret0123456789abcdef@h:1/x": "git+https://h:1/x",
+    "https://ghp_s3cret0123456789abcdef:x-oauth-basic@h/x": "https://h/x",
 }
 """Addresses with the password s3cret, and without it."""
 FREE = (
@@ -36,6 +37,8 @@ FREE = (
     "https://a-team-of-ours@h/_git/x",
     "https://a-team-of-ours-with-a-long-name@h1/_git/x",
     "https://h/a-long-name-with-a-digit-1@x",
+    "https://a-host-with-a-digit-1.example:8443/x@y",
+    "https://first.last1%40company.example@h/x",
     "postgresql://a_long_user_with_the_digit_1@h/x",
 )
 
@@ -45,6 +48,12 @@ def test_a_password_is_found_and_left_out(address: str) -> None:
     assert without_password(address) == HELD[address]
     assert any("s3cret" in one for one in passwords(address))
     assert not passwords(HELD[address])
+
+
+def test_no_token_is_shown_in_any_spelling_or_number() -> None:
+    text = "[HTTPS://ghp_s3cret0123456789abcdef:@h/x, https://ghp_t3cret0123456789abcdef@h/y]"
+    assert without_password(text) == "[HTTPS://h/x, https://h/y]"
+    assert {"ghp_s3cret0123456789abcdef", "ghp_t3cret0123456789abcdef"} <= {*passwords(text)}
 
 
 def test_a_password_is_found_as_it_is_meant() -> None:

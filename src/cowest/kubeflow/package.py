@@ -65,7 +65,7 @@ class Package:
             name, equals, value = text.partition("=")
             is_known = name in self.parameters
             # Without the name of a parameter, the first `=` may be one of the password.
-            if passwords(value if is_known else text):
+            if passwords(text if "://" in name else value):
                 of = f" {name}" if is_known else ""
                 raise ConfigError(
                     f"--set{of}: the address holds a password, and many can read a run's inputs: "
