@@ -87,6 +87,8 @@ class Cluster:
     """Looks that fail before the next is answered."""
     status: int = 503
     """The status of a look that fails."""
+    refusal: str = "apiserver not ready"
+    """The message of a look that fails."""
     fails: tuple[str, str] | None = None
     """Reason and message with which the controller fails every TrainJob, whose pods it deletes."""
     keeps: bool = False
@@ -202,7 +204,7 @@ def stub(folder: Path) -> Iterator[Cluster]:
             cluster.asked.add(_right("get", self.path))
             if cluster.down:
                 cluster.down -= 1
-                self._answer(cluster.status, {"message": "apiserver not ready"})
+                self._answer(cluster.status, {"message": cluster.refusal})
                 return
             self._answer(*_get(cluster, self.path))
 

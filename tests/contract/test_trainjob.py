@@ -270,17 +270,23 @@ def test_a_cluster_that_a_retry_can_not_ask_keeps_the_job_of_the_try_before(
     assert set(stub.jobs) == {name}
 
 
+RIGHTS = r"account the rights in infra/trainer/rbac\.yaml; if it trains, it goes on"
+
+
 @pytest.mark.parametrize(
-    ("status", "silence", "said"),
+    ("status", "refusal", "silence", "said"),
     [
-        (503, 0.0, "it goes on, and the step waits for it when run again"),
+        (503, "not ready", 0.0, "it goes on, and the step waits for it when run again"),
         # It is no outage, so that nobody waits.
-        (403, 300.0, r"account the rights in infra/trainer/rbac\.yaml; if it trains, it goes on"),
-        (401, 300.0, r"account the rights in infra/trainer/rbac\.yaml; if it trains, it goes on"),
+        (403, 'User "step" cannot get resource "trainjobs" in API group', 300.0, RIGHTS),
+        (401, "Unauthorized", 300.0, RIGHTS),
+        # No right helps with a webhook's refusal, or a quota's.
+        (403, 'webhook "w" denied the request: no', 300.0, 'request: no"}; if it trains, it goes'),
     ],
 )
 def test_a_job_whose_state_can_not_be_read_is_left_alone(
     status: int,
+    refusal: str,
     silence: float,
     said: str,
     stub: Cluster,
@@ -289,7 +295,7 @@ def test_a_job_whose_state_can_not_be_read_is_left_alone(
 ) -> None:
     """It may train well: the cluster's API comes back after the step gave it up."""
     stub.runs = False
-    stub.status = status
+    stub.status, stub.refusal = status, refusal
     ask(monkeypatch, project, hours=1 / 3600)
     monkeypatch.setattr(trainjob, "GRACE", 0.5)
     monkeypatch.setattr(trainjob, "SILENCE", silence)

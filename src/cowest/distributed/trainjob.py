@@ -392,9 +392,10 @@ def _refusals(what: str, unknown: str = "there is none") -> Iterator[None]:
         said = " ".join(said.split())[:500]
         said = f"{what}: {said}" if what else said
         if isinstance(cause, ApiException) and cause.status in (401, 403):
-            raise _RefusedError(
-                f"{said}; give this step's account the rights in infra/trainer/rbac.yaml"
-            ) from None
+            # A quota and an admission webhook refuse with 403 as well, and need no rights.
+            if cause.status == 401 or " cannot " in said:
+                said += "; give this step's account the rights in infra/trainer/rbac.yaml"
+            raise _RefusedError(said) from None
         raise CoWestError(said) from None
 
 
