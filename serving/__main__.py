@@ -55,6 +55,12 @@ def expect_keys(config: ServeConfig, host: str) -> None:
         )
 
 
+def _build_arg(text: str) -> str:
+    if text.startswith("="):
+        raise argparse.ArgumentTypeError(f"{text!r} names no argument: write NAME or NAME=VALUE")
+    return text
+
+
 def parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="python -m cowest_serving",
@@ -82,6 +88,7 @@ def parser() -> argparse.ArgumentParser:
     packing.add_argument(
         "--build-arg",
         action="append",
+        type=_build_arg,
         default=[],
         metavar="NAME[=VALUE]",
         help="an ARG of the Dockerfile, as PIP_INDEX_URL or BASE, without a value the "

@@ -236,17 +236,25 @@ def test_a_lost_device_ends_the_thread_and_all_who_wait(watched: Watched) -> Non
     def fail(*_: object) -> None:
         raise error
 
-    async def in_turn(model: AsyncHFModel) -> None:
-        await pieces(model, ask(SHORT))
+    slow(watched.model)
+
+    async def beside(model: AsyncHFModel) -> list[Any]:
+        # Two of them are decoded, and one waits for a place.
+        asked = [asyncio.create_task(pieces(model, ask(SHORT, LONG), seconds=9)) for _ in range(3)]
+        await asyncio.sleep(0.05)
         assert model.broke is None
         watched.model.model.register_forward_hook(fail)
-        for said in ("RuntimeError: CUDA error: an illegal memory access", "broke off"):
-            with pytest.raises(UpstreamError, match=said) as caught:
-                await pieces(model, ask("What?"), seconds=9)
+        ended = await asyncio.gather(*asked, return_exceptions=True)
+        with pytest.raises(UpstreamError) as caught:
+            await pieces(model, ask("What?"), seconds=9)
         assert model.broke is not None and "broke off (RuntimeError)" in model.broke
-        assert "illegal" not in str(caught.value), "the reason has no word of an error"
+        return [*ended, caught.value]
 
-    served(watched.model, in_turn)
+    first, second, waited, later = served(watched.model, beside, rows=2)
+    for one in (first, second):
+        assert isinstance(one, UpstreamError) and "RuntimeError: CUDA error: an ill" in str(one)
+    for one in (waited, later):
+        assert isinstance(one, UpstreamError) and "broke off (RuntimeError)" in str(one)
 
 
 def test_an_error_while_tokens_are_decoded_ends_these_answers_alone(watched: Watched) -> None:

@@ -130,6 +130,12 @@ def test_the_environment_names_the_port_which_the_image_asks_too(
     assert parser().parse_args(["serve", "--port", "3001"]).port == 3001
 
 
+def test_a_build_argument_has_a_name(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        parser().parse_args(["bento", "--build-arg", "=x"])
+    assert "'=x' names no argument: write NAME or NAME=VALUE" in capsys.readouterr().err
+
+
 @pytest.mark.parametrize(("command", "status"), [("serve", 0), ("bento", 143)])
 def test_sigterm_is_no_success_of_what_makes_something(
     command: str, status: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch

@@ -13,6 +13,7 @@ import pytest
 
 from cowest.config import parse
 from cowest.errors import ModelError, RegistryError, UpstreamError
+from cowest.models.device import is_lost
 from cowest.models.scripted import ScriptedConfig, ScriptRule
 from cowest.online.breaker import Breaker
 from cowest.online.desk import Desk
@@ -435,11 +436,44 @@ def test_a_gpu_that_is_lost_asks_for_a_new_start(caplog: pytest.LogCaptureFixtur
         while not desk.alive():
             await asyncio.sleep(0.001)
         assert desk.problem() is None
+        versions.error = RuntimeError(ASSERT)
+        versions.policies[-1].reason = "it broke off"
+        while desk.alive():
+            await asyncio.sleep(0.001)
         await desk.close()
+        assert "being stopped" in (desk.problem() or "")
 
     run(test())
     lost = [one.message for one in caplog.records if one.message.startswith("the GPU is lost")]
-    assert len(lost) == 1, "it is said once, however often it is tried"
+    assert len(lost) == 2, "it is said once for each time, however often it is tried"
+
+
+@pytest.mark.parametrize(
+    ("error", "expected"),
+    [
+        (RuntimeError("CUDA error: an illegal memory access was encountered"), True),
+        (RuntimeError("CUDA driver error: an illegal memory access was encountered"), True),
+        (RuntimeError("HIP error: unspecified launch failure"), True),
+        (RuntimeError("CUDA error: Invalid access of peer GPU memory over nvlink"), True),
+        (RuntimeError("CUDA error: out of memory"), False),
+        (RuntimeError("CUDA error: invalid argument"), False),
+        (ValueError("CUDA error: an illegal memory access was encountered"), False),
+    ],
+)
+def test_an_error_says_if_the_gpu_is_lost(error: Exception, expected: bool) -> None:
+    assert is_lost(error) is expected
+    outer = ModelError("it failed")
+    outer.__cause__ = error
+    assert is_lost(outer) is expected
+    error.__context__ = outer
+    assert is_lost(outer) is expected, "also in a circle of causes"
+
+
+def test_torch_may_say_it_by_a_number() -> None:
+    error = RuntimeError("CUDA error: words of a newer release")
+    assert not is_lost(error)
+    error.error_code = 810  # type: ignore[attr-defined]
+    assert is_lost(error)
 
 
 def test_a_desk_that_ended_unasked_is_dead() -> None:

@@ -3,14 +3,17 @@
 import re
 
 LOST = re.compile(
-    r"(?:CUDA|HIP|XPU) error: (?:"
+    r"(?:CUDA|HIP)(?: driver)? error: (?:"
     r"an illegal (?:memory access|instruction)|device-side assert|misaligned address"
     r"|unspecified launch failure|the launch timed out|hardware stack error|invalid program counter"
     r"|operation not supported on global/shared address space"
-    r"|uncorrectable (?:ECC|NVLink) error)"
+    r"|uncorrectable (?:ECC|NVLink) error|Invalid access of peer GPU memory"
+    r"|tensor memory not completely freed)"
 )
-"""Errors after which CUDA refuses all further work of the process, as its manual says of each
-("The process must be terminated and relaunched"; cudaError in the CUDA Runtime API)."""
+"""Errors after which the process gets no more work done on the GPU. CUDA's manual says of most that
+"the process must be terminated and relaunched" (cudaError in the CUDA Runtime API)."""
+CODES = frozenset({214, 220, 226, 700, 702, 710, 714, 715, 716, 717, 718, 719, 721, 810})
+"""Their numbers, which newer torch gives along, and that of an MPS client that was ended."""
 
 
 def is_lost(error: BaseException | None) -> bool:
@@ -22,7 +25,8 @@ def is_lost(error: BaseException | None) -> bool:
     seen: set[int] = set()
     while error is not None and id(error) not in seen:
         seen.add(id(error))
-        if isinstance(error, RuntimeError) and LOST.search(str(error)):
+        says = LOST.search(str(error)) or getattr(error, "error_code", None) in CODES
+        if says and isinstance(error, RuntimeError):
             return True
         error = error.__cause__ or error.__context__
     return False

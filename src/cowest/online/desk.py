@@ -128,7 +128,7 @@ class Desk:
 
         Another version may answer meanwhile.
         """
-        if self._lost is not None:
+        if self._lost is not None and not self._closing.is_set():
             return self._lost
         if not self.alive():
             return "what loads the model broke off: the server's log says why; start it again"
