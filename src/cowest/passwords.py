@@ -10,7 +10,8 @@ from urllib.parse import unquote, unquote_plus
 NAMED = re.compile(r"://(?P<user>[^:/@]*):(?P<password>[^@]*(?:@[^@?]*(?=@))*)@")
 """A password before a host. One with an @ in it ends at the last, so that none of it is shown."""
 TOKEN = re.compile(
-    r"(?i)(?:(?<=http://)|(?<=https://))(?=[^@\d]*\d)(?P<user>[\w.~-]{20,})(?::(?P<rest>[^@/?#]*))?@"
+    r"(?i)(?:(?<=http://)|(?<=https://))(?=[^@\d]*\d)"
+    r"(?P<user>[\w.~-]{20,})(?::(?P<rest>[^@/?#]*))?@"
 )
 """A user as long as a token, which servers of git take for one, with any password or none."""
 PORT = re.compile(r"(?!postgres)[\w+.-]+://[^:/@]*:\d*[/?#]")
