@@ -1,6 +1,8 @@
 """Parquet files of a few bytes that say much, and columns that are missing or there twice."""
 
 import tracemalloc
+from collections.abc import Iterator
+from datetime import date, datetime
 from pathlib import Path
 from typing import Any
 
@@ -32,6 +34,16 @@ def most_held(path: Path) -> int:
     """Bytes that Arrow holds at most while a file is read."""
     before: int = pyarrow.total_allocated_bytes()
     return max(int(pyarrow.total_allocated_bytes()) - before for _ in tables.rows(path))
+
+
+@pytest.fixture
+def pool() -> Iterator[Any]:
+    """Memory of Arrow that says how much of it was held at once in this test."""
+    usual = pyarrow.default_memory_pool()
+    counted = pyarrow.proxy_memory_pool(usual)
+    pyarrow.set_memory_pool(counted)
+    yield counted
+    pyarrow.set_memory_pool(usual)
 
 
 @pytest.mark.parametrize("value", [TEXT, [TEXT], {"inner": [{"a": TEXT}]}])
@@ -93,6 +105,69 @@ def test_a_row_that_would_fill_the_memory_is_refused(
     with pytest.raises(InputError, match=r"t.parquet: row 2 unpacks to \d+ MiB, over 1: shorten"):
         read(path)
     assert read(path, "q") == [{"q": "Who?"}, {"q": "Where?"}]
+
+
+@pytest.mark.parametrize("inside", [False, True])
+def test_a_list_that_says_one_text_many_times_is_refused_before_it_is_written_out(
+    tmp_path: Path, pool: Any, inside: bool
+) -> None:
+    texts = pyarrow.DictionaryArray.from_arrays([0] * 8_000, [TEXT])
+    if inside:
+        texts = pyarrow.StructArray.from_arrays([texts], ["a"])
+    table = pyarrow.table({"q": pyarrow.ListArray.from_arrays([0, 8_000], texts)})
+    path = tmp_path / "t.parquet"
+    parquet.write_table(table, path, store_schema=False)
+    assert path.stat().st_size < 10_000
+    with pytest.raises(InputError, match=r"t.parquet: row 1 unpacks to 1000 MiB, over 64"):
+        read(path)
+    assert pool.max_memory() < 2**24
+
+
+def test_time_stamps_are_looked_at_in_small_batches(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, pool: Any
+) -> None:
+    monkeypatch.setattr(parquet_rows, "ROW_GROUP_LIMIT", 2**22)
+    rows = 2_000
+    texts = pyarrow.DictionaryArray.from_arrays([0] * rows, [TEXT])
+    days = pyarrow.array([datetime(2031, 5, 1)] * rows)
+    table = pyarrow.table({"q": pyarrow.StructArray.from_arrays([days, texts], ["t", "s"])})
+    path = tmp_path / "t.parquet"
+    parquet.write_table(table, path, store_schema=False)
+    assert path.stat().st_size < 10_000
+    row = {"q": {"t": date(2031, 5, 1), "s": TEXT}}
+    assert sum(found == row for _, found in tables.rows(path)) == rows
+    assert pool.max_memory() < 2**25
+
+
+@pytest.mark.parametrize("limit", [2**24, 0])
+@pytest.mark.parametrize(
+    "more",
+    [
+        {"dictionary_pagesize_limit": 2_000, "data_page_size": 1_000},
+        {"use_dictionary": False},
+        {"use_dictionary": False, "column_encoding": "DELTA_BYTE_ARRAY"},
+        {"data_page_version": "2.0", "data_page_size": 1_000},
+    ],
+)
+def test_texts_in_lists_are_read_however_they_are_written(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, more: dict[str, Any], limit: int
+) -> None:
+    monkeypatch.setattr(parquet_rows, "LISTED_LIMIT", limit)
+    rows = []
+    for number in range(500):
+        text = f"{number:08}" * 4
+        rows.append(
+            {
+                "list": None if number % 9 == 1 else ["same", text, None] * (number % 3),
+                "deep": [[text, "same"], None, []],
+                "objects": [{"a": "same", "b": [text]}, None],
+                "object": {"a": ["same"], "raw": [text.encode()]},
+            }
+        )
+    path = tmp_path / "t.parquet"
+    table = pyarrow.Table.from_pylist(rows)
+    parquet.write_table(table, path, row_group_size=200, write_batch_size=16, **more)
+    assert read(path) == rows
 
 
 def test_rows_are_as_before_in_however_many_pieces(

@@ -7,7 +7,9 @@ A float of 32 or 16 bits is read as the shortest decimal that it stands for (0.1
 import struct
 from collections import Counter
 from collections.abc import Callable, Collection, Iterator
+from contextlib import suppress
 from datetime import datetime
+from itertools import islice
 from math import isfinite
 from pathlib import Path
 from typing import Any
@@ -21,7 +23,14 @@ BATCH = 64
 ROW_GROUP_LIMIT = 2**30
 """Largest row group of a Parquet file, in bytes once unpacked: more could exhaust the memory.
 
-The texts of a batch are bounded by it, too, however often its rows say one text of a dictionary.
+The texts of a batch that stand in no list are bounded by it, too, however often its rows say one
+text of a dictionary.
+"""
+LISTED_LIMIT = 2**24
+"""Largest row group whose texts in lists stay in their dictionary until they are measured.
+
+pyarrow copies all texts of the group so far with each batch, so that a larger group would take too
+long. There a list is written out before it is measured, however often it says one text.
 """
 ROW_LIMIT = 2**26
 """Largest row, in bytes once written out, and the most of a batch that is made Python's at once.
@@ -30,10 +39,10 @@ A few bytes of a file may say one text of a dictionary, or one number of a list,
 """
 ENTRY = 8
 """Bytes that an entry of a list takes beside its value."""
-AT_ONCE = 2**14
-"""Number of time stamps that are looked at at once."""
 WHOLE = 2**24
 """Whole numbers below this are exact in 32 bits, and stay as they are."""
+READING = {"buffer_size": 2**16, "pre_buffer": False}
+"""Without reading ahead, a page of each column is held and not a whole row group."""
 Change = Callable[[Any], Any]
 
 
@@ -49,15 +58,14 @@ def rows(path: Path, columns: Collection[str] | None) -> Iterator[tuple[int, Row
             "(README, Install)"
         ) from None
     try:
-        # Without reading ahead, a page of each column is held and not a whole row group.
-        with parquet.ParquetFile(path, buffer_size=2**16, pre_buffer=False) as file:
+        with parquet.ParquetFile(path, **READING) as file:
             names = _wanted(path, file.schema_arrow.names, columns)
             _refuse_large(path, file.metadata)
-            changes = _changes(file, names)
+            changes = _changes(path, file, names)
             number = 0
-            for batch in _batches(file, names):
+            for batch in _batches(path, file, names):
                 for piece in _pieces(path, number, batch):
-                    for row in piece.to_pylist():
+                    for row in _written_out(piece, file.schema_arrow).to_pylist():
                         number += 1
                         for name, change in changes.items():
                             row[name] = change(row[name])
@@ -74,17 +82,45 @@ def rows(path: Path, columns: Collection[str] | None) -> Iterator[tuple[int, Row
         ) from None
 
 
-def _batches(file: Any, names: list[str] | None) -> Iterator[Any]:
-    """The rows in batches, of fewer rows in a larger row group."""
-    for group in range(file.metadata.num_row_groups):
-        # A group says each of its texts once at least, so that none is longer than the group.
-        size = max(file.metadata.row_group(group).total_byte_size, 1)
-        yield from file.iter_batches(
-            batch_size=max(min(ROW_GROUP_LIMIT // size, BATCH), 1),
-            row_groups=[group],
-            columns=names,
-            use_threads=False,
-        )
+def _batches(path: Path, file: Any, names: list[str] | None) -> Iterator[Any]:
+    """The rows in batches, of fewer rows in a larger row group.
+
+    Of a group up to LISTED_LIMIT, texts in lists are dictionaries where pyarrow makes them.
+    """
+    from pyarrow import parquet
+
+    lists = _listed_texts(file.schema)
+    with parquet.ParquetFile(
+        path, metadata=file.metadata, read_dictionary=lists, **READING
+    ) as by_dictionary:
+        for group in range(file.metadata.num_row_groups):
+            # A group says each of its texts once at least, so that none is longer than the group.
+            size = max(file.metadata.row_group(group).total_byte_size, 1)
+            asked = {
+                "batch_size": max(min(ROW_GROUP_LIMIT // size, BATCH), 1),
+                "row_groups": [group],
+                "columns": names,
+                "use_threads": False,
+            }
+            read = 0
+            if size <= LISTED_LIMIT:
+                # Of texts that share their beginnings, pyarrow makes no dictionary.
+                with suppress(OSError):
+                    for batch in by_dictionary.iter_batches(**asked):
+                        read += 1
+                        yield batch
+                    continue
+            yield from islice(file.iter_batches(**asked), read, None)
+
+
+def _listed_texts(schema: Any) -> list[str]:
+    """Names of the columns that hold texts inside of lists."""
+    leaves = [schema.column(number) for number in range(len(schema))]
+    return [
+        leaf.path
+        for leaf in leaves
+        if leaf.max_repetition_level and leaf.physical_type == "BYTE_ARRAY"
+    ]
 
 
 def _pieces(path: Path, before: int, batch: Any) -> Iterator[Any]:
@@ -135,13 +171,25 @@ def _as_list(kind: Any) -> Any:
     return pyarrow.list_(pyarrow.struct(pair))
 
 
-def _changes(file: Any, names: list[str] | None) -> dict[str, Change]:
+def _written_out(piece: Any, schema: Any) -> Any:
+    """The piece with the types that the file says, without dictionaries where that is quicker."""
+    import pyarrow
+
+    fields = [schema.field(name) for name in piece.schema.names]
+    try:
+        return piece.cast(pyarrow.schema(fields))
+    except pyarrow.ArrowNotImplementedError:
+        # The rows are the same, and take longer.
+        return piece
+
+
+def _changes(path: Path, file: Any, names: list[str] | None) -> dict[str, Change]:
     """What is done to the values of columns whose type says more than Python's does."""
     found = {}
     for field in file.schema_arrow:
         if names is not None and field.name not in names:
             continue
-        days = _has_times(field.type) and _are_days(file, field.name)
+        days = _has_times(field.type) and _are_days(path, file, field.name)
         change = _change(field.type, days)
         if change is not None:
             found[field.name] = change
@@ -223,11 +271,10 @@ def _has_times(kind: Any) -> bool:
     return bool(types.is_timestamp(kind))
 
 
-def _are_days(file: Any, name: str) -> bool:
+def _are_days(path: Path, file: Any, name: str) -> bool:
     """True if all time stamps of a column are at midnight."""
     # One row does not say whether the column holds days, so the column is read once before.
-    batches = file.iter_batches(batch_size=AT_ONCE, columns=[name], use_threads=False)
-    return all(_at_midnight(batch.column(name)) for batch in batches)
+    return all(_at_midnight(batch.column(name)) for batch in _batches(path, file, [name]))
 
 
 def _at_midnight(values: Any) -> bool:
