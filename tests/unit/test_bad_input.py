@@ -227,7 +227,14 @@ BAD: list[tuple[str, str, Make, dict[str, Any], str]] = [
         "t.jsonl",
         holding(b'{"q": "Who?", "a": "x", "q": "When?"}\n'),
         PLAIN,
-        r"t.jsonl:1: not JSON.*'q' stands twice in an object",
+        r"t.jsonl:1: 'q' stands twice in an object, and one value would be lost",
+    ),
+    (
+        "a list with a key twice",
+        "t.jsonl",
+        holding(b'[{"q": "Who?", "a": "x", "q": "When?"}]\n'),
+        PLAIN,
+        r"t.jsonl:1: a list, not an object",
     ),
     (
         "infinity",

@@ -11,6 +11,7 @@ from cowest.domains.drafts import DraftFormat
 from cowest.domains.medmcqa import explanation
 from cowest.errors import InputError, RecordError
 from cowest.raw import tables
+from cowest.raw.files import Bad
 from cowest.raw.intake import Intake
 from cowest.records import Query
 from cowest.sametext import keywords
@@ -272,6 +273,16 @@ def test_a_broken_list_is_named_by_its_line(text: str, said: str, tmp_path: Path
     path.write_text(text)
     with pytest.raises((RecordError, InputError), match=said):
         list(tables.sound(path, tables.raw_rows(path, {"a"})))
+
+
+def test_a_key_twice_in_a_list_is_one_bad_row(tmp_path: Path) -> None:
+    path = tmp_path / "train.json"
+    items = ['{"a": "x"}', '{"a": "y", "m": [{"n": 1, "n": 2}]}', '{"a": "z"}']
+    path.write_text(f"[{{}},\n{', '.join(items)}]")
+    (_, empty), *found = tables.raw_rows(path, {"a"})
+    assert isinstance(empty, Bad)
+    said = "'n' stands twice in an object, and one value would be lost"
+    assert found == [(2, {"a": "x"}), (2, Bad(said, items[1])), (2, {"a": "z"})]
 
 
 def test_a_list_gives_its_items_with_their_lines(tmp_path: Path) -> None:

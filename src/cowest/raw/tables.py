@@ -82,11 +82,12 @@ def json_rows(path: Path) -> Iterator[tuple[int, Row | Bad]]:
 
     A line that is no JSON object is bad. Raises what `text_lines` raises.
     """
+    decoder = _Decoder()
     for number, line in enumerate(text_lines(path), 1):
         if not line or line.isspace():
             continue
         try:
-            row = _decoded(line)
+            row = decoder.whole(line)
         except (ValueError, RecursionError) as error:
             # One JSON list over many lines is another format. Without this, every line of the
             # file would be a bad row.
@@ -94,10 +95,12 @@ def json_rows(path: Path) -> Iterator[tuple[int, Row | Bad]]:
                 raise RecordError(f"{path}:1: not JSON, one object a line ({error})") from None
             yield number, Bad(_not_json(line, error), line)
             continue
-        if isinstance(row, dict):
-            yield number, row
-        else:
+        if not isinstance(row, dict):
             yield number, Bad(f"{_kind(row)}, not an object: give one JSON object a line", line)
+        elif decoder.twice is not None:
+            yield number, Bad(decoder.twice, line)
+        else:
+            yield number, row
 
 
 def sound(path: Path, found: Iterable[tuple[int, Row | Bad]]) -> Iterator[tuple[int, Row]]:
@@ -180,28 +183,36 @@ def _no_number(name: str) -> None:
     raise ValueError(f"{name} is no JSON; null says that there is none")
 
 
-def _object(pairs: list[tuple[str, Any]]) -> Row:
-    """The object of its keys and values. Raises ValueError for a key that stands twice."""
-    row = dict(pairs)
-    if len(row) < len(pairs):
-        counts = Counter(name for name, _ in pairs)
-        twice = next(name for name, count in counts.items() if count > 1)
-        raise ValueError(f"{twice[:100]!r} stands twice in an object, and one value would be lost")
-    return row
+class _Decoder:
+    """Reads JSON, and says of each value that it read if a key stands twice in an object there."""
 
+    def __init__(self) -> None:
+        self.twice: str | None = None
+        """Reason against the value that was read last, which holds one of the two values alone."""
+        self._json = json.JSONDecoder(parse_constant=_no_number, object_pairs_hook=self._object)
 
-_JSON = json.JSONDecoder(parse_constant=_no_number, object_pairs_hook=_object)
+    def whole(self, line: str) -> Any:
+        """The JSON value of a line. Raises ValueError and RecursionError."""
+        # `raw_decode` takes no space around a value, and saves the search for it: hardly a line has
+        # any. What it does not take, `decode` decides.
+        try:
+            value, end = self.item(line, 0)
+        except ValueError:
+            return self._json.decode(line)
+        return value if end == len(line) else self._json.decode(line)
 
+    def item(self, text: str, at: int) -> tuple[Any, int]:
+        """The JSON value that begins at a place of a text, and its end. Raises as `whole` does."""
+        self.twice = None
+        return self._json.raw_decode(text, at)
 
-def _decoded(line: str) -> Any:
-    """The JSON value of a line. Raises ValueError and RecursionError."""
-    # `raw_decode` takes no space around a value, and saves the search for it: hardly a line has
-    # any. What it does not take, `decode` decides.
-    try:
-        value, end = _JSON.raw_decode(line)
-    except ValueError:
-        return _JSON.decode(line)
-    return value if end == len(line) else _JSON.decode(line)
+    def _object(self, pairs: list[tuple[str, Any]]) -> Row:
+        row = dict(pairs)
+        if len(row) < len(pairs):
+            counts = Counter(name for name, _ in pairs)
+            name = next(name for name, count in counts.items() if count > 1)
+            self.twice = f"{name[:100]!r} stands twice in an object, and one value would be lost"
+        return row
 
 
 def _not_json(line: str, error: Exception) -> str:
@@ -238,6 +249,7 @@ def _list_items(path: Path) -> Iterator[tuple[int, Any]]:
     text = ""
     at = counted = 0
     line = 1
+    decoder = _Decoder()
     try:
         text = path.read_text(encoding="utf-8-sig")
         at = _skip_blanks(text, text.index("[") + 1)
@@ -246,8 +258,8 @@ def _list_items(path: Path) -> Iterator[tuple[int, Any]]:
             # Line breaks are counted from item to item, so that each is counted once.
             line += text.count("\n", counted, at)
             counted = at
-            item, end = _JSON.raw_decode(text, at)
-            yield line, item
+            item, end = decoder.item(text, at)
+            yield line, item if decoder.twice is None else Bad(decoder.twice, text[at:end])
             at = _skip_blanks(text, end)
             ended = text.startswith("]", at)
             if not ended:
