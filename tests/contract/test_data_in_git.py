@@ -229,3 +229,24 @@ def test_a_repository_without_the_revision_is_said_by_its_address(tmp_path: Path
     git("init", "-q", str(tmp_path / "empty"))
     with pytest.raises(InputError, match="empty has no commit: is it pushed"):
         vcs.clone(str(tmp_path / "empty"), None, tmp_path / "none")
+
+
+def test_the_cause_that_ssh_gives_is_said(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    refusing = tmp_path / "refusing"
+    refusing.write_text(
+        "#!/bin/sh\necho 'me@there: Permission denied (publickey).' >&2\nexit 255\n"
+    )
+    refusing.chmod(0o755)
+    monkeypatch.setenv("GIT_SSH_COMMAND", str(refusing))
+    said = r"me@there: Permission denied \(publickey\)\. fatal: Could not read from remote"
+    with pytest.raises(InputError, match=f"^git clone: {said}"):
+        vcs.clone("ssh://me@there/x.git", None, tmp_path / "clone")
+
+
+def test_a_pointer_in_a_commit_may_hold_a_text_that_is_not_utf_8() -> None:
+    file = Path("data/other.jsonl")
+    file.write_text("{}\n")
+    pointer = point_to(file)
+    pointer.write_bytes(pointer.read_bytes().replace(b"{", b'{"desc": "caf\xe9", ', 1))
+    commit("two")
+    assert snapshots.pointer_here(file) == snapshots.find(file, "two").pointer

@@ -23,6 +23,8 @@ OTHERS = r"(?:dubious ownership in repository at|unsafe repository \()\s*'(.+?)'
 """git's complaint about a repository of another user; the group is its place."""
 OF_ANOTHER = ("GIT_DIR", "GIT_WORK_TREE", "GIT_INDEX_FILE", "GIT_PREFIX")
 """Variables that git sets for its hooks: they name a repository, whatever folder is asked."""
+NOT_READ = "Could not read from remote repository."
+"""End of git's complaint about the program that speaks to the other side, which came before it."""
 TOO_SHORT = 6
 """Characters: a shorter value is no secret, and is part of many words."""
 
@@ -69,9 +71,14 @@ def git(folder: Path, *arguments: str) -> str:
 
 def _cause(complaint: str) -> str:
     """The line in which git says why it failed, or all lines, without advice on git's options."""
-    lines = [line.strip() for line in complaint.splitlines() if not line.startswith("hint:")]
+    advice = ("hint:", "Cloning into")
+    lines = [line.strip() for line in complaint.splitlines() if not line.startswith(advice)]
     causes = [line for line in lines if line.startswith(("fatal:", "error:"))]
-    return causes[-1] if causes else " ".join(filter(None, lines))[-300:] or "it failed"
+    if causes and not causes[-1].endswith(NOT_READ):
+        return causes[-1]
+    if causes:
+        lines = lines[: lines.index(causes[-1]) + 1]
+    return " ".join(filter(None, lines))[-300:] or "it failed"
 
 
 def ask(
@@ -144,7 +151,7 @@ def text_at(repository: Path, commit: str, file: Path) -> str | None:
     """Returns a file's text at a commit, or None if the commit does not have the file."""
     name = file.relative_to(repository).as_posix()
     asked = ask(repository, "cat-file", "blob", f"{commit}:{name}")
-    return asked.stdout if asked.returncode == 0 else None
+    return printable(asked.stdout) if asked.returncode == 0 else None
 
 
 def is_committed(repository: Path, file: Path) -> bool:
@@ -260,9 +267,9 @@ def _run(
     return subprocess.CompletedProcess(command, done.returncode, said, complaint)
 
 
-def printable(names: str) -> str:
-    """Replaces what is not UTF-8 in names of files."""
-    return os.fsencode(names).decode("utf-8", errors="replace")
+def printable(said: str) -> str:
+    """Reads what git printed as UTF-8, and replaces what is not: a name or a text is any bytes."""
+    return os.fsencode(said).decode("utf-8", errors="replace")
 
 
 HINTS = {
