@@ -132,6 +132,23 @@ def test_what_git_ignores_of_a_version_is_not_added(capsys: pytest.CaptureFixtur
         vcs.git(Path.cwd(), "add", "--", "data/raw/.gitignore")
 
 
+@pytest.mark.parametrize("quoted", [False, True])
+def test_rows_that_a_quote_may_have_swallowed_are_not_counted(
+    quoted: bool, capsys: pytest.CaptureFixture[str]
+) -> None:
+    Path(".dvc").mkdir()
+    Path(".dvc/config").write_text("")
+    file = Path("data/raw/other.tsv")
+    rows = ["q\ta", *[f"Who is {number}?\t{number}" for number in range(1, 301)]]
+    if quoted:
+        rows[10], rows[200] = '"Who?\t10', 'Who"\t200'
+    file.write_text("\n".join(rows) + "\n")
+    data.add(file)
+    counted = "" if quoted else "300 rows, "
+    size = file.stat().st_size
+    assert f"other.tsv: 1 file, {counted}{size:,} bytes" in capsys.readouterr().out
+
+
 def test_a_submodule_is_no_part_of_a_version() -> None:
     git("init", "-q", str(QUIZ / "inner"))
     (QUIZ / "inner" / "rows.jsonl").write_text("{}\n")

@@ -179,7 +179,7 @@ def test_a_table_between_tabs_with_lines_in_quotes_gives_a_project(
     sample.write_text("\n".join(rows) + "\n")
     assert main(["init", str(sample), "--out", str(tmp_path / "made")]) == 0
     assert "t.tsv:2: a field in quotes holds a line end and a tab" in capsys.readouterr().out
-    assert rows_of(sample) == sound + 1
+    assert rows_of(sample) is None, "a quote may have swallowed rows"
 
 
 def test_nothing_is_written_over(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

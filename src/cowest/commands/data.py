@@ -253,8 +253,10 @@ def _contents(place: Path) -> str:
     size = sum(file.stat().st_size for file in files)
     counts = [rows_of(file) for file in files]
     known = [count for count in counts if count is not None]
-    said = f"{len(files):,} file{'s' if len(files) > 1 else ''}, {sum(known):,} rows"
-    if len(known) < len(files):
+    said = f"{len(files):,} file{'s' if len(files) > 1 else ''}"
+    if known:
+        said += f", {sum(known):,} rows"
+    if 0 < len(known) < len(files):
         said += f", in {len(known)} of them"
     return f"{said}, {size:,} bytes"
 
@@ -262,12 +264,13 @@ def _contents(place: Path) -> str:
 def rows_of(path: Path) -> int | None:
     """Returns the number of rows of a table.
 
-    None for another kind of file, or if reading it takes an extra that is not installed.
+    None for another kind of file, if reading it takes an extra that is not installed, or if a row
+    is bad: a quote may have swallowed others.
     """
     try:
         if path.suffix.lower() in (".jsonl", ".ndjson"):
             return sum(1 for line in byte_lines(path) if line.strip())
-        return sum(1 for _ in tables.sound(path, tables.rows(path, quotes="read")))
+        return sum(1 for _ in tables.sound(path, tables.rows(path)))
     except CoWestError:
         return None
 
