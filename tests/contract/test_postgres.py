@@ -401,6 +401,31 @@ def test_a_role_that_may_not_is_told_what_it_needs(server: stores.Server, place:
     assert beside.read(lambda db: beside.living(db, {claims.owner})) == {claims.owner}
 
 
+@pytest.mark.parametrize("steps", [1, 2, 5, 6])
+def test_a_role_that_may_not_make_newer_tables_is_told_who_may(
+    server: stores.Server, place: str, monkeypatch: pytest.MonkeyPatch, steps: int
+) -> None:
+    """After 1 and 6 steps the next one adds a column, after 2 and 5 it makes a table."""
+    guest = f"guest_{name(place)}"
+    with monkeypatch.context() as older:
+        older.setattr(schema, "POSTGRES", schema.POSTGRES[:steps])
+        CallStore(place).put([answer("a")])
+    server.sql(
+        f"DROP ROLE IF EXISTS {guest}",
+        f"CREATE ROLE {guest} LOGIN PASSWORD 'canary-guest'",
+        f"GRANT USAGE ON SCHEMA cowest TO {guest}",
+        grants := f"GRANT ALL ON ALL TABLES IN SCHEMA cowest TO {guest}",
+        database=name(place),
+    )
+    url = server.url(name(place), guest, "canary-guest")
+    with pytest.raises(StoreError, match=r"older CoWest.*role that made the store open") as refused:
+        CallStore(url)
+    secretless(refused.value)
+    CallStore(place)
+    server.sql(grants, database=name(place))
+    assert CallStore(url).get(["a"]).keys() == {"a"}
+
+
 def test_an_older_store_keeps_its_answers(place: str, monkeypatch: pytest.MonkeyPatch) -> None:
     with monkeypatch.context() as older:
         older.setattr(schema, "POSTGRES", schema.POSTGRES[:1])

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from cowest.errors import CoWestError, StoreError
-from cowest.ledger import postgres, store
+from cowest.ledger import store
 from cowest.ledger.schema import STEPS
 from cowest.ledger.store import CallStore, StoredAnswer
 from cowest.protocols import Completion
@@ -53,14 +53,6 @@ def test_a_torn_write_costs_no_more_than_itself(torn: str, tmp_path: Path) -> No
     assert set(keys[:29]) <= set(kept.get(keys))
     kept.put([answer("29"), answer("next")])
     assert len(CallStore(path).get([*keys, "next"])) == 31
-
-
-def test_a_role_that_may_not_change_the_tables_is_told_who_may() -> None:
-    refused = RuntimeError("must be owner of table stages")
-    refused.sqlstate = "42501"  # type: ignore[attr-defined]
-    assert "let the role that made them open the store once" in postgres.remedy(refused)
-    denied = RuntimeError("permission denied for table calls")
-    assert "GRANT USAGE" in postgres.remedy(denied)
 
 
 def test_a_full_disk_is_one_clear_error_and_keeps_what_was_there(tmp_path: Path) -> None:

@@ -422,13 +422,6 @@ def _secrets(given: Mapping[str, Any]) -> list[str]:
 def remedy(error: Exception) -> str:
     """Says what to do about an error of PostgreSQL."""
     code, said = getattr(error, "sqlstate", None) or "", str(error)
-    if "must be owner" in said:
-        # No GRANT gives the right to add a column.
-        return (
-            "an older CoWest made these tables, and the newer ones are made by their owner alone: "
-            "let the role that made them open the store once, with `cowest turn` for example, and "
-            "GRANT ALL ON ALL TABLES to this role again"
-        )
     if code == "42501" or "permission denied" in said:
         return (
             f"let its owner GRANT USAGE ON SCHEMA {SCHEMA}, and ALL ON ALL TABLES IN SCHEMA "

@@ -288,7 +288,12 @@ def is_older_postgres(db: Db) -> bool:
 
 
 def upgrade_postgres(db: Db) -> None:
-    """Does the same for PostgreSQL, as part of a transaction."""
+    """Does the same for PostgreSQL, as part of a transaction.
+
+    Raises StoreError for an older store that the role may not change, too.
+    """
+    import psycopg
+
     db.execute("SELECT pg_advisory_xact_lock(?)", (LOCK,))
     # IF NOT EXISTS would ask for the right to create, which a role that only uses the store lacks.
     if db.execute("SELECT to_regnamespace(?)", (SCHEMA,)).fetchone()[0] is None:
@@ -299,10 +304,20 @@ def upgrade_postgres(db: Db) -> None:
     found = _known(db.execute("SELECT version FROM store").fetchone()[0], len(POSTGRES))
     if found == len(POSTGRES):
         return
-    for step in POSTGRES[found:]:
-        for statement in step.split(";"):
-            db.execute(statement)
-    db.execute("UPDATE store SET version = ?", (len(POSTGRES),))
+    try:
+        for step in POSTGRES[found:]:
+            for statement in step.split(";"):
+                db.execute(statement)
+        db.execute("UPDATE store SET version = ?", (len(POSTGRES),))
+    except psycopg.errors.InsufficientPrivilege:
+        if found == 0:
+            raise
+        # What this role lacks, the right to add a column for one, no GRANT gives.
+        raise StoreError(
+            "the call store was written by an older CoWest, and this role may not make its newer "
+            "tables: let the role that made the store open it once, with `cowest turn` for "
+            "example, and GRANT ALL ON ALL TABLES to this role again"
+        ) from None
 
 
 def _version(db: sqlite3.Connection) -> int:
