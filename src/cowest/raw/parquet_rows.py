@@ -26,7 +26,7 @@ ROW_GROUP_LIMIT = 2**30
 The texts of a batch that stand in no list are bounded by it, too, however often its rows say one
 text of a dictionary.
 """
-LISTED_LIMIT = 2**24
+LISTED_LIMIT = 2**22
 """Largest row group whose texts in lists stay in their dictionary until they are measured.
 
 pyarrow copies all texts of the group so far with each batch, so that a larger group would take too
