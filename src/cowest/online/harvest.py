@@ -218,9 +218,14 @@ def _unfit(row: Interaction) -> str | None:
 def _judged(verdict: KeptVerdict, answer: _Answer, rules: HarvestRules) -> _Judged:
     """The row of a verdict, checked; or the reason for none."""
     better, says = verdict.better, verdict.says
+    rejects: tuple[str, ...] = ()
+    if says == "bad" and answer.text is not None:
+        rejects = _rejected(answer.prompt, answer.text, rules)
     if better is not None and not _unchanged(better, answer):
         judged = _checked(_row(verdict, answer, better, "better"), rules)
-        if judged.row is None or not _reads_ours(judged.row, answer, rules):
+        if judged.row is None:
+            return replace(judged, rejects=rejects)
+        if not _reads_ours(judged.row, answer, rules):
             return judged
         # All that is learned of it are our words: it is a target and no more.
         return replace(judged, row=judged.row.model_copy(update={"source": "approved"}))
@@ -239,9 +244,6 @@ def _judged(verdict: KeptVerdict, answer: _Answer, rules: HarvestRules) -> _Judg
     if better is not None:
         reason = f"the better answer is our own, unchanged: {reason}"
     prompt, _ = _masked(answer.prompt, "", rules)
-    rejects: tuple[str, ...] = ()
-    if says == "bad" and answer.text is not None:
-        rejects = _rejected(answer.prompt, answer.text, rules)
     return _Judged(verdict.at, asked(prompt), None, reason, rejects)
 
 
