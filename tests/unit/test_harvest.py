@@ -93,6 +93,12 @@ def pairs(found: Harvest) -> list[tuple[str, str, str]]:
     return [(row.prompt[-1].content, row.targets[0], row.source) for row in found.rows]
 
 
+def remove_answers(served: Served) -> None:
+    """Removes the log's answers. Verdicts go by age alone, and answers when they fill the disk."""
+    for path in served.folder.glob("answers*"):
+        path.unlink()
+
+
 @pytest.mark.parametrize("scorer", [F1, JUDGE], ids=lambda scorer: str(scorer.scorer))
 def test_better_answers_and_approved_ones_become_rows(served: Served, scorer: AnyScorer) -> None:
     one = served.answer("Where is A?", {"better": "Oslo"})
@@ -271,9 +277,7 @@ def test_a_row_whose_answer_is_gone_stays_beside_its_verdict(
     row = served.answer(question, verdict, answer=answer)
     found = served.harvest(**settings)
     assert [one.targets for one in found.rows] == [(target,)]
-    # Verdicts go by age alone, and answers when they fill the disk.
-    for path in served.folder.glob("answers*"):
-        path.unlink()
+    remove_answers(served)
     assert served.harvest(found.rows, **settings).rows == found.rows
     # A later verdict knows our answer by the row alone.
     source = found.rows[0].source
@@ -284,6 +288,44 @@ def test_a_row_whose_answer_is_gone_stays_beside_its_verdict(
     served.judge(row, better="Oslo, I say")
     served.judge(row, **BAD)
     assert len(served.harvest(found.rows, **settings).rows) == 0
+
+
+SOUTH = "It is in the south of Italy, near Rome."
+
+
+@pytest.mark.parametrize(
+    ("answer", "verdict", "before", "after", "target"),
+    [
+        (SOUTH, GOOD, F1, ExactMatchConfig(), None),
+        (SOUTH, {"better": SOUTH}, F1, ExactMatchConfig(), None),
+        (SOUTH, GOOD, F1, ExactMatchConfig(marker="Answer:"), None),
+        (FAR, GOOD, MARKED, ExactMatchConfig(marker="Answer:"), None),
+        (FAR, {"better": FAR}, F1, ExactMatchConfig(marker="Answer:"), None),
+        (SOUTH, GOOD, F1, JUDGE, SOUTH),
+        (FAR, GOOD, F1, MARKED, "Rome"),
+        (FAR, {"better": "Rome"}, MARKED, ExactMatchConfig(marker="Answer:"), "Rome"),
+        (SOUTH, {"better": "Rome"}, F1, ExactMatchConfig(), "Rome"),
+    ],
+)
+def test_under_another_scorer_a_row_stays_if_its_verdict_gives_it_there(
+    served: Served,
+    answer: str,
+    verdict: Given,
+    before: AnyScorer,
+    after: AnyScorer,
+    target: str | None,
+) -> None:
+    served.answer("Where?", verdict, answer=answer)
+    earlier = served.harvest(scorer=before).rows
+    assert len(earlier) == 1
+    with_log = served.harvest(earlier, scorer=after)
+    assert [row.targets[0] for row in with_log.rows] == ([] if target is None else [target])
+    remove_answers(served)
+    found = served.harvest(earlier, scorer=after)
+    assert found.rows == with_log.rows
+    if target is None:
+        (reason,) = found.left_out
+        assert reason.startswith("good, but under `exact_match`")
 
 
 def test_other_words_before_our_own_answer_make_a_target_that_is_not_learned(

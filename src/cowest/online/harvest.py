@@ -122,7 +122,7 @@ def harvest(
     found = Harvest()
     last = last_verdicts(folder, since, found)
     served = _served(folder, last, found)
-    carried: list[Harvested] = []
+    carried: list[tuple[Harvested, KeptVerdict | None]] = []
     for row in earlier:
         name = (row.answer, row.sample)
         if name in served:
@@ -133,7 +133,7 @@ def harvest(
             continue
         # The answer is gone, and the row is what this verdict made of it while it was there.
         last.pop(name, None)
-        carried.append(row)
+        carried.append((row, given))
     found.answers = len(last) + len(carried)
     judged: list[_Judged] = []
     for name, verdict in last.items():
@@ -142,9 +142,8 @@ def harvest(
             found.left_out[NOT_IN_THE_LOG] += 1
         else:
             judged.append(_judged(verdict, answer, rules))
-    for row in carried:
-        # What was right before may be near a held-out question now.
-        judged.append(_checked(row, rules))
+    for row, given in carried:
+        judged.append(_carried(row, given, rules))
     _fold(judged, found, rules)
     return found
 
@@ -203,6 +202,23 @@ def _left_of(row: Harvested, rules: HarvestRules) -> _Answer:
     text = row.targets[0] if row.source == "approved" else None
     whole = rules.marker is None and not row.choices
     return _Answer(row.prompt, text, row.version, whole=whole)
+
+
+def _carried(row: Harvested, verdict: KeptVerdict | None, rules: HarvestRules) -> _Judged:
+    """An earlier row whose answer is gone, as its verdict would give it under today's rules.
+
+    `verdict` is None if it is gone too.
+    """
+    # What was right before may be near a held-out question now.
+    judged = _checked(row, rules)
+    if judged.row is None or row.source != "approved" or not rules.against_approval:
+        return judged
+    # Our words may be a target here if they are what the scorer reads of a better answer.
+    called_good = verdict is not None and verdict.better is None
+    is_part = rules.marker is not None or bool(judged.row.choices)
+    if called_good or not is_part or _read(row.targets[0], rules) != row.targets[0]:
+        return _Judged(judged.at, judged.conversation, reason=rules.against_approval)
+    return judged
 
 
 def _unfit(row: Interaction) -> str | None:
