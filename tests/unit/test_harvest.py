@@ -239,6 +239,55 @@ def test_our_own_answer_sent_as_the_better_one_is_never_learned(
         assert "the better answer is our own, unchanged" in said and source in said
 
 
+@pytest.mark.parametrize("answer_stays", [True, False])
+def test_our_own_answer_is_known_where_only_one_of_answer_and_verdict_is_masked(
+    served: Served, answer_stays: bool
+) -> None:
+    answer = "Ask ada@example.org in Rome."
+    row = served.answer("Whom?", GOOD, answer=answer)
+    earlier = served.harvest().rows
+    # The row has the answer masked, and with `mask` switched on the verdict is.
+    if not answer_stays:
+        remove_answers(served)
+    for better in (answer, answer.replace("ada@example.org", "[EMAIL_1]")):
+        served.judge(row, better=better)
+        assert pairs(served.harvest(earlier)) == [
+            ("Whom?", "Ask [EMAIL_1] in Rome.", "approved"),
+        ]
+    served.judge(row, better=answer.replace("Rome", "Oslo"))
+    assert pairs(served.harvest(earlier)) == [("Whom?", "Ask [EMAIL_1] in Oslo.", "better")]
+
+
+def test_an_address_of_the_question_in_anothers_place_is_a_better_answer(served: Served) -> None:
+    question, better = "Ask ada@example.org or bob@example.org?", "Ask bob@example.org."
+    served.answer(question, {"verdict": "bad", "better": better}, answer="Ask ada@example.org.")
+    (row,) = served.harvest().rows
+    assert (row.targets, row.source) == (("Ask [EMAIL_2].",), "better")
+
+
+@pytest.mark.parametrize("scorer", [F1, ExactMatchConfig()], ids=lambda scorer: str(scorer.scorer))
+@pytest.mark.parametrize("says", ["good", "bad"])
+def test_a_second_better_answer_is_not_learned_where_ours_is_unknown(
+    served: Served, scorer: AnyScorer, says: str
+) -> None:
+    row = served.answer("Where?", {"better": "Rome"}, answer="It is in Oslo.")
+    earlier = served.harvest(scorer=scorer).rows
+    remove_answers(served)
+    served.judge(row, verdict=says, better="Rome")
+    assert pairs(served.harvest(earlier, scorer=scorer)) == [("Where?", "Rome", "better")]
+    served.judge(row, verdict=says, better="It is in Oslo.")
+    found = served.harvest(earlier, scorer=scorer).rows
+    assert [(one.targets, one.source) for one in found] == [(("It is in Oslo.",), "unclear")]
+    # It stays what it is, whether its verdict does or comes again.
+    assert served.harvest(found, scorer=scorer).rows == found
+    served.judge(row, verdict=says, better="It is in Oslo.", comment="Again.")
+    again = served.harvest(found, scorer=scorer).rows
+    assert [(one.targets, one.source) for one in again] == [(("It is in Oslo.",), "unclear")]
+    for path in served.folder.glob("*.jsonl"):
+        path.unlink()
+    assert served.harvest(again, scorer=scorer).rows == again
+
+
 def test_a_person_mends_case_and_layout_too(served: Served) -> None:
     wrong, right = "def f():\nreturn 1", "def f():\n    return 1"
     served.answer("Write f.", {"verdict": "bad", "better": right}, answer=wrong)

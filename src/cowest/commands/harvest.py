@@ -6,7 +6,8 @@ from then on, without a setting: a conversation, and as its target the person's 
 answer of ours that somebody called good becomes a target only where the scorer is token_f1 or
 judge. A better answer of which the scorer reads our own words, after its marker or as an option, is
 one under any scorer, whatever the verdict beside it. Both are marked `source: approved`, and the
-policy does not learn to say them.
+policy does not learn to say them. Nor does it learn a better answer that may be ours, since it came
+when our answer was gone and an earlier row does not have it: `source: unclear`.
 
 Left out, and counted by reason: what asks a held-out question of the table, or nearly; answers that
 speak to their reader; answers called good that were degraded, cut off or failed. Of several
@@ -211,6 +212,8 @@ def _print_found(
     _print_line(len(found.rows), "rows")
     _print_line(sources["better"], "  a person's better answer")
     _print_line(sources["approved"], "  words of ours that were called good or kept")
+    if sources["unclear"]:
+        _print_line(sources["unclear"], "  better answers given when ours was gone: not learned")
     _print_line(found.left_out.total(), "left out")
     for reason, count in found.left_out.most_common():
         _print_line(count, f"  {reason}")

@@ -14,7 +14,6 @@ from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from string import ascii_uppercase
-from typing import Literal
 
 from cowest.detectors import PLACEHOLDER, Detection
 from cowest.domains.harvested import asked
@@ -25,7 +24,7 @@ from cowest.online import log
 from cowest.online.interactions import Interaction, ServedModel
 from cowest.online.masked import masked
 from cowest.online.verdicts import KeptVerdict
-from cowest.raw.harvested import Harvested
+from cowest.raw.harvested import Harvested, Source
 from cowest.raw.intake import Unfit
 from cowest.records import Message, with_contents
 from cowest.sametext import caseless
@@ -184,6 +183,8 @@ class _Answer:
     """The reason why a verdict of good makes no target of this answer."""
     whole: bool = True
     """False if `text` may be no more than what the scorer read of the answer."""
+    left: Harvested | None = None
+    """The earlier row, where it is all that is left of the answer."""
 
 
 def _served(folder: Path, wanted: Iterable[Key], found: Harvest) -> dict[Key, _Answer]:
@@ -201,7 +202,7 @@ def _left_of(row: Harvested, rules: HarvestRules) -> _Answer:
     """An answer of which an earlier row is all that is left."""
     text = row.targets[0] if row.source == "approved" else None
     whole = rules.marker is None and not row.choices
-    return _Answer(row.prompt, text, row.version, whole=whole)
+    return _Answer(row.prompt, text, row.version, whole=whole, left=row)
 
 
 def _carried(row: Harvested, verdict: KeptVerdict | None, rules: HarvestRules) -> _Judged:
@@ -237,14 +238,12 @@ def _judged(verdict: KeptVerdict, answer: _Answer, rules: HarvestRules) -> _Judg
     rejects: tuple[str, ...] = ()
     if says == "bad" and answer.text is not None:
         rejects = _rejected(answer.prompt, answer.text, rules)
-    if better is not None and not _unchanged(better, answer):
+    if better is not None and not _unchanged(better, answer, rules):
         judged = _checked(_row(verdict, answer, better, "better"), rules)
         if judged.row is None:
             return replace(judged, rejects=rejects)
-        if not _reads_ours(judged.row, answer, rules):
-            return judged
-        # All that is learned of it are our words: it is a target and no more.
-        return replace(judged, row=judged.row.model_copy(update={"source": "approved"}))
+        source = _source(judged.row, answer, rules)
+        return replace(judged, row=judged.row.model_copy(update={"source": source}))
     if better is not None and verdict.score is None:
         says = says or "good"
     if says == "bad":
@@ -268,14 +267,30 @@ def _read(answer: str, rules: HarvestRules) -> str:
     return after(answer, rules.marker, rules.rule)
 
 
-def _unchanged(better: str, answer: _Answer) -> bool:
-    """True for an answer of ours that was sent back as it was.
+def _unchanged(better: str, answer: _Answer, rules: HarvestRules) -> bool:
+    """True for an answer of ours that was sent back as it was, as far as rows tell them apart.
 
     Case and layout may be what a person mended.
     """
     if answer.text is None or not answer.whole:
         return False
-    return _unended(_unnumbered(better)) == _unended(_unnumbered(answer.text))
+    _, theirs = _masked(answer.prompt, better, rules)
+    _, ours = _masked(answer.prompt, answer.text, rules)
+    if PLACEHOLDER.search(better) or PLACEHOLDER.search(answer.text):
+        theirs, ours = _unnumbered(theirs), _unnumbered(ours)
+    return _unended(theirs) == _unended(ours)
+
+
+def _source(row: Harvested, answer: _Answer, rules: HarvestRules) -> Source:
+    """The source of a row with a better answer: who may have written what it teaches."""
+    if _reads_ours(row, answer, rules):
+        return "approved"
+    left = answer.left
+    if left is None or left.source == "approved":
+        return "better"
+    # Our answer is unknown. Only words that the earlier row has are known from when it was not.
+    again = _unnumbered(row.targets[0]) == _unnumbered(left.targets[0])
+    return left.source if again else "unclear"
 
 
 def _reads_ours(row: Harvested, answer: _Answer, rules: HarvestRules) -> bool:
@@ -314,9 +329,7 @@ def _rejected(prompt: Sequence[Message], answer: str, rules: HarvestRules) -> tu
     return tuple(found)
 
 
-def _row(
-    verdict: KeptVerdict, answer: _Answer, target: str, source: Literal["better", "approved"]
-) -> Harvested:
+def _row(verdict: KeptVerdict, answer: _Answer, target: str, source: Source) -> Harvested:
     return Harvested(
         prompt=answer.prompt,
         targets=(target,),

@@ -17,6 +17,13 @@ from cowest.records import Message, Record
 
 NAME = "cowest-harvest.jsonl"
 """The file, in the raw folder."""
+Source = Literal["better", "approved", "unclear"]
+"""The origin of a target's words.
+
+better: they are a person's. approved: they are an answer of ours, which a person called good or
+kept. unclear: a person gave them when our answer was gone, so they may be either's. The policy
+learns to say a person's alone; the others are targets and no more.
+"""
 
 
 class Harvested(Record):
@@ -28,9 +35,7 @@ class Harvested(Record):
     targets: tuple[str, ...] = Field(min_length=1)
     choices: tuple[str, ...] = ()
     """The options that the prompt shows, of a multiple choice."""
-    source: Literal["better", "approved"]
-    """better: the target is a person's. approved: its words are an answer of ours, which a person
-    called good or kept, and no more than a target: the policy does not learn to say it."""
+    source: Source
     answer: str
     """Id of the answer that the verdict was on."""
     sample: int = Field(ge=0)
