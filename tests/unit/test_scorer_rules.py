@@ -2,8 +2,10 @@
 
 import re
 import string
+import sys
 import time
 from collections import Counter
+from types import FrameType
 
 import pytest
 from hypothesis import given
@@ -334,10 +336,18 @@ def test_rule_3_takes_a_number_as_it_is_written(number: str) -> None:
         "answer " * 800,
         "Hmm, so. " * 400,
         "Actually, it is a river.\n\n" * 400,
+        "Actually, the answer is a river.\n" * 1_000,
+        "The answer is B. " * 2_000,
+        "The answer is not B. " * 1_000,
+        "Hmm. " * 2_000,
+        "no, " * 10_000,
         "Italy " * 5_000,
         "." * 12_000 + "x",
     ],
-    ids=["newlines", "announced", "answer", "hmm", "actually", "a name", "dots"],
+    ids=[
+        *("newlines", "announced", "answer", "hmm", "actually", "corrected", "announced long"),
+        *("denied", "hmm long", "no", "a name", "dots"),
+    ],
 )
 def test_a_model_that_says_one_thing_until_its_limit_is_read_at_once(answer: str) -> None:
     began = time.process_time()
@@ -347,27 +357,49 @@ def test_a_model_that_says_one_thing_until_its_limit_is_read_at_once(answer: str
     assert time.process_time() - began < 1.0
 
 
+def calls_to_read(answer: str, rule: RuleNumber) -> int:
+    """Counts the calls, of Python's own functions too, in which a choice is read."""
+    calls = 0
+
+    def counted(_: FrameType, event: str, __: object) -> None:
+        nonlocal calls
+        calls += event in ("call", "c_call")
+
+    before = sys.getprofile()
+    sys.setprofile(counted)
+    try:
+        parse_choice(answer, CITIES, rule)
+    finally:
+        sys.setprofile(before)
+    return calls
+
+
+FIELDS = r"Actually, \"answer\": \"a river\". "
+
+
 @pytest.mark.parametrize("rule", [2, 3])
-def test_announcements_that_are_corrected_again_and_again_are_read_once(
-    rule: RuleNumber, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    read = 0
-    options = ChoiceReading.options_in
+@pytest.mark.parametrize(
+    "said",
+    [
+        "Actually, the answer is a river.\n",
+        "Actually, the answer is a river. ",
+        "The answer is B, and C. So ",
+        "The answer is not B. ",
+        FIELDS,
+    ],
+)
+def test_twice_the_text_is_twice_the_work(said: str, rule: RuleNumber) -> None:
+    once, twice = said * 150, said * 300
+    if said == FIELDS:
+        once, twice = f'{{"answer": "{once}"}}', f'{{"answer": "{twice}"}}'
+    calls_to_read(once, rule)
+    assert calls_to_read(twice, rule) < 2.5 * calls_to_read(once, rule)
 
-    def counted(reading: ChoiceReading, text: str, announced: bool) -> set[int]:
-        nonlocal read
-        read += 1
-        return options(reading, text, announced)
 
-    monkeypatch.setattr(ChoiceReading, "options_in", counted)
-    counts = []
-    for line in ("Actually, the answer is a river.\n", "Actually, the answer is a river. "):
-        for number in (40, 80):
-            read = 0
-            assert parse_choice(line * number, CITIES, rule) == "names no option"
-            counts.append(read)
-    # Twice the text is twice the work, and not four times.
-    assert counts[1] < 2.5 * counts[0] and counts[3] < 2.5 * counts[2]
+def test_an_answer_that_is_read_again_is_the_same() -> None:
+    reading = ChoiceReading(CITIES, 2)
+    for said in ("The answer is B.", "So:\nB", '{"answer": "B"}', "A. Actually, the answer is B."):
+        assert [reading.parse(said) for _ in range(3)] == [1, 1, 1]
 
 
 def test_a_long_text_is_an_option_where_all_but_the_option_is_no_letter() -> None:

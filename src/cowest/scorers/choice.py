@@ -3,7 +3,6 @@
 An answer that names no option, or two, scores 0 and says `unparseable: ...`; nothing is guessed.
 """
 
-import json
 import re
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
@@ -16,29 +15,9 @@ from cowest.records import Query
 from cowest.sametext import comparable, normalise, spaced, unadorned, visible
 from cowest.scorers import rules
 from cowest.scorers.corrections import corrected
+from cowest.scorers.rests import DENIED, FIELD, Rests, Tiling, value_of
 from cowest.scorers.rules import RuleNumber, named, remind
 
-ANNOUNCED = re.compile(r"\banswer\b(?:\s+choice\b)?(?P<firm>(?:\s+is\b)?\s*[:=]?)", re.IGNORECASE)
-"""The words before an answer: `Answer: B`, `The final answer is (B)`, `Answer choice: B`. `firm` is
-empty where `answer` is a word as any other."""
-IN_MARKDOWN = re.compile(
-    r"(?<![^\W_])answer(?![^\W_])(?:\s+choice(?![^\W_]))?"
-    r"(?P<firm>[*_]{0,3}(?:\s+is\b)?\s*[:=]?)",
-    re.IGNORECASE,
-)
-"""The same words as rule 3 reads them: `**Answer**: B` too."""
-DENIED = re.compile(
-    r"(?i:(?:[a-z]{2,20}\s+){0,2}?not\s+(?:option\s+)?)"
-    r"\(?([A-Zb-z]\b|a(?=\s*(?:[*_)\].:,;]|$))|(?<=(?i:option)\s)a\b)"
-)
-"""`The answer is not B`, or `is surely not B`. The small `a` of `is not a river` is an article: it
-is a letter before a mark, and after `option`."""
-FIELD = re.compile(
-    r'"\w*(?:answer|choice)"\s*:\s*(?P<value>"(?:[^"\\]|\\.)*"|[^\s",}]+)?',
-    re.IGNORECASE | re.DOTALL,
-)
-"""An answer given as JSON, such as `"answer_choice": "B"`, even if the JSON around it is broken. If
-the answer was cut before its value, `value` is None."""
 LETTER = re.compile(
     r"[\s*_(\[]*(?:option\s+)?([A-Za-z])(?P<closed>[*_)\].:,;]+|$|(?=\s))(?P<rest>.*)",
     re.DOTALL | re.IGNORECASE,
@@ -53,12 +32,12 @@ ANOTHER = re.compile(rf"(?:{JOINED}|\.\s+)(?:option\s+)?\(?([A-Z])[.):]\s*\w")
 """An option beside the first: `A. Molars and B. Premolars`."""
 SWEEPING = re.compile(r"(?:none|all|both|neither)\b")
 """Begins the words after the letter in `D. None of the above`: no D, if D is something else."""
-NEXT_LINE = re.compile(r"\s*([^\n\r\v\f\x1c-\x1e\x85\u2028\u2029]*)")
-"""The next line that says something, as `str.splitlines` parts lines."""
 BEGINNING = 200
 """Letters of a long text that are folded first, beside twice those of the longest option."""
 EDGE = 20
 """Letters that the form of a beginning may have too many because it was cut, and more."""
+FOLDED = re.compile(r"[\W_]+|\b(?:an?|the)\b", re.IGNORECASE)
+"""All that a form may take out of a text in ASCII."""
 
 
 def _as_written(text: str) -> str:
@@ -164,10 +143,11 @@ class ChoiceReading:
         for form in FORMS[rule]:
             options = [form(option) for option in choices]
             self._known.append((form, options, max(map(len, options), default=0)))
-        self._read: dict[tuple[str, bool], set[int]] = {}
-        self._answer = ""
-        # What announcements in the answer name and deny, by the letters that stand after them.
-        self._after: dict[int, tuple[set[int], set[int]]] = {}
+        self._longest = max(longest for _, _, longest in self._known)
+        # What was read last: a line that announces again and again is read from each of its places.
+        self._rests: Rests | None = None
+        self._another = Tiling(ANOTHER, "", self._of_letter)
+        self._denials = Tiling(DENIED, "", self._of_letter)
         # Letters that are options themselves.
         self._letters: set[str] = set()
         for option in choices:
@@ -180,12 +160,11 @@ class ChoiceReading:
         if self._rule == 1:
             found: set[int] | None = self._named(answer)
         else:
-            self._answer, self._after = visible(answer), {}
-            found = self._settled(self._answer)
+            found = self._settled(visible(answer))
         if found is None:
             return "takes back what it said"
         if len(found) == 1:
-            return found.pop()
+            return min(found)
         if found:
             return f"names {' and '.join(map(_letter, sorted(found)))}"
         return "names no option" if answer.strip() else "is empty"
@@ -205,7 +184,7 @@ class ChoiceReading:
             return corrected(answer, self._named, self._said_after)
         found: set[int] = set()
         for field in fields:
-            said = _text(field["value"], self._rule)
+            said = value_of(field, self._rule)
             value = corrected(said, self._of_field, self._said_after)
             if value is None:
                 return None
@@ -219,64 +198,40 @@ class ChoiceReading:
 
     def _named(self, answer: str) -> set[int]:
         """The options that an answer names."""
-        fields = [_text(found["value"], self._rule) for found in FIELD.finditer(answer)]
-        if fields:
-            return self._any_of(fields, announced=True)
-        whole = self.options_in(answer, announced=False)
-        if whole:
-            return whole
-        return self._announced(answer) or self._any_of(answer.strip().splitlines(), announced=False)
+        return self._rests_of(answer).named(0)
 
     def _of_field(self, value: str) -> set[int]:
         return self.options_in(value, announced=True)
 
-    def _said_after(self, correction: str) -> set[int]:
-        """The options that a text names right after a correction: `C`, or as any answer does."""
-        lines = correction.splitlines()
-        return self.options_in(lines[0] if lines else "", announced=True) or self._named(correction)
+    def _said_after(self, text: str, at: int) -> set[int]:
+        """The options that a text names right after a correction, from a place on."""
+        return self._rests_of(text).named_first(at)
 
-    def _announced(self, answer: str) -> set[int]:
-        """The options that are announced."""
-        every: set[int] = set()
-        firm: set[int] = set()
-        last: set[int] = set()
-        denied: set[int] = set()
-        # Each `Actually, ...` has the rest of the answer read, with the announcements in it.
-        read = self._after if self._answer.endswith(answer) else {}
-        for place in (IN_MARKDOWN if self._rule == 3 else ANNOUNCED).finditer(answer):
-            left = len(answer) - place.end()
-            if left not in read:
-                read[left] = self._announcement(answer, place.end())
-            found, not_these = read[left]
-            every |= found
-            if place["firm"].lstrip("*_").strip():
-                firm |= found
-                last = found or last
-                denied |= not_these
-        if self._rule == 1:
-            return every
-        # The last announcement counts, if it is beyond doubt which texts are announcements.
-        return (last if every == firm else every) - denied
+    def _rests_of(self, text: str) -> Rests:
+        if self._rests is None or self._rests.text != text:
+            self._rests = Rests(text, self._rule, self.options_in, self._denied)
+        return self._rests
 
-    def _announcement(self, answer: str, at: int) -> tuple[set[int], set[int]]:
-        """The options that the line at a place names, and those that it denies."""
-        line = NEXT_LINE.match(answer, at)
-        text = line[1] if line else ""
-        denied: set[int] = set()
+    def _denied(self, text: str) -> set[int]:
+        """The options that an announcement denies."""
         # What only goes on to a denial, as a reason may, takes nothing back.
-        if DENIED.match(text):
-            denied = set(self._numbers(DENIED.findall(text)))
-        return self.options_in(text, announced=True), denied
+        if not DENIED.match(text):
+            return set()
+        if not self._denials.text.endswith(text):
+            self._denials = Tiling(DENIED, text, self._of_letter)
+        return self._denials.options(len(self._denials.text) - len(text))
 
-    def _any_of(self, texts: Iterable[str], announced: bool) -> set[int]:
-        """The options that any of the texts names."""
-        found: set[int] = set()
-        for text in texts:
-            # Each `Actually, ...` of an answer has all lines after it read again.
-            if (text, announced) not in self._read:
-                self._read[text, announced] = self.options_in(text, announced)
-            found |= self._read[text, announced]
-        return found
+    def _beside(self, text: str, rest: str) -> set[int]:
+        """The options that a text names in its rest, beside its first."""
+        # The underline of `B_and C. Rome` is no part of a word.
+        if text.removesuffix(rest).endswith("_"):
+            return set(self._numbers(ANOTHER.findall(rest)))
+        if not self._another.text.endswith(text):
+            self._another = Tiling(ANOTHER, text, self._of_letter)
+        return self._another.options(len(self._another.text) - len(rest))
+
+    def _of_letter(self, place: re.Match[str]) -> set[int]:
+        return set(self._numbers([place[1]]))
 
     def options_in(self, text: str, announced: bool) -> set[int]:
         """The options that a text names by its words or by a letter.
@@ -315,16 +270,22 @@ class ChoiceReading:
         sweeping = SWEEPING.match(rest.lower())
         if sweeping and not self._choices[number].lower().startswith(sweeping[0]):
             return named
-        return named | {number, *self._numbers(ANOTHER.findall(rest))}
+        return named | {number} | self._beside(text.strip(), rest)
 
     def _alike(self, text: str) -> set[int]:
         """The options with the same words; two if the data has them twice."""
+        # A form keeps all letters of a text but articles. So a text whose beginning has more than
+        # any option is none, and need not be folded whole: a line that announces the answer many
+        # times is read from each of its places on.
+        beginning = text[: 2 * self._longest + BEGINNING]
+        is_cut = len(beginning) < len(text)
+        if is_cut and beginning.isascii() and _kept(beginning) > self._longest + EDGE:
+            return set()
         for form, options, longest in self._known:
-            # A form keeps all letters of a text but articles. So a text whose beginning has more
-            # than any option is none, and need not be folded whole: a line that announces the
-            # answer many times is read from each of its places on.
-            beginning = text[: 2 * longest + BEGINNING]
-            if len(beginning) < len(text) and _letters(form(beginning)) > longest + EDGE:
+            length = 2 * longest + BEGINNING
+            while length < len(text) and _letters(form(text[:length])) <= longest + EDGE:
+                length *= 2
+            if length < len(text):
                 continue
             said = form(text)
             found = {number for number, option in enumerate(options) if option == said}
@@ -338,18 +299,9 @@ class ChoiceReading:
         return [known.index(letter.upper()) for letter in letters if letter.upper() in known]
 
 
-def _text(value: str | None, rule: RuleNumber) -> str:
-    """The text of a JSON value; empty if it is cut, or null."""
-    if value is None or value == "null":
-        return ""
-    # Rules 1 and 2 read a number as Python writes it: 0.50 is 0.5.
-    if rule == 3 and not value.startswith('"'):
-        return value
-    try:
-        return str(json.loads(value, strict=False))
-    except (ValueError, RecursionError):
-        # A thousand brackets, one in another, are more than Python reads.
-        return value.strip('"')
+def _kept(text: str) -> int:
+    """The number of letters that every form of a text in ASCII keeps."""
+    return len(FOLDED.sub("", text))
 
 
 def _letters(text: str) -> int:

@@ -5,7 +5,7 @@ that explanations use too, an answer is corrected only if another one follows.
 """
 
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
 
 BOUNDARY = r"(?<!\s)(?:^|(?<=[.,;:!?\"'(\[)}\u2013\u2014\u2026-])|[^\S\n]*+\n)\s*+"
 """The beginning of a text, a mark or a line's end, with the white space after it. None begins
@@ -26,37 +26,51 @@ SOFT = re.compile(
     re.IGNORECASE,
 )
 """Words that do if another answer follows."""
+MARKS = re.compile(r"[\s,.;:!\u2013\u2014\u2026-]*")
+WORDS = re.compile(r"(?:(?:no|actually|rather|sorry|so|and)[\s,.]+)*", re.IGNORECASE)
 LEAD_IN = re.compile(
-    r"[\s,.;:!\u2013\u2014\u2026-]*(?:(?:no|actually|rather|sorry|so|and)[\s,.]+)*"
     r"(?:(?:it|that|this)(?:'s|\u2019s|\s+is|\s+should\s+be|\s+must\s+be|\s+would\s+be)\s+"
     r"|(?:make|call)\s+(?:it|that)\s+|i\s+(?:mean|meant|choose|say|pick)\s+)?",
     re.IGNORECASE,
 )
-"""Words between a correction and the new answer: `it's C`, `make that C`."""
+"""Words between a correction, with its `MARKS` and more such `WORDS`, and the new answer: `it's C`,
+`make that C`."""
 
 
 def corrected(
-    text: str, read: Callable[[str], set[int]], read_after: Callable[[str], set[int]]
+    text: str, read: Callable[[str], set[int]], read_after: Callable[[str, int], set[int]]
 ) -> set[int] | None:
     """The options that a text names in the end, or None if it only takes back those it named.
 
-    `read` reads a text, and `read_after` a text that stands right after a correction.
+    `read` reads a text, and `read_after` a text from the place on that follows a correction.
     """
     plain = list(PLAIN.finditer(text))
     if plain:
-        after = read_after(_rest(text, plain[-1]))
+        (rest,) = _rests(text, plain[-1:])
+        after = read_after(text[rest:], 0)
         if after:
             return after
         return None if read(text[: plain[-1].start()]) else read(text)
-    for place in reversed(list(SOFT.finditer(text))):
-        after = read_after(_rest(text, place))
+    for rest in _rests(text, list(SOFT.finditer(text))):
+        after = read_after(text, rest)
         if after:
             return after
     return read(text)
 
 
-def _rest(text: str, place: re.Match[str]) -> str:
-    """The text after a correction, from its new answer on."""
-    rest = text[place.end() :]
-    lead_in = LEAD_IN.match(rest)
-    return rest[lead_in.end() :] if lead_in else rest
+def _rests(text: str, places: Sequence[re.Match[str]]) -> Iterator[int]:
+    """Yields the places after corrections where their new answers begin, from the last one on."""
+    known = ends = len(text)
+    for place in reversed(places):
+        begins = _end(MARKS, text, place.end(), len(text))
+        # `No, no, no` is not read to its end from each of its words.
+        words = _end(WORDS, text, begins, known)
+        if words < known:
+            ends = words
+        known = begins
+        yield _end(LEAD_IN, text, ends, len(text))
+
+
+def _end(pattern: re.Pattern[str], text: str, at: int, before: int) -> int:
+    found = pattern.match(text, at, before)
+    return found.end() if found else at
