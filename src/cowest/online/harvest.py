@@ -24,7 +24,7 @@ from cowest.online import log
 from cowest.online.interactions import Interaction, ServedModel
 from cowest.online.masked import masked
 from cowest.online.verdicts import KeptVerdict
-from cowest.raw.harvested import Harvested, Source
+from cowest.raw.harvested import Harvested, RowSource
 from cowest.raw.intake import Unfit
 from cowest.records import Message, with_contents
 from cowest.sametext import caseless
@@ -281,7 +281,7 @@ def _unchanged(better: str, answer: _Answer, rules: HarvestRules) -> bool:
     return _unended(theirs) == _unended(ours)
 
 
-def _source(row: Harvested, answer: _Answer, rules: HarvestRules) -> Source:
+def _source(row: Harvested, answer: _Answer, rules: HarvestRules) -> RowSource:
     """The source of a row with a better answer: who may have written what it teaches."""
     if _reads_ours(row, answer, rules):
         return "approved"
@@ -329,7 +329,7 @@ def _rejected(prompt: Sequence[Message], answer: str, rules: HarvestRules) -> tu
     return tuple(found)
 
 
-def _row(verdict: KeptVerdict, answer: _Answer, target: str, source: Source) -> Harvested:
+def _row(verdict: KeptVerdict, answer: _Answer, target: str, source: RowSource) -> Harvested:
     return Harvested(
         prompt=answer.prompt,
         targets=(target,),

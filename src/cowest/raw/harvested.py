@@ -17,7 +17,7 @@ from cowest.records import Message, Record
 
 NAME = "cowest-harvest.jsonl"
 """The file, in the raw folder."""
-Source = Literal["better", "approved", "unclear"]
+RowSource = Literal["better", "approved", "unclear"]
 """The origin of a target's words.
 
 better: they are a person's. approved: they are an answer of ours, which a person called good or
@@ -35,7 +35,7 @@ class Harvested(Record):
     targets: tuple[str, ...] = Field(min_length=1)
     choices: tuple[str, ...] = ()
     """The options that the prompt shows, of a multiple choice."""
-    source: Source
+    source: RowSource
     answer: str
     """Id of the answer that the verdict was on."""
     sample: int = Field(ge=0)
