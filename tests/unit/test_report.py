@@ -220,9 +220,34 @@ def test_equal_files_make_equal_pages(turn: Path, html: str):
 
 def test_an_empty_folder_makes_a_page_in_words(tmp_path: Path):
     text = Page(rendered(tmp_path)).text
-    assert "no evaluation yet" in text
+    assert "No turn has run here." in text
     assert "Nothing is decided." in text
     assert text.count("no such file") >= 6
+    assert "older CoWest" not in text
+    assert "What is new: not shown. " in text
+    assert text.count("none yet") == len(contents.VERSIONS)
+
+
+def test_a_turn_that_was_cut_short_is_shown_as_far_as_it_came(tmp_path: Path):
+    a_turn(tmp_path)
+    (tmp_path / "reports/eval.json").unlink()
+    text = Page(rendered(tmp_path)).text
+    assert "This turn has no evaluation yet" in text
+    assert "No turn has run here" not in text
+
+
+def test_the_command_says_that_no_turn_has_run(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
+):
+    from cowest.commands import report as command
+
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "params.yaml").write_text("a: [")
+    assert command.main([]) == 0
+    said = capsys.readouterr()
+    assert said.out == "reports/index.html\n"
+    assert "no turn has run here" in said.err
+    assert "No turn has run here." in (tmp_path / "reports/index.html").read_text()
 
 
 def test_a_broken_file_is_said_and_the_rest_is_read(tmp_path: Path):

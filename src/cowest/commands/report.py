@@ -7,10 +7,11 @@ from pathlib import Path
 
 from cowest import report
 from cowest.errors import CoWestError, InputError
-from cowest.io import read_document
+from cowest.io import read_document, write_text
 from cowest.ledger import store
 from cowest.ledger.claims import Spent, spent
 from cowest.lineage import Turn
+from cowest.report import contents
 
 
 def main(argv: list[str]) -> int:
@@ -29,6 +30,12 @@ def main(argv: list[str]) -> int:
             f"{Path.cwd()} has neither params.yaml nor turn.json: "
             "a report is written in a project's folder"
         )
+    found = contents.gather(Path())
+    if not found.begun:
+        print(
+            "note: no turn has run here, and the page says so: `cowest turn` runs one",
+            file=sys.stderr,
+        )
     older = store.older()
     if older is not None:
         # To open it gives it new tables, and a page is no reason to.
@@ -37,9 +44,10 @@ def main(argv: list[str]) -> int:
             "turn opens it",
             file=sys.stderr,
         )
-        report.write(given.out, ledger=[], spent=None)
+        page = report.page(found)
     else:
-        report.write(given.out, ledger=_ledger(), spent=_spent())
+        page = report.page(found, ledger=_ledger(), spent=_spent())
+    write_text(given.out, page)
     print(given.out)
     return 0
 

@@ -110,7 +110,9 @@ def _words(found: Contents) -> dict[str, Any]:
     verdict, why = words.verdict(report, outcome)
     told = {"verdict": verdict, "why": words.by_gate(report, why), "good": good, "outcome": outcome}
     if report is None:
-        headline = "This turn has no evaluation yet, so what alignment did is not known."
+        headline = "No turn has run here."
+        if found.begun:
+            headline = "This turn has no evaluation yet, so what alignment did is not known."
         return {**told, "headline": headline, "context": []}
     return {
         **told,

@@ -219,6 +219,11 @@ class Contents:
     versions: list[tuple[str, version.Version | Missing]]
 
     @property
+    def begun(self) -> bool:
+        """True if a turn has begun here: one is pinned, or files that it makes are here."""
+        return any(name != "params.yaml" for name, _, _ in self.files)
+
+    @property
     def aligned(self) -> version.Aligned | None:
         """The way in which the challenger was aligned; None for one round of DPO."""
         found = dict(self.versions).get(CHALLENGER)
@@ -484,7 +489,7 @@ def _outcome(path: Path, turn: dict[str, Any] | Missing) -> Decision:
 
 
 def _version(folder: Path) -> version.Version:
-    found = version.read(folder)
+    found = version.read(folder) if folder.exists() else None
     if found is None:
         raise InputError("none yet")
     return found
