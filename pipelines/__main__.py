@@ -206,21 +206,36 @@ def _compile(given: argparse.Namespace) -> None:
     from cowest_components import IMAGE
 
     profile = profile_of(given)
+    images = [profile.step(name).image or profile.image for name in get_args(StepName)]
+    note = _loose(IMAGE) if None in images else None
     compile_to(given.out, given.params, profile)
     shards = "1 shard" if profile.shards == 1 else f"{profile.shards} shards"
     print(f"{given.out}: the turn in {shards}, on image {profile.image or IMAGE}")
-    images = [profile.step(name).image or profile.image for name in get_args(StepName)]
-    if None in images and not profiles.is_fixed(IMAGE):
-        print(
-            f"note: {IMAGE} may be another image tomorrow: name it by digest (NAME@sha256:...) or "
-            "by the commit it was built from (NAME:0123abc), in COWEST_IMAGE or in the profile"
-        )
+    if note is not None:
+        print(note)
     uri = _registry(given.params)
     if uri.startswith("sqlite:"):
         print(
             f"note: {given.params} keeps the registry in a file ({uri}), and the steps of a "
             "cluster share none: give it a server's address"
         )
+
+
+def _loose(image: str) -> str | None:
+    """A note if the components' image may be another one tomorrow; None if not.
+
+    Raises ConfigError where somebody named it.
+    """
+    try:
+        profiles.expect_fixed(image, "COWEST_IMAGE")
+    except ConfigError:
+        if os.environ.get("COWEST_IMAGE") == image:
+            raise
+        return (
+            f"note: {image} may be another image tomorrow: name it by digest (NAME@sha256:...) or "
+            "by the commit it was built from (NAME:0123abc), in COWEST_IMAGE or in the profile"
+        )
+    return None
 
 
 def _local(given: argparse.Namespace) -> None:

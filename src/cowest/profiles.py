@@ -53,13 +53,12 @@ def _fixed(image: str) -> str:
     return image
 
 
-def is_fixed(image: str) -> bool:
-    """True if the name of an image means the same image tomorrow: it has a digest or a commit."""
+def expect_fixed(image: str, where: str) -> None:
+    """Raises ConfigError, which begins with `where`, for an image without a digest or a commit."""
     try:
         _fixed(image)
-    except ValueError:
-        return False
-    return True
+    except ValueError as error:
+        raise ConfigError(f"{where}: {error}") from None
 
 
 def _like(pattern: str, said: str) -> AfterValidator:
@@ -313,4 +312,8 @@ def _filled(value: Any, where: str, name: str = "") -> Any:
             )
         return known
 
-    return VARIABLE.sub(variable, value)
+    filled = VARIABLE.sub(variable, value)
+    if filled != value:
+        names = " and ".join(VARIABLE.findall(value))
+        expect_fixed(filled, f"{where} takes the image from {names}")
+    return filled

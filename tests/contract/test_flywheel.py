@@ -535,6 +535,22 @@ def test_a_slip_in_the_flags_is_said(
     assert said in capsys.readouterr().err
 
 
+@pytest.mark.parametrize("profile", ["local", "cpu"])
+def test_an_image_by_latest_is_refused_by_the_name_of_its_variable(
+    profile: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.setenv("COWEST_IMAGE", "reg.example/x:latest")
+    monkeypatch.setattr(cowest_components, "IMAGE", "reg.example/x:latest")
+    given = ["compile", "--out", str(tmp_path / "out.yaml"), "--profile", profile]
+    assert main([*given, "--params", str(ROOT / "params.yaml")]) == 1
+    said = capsys.readouterr().err
+    assert "COWEST_IMAGE: reg.example/x:latest: name an image by digest" in said
+    assert not (tmp_path / "out.yaml").exists()
+
+
 def test_a_place_that_takes_no_pipeline_is_said(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

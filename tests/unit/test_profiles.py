@@ -67,7 +67,7 @@ def test_an_image_may_come_from_the_environment(
     with pytest.raises(ConfigError, match="steps: sft: image takes the image from COWEST_TRAIN_IM"):
         read(tmp_path, text)
     monkeypatch.setenv("COWEST_TRAIN_IMAGE", "x:latest")
-    with pytest.raises(ConfigError, match="by digest"):
+    with pytest.raises(ConfigError, match=r"from COWEST_TRAIN_IMAGE: x:latest: .* by digest"):
         read(tmp_path, text)
     monkeypatch.setenv("COWEST_TRAIN_IMAGE", FIXED)
     assert read(tmp_path, text).step("sft").image == FIXED
