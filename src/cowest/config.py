@@ -236,13 +236,17 @@ def load(path: Path) -> dict[str, Any]:
 
     try:
         params = read_yaml(path.read_text(encoding="utf-8"), str(path))
-    except FileNotFoundError:
-        raise ConfigError(
-            f"{path}: no such file: run in the project's folder, or name the file with --params"
-        ) from None
+    except (FileNotFoundError, IsADirectoryError):
+        raise _no_file(path) from None
     except OSError as error:
         raise ConfigError(f"{path} can't be read: {error.strerror}") from None
-    except (yaml.YAMLError, UnicodeDecodeError, RecursionError) as error:
+    except UnicodeDecodeError as error:
+        before, byte = error.object[: error.start], error.object[error.start]
+        line = before.count(b"\n") + 1
+        raise ConfigError(
+            f"{path}:{line}: not UTF-8 (byte 0x{byte:02x}): save the file as UTF-8"
+        ) from None
+    except (yaml.YAMLError, RecursionError) as error:
         # The text was read before, so the parser has no name for it: the path is said already.
         said = " ".join(str(error).replace('in "<unicode string>", ', "at ").split())
         raise ConfigError(f"{path} is not YAML: {said}") from None
@@ -258,11 +262,16 @@ def enter(params: Path) -> Path:
     ConfigError.
     """
     if not params.is_file():
-        raise ConfigError(
-            f"{params}: no such file: run in the project's folder, or name the file with --params"
-        )
+        raise _no_file(params)
     os.chdir(params.absolute().parent)
     return Path(params.name)
+
+
+def _no_file(path: Path) -> ConfigError:
+    what = "is a folder, not a file" if path.is_dir() else "no such file"
+    return ConfigError(
+        f"{path}: {what}: run in the project's folder, or name the file with --params"
+    )
 
 
 def section(params: dict[str, Any], name: str, where: str = "params.yaml") -> dict[str, Any]:

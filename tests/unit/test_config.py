@@ -269,6 +269,22 @@ def test_params_that_are_none_are_said(tmp_path: Path, text: str, said: str) -> 
         config.section(config.load(path), "refine", str(path))
 
 
+def test_params_that_are_not_utf8_are_said_by_their_line(tmp_path: Path) -> None:
+    path = tmp_path / "params.yaml"
+    path.write_bytes(b"# \n" * 50_000 + "a: café\n".encode("latin-1"))
+    said = r"params.yaml:50001: not UTF-8 \(byte 0xe9\): save the file as UTF-8$"
+    with pytest.raises(ConfigError, match=said):
+        config.load(path)
+
+
+def test_a_folder_in_the_place_of_params_is_one_message(tmp_path: Path) -> None:
+    path = tmp_path / "params.yaml"
+    path.mkdir()
+    for read in (config.load, config.enter):
+        with pytest.raises(ConfigError, match=r"params.yaml: is a folder, not a file: run in"):
+            read(path)
+
+
 def test_a_conversation_is_put_as_a_transcript() -> None:
     prompt = (
         Message(role="user", content="Hi"),
