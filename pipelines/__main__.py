@@ -24,7 +24,7 @@ from typing import Any, get_args
 from cowest import environment, profiles
 from cowest.commands import add_params
 from cowest.config import enter, load, section
-from cowest.errors import ConfigError, CoWestError
+from cowest.errors import ConfigError, CoWestError, in_words
 from cowest.io import replacing
 from cowest.passwords import passwords
 from cowest.profiles import Profile, StepName
@@ -46,11 +46,7 @@ def main(argv: list[str] | None = None) -> int:
         print(f"cowest_pipelines: {error}", file=sys.stderr)
         return 1
     except OSError as error:
-        where, what = error.filename or "a file", error.strerror or error
-        print(
-            f"cowest_pipelines: {where}: {what}: is it ours to read and write, and is there room?",
-            file=sys.stderr,
-        )
+        print(f"cowest_pipelines: {in_words(error)}", file=sys.stderr)
         return 1
     except KeyboardInterrupt:
         after = "answers are kept, and the next run starts from the first step"

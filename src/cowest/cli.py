@@ -15,7 +15,7 @@ from typing import cast, get_args
 from cowest import __version__, config, environment
 from cowest.commands import add_params, interruptible, shown
 from cowest.commands.settings_help import settings
-from cowest.errors import ConfigError, CoWestError
+from cowest.errors import ConfigError, CoWestError, in_words
 from cowest.ports import config_of, ports_of, takes_shard
 
 COMMANDS = {
@@ -75,8 +75,7 @@ def main(argv: list[str] | None = None) -> int:
     except BrokenPipeError:
         code = 141
     except OSError as error:
-        where, what = error.filename or "a file or the output", error.strerror or error
-        _complain(f"{where}: {what}: is it ours to read and write, and is there room?")
+        _complain(in_words(error))
         code = 1
     except KeyboardInterrupt:
         _complain("interrupted; what was answered is kept, run the same command again to go on")

@@ -18,6 +18,19 @@ A message says what is wrong, where, and what to do. A failed *row* is not an er
 the data with its reason.
 """
 
+from pathlib import Path
+
+
+def in_words(error: OSError) -> str:
+    """Says in a line what a file or folder did not let us do, and what to do about it."""
+    where = str(error.filename or "a file or the output")
+    if isinstance(error, FileExistsError | NotADirectoryError):
+        for part in (Path(where), *Path(where).parents):
+            if part.is_file():
+                return f"{part} is a file, and a folder is needed there: move it away"
+    said = error.strerror or error
+    return f"{where}: {said}: is it ours to read and write, and is there room?"
+
 
 class CoWestError(Exception):
     """Base class. The command line prints the message without a stack trace and exits with 1."""

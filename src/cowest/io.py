@@ -129,6 +129,8 @@ def read_document(path: Path, kind: type[R]) -> R:
         return kind.model_validate_json(path.read_bytes())
     except FileNotFoundError:
         raise InputError(f"{path}: no such file") from None
+    except OSError as error:
+        raise InputError(f"{path} can't be read: {error.strerror}") from None
     except ValidationError as error:
         raise InputError(f"{path} is not a {kind.__name__}: {complaints(error)}") from None
 
@@ -175,8 +177,28 @@ def write_document(path: Path, record: BaseModel) -> None:
 def replacing(path: Path, mode: int = 0o644) -> Iterator[Path]:
     """A temporary file that replaces `path` when the block ends without an error.
 
-    A file that is there keeps its mode, and a new one gets `mode`.
+    A file that is there keeps its mode, and a new one gets `mode`. Raises InputError for a folder
+    at `path`, and OSError that names `path` and not the temporary file.
     """
+    if path.is_dir():
+        raise InputError(f"{path} is a folder, and a file is to be written there: move it away")
+    with _named(path), _replacing(path, mode) as temporary:
+        yield temporary
+
+
+@contextmanager
+def _named(path: Path) -> Iterator[None]:
+    """Gives an error of the temporary file of `path` the name that somebody gave."""
+    try:
+        yield
+    except OSError as error:
+        if Path(str(error.filename)).name.startswith(f".{path.name}."):
+            error.filename, error.filename2 = str(path), None
+        raise
+
+
+@contextmanager
+def _replacing(path: Path, mode: int) -> Iterator[Path]:
     # It lies beside `path`, because a rename is atomic only within one file system.
     path.parent.mkdir(parents=True, exist_ok=True)
     handle, name = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)

@@ -355,6 +355,18 @@ def test_an_output_that_cannot_be_written_is_said(words: str) -> None:
     assert (done.returncode, done.stderr) == (141, "")
 
 
+def test_a_file_in_the_place_of_a_folder_is_said(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "params.yaml").write_text("{}")
+    (tmp_path / "reports").touch()
+    for page in ("reports/index.html", "reports/a/b.html"):
+        assert main(["report", "--out", page]) == 1
+        said = "cowest: reports is a file, and a folder is needed there: move it away\n"
+        assert capsys.readouterr().err.endswith(said)
+
+
 def test_without_an_output_it_runs_all_the_same() -> None:
     command = f"exec {sys.executable} -m cowest.cli --version >&-"
     done = subprocess.run(["sh", "-c", command], capture_output=True, text=True, check=False)

@@ -47,6 +47,27 @@ def test_a_write_that_fails_leaves_what_was_there(tmp_path: Path) -> None:
     assert [p.name for p in tmp_path.iterdir()] == ["rows.jsonl"]
 
 
+def test_a_folder_in_the_place_of_an_output_is_said_before_a_row_is_made(tmp_path: Path) -> None:
+    made: list[int] = []
+    (tmp_path / "rows.jsonl").mkdir()
+    with pytest.raises(InputError, match=r"rows.jsonl is a folder, and a file is to be written"):
+        io.write(tmp_path / "rows.jsonl", (made.append(1) or row for row in queries(1)))
+    assert made == []
+
+
+def test_an_output_that_cannot_be_written_is_named_as_it_was_given(tmp_path: Path) -> None:
+    path = tmp_path / "rows.jsonl"
+    # A rename that fails, as that over an immutable file does.
+    with pytest.raises(OSError, match="Is a directory") as failed, io.replacing(path):
+        path.mkdir()
+    assert (failed.value.filename, failed.value.filename2) == (str(path), None)
+    # A temporary file that can't be made.
+    path = tmp_path / ("r" * 250)
+    with pytest.raises(OSError, match="too long") as failed, io.replacing(path):
+        pass
+    assert failed.value.filename == str(path)
+
+
 def test_a_folder_that_fails_leaves_what_was_there(tmp_path: Path) -> None:
     (tmp_path / "model").mkdir()
     (tmp_path / "model" / "weights").write_text("old")

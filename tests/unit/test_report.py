@@ -268,6 +268,16 @@ def test_a_broken_file_is_said_and_the_rest_is_read(tmp_path: Path):
         (tmp_path / name).write_text(whole)
 
 
+def test_a_place_that_cannot_be_read_is_said(tmp_path: Path):
+    a_turn(tmp_path)
+    (tmp_path / "turn.json").mkdir()
+    (tmp_path / "reports/eval.json").unlink()
+    (tmp_path / "reports/eval.json").mkdir()
+    text = Page(rendered(tmp_path)).text
+    assert "turn.json can't be read: Is a directory" in text
+    assert "eval.json can't be read: Is a directory" in text
+
+
 def test_a_broken_curve_is_said(tmp_path: Path):
     a_turn(tmp_path)
     (tmp_path / "models/policy/curves.jsonl").write_text('{"step": 1, "loss": NaN}\nbroken\n')

@@ -464,6 +464,8 @@ def _turn(path: Path) -> dict[str, Any]:
         found = json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
         raise InputError(f"{path}: no such file") from None
+    except OSError as error:
+        raise InputError(f"{path} can't be read: {error.strerror}") from None
     except ValueError:
         raise InputError(f"{path} is not JSON") from None
     if not isinstance(found, dict):
