@@ -347,6 +347,17 @@ def test_a_file_that_is_no_database_is_refused_and_stays(tmp_path: Path) -> None
     assert path.read_text() == "my notes, not a database"
 
 
+def test_a_folder_in_the_place_of_the_file_is_refused_at_once(tmp_path: Path) -> None:
+    path = tmp_path / "mlflow.db"
+    path.mkdir()
+    config = RegistryConfig(uri=f"sqlite:///{path}", name="handbook")
+    began = time.monotonic()
+    for look in (config.open, config.ready):
+        with pytest.raises(RegistryError, match=r"mlflow.db is a folder, where .* SQLite file"):
+            look()
+    assert time.monotonic() - began < 10, "SQLAlchemy would try for minutes"
+
+
 def test_the_password_of_an_address_is_never_said() -> None:
     with pytest.raises(RegistryError) as raised:
         Runs("http://me:secret@127.0.0.1:9", "handbook", "mlartifacts")

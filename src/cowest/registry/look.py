@@ -6,7 +6,15 @@ from pathlib import Path
 from urllib.parse import quote
 
 from cowest.errors import RegistryError
-from cowest.registry.runs import SQLITE, are_missing, folder_of, is_deleted, location_of, relocated
+from cowest.registry.runs import (
+    SQLITE,
+    are_missing,
+    expect_file,
+    folder_of,
+    is_deleted,
+    location_of,
+    relocated,
+)
 
 EXPERIMENT = (
     "SELECT lifecycle_stage, artifact_location, experiment_id FROM experiments WHERE name = ?"
@@ -19,6 +27,7 @@ CHAMPION = (
 
 def ready(database: Path, name: str, artifacts: str) -> None:
     """Raises RegistryError if the experiment was deleted, or the champion's files are not here."""
+    expect_file(database)
     address = f"file:{quote(str(database.absolute()))}?mode=ro"
     try:
         with closing(sqlite3.connect(address, uri=True)) as db:

@@ -295,6 +295,17 @@ def _database(uri: str) -> Path:
     return Path(path).absolute()
 
 
+def expect_file(database: Path) -> None:
+    """Raises RegistryError for a folder, or the like, in the place of an SQLite file."""
+    # SQLAlchemy would try to open it for three minutes.
+    if database.exists() and not database.is_file():
+        what = "a folder" if database.is_dir() else "no file"
+        raise RegistryError(
+            f"{database} is {what}, where the registry's SQLite file should be (`docker -v` makes "
+            "a folder where a file is missing): take it away, or give the registry another uri"
+        )
+
+
 def location_of(artifacts: str) -> str:
     """The address of the place for files that a setting names: a folder's, or as it is given."""
     return artifacts if "://" in artifacts else Path(artifacts).absolute().as_uri()
@@ -336,6 +347,7 @@ def _alone(uri: str) -> Iterator[None]:
 
 def _create(database: Path, artifacts: str) -> None:
     """Makes an SQLite file with MLflow's tables, unless there is one. Raises RegistryError."""
+    expect_file(database)
     if database.is_file() and database.stat().st_size > 0:
         with database.open("rb") as file:
             if file.read(len(SQLITE_HEADER)) != SQLITE_HEADER:
