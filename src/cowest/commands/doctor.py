@@ -197,9 +197,10 @@ def of_project(params: Path, called: bool = False) -> Iterator[Check]:
     wanted = {model.model for model in models if isinstance(model, HFConfig | VLLMConfig)}
     for name, package in embedded.MODELS.items():
         if name not in wanted:
-            fetched = "fetched" if embedded.is_there(package) else "not fetched"
-            found = f"{fetched}, and not named in the settings"
-            yield Check(f"embedded {name}", None, found, f"cowest fetch {name}")
+            found, mend = "fetched, and not named in the settings", ""
+            if not embedded.is_there(package):
+                found, mend = f"not {found}", f"cowest fetch {name}"
+            yield Check(f"embedded {name}", None, found, mend)
     yield call_store()
     if called:
         unreached = reach.problems(settings)
