@@ -28,8 +28,8 @@ class DraftConfig(Config):
     split: Split = "train"
     """Split whose queries are drafted."""
     max_failed: int | None = Field(default=0, ge=0)
-    """Rows that may fail before the stage stops; null for any number. Failed rows stay in the
-    data, and are left out of pairs and comparisons."""
+    """Rows that may fail: with more, the stage fails at its end. null for any number. Failed rows
+    stay in the data, and are left out of pairs and comparisons."""
 
 
 def main(

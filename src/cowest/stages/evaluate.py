@@ -58,8 +58,8 @@ class EvaluateConfig(Config):
     general.jsonl}` in the raw data. A challenger that is surely worse by 0.05 than the champion is
     not promoted then (docs/report.md). Null asks none."""
     max_failed: int | None = Field(default=0, ge=0)
-    """Rows that may fail in this stage; null for any number. Failed rows stay in the file, and are
-    left out of comparisons."""
+    """Rows that may fail in this stage: with more, it fails at its end. null for any number. Failed
+    rows stay in the file, and are left out of comparisons."""
 
 
 @dataclass(frozen=True, slots=True)

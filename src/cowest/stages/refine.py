@@ -43,8 +43,8 @@ class RefineConfig(Config):
     """Choice of the drafts that are asked about, where calls are to be saved; null asks about all.
     Needs `align: dpo`. docs/objectives.md says what is asked first."""
     max_failed: int | None = Field(default=0, ge=0)
-    """Rows that may fail in this stage; null for any number. Failed rows stay in the file, and are
-    left out of pairs and comparisons."""
+    """Rows that may fail in this stage: with more, it fails at its end. null for any number. Failed
+    rows stay in the file, and are left out of pairs and comparisons."""
 
     @model_validator(mode="after")
     def _chooses_for_pairs(self) -> Self:

@@ -22,8 +22,8 @@ class ScoreConfig(Config):
     scorer: AnyScorer
     """The scorer of refinements, of the strong model alone, and of drafts alone."""
     max_failed: int | None = Field(default=0, ge=0)
-    """Rows that may fail in this stage; null for any number. Failed rows stay in the file, and are
-    left out of pairs and comparisons."""
+    """Rows that may fail in this stage: with more, it fails at its end. null for any number. Failed
+    rows stay in the file, and are left out of pairs and comparisons."""
 
 
 def main(

@@ -64,7 +64,8 @@ class AgainError(Exception):
     `usage` is what the attempt cost all the same, or None if nobody can tell. `wait` is the number
     of seconds that the endpoint asks for. `reached` is False if the request can't have arrived,
     `busy` is True if the endpoint has too much to do, `page` is the start of a web page that it
-    sent, and `empty` is True for an answer that held no word.
+    sent, and `empty` is True for an answer that held no word. `lasts` is True for what no load of
+    the endpoint explains: an error of its own, or a reply that is no API's.
     """
 
     def __init__(
@@ -77,10 +78,11 @@ class AgainError(Exception):
         busy: bool = False,
         page: str | None = None,
         empty: bool = False,
+        lasts: bool = False,
     ) -> None:
         super().__init__(reason)
         self.usage, self.wait, self.reached, self.busy = usage, wait, reached, busy
-        self.page, self.empty = page, empty
+        self.page, self.empty, self.lasts = page, empty, lasts
 
 
 class PoisonError(Exception):
@@ -219,7 +221,9 @@ def refuse(reply: Reply, key: str | None, patience: float, now: float) -> NoRetu
                 f"({patience:g} s)",
                 usage,
             )
-        raise AgainError(shown, usage, wait, busy=status in BUSY)
+        # A gateway that gave up waiting, and who names a time, may have too much to do as well.
+        lasts = status not in AGAIN | BUSY | MAYBE_PAID and wait is None
+        raise AgainError(shown, usage, wait, busy=status in BUSY, lasts=lasts)
     advice = mend(complaint)
     if advice is not None:
         raise HopelessError(f"refuses every call ({shown}): {advice}")
@@ -281,7 +285,7 @@ def decoded(content: bytes) -> Any:
         if content.lstrip()[:1] == b"<":
             page = title(content[:10_000].decode("utf-8", "replace"))
             raise AgainError("a web page for an answer", None, page=page) from None
-        raise AgainError("an answer that is not JSON", None) from None
+        raise AgainError("an answer that is not JSON", None, lasts=True) from None
 
 
 def _choice(body: Any) -> dict[str, Any] | None:
@@ -311,7 +315,8 @@ def _without_choice(body: Any, content: bytes, name: str, usage: Usage | None) -
     advice = suspicion(complaint)
     if advice is not None:
         raise PoisonError(f"an answer without choices{more}", advice)
-    raise AgainError(f"an answer without choices{more}", usage)
+    # Words in it may speak of load.
+    raise AgainError(f"an answer without choices{more}", usage, lasts=not words)
 
 
 def blocks(body: Any) -> bool:
