@@ -4,7 +4,7 @@ import difflib
 import hashlib
 import json
 import os
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from functools import lru_cache
 from json.encoder import encode_basestring
 from pathlib import Path
@@ -323,7 +323,8 @@ def _whole(values: Any) -> Any:
 def complaints(error: ValidationError, kind: type[BaseModel] | None = None) -> str:
     """A validation error in one line: `path: what is wrong; path: ...`.
 
-    With the `kind` that was to be validated, an unknown name is told with the nearest one there.
+    With the `kind` that was to be validated, an unknown name is told with the nearest one there,
+    and a text of another form with what its setting is.
     """
     found = []
     # The input is left out: it holds values, which may be private.
@@ -333,6 +334,8 @@ def complaints(error: ValidationError, kind: type[BaseModel] | None = None) -> s
         context = item.get("ctx", {})
         if item["type"] == "extra_forbidden":
             message = "unknown setting or field" + _meant(kind, item["loc"])
+        elif item["type"] == "string_pattern_mismatch":
+            message = _described(kind, item["loc"]) or message
         elif item["type"] == "union_tag_invalid":
             chosen = context["discriminator"].strip("'")
             message = f"{chosen} {context['tag']!r} is none of {context['expected_tags']}"
@@ -344,9 +347,26 @@ def complaints(error: ValidationError, kind: type[BaseModel] | None = None) -> s
 
 def _meant(kind: type[BaseModel] | None, place: tuple[int | str, ...]) -> str:
     """The known name that is nearest to an unknown one, as a question; or nothing."""
-    if kind is None:
-        return ""
-    models = {kind}
+    known: set[str] = set().union(*(model.model_fields for model in _around(kind, place)))
+    near = difflib.get_close_matches(str(place[-1]), sorted(known), n=1)
+    return f" (did you mean {near[0]}?)" if near else ""
+
+
+def _described(kind: type[BaseModel] | None, place: tuple[int | str, ...]) -> str:
+    """The first sentence of a setting's help, for a text that is not of its form; or nothing."""
+    for model in _around(kind, place):
+        field = model.model_fields.get(str(place[-1]))
+        if field is not None and field.description:
+            sentence = " ".join(field.description.split()).partition(". ")[0]
+            return f"not of the form that it should be: {sentence.removesuffix('.')}"
+    return ""
+
+
+def _around(
+    kind: type[BaseModel] | None, place: tuple[int | str, ...]
+) -> Collection[type[BaseModel]]:
+    """The models that the last part of a place may be a field of."""
+    models = set() if kind is None else {kind}
     for part in place[:-1]:
         inner: set[type[BaseModel]] = set()
         for model in models:
@@ -354,9 +374,7 @@ def _meant(kind: type[BaseModel] | None, place: tuple[int | str, ...]) -> str:
                 inner |= _models(model.model_fields[str(part)].annotation)
         # A part that is no field is a place in a list, or the choice among several kinds.
         models = inner or models
-    known: set[str] = set().union(*(model.model_fields for model in models))
-    near = difflib.get_close_matches(str(place[-1]), sorted(known), n=1)
-    return f" (did you mean {near[0]}?)" if near else ""
+    return models
 
 
 def _models(annotation: Any) -> set[type[BaseModel]]:

@@ -61,7 +61,7 @@ class TurnConfig(Config):
     """The place of the data at that revision, if it is not `raw`. So an old version can be laid out
     beside the one that is worked on."""
     webhook_env: str | None = Field(default=None, pattern=r"^[A-Z_][A-Z0-9_]*$")
-    """Name of the environment variable with the address to which a run of the Kubeflow pipeline
+    """NAME of the environment variable with the address to which a run of the Kubeflow pipeline
     posts what became of it, as JSON. Null posts nothing. The address itself is often a secret."""
 
     def model_post_init(self, _: Any) -> None:

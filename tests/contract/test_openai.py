@@ -549,6 +549,9 @@ def test_settings_refused(settings: dict[str, Any]) -> None:
     with pytest.raises(ConfigError) as raised:
         parse(OpenAIConfig, {"model": "m", **settings}, "test")
     assert CANARY not in str(raised.value)
+    if "key_env" in settings:
+        assert "key_env: not of the form that it should be: NAME of the env" in str(raised.value)
+        assert "and not the key itself" in str(raised.value)
 
 
 @pytest.mark.parametrize(

@@ -10,6 +10,7 @@ from cowest.config import parse
 from cowest.errors import ConfigError
 from cowest.online.guard import Guard
 from cowest.online.keys import PREFIX, KeyConfig, Keys, Rate, digest_of, new_key
+from cowest.online.live import ServeConfig
 from cowest.online.refusals import RefusalError
 
 ALICE, BOB = new_key(), new_key()
@@ -225,9 +226,15 @@ def test_the_command_prints_a_key_and_the_line_that_knows_it(
 def test_a_name_stands_in_logs_and_metrics(name: str, capsys: pytest.CaptureFixture[str]) -> None:
     assert cli.main(["key", f"--name={name}"]) == 1
     said = capsys.readouterr()
-    assert said.out == "" and said.err.startswith("cowest: cowest key: name: ")
+    assert said.out == "" and said.err.startswith("cowest: cowest key: name: not of the form")
+    assert "letters, digits" in said.err and "pattern" not in said.err
     with pytest.raises(ConfigError, match="name: "):
         parse(KeyConfig, {"name": name, "sha256": digest_of("x")}, "serve.keys")
+
+
+def test_a_digest_that_is_none_is_told_what_makes_one() -> None:
+    with pytest.raises(ConfigError, match=r"keys\.0\.sha256: not of .* `cowest key` makes"):
+        parse(ServeConfig, {"keys": [{"name": "a", "sha256": "abc"}]}, "serve")
 
 
 def test_without_keys_a_proxy_that_says_nothing_of_itself_is_refused() -> None:

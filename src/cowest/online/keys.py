@@ -32,10 +32,11 @@ class KeyConfig(Config):
     """One key: `cowest key --name NAME` makes it, and prints the line that stands here."""
 
     name: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$")
-    """Name of the key's owner in logs, metrics and the ledger. The daily budget belongs to the
-    name: a new key with an old name has what is left of that name's budget."""
+    """Name of the key's owner in logs, metrics and the ledger: up to 64 letters, digits, `.`, `_`
+    and `-`, of which the first is a letter or digit. The daily budget belongs to the name: a new
+    key with an old name has what is left of that name's budget."""
     sha256: str = Field(pattern=r"^[0-9a-f]{64}$")
-    """SHA-256 of the key, in 64 hexadecimal digits."""
+    """SHA-256 of the key, in 64 hexadecimal digits (0-9, a-f): `cowest key` makes the line."""
     rate: int | None = Field(default=60, ge=1)
     """Requests per minute, which may come all at once; null for no limit."""
     budget: Budget = Budget()

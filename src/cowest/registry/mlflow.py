@@ -57,10 +57,11 @@ class RegistryConfig(Config):
     """The place where versions and decisions are kept."""
 
     uri: str = Field(default="sqlite:///mlflow.db", pattern=r"^[a-z][a-z0-9+]*://")
-    """MLflow's store: a file (a relative path is relative to params.yaml), the address of a server,
-    or a PostgreSQL database (put its password in PGPASSWORD)."""
+    """MLflow's store: a file, as sqlite:///mlflow.db (a relative path is relative to params.yaml),
+    the address of a server, or a PostgreSQL database (put its password in PGPASSWORD)."""
     name: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_. -]*$")
-    """Name of the registered model and of the experiment."""
+    """Name of the registered model and of the experiment: letters, digits, blanks, `.`, `_` and
+    `-`, of which the first is a letter or digit."""
     artifacts: str = "mlartifacts"
     """Folder (relative to params.yaml) or s3://bucket/path for the files, if the store is a file or
     a database. A server has its own place for them, and this setting changes nothing."""

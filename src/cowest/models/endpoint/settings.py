@@ -73,8 +73,8 @@ class Endpoint(Config):
     """URL of the API: http or https, with its path (mostly `/v1`). One that holds the whole path of
     a call, up to `/chat/completions`, means the same."""
     key_env: str | None = Field(default="OPENAI_API_KEY", pattern=r"^[A-Z_][A-Z0-9_]*$")
-    """Name of the environment variable that holds the API key; null for an endpoint that needs
-    none."""
+    """NAME of the environment variable that holds the API key, and not the key itself; null for an
+    endpoint that needs none."""
     concurrency: int = Field(default=16, ge=1, le=1000)
     """Maximum number of calls at once. Fewer are made while the endpoint shows that it is too
     busy."""
