@@ -6,7 +6,7 @@ Unlike `preflight`, it calls: endpoints (which costs nothing), and the registry'
 import importlib.util
 import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 from pydantic import BaseModel
 
@@ -17,14 +17,23 @@ from cowest.preflight import models_of
 from cowest.registry.mlflow import RegistryConfig
 from cowest.registry.runs import folder_of, location_of
 
+Say = Callable[[str], object]
+"""Takes what is to note."""
 
-def problems(settings: Sequence[BaseModel], write: bool = False) -> list[CoWestError]:
+
+def _print(note: str) -> None:
+    print(f"note: {note}", file=sys.stderr)
+
+
+def problems(
+    settings: Sequence[BaseModel], write: bool = False, say: Say = _print
+) -> list[CoWestError]:
     """Returns what can't be reached. With `write`, the registries are tried by writing to them."""
-    return endpoint_problems(settings) + registry_problems(settings, write)
+    return endpoint_problems(settings, say) + registry_problems(settings, write)
 
 
-def endpoint_problems(settings: Sequence[BaseModel]) -> list[CoWestError]:
-    """Returns the endpoints that do not answer or refuse their key; prints what is to note."""
+def endpoint_problems(settings: Sequence[BaseModel], say: Say = _print) -> list[CoWestError]:
+    """Returns the endpoints that do not answer or refuse their key; says what is to note."""
     found: list[CoWestError] = []
     for model in models_of(settings):
         if not isinstance(model, OpenAIConfig):
@@ -40,7 +49,7 @@ def endpoint_problems(settings: Sequence[BaseModel]) -> list[CoWestError]:
             found.append(error)
             continue
         if note is not None:
-            print(f"note: {note}", file=sys.stderr)
+            say(note)
     return found
 
 

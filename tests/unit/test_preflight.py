@@ -8,7 +8,10 @@ import shutil
 import sqlite3
 import subprocess
 import sys
-from contextlib import closing
+import threading
+from collections.abc import Iterator
+from contextlib import closing, contextmanager
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
@@ -87,6 +90,68 @@ def test_the_doctor_says_that_an_endpoint_is_down(
     said = capsys.readouterr().out
     assert "MISSING  endpoints and registry" in said
     assert "http://127.0.0.1:9/v1 does not answer" in said
+
+
+@contextmanager
+def web_server(status: int, body: bytes) -> Iterator[str]:
+    """Gives the address of a server that answers each GET so."""
+
+    class Handler(BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            self.send_response(status)
+            self.send_header("Location", "/elsewhere")
+            self.send_header("Content-Length", str(len(body)))
+            self.end_headers()
+            self.wfile.write(body)
+
+        def log_message(self, *_: object) -> None:
+            """Says nothing."""
+
+    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+    thread = threading.Thread(target=server.serve_forever)
+    thread.start()
+    try:
+        yield f"http://127.0.0.1:{server.server_port}"
+    finally:
+        server.shutdown()
+        thread.join()
+        server.server_close()
+
+
+NO_LIST = "no list of models at http://127.0.0.1:"
+
+
+@pytest.mark.parametrize(
+    ("status", "body", "mark", "said"),
+    [
+        (200, b'{"data": [{"id": "big"}]}', "ok", "all answer"),
+        (200, b'{"data": [{"id": "small"}]}', "?", "does not list 'big' among its models"),
+        (200, b"<html><title>Sign in</title></html>", "?", "what came is no such list"),
+        (200, b'{"hello": "world"}', "?", NO_LIST),
+        (200, b"\x00\xff\x80", "?", NO_LIST),
+        (200, b"", "?", NO_LIST),
+        (404, b"{}", "?", "(HTTP 404): is base_url an API's (does it lack /v1?)"),
+        (302, b"", "MISSING", "redirects (HTTP 302), which is not followed: set base_url"),
+    ],
+)
+def test_the_doctor_says_that_an_endpoint_may_be_none(
+    project: dict[str, Any],
+    capsys: pytest.CaptureFixture[str],
+    status: int,
+    body: bytes,
+    mark: str,
+    said: str,
+) -> None:
+    with web_server(status, body) as address:
+        asked = {"provider": "openai", "model": "big", "base_url": address, "key_env": None}
+        project["refine"]["strong"] = asked
+        write(project)
+        assert doctor.main(["--reach"]) == (mark == "MISSING")
+    out, err = capsys.readouterr()
+    (line,) = [one for one in out.splitlines() if "endpoints and registry" in one]
+    assert line.startswith(f"{mark} ") and said in line and "note:" not in err
+    assert ("all that a turn needs is there" in out) == (mark == "ok")
+    assert ("a turn may still fail at what is marked with ?" in out) == (mark == "?")
 
 
 def test_what_is_drafted_on_judges_nobody(project: dict[str, Any]) -> None:

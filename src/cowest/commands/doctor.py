@@ -1,6 +1,6 @@
 """Lists what this machine has and lacks for a turn, and how to get it.
 
-0: all that a turn needs is there; 1: something is missing.
+0: nothing is missing that could be looked at; 1: something is missing.
 """
 
 import argparse
@@ -55,6 +55,8 @@ class Check:
     found: str
     mend: str = ""
     """The way to get it."""
+    is_sure: bool = True
+    """False if a turn may fail at it all the same."""
 
 
 def main(argv: list[str]) -> int:
@@ -75,19 +77,24 @@ def main(argv: list[str]) -> int:
     if params.is_file():
         # Relative paths in the settings, and the call store, are the project's.
         params = enter(params)
-    missing = 0
+    missing = unsure = 0
     for check in machine(params, given.reach):
         mend = ""
         if check.mend and check.fit is not True:
             mend = f"  -> {check.mend}"
         if check.fit is False:
             missing += 1
+        mark = MARKS[check.fit] if check.is_sure else "?"
+        unsure += not check.is_sure
         # A check may take seconds, so each line is shown at once.
-        print(f"{MARKS[check.fit]:<8} {check.name:<26} {check.found}{mend}", flush=True)
+        print(f"{mark:<8} {check.name:<26} {check.found}{mend}", flush=True)
     if missing:
         print(f"\n{missing} of what a turn needs is missing")
         return 1
-    print("\nall that a turn needs is there")
+    said = "all that a turn needs is there"
+    if unsure:
+        said = "nothing is found missing, and a turn may still fail at what is marked with ?"
+    print(f"\n{said}; rows of the raw data were not read: `cowest turn --dry-run` reads them")
     return 0
 
 
@@ -203,9 +210,11 @@ def of_project(params: Path, called: bool = False) -> Iterator[Check]:
             yield Check(f"embedded {name}", None, found, mend)
     yield call_store()
     if called:
-        unreached = reach.problems(settings)
-        found = "; ".join(map(str, unreached)) or "all answer"
-        yield Check("endpoints and registry", not unreached, found, "mend what is named")
+        notes: list[str] = []
+        unreached = reach.problems(settings, say=notes.append)
+        found = "; ".join([*map(str, unreached), *notes]) or "all answer"
+        fit, is_sure = not unreached, bool(unreached) or not notes
+        yield Check("endpoints and registry", fit, found, "mend what is named", is_sure)
     else:
         # They may be down: who reads that all is there has to know that nobody asked.
         yield Check("endpoints and registry", None, "not asked", "cowest doctor --reach")

@@ -32,6 +32,16 @@ ANSWERS_WITHIN = 10
 """Seconds that an endpoint has to say which models it has."""
 
 
+def _listed(content: bytes) -> set[str] | None:
+    """Returns the names in a list of models; None for what is no such list."""
+    from cowest.net.client import decode
+
+    try:
+        return {one["id"] for one in decode(content)["data"]}
+    except (ValueError, KeyError, TypeError, RecursionError):
+        return None
+
+
 class OpenAIConfig(Endpoint):
     """Settings of an OpenAI-compatible endpoint (`provider: openai`), and the way to open it."""
 
@@ -123,12 +133,12 @@ class OpenAIConfig(Endpoint):
     def answers(self) -> str | None:
         """Asks the endpoint for its models, which costs nothing.
 
-        Returns what is to note: it does not list this model. Raises CallError if it does not
-        answer or refuses the key, and ConfigError for an address that may not be called.
+        Returns what is to note: it lists other models, or none. Raises CallError if it does not
+        answer, redirects or refuses the key, and ConfigError for an address that may not be called.
         """
         key = self.key()
         self._host()
-        from cowest.net.client import Client, Reply, decode
+        from cowest.net.client import Client, Reply
         from cowest.net.connections import LostError
 
         url = f"{self.base_url.rstrip('/')}/models"
@@ -148,16 +158,22 @@ class OpenAIConfig(Endpoint):
             raise CallError(
                 f"{self.model}: {self.base_url} refuses the key in {self.key_env} (status 401)"
             )
+        if 300 <= reply.status < 400:
+            raise CallError(
+                f"{self.model}: {self.base_url} redirects (HTTP {reply.status}), which is not "
+                "followed: set base_url to where it leads, if you trust that"
+            )
         # 501 is a server that knows no GET.
         if reply.status >= 500 and reply.status != 501:
             raise CallError(f"{self.model}: {self.base_url} answers with status {reply.status}")
-        # Not every server has such a list, and a key may not be allowed to read it.
-        if reply.status != 200:
-            return None
-        try:
-            listed = {one["id"] for one in decode(reply.content)["data"]}
-        except (ValueError, KeyError, TypeError):
-            return None
+        came = f"HTTP {reply.status}" if reply.status != 200 else "what came is no such list"
+        listed = _listed(reply.content) if reply.status == 200 else None
+        if listed is None:
+            # Not every server has such a list, and a key may not be allowed to read it.
+            return (
+                f"{self.model}: no list of models at {url} ({came}): is base_url an API's (does it "
+                "lack /v1?), or a server's that has no list? Its first call will tell"
+            )
         if not listed or self.model in listed:
             return None
         return f"{self.base_url} does not list {self.model!r} among its models"
