@@ -5,8 +5,6 @@
 
 import importlib.util
 import os
-import re
-import shlex
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -16,7 +14,7 @@ from pydantic import BaseModel
 from cowest import stages
 from cowest.aligning.settings import DPOConfig
 from cowest.config import Config, digest, load, parse, section
-from cowest.errors import ConfigError, CoWestError, InputError, RegistryError
+from cowest.errors import ConfigError, CoWestError, RegistryError
 from cowest.gates import OF_CHOICES, Metric
 from cowest.models import hf
 from cowest.models.chat import TRIED
@@ -27,7 +25,7 @@ from cowest.online.live import ServeConfig
 from cowest.ports import config_of
 from cowest.probing import probe_problems
 from cowest.prompts import expect_candidates
-from cowest.raw import vcs
+from cowest.rawdata import raw_data_problems
 from cowest.records import Message
 from cowest.registry.mlflow import RegistryConfig
 from cowest.scorers.judge import JudgeConfig
@@ -54,10 +52,6 @@ EXTRAS = {
     "serve": ("bentoml", "prometheus_client"),
 }  # fmt: skip
 """The modules of each extra."""
-SHELL = frozenset('"$`\\\n')
-"""Characters that a shell interprets even in double quotes."""
-UNQUOTED = r"--(?:raw|against) +(\$\{(?:turn\.raw|item\.against)\})"
-"""The raw data in a command of dvc.yaml, without quotes."""
 Model = HFConfig | VLLMConfig | OpenAIConfig
 """A model that is checked before a turn."""
 OF_A_TURN = ("validate", "train", "track", "report", "dvc")
@@ -285,86 +279,6 @@ def serves_as_judged(
                 f"{where}: serve.policy has another {name} than evaluate.policy, and an adapter is "
                 "served only on the base that it was judged on: write `policy: *policy` in both"
             )
-
-
-def raw_data_problems(params: Path) -> list[CoWestError]:
-    """Returns what is wrong with the raw data that the settings name."""
-    turn = load(params).get("turn")
-    if not isinstance(turn, dict) or not isinstance(turn.get("raw"), str):
-        return [
-            ConfigError(
-                f"{params}: turn.raw is missing: set it to the path of the raw data, "
-                "such as data/raw/questions.csv"
-            )
-        ]
-    raw, path = turn["raw"], Path(turn["raw"])
-    problems = _shell_problems(raw, params)
-    try:
-        vcs.top(path.parent)
-    except InputError as error:
-        problems.append(error)
-    return problems + _missing_data(turn, raw, path, params)
-
-
-def _shell_problems(raw: str, params: Path) -> list[CoWestError]:
-    """Returns the problems of `raw` in a shell, which runs the commands of dvc.yaml."""
-    if set(raw) & SHELL:
-        letters = " ".join(sorted(set(raw) & SHELL))
-        return [
-            ConfigError(
-                f"{params}: turn.raw {raw!r}: a shell runs the commands of dvc.yaml, and "
-                f"interprets {letters!r} even in quotes: give the data another name"
-            )
-        ]
-    pipeline = params.with_name("dvc.yaml")
-    if shlex.quote(raw) == raw or not pipeline.is_file():
-        return []
-    commands = re.findall(UNQUOTED, pipeline.read_text(encoding="utf-8", errors="replace"))
-    if not commands:
-        return []
-    quoted = " and ".join(f'"{place}"' for place in commands)
-    return [
-        ConfigError(
-            f"{pipeline}: turn.raw {raw!r} needs quotes in a shell, and the commands there give it "
-            f"without: write {quoted}"
-        )
-    ]
-
-
-def _missing_data(turn: Mapping[str, Any], raw: str, path: Path, params: Path) -> list[CoWestError]:
-    """Returns what is wrong with the place of the raw data."""
-    broken = _broken_link(path)
-    if broken is not None:
-        return [
-            InputError(
-                f"{broken} is a link to a file that is not there, as DVC's links are after a "
-                f"project was moved: run `dvc checkout --relink --force {shlex.quote(raw)}.dvc`"
-            )
-        ]
-    if not path.exists():
-        if turn.get("rev"):
-            how = "`cowest turn` fetches the version that turn.rev names"
-            return [InputError(f"{raw}: the raw data are not here yet: {how}")]
-        if path.with_name(f"{path.name}.dvc").is_file():
-            how = f"run `dvc pull {raw}.dvc`, which fetches the version that git names"
-            return [InputError(f"{raw}: the raw data are not here yet: {how}")]
-    is_empty = path.is_dir() and not any(part.is_file() for part in path.rglob("*"))
-    if is_empty or not path.exists():
-        return [
-            InputError(
-                f"{raw}: there are no raw data: put them there, "
-                f"or set turn.raw in {params} to their path"
-            )
-        ]
-    return []
-
-
-def _broken_link(path: Path) -> Path | None:
-    """The first file of the raw data that is a link to nothing."""
-    for part in (path, *sorted(path.rglob("*"))):
-        if part.is_symlink() and not part.exists():
-            return part
-    return None
 
 
 def registry_problems(settings: Sequence[BaseModel]) -> list[CoWestError]:

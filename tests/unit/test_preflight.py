@@ -18,7 +18,7 @@ from typing import Any
 import pytest
 import yaml
 
-from cowest import cli, preflight, probing
+from cowest import cli, preflight, probing, rawdata
 from cowest.commands import doctor, turn
 from cowest.errors import (
     CallError,
@@ -36,6 +36,13 @@ from cowest.raw import snapshots
 from tests import fake_vllm, tiny
 from tests.registries import empty_registry, migrated
 
+QUESTION = {
+    "product": "Comet pump",
+    "question": "Which country does the Comet pump come from?",
+    "answer": "Norway",
+    "fact": "The Comet pump is made in Oslo.",
+    "split": "train",
+}
 REFINE = {"user": "{query} {draft}"}
 DEMO = Path(__file__).parents[2] / "params.yaml"
 
@@ -45,7 +52,7 @@ def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
     """The demo's settings on a small model folder, in a project of its own."""
     shutil.copytree(tiny.model(), tmp_path / "tiny")
     (tmp_path / "raw").mkdir()
-    (tmp_path / "raw" / "rows.jsonl").write_text("{}\n")
+    (tmp_path / "raw" / "questions.jsonl").write_text(json.dumps(QUESTION))
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("COWEST_CACHE", str(tmp_path / "cache"))
     monkeypatch.setenv("COWEST_STORE", str(tmp_path / "calls.sqlite"))
@@ -366,9 +373,50 @@ def test_a_hostile_model_is_refused(project: dict[str, Any]) -> None:
 
 
 def test_an_empty_raw_folder_is_no_data(project: dict[str, Any]) -> None:
-    (Path("raw") / "rows.jsonl").unlink()
+    (Path("raw") / "questions.jsonl").unlink()
     with pytest.raises(CoWestError, match="raw: there are no raw data"):
         preflight.preflight(write(project))
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        ({}, None),
+        ({"file": "fag.csv"}, "raw/fag.csv: no such file: prepare.table.file names it"),
+        ({"targets": "Antword"}, "there is no column 'Antword': is it 'Antwort'?"),
+        ({"corpus": {"completion": "{Text}", "prompt": "{Frage}", "file": "old.csv"}}, "raw/old.c"),
+        (
+            {"corpus": {"completion": "{Txt}", "prompt": "{Title}", "file": "text.csv"}},
+            "raw/text.csv: no",
+        ),
+        ({"corpus": {"completion": "{Text}", "prompt": "{Title}", "file": "text.csv"}}, None),
+    ],
+)
+def test_a_table_without_its_files_or_columns_is_found_before_the_turn(
+    project: dict[str, Any],
+    capsys: pytest.CaptureFixture[str],
+    change: dict[str, Any],
+    said: str | None,
+) -> None:
+    Path("raw/faq.csv").write_text("Frage,Antwort\nWho?,Ada\nWhy,\n")
+    Path("raw/text.csv").write_text("Title,Text\nOf Ada,She wrote\n")
+    (Path("raw") / "questions.jsonl").unlink()
+    table = {"file": "faq.csv", "prompt": "{Frage}", "targets": "Antwort", **change}
+    project["prepare"] = {"domain": "table", "table": table}
+    params = write(project)
+    assert doctor.main([]) == (0 if said is None else 1)
+    out = capsys.readouterr().out
+    if said is None:
+        preflight.preflight(params)
+        # The second row lacks an answer, and is not read.
+        assert "rows of the raw data were not read: `cowest turn --dry-run` reads them" in out
+        return
+    assert said in out and "all that a turn needs" not in out
+    with pytest.raises(InputError, match=re.escape(said)):
+        preflight.preflight(params)
+    # What lies there may be another version than the one that a turn lays out.
+    project["turn"]["rev"] = "v1"
+    preflight.preflight(write(project))
 
 
 def test_raw_data_that_can_be_brought_are_no_mystery(project: dict[str, Any]) -> None:
@@ -574,9 +622,9 @@ def test_a_repository_that_git_cannot_read_is_said(project: dict[str, Any]) -> N
 
 def test_links_of_a_project_that_was_moved_are_said(project: dict[str, Any]) -> None:
     params = write(project)
-    Path("raw/rows.jsonl").unlink()
-    Path("raw/rows.jsonl").symlink_to("/first place/.dvc/cache/files/md5/ab/cd")
-    with pytest.raises(InputError, match=r"raw/rows.jsonl is a link to a file that is not there"):
+    Path("raw/questions.jsonl").unlink()
+    Path("raw/questions.jsonl").symlink_to("/first place/.dvc/cache/files/md5/ab/cd")
+    with pytest.raises(InputError, match=r"raw/questions.jsonl is a link to a file that is not"):
         preflight.preflight(params)
     shutil.rmtree("raw")
     Path("raw").symlink_to("/first place/.dvc/cache/files/md5/ab/cd")
@@ -615,7 +663,7 @@ def test_raw_data_with_a_space_need_quotes_in_dvc_yaml(project: dict[str, Any]) 
 def test_the_commands_of_a_project_give_raw_data_in_quotes() -> None:
     scaffold = DEMO.parent / "src" / "cowest" / "commands" / "scaffold" / "dvc.yaml.template"
     for file in (DEMO.with_name("dvc.yaml"), scaffold):
-        assert not re.search(preflight.UNQUOTED, file.read_text()), file
+        assert not re.search(rawdata.UNQUOTED, file.read_text()), file
 
 
 @pytest.mark.parametrize("fetched", [True, False])

@@ -30,10 +30,10 @@ from cowest.preflight import (
     check_model,
     missing_modules,
     models_of,
-    raw_data_problems,
     stage_settings,
 )
 from cowest.probing import probe_notes, probe_problems
+from cowest.rawdata import raw_data_problems
 from cowest.registry.mlflow import RegistryConfig
 
 MARKS = {True: "ok", False: "MISSING", None: "-"}

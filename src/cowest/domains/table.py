@@ -15,7 +15,7 @@ many there are, unless `prepare.max_bad` lets that many go into quarantine.
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
-from itertools import chain
+from itertools import chain, islice
 from pathlib import Path
 from string import ascii_uppercase
 from typing import TypeVar
@@ -47,6 +47,7 @@ from cowest.sametext import caseless, spaced
 
 NAMED = 5
 """Number of files that an error message names."""
+NO_COMPLETION = "no training row has a completion: does prepare.table.corpus name the right column?"
 
 LISTS_READ = {
     "list": (
@@ -81,6 +82,11 @@ class Source:
         replies: Iterable[Demonstration] = ()
         if corpus is not None:
             replies = self._replies(corpus, intake)
+            # A wrong column there stops before the first query is read.
+            first = list(islice(replies, 1))
+            if not first and not intake.bad:
+                raise InputError(f"{corpus}: {NO_COMPLETION}")
+            replies = chain(first, replies)
         learned = trained = 0
         for row in chain(self._all_queries(raw, path, intake, learn=corpus is None), replies):
             learned += isinstance(row, Demonstration)
@@ -94,10 +100,7 @@ class Source:
                 f"{path}: no row is of train, so there is nothing to learn: see `values` (or "
                 "`shares`) in prepare.table.splits"
             )
-        raise InputError(
-            f"{path}: no training row has a completion: does prepare.table.corpus name the right "
-            "column?"
-        )
+        raise InputError(f"{path}: {NO_COMPLETION}")
 
     def load(self, raw: Path, intake: Intake | None = None) -> Iterator[Query]:
         """The rows as queries. Without an intake, a bad row raises RecordError."""
