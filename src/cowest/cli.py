@@ -19,7 +19,7 @@ from cowest.errors import ConfigError, CoWestError, in_words
 from cowest.ports import config_of, ports_of, takes_shard
 
 COMMANDS = {
-    "init": "make a project from a sample of your data: JSONL, CSV or Parquet",
+    "init": "make a project from a sample of your data: JSONL, JSON, CSV or Parquet",
     "data": "data sets: fetch one, make a version of it, or say what differs between two",
     "turn": "one turn of the wheel: pin, dvc repro, register, report",
     "ask": (

@@ -304,6 +304,14 @@ BAD: list[tuple[str, str, Make, dict[str, Any], str]] = [
         r"under another name",
     ),
     (
+        "a list with deep nesting",
+        "t.json",
+        holding(b"[" * 200_000 + b"\n"),
+        PLAIN,
+        r"t.json:1: not JSON .*mend the list",
+    ),
+    ("an empty list", "t.json", holding(b"[]"), PLAIN, r"t.json has no rows"),
+    (
         "deep nesting",
         "t.jsonl",
         holding(b'{"q": ' + b"[" * 200_000 + b"\n"),
@@ -629,8 +637,8 @@ VALUES = st.recursive(
 @ANY
 @given(
     content=st.binary(max_size=300),
-    ending=st.sampled_from(["jsonl", "csv", "tsv", "parquet"]),
-    start=st.sampled_from([b"", GOOD, CSV, b"PAR1"]),
+    ending=st.sampled_from(["jsonl", "json", "csv", "tsv", "parquet"]),
+    start=st.sampled_from([b"", GOOD, CSV, b"PAR1", b"[" + GOOD]),
 )
 def test_any_bytes(tmp_path: Path, content: bytes, ending: str, start: bytes) -> None:
     survives(tmp_path / f"t.{ending}", start + content, PLAIN)

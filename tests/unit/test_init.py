@@ -182,6 +182,33 @@ def test_a_table_between_tabs_with_lines_in_quotes_gives_a_project(
     assert rows_of(sample) is None, "a quote may have swallowed rows"
 
 
+def test_a_json_list_gives_a_project(tmp_path: Path) -> None:
+    sample = tmp_path / "t.json"
+    sample.write_text(json.dumps(asked()))
+    assert main(["init", str(sample), "--out", str(tmp_path / "made")]) == 0
+    params = config.load(tmp_path / "made" / "params.yaml")
+    queries = PrepareConfig.model_validate(params["prepare"]).queries(tmp_path / "made/data/raw/t")
+    assert len(list(queries)) == 50
+
+
+@pytest.mark.parametrize(
+    ("name", "start", "remedy"),
+    [
+        ("q.xlsx", b"PK\x03\x04", "save its sheet as 'CSV UTF-8'"),
+        ("q.xls", b"\xd0\xcf\x11\xe0", "save its sheet as 'CSV UTF-8'"),
+        ("q.csv.gz", b"\x1f\x8b", "unpack it"),
+        ("q.txt", b"q,a\n", "its ending says no format: name it .jsonl"),
+    ],
+)
+def test_a_file_of_another_kind_is_told_what_to_do(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], name: str, start: bytes, remedy: str
+) -> None:
+    (tmp_path / name).write_bytes(start + bytes(60))
+    assert main(["init", str(tmp_path / name), "--out", str(tmp_path / "made")]) == 1
+    assert remedy in capsys.readouterr().err
+    assert not (tmp_path / "made").exists()
+
+
 def test_nothing_is_written_over(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     sample = write(tmp_path / "t.csv", quiz())
     for name in ("params.yaml", "dvc.yaml", "data/raw/t/t.csv"):

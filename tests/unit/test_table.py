@@ -2,6 +2,7 @@
 held out is learned.
 """
 
+import json
 import re
 from collections import Counter
 from pathlib import Path
@@ -12,7 +13,7 @@ import yaml
 from pydantic import ValidationError
 
 from cowest.domains.mapping import Corpus, Splits, Table
-from cowest.domains.table import Source
+from cowest.domains.table import Source, file_of
 from cowest.errors import ConfigError, ContractError, InputError, RecordError
 from cowest.prompts import Prompts
 from cowest.scorers.choice import ChoiceConfig
@@ -57,6 +58,29 @@ def test_the_formats_give_the_same_queries(tmp_path: Path) -> None:
         and found[1][3].source == "table.csv:5"
         and found[2][3].source == "table.parquet:4"
     )
+
+
+def test_a_json_file_is_one_list_of_rows_or_one_row_a_line(tmp_path: Path) -> None:
+    rows = [{"q": f"Which lock {number}?", "a": "Tarn"} for number in range(3)]
+    path = tmp_path / "t.json"
+    for text in (json.dumps(rows), json.dumps(rows, indent=2), "\n".join(map(json.dumps, rows))):
+        path.write_text(text)
+        found = load(path, prompt="q", targets="a", **everything())
+        assert [query.source for query in found] == ["t.json:1", "t.json:2", "t.json:3"]
+    path.write_text(json.dumps([rows[0], 7]))
+    with pytest.raises(RecordError, match=r"t.json:2: a number, not an object: give a list of obj"):
+        load(path, prompt="q", targets="a", **everything())
+    path.write_text(json.dumps({"rows": rows}, indent=2))
+    with pytest.raises(RecordError, match=r"t.json:1: not JSON, one object a line .* as one list"):
+        load(path, prompt="q", targets="a", **everything())
+
+
+def test_a_json_file_beside_a_table_is_no_table(tmp_path: Path) -> None:
+    path = write(tmp_path / "t.csv", [quiz()])
+    (tmp_path / "schema.json").write_text("{}")
+    assert file_of(tmp_path, None) == path
+    path.unlink()
+    assert file_of(tmp_path, None) == tmp_path / "schema.json"
 
 
 def test_newlines_in_quotes_keep_the_rows_and_their_places(tmp_path: Path) -> None:

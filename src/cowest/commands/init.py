@@ -1,4 +1,4 @@
-"""Make a project from a sample of your data: JSONL, CSV or Parquet.
+"""Make a project from a sample of your data: JSONL, JSON, CSV or Parquet.
 
 It says what it understood, and never writes over a file.
 
@@ -8,7 +8,6 @@ cowest init rows.jsonl --prompt text --targets label
 """
 
 import argparse
-import csv
 import re
 import shutil
 from collections import Counter
@@ -73,7 +72,10 @@ def main(argv: list[str]) -> int:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument(
-        "sample", type=Path, metavar="SAMPLE_FILE", help="a table: .jsonl, .csv, .tsv or .parquet"
+        "sample",
+        type=Path,
+        metavar="SAMPLE_FILE",
+        help="a table: .jsonl, .json, .csv, .tsv or .parquet",
     )
     parser.add_argument(
         "--out", type=Path, default=Path(), metavar="DIR", help="the project's folder (here)"
@@ -89,7 +91,7 @@ def main(argv: list[str]) -> int:
     name = re.sub(r"[^a-z0-9]+", "-", sample.stem.lower()).strip("-") or "table"
     raw = Path("data", "raw", name)
     _refuse_to_overwrite(sample, out, raw)
-    delimiter = _delimiter(sample)
+    delimiter = tables.likely_delimiter(sample)
     # Where each row has a field that may be meant or not, it is taken as meant.
     rows = _first_rows(sample, delimiter, None) or _first_rows(sample, delimiter, "read")
     made = guess(rows, given.prompt, given.targets)
@@ -118,25 +120,6 @@ def _refuse_to_overwrite(sample: Path, out: Path, raw: Path) -> None:
         )
 
 
-def _delimiter(sample: Path) -> str | None:
-    """The character that parts the header into most columns; None if it is the usual one."""
-    files.ordinary(sample)
-    if tables.format_of(sample) != "csv":
-        return None
-    header = ""
-    for line in files.text_lines(sample):
-        if line.strip():
-            header = line
-            break
-    best = usual = tables.usual_delimiter(sample)
-    most = _columns(header, usual)
-    for mark in ",;\t|":
-        columns = _columns(header, mark)
-        if columns > most:
-            best, most = mark, columns
-    return None if best == usual else best
-
-
 def _first_rows(
     sample: Path, delimiter: str | None, quotes: csv_rows.Quotes | None
 ) -> list[files.Row]:
@@ -149,14 +132,6 @@ def _first_rows(
         if not isinstance(row, files.Bad) or row.reason != csv_rows.SWALLOWED
     )
     return [row for _, row in islice(tables.sound(sample, numbered), LOOKED_AT)]
-
-
-def _columns(header: str, delimiter: str) -> int:
-    try:
-        return len(next(csv.reader([header], delimiter=delimiter), []))
-    except csv.Error:
-        # What is wrong with the header is said when the rows are read.
-        return 0
 
 
 def _tried(sample: Path, table: Table, made: Guess) -> dict[Split, int]:

@@ -132,7 +132,7 @@ class Table(Config):
     file: str | None = None
     """The table's file in the raw folder. Needed if the folder has more than one table."""
     format: Format | None = None
-    """jsonl, csv or parquet. Needed if the file's ending does not say it."""
+    """jsonl, json, csv or parquet. Needed if the file's ending does not say it."""
     delimiter: str | None = Field(default=None, min_length=1, max_length=1, pattern='^[^"\\r\\n]$')
     """The character between two fields of CSV. By default a comma, or a tab in a .tsv file."""
     quotes: Quotes | None = None

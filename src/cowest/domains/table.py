@@ -374,8 +374,10 @@ def file_of(raw: Path, name: str | None) -> Path:
             hidden = part.name.startswith(".") or part.name == HARVEST
             if part.is_file() and part.suffix.lower() in tables.ENDINGS and not hidden:
                 found.append(part)
-    if len(found) == 1:
-        return found[0]
+    # A .json file beside a table may be notes on it, such as a schema.
+    plain = [part for part in found if part.suffix.lower() != ".json"]
+    if len(found) == 1 or len(plain) == 1:
+        return (plain or found)[0]
     there = "no table"
     if found:
         names = ", ".join(part.name for part in found[:NAMED])

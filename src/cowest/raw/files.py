@@ -11,19 +11,20 @@ from cowest.errors import InputError, RecordError
 
 Row = dict[str, Any]
 PACKED = {
-    b"\x1f\x8b": "packed by gzip",
-    b"PK\x03\x04": "a zip archive, or a workbook",
-    b"BZh91AY&SY": "packed by bzip2",
-    b"\xfd7zXZ": "packed by xz",
-    b"\x28\xb5\x2f\xfd": "packed by zstd",
-    b"PAR1\x15": "Parquet under another name",
-    b"\xff\xfe": "UTF-16, not UTF-8",
-    b"\xfe\xff": "UTF-16, not UTF-8",
+    b"\x1f\x8b": "packed by gzip: unpack it (`gunzip`)",
+    b"PK\x03\x04": "a zip archive, or a workbook: unpack it, or save its sheet as 'CSV UTF-8'",
+    b"\xd0\xcf\x11\xe0": "a workbook of an older Excel: save its sheet as 'CSV UTF-8'",
+    b"BZh91AY&SY": "packed by bzip2: unpack it (`bunzip2`)",
+    b"\xfd7zXZ": "packed by xz: unpack it (`unxz`)",
+    b"\x28\xb5\x2f\xfd": "packed by zstd: unpack it (`unzstd`)",
+    b"PAR1\x15": "Parquet under another name: name it .parquet",
+    b"\xff\xfe": "UTF-16, not UTF-8: save it as UTF-8",
+    b"\xfe\xff": "UTF-16, not UTF-8: save it as UTF-8",
     b"\x00\x05\x16\x07": "AppleDouble: a Mac's notes on another file, without its rows",
     b"version https://git-lfs": "a pointer of Git LFS, without its rows: run `git lfs pull`",
     b"\x00\x05\x16\x00": "AppleSingle, in which a Mac packs a file with its notes",
 }
-"""First bytes of files that are no text, and the words for them."""
+"""First bytes of files that are no text, and the words for them: what it is, and what to do."""
 START = 32
 """Bytes at the start of a file in which such a mark is looked for."""
 BOM = b"\xef\xbb\xbf"
@@ -90,4 +91,4 @@ def refuse_packed(path: Path, start: bytes) -> None:
     # Nothing is ever unpacked: a few kilobytes from a stranger could become gigabytes.
     for mark, kind in PACKED.items():
         if start.startswith(mark):
-            raise InputError(f"{path} is {kind}: give JSONL, CSV or Parquet itself")
+            raise InputError(f"{path} is {kind}; a table is JSONL, JSON, CSV or Parquet itself")

@@ -6,6 +6,7 @@ a domain hands them to its intake, `sound` stops at the first one. A file that c
 raises InputError, or RecordError with the line. No bytes lead to any other error.
 """
 
+import csv
 import json
 import re
 from collections import Counter
@@ -16,13 +17,14 @@ from typing import Any, Literal, TypeVar, get_args
 from cowest import io
 from cowest.errors import InputError, RecordError
 from cowest.raw import csv_rows, parquet_rows
-from cowest.raw.files import BOM, NUL, Bad, Row, ordinary, text_lines
+from cowest.raw.files import BOM, NUL, START, Bad, Row, ordinary, refuse_packed, text_lines
 
-Format = Literal["jsonl", "csv", "parquet"]
+Format = Literal["jsonl", "json", "csv", "parquet"]
 T = TypeVar("T")
 ENDINGS: dict[str, Format] = {
     ".jsonl": "jsonl",
     ".ndjson": "jsonl",
+    ".json": "json",
     ".csv": "csv",
     ".tsv": "csv",
     ".parquet": "parquet",
@@ -42,11 +44,11 @@ def rows(
 ) -> Iterator[tuple[int, Row | Bad]]:
     """The rows of a table with their numbers, counted from 1.
 
-    The number is that of the line on which a row begins; in Parquet, that of the row. `form` is by
-    default what the file's ending says, `delimiter` (of CSV) what a first line `sep=;` says, or
-    else a comma, or a tab in a .tsv file; `quotes` is of CSV, too.
-    Of Parquet only `columns` are read, if they are given. Values of CSV are texts; the other
-    formats have types. Raises InputError for a file that is unfit or has no rows.
+    The number is that of the line on which a row begins; in Parquet and in a JSON list, that of the
+    row. `form` is by default what the file's ending says, `delimiter` (of CSV) what a first line
+    `sep=;` says, or else a comma, or a tab in a .tsv file; `quotes` is of CSV, too. Of Parquet only
+    `columns` are read, if they are given. Values of CSV are texts; the other formats have types.
+    Raises InputError for a file that is unfit or has no rows.
     """
     ordinary(path)
     form = form or format_of(path)
@@ -55,6 +57,8 @@ def rows(
         found = csv_rows.rows(path, delimiter or usual_delimiter(path), quotes)
     elif form == "jsonl":
         found = json_rows(path)
+    elif form == "json":
+        found = _objects(path) if _is_list(path) else json_rows(path)
     else:
         found = parquet_rows.rows(path, columns)
     return _some(path, found)
@@ -89,14 +93,17 @@ def json_rows(path: Path) -> Iterator[tuple[int, Row | Bad]]:
         try:
             row = decoder.whole(line)
         except (ValueError, RecursionError) as error:
-            # One JSON list over many lines is another format. Without this, every line of the
+            # One JSON value over many lines is another format. Without this, every line of the
             # file would be a bad row.
-            if number == 1 and line.lstrip()[0] == "[":
-                raise RecordError(f"{path}:1: not JSON, one object a line ({error})") from None
+            if number == 1 and (line.lstrip()[0] == "[" or line.strip() == "{"):
+                raise RecordError(
+                    f"{path}:1: not JSON, one object a line ({error}): write one a line, or all of "
+                    "them as one list into a .json file"
+                ) from None
             yield number, Bad(_not_json(line, error), line)
             continue
         if not isinstance(row, dict):
-            yield number, Bad(f"{_kind(row)}, not an object: give one JSON object a line", line)
+            yield number, _no_object(row, "give one JSON object a line, or one list as .json", line)
         elif decoder.twice is not None:
             yield number, Bad(decoder.twice, line)
         else:
@@ -115,9 +122,11 @@ def format_of(path: Path) -> Format:
     """The format that a file's ending names. Raises InputError if it names none."""
     found = ENDINGS.get(path.suffix.lower())
     if found is None:
+        # Of a workbook or an archive, another name would make no table.
+        refuse_packed(path, io.beginning(path, START))
         raise InputError(
-            f"{path}: its ending says no format: name it {', '.join(ENDINGS)}, or set `format` "
-            f"({', '.join(get_args(Format))})"
+            f"{path}: its ending says no format: name it {', '.join(ENDINGS)} (in a project, "
+            f"prepare.table.format may say it: {', '.join(get_args(Format))})"
         )
     return found
 
@@ -131,6 +140,32 @@ def usual_delimiter(path: Path) -> str:
     if said is not None:
         return said
     return "\t" if path.suffix.lower() == ".tsv" else ","
+
+
+def likely_delimiter(path: Path) -> str | None:
+    """The character that parts the header of a CSV file into most columns.
+
+    None if it is the usual one, and for another format. Raises as `rows` does.
+    """
+    ordinary(path)
+    if format_of(path) != "csv":
+        return None
+    header = next((line for line in text_lines(path) if line.strip()), "")
+    best = usual = usual_delimiter(path)
+    most = _columns(header, usual)
+    for mark in ",;\t|":
+        columns = _columns(header, mark)
+        if columns > most:
+            best, most = mark, columns
+    return None if best == usual else best
+
+
+def _columns(header: str, delimiter: str) -> int:
+    try:
+        return len(next(csv.reader([header], delimiter=delimiter), []))
+    except csv.Error:
+        # What is wrong with the header is said when the rows are read.
+        return 0
 
 
 def _some(path: Path, found: Iterator[tuple[int, T]]) -> Iterator[tuple[int, T]]:
@@ -237,9 +272,25 @@ def _kind(value: Any) -> str:
 
 def _json_items(path: Path) -> Iterator[tuple[int, Any]]:
     """The values of a JSON file, one object per line or one list, each with its line."""
-    if io.beginning(path).removeprefix(BOM).lstrip().startswith(b"["):
-        return _list_items(path)
-    return json_rows(path)
+    return _list_items(path) if _is_list(path) else json_rows(path)
+
+
+def _is_list(path: Path) -> bool:
+    """True for a file that begins as one JSON list."""
+    return io.beginning(path).removeprefix(BOM).lstrip().startswith(b"[")
+
+
+def _objects(path: Path) -> Iterator[tuple[int, Row | Bad]]:
+    """The objects of a file that is one JSON list, counted: many may begin on one line."""
+    for number, (_, row) in enumerate(_list_items(path), 1):
+        if isinstance(row, dict | Bad):
+            yield number, row
+        else:
+            yield number, _no_object(row, "give a list of objects", row)
+
+
+def _no_object(value: Any, remedy: str, raw: Any) -> Bad:
+    return Bad(f"{_kind(value)}, not an object: {remedy}", raw)
 
 
 def _list_items(path: Path) -> Iterator[tuple[int, Any]]:
