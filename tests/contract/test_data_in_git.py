@@ -123,8 +123,11 @@ def test_what_git_ignores_of_a_version_is_not_added(capsys: pytest.CaptureFixtur
     Path(".gitignore").write_text("/data/raw/.*\n")
     file = Path("data/raw/other.jsonl")
     file.write_text("{}\n")
-    data.add(file, message="other")
+    data.add(file)
     assert f"git add {file}.dvc && git commit" in capsys.readouterr().out
+    data.add(file, message="other")
+    said = capsys.readouterr().out
+    assert "git add" not in said and "committed as" in said, "it is done, and nothing to do"
     assert vcs.is_committed(Path.cwd(), Path(f"{file}.dvc").resolve())
     assert git("ls-files", "--", "data/raw/.gitignore") == ""
     said = r"^git add: The following paths are ignored by one .*: data/raw/.gitignore$"
@@ -147,6 +150,24 @@ def test_rows_that_a_quote_may_have_swallowed_are_not_counted(
     counted = "" if quoted else "300 rows, "
     size = file.stat().st_size
     assert f"other.tsv: 1 file, {counted}{size:,} bytes" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("name", "text"),
+    [
+        ("other.csv", "q;a\n" + "Who, then?;Ada\n" * 60),
+        ("other.json", json.dumps([{"q": "Who?", "a": "Ada"}] * 60)),
+    ],
+)
+def test_rows_are_counted_as_init_reads_them(
+    name: str, text: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    Path(".dvc").mkdir()
+    Path(".dvc/config").write_text("")
+    file = Path("data/raw", name)
+    file.write_text(text)
+    data.add(file)
+    assert f"{name}: 1 file, 60 rows, {len(text):,} bytes" in capsys.readouterr().out
 
 
 def test_a_submodule_is_no_part_of_a_version() -> None:

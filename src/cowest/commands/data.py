@@ -125,7 +125,7 @@ def add(path: Path, name: str | None = None, message: str | None = None) -> None
         _keep(place, root)
     else:
         _put(path, place, root, before)
-    _say(place, root, repository, before)
+    _say(place, root, repository, before, to_commit=message is None)
     if message is not None and repository is not None:
         try:
             _commit(place, repository, message)
@@ -218,9 +218,13 @@ def _keep(place: Path, root: Path) -> None:
 
 
 def _say(
-    place: Path, root: Path, repository: Path | None, before: snapshots.Pointer | None
+    place: Path,
+    root: Path,
+    repository: Path | None,
+    before: snapshots.Pointer | None,
+    to_commit: bool,
 ) -> None:
-    """Prints what the version holds, and how to commit and share it."""
+    """Prints what the version holds, and how to commit it, if that is asked for, and share it."""
     pointer = snapshots.pointer_here(place)
     assert pointer is not None, "DVC has just written it"
     print(f"{place}: {_contents(place)}")
@@ -235,7 +239,7 @@ def _say(
             "`git init` for turns that can name one"
         )
         return
-    if _to_commit(place, repository):
+    if to_commit and _to_commit(place, repository):
         files = " ".join(map(str, _in_git(place, repository)))
         print(f"commit  git add {files} && git commit -m 'Data: {place.name}'")
     remote = vcs.ask_dvc(root, "config", "core.remote").stdout.strip()
@@ -270,7 +274,9 @@ def rows_of(path: Path) -> int | None:
     try:
         if path.suffix.lower() in (".jsonl", ".ndjson"):
             return sum(1 for line in byte_lines(path) if line.strip())
-        return sum(1 for _ in tables.sound(path, tables.rows(path)))
+        # As `cowest init` reads it, before any setting says how.
+        found = tables.rows(path, delimiter=tables.likely_delimiter(path))
+        return sum(1 for _ in tables.sound(path, found))
     except CoWestError:
         return None
 
