@@ -16,6 +16,7 @@ from cowest.domains.mapping import Corpus, Splits, Table
 from cowest.domains.table import Source, file_of
 from cowest.errors import ConfigError, ContractError, InputError, RecordError
 from cowest.prompts import Prompts
+from cowest.raw.intake import Intake
 from cowest.scorers.choice import ChoiceConfig
 from cowest.stages import run
 from cowest.stages.prepare import PrepareConfig
@@ -58,6 +59,27 @@ def test_the_formats_give_the_same_queries(tmp_path: Path) -> None:
         and found[1][3].source == "table.csv:5"
         and found[2][3].source == "table.parquet:4"
     )
+
+
+@pytest.mark.parametrize(
+    ("answer", "mark"),
+    [
+        ("Oslo|OSLO City", "|"),
+        ("Oslo;Town of Oslo", ";"),
+        ("Tom &amp; Jerry", None),
+        ("|x|", None),
+        ("It was made in Oslo by hand; nobody knows when it broke.", None),
+        ("Oslo", None),
+    ],
+)
+def test_a_mark_between_answers_is_noted(tmp_path: Path, answer: str, mark: str | None) -> None:
+    path = write(tmp_path / "t.csv", [{"question": "Where?", "answer": answer}])
+    for separator in (None, "/"):
+        intake = Intake()
+        table = Table.model_validate({**PLAIN, **everything(), "separator": separator})
+        assert [query.targets for query in Source(table).load(path, intake)] == [(answer,)]
+        said = [note for note in intake.notes if f"'answer' holds {mark!r}" in note]
+        assert len(said) == len(intake.notes) == (mark is not None and separator is None)
 
 
 def test_a_json_file_is_one_list_of_rows_or_one_row_a_line(tmp_path: Path) -> None:

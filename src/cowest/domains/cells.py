@@ -146,6 +146,12 @@ def oddity(row: Row, column: str) -> str | None:
     return written.oddity(value) if isinstance(value, str) else None
 
 
+def parted_by(row: Row, column: str) -> str | None:
+    """The mark that seems to part several answers in a column's text; None where none does."""
+    value = _cell(row, column)
+    return written.parted_by(value) if isinstance(value, str) else None
+
+
 def in_object(row: Row, column: str) -> dict[str, str]:
     """The texts of a column's object by their names, without empty ones; empty for all else."""
     value = _cell(row, column)

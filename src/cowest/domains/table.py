@@ -31,6 +31,7 @@ from cowest.domains.cells import (
     labels_beside,
     needed,
     oddity,
+    parted_by,
     possible_columns,
     reading,
     text_of,
@@ -61,6 +62,11 @@ LISTS_READ = {
     ),
 }
 """Notes on texts that look like lists, by the way in which they are read."""
+PARTED = (
+    "{name!r} holds {mark!r}, and is taken as one right answer: set `separator: {mark!r}` in "
+    "prepare.table if it holds several"
+)
+"""Note on texts in which several right answers seem to stand."""
 
 T = TypeVar("T")
 
@@ -277,6 +283,12 @@ class Source:
                 how = reading(row, name, self.table.lists)
                 if how is not None:
                     intake.note(LISTS_READ[how].format(name=name))
+                    continue
+            # A target among options names one of them, whatever marks stand in it.
+            if self.table.separator is None and not self.table.choices:
+                mark = parted_by(row, name)
+                if mark is not None:
+                    intake.note(PARTED.format(name=name, mark=mark))
 
     def answers(self, row: Row) -> tuple[tuple[str, ...], tuple[str, ...]]:
         """The options of a row and its right answers. Raises Unfit and NoColumn."""

@@ -9,6 +9,7 @@ Sets and tuples of quoted texts are lists too. Only a text that is such a value 
 read: everything else stays the text that it is.
 """
 
+import html
 import re
 import struct
 from collections.abc import Iterator
@@ -36,8 +37,11 @@ ESCAPE = re.compile(r"\\(?:x([0-9a-fA-F]{2})|u([0-9a-fA-F]{4})|U([0-9a-fA-F]{8})
 ESCAPED = {"n": "\n", "t": "\t", "r": "\r", "b": "\b", "f": "\f", "0": "\0"}
 
 
+PARTS = {"|": 40, ";": 4}
+"""Marks that part several answers in one text, each with the most words of an answer."""
 EXPONENT = re.compile(r"[-+]?\d+(?:[.,]\d+)?[eE][-+]\d{1,3}")
 """A number as programs write very small and very large ones: `1.2e-05`, `1.2E+17`."""
+LETTER = re.compile(r"\w")
 WIDENED = re.compile(r"[-+]?\d+\.\d+")
 DIGITS = 15
 """Characters, at least, that a 32-bit number has when it is written with the digits of 64 bits."""
@@ -80,6 +84,18 @@ def oddity(text: str) -> str | None:
             "is a number of 32 bits that was written with all digits of 64: round it, as "
             "0.10000000149011612 to 0.1"
         )
+    return None
+
+
+def parted_by(text: str) -> str | None:
+    """The mark that seems to part several answers: `Oslo|Kristiania`; None for no such text."""
+    for mark, most in PARTS.items():
+        # `&amp;` ends with a mark that parts nothing.
+        parts = html.unescape(text).split(mark) if mark in text else []
+        if len(parts) > 1 and all(
+            len(part.split()) <= most and LETTER.search(part) for part in parts
+        ):
+            return mark
     return None
 
 
