@@ -296,6 +296,54 @@ def test_what_will_stop_prepare_is_said(tmp_path: Path, capsys: pytest.CaptureFi
     )
 
 
+def test_rows_that_do_not_fit_stand_below_what_they_are_about(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    rows = quiz()
+    rows[20]["correct"] = rows[21]["correct"] = "Z"
+    scaffold(tmp_path, rows, "t.csv")
+    said = capsys.readouterr().out
+    assert re.search(r"\n  - rows that don't fit.*\n    - .*'Z' is not.*\n    - .*'Z' is not", said)
+
+
+def test_several_answers_in_one_cell_are_said(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    rows = [{"question": f"Where is {n}?", "answer": f"City {n};Town {n}"} for n in range(40)]
+    scaffold(tmp_path, rows, "t.csv")
+    said = "in 40 rows 'answer' holds ';', and is taken as one right answer: set `separator: ';'`"
+    assert said in capsys.readouterr().out
+
+
+def test_a_column_that_no_template_can_name_is_said(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    scaffold(tmp_path, quiz(**{"Notes {internal}": "x"}), "t.csv")
+    assert "what to do with Notes {internal}: left out" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("flags", "said"),
+    [
+        (["--prompt", "{Question"], "--prompt: there is no column '{Question': is it 'Question'?"),
+        (["--prompt", "{Question}{"], "--prompt: '{Question}{' has a lone brace"),
+        (["--prompt", "{{Question}"], "--prompt: '{{Question}' has a lone brace"),
+        (["--targets", "corect"], "--targets corect: there is no column 'corect': is it 'correct'"),
+        (["--targets", "option_a"], "--targets option_a: it holds options"),
+        (["--targets", "x.y.z"], "--targets x.y.z: init can't tell its values"),
+        (["--prompt", "{Question} {correct}", "--targets", "correct"], "the prompt shows it"),
+        (["--prompt", "correct"], "can't tell which column is the right answer"),
+    ],
+)
+def test_columns_that_are_said_wrongly_are_refused(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], flags: list[str], said: str
+) -> None:
+    sample = write(tmp_path / "t.jsonl", quiz(x={"y": {"z": "A"}}))
+    assert main(["init", str(sample), "--out", str(tmp_path / "made"), *flags]) == 1
+    assert said in capsys.readouterr().err
+    assert not (tmp_path / "made").exists()
+
+
 def test_numbers_that_may_count_from_0_or_1_are_said(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

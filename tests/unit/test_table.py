@@ -346,6 +346,8 @@ def test_a_split_with_no_rows(tmp_path: Path) -> None:
         ),
         ({**PLAIN, "delimiter": ",,"}, "delimiter"),
         ({**PLAIN, "question": "q"}, "question"),
+        ({**PLAIN, "prompt": "{question}{"}, "has a lone brace"),
+        ({**PLAIN, "corpus": {"completion": "{{answer}"}}, "has a lone brace"),
     ],
 )
 def test_settings_that_make_no_sense_are_refused(settings: dict[str, Any], said: str) -> None:

@@ -311,7 +311,8 @@ def _say(
     if made.unclear:
         print("\nwhat it could not tell")
         for what in made.unclear:
-            print(f"  - {what}")
+            # Rows that don't fit stand below what they are about.
+            print(f"  - {what}".replace("\n", "\n  "))
     print(f"\nwritten in {out}: {', '.join(written)}")
     if kept:
         print(f"there already, and left as they are: {', '.join(kept)}")

@@ -44,6 +44,16 @@ def is_template(text: str) -> bool:
     return PLACES.search(text) is not None
 
 
+def whole(template: str | None) -> str | None:
+    """The template itself. Raises ValueError for one with a brace that belongs to no place."""
+    if template is not None and is_template(template) and set(PLACES.sub("", template)) & set("{}"):
+        raise ValueError(
+            f"{template!r} has a lone brace: close the place, as in {{column}}, or write {{{{ or "
+            "}} for a brace"
+        )
+    return template
+
+
 @lru_cache(maxsize=1024)
 def columns_of(text: str) -> tuple[str, ...]:
     """The columns that a setting names, as they are written in it."""

@@ -8,7 +8,7 @@ from typing import Annotated, Any, Literal, get_args
 from pydantic import BeforeValidator, Field, field_validator
 
 from cowest.config import Config, digest
-from cowest.domains.cells import Lists, needed, possible_columns
+from cowest.domains.cells import Lists, needed, possible_columns, whole
 from cowest.raw.csv_rows import Quotes
 from cowest.raw.files import Row
 from cowest.raw.intake import Unfit
@@ -125,6 +125,8 @@ class Corpus(Config):
     """Another table in the raw folder, such as an archive of replies, all of whose rows are
     learned. By default the training rows of the table itself are."""
 
+    _whole = field_validator("completion", "prompt")(whole)
+
 
 class Table(Config):
     """The role of each column. A column inside another is named with a point: `answers.text`."""
@@ -175,6 +177,8 @@ class Table(Config):
     corpus: Corpus | None = None
     """The examples that the policy learns in SFT. By default the training rows, each with its ideal
     draft, or else with its first target."""
+
+    _whole = field_validator("prompt", "ideal")(whole)
 
     @field_validator("file")
     @classmethod

@@ -7,7 +7,15 @@ from typing import Any
 
 from cowest.commands.scaffold.sample import Sample, name_key
 from cowest.domains import written
-from cowest.domains.cells import NoColumn, columns_of, entries, is_template
+from cowest.domains.cells import (
+    NoColumn,
+    columns_of,
+    entries,
+    filled,
+    is_template,
+    text_of,
+    whole,
+)
 from cowest.domains.mapping import CHOICES, SHARES, VALUES, Table
 from cowest.domains.table import Source
 from cowest.errors import ConfigError
@@ -152,12 +160,13 @@ def guess(rows: list[Row], prompt: str | None = None, targets: str | None = None
     made = Guess()
     # Each role takes its column away from those after it, so the order matters: the plainest first.
     choices = _choices(columns, made)
+    if prompt is not None:
+        _refuse_unknown(columns, prompt)
+        columns.free -= _named_in(prompt)
     target = _target(columns, made, choices, targets)
     said = "" if prompt is None else ", as you say"
     if prompt is None:
         prompt = _prompt(columns)
-    else:
-        columns.free -= _named_in(prompt)
     if choices:
         prompt = _showing_choices(prompt)
     shown: dict[str, Any] = {"prompt": prompt}
@@ -169,6 +178,18 @@ def guess(rows: list[Row], prompt: str | None = None, targets: str | None = None
     _rest(columns, made)
     _scorer(rows, made)
     return made
+
+
+def _refuse_unknown(columns: Sample, prompt: str) -> None:
+    """Raises ConfigError for a prompt with a column that is not there, or with a lone brace."""
+    try:
+        whole(prompt)
+        filled(columns.raw[0], prompt, {CHOICES: " "})
+    except (NoColumn, ValueError) as error:
+        raise ConfigError(f"--prompt: {error}") from None
+    except Unfit:
+        # It is said with the rows that don't fit.
+        return
 
 
 def _named_in(prompt: str) -> set[str]:
@@ -214,11 +235,15 @@ def _adjoin(marks: list[str]) -> bool:
 
 def _target(columns: Sample, made: Guess, choices: list[str], said: str | None) -> str:
     """The column of the right answer, and with choices the way in which it names an option."""
-    labels = columns.take(OPTION_LABELS, columns.are_lists) if len(choices) == 1 else None
-    candidates = [said] if said is not None else columns.named(TARGETS)
-    candidates = [column for column in candidates if column in columns.free]
+    if said is None:
+        candidates = [column for column in columns.named(TARGETS) if column in columns.free]
+    else:
+        _refuse_taken(columns, said, choices)
+        candidates = [said]
+        columns.free.remove(said)
     if not candidates:
         raise _unclear(columns, "the right answer", "--targets")
+    labels = columns.take(OPTION_LABELS, columns.are_lists) if len(choices) == 1 else None
     if not choices:
         columns.free.discard(candidates[0])
         _lists(columns, made, candidates[0])
@@ -250,6 +275,25 @@ def _target(columns: Sample, made: Guess, choices: list[str], said: str | None) 
     if share < 1:
         made.unclear.append(f"{best!r} of {1 - share:.0%} of the rows: it names no option there")
     return best
+
+
+def _refuse_taken(columns: Sample, said: str, choices: list[str]) -> None:
+    """Raises ConfigError for a column of targets that is not there, or that has a role."""
+    if said in columns.free:
+        return
+    if said in choices:
+        why = "it holds options: name the column that says which of them is right"
+    elif said in columns.values:
+        why = "the prompt shows it, and would give the answer away: name another column"
+    else:
+        why = "init can't tell its values: give it a name without braces, one object deep at most"
+        try:
+            text_of(columns.raw[0], said)
+        except NoColumn as error:
+            why = str(error)
+        except Unfit:
+            pass
+    raise ConfigError(f"--targets {said}: {why}")
 
 
 def _lists(columns: Sample, made: Guess, target: str) -> None:
@@ -351,6 +395,11 @@ def _rest(columns: Sample, made: Guess) -> None:
     left = [column for column in columns.values if column in columns.free]
     if left:
         made.unclear.append(f"what to do with {', '.join(left)}: left out")
+    if columns.in_braces:
+        made.unclear.append(
+            f"what to do with {', '.join(columns.in_braces)}: left out, since no template can name "
+            "a column with a brace in its name: rename it"
+        )
 
 
 def _group(columns: Sample, made: Guess, split: str | None) -> None:

@@ -17,11 +17,15 @@ class Sample:
     def __init__(self, rows: list[Row]) -> None:
         self.raw = rows
         self.values: dict[str, list[Any]] = {}
+        in_braces: dict[str, None] = {}
         for number, row in enumerate(rows):
             for column, value in _flat(row):
-                # A name in braces can't be written in a template, and is none of ours.
-                if column.strip() and not set(column) & set("{}"):
+                if set(column) & set("{}"):
+                    in_braces.setdefault(column)
+                elif column.strip():
                     self.values.setdefault(column, [None] * len(rows))[number] = value
+        self.in_braces = list(in_braces)
+        """Columns that no template can name, and that have no role."""
         self.free = set(self.values)
         self.rows = len(rows)
 
