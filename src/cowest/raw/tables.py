@@ -95,7 +95,8 @@ def json_rows(path: Path) -> Iterator[tuple[int, Row | Bad]]:
         except (ValueError, RecursionError) as error:
             # One JSON value over many lines is another format. Without this, every line of the
             # file would be a bad row.
-            if number == 1 and (line.lstrip()[0] == "[" or line.strip() == "{"):
+            is_json = path.suffix.lower() == ".json"
+            if number == 1 and (line.lstrip()[0] == "[" or (is_json and line.strip() == "{")):
                 raise RecordError(
                     f"{path}:1: not JSON, one object a line ({error}): write one a line, or all of "
                     "them as one list into a .json file"
