@@ -4,6 +4,7 @@ They are streamed, row by row or query by query, and written whole or not at all
 somebody else wrote are read by `raw.tables`.
 """
 
+import errno
 import os
 import shutil
 import tempfile
@@ -192,7 +193,8 @@ def _named(path: Path) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        if Path(str(error.filename)).name.startswith(f".{path.name}."):
+        is_full = error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+        if is_full or Path(str(error.filename)).name.startswith(f".{path.name}."):
             error.filename, error.filename2 = str(path), None
         raise
 

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from cowest.config import load, parse, section
-from cowest.errors import ConfigError, CoWestError, InputError
+from cowest.errors import ConfigError, ContractError, CoWestError, InputError
 from cowest.raw import vcs
 from cowest.raw.intake import Intake
 from cowest.stages.prepare import PrepareConfig
@@ -101,11 +101,23 @@ def _first_rows(params: Path, raw: Path) -> list[CoWestError]:
     except ConfigError:
         # That is said by who looks at the settings.
         return []
+    intake = Intake(config.max_bad or None)
     try:
-        next(config.source.rows(raw, Intake(config.max_bad or None)), None)
+        next(config.source.rows(raw, intake), None)
+    except ContractError as error:
+        # Too few rows are left where many don't fit.
+        return [_reason(intake) or error]
     except CoWestError as error:
         return [error]
     return []
+
+
+def _reason(intake: Intake) -> CoWestError | None:
+    try:
+        intake.judge()
+    except CoWestError as error:
+        return error
+    return None
 
 
 def _broken_link(path: Path) -> Path | None:

@@ -300,7 +300,8 @@ def test_grpo_ends_at_its_cpu_time(place: Path, capsys: pytest.CaptureFixture[st
         found = align(place, "few", given)
     said = capsys.readouterr().err
     assert re.search(r"ends after \d+ CPU seconds: dpo.grpo.cpu_seconds allows 0.001", said)
-    assert found.aligned is not None and 1 <= found.aligned.rows[0] <= 6
+    # The drafts are others with each version of the code, and the first step may make none better.
+    assert found.aligned is not None and found.aligned.rows[0] <= 6
     assert [row["step"] for row in curves("few")] == [1]
 
 
@@ -371,7 +372,10 @@ def test_rows_that_reach_beyond_the_models_positions_are_left_out(
         io.write(made / "pairs.jsonl", rows)
         refused = pytest.raises(ContractError, match="none is left to learn from")
         with chat_server() as server, refused if positions < most else nullcontext():
-            align(made, f"out-{folder.name}", settings(server, align=align_by, policy=policy))
+            given = settings(server, align=align_by, policy=policy)
+            made_of = align(made, f"out-{folder.name}", given).aligned
+    # Plain DPO keeps no account of its rows.
+    assert made_of is None or made_of.rows == (len(rows) - long,)
     said = capsys.readouterr().err
     assert f"{long} of {len(rows)} rows have more than {most} tokens with their ends" in said
     assert Path("out-some").exists() and not Path("out-all").exists()

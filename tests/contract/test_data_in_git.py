@@ -170,6 +170,17 @@ def test_rows_are_counted_as_init_reads_them(
     assert f"{name}: 1 file, 60 rows, {len(text):,} bytes" in capsys.readouterr().out
 
 
+def test_a_schema_beside_a_table_has_no_rows(capsys: pytest.CaptureFixture[str]) -> None:
+    Path(".dvc").mkdir()
+    Path(".dvc/config").write_text("")
+    folder = Path("data/raw/both")
+    folder.mkdir()
+    (folder / "t.csv").write_text("q,a\n" + "Who?,Ada\n" * 60)
+    (folder / "schema.json").write_text('{"q": "text"}')
+    data.add(folder)
+    assert "both: 2 files, 60 rows, in 1 of them, " in capsys.readouterr().out
+
+
 def test_a_submodule_is_no_part_of_a_version() -> None:
     git("init", "-q", str(QUIZ / "inner"))
     (QUIZ / "inner" / "rows.jsonl").write_text("{}\n")

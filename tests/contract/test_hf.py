@@ -165,6 +165,7 @@ def stretched(kind: str, factor: float) -> dict[str, object]:
         "rope_theta": 10_000.0,
         "factor": factor,
         "original_max_position_embeddings": 12,
+        **({"low_freq_factor": 1.0, "high_freq_factor": 4.0} if kind == "llama3" else {}),
     }
 
 
@@ -178,6 +179,10 @@ def stretched(kind: str, factor: float) -> dict[str, object]:
         # Positions that are stretched, from a limit that the settings leave as it was, or not.
         ("Qwen2Config", {"max_position_embeddings": 12, "rope_parameters": stretched("yarn", 4)}),
         ("LlamaConfig", {"max_position_embeddings": 48, "rope_parameters": stretched("yarn", 2)}),
+        (
+            "LlamaConfig",
+            {"max_position_embeddings": 48, "rope_parameters": stretched("llama3", 32)},
+        ),
     ],
 )
 def test_the_context_is_found_by_the_names_that_makers_give_it(

@@ -235,56 +235,6 @@ def test_web_pages_for_every_call_stop_at_once() -> None:
     assert server.calls < 120, "a login that ran out half way: 16 rows, each with its retries"
 
 
-@pytest.mark.parametrize(
-    ("fate", "reason"),
-    [
-        (error(500), "HTTP 500: it said no"),
-        (Fate(body=b""), "an answer that is not JSON"),
-        (Fate(body=b"hello"), "an answer that is not JSON"),
-        (Fate(body=b'{"hello": "world"}'), "an answer without choices"),
-    ],
-)
-def test_an_endpoint_that_answers_no_call_stops_after_a_few_rows(fate: Fate, reason: str) -> None:
-    with (
-        chat_server(otherwise=fate) as server,
-        pytest.raises(CallError, match=f"answers no call: 16 rows .* {reason}: .* is kept"),
-    ):
-        answers(config(server, retries=2, concurrency=8), *map(str, range(300)))
-    assert len(server.asked()) <= 16 + 8 and server.calls <= 3 * (16 + 8)
-    assert max(server.asked().values()) == 3, "each row has its retries"
-
-
-def test_errors_of_the_first_minute_are_no_reason_to_stop() -> None:
-    """They last as long as a row has retries, and then the endpoint answers."""
-    script = {str(n): [error(500)] * 2 for n in range(100)}
-    with chat_server(script) as server:
-        found = answers(config(server, retries=2, concurrency=8), *map(str, range(100)))
-        assert all(c.text for c in found) and server.calls == 300
-    # A few rows that fail for good don't keep the others waiting, in whatever way they fail.
-    script = {str(n): [error(500), error(503)] if n % 2 else [error(500)] * 2 for n in range(30)}
-    with chat_server(script) as server:
-        found = answers(config(server, retries=1, concurrency=8), *map(str, range(100)))
-        assert [c.text is not None for c in found] == [False] * 30 + [True] * 70
-
-
-@pytest.mark.parametrize(
-    "fate",
-    [
-        error(429),
-        error(503),
-        error(502),
-        error(504),
-        error(529),
-        error(500, retry_after="0"),
-        Fate(body=b'{"error": {"message": "overloaded"}}'),
-    ],
-)
-def test_an_endpoint_with_too_much_to_do_is_asked_for_every_row(fate: Fate) -> None:
-    with chat_server(otherwise=fate) as server:
-        found = answers(config(server, retries=1, concurrency=8), *map(str, range(60)))
-        assert all(c.text is None for c in found) and server.calls == 120
-
-
 def test_a_server_that_comes_back_is_waited_for() -> None:
     script = {"x": [error(503, retry_after="1"), servers.GOOD]}
     with chat_server(script) as server:

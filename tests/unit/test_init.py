@@ -326,8 +326,14 @@ def test_a_column_that_no_template_can_name_is_said(
     ("flags", "said"),
     [
         (["--prompt", "{Question"], "--prompt: there is no column '{Question': is it 'Question'?"),
-        (["--prompt", "{Question}{"], "--prompt: '{Question}{' has a lone brace"),
-        (["--prompt", "{{Question}"], "--prompt: '{{Question}' has a lone brace"),
+        (
+            ["--prompt", "{Question}{"],
+            "--prompt: '{Question}{' has a brace that belongs to no place",
+        ),
+        (
+            ["--prompt", "{{Question}"],
+            "--prompt: '{{Question}' has a brace that belongs to no place",
+        ),
         (["--targets", "corect"], "--targets corect: there is no column 'corect': is it 'correct'"),
         (["--targets", "option_a"], "--targets option_a: it holds options"),
         (["--targets", "x.y.z"], "--targets x.y.z: init can't tell its values"),
@@ -342,6 +348,32 @@ def test_columns_that_are_said_wrongly_are_refused(
     assert main(["init", str(sample), "--out", str(tmp_path / "made"), *flags]) == 1
     assert said in capsys.readouterr().err
     assert not (tmp_path / "made").exists()
+
+
+@pytest.mark.parametrize(
+    ("flags", "said"),
+    [
+        (["--prompt", "{ctx} {nope} {question}"], "--prompt: there is no column 'nope'"),
+        (["--prompt", "{question} {nope?}"], "--prompt: there is no column 'nope'"),
+        (["--targets", "answers"], "'answers' is an object: name what is in it with a point"),
+    ],
+)
+def test_a_wrong_name_is_said_behind_an_empty_column_and_of_an_object(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], flags: list[str], said: str
+) -> None:
+    rows: list[dict[str, Any]] = []
+    for number in range(40):
+        answers = {"text": [f"Ada {number}"], "start": [number]}
+        row = {"ctx": "c" if number else "", "question": f"Who is {number}?", "answers": answers}
+        rows.append(row if number % 2 == 0 else {**row, "hint": "h"})
+    sample = write(tmp_path / "t.jsonl", rows)
+    target = [] if "--targets" in flags else ["--targets", "answers.text"]
+    out = ["--out", str(tmp_path / "made")]
+    assert main(["init", str(sample), *out, *flags, *target]) == 1
+    assert said in capsys.readouterr().err
+    if target:
+        # A column of some rows alone may be named.
+        assert main(["init", str(sample), *out, "--prompt", "{question} {hint?}", *target]) == 0
 
 
 def test_numbers_that_may_count_from_0_or_1_are_said(

@@ -378,6 +378,15 @@ def test_an_empty_raw_folder_is_no_data(project: dict[str, Any]) -> None:
         preflight.preflight(write(project))
 
 
+def test_rows_of_which_none_fits_are_told_by_their_reason(project: dict[str, Any]) -> None:
+    (Path("raw") / "questions.jsonl").unlink()
+    Path("raw/faq.csv").write_text("Frage,Antwort\n" + "Who?,\n" * 60)
+    table = {"file": "faq.csv", "prompt": "{Frage}", "targets": "Antwort"}
+    project["prepare"] = {"domain": "table", "table": table, "max_bad": 0.5}
+    with pytest.raises(CoWestError, match="60 of 60 raw rows don't fit"):
+        preflight.preflight(write(project))
+
+
 @pytest.mark.parametrize(
     ("change", "said"),
     [
@@ -409,7 +418,7 @@ def test_a_table_without_its_files_or_columns_is_found_before_the_turn(
     if said is None:
         preflight.preflight(params)
         # The second row lacks an answer, and is not read.
-        assert "rows of the raw data were not read: `cowest turn --dry-run` reads them" in out
+        assert "one row was read: `cowest turn --dry-run` reads the table" in out
         return
     assert said in out and "all that a turn needs" not in out
     with pytest.raises(InputError, match=re.escape(said)):

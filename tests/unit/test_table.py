@@ -61,6 +61,12 @@ def test_the_formats_give_the_same_queries(tmp_path: Path) -> None:
     )
 
 
+def test_a_brace_that_belongs_to_no_place_stands_as_it_is(tmp_path: Path) -> None:
+    path = write(tmp_path / "table.jsonl", rows())
+    (first, *_) = load(path, **{**PLAIN, "prompt": "{question} Say {} if unknown"})
+    assert first.prompt[-1].content == "What is 0 and 0? Say {} if unknown"
+
+
 @pytest.mark.parametrize(
     ("answer", "mark"),
     [
@@ -346,8 +352,6 @@ def test_a_split_with_no_rows(tmp_path: Path) -> None:
         ),
         ({**PLAIN, "delimiter": ",,"}, "delimiter"),
         ({**PLAIN, "question": "q"}, "question"),
-        ({**PLAIN, "prompt": "{question}{"}, "has a lone brace"),
-        ({**PLAIN, "corpus": {"completion": "{{answer}"}}, "has a lone brace"),
     ],
 )
 def test_settings_that_make_no_sense_are_refused(settings: dict[str, Any], said: str) -> None:

@@ -49,9 +49,11 @@ def train(
     folder: Path,
     base: str,
     config: DPOConfig,
-) -> None:
-    """Goes on training an adapter, into `folder`. Checkpoints are in `kept`, which a kill
-    leaves."""
+) -> list[PreferencePair]:
+    """Goes on training an adapter, into `folder`. Checkpoints are in `kept`, which a kill leaves.
+
+    Returns the rows that were learned: those that the model can read.
+    """
     import torch
     import transformers
 
@@ -59,7 +61,12 @@ def train(
     # Checked before the weights are loaded, which may take minutes.
     writing = hf.open_base(config.policy)
     chat = writing.chat
-    rows = _readable(writing, rows)
+    rows = readable(writing, rows)
+    if not rows:
+        raise ContractError(
+            "dpo: none is left to learn from: name a model with a longer context, or lower "
+            "draft.sampling.max_tokens"
+        )
     training.check_lessons(writing, _lessons(rows), config.training.max_length, "dpo")
     torch.manual_seed(config.training.seed)
     dtype = training.number_format(config.training, config.policy, "dpo")
@@ -81,6 +88,7 @@ def train(
     if checkpoints.is_first():
         training.save(trainer, folder, base)
     trainer.accelerator.end_training()
+    return rows
 
 
 def load(config: DPOConfig, adapter: Path, dtype: str) -> tuple[Any, Any]:
@@ -91,10 +99,10 @@ def load(config: DPOConfig, adapter: Path, dtype: str) -> tuple[Any, Any]:
     return PeftModel.from_pretrained(model, adapter, is_trainable=True), tokenizer
 
 
-def _readable(base: Writing, rows: Sequence[PreferencePair]) -> list[PreferencePair]:
+def readable(base: Writing, rows: Sequence[PreferencePair]) -> list[PreferencePair]:
     """Leaves out rows of more tokens than the model reads, and says so.
 
-    A draft that filled the context has its end beyond it. Raises ContractError if none is left.
+    A draft that filled the context has its end beyond it.
     """
     kept = []
     for row in rows:
@@ -102,14 +110,12 @@ def _readable(base: Writing, rows: Sequence[PreferencePair]) -> list[PreferenceP
         if max(sizes) <= base.context:
             kept.append(row)
     left_out = len(rows) - len(kept)
-    said = f"{left_out} of {len(rows)} rows have more than {base.context} tokens with their ends"
-    if not kept:
-        raise ContractError(
-            f"dpo: {said}, which is all that the model reads, so none is left to learn from: name "
-            "a model with a longer context, or lower draft.sampling.max_tokens"
-        )
     if left_out and checkpoints.is_first():
-        print(f"dpo: {said}, which is all that the model reads: left out", file=sys.stderr)
+        print(
+            f"dpo: {left_out} of {len(rows)} rows have more than {base.context} tokens with their "
+            "ends, which is all that the model reads: left out",
+            file=sys.stderr,
+        )
     return kept
 
 

@@ -17,6 +17,7 @@ from cowest.aligning.settings import Asking, DPOConfig
 from cowest.errors import ConfigError, ContractError
 from cowest.expectations import contract
 from cowest.failures import Failures
+from cowest.models import hf
 from cowest.models.estimate import announce
 from cowest.preferences import UNASKED
 from cowest.progress import watch
@@ -48,6 +49,7 @@ def train(
     prompts = version.expect(policy).prompts
     expect_candidates(config.asking().candidates, prompts, "dpo.ask")
     found: list[list[PreferencePair]] = []
+    reading = hf.open_base(config.policy)
     before = policy
     for number in range(1, config.rounds + 1):
         now = kept / f"round-{number}"
@@ -56,7 +58,7 @@ def train(
             learned = pairs
         elif not learned.is_file():
             next_pairs(number, feedback, before / "adapter", prompts, config, learned)
-        rows = list(io.read(learned, PreferencePair))
+        rows = offline.readable(reading, list(io.read(learned, PreferencePair)))
         if too_few(number, rows, config):
             break
         if not now.is_dir():
@@ -99,14 +101,17 @@ def train_one(
     folder: Path,
     base: str,
     config: DPOConfig,
-) -> None:
-    """Trains one round into `folder` from the version in `before`, and continues its curves."""
+) -> list[PreferencePair]:
+    """Trains one round into `folder` from the version in `before`, and continues its curves.
+
+    Returns the rows that were learned.
+    """
     if checkpoints.is_first():
         print(f"dpo: round {number} learns from {len(rows)} rows", file=sys.stderr)
     # The policy that the first round starts from has curves of SFT.
     if number > 1:
         shutil.copy(before / "curves.jsonl", folder)
-    offline.train(rows, before / "adapter", kept, folder, base, config)
+    return offline.train(rows, before / "adapter", kept, folder, base, config)
 
 
 def queries_of(feedback: Path) -> Iterator[Query]:

@@ -255,7 +255,13 @@ def _contents(place: Path) -> str:
     if place.is_dir():
         files = [part for part in sorted(place.rglob("*")) if part.is_file()]
     size = sum(file.stat().st_size for file in files)
-    counts = [rows_of(file) for file in files]
+    # A .json file beside a table may be notes on it, such as a schema.
+    endings = {file.suffix.lower() for file in files}
+    has_table = not endings.isdisjoint({*tables.ENDINGS} - {".json"})
+    counts = []
+    for file in files:
+        is_note = has_table and file.suffix.lower() == ".json"
+        counts.append(None if is_note else rows_of(file))
     known = [count for count in counts if count is not None]
     said = f"{len(files):,} file{'s' if len(files) > 1 else ''}"
     if known:

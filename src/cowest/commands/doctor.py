@@ -94,7 +94,10 @@ def main(argv: list[str]) -> int:
     said = "all that a turn needs is there"
     if unsure:
         said = "nothing is found missing, and a turn may still fail at what is marked with ?"
-    print(f"\n{said}; rows of the raw data were not read: `cowest turn --dry-run` reads them")
+    print(
+        f"\n{said}; of the raw data one row was read: `cowest turn --dry-run` reads the table, and "
+        "`cowest prepare` all that is learned, too"
+    )
     return 0
 
 

@@ -48,8 +48,8 @@ def whole(template: str | None) -> str | None:
     """The template itself. Raises ValueError for one with a brace that belongs to no place."""
     if template is not None and is_template(template) and set(PLACES.sub("", template)) & set("{}"):
         raise ValueError(
-            f"{template!r} has a lone brace: close the place, as in {{column}}, or write {{{{ or "
-            "}} for a brace"
+            f"{template!r} has a brace that belongs to no place: close the place, as in "
+            "{column}, or write {{ or }} for a brace"
         )
     return template
 

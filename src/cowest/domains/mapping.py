@@ -8,7 +8,7 @@ from typing import Annotated, Any, Literal, get_args
 from pydantic import BeforeValidator, Field, field_validator
 
 from cowest.config import Config, digest
-from cowest.domains.cells import Lists, needed, possible_columns, whole
+from cowest.domains.cells import Lists, needed, possible_columns
 from cowest.raw.csv_rows import Quotes
 from cowest.raw.files import Row
 from cowest.raw.intake import Unfit
@@ -125,8 +125,6 @@ class Corpus(Config):
     """Another table in the raw folder, such as an archive of replies, all of whose rows are
     learned. By default the training rows of the table itself are."""
 
-    _whole = field_validator("completion", "prompt")(whole)
-
 
 class Table(Config):
     """The role of each column. A column inside another is named with a point: `answers.text`."""
@@ -136,7 +134,8 @@ class Table(Config):
     format: Format | None = None
     """jsonl, json, csv or parquet. Needed if the file's ending does not say it."""
     delimiter: str | None = Field(default=None, min_length=1, max_length=1, pattern='^[^"\\r\\n]$')
-    """The character between two fields of CSV. By default a comma, or a tab in a .tsv file."""
+    """The character between two fields of CSV, no quote and no line end. By default a comma, or a
+    tab in a .tsv file."""
     quotes: Quotes | None = None
     """With CSV: read, if a field that begins with a quote goes on to the next one, or none, if a
     quote is a letter like any other. By default they are read, and a row between tabs that looks as
@@ -177,8 +176,6 @@ class Table(Config):
     corpus: Corpus | None = None
     """The examples that the policy learns in SFT. By default the training rows, each with its ideal
     draft, or else with its first target."""
-
-    _whole = field_validator("prompt", "ideal")(whole)
 
     @field_validator("file")
     @classmethod

@@ -143,11 +143,13 @@ def context_of(config: Any) -> int:
     text = config.get_text_config()
     limits = [getattr(text, name, None) for name in LIMITS]
     limit = next((one for one in limits if isinstance(one, int) and one > 0), UNLIMITED)
-    # Positions that are stretched: some settings name the length before that as the limit.
+    # Positions that are stretched: settings of YaRN may name the length before that as the limit.
+    # Of other kinds, the factor is none of the length.
     rope = getattr(text, "rope_parameters", None) or {}
     factor, before = rope.get("factor"), rope.get("original_max_position_embeddings")
-    if isinstance(factor, int | float) and isinstance(before, int) and 1 < factor < UNLIMITED:
-        limit = max(limit, int(factor * before))
+    is_yarn = rope.get("rope_type") == "yarn"
+    if is_yarn and isinstance(factor, int | float) and isinstance(before, int):
+        limit = max(limit, int(min(factor, UNLIMITED) * before))
     return limit
 
 

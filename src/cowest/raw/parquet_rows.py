@@ -39,6 +39,8 @@ A few bytes of a file may say one text of a dictionary, or one number of a list,
 """
 ENTRY = 8
 """Bytes that an entry of a list takes beside its value."""
+AT_ONCE = 2**14
+"""Number of time stamps that are looked at at once, where they stand alone in their column."""
 WHOLE = 2**24
 """Whole numbers below this are exact in 32 bits, and stay as they are."""
 READING = {"buffer_size": 2**16, "pre_buffer": False}
@@ -273,8 +275,14 @@ def _has_times(kind: Any) -> bool:
 
 def _are_days(path: Path, file: Any, name: str) -> bool:
     """True if all time stamps of a column are at midnight."""
+    from pyarrow import types
+
     # One row does not say whether the column holds days, so the column is read once before.
-    return all(_at_midnight(batch.column(name)) for batch in _batches(path, file, [name]))
+    if types.is_timestamp(file.schema_arrow.field(name).type):
+        batches = file.iter_batches(batch_size=AT_ONCE, columns=[name], use_threads=False)
+    else:
+        batches = _batches(path, file, [name])
+    return all(_at_midnight(batch.column(name)) for batch in batches)
 
 
 def _at_midnight(values: Any) -> bool:

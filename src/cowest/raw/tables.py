@@ -69,6 +69,7 @@ def raw_rows(path: Path, fields: Collection[str]) -> Iterator[tuple[int, Row | B
 
     A row without text under each of `fields` is bad. Raises as `rows` does.
     """
+    ordinary(path)
     parquet = ENDINGS.get(path.suffix.lower()) == "parquet"
     found = parquet_rows.rows(path, None) if parquet else _json_items(path)
     for number, row in _some(path, found):

@@ -54,13 +54,13 @@ def main(pairs: In, feedback: In, policy: In, challenger: Out, config: DPOConfig
         if config.align == "grpo":
             aligned = grpo.train(feedback, policy, *given)
         elif config.round is not None:
-            rounds.train_one(config.round, rows, policy, *given)
-            aligned = _aligned([rows], config, start.aligned)
+            learned = rounds.train_one(config.round, rows, policy, *given)
+            aligned = _aligned([learned], config, start.aligned)
         elif config.rounds > 1:
             aligned = _aligned(rounds.train(pairs, feedback, policy, *given), config)
         else:
-            offline.train(rows, policy / "adapter", *given)
-            aligned = _aligned([rows], config)
+            learned = offline.train(rows, policy / "adapter", *given)
+            aligned = _aligned([learned], config)
         version.write(
             folder,
             base=base,

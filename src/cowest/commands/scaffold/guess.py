@@ -1,6 +1,7 @@
 """Guesses the roles of a table's columns by their names and values, and says what is unclear."""
 
 import re
+from contextlib import suppress
 from dataclasses import dataclass, field
 from itertools import pairwise
 from typing import Any
@@ -11,7 +12,6 @@ from cowest.domains.cells import (
     NoColumn,
     columns_of,
     entries,
-    filled,
     is_template,
     text_of,
     whole,
@@ -184,12 +184,22 @@ def _refuse_unknown(columns: Sample, prompt: str) -> None:
     """Raises ConfigError for a prompt with a column that is not there, or with a lone brace."""
     try:
         whole(prompt)
-        filled(columns.raw[0], prompt, {CHOICES: " "})
+        # Column by column: one that is empty in this row hides none after it.
+        for name in columns_of(prompt):
+            if name != CHOICES:
+                _expect_column(columns.raw, name)
     except (NoColumn, ValueError) as error:
         raise ConfigError(f"--prompt: {error}") from None
-    except Unfit:
-        # It is said with the rows that don't fit.
-        return
+
+
+def _expect_column(rows: list[Row], name: str) -> None:
+    """Raises NoColumn for one that the first row has not; `{name?}` may stand in any row."""
+    if name not in rows[0] and name.endswith("?"):
+        name = name.removesuffix("?")
+        rows = [row for row in rows if name in row] or rows
+    # An empty one is said with the rows that don't fit.
+    with suppress(Unfit):
+        text_of(rows[0], name)
 
 
 def _named_in(prompt: str) -> set[str]:
@@ -289,10 +299,8 @@ def _refuse_taken(columns: Sample, said: str, choices: list[str]) -> None:
         why = "init can't tell its values: give it a name without braces, one object deep at most"
         try:
             text_of(columns.raw[0], said)
-        except NoColumn as error:
+        except (NoColumn, Unfit) as error:
             why = str(error)
-        except Unfit:
-            pass
     raise ConfigError(f"--targets {said}: {why}")
 
 

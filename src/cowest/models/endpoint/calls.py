@@ -227,8 +227,6 @@ class OpenAIModel:
     def _begin(self) -> None:
         """Begins as many calls as may be under way now, and none that nobody waits for."""
         while self._ready and self._places_held < self._pace.limit:
-            if self._must_wait(self._ready[0]):
-                break
             call = self._ready.popleft()
             if call.over:
                 continue
@@ -240,12 +238,6 @@ class OpenAIModel:
             task = self._loop.create_task(self._attempt(attempt))
             self._tasks[task] = attempt
             task.add_done_callback(self._ended)
-
-    def _must_wait(self, call: _Call) -> bool:
-        """True for a new call that waits for others to show that the endpoint answers any."""
-        if call.tries or not self._watch.is_doubtful:
-            return False
-        return any(other.tries for other in self._calls.values())
 
     def _ended(self, task: "asyncio.Task[None]") -> None:
         attempt = self._tasks.pop(task)
@@ -451,9 +443,7 @@ class OpenAIModel:
             return
         if not again.reached and call.wanted:
             raise stopped(self._config, self._key, f"is out of reach ({again})")
-        self._watch.gave_up(call.claim.key)
         self._give_up(call, f"{again}, at the last of {call.tries} attempts")
-        self._stop_if_hopeless()
 
     def _retry(self, call: _Call) -> None:
         if not call.over:

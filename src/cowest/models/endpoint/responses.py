@@ -64,8 +64,7 @@ class AgainError(Exception):
     `usage` is what the attempt cost all the same, or None if nobody can tell. `wait` is the number
     of seconds that the endpoint asks for. `reached` is False if the request can't have arrived,
     `busy` is True if the endpoint has too much to do, `page` is the start of a web page that it
-    sent, and `empty` is True for an answer that held no word. `lasts` is True for what no load of
-    the endpoint explains: an error of its own, or a reply that is no API's.
+    sent, and `empty` is True for an answer that held no word.
     """
 
     def __init__(
@@ -78,11 +77,10 @@ class AgainError(Exception):
         busy: bool = False,
         page: str | None = None,
         empty: bool = False,
-        lasts: bool = False,
     ) -> None:
         super().__init__(reason)
         self.usage, self.wait, self.reached, self.busy = usage, wait, reached, busy
-        self.page, self.empty, self.lasts = page, empty, lasts
+        self.page, self.empty = page, empty
 
 
 class PoisonError(Exception):
@@ -221,9 +219,7 @@ def refuse(reply: Reply, key: str | None, patience: float, now: float) -> NoRetu
                 f"({patience:g} s)",
                 usage,
             )
-        # A gateway that gave up waiting, and who names a time, may have too much to do as well.
-        lasts = status not in AGAIN | BUSY | MAYBE_PAID and wait is None
-        raise AgainError(shown, usage, wait, busy=status in BUSY, lasts=lasts)
+        raise AgainError(shown, usage, wait, busy=status in BUSY)
     advice = mend(complaint)
     if advice is not None:
         raise HopelessError(f"refuses every call ({shown}): {advice}")
@@ -285,7 +281,7 @@ def decoded(content: bytes) -> Any:
         if content.lstrip()[:1] == b"<":
             page = title(content[:10_000].decode("utf-8", "replace"))
             raise AgainError("a web page for an answer", None, page=page) from None
-        raise AgainError("an answer that is not JSON", None, lasts=True) from None
+        raise AgainError("an answer that is not JSON", None) from None
 
 
 def _choice(body: Any) -> dict[str, Any] | None:
@@ -315,8 +311,7 @@ def _without_choice(body: Any, content: bytes, name: str, usage: Usage | None) -
     advice = suspicion(complaint)
     if advice is not None:
         raise PoisonError(f"an answer without choices{more}", advice)
-    # Words in it may speak of load.
-    raise AgainError(f"an answer without choices{more}", usage, lasts=not words)
+    raise AgainError(f"an answer without choices{more}", usage)
 
 
 def blocks(body: Any) -> bool:

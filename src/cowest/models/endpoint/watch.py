@@ -20,9 +20,6 @@ EMPTY_AT_FIRST, EMPTY_LATER = 8, 64
 SAME_WORDS = 16
 """Number of rows in a row that an endpoint which never answered refuses with the same words before
 we take it to refuse all. They cost nothing."""
-FAILED_AT_FIRST = 16
-"""Number of rows that an endpoint which never answered fails at their last attempts, without a word
-of load, before we take it to answer none. No further row is begun while as many fail."""
 EMPTY_RETRIES = 2
 """Maximum number of retries after answers without a word: unlike errors, they are paid for."""
 MOST_NAMES = 5
@@ -61,11 +58,6 @@ class Watch:
         self._emptiness = ""
         self._refusal: PoisonError | None = None
         self._refused = 0
-        self._failing: set[str] = set()
-        """Rows whose last reply was a failure that lasts."""
-        self._given_up = 0
-        """Number of these rows that failed at their last attempts."""
-        self._failure = ""
         self._unknown: set[str] = set()
         self._usd, self._tokens = overbilled(store, config.name)
         """The most that a bill exceeded what its call was to cost at most."""
@@ -84,23 +76,9 @@ class Watch:
             case PoisonError():
                 self._refused_one(response)
 
-    def gave_up(self, call: str) -> None:
-        """Notes that a call failed at its last attempt."""
-        self._given_up += call in self._failing
-
-    @property
-    def is_known(self) -> bool:
-        """True once the endpoint has answered a call, now or before."""
-        return self.has_answered or self._answered_before
-
-    @property
-    def is_doubtful(self) -> bool:
-        """True while so many rows of an endpoint that never answered fail that more would too."""
-        return not self.is_known and len(self._failing) >= FAILED_AT_FIRST
-
     def hopeless(self) -> str | None:
         """Says why no call will be answered, if the replies show that."""
-        known = self.is_known
+        known = self.has_answered or self._answered_before
         if len(self._pages) >= (PAGES_LATER if known else PAGES_AT_FIRST):
             return (
                 f"answers with web pages ({said(self._page, self._key)}): base_url is not an API's "
@@ -108,12 +86,6 @@ class Watch:
             )
         if len(self._empty) >= (EMPTY_LATER if known else EMPTY_AT_FIRST):
             return self._says_nothing()
-        if self._given_up >= FAILED_AT_FIRST and not known:
-            return (
-                f"answers no call: {self._given_up} rows failed at every attempt, the last one "
-                f"with {self._failure}: is the server in order, and base_url an API's (does it "
-                "lack /v1?)"
-            )
         if self._refusal is None or self.has_answered:
             return None
         advice, often = self._refusal.everyone, self._refused >= SAME_WORDS
@@ -165,11 +137,6 @@ class Watch:
             self._note_ending(answered.odd_ending)
 
     def _failed(self, call: str, again: AgainError) -> None:
-        if again.lasts:
-            self._failing.add(call)
-            self._failure = str(again)
-        else:
-            self._failing.discard(call)
         if again.page is not None:
             self._pages.add(call)
             self._page = again.page
