@@ -44,14 +44,13 @@ def is_template(text: str) -> bool:
     return PLACES.search(text) is not None
 
 
-def whole(template: str | None) -> str | None:
-    """The template itself. Raises ValueError for one with a brace that belongs to no place."""
-    if template is not None and is_template(template) and set(PLACES.sub("", template)) & set("{}"):
+def expect_places(template: str) -> None:
+    """Raises ValueError for a template with a brace that belongs to no place."""
+    if is_template(template) and set(PLACES.sub("", template)) & set("{}"):
         raise ValueError(
             f"{template!r} has a brace that belongs to no place: close the place, as in "
             "{column}, or write {{ or }} for a brace"
         )
-    return template
 
 
 @lru_cache(maxsize=1024)

@@ -12,9 +12,9 @@ from cowest.domains.cells import (
     NoColumn,
     columns_of,
     entries,
+    expect_places,
     is_template,
     text_of,
-    whole,
 )
 from cowest.domains.mapping import CHOICES, SHARES, VALUES, Table
 from cowest.domains.table import Source
@@ -183,7 +183,7 @@ def guess(rows: list[Row], prompt: str | None = None, targets: str | None = None
 def _refuse_unknown(columns: Sample, prompt: str) -> None:
     """Raises ConfigError for a prompt with a column that is not there, or with a lone brace."""
     try:
-        whole(prompt)
+        expect_places(prompt)
         # Column by column: one that is empty in this row hides none after it.
         for name in columns_of(prompt):
             if name != CHOICES:
